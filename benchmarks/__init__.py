@@ -1,0 +1,1 @@
+"""Is it the same, and how fast is it: `python -m benchmarks.parity`, `python -m benchmarks.latency`."""

@@ -1,0 +1,17 @@
+"""Turn a checkpoint into one ONNX file that carries its card and its proof: `unet-export model.pth`."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.exporter import ExportReport as ExportReport
+    from export.exporter import export_onnx as export_onnx
+
+__all__ = ["ExportReport", "export_onnx"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'export' has no attribute {name!r}")
+    from export import exporter
+
+    return getattr(exporter, name)

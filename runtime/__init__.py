@@ -1,0 +1,63 @@
+"""Run a U-Net that `unet-export` wrote, on TensorRT, CUDA or the CPU, without PyTorch.
+
+    >>> import runtime
+    >>> result = runtime.predict("car.jpg", model="model.onnx")
+    >>> result.mask            # uint8 [height, width] at the image's own size
+    >>> result.save("mask.png")
+
+Names are loaded when they are first used, so `import runtime` is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.card import ModelCard as ModelCard
+    from runtime.errors import CheckpointError as CheckpointError
+    from runtime.errors import ConfigError as ConfigError
+    from runtime.errors import DataError as DataError
+    from runtime.errors import DeviceError as DeviceError
+    from runtime.errors import DeviceWarning as DeviceWarning
+    from runtime.errors import ImageError as ImageError
+    from runtime.errors import ModelError as ModelError
+    from runtime.errors import OutputError as OutputError
+    from runtime.errors import ProofError as ProofError
+    from runtime.errors import UnetError as UnetError
+    from runtime.predictor import Predictor as Predictor
+    from runtime.predictor import predict as predict
+    from runtime.result import Segmentation as Segmentation
+
+_ERRORS = (
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "DeviceWarning",
+    "ImageError",
+    "ModelError",
+    "OutputError",
+    "ProofError",
+    "UnetError",
+)
+
+_HOMES = {
+    "ModelCard": "card",
+    "Predictor": "predictor",
+    "predict": "predictor",
+    "Segmentation": "result",
+    **dict.fromkeys(_ERRORS, "errors"),
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'runtime' has no attribute {name!r}")
+    value = getattr(import_module(f"runtime.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

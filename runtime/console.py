@@ -1,0 +1,63 @@
+"""What the command line tools share: errors as one line, exit codes, Ctrl-C, progress only where a person watches."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from runtime.errors import DeviceWarning, UnetError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
+
+
+class Command(click.Command):
+    """A `click.Command` that prints a `UnetError` as one line on stderr and exits with its `exit_code`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning(warnings.showwarning)
+                return super().invoke(ctx)
+        except UnetError as error:
+            click.echo(f"error: {one_line(str(error))}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, DeviceWarning):
+            click.echo(f"note: {one_line(str(message))}", err=True)
+        else:
+            default(message, category, *rest, **named)
+
+    return show
+
+
+def one_line(text: str) -> str:
+    """Fold line breaks, so that a library's long message stays one line."""
+    return " ".join(text.split())
+
+
+def progress_hidden() -> bool:
+    """True where stderr is no terminal: progress bars would only fill a log."""
+    return not sys.stderr.isatty()
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """A size written `WIDTHxHEIGHT` on the command line, as cameras do; `(height, width)` in Python."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        width, separator, height = str(value).lower().partition("x")
+        if not (separator and width.isdigit() and height.isdigit() and int(width) and int(height)):
+            self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
+        return int(height), int(width)

@@ -1,0 +1,67 @@
+"""Writing files so that a reader sees the old one or the new one, never half of one."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runtime.errors import OutputError
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and its parents, if need be.
+
+    Raises:
+        OutputError: a file is in the way, or the place is not writable.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot create this folder ({_reason(error)}); choose another one") from error
+    return folder
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, flush it to disk and rename it to `path`.
+
+    The temporary file keeps the suffix of `path`, so writers that choose a format by suffix work. If the block raises,
+    the temporary file is removed and what was at `path` stays as it was.
+
+    Raises:
+        OutputError: the folder or file cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, expected a file name; add one")
+    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({_reason(error)}); free some space or choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file atomically; raises `OutputError` and leaves the old file if that fails."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    """Like `write_bytes`, for UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,215 @@
+"""Images in, masks back: the one place where pictures are decoded, resized to the model and resized back.
+
+Training's validation, evaluation and the runtime all call these functions, so they cannot disagree. Decoding is
+Pillow's (it raises where a file is cut off), resampling is OpenCV's: area when shrinking, bilinear when growing.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (  # the plug-ins register themselves; Pillow's own lazy registration is not safe in threads
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from runtime.card import InputSpec
+from runtime.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+"""Pillow's decoders that are used (JPEG's takes MPO too); the others see less testing than a decoder of strangers' files needs."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+"""What is taken for an image when a folder is listed."""
+
+ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
+
+
+def load_image(source: ImageSource, channels: str = "RGB") -> NDArray[np.uint8]:
+    """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
+
+    Args:
+        source: path, encoded bytes, binary file object, PIL image, or a uint8 array [height, width],
+            [height, width, 1], [height, width, 3] (RGB) or [height, width, 4] (RGBA; alpha is dropped).
+        channels: "RGB" or "L" (grey).
+
+    Raises:
+        ImageError: missing, truncated, of a format that is not read, too large, or an array of another kind.
+    """
+    picture = _from_array(source) if isinstance(source, np.ndarray) else open_image(source)
+    array = np.asarray(_eight_bits(picture).convert(channels))
+    return np.array(array[:, :, None] if array.ndim == 2 else array, order="C")
+
+
+def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode a mask file to the values it stores, uint8 [height, width].
+
+    A palette file (GIF, PNG) whose colours in use are only black and white gives 0 and 255, whatever their indices;
+    any other palette file gives its indices.
+
+    Raises:
+        ImageError: as `load_image`, or the mask has colours instead of labels.
+    """
+    picture = open_image(source)
+    if picture.mode == "P":
+        indices = np.asarray(picture)
+        colours = np.asarray(picture.convert("RGB"))
+        black_or_white = ((colours == 0) | (colours == 255)).all() and (colours == colours[:, :, :1]).all()
+        return np.array(colours[:, :, 0] if black_or_white else indices)
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    array = np.asarray(picture)
+    if array.ndim == 3 and (array[:, :, :3] == array[:, :, :1]).all():
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.dtype != np.uint8:
+        raise ImageError(
+            f"{name_of(source)}: is a {picture.mode} picture, expected a mask of one 8-bit channel (or a palette)"
+        )
+    return np.array(array)
+
+
+def open_image(source: Any) -> Image.Image:
+    """Decode a path, bytes, file object or PIL image completely (first frame), with EXIF orientation applied.
+
+    Raises:
+        ImageError: it cannot be decoded, or is too large.
+    """
+    if isinstance(source, Image.Image):
+        return _decoded(source, "image")
+    name = name_of(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            return _decoded(picture, name)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: is a folder, expected an image") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: is too large ({error})") from error
+    except (OSError, TypeError, AttributeError) as error:
+        raise ImageError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _decoded(picture: Image.Image, name: str) -> Image.Image:
+    try:
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many types on damaged files: OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"{name}: is damaged or cut off ({error}); replace it") from error
+    return upright.copy() if upright is picture else upright
+
+
+def name_of(source: object) -> str:
+    """What to call an image in a message: its path where it has one."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", None) or "image")
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(
+            f"array: found {array.dtype} {list(array.shape)}, expected uint8 [height, width] or "
+            "[height, width, 1, 3 or 4] with values 0..255"
+        )
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit images to 8 bits; Pillow's own conversion clamps them to white."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ImageError(f"image: has values {values.min()}..{values.max()}, expected 0..65535 at 16 bits")
+        return Image.fromarray((values // 257).astype(np.uint8))
+    if picture.mode == "F":
+        raise ImageError("image: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")
+    return picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """An image as the graph takes it, and how to come back.
+
+    `image` is uint8 [height, width, channels]; its part (`top`, `left`, `height`, `width`) shows the whole original,
+    which had `original` (height, width).
+    """
+
+    image: NDArray[np.uint8]
+    top: int
+    left: int
+    height: int
+    width: int
+    original: tuple[int, int]
+
+
+def fit(image: NDArray[np.uint8], spec: InputSpec) -> Fitted:
+    """Bring uint8 [height, width, channels] to the size that the model was trained at, as the card says."""
+    original = (image.shape[0], image.shape[1])
+    height, width = original if spec.fit == "native" else spec.size
+    if spec.fit != "letterbox":
+        resized = resize(image, (height, width))
+        return Fitted(image=resized, top=0, left=0, height=height, width=width, original=original)
+    scale = min(height / original[0], width / original[1])
+    inner = (max(1, round(original[0] * scale)), max(1, round(original[1] * scale)))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    # Bars of the mean colour are zeros to the network, like its own padding.
+    canvas = np.empty((height, width, image.shape[2]), np.uint8)
+    canvas[:] = np.clip(np.round(np.multiply(spec.mean, 255)), 0, 255).astype(np.uint8)
+    canvas[top : top + inner[0], left : left + inner[1]] = resize(image, inner)
+    return Fitted(image=canvas, top=top, left=left, height=inner[0], width=inner[1], original=original)
+
+
+def restore(probability: NDArray[np.float32], fitted: Fitted) -> NDArray[np.float32]:
+    """Bring float32 [classes, fitted height, fitted width] back to the original: [classes, height, width].
+
+    Probabilities are resized and thresholded afterwards; a resized mask would have steps and holes.
+    """
+    part = probability[
+        :, fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width
+    ]  # [classes, h, w]
+    planes = resize(np.ascontiguousarray(part.transpose(1, 2, 0)), fitted.original)  # [height, width, classes]
+    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resample [height, width, channels] to (height, width): area along sides that shrink, bilinear along others."""
+    height, width = array.shape[:2]
+    smaller = (min(height, size[0]), min(width, size[1]))
+    if smaller != (height, width):
+        array = _resample(array, smaller, cv2.INTER_AREA)
+    if smaller != size:
+        array = _resample(array, size, cv2.INTER_LINEAR)
+    return array
+
+
+def _resample(array: NDArray[Any], size: tuple[int, int], interpolation: int) -> NDArray[Any]:
+    result = cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
+    return result.reshape(*size, array.shape[2])  # OpenCV drops a last axis of 1
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files directly in a folder, by suffix, sorted; hidden files are left out."""
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )

@@ -1,0 +1,178 @@
+"""Predictor: load a model once, ask it many times, from any thread."""
+
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtime import providers
+from runtime.card import CARD_KEY, ModelCard
+from runtime.console import one_line
+from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError
+from runtime.golden import GOLDEN_KEY, TOLERANCE, Golden
+from runtime.image import ImageSource, fit, load_image, restore
+from runtime.metadata import read_metadata
+from runtime.result import Segmentation
+
+CACHED_PREDICTORS = 4
+
+
+class Predictor:
+    """A model on a device.
+
+    Args:
+        model: an ONNX file that `unet-export` wrote.
+        device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
+            "tensorrt" and "tensorrt:N" run there or raise.
+        threads: CPU threads of one prediction; as many as this process may use, if None.
+
+    Attributes:
+        card: `ModelCard`, what the model expects and answers.
+        report: `runtime.providers.Report`, where it runs, what was skipped and why.
+
+    Raises:
+        ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
+        DeviceError: an explicit device does not run here; the message says why.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+        self.path = Path(model)
+        metadata = read_metadata(self.path)
+        self.card = _card_of(self.path, metadata)
+        self._golden = _golden_of(self.path, metadata)
+        self._threads = threads or providers.available_threads()
+        self._session, self.report = self._open(device)
+
+    def __repr__(self) -> str:
+        return f"Predictor({os.fspath(self.path)!r}, device={self.report.device!r})"
+
+    @overload
+    def predict(self, image: list[ImageSource]) -> list[Segmentation]: ...
+    @overload
+    def predict(self, image: ImageSource) -> Segmentation: ...
+    def predict(self, image: ImageSource | list[ImageSource]) -> Segmentation | list[Segmentation]:
+        """Segment one image, or each of a list: path, bytes, file object, PIL image or uint8 array (see `load_image`).
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        if isinstance(image, list):
+            return [self._predict_one(item) for item in image]
+        return self._predict_one(image)
+
+    __call__ = predict
+
+    def _predict_one(self, source: ImageSource) -> Segmentation:
+        image = load_image(source, self.card.input.channels)
+        fitted = fit(image, self.card.input)
+        probability = self.run(fitted.image[None])[0]
+        return Segmentation(probability=restore(probability, fitted), image=image, output=self.card.output)
+
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w]."""
+        answer: NDArray[np.float32] = self._session.run(["probability"], {"image": batch})[0]
+        return answer
+
+    def _open(self, device: str) -> tuple[Any, providers.Report]:
+        skipped: list[tuple[str, str]] = []
+        for candidate in providers.candidates(device):
+            try:
+                session, error = self._try(candidate)
+                break
+            except DeviceError as refusal:
+                if device != "auto":
+                    raise
+                skipped.append((candidate.kind, str(refusal).removeprefix(f"device {candidate}: ")))
+        report = providers.Report(
+            requested=device,
+            device=str(candidate),
+            provider=providers.PROVIDER[candidate.kind],
+            nodes=providers.placement(session),
+            golden_error=error,
+            threads=self._threads,
+            onnxruntime=onnxruntime.__version__,
+            skipped=tuple(skipped),
+        )
+        if skipped:
+            _warn_once(report.device, report.skipped)
+        return session, report
+
+    def _try(self, device: providers.Device) -> tuple[Any, float]:
+        """Open a session on the device and replay the golden sample there."""
+        reason = providers.why_not(device)
+        if reason:
+            raise DeviceError(f"device {device}: {reason}")
+        wrong = ModelError if device.kind == "cpu" else DeviceError
+        try:
+            session = providers.open_session(self.path, device, self.card, self._threads)
+            self._check_signature(session)
+            error = self._golden.error(lambda image: session.run(["probability"], {"image": image})[0])
+        except UnetError:
+            raise
+        except Exception as failure:  # ONNX Runtime's errors share no base class
+            where = self.path if device.kind == "cpu" else f"device {device}"
+            raise wrong(f"{where}: ONNX Runtime cannot run the model ({_brief(failure)})") from failure
+        if error > TOLERANCE[device.kind]:
+            raise wrong(
+                f"{self.path if device.kind == 'cpu' else f'device {device}'}: answers the golden sample wrongly "
+                f"(off by {error:.2g}, expected at most {TOLERANCE[device.kind]:g}); "
+                "export the model again, update the driver or choose another device"
+            )
+        return session, error
+
+    def _check_signature(self, session: Any) -> None:
+        found = [(item.name, item.type, len(item.shape)) for item in (*session.get_inputs(), *session.get_outputs())]
+        expected = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
+        if found != expected:
+            raise ModelError(f"{self.path}: found the inputs and outputs {found}, expected {expected}; export it again")
+
+
+def predict(image: ImageSource, model: str | os.PathLike[str], device: str = "auto") -> Segmentation:
+    """Segment one image with the model in a file; see `Predictor`, which this keeps open for the next call.
+
+    The last few models stay loaded; a file that was replaced is loaded anew.
+    """
+    path = Path(model)
+    stamp = path.stat() if path.exists() else None
+    identity = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size) if stamp else (0, 0, 0)
+    return _cached(path.absolute(), device, identity).predict(image)
+
+
+@lru_cache(maxsize=CACHED_PREDICTORS)
+def _cached(path: Path, device: str, _identity: tuple[int, int, int]) -> Predictor:
+    return Predictor(path, device)
+
+
+@lru_cache(maxsize=32)
+def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
+    warnings.warn(f"running on {device}; {'; '.join(providers.grouped(skipped))}", DeviceWarning, stacklevel=5)
+
+
+def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
+    if CARD_KEY not in metadata:
+        raise ModelError(
+            f"{path}: is an ONNX file without a card (metadata key {CARD_KEY}), so its input and output are unknown; "
+            "make it from its checkpoint with: unet-export model.pth"
+        )
+    try:
+        return ModelCard.from_json(metadata[CARD_KEY])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _golden_of(path: Path, metadata: dict[str, str]) -> Golden:
+    if GOLDEN_KEY not in metadata:
+        raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
+    try:
+        return Golden.from_json(metadata[GOLDEN_KEY])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _brief(error: Exception) -> str:
+    return one_line(str(error))[:300]

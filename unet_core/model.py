@@ -1,0 +1,114 @@
+"""The U-Net, and the same network with what happens before and after it.
+
+Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, with padded
+convolutions and batch normalisation. The state-dict keys (`downs`, `bottleneck`, `ups`, `final_conv`) are those of the
+well-known PyTorch tutorial, so its checkpoints load as they are.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from runtime.card import ModelCard, UNetConfig
+
+__all__ = ["DoubleConv", "Segmenter", "UNet", "UNetConfig"]
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU: [n, inputs, h, w] -> [n, outputs, h, w]."""
+
+    def __init__(self, inputs: int, outputs: int, middle: int | None = None) -> None:
+        super().__init__()
+        middle = middle or outputs
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x)
+        return result
+
+
+class UNet(nn.Module):
+    """Normalised float images [n, in_channels, h, w] -> logits [n, classes, h, w]; h and w multiples of the stride."""
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or UNetConfig()
+        self.downs = nn.ModuleList()
+        channels = config.in_channels
+        for width in config.widths:
+            self.downs.append(DoubleConv(channels, width))
+            channels = width
+        self.bottleneck = DoubleConv(channels, 2 * channels if config.up == "transpose" else channels)
+        self.ups = nn.ModuleList()
+        if config.up == "transpose":
+            self._add_transposed(config.widths)
+        else:
+            self._add_bilinear(config.widths)
+        self.final_conv = nn.Conv2d(config.widths[0], config.classes, kernel_size=1)
+
+    def _add_transposed(self, widths: tuple[int, ...]) -> None:
+        channels = 2 * widths[-1]
+        for width in reversed(widths):
+            self.ups.append(nn.ConvTranspose2d(channels, width, kernel_size=2, stride=2))
+            self.ups.append(DoubleConv(2 * width, width))
+            channels = width
+
+    def _add_bilinear(self, widths: tuple[int, ...]) -> None:
+        """Nothing learned on the way up, so each level already narrows to the width of the level above it."""
+        channels = widths[-1]
+        for level in reversed(range(len(widths))):
+            width, above = widths[level], widths[max(level - 1, 0)]
+            self.ups.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+            self.ups.append(DoubleConv(width + channels, above, middle=width))
+            channels = above
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+            x = functional.max_pool2d(x, kernel_size=2)
+        x = self.bottleneck(x)
+        for up, convolve in zip(self.ups[::2], self.ups[1::2], strict=True):
+            x = convolve(torch.cat([skips.pop(), up(x)], dim=1))  # skip first, as in the tutorial
+        logits: Tensor = self.final_conv(x)
+        return logits
+
+
+class Segmenter(nn.Module):
+    """The network with its pre- and post-processing: what is exported, and what evaluation runs.
+
+    uint8 images [n, h, w, channels] of any height and width >= 1 -> probability float32 [n, classes, h, w].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: UNet, card: ModelCard) -> None:
+        super().__init__()
+        self.network = network
+        self.stride = card.input.stride
+        self.activation = card.output.activation
+        self.register_buffer("mean", torch.tensor(card.input.mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.input.std).reshape(1, -1, 1, 1), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 [n, h, w, channels] -> float32 [n, channels, h, w], scaled to 0..1, minus mean, by std."""
+        planes = image.permute(0, 3, 1, 2).float()
+        return (planes / 255 - self.mean) / self.std
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.normalise(image)
+        height, width = x.shape[2:]
+        # Repeating the edge disturbs the border less than black would; nothing is added to multiples of the stride.
+        x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        logits = self.network(x)[:, :, :height, :width].float()
+        probability: Tensor = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+        return probability
