@@ -30,7 +30,7 @@ from runtime.card import InputSpec
 from runtime.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-"""Pillow's decoders that are used (JPEG's takes MPO too); the others see less testing than a decoder of strangers' files needs."""
+"""Pillow's decoders that are used (JPEG's takes MPO too); the others are too little tested for strangers' files."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """What is taken for an image when a folder is listed."""

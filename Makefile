@@ -1,0 +1,61 @@
+# make demo   the whole chain on a small procedural data set: train, export, predict, measure
+# make test   every check: ruff, mypy --strict, pytest
+# Both set up .venv first. Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 8 --loss bce+dice
+
+.PHONY: setup test demo clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# Each step leaves a file, so a second call does only what is missing.
+demo: demo/latency.md demo/.predicted
+	@echo
+	@cat demo/latency.md
+	@echo
+	@echo "training curve           demo/run/curves.png"
+	@echo "image | truth | answer   $$(ls demo/run/saved_images/*.png | head -1)"
+	@echo "overlay at full size     $$(ls demo/overlays/*.png | head -1)"
+	@echo "masks                    $$(ls demo/masks/*.png | head -1)"
+	@echo "latency table            demo/latency.md"
+
+demo/.data: $(READY)
+	rm -rf demo/data
+	$(BIN)/python -m unet_core.turntable demo/data --cars 10
+	@touch $@
+
+demo/.trained: demo/.data
+	rm -rf demo/run
+	$(BIN)/python -m unet_core.train demo/data --out demo/run $(DEMO_TRAINING)
+	@touch $@
+
+demo/run/model.onnx: demo/.trained
+	$(BIN)/unet-export demo/run/model.pth
+
+demo/.predicted: demo/run/model.onnx
+	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/masks
+	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/overlays --format overlay
+	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data
+	@touch $@
+
+demo/latency.md: demo/run/model.onnx
+	$(BIN)/python -m benchmarks.latency demo/run/model.onnx --checkpoint demo/run/model.pth --out demo
+
+clean:
+	rm -rf demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
