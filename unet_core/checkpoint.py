@@ -7,6 +7,7 @@
 import hashlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -83,7 +84,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.stat().st_size:
         raise CheckpointError(f"{path}: is empty (0 bytes), expected a checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: is not a checkpoint of plain weights, so it was not executed; save it with "

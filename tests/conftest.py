@@ -1,0 +1,37 @@
+"""Fixtures that several packages' tests share: small data sets on disk, and the two real ones."""
+
+from pathlib import Path
+
+import pytest
+from folders import write_pair
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Six training and three validation pairs of 48x32 in Carvana's layout."""
+    folder = tmp_path / "data"
+    for index in range(6):
+        write_pair(folder, "train", f"car{index}", seed=index)
+    for index in range(3):
+        write_pair(folder, "val", f"val{index}", seed=100 + index)
+    return folder
+
+
+def real_data(name):
+    """The folder of a real data set, or skip."""
+    folder = REAL_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{name}: the real data set is not at ../shared/data/{name} beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def brain():
+    return real_data("brain")
+
+
+@pytest.fixture(scope="session")
+def camvid():
+    return real_data("camvid-cars")

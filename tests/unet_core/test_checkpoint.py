@@ -1,0 +1,176 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from networks import make_card, make_network
+
+from runtime.errors import CheckpointError, OutputError
+from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+
+
+@pytest.fixture
+def path(tmp_path, network, card):
+    save_checkpoint(tmp_path / "model.pth", network.state_dict(), card, note=7)
+    return tmp_path / "model.pth"
+
+
+def test_round_trip(path, network, card):
+    loaded = load_checkpoint(path)
+    assert loaded.card == card
+    assert loaded.extra == {"note": 7}
+    restored = loaded.network()
+    assert not restored.training
+    assert all(torch.equal(value, restored.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"state_dict": weights, "optimizer": {}}])
+@pytest.mark.parametrize("config", [{}, {"in_channels": 1}, {"widths": (3, 5, 9)}, {"classes": 3}, {"up": "bilinear"}])
+def test_checkpoints_without_a_card_are_recognised_by_their_shapes(tmp_path, wrap, config):
+    network = make_network(**config)
+    torch.save(wrap(dict(network.state_dict())), tmp_path / "tutorial.pth.tar")
+    loaded = load_checkpoint(tmp_path / "tutorial.pth.tar")
+    assert loaded.card.architecture == network.config
+    assert loaded.card.output.activation == ("softmax" if config.get("classes") == 3 else "sigmoid")
+    assert loaded.card.input.channels == ("L" if config.get("in_channels") == 1 else "RGB")
+    assert loaded.card.input.stride == network.config.stride
+    x = torch.rand(1, network.config.in_channels, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network()(x), network(x))
+
+
+class Trap:
+    """Unpickling this would create the file it names."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.target),))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_of_other_things_is_refused_and_never_executed(tmp_path, legacy):
+    evil, sprung = tmp_path / "evil.pth", tmp_path / "sprung"
+    torch.save({"state_dict": Trap(str(sprung))}, evil, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"evil\.pth: is not a checkpoint of plain weights, so it was not exec"):
+        load_checkpoint(evil)
+    assert not sprung.exists()
+    evil.write_bytes(pickle.dumps(Trap(str(sprung))))
+    with pytest.raises(CheckpointError, match="not executed"):
+        load_checkpoint(evil)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty (0 bytes), expected a checkpoint"),
+        (b"PK\x03\x04 half a zip", "cannot be read as a checkpoint"),
+        (b"nonsense" * 100, "not executed"),
+    ],
+)
+def test_damaged_files(tmp_path, content, message):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x.pth")
+    assert str(caught.value).startswith(f"{tmp_path / 'x.pth'}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_cut_off_anywhere_are_refused(path):
+    whole = path.read_bytes()
+    for share in (0.01, 0.2, 0.5, 0.9, 0.999):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(CheckpointError):
+            load_checkpoint(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; train one with: python -m unet_core\.train"):
+        load_checkpoint(tmp_path / "no.pth")
+    with pytest.raises(CheckpointError, match="is a folder, expected a checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list, expected a dictionary of weights"),
+        ({"state_dict": {"a": 1}}, "holds no state dict"),
+        ({"encoder.weight": torch.ones(3)}, "is not this U-Net's: found the keys encoder.weight"),
+        ({}, "is not this U-Net's: found the keys nothing"),
+    ],
+)
+def test_other_contents_are_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x.pth")
+    assert message in str(caught.value)
+
+
+def test_missing_extra_and_misshapen_weights_are_listed(tmp_path, network):
+    weights = dict(network.state_dict())
+    del weights["ups.1.conv.0.weight"]
+    weights["zzz"] = torch.ones(1)
+    weights["bottleneck.conv.0.weight"] = torch.ones(2, 2, 3, 3)
+    torch.save(weights, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x.pth")
+    message = str(caught.value)
+    assert "3 weights do not fit this U-Net" in message
+    assert "bottleneck.conv.0.weight: [2, 2, 3, 3], expected [16, 8, 3, 3]" in message
+    assert "ups.1.conv.0.weight: none, expected [8, 16, 3, 3]" in message
+    assert "zzz: [1], expected none" in message
+
+
+def test_changed_weights_do_not_pass_for_those_of_the_card(path, network, card):
+    network.final_conv.bias.data += 1e-6
+    save_checkpoint(path, network.state_dict(), card)
+    with pytest.raises(CheckpointError, match="its weights are not those that its card names"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, network, value):
+    network.downs[1].conv[3].weight.data[0, 0, 0, 0] = value
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"downs\.1\.conv\.3\.weight holds NaN or infinite weights"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_damaged_card_is_refused(path, network, card):
+    torch.save({"state_dict": network.state_dict(), "card": card.to_json().replace('"sigmoid"', '"tanh"')}, path)
+    with pytest.raises(CheckpointError, match=r"card field output\.activation: found 'tanh'"):
+        load_checkpoint(path)
+
+
+def test_hash_is_of_names_types_shapes_and_values(network):
+    weights = dict(network.state_dict())
+    same = weights_sha256(weights)
+    assert weights_sha256(dict(reversed(weights.items()))) == same
+    assert (
+        weights_sha256({key: value.clone(memory_format=torch.contiguous_format) for key, value in weights.items()})
+        == same
+    )
+    assert weights_sha256(weights | {"final_conv.bias": weights["final_conv.bias"] + 1}) != same
+    assert weights_sha256(weights | {"final_conv.bias": weights["final_conv.bias"].double()}) != same
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(path, card, monkeypatch):
+    def full_disk(_, target):
+        Path(target).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OutputError, match=r"model\.pth: cannot be written"):
+        save_checkpoint(path, {}, card)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_card_matches_its_network():
+    network = make_network(widths=(3, 5, 9), in_channels=1)
+    assert make_card(network).input.stride == 8
