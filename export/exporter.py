@@ -8,7 +8,7 @@ from pathlib import Path
 from export.graph import build_graph, set_metadata
 from export.proof import make_golden, prove
 from runtime.card import CARD_KEY, ModelCard
-from runtime.files import replacing
+from runtime.files import prepare, replacing
 from runtime.golden import GOLDEN_KEY
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
@@ -36,8 +36,8 @@ def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]
         OutputError: the file cannot be written; an older one stays as it was.
     """
     started = time.perf_counter()
-    target = Path(path) if path is not None else _beside(Path(checkpoint))
     loaded = load_checkpoint(checkpoint)
+    target = prepare(path if path is not None else default_path(Path(checkpoint)))
     segmenter = Segmenter(loaded.network(), loaded.card).eval()
     model = build_graph(segmenter, loaded.card)
     card = replace(loaded.card, proof=prove(segmenter, model, loaded.card))
@@ -49,5 +49,6 @@ def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]
     return ExportReport(path=target, card=card, size=target.stat().st_size, seconds=seconds)
 
 
-def _beside(checkpoint: Path) -> Path:
+def default_path(checkpoint: Path) -> Path:
+    """Beside the checkpoint, `.onnx` for `.pth` or `.pth.tar`."""
     return checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix(".onnx")

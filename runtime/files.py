@@ -23,6 +23,19 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def prepare(path: str | os.PathLike[str]) -> Path:
+    """Make the folder of a file that is to be written, so that a wrong name shows before the work and not after.
+
+    Raises:
+        OutputError: the folder cannot be made, or the name is a folder's.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, expected a file name; add one")
+    return target
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, flush it to disk and rename it to `path`.
@@ -33,10 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OutputError: the folder or file cannot be written, or the disk is full.
     """
-    target = Path(path)
-    make_folder(target.parent)
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder, expected a file name; add one")
+    target = prepare(path)
     temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary

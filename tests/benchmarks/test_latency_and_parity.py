@@ -1,0 +1,103 @@
+"""Both commands on a thin model: what they print, what they write, and when they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from folders import write_pair
+from networks import make_card, make_network
+
+from benchmarks import latency, parity, timing
+from benchmarks.environment import environment
+from export import export_onnx
+from runtime.console import Command
+from unet_core.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    for name, seed in (("model", 0), ("other", 1)):
+        network = make_network(seed)
+        save_checkpoint(folder / f"{name}.pth", network.state_dict(), make_card(network))
+    export_onnx(folder / "model.pth")
+    for index in range(3):
+        write_pair(folder, "val", f"v{index}", size=(40, 60 + index), seed=index)
+    return folder
+
+
+def run(command: Command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+
+
+def test_latency_table_and_json_agree(files, tmp_path):
+    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--rounds", 5, "--out", tmp_path]
+    result = run(latency.main, *arguments, "--batch", 2, "--size", "40x24")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "latency.json").read_text())
+    assert (report["shape"], report["rounds"]) == ([2, 24, 40, 3], 5)
+    assert set(report["timings"]) == {"PyTorch eager, CPU", "ONNX Runtime, cpu"}
+    for name, timings in report["timings"].items():
+        assert 0 < timings["median"] <= timings["p90"] <= timings["p99"]
+        assert f"| {name:<28} | {timings['median']:6.1f} |" in result.output
+    assert report["ratio"][1] <= report["ratio"][0] <= report["ratio"][2]
+    assert report["max_abs_error"] < 2e-6
+    assert (tmp_path / "latency.md").read_text() == result.output
+
+
+def test_latency_of_two_different_models_is_refused(files):
+    result = run(latency.main, files / "model.onnx", "--checkpoint", files / "other.pth")
+    assert result.exit_code == 1
+    assert "their answers differ by" in result.stderr
+    assert "are they the same model?" in result.stderr
+
+
+def test_latency_pins_the_threads_of_both(files):
+    import torch
+
+    seen = []
+    real = torch.get_num_threads()
+    report = latency.measure_latency(files / "model.onnx", files / "model.pth", rounds=5, threads=1)
+    seen.append(torch.get_num_threads())
+    assert report.threads == 1
+    assert seen == [real]
+
+
+def test_parity_on_images_at_their_own_size(files, tmp_path):
+    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--images", files / "val_images"]
+    result = run(parity.main, *arguments, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "parity.json").read_text())
+    assert set(report["images"]) == {"v0.jpg", "v1.jpg", "v2.jpg"}
+    assert 0 < report["worst"]["max_abs_error"] < 2e-6
+    assert report["worst"]["max_abs_error"] == max(item["max_abs_error"] for item in report["images"].values())
+    assert "worst of 3" in result.output
+
+
+def test_parity_shows_another_models_difference(files):
+    found = parity.measure_parity(files / "model.onnx", files / "other.pth", [files / "val_images" / "v0.jpg"])
+    assert found.worst.max_abs_error > 0.01
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_parity_without_images_is_one_line(files, tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--images", tmp_path / folder]
+    result = run(parity.main, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert folder in result.stderr
+
+
+def test_environment_names_machine_versions_and_model(files):
+    found = environment(files / "model.onnx")
+    assert len(str(found["model_sha256"])) == 64
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["cpu"]
+    assert found["model"] == "model.onnx"
