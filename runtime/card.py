@@ -6,7 +6,6 @@ threshold and class names are written down. Standard library only.
 """
 
 import json
-import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -201,7 +200,8 @@ class ModelCard:
     def __post_init__(self) -> None:
         if type(self.schema) is int and self.schema > SCHEMA:
             raise ModelError(
-                f"card field schema: found {self.schema}, this version reads up to {SCHEMA}; upgrade unet-deploy"
+                f"card field schema: found {reprlib.repr(self.schema)}, this version reads up to {SCHEMA}; "
+                "upgrade unet-deploy"
             )
         _integer("schema", self.schema, SCHEMA, SCHEMA)
         _text("name", self.name, 1, 200)
@@ -237,7 +237,8 @@ class ModelCard:
             raise ModelError(f"card: is not JSON ({error}); export the model again") from error
         if isinstance(data, dict) and type(data.get("schema")) is int and data["schema"] > SCHEMA:
             raise ModelError(
-                f"card field schema: found {data['schema']}, this version reads up to {SCHEMA}; upgrade unet-deploy"
+                f"card field schema: found {reprlib.repr(data['schema'])}, this version reads up to {SCHEMA}; "
+                "upgrade unet-deploy"
             )
         return _build(cls, data, "")
 
@@ -254,6 +255,7 @@ _NESTED: Mapping[str, type] = {
     "proof.rows.parity": Parity,
 }
 _OPTIONAL = {"training", "proof"}
+_LISTS = {"proof.rows"}
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:
@@ -275,7 +277,7 @@ def _value(value: Any, where: str) -> Any:
         return tuple(value) if isinstance(value, list) else value
     if value is None and where in _OPTIONAL:
         return None
-    if isinstance(value, list):
+    if where in _LISTS and isinstance(value, list):
         return tuple(_build(nested, item, where) for item in value)
     return _build(nested, value, where)
 
@@ -290,7 +292,7 @@ def _integer(name: str, value: object, low: int, high: int) -> None:
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type,operator]
+    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
         raise _refusal(name, value, f"a number from {low:g} to {high:g}")
 
 
@@ -300,7 +302,7 @@ def _text(name: str, value: object, low: int, high: int) -> None:
 
 
 def _choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if type(value) is bool or value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):  # True == 1 == 1.0
         raise _refusal(name, value, "one of " + ", ".join(map(str, choices)))
 
 

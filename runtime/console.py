@@ -58,6 +58,10 @@ class Size(click.ParamType[tuple[int, int]]):
         if isinstance(value, tuple):
             return value
         width, separator, height = str(value).lower().partition("x")
-        if not (separator and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        if not (separator and _is_side(width) and _is_side(height)):
             self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
         return int(height), int(width)
+
+
+def _is_side(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 6 and int(text) > 0

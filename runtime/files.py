@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old one or the new one, never half of one."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -47,16 +48,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder or file cannot be written, or the disk is full.
     """
     target = prepare(path)
-    temporary = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written ({_reason(error)}); free some space or choose another place"
-        ) from error
+        advice = "free some space" if error.errno in (errno.ENOSPC, None) else "choose another place"
+        raise OutputError(f"{target}: cannot be written ({_reason(error)}); {advice}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -61,6 +61,8 @@ class Golden:
             probability = _unpack(data["probability"], np.float32)
             if image.shape[:2] != probability.shape[1:]:
                 raise ValueError("image and probabilities differ in size")
+            if not np.isfinite(probability).all():
+                raise ValueError("its probabilities are not finite")
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
         return cls(image=image, probability=probability)

@@ -35,6 +35,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """What is taken for an image when a folder is listed."""
 
+MAX_CHANNELS = 4
+"""Channels that OpenCV resizes at once, whatever the interpolation."""
+
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 
 
@@ -50,15 +53,19 @@ def load_image(source: ImageSource, channels: str = "RGB") -> NDArray[np.uint8]:
         ImageError: missing, truncated, of a format that is not read, too large, or an array of another kind.
     """
     picture = _from_array(source) if isinstance(source, np.ndarray) else open_image(source)
-    array = np.asarray(_eight_bits(picture).convert(channels))
+    name = name_of(source)
+    try:
+        array = np.asarray(_eight_bits(picture, name).convert(channels))
+    except ValueError as error:
+        raise ImageError(f"{name}: has pixels that are not read ({error}); convert it to RGB") from error
     return np.array(array[:, :, None] if array.ndim == 2 else array, order="C")
 
 
 def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode a mask file to the values it stores, uint8 [height, width].
 
-    A palette file (GIF, PNG) whose colours in use are only black and white gives 0 and 255, whatever their indices;
-    any other palette file gives its indices.
+    A palette file (GIF, PNG) whose colours in use are all grey gives the greys, whatever their indices: writers order a
+    palette as they like. Any other palette file gives its indices.
 
     Raises:
         ImageError: as `load_image`, or the mask has colours instead of labels.
@@ -67,12 +74,12 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if picture.mode == "P":
         indices = np.asarray(picture)
         colours = np.asarray(picture.convert("RGB"))
-        black_or_white = ((colours == 0) | (colours == 255)).all() and (colours == colours[:, :, :1]).all()
-        return np.array(colours[:, :, 0] if black_or_white else indices)
-    if picture.mode == "1":
+        is_grey = (colours == colours[:, :, :1]).all()
+        return np.array(colours[:, :, 0] if is_grey else indices)
+    if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
     array = np.asarray(picture)
-    if array.ndim == 3 and (array[:, :, :3] == array[:, :, :1]).all():
+    if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
         array = array[:, :, 0]
     if array.ndim != 2 or array.dtype != np.uint8:
         raise ImageError(
@@ -101,7 +108,7 @@ def open_image(source: Any) -> Image.Image:
         raise ImageError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: is too large ({error})") from error
-    except (OSError, TypeError, AttributeError) as error:
+    except (OSError, TypeError, AttributeError, ValueError) as error:
         raise ImageError(f"{name}: cannot be read as an image ({error})") from error
 
 
@@ -113,7 +120,9 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
         raise
     except Exception as error:  # decoders raise many types on damaged files: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"{name}: is damaged or cut off ({error}); replace it") from error
-    return upright.copy() if upright is picture else upright
+    result = upright.copy() if upright is picture else upright
+    result.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
+    return result
 
 
 def name_of(source: object) -> str:
@@ -133,15 +142,15 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit images to 8 bits; Pillow's own conversion clamps them to white."""
     if picture.mode.startswith("I;16") or picture.mode == "I":
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
-            raise ImageError(f"image: has values {values.min()}..{values.max()}, expected 0..65535 at 16 bits")
+            raise ImageError(f"{name}: has values {values.min()}..{values.max()}, expected 0..65535 at 16 bits")
         return Image.fromarray((values // 257).astype(np.uint8))
     if picture.mode == "F":
-        raise ImageError("image: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")
+        raise ImageError(f"{name}: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")
     return picture
 
 
@@ -202,14 +211,23 @@ def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _resample(array: NDArray[Any], size: tuple[int, int], interpolation: int) -> NDArray[Any]:
-    result = cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
-    return result.reshape(*size, array.shape[2])  # OpenCV drops a last axis of 1
+    parts = [array[:, :, start : start + MAX_CHANNELS] for start in range(0, array.shape[2], MAX_CHANNELS)]
+    results = [cv2.resize(part, (size[1], size[0]), interpolation=interpolation) for part in parts]
+    if len(results) > 1:
+        return np.dstack(results)
+    return results[0].reshape(*size, array.shape[2])  # OpenCV drops a last axis of 1
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files directly in a folder, by suffix, sorted; hidden files are left out."""
+    """The image files directly in a folder, by suffix, sorted; hidden files are left out.
+
+    Raises:
+        ImageError: there is no such folder, or it cannot be read.
+    """
+    try:
+        paths = list(Path(folder).iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be listed ({(error.strerror or str(error)).lower()})") from error
     return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )

@@ -26,11 +26,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         ModelError: there is no such file, or it is not one whole ONNX file.
     """
     model = Path(path)
-    if model.is_dir():
-        raise ModelError(f"{model}: is a folder, expected an .onnx file")
-    if not model.exists():
-        raise ModelError(f"{model}: no such file; make it with: unet-export model.pth")
     try:
+        if model.is_dir():
+            raise ModelError(f"{model}: is a folder, expected an .onnx file")
+        if not model.exists():
+            raise ModelError(f"{model}: no such file; make it with: unet-export model.pth")
         with open(model, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:

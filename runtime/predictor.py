@@ -1,6 +1,7 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
 import os
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from runtime import providers
 from runtime.card import CARD_KEY, ModelCard
 from runtime.console import one_line
-from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError
+from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError, UnetError
 from runtime.golden import GOLDEN_KEY, TOLERANCE, Golden
 from runtime.image import ImageSource, fit, load_image, restore
 from runtime.metadata import read_metadata
 from runtime.result import Segmentation
 
 CACHED_PREDICTORS = 4
+MAX_THREADS = 1_024
 
 
 class Predictor:
@@ -29,7 +31,7 @@ class Predictor:
         model: an ONNX file that `unet-export` wrote.
         device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
             "tensorrt" and "tensorrt:N" run there or raise.
-        threads: CPU threads of one prediction; as many as this process may use, if None.
+        threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
 
     Attributes:
         card: `ModelCard`, what the model expects and answers.
@@ -38,13 +40,16 @@ class Predictor:
     Raises:
         ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
         DeviceError: an explicit device does not run here; the message says why.
+        ConfigError: `threads` is out of its bounds.
     """
 
     def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
         self.path = Path(model)
         metadata = read_metadata(self.path)
         self.card = _card_of(self.path, metadata)
-        self._golden = _golden_of(self.path, metadata)
+        self._golden = _golden_of(self.path, metadata, self.card)
         self._threads = threads or providers.available_threads()
         self._session, self.report = self._open(device)
 
@@ -61,7 +66,7 @@ class Predictor:
         Raises:
             ImageError: an image cannot be read.
         """
-        if isinstance(image, list):
+        if isinstance(image, list | tuple):
             return [self._predict_one(item) for item in image]
         return self._predict_one(image)
 
@@ -74,7 +79,16 @@ class Predictor:
         return Segmentation(probability=restore(probability, fitted), image=image, output=self.card.output)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w]."""
+        """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
+
+        Raises:
+            ImageError: the array is of another type or shape.
+        """
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.card.architecture.in_channels:
+            raise ImageError(
+                f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 "
+                f"[batch, height, width, {self.card.architecture.in_channels}]"
+            )
         answer: NDArray[np.float32] = self._session.run(["probability"], {"image": batch})[0]
         return answer
 
@@ -138,8 +152,11 @@ def predict(image: ImageSource, model: str | os.PathLike[str], device: str = "au
     The last few models stay loaded; a file that was replaced is loaded anew.
     """
     path = Path(model)
-    stamp = path.stat() if path.exists() else None
-    identity = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size) if stamp else (0, 0, 0)
+    try:
+        stamp = path.stat()
+        identity = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
+    except (OSError, ValueError):  # `Predictor` says what is wrong with it
+        identity = (0, 0, 0)
     return _cached(path.absolute(), device, identity).predict(image)
 
 
@@ -150,7 +167,16 @@ def _cached(path: Path, device: str, _identity: tuple[int, int, int]) -> Predict
 
 @lru_cache(maxsize=32)
 def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
-    warnings.warn(f"running on {device}; {'; '.join(providers.grouped(skipped))}", DeviceWarning, stacklevel=5)
+    text = f"running on {device}; {'; '.join(providers.grouped(skipped))}"
+    warnings.warn(text, DeviceWarning, stacklevel=_level_of_user() - 1)
+
+
+def _level_of_user() -> int:
+    """How many frames up, counted from here, the first one outside this package is: the line that a warning blames."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
@@ -165,13 +191,21 @@ def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _golden_of(path: Path, metadata: dict[str, str]) -> Golden:
+def _golden_of(path: Path, metadata: dict[str, str], card: ModelCard) -> Golden:
     if GOLDEN_KEY not in metadata:
         raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
     try:
-        return Golden.from_json(metadata[GOLDEN_KEY])
+        golden = Golden.from_json(metadata[GOLDEN_KEY])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    found = golden.image.shape[2], golden.probability.shape[0]
+    expected = card.architecture.in_channels, card.architecture.classes
+    if found != expected:
+        raise ModelError(
+            f"{path}: golden sample: has {found[0]} channels and {found[1]} classes, "
+            f"the card says {expected[0]} and {expected[1]}; export the model again"
+        )
+    return golden
 
 
 def _brief(error: Exception) -> str:

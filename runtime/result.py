@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.card import OutputSpec
-from runtime.errors import OutputError
+from runtime.errors import ConfigError, OutputError
 from runtime.files import replacing
 
 LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
@@ -47,7 +47,13 @@ class Segmentation:
         return mask_of(self.probability, self.output)
 
     def overlay(self, opacity: float = 0.5) -> NDArray[np.uint8]:
-        """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint in 0..1."""
+        """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint in 0..1.
+
+        Raises:
+            ConfigError: `opacity` is out of its bounds.
+        """
+        if not 0 <= opacity <= 1:
+            raise ConfigError(f"opacity: found {opacity!r}, expected 0 to 1")
         picture = np.broadcast_to(self.image, (*self.size, 3)).astype(np.float32)
         foreground = self.mask > 0
         tint = np.array(COLOURS, np.float32)[(self.mask[foreground].astype(int) - 1) % len(COLOURS)]
@@ -87,5 +93,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
     if target.suffix.lower() not in LOSSLESS:
         raise OutputError(f"{target}: would not keep a mask exactly; expected one of {', '.join(sorted(LOSSLESS))}")
     with replacing(target) as temporary:
-        picture.save(temporary)
+        if target.suffix.lower() == ".gif":
+            picture.save(temporary, optimize=False)  # or Pillow renumbers the values to those in use
+        else:
+            picture.save(temporary)
     return target

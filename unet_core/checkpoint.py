@@ -52,7 +52,7 @@ def save_checkpoint(path: str | os.PathLike[str], state_dict: StateDict, card: M
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # how torch's zip writer reports a full disk
-            raise OSError(None, one_line(str(error))[:200]) from error
+            raise OSError(None, "PyTorch could not write all of it; the disk may be full") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

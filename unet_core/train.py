@@ -332,7 +332,8 @@ def main(ctx: click.Context, /, resume: bool, **settings: Any) -> None:
     try:
         best = train(config, resume=resume)
     except KeyboardInterrupt:
-        click.echo(f"stopped; finished epochs are kept, go on with --resume --out {config.out}", err=True)
+        if (Path(config.out) / LAST).exists():
+            click.echo(f"stopped; finished epochs are kept, go on with --resume --out {config.out}", err=True)
         raise
     click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 

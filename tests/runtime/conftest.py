@@ -1,0 +1,218 @@
+"""Tiny ONNX models made by hand, whose answers can be worked out with pencil and numpy."""
+
+import ctypes
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime import predictor, providers
+from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.golden import GOLDEN_KEY, Golden, golden_image
+
+OPSET, IR = 20, 10
+RANDOM = np.random.default_rng(7)
+CONV_A = RANDOM.normal(0, 0.4, (4, 3, 3, 3)).astype(np.float32)
+CONV_B = RANDOM.normal(0, 1.0, (1, 4, 1, 1)).astype(np.float32)
+
+
+def brightness_of(images):
+    """Mean over the channels / 255: uint8 [n, h, w, c] -> float32 [n, 1, h, w]."""
+    return (images.astype(np.float32).mean(axis=3, dtype=np.float32) / np.float32(255))[:, None]
+
+
+def softmax_of(images):
+    """Softmax over the channels * 8 / 255: uint8 [n, h, w, 3] -> float32 [n, 3, h, w]."""
+    logits = images.astype(np.float64).transpose(0, 3, 1, 2) * 8 / 255
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def conv_of(images):
+    """Conv 3x3, ReLU, Conv 1x1, sigmoid: uint8 [n, h, w, 3] -> float32 [n, 1, h, w]."""
+    values = np.pad(images.astype(np.float64) / 255, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(values, (3, 3), axis=(1, 2))  # [n, h, w, c, 3, 3]
+    hidden = np.maximum(np.einsum("nhwcij,ocij->nohw", windows, CONV_A), 0)
+    logits = np.einsum("nchw,oc->nohw", hidden, CONV_B[:, :, 0, 0])
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def constant(name, value):
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+SCALE = [
+    helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+    helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+    helper.make_node("Div", ["planes", "full"], ["unit"]),
+]
+
+NODES = {
+    "brightness": [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "last"], ["mean"], keepdims=1),
+        helper.make_node("Div", ["mean", "full"], ["unit"]),
+        helper.make_node("Transpose", ["unit"], ["probability"], perm=[0, 3, 1, 2]),
+    ],
+    "softmax": [
+        *SCALE,
+        helper.make_node("Mul", ["unit", "eight"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probability"], axis=1),
+    ],
+    "conv": [
+        *SCALE,
+        helper.make_node("Conv", ["unit", "conv_a"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "conv_b"], ["c"]),
+        helper.make_node("Sigmoid", ["c"], ["probability"]),
+    ],
+}
+CONSTANTS = {
+    "full": constant("full", np.float32(255)),
+    "last": constant("last", np.array([3], np.int64)),
+    "eight": constant("eight", np.float32(8)),
+    "conv_a": constant("conv_a", CONV_A),
+    "conv_b": constant("conv_b", CONV_B),
+}
+ANSWERS = {"brightness": brightness_of, "softmax": softmax_of, "conv": conv_of}
+
+
+def build_graph(kind="brightness", channels=3, image="image", probability="probability", kind_of_input=None):
+    """The bare ONNX model, without metadata; the names of its input and output can be wrong on purpose."""
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in NODES[kind]]
+    for node in nodes:
+        node.input[:] = [image if name == "image" else name for name in node.input]
+        node.output[:] = [probability if name == "probability" else name for name in node.output]
+    used = {name for node in nodes for name in node.input}
+    classes = 3 if kind == "softmax" else 1
+    graph = helper.make_graph(
+        nodes,
+        kind,
+        [helper.make_tensor_value_info(image, kind_of_input or TensorProto.UINT8, ["batch", "h", "w", channels])],
+        [helper.make_tensor_value_info(probability, TensorProto.FLOAT, ["batch", classes, "h", "w"])],
+        [value for name, value in CONSTANTS.items() if name in used],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+
+
+def card_of(kind="brightness", channels=3, **input_changes):
+    """A card for one of the models; its keywords change fields of `InputSpec`."""
+    classes = ("red", "green", "blue") if kind == "softmax" else ("car",)
+    spec = {
+        "size": (8, 12),
+        "channels": "RGB" if channels == 3 else "L",
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+        "fit": "native",
+        "stride": 4,
+    }
+    return ModelCard(
+        name=kind,
+        producer={"tests": "1"},
+        architecture=UNetConfig(in_channels=channels, classes=len(classes), widths=(2, 4)),
+        input=InputSpec(**(spec | input_changes)),
+        output=OutputSpec(classes=classes, activation="softmax" if kind == "softmax" else "sigmoid"),
+        weights_sha256="0" * 64,
+    )
+
+
+def golden_of(kind="brightness", channels=3):
+    image = golden_image(channels)
+    return Golden(image=image, probability=ANSWERS[kind](image[None])[0])
+
+
+@pytest.fixture(scope="session")
+def answers():
+    """{kind of model: numpy function of uint8 [n, h, w, c]}."""
+    return ANSWERS
+
+
+@pytest.fixture(scope="session")
+def make_card():
+    return card_of
+
+
+@pytest.fixture(scope="session")
+def make_golden():
+    return golden_of
+
+
+@pytest.fixture(scope="session")
+def make_graph():
+    return build_graph
+
+
+def save_model(path, kind="brightness", *, channels=3, threshold=0.5, metadata=None, graph=None, **input_changes):
+    """Write a model with card and golden sample; `metadata` overrides entries, None drops one."""
+    model = graph or build_graph(kind, channels)
+    card = card_of(kind, channels, **input_changes)
+    card = dataclasses.replace(card, output=dataclasses.replace(card.output, threshold=threshold))
+    entries = {CARD_KEY: card.to_json(), GOLDEN_KEY: golden_of(kind, channels).to_json()} | (metadata or {})
+    helper.set_model_props(model, {key: value for key, value in entries.items() if value is not None})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def write_model(tmp_path):
+    """Write a model to `tmp_path / name`; see `save_model`."""
+
+    def write(kind="brightness", name="model.onnx", **changes):
+        return save_model(tmp_path / name, kind, **changes)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """{kind: path} of the three models as they should be, with fit "native"."""
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: save_model(folder / f"{kind}.onnx", kind) for kind in NODES}
+
+
+@pytest.fixture
+def no_gpu():
+    """For tests of what a machine without an NVIDIA driver says."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return
+    pytest.skip("this machine has an NVIDIA driver")
+
+
+@pytest.fixture
+def cpu_build(monkeypatch):
+    """As if ONNX Runtime were built for the CPU alone, and nothing had been warned of yet."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    predictor._warn_once.cache_clear()
+    yield
+    predictor._warn_once.cache_clear()
+
+
+@pytest.fixture
+def cuda():
+    """The first GPU, or skip with the reason that the library gives."""
+    return _device_or_skip("cuda")
+
+
+@pytest.fixture
+def tensorrt():
+    return _device_or_skip("tensorrt")
+
+
+def _device_or_skip(kind):
+    device = providers.Device(kind=kind)
+    reason = providers.why_not(device)
+    if reason:
+        pytest.skip(f"{device}: {reason}")
+    return device
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository, to start fresh Python processes in."""
+    return Path(__file__).parents[2]

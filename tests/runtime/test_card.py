@@ -1,0 +1,271 @@
+"""ModelCard: what is written is what is read, and nothing absurd gets in."""
+
+import json
+import math
+
+import pytest
+
+from runtime.card import (
+    InputSpec,
+    ModelCard,
+    OutputSpec,
+    Parity,
+    Proof,
+    ProofRow,
+    Training,
+    UNetConfig,
+)
+from runtime.errors import ModelError
+
+
+def full_card():
+    """A card with every field away from its default."""
+    parity = Parity(max_abs_error=1e-7, flipped=0.25, iou=0.5, flip_distance=0.125)
+    return ModelCard(
+        name="grey cars",
+        producer={"torch": "2.15", "unet-deploy": "0.1"},
+        architecture=UNetConfig(in_channels=1, classes=3, widths=(8, 16, 32), up="bilinear"),
+        input=InputSpec(size=(64, 96), channels="L", mean=(0.4,), std=(0.2,), fit="letterbox", stride=8),
+        output=OutputSpec(classes=("road", "car", "tree"), activation="softmax", threshold=0.25),
+        weights_sha256="0123456789abcdef" * 4,
+        precision="fp16",
+        training=Training(epochs=3, data="sha256:ab", metrics={"dice": 0.75, "loss": -1}),
+        proof=Proof(
+            provider="CPUExecutionProvider",
+            versions={"onnxruntime": "1.31.1"},
+            tolerance=1e-4,
+            rows=(
+                ProofRow(shape=(1, 64, 96), parity=parity),
+                ProofRow(shape=(2, 1, 1), parity=Parity(max_abs_error=3e-7, flipped=0, iou=1, flip_distance=0)),
+            ),
+        ),
+    )
+
+
+def edited(path, value):
+    """The JSON of `full_card` with one field replaced; `path` is dotted, list indices are numbers."""
+    data = json.loads(full_card().to_json())
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+    record = data
+    for part in parents:
+        record = record[part]
+    record[last] = value
+    return json.dumps(data)
+
+
+def test_card_round_trips():
+    card = full_card()
+    again = ModelCard.from_json(card.to_json())
+    assert again == card
+    assert again.architecture.widths == (8, 16, 32)
+    assert again.training.metrics == {"dice": 0.75, "loss": -1}
+    assert again.proof.rows[1].shape == (2, 1, 1)
+    assert again.proof.max_abs_error == 3e-7
+
+
+@pytest.mark.parametrize("field", ["training", "proof"])
+def test_training_and_proof_may_be_absent(field):
+    card = ModelCard.from_json(edited(field, None))
+    assert getattr(card, field) is None
+    assert ModelCard.from_json(card.to_json()) == card
+
+
+def test_equal_cards_give_equal_json_whatever_the_order_of_their_entries():
+    text = edited("producer", {"unet-deploy": "0.1", "torch": "2.15"})
+    backwards = json.dumps(dict(reversed(json.loads(text).items())))
+    assert ModelCard.from_json(backwards).to_json() == full_card().to_json()
+
+
+def test_defaults_are_carvana_with_one_class():
+    card = ModelCard(
+        name="m",
+        producer={},
+        architecture=UNetConfig(),
+        input=InputSpec(),
+        output=OutputSpec(),
+        weights_sha256="0" * 64,
+    )
+    assert (card.schema, card.input.size, card.output.classes, card.output.threshold) == (1, (160, 240), ("car",), 0.5)
+    assert card.architecture.widths == (64, 128, 256, 512)
+    assert card.precision == "fp32"
+    assert card.training is None
+
+
+@pytest.mark.parametrize(("widths", "stride"), [((8,), 2), ((8, 16, 32, 64), 16), ((1,) * 8, 256)])
+def test_stride_is_two_to_the_number_of_poolings(widths, stride):
+    assert UNetConfig(widths=widths).stride == stride
+
+
+OUT_OF_BOUNDS = [
+    ("schema", 0, "schema: found 0, expected an integer from 1 to 1"),
+    ("schema", True, "schema: found True"),
+    ("schema", "1", "schema: found '1'"),
+    ("name", "", "name: found '', expected text of 1 to 200 characters"),
+    ("name", "x" * 201, "name: found 'xxx"),
+    ("name", 5, "name: found 5"),
+    ("producer", ["torch"], "producer: found ('torch',), expected a record of at most 100 entries"),
+    ("producer", {str(index): "" for index in range(101)}, "producer: found {"),
+    ("producer", {"torch": 2}, "producer.torch: found 2, expected text of 0 to 1000 characters"),
+    ("producer", {"": "2"}, "producer: found '', expected text of 1 to 200"),
+    ("architecture", [], "architecture: found [], expected a record"),
+    ("architecture", None, "architecture: found None, expected a record"),
+    ("architecture.in_channels", 2, "architecture.in_channels: found 2, expected one of 3, 1"),
+    ("architecture.in_channels", True, "architecture.in_channels: found True"),
+    ("architecture.in_channels", 1.0, "architecture.in_channels: found 1.0"),
+    ("architecture.classes", 0, "architecture.classes: found 0, expected an integer from 1 to 1024"),
+    ("architecture.classes", 1025, "architecture.classes: found 1025"),
+    ("architecture.classes", True, "architecture.classes: found True"),
+    ("architecture.classes", 3.0, "architecture.classes: found 3.0"),
+    ("architecture.classes", 2, "output.classes: found ('road', 'car', 'tree'), expected 2 names"),
+    ("architecture.widths", [], "architecture.widths: found (), expected 1 to 8 values"),
+    ("architecture.widths", [8] * 9, "architecture.widths: found (8, 8,"),
+    ("architecture.widths", [8, 0, 32], "architecture.widths: found 0, expected an integer from 1 to 65536"),
+    ("architecture.widths", [8, 16, 65_537], "architecture.widths: found 65537"),
+    ("architecture.widths", {"0": 8}, "architecture.widths: found {'0': 8}"),
+    ("architecture.widths", [8, 16], "input.stride: found 8, expected 4, 2 ** depth"),
+    ("architecture.up", "nearest", "architecture.up: found 'nearest', expected one of transpose, bilinear"),
+    ("input", [], "input: found [], expected a record"),
+    ("input.size", [64], "input.size: found (64,), expected 2 values"),
+    ("input.size", [64, 96, 3], "input.size: found (64, 96, 3), expected 2 values"),
+    ("input.size", [0, 96], "input.size: found 0, expected an integer from 1 to 32768"),
+    ("input.size", [64, 10**9], "input.size: found 1000000000"),
+    ("input.size", [64.0, 96], "input.size: found 64.0"),
+    ("input.size", 64, "input.size: found 64, expected 2 values"),
+    ("input.channels", "BGR", "input.channels: found 'BGR', expected one of RGB, L"),
+    ("input.mean", [0.4, 0.4], "input.mean: found (0.4, 0.4), expected 1 values"),
+    ("input.mean", [math.nan], "input.mean: found nan, expected a number from -1000 to 1000"),
+    ("input.mean", [math.inf], "input.mean: found inf"),
+    ("input.mean", ["0.4"], "input.mean: found '0.4'"),
+    ("input.mean", [True], "input.mean: found True"),
+    ("input.std", [0], "input.std: found 0, expected a number from 1e-06 to 1000"),
+    ("input.std", [-0.2], "input.std: found -0.2"),
+    ("input.std", [math.nan], "input.std: found nan"),
+    ("input.std", [10**400], "input.std: found 100000000000000000...0000000000000000000"),
+    ("input.std", [], "input.std: found (), expected 1 values"),
+    ("input.fit", "crop", "input.fit: found 'crop', expected one of stretch, letterbox, native"),
+    ("input.fit", [], "input.fit: found ()"),
+    ("input.stride", 16, "input.stride: found 16, expected 8, 2 ** depth"),
+    ("input.stride", 7, "input.stride: found 7, expected one of 2, 4, 8"),
+    ("input.stride", 8.0, "input.stride: found 8.0, expected one of 2, 4, 8"),
+    ("output", [], "output: found [], expected a record"),
+    ("output.classes", [], "output.classes: found (), expected 1 to 1024 values"),
+    ("output.classes", ["car", "road", "car"], "output.classes: found ('car', 'road', 'car'), expected different"),
+    ("output.classes", ["car", "road", ""], "output.classes: found '', expected text of 1 to 200"),
+    ("output.classes", ["car", "road", ["tree"]], "output.classes: found ['tree']"),
+    ("output.classes", "abc", "output.classes: found 'abc'"),
+    ("output.activation", "relu", "output.activation: found 'relu', expected one of sigmoid, softmax"),
+    ("output.activation", "sigmoid", "output.activation: found 'sigmoid', expected sigmoid for one class"),
+    ("output.threshold", 0, "output.threshold: found 0, expected a number from 1e-06"),
+    ("output.threshold", 1, "output.threshold: found 1, expected a number"),
+    ("output.threshold", math.nan, "output.threshold: found nan"),
+    ("output.threshold", None, "output.threshold: found None"),
+    ("weights_sha256", "0" * 63, "weights_sha256: found '000"),
+    ("weights_sha256", "G" * 64, "weights_sha256: found 'GGG"),
+    ("weights_sha256", "A" * 64, "weights_sha256: found 'AAA"),
+    ("weights_sha256", None, "weights_sha256: found None"),
+    ("precision", "bf16", "precision: found 'bf16', expected one of fp32, fp16, int8"),
+    ("training", [], "training: found [], expected a record"),
+    ("training.epochs", -1, "training.epochs: found -1, expected an integer from 0"),
+    ("training.epochs", True, "training.epochs: found True"),
+    ("training.data", None, "training.data: found None"),
+    ("training.metrics", [0.5], "training.metrics: found (0.5,), expected a record"),
+    ("training.metrics", {"dice": math.nan}, "training.metrics.dice: found nan"),
+    ("training.metrics", {"dice": "0.9"}, "training.metrics.dice: found '0.9'"),
+    ("proof", [], "proof: found [], expected a record"),
+    ("proof.provider", "", "proof.provider: found ''"),
+    ("proof.versions", {"onnxruntime": None}, "proof.versions.onnxruntime: found None"),
+    ("proof.tolerance", 2, "proof.tolerance: found 2, expected a number from 0 to 1"),
+    ("proof.rows", [], "proof.rows: found (), expected 1 to 1000 values"),
+    ("proof.rows", [1], "proof.rows: found 1, expected a record"),
+    ("proof.rows.0.shape", [1, 64], "proof.rows.shape: found (1, 64), expected 3 values"),
+    ("proof.rows.0.shape", [1, 0, 1], "proof.rows.shape: found 0"),
+    ("proof.rows.0.parity", [], "proof.rows.parity: found [], expected a record"),
+    ("proof.rows.0.parity.max_abs_error", math.nan, "proof.max_abs_error: found nan"),
+    ("proof.rows.0.parity.flipped", 1.5, "proof.flipped: found 1.5, expected a number from 0 to 1"),
+    ("proof.rows.0.parity.iou", -0.1, "proof.iou: found -0.1"),
+    ("proof.rows.0.parity.flip_distance", "0", "proof.flip_distance: found '0'"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), OUT_OF_BOUNDS)
+def test_field_out_of_bounds_is_refused_by_name(path, value, message):
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(edited(path, value))
+    assert str(caught.value).startswith("card field " + message)
+    assert len(str(caught.value)) < 300
+
+
+def test_channels_must_agree_with_the_architecture():
+    with pytest.raises(ModelError, match=r"^card field input\.channels: found 'L', expected 3 channels$"):
+        ModelCard.from_json(edited("architecture.in_channels", 3))
+
+
+def test_one_class_cannot_have_a_softmax():
+    with pytest.raises(ModelError, match=r"output\.activation: found 'softmax', expected sigmoid for one class"):
+        OutputSpec(classes=("car",), activation="softmax")
+
+
+LEVELS = ["", "architecture.", "input.", "output.", "training.", "proof.", "proof.rows.0.", "proof.rows.0.parity."]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_missing_field_is_refused_at_every_level(level):
+    data = json.loads(full_card().to_json())
+    record = data
+    for part in level.split(".")[:-1]:
+        record = record[int(part) if part.isdigit() else part]
+    for name in list(record):
+        value = record.pop(name)
+        where = f"{level}{name}".replace(".0", "")
+        with pytest.raises(ModelError) as caught:
+            ModelCard.from_json(json.dumps(data))
+        assert str(caught.value) == f"card field {where}: is missing; export the model again"
+        record[name] = value
+    assert ModelCard.from_json(json.dumps(data)) == full_card()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_unknown_field_is_refused_at_every_level(level):
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(edited(f"{level}colour", 1))
+    assert str(caught.value) == f"card field {level.replace('.0', '')}'colour': is unknown; export the model again"
+
+
+@pytest.mark.parametrize(("schema", "shown"), [(2, "2"), (10**100, "100000000000000000...0000000000000000000")])
+def test_newer_schema_says_to_upgrade_even_if_its_fields_are_unknown(schema, shown):
+    data = json.loads(edited("schema", schema)) | {"invented_later": 1}
+    del data["precision"]
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(json.dumps(data))
+    assert str(caught.value) == f"card field schema: found {shown}, this version reads up to 1; upgrade unet-deploy"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "not json", "[" * 200_000, '{"schema": ' + "9" * 5000 + "}", '{"a": "\x00"}'],
+    ids=["empty", "cut off", "words", "deeply nested", "endless integer", "control character"],
+)
+def test_what_is_not_json_is_a_model_error(text):
+    with pytest.raises(ModelError, match=r"^card: is not JSON \(.*\); export the model again$"):
+        ModelCard.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "1", '"card"'])
+def test_json_that_is_no_record_is_refused(text):
+    with pytest.raises(ModelError, match=r"^card field card: found .*, expected a record$"):
+        ModelCard.from_json(text)
+
+
+def test_value_nested_deeply_is_refused_with_a_short_message():
+    deep = json.loads("[" * 300 + "]" * 300)
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(edited("name", deep))
+    assert len(str(caught.value)) < 200
+    assert "card field name: found (" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["name", "schema"])
+def test_card_cannot_be_changed(field):
+    card = full_card()
+    with pytest.raises(AttributeError, match=f"cannot assign to field '{field}'"):
+        setattr(card, field, 1)

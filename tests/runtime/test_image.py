@@ -1,0 +1,539 @@
+"""Images in, masks back: every source gives the same pixels, damage raises, geometry is exact."""
+
+import io
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.card import InputSpec
+from runtime.errors import ImageError
+from runtime.image import fit, list_images, load_image, load_labels, name_of, open_image, resize, restore
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
+GREY = PIXELS[:, :, 0]
+BLACK_WHITE = np.array([[0, 255, 255], [255, 0, 255]], np.uint8)
+
+
+def encoded(picture, form="PNG", **options):
+    file = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, form, **options)
+    return file.getvalue()
+
+
+def palette_picture(indices, colours):
+    """A palette image: indices [h, w], colours [(r, g, b), ...]."""
+    picture = Image.fromarray(np.asarray(indices, np.uint8)).copy()
+    result = Image.new("P", picture.size)
+    result.putdata(list(np.asarray(indices).ravel().tolist()))
+    result.putpalette([value for colour in colours for value in colour])
+    return result
+
+
+class Nameless:
+    """A file object with no more than `read`, as network streams are."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def read(self, size=-1):
+        size = len(self.content) if size < 0 else size
+        part, self.content = self.content[:size], self.content[size:]
+        return part
+
+
+SOURCES = {
+    "text path": lambda path: str(path),
+    "path": lambda path: path,
+    "bytes": lambda path: path.read_bytes(),
+    "file in memory": lambda path: io.BytesIO(path.read_bytes()),
+    "stream": lambda path: Nameless(path.read_bytes()),
+    "PIL image": lambda path: Image.fromarray(PIXELS),
+    "RGB array": lambda path: PIXELS,
+    "RGBA array": lambda path: np.dstack([PIXELS, np.zeros((6, 9), np.uint8)]),
+    "strided array": lambda path: np.repeat(PIXELS, 2, axis=1)[:, ::2],
+    "Fortran array": lambda path: np.asfortranarray(PIXELS),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_gives_the_same_pixels(tmp_path, kind):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(PIXELS))
+    image = load_image(SOURCES[kind](path))
+    assert image.dtype == np.uint8
+    assert image.flags["C_CONTIGUOUS"] and image.flags["WRITEABLE"]
+    assert np.array_equal(image, PIXELS)
+
+
+def test_open_file_is_read_and_left_open(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(PIXELS))
+    with open(path, "rb") as file:
+        assert np.array_equal(load_image(file), PIXELS)
+        assert not file.closed
+
+
+def test_loaded_array_is_a_copy():
+    image = load_image(GREY, "L")
+    image[:] = 0
+    assert GREY.any()
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_are_exact(form):
+    assert np.array_equal(load_image(encoded(PIXELS, form)), PIXELS)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+def test_lossy_formats_are_close_in_colour(form):
+    flat = np.zeros((16, 16, 3), np.uint8) + np.array([200, 100, 30], np.uint8)
+    difference = np.abs(load_image(encoded(flat, form, quality=95)).astype(int) - flat)
+    assert difference.max() <= 4
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 1)])
+def test_grey_array_becomes_three_equal_channels_or_one(shape):
+    array = GREY.reshape(shape)
+    assert np.array_equal(load_image(array), np.dstack([GREY] * 3))
+    assert np.array_equal(load_image(array, "L"), GREY[:, :, None])
+
+
+def test_colour_to_grey_uses_the_luma_of_bt601():
+    primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    assert load_image(primaries, "L")[0, :, 0].tolist() == [76, 150, 29, 255]
+
+
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(PIXELS, form, exif=exif)
+    assert np.array_equal(load_image(content), UPRIGHT[orientation](PIXELS))
+    with Image.open(io.BytesIO(content)) as picture:
+        assert np.array_equal(load_image(picture), UPRIGHT[orientation](PIXELS))
+
+
+def test_exif_orientation_of_a_jpeg_and_of_a_mask_agree():
+    half = np.zeros((16, 32), np.uint8)
+    half[:, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = load_image(encoded(half, "JPEG", quality=95, exif=exif), "L")[:, :, 0]
+    labels = load_labels(io.BytesIO(encoded(half, "PNG", exif=exif)))
+    assert image.shape == labels.shape == (32, 16)
+    assert np.array_equal(image > 127, labels == 255)
+    assert labels[:16].all() and not labels[16:].any()
+
+
+def test_alpha_is_dropped_not_blended():
+    transparent = np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])
+    assert np.array_equal(load_image(encoded(transparent)), PIXELS)
+    grey = Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (9, 6), 0)])
+    assert np.array_equal(load_image(encoded(grey), "L")[:, :, 0], GREY)
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([0, 128, 255])], ids=["one index", "a table"])
+def test_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(transparency):
+    picture = palette_picture([[0, 1, 2]], [(10, 20, 30), (40, 50, 60), (255, 0, 0)])
+    content = encoded(picture, transparency=transparency)
+    assert load_image(content).tolist() == [[[10, 20, 30], [40, 50, 60], [255, 0, 0]]]
+    assert load_image(content, "L").shape == (1, 3, 1)
+    assert load_labels(io.BytesIO(content)).tolist() == [[0, 1, 2]]
+
+
+def test_palette_gif_gives_its_colours():
+    picture = palette_picture([[0, 1], [1, 2]], [(9, 8, 7), (200, 0, 0), (0, 0, 99)])
+    assert load_image(encoded(picture, "GIF")).tolist() == [[[9, 8, 7], [200, 0, 0]], [[200, 0, 0], [0, 0, 99]]]
+
+
+def test_one_bit_image_gives_0_and_255():
+    assert np.array_equal(load_image(encoded(Image.fromarray(BLACK_WHITE).convert("1")), "L")[:, :, 0], BLACK_WHITE)
+
+
+def test_cmyk_gives_rgb():
+    picture = Image.new("CMYK", (3, 1))
+    picture.putdata([(0, 0, 0, 0), (0, 0, 0, 255), (0, 255, 255, 0)])
+    assert load_image(encoded(picture, "TIFF")).tolist() == [[[255, 255, 255], [0, 0, 0], [255, 0, 0]]]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_not_clamped(form):
+    deep = np.array([[0, 256, 257, 32_768, 65_534, 65_535]], np.uint16)
+    content = encoded(deep, form)
+    assert load_image(content, "L")[0, :, 0].tolist() == [0, 0, 1, 127, 254, 255]
+    assert load_image(content)[0, :, 2].tolist() == [0, 0, 1, 127, 254, 255]
+
+
+@pytest.mark.parametrize(("value", "message"), [(65_536, "has values 0..65536"), (-1, "has values -1..0")])
+def test_thirty_two_bit_values_out_of_range_are_refused_by_file_name(tmp_path, value, message):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(np.array([[0, value]], np.int32)).save(path)
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert str(caught.value) == f"{path}: {message}, expected 0..65535 at 16 bits"
+
+
+def test_floating_point_image_is_refused_by_file_name(tmp_path):
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(path)
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert str(caught.value).startswith(f"{path}: has floating-point pixels, expected 8 or 16 bits")
+
+
+def test_pixels_that_cannot_be_converted_are_an_image_error():
+    with pytest.raises(
+        ImageError, match=r"^image: has pixels that are not read \(conversion from .*convert it to RGB$"
+    ):
+        load_image(Image.new("La", (2, 2)))
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP"])
+def test_first_frame_of_an_animation_is_read(form):
+    first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
+    options = {"lossless": True} if form == "WEBP" else {}
+    content = encoded(first, form, save_all=True, append_images=[second], **options)
+    assert np.unique(load_image(content).reshape(-1, 3), axis=0).tolist() == [[255, 0, 0]]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.filterwarnings("ignore:Truncated File Read", "ignore:Corrupt EXIF", "ignore:Tag data larger")
+def test_truncated_file_is_an_image_error(tmp_path, form, share):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = encoded(Image.fromarray(noise), form)
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    path.write_bytes(whole)
+    assert load_image(path).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+def test_damaged_file_is_an_image_error_or_an_image(form, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    source = random.Random(2)
+    whole = encoded(PIXELS, form)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(source.randint(1, 4)):
+            content[source.randrange(min(len(content), 150))] = source.randrange(256)
+        try:
+            assert load_image(bytes(content)).shape[2] == 3
+        except ImageError:
+            refused += 1
+    assert refused > 20
+
+
+def test_truncated_jpeg_message_says_what_to_do(tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encoded(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), "JPEG")[:-500])
+    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or cut off \(.*\); replace it$"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an image of a known format (JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM)"),
+        (b"just words\n" * 20, "is not an image of a known format"),
+        (b"%PDF-1.7\n" + bytes(500), "is not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a known format"),
+        (encoded(PIXELS, "TGA"), "is not an image of a known format"),
+        (b"P6\n2", "cannot be read as an image (Reached EOF while reading header)"),
+    ],
+    ids=["empty", "text", "pdf", "postscript", "tga", "header cut off"],
+)
+def test_what_is_no_known_image_is_refused(tmp_path, content, message):
+    path = tmp_path / "thing.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_missing_file_and_folder_say_so(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png: no such file$"):
+        load_image(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match=r": is a folder, expected an image$"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("source", [None, 5, ("a.png",), "nul\0.png", "x" * 300], ids=repr)
+def test_source_of_another_kind_is_an_image_error(source):
+    with pytest.raises(ImageError, match="cannot be read as an image"):
+        load_image(source)
+
+
+def test_image_of_too_many_pixels_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ImageError, match=r"^image: is too large \(.*54 pixels"):
+        load_image(encoded(PIXELS))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        PIXELS.astype(np.float32) / 255,
+        PIXELS.astype(np.uint16),
+        GREY > 100,
+        PIXELS[:, :, :2],
+        PIXELS.transpose(2, 0, 1),
+        PIXELS[None],
+        PIXELS[0, 0],
+        PIXELS[:0],
+        np.uint8(5) * np.ones((), np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype} {list(array.shape)}",
+)
+def test_array_of_another_kind_is_refused_with_its_type_and_shape(array):
+    with pytest.raises(ImageError) as caught:
+        load_image(np.asarray(array))
+    assert str(caught.value).startswith(
+        f"array: found {array.dtype} {list(array.shape)}, expected uint8 [height, width]"
+    )
+
+
+def test_what_a_source_is_called(tmp_path):
+    assert name_of(tmp_path / "a.png") == str(tmp_path / "a.png")
+    assert name_of("b.png") == "b.png"
+    assert name_of(b"bytes") == name_of(Image.new("L", (1, 1))) == "image"
+    with open(tmp_path / "c.png", "wb") as file:
+        assert name_of(file) == str(tmp_path / "c.png")
+
+
+def test_opening_does_not_change_the_given_picture():
+    picture = palette_picture([[0, 1]], [(1, 2, 3), (4, 5, 6)])
+    picture.info["transparency"] = 1
+    opened = open_image(picture)
+    opened.putpixel((0, 0), 1)
+    assert picture.info["transparency"] == 1
+    assert picture.getpixel((0, 0)) == 0
+
+
+def test_threads_may_decode_at_once_in_a_fresh_process(tmp_path, root):
+    for form in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
+        (tmp_path / f"a.{form.lower()}").write_bytes(encoded(PIXELS, form))
+    program = """
+import sys, threading
+from pathlib import Path
+from runtime.image import load_image
+paths = sorted(Path(sys.argv[1]).iterdir()) * 4
+start, shapes = threading.Barrier(len(paths)), []
+def work(path):
+    start.wait()
+    shapes.append(load_image(path).shape)
+threads = [threading.Thread(target=work, args=(path,)) for path in paths]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(shapes), set(shapes))
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=root, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("28 {(6, 9, 3)}\n", "")
+
+
+# Masks
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF"])
+@pytest.mark.parametrize("inverted", [False, True], ids=["black first", "white first"])
+def test_palette_of_black_and_white_gives_0_and_255_whatever_its_order(form, inverted):
+    colours = [(0, 0, 0), (255, 255, 255)]
+    indices = (BLACK_WHITE == 0) if inverted else (BLACK_WHITE == 255)
+    picture = palette_picture(indices.astype(np.uint8), colours[::-1] if inverted else colours)
+    labels = load_labels(io.BytesIO(encoded(picture, form)))
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, BLACK_WHITE)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_colour_palette_gives_indices(form):
+    picture = palette_picture(
+        [[0, 1, 2], [2, 5, 0]], [(0, 0, 0), (128, 0, 0), (0, 128, 0), *[(9, 9, 9)] * 2, (1, 2, 3)]
+    )
+    assert load_labels(io.BytesIO(encoded(picture, form))).tolist() == [[0, 1, 2], [2, 5, 0]]
+
+
+@pytest.mark.parametrize("values", [(0, 2), (0, 1, 2), (0, 200), (0, 255), (3, 7)])
+def test_gif_that_renumbered_its_values_gives_the_values(values):
+    labels = np.resize(np.array(values, np.uint8), (5, 8))
+    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(labels), "GIF"))), labels)
+
+
+def test_grey_file_gives_its_values():
+    assert np.array_equal(load_labels(io.BytesIO(encoded(GREY))), GREY)
+
+
+def test_one_bit_mask_gives_0_and_255():
+    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(BLACK_WHITE).convert("1")))), BLACK_WHITE)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_mask_stored_in_several_channels_is_read(mode):
+    picture = Image.fromarray(GREY).convert(mode)
+    assert np.array_equal(load_labels(io.BytesIO(encoded(picture))), GREY)
+
+
+@pytest.mark.parametrize(
+    ("picture", "mode"),
+    [
+        (Image.fromarray(PIXELS), "RGB"),
+        (Image.fromarray(BLACK_WHITE.astype(np.uint16) * 257), "I;16"),
+        (Image.fromarray(BLACK_WHITE.astype(np.float32)), "F"),
+        (Image.merge("CMYK", [*[Image.new("L", (3, 2))] * 3, Image.fromarray(BLACK_WHITE)]), "CMYK"),
+    ],
+    ids=["RGB", "16 bits", "float", "CMYK"],
+)
+def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
+    path = tmp_path / "mask.tif"
+    picture.save(path)
+    with pytest.raises(ImageError) as caught:
+        load_labels(path)
+    expected = f"is a {mode} picture, expected a mask of one 8-bit channel (or a palette)"
+    assert str(caught.value) == f"{path}: {expected}"
+
+
+# Folders
+
+
+def test_images_of_a_folder_are_listed_by_suffix_and_sorted(tmp_path):
+    for name in ("b.PNG", "a.jpg", "c.jpeg", ".hidden.png", "notes.txt", "d.onnx", "e.tiff"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in list_images(str(tmp_path))] == ["a.jpg", "b.PNG", "c.jpeg", "e.tiff"]
+
+
+def test_listing_what_is_no_folder_is_an_image_error(tmp_path):
+    with pytest.raises(ImageError, match=r"gone: cannot be listed \(no such file or directory\)$"):
+        list_images(tmp_path / "gone")
+
+
+# Geometry
+
+
+def test_area_is_used_on_shrinking():
+    blocks = np.array([[0, 10, 100, 104], [20, 30, 100, 104]], np.uint8)[:, :, None]
+    assert resize(blocks, (1, 2)).tolist() == [[[15], [102]]]
+    assert resize(blocks.astype(np.float32), (1, 2)).tolist() == [[[15.0], [102.0]]]
+    assert resize(blocks, (2, 2))[:, :, 0].tolist() == [[5, 102], [25, 102]]
+    row = np.array([[0, 4, 8, 100]], np.float32)[:, :, None]
+    assert resize(row, (1, 1)).tolist() == [[[28]]]
+    assert np.allclose(resize(row[:, :3], (1, 2))[0, :, 0], [(0 + 4 / 2) / 1.5, (4 / 2 + 8) / 1.5], atol=1e-6)
+
+
+def test_bilinear_is_used_on_growing():
+    edge = np.array([[0, 1]], np.float32)[:, :, None]
+    assert resize(edge, (1, 4))[0, :, 0].tolist() == [0, 0.25, 0.75, 1]
+    assert resize(edge.transpose(1, 0, 2), (4, 1))[:, 0, 0].tolist() == [0, 0.25, 0.75, 1]
+
+
+def test_one_side_may_shrink_while_the_other_grows():
+    array = np.array([[0, 8], [4, 12], [100, 200], [100, 200]], np.float32)[:, :, None]
+    assert resize(array, (2, 4))[:, :, 0].tolist() == [[2, 4, 8, 10], [100, 125, 175, 200]]
+
+
+def test_same_size_is_the_same_array():
+    assert resize(PIXELS, (6, 9)) is PIXELS
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 128, 129, 300])
+@pytest.mark.parametrize("size", [(9, 14), (3, 4)])
+def test_channels_are_resized_apart_from_each_other(channels, size):
+    array = np.random.default_rng(9).random((6, 9, channels), dtype=np.float32)
+    whole = resize(array, size)
+    assert whole.shape == (*size, channels)
+    for channel in {0, channels // 2, channels - 1}:
+        alone = resize(np.ascontiguousarray(array[:, :, channel : channel + 1]), size)
+        assert np.abs(whole[:, :, channel : channel + 1] - alone).max() < 1e-6
+
+
+def spec(size, how, channels="RGB", mean=None):
+    count = len(channels)
+    return InputSpec(size=size, fit=how, channels=channels, mean=mean or (0.0,) * count, std=(1.0,) * count)
+
+
+SIZES = [(1, 1), (1, 50), (50, 1), (6, 9), (16, 24), (37, 41), (5, 500)]
+
+
+@pytest.mark.parametrize("original", SIZES)
+@pytest.mark.parametrize("how", ["stretch", "letterbox", "native"])
+def test_fit_gives_the_model_its_size_and_restore_gives_the_image_its_own(original, how):
+    image = np.full((*original, 3), 77, np.uint8)
+    fitted = fit(image, spec((16, 24), how))
+    assert fitted.image.shape == ((*original, 3) if how == "native" else (16, 24, 3))
+    assert fitted.image.dtype == np.uint8
+    assert fitted.original == original
+    inside = fitted.image[fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width]
+    assert inside.size and (inside == 77).all()
+    probability = np.stack([np.full(fitted.image.shape[:2], value, np.float32) for value in (0.25, 0.75)])
+    back = restore(probability, fitted)
+    assert back.shape == (2, *original)
+    assert back.dtype == np.float32
+    assert back.flags["C_CONTIGUOUS"]
+    assert np.abs(back[0] - 0.25).max() < 1e-6 and np.abs(back[1] - 0.75).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("original", "size", "box"),
+    [
+        ((10, 20), (40, 40), (10, 0, 20, 40)),
+        ((20, 10), (40, 40), (0, 10, 40, 20)),
+        ((10, 10), (16, 25), (0, 4, 16, 16)),
+        ((80, 80), (20, 31), (0, 5, 20, 20)),
+        ((1, 1000), (16, 16), (7, 0, 1, 16)),
+    ],
+)
+def test_letterbox_keeps_the_aspect_ratio_in_the_middle(original, size, box):
+    fitted = fit(np.full((*original, 3), 255, np.uint8), spec(size, "letterbox", mean=(0.2, 0.4, 0.6)))
+    assert (fitted.top, fitted.left, fitted.height, fitted.width) == box
+    bars = np.ones(size, bool)
+    bars[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = False
+    assert (fitted.image[~bars] == 255).all()
+    assert np.unique(fitted.image[bars], axis=0).tolist() == [[51, 102, 153]]
+
+
+def test_letterbox_bars_stay_out_of_the_answer():
+    fitted = fit(np.zeros((10, 20, 3), np.uint8), spec((40, 40), "letterbox"))
+    probability = np.full((1, 40, 40), 1, np.float32)
+    probability[:, 10:30] = 0.125
+    assert (restore(probability, fitted) == 0.125).all()
+
+
+@pytest.mark.parametrize("how", ["stretch", "letterbox"])
+@pytest.mark.parametrize("original", [(100, 150), (33, 47), (300, 200)])
+def test_linear_ramp_survives_the_way_there_and_back(how, original):
+    height, width = original
+    ramp = (np.arange(width) / width + np.arange(height)[:, None] / height) / 2
+    image = np.rint(255 * ramp).astype(np.uint8)[:, :, None]
+    fitted = fit(image, spec((64, 96), how, "L"))
+    back = restore((fitted.image.astype(np.float32) / 255).transpose(2, 0, 1), fitted)[0]
+    inside = np.s_[height // 8 : -height // 8, width // 8 : -width // 8]
+    assert np.abs(back - ramp)[inside].max() < 0.005
+    assert np.abs(back - ramp).max() < 0.02
+
+
+def test_probabilities_are_resized_not_thresholded():
+    fitted = fit(np.zeros((2, 4, 3), np.uint8), spec((2, 2), "stretch"))
+    probability = np.array([[[0, 0.8], [0, 0.8]]], np.float32)
+    assert np.allclose(restore(probability, fitted)[0, 0], [0, 0.2, 0.6, 0.8], atol=1e-7)

@@ -1,0 +1,82 @@
+"""What importing costs and what it brings along, in fresh processes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import runtime
+
+HEAVY = ["numpy", "onnxruntime", "cv2", "PIL", "click", "torch"]
+NEVER = [
+    "torch",
+    "torchvision",
+    "onnx",
+    "albumentations",
+    "matplotlib",
+    "unet_core",
+    "export",
+    "benchmarks",
+    "click.testing",
+]
+
+
+def fresh(program, root, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *map(str, arguments)], cwd=root, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout.strip()
+
+
+def loaded(names):
+    return f"import sys; print([name for name in {names!r} if name in sys.modules])"
+
+
+def test_import_loads_nothing_heavy(root):
+    assert fresh(f"import runtime; {loaded(HEAVY)}", root) == "[]"
+
+
+@pytest.mark.parametrize("name", ["ModelCard", "ImageError", "DeviceWarning"])
+def test_card_and_errors_need_the_standard_library_only(root, name):
+    assert fresh(f"from runtime import {name}; {loaded(HEAVY)}", root) == "[]"
+
+
+def test_prediction_from_file_to_file_loads_neither_torch_nor_the_rest_of_the_house(root, tmp_path, models):
+    Image.fromarray(np.full((4, 5, 3), 200, np.uint8)).save(tmp_path / "a.png")
+    program = "import runtime, sys; runtime.predict(sys.argv[1], model=sys.argv[2], device='cpu').save(sys.argv[3]); "
+    out = tmp_path / "mask.png"
+    assert fresh(program + loaded(NEVER), root, tmp_path / "a.png", models["brightness"], out) == "[]"
+    with Image.open(out) as picture:
+        assert (np.asarray(picture) == np.full((4, 5), 255)).all()
+
+
+def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
+    assert fresh("import runtime.cli; " + loaded(NEVER), root) == "[]"
+
+
+@pytest.mark.parametrize("name", runtime.__all__)
+def test_public_name_resolves_to_its_home(name):
+    assert getattr(runtime, name).__name__ == name
+    assert getattr(runtime, name).__module__.startswith("runtime.")
+
+
+def test_public_names_are_these():
+    assert runtime.__all__ == dir(runtime)
+    assert {"predict", "Predictor", "Segmentation", "ModelCard", "UnetError", "DeviceWarning"} <= set(runtime.__all__)
+    assert {kind.__name__ for kind in runtime.UnetError.__subclasses__()} <= set(runtime.__all__)
+
+
+def test_star_import_gives_every_public_name(root):
+    program = "from runtime import *; import runtime; print(set(runtime.__all__) <= set(globals()))"
+    assert fresh(program, root) == "True"
+
+
+def test_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'runtime' has no attribute 'pedict'$"):
+        _ = runtime.pedict
+    with pytest.raises(ImportError, match="cannot import name 'pedict'"):
+        exec("from runtime import pedict")

@@ -1,0 +1,414 @@
+"""Predictor: exact answers for models that pencil and numpy can follow, and an exact error for every bad file."""
+
+import io
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from runtime import predictor as module
+from runtime import providers
+from runtime.card import CARD_KEY
+from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
+from runtime.golden import GOLDEN_KEY, Golden, golden_image
+from runtime.predictor import Predictor, predict
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def grey_image(height, width, seed=0):
+    return np.repeat(random_image(height, width, seed)[:, :, :1], 3, axis=2)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (8, 12), (33, 47)])
+def test_brightness_is_exact_at_any_size(models, size):
+    image = grey_image(*size)
+    result = Predictor(models["brightness"], "cpu").predict(image)
+    assert result.probability.dtype == np.float32
+    assert np.array_equal(result.probability, (image[:, :, 0].astype(np.float32) / np.float32(255))[None])
+    assert np.array_equal(result.mask, (image[:, :, 0] > 127).astype(np.uint8))
+    assert np.array_equal(result.image, image)
+
+
+@pytest.mark.parametrize("kind", ["brightness", "softmax", "conv"])
+def test_answer_equals_numpy(models, answers, kind):
+    image = random_image(11, 17)
+    result = Predictor(models[kind], "cpu").predict(image)
+    assert np.abs(result.probability - answers[kind](image[None])[0]).max() < 1e-6
+
+
+def test_softmax_gives_the_strongest_channel(models):
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 10, 8]]], np.uint8)
+    result = Predictor(models["softmax"], "cpu").predict(colours)
+    assert result.mask.tolist() == [[0, 1, 2, 1]]
+    assert np.abs(result.probability.sum(axis=0) - 1).max() < 1e-6
+    assert result.output.classes == ("red", "green", "blue")
+
+
+def test_grey_model_takes_colour_images_as_luma(write_model):
+    model = Predictor(write_model(channels=1), "cpu")
+    primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    expected = np.array([76, 150, 29], np.float32) / np.float32(255)
+    assert np.array_equal(model.predict(primaries).probability[0, 0], expected)
+
+
+@pytest.mark.parametrize(("threshold", "mask"), [(0.2, [0, 1, 1, 1]), (0.5, [0, 0, 1, 1]), (0.95, [0, 0, 0, 0])])
+def test_probabilities_are_resized_then_thresholded(write_model, threshold, mask):
+    image = np.zeros((2, 4, 3), np.uint8)
+    image[:, 2:] = 230
+    result = Predictor(write_model(size=(2, 2), fit="stretch", threshold=threshold), "cpu").predict(image)
+    assert np.abs(result.probability[0] - np.array([0, 0.25, 0.75, 1]) * 230 / 255).max() < 1e-6
+    assert result.mask.tolist() == [mask, mask]
+
+
+def test_letterbox_model_answers_at_the_image_s_own_size(write_model):
+    image = np.full((5, 40, 3), 255, np.uint8)
+    result = Predictor(write_model(size=(8, 12), fit="letterbox", mean=(0.1,) * 3), "cpu").predict(image)
+    assert result.probability.shape == (1, 5, 40)
+    assert (result.probability == 1).all()  # the bars around it are dark
+
+
+def test_every_kind_of_source_gives_the_same_answer(models, tmp_path):
+    image = random_image(6, 5)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    model = Predictor(models["conv"], "cpu")
+    sources = [path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.fromarray(image), image]
+    expected = model.predict(image).probability
+    assert all(np.array_equal(result.probability, expected) for result in model.predict(sources))
+
+
+def test_list_in_gives_list_out(models):
+    model = Predictor(models["brightness"], "cpu")
+    images = [grey_image(2, 3), grey_image(4, 1)]
+    results = model.predict(images)
+    assert [result.size for result in results] == [(2, 3), (4, 1)]
+    assert model.predict([]) == []
+    assert len(model([images[0]])) == 1
+
+
+def test_bad_image_is_named(models, tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        Predictor(models["brightness"], "cpu").predict([random_image(2, 2), tmp_path / "gone.png"])
+
+
+def test_batch_equals_single_images_bit_for_bit(models):
+    model = Predictor(models["conv"], "cpu")
+    batch = np.stack([random_image(24, 36, seed) for seed in range(3)])
+    together = model.run(batch)
+    assert together.shape == (3, 1, 24, 36)
+    for index in range(3):
+        assert np.array_equal(together[index : index + 1], model.run(batch[index : index + 1]))
+
+
+def test_threads_at_once_equal_one_after_the_other_bit_for_bit(models):
+    model = Predictor(models["conv"], "cpu")
+    images = [random_image(20 + seed % 5, 30 + seed % 7, seed) for seed in range(48)]
+    serial = [model.predict(image).probability for image in images]
+    with ThreadPoolExecutor(16) as pool:
+        parallel = [result.probability for result in pool.map(model.predict, images)]
+    assert all(np.array_equal(one, other) for one, other in zip(serial, parallel, strict=True))
+
+
+# Devices and the report
+
+
+def test_explicit_cpu_warns_of_nothing_and_reports_itself(models):
+    model = Predictor(models["conv"], "cpu", threads=1)
+    report = model.report
+    assert (report.requested, report.device, report.provider) == ("cpu", "cpu", "CPUExecutionProvider")
+    assert report.skipped == ()
+    assert list(report.nodes) == ["CPUExecutionProvider"]
+    assert report.nodes["CPUExecutionProvider"] >= 4
+    assert report.golden_error < 1e-6
+    assert report.threads == 1
+    assert repr(model) == f"Predictor({str(models['conv'])!r}, device='cpu')"
+
+
+def test_auto_warns_once_and_reports_what_it_skipped(cpu_build, models):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        first = Predictor(models["conv"])
+        second = Predictor(models["brightness"], "auto")
+    assert [warning.category for warning in caught] == [DeviceWarning]
+    text = str(caught[0].message)
+    assert text.startswith("running on cpu; tensorrt skipped: the installed ONNX Runtime")
+    assert "; cuda skipped: the installed ONNX Runtime" in text
+    assert first.report.device == "cpu"
+    assert [name for name, _ in first.report.skipped] == ["tensorrt", "cuda"]
+    assert "is built without CUDAExecutionProvider" in first.report.skipped[1][1]
+    assert second.report.skipped == first.report.skipped
+
+
+def test_auto_warns_again_in_another_situation(cpu_build, models, monkeypatch):
+    with pytest.warns(DeviceWarning, match="is built without"):
+        Predictor(models["brightness"])
+    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "it is raining")
+    with pytest.warns(DeviceWarning) as caught:
+        Predictor(models["brightness"])
+    assert str(caught[0].message) == "running on cpu; tensorrt and cuda skipped: it is raining"
+
+
+@pytest.mark.parametrize(
+    "load", [Predictor, lambda model: predict(random_image(2, 2), model)], ids=["class", "function"]
+)
+def test_warning_points_at_the_user_s_line(cpu_build, write_model, load):
+    with pytest.warns(DeviceWarning) as caught:
+        load(write_model())
+    assert caught[0].filename == __file__
+
+
+def test_auto_tells_of_no_driver(no_gpu, models):
+    module._warn_once.cache_clear()
+    with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped|is built without"):
+        Predictor(models["brightness"])
+
+
+def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(models, monkeypatch):
+    """A GPU that opens the model but is off by more than its tolerance is found by the golden sample."""
+
+    class Wrong:
+        def __init__(self, session):
+            self.session = session
+
+        def run(self, names, feeds):
+            return [self.session.run(names, feeds)[0] + np.float32(0.03)]
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
+    cpu = providers.Device(kind="cpu")
+    real = providers.open_session
+
+    def fake(path, device, card, threads):
+        session = real(path, cpu, card, threads)
+        return session if device.kind == "cpu" else Wrong(session)
+
+    monkeypatch.setattr(providers, "why_not", lambda device: None)
+    monkeypatch.setattr(providers, "open_session", fake)
+    module._warn_once.cache_clear()
+    with pytest.raises(DeviceError) as caught:
+        Predictor(models["conv"], "cuda:1")
+    assert str(caught.value).startswith(
+        "device cuda:1: answers the golden sample wrongly (off by 0.03, expected at most"
+    )
+    with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped: answers the golden sample wrongly"):
+        assert Predictor(models["conv"]).report.device == "cpu"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no scheduler affinity")
+def test_threads_are_those_of_the_scheduler_by_default(models, monkeypatch):
+    assert Predictor(models["brightness"], "cpu").report.threads == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(providers, "available_threads", lambda: 5)
+    assert Predictor(models["brightness"], "cpu").report.threads == 5
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, True, "2"])
+def test_threads_out_of_bounds_are_refused(models, threads):
+    with pytest.raises(ConfigError) as caught:
+        Predictor(models["brightness"], "cpu", threads=threads)
+    assert str(caught.value) == f"threads: found {threads!r}, expected an integer from 1 to 1024, or None"
+
+
+def test_nonsense_device_is_refused(models):
+    with pytest.raises(DeviceError, match=r"^device 'gpu': expected auto, cpu, cuda"):
+        Predictor(models["brightness"], "gpu")
+
+
+# Bad files
+
+
+def refused(path):
+    """The message with which a model is refused on the CPU, without the path at its head."""
+    with pytest.raises(ModelError) as caught:
+        Predictor(path, "cpu")
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_foreign_onnx_is_told_how_to_get_a_card(write_model):
+    path = write_model(metadata={CARD_KEY: None})
+    assert refused(path) == (
+        "is an ONNX file without a card (metadata key unet.card), so its input and output are unknown; "
+        "make it from its checkpoint with: unet-export model.pth"
+    )
+
+
+def test_damaged_card_is_told_with_the_file(write_model):
+    assert refused(write_model(metadata={CARD_KEY: "{"})).startswith("card: is not JSON (")
+
+
+def test_card_out_of_bounds_is_told_with_the_file_and_the_field(write_model, make_card):
+    text = make_card().to_json().replace('"std": [1.0, 1.0, 1.0]', '"std": [1.0, 0, 1.0]')
+    assert refused(write_model(metadata={CARD_KEY: text})).startswith(
+        "card field input.std: found 0, expected a number"
+    )
+
+
+def test_newer_card_is_told_to_upgrade(write_model, make_card):
+    text = make_card().to_json().replace('"schema": 1', '"schema": 9')
+    assert refused(write_model(metadata={CARD_KEY: text})).endswith("reads up to 1; upgrade unet-deploy")
+
+
+def test_missing_golden_is_refused(write_model):
+    path = write_model(metadata={GOLDEN_KEY: None})
+    assert refused(path) == "has no golden sample (metadata key unet.golden); export the model again"
+
+
+def test_damaged_golden_is_refused(write_model):
+    assert refused(write_model(metadata={GOLDEN_KEY: "[]"})).startswith("golden sample: is damaged (")
+
+
+@pytest.mark.parametrize(("off", "accepted"), [(0.0005, True), (0.002, False), (0.25, False)])
+def test_golden_sample_is_replayed_within_the_tolerance(write_model, make_golden, off, accepted):
+    golden = make_golden()
+    probability = golden.probability.copy()
+    probability[0, 11, 13] += np.float32(off)
+    path = write_model(metadata={GOLDEN_KEY: Golden(image=golden.image, probability=probability).to_json()})
+    if accepted:
+        assert Predictor(path, "cpu").report.golden_error == pytest.approx(off, rel=1e-3)
+    else:
+        assert refused(path) == (
+            f"answers the golden sample wrongly (off by {off:.2g}, expected at most 0.001); "
+            "export the model again, update the driver or choose another device"
+        )
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 3), (1, 1)])
+def test_golden_that_is_not_of_the_card_is_refused(write_model, channels, classes):
+    golden = Golden(image=golden_image(channels), probability=np.zeros((classes, 24, 40), np.float32))
+    assert refused(write_model(metadata={GOLDEN_KEY: golden.to_json()})) == (
+        f"golden sample: has {channels} channels and {classes} classes, the card says 3 and 1; export the model again"
+    )
+
+
+def test_graph_with_another_number_of_classes_than_the_card_is_refused(write_model, make_graph):
+    assert "answers the golden sample wrongly (off by inf" in refused(write_model(graph=make_graph("softmax")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"image": "picture"}, "('picture', 'tensor(uint8)', 4)"),
+        ({"probability": "mask"}, "('mask', 'tensor(float)', 4)"),
+        ({"kind_of_input": TensorProto.FLOAT}, "('image', 'tensor(float)', 4)"),
+    ],
+)
+def test_graph_with_other_inputs_or_outputs_is_refused(write_model, make_graph, changes, found):
+    message = refused(write_model(graph=make_graph(**changes)))
+    assert message.startswith("found the inputs and outputs [")
+    assert found in message
+    assert message.endswith(
+        "expected [('image', 'tensor(uint8)', 4), ('probability', 'tensor(float)', 4)]; export it again"
+    )
+
+
+def test_raw_export_is_refused_by_its_signature(write_model):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["logits"])],
+        "raw",
+        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [value("logits", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert "('x', 'tensor(float)', 4), ('logits', 'tensor(float)', 4)" in refused(write_model(graph=model))
+
+
+def test_damaged_graph_is_refused_and_onnxruntime_prints_nothing(write_model, capfd):
+    path = write_model()
+    content = path.read_bytes()
+    assert content.count(b"ReduceMean") >= 1
+    path.write_bytes(content.replace(b"ReduceMean", b"ReduceXean"))
+    message = refused(path)
+    assert message.startswith("ONNX Runtime cannot run the model (")
+    assert "No Op registered for ReduceXean" in message
+    assert "\n" not in message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_file_cut_off_is_refused(write_model):
+    path = write_model()
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "is not an ONNX file, or is cut off (the file ends early)" in refused(path)
+
+
+def test_weights_in_another_file_that_is_missing_are_a_model_error(write_model):
+    path = write_model("conv")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (path.parent / "weights.bin").unlink()
+    message = refused(path)
+    assert message.startswith("ONNX Runtime cannot run the model (")
+    assert "weights.bin" in message
+
+
+@pytest.mark.parametrize("name", ["gone.onnx", "x" * 300 + ".onnx"])
+def test_missing_model_is_a_model_error_for_class_and_function(tmp_path, name):
+    for load in (Predictor, lambda model: predict(random_image(2, 2), model)):
+        with pytest.raises(ModelError, match=r"no such file; make it with: unet-export|cannot be read \(File name too"):
+            load(tmp_path / name)
+
+
+# The function
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """How often a file was opened by `predict`, starting with an empty cache."""
+    module._cached.cache_clear()
+    opened = []
+    real = Predictor.__init__
+
+    def count(self, *arguments, **named):
+        opened.append(self)
+        real(self, *arguments, **named)
+
+    monkeypatch.setattr(Predictor, "__init__", count)
+    yield opened
+    module._cached.cache_clear()
+
+
+def test_function_keeps_the_model_open(write_model, loads, monkeypatch):
+    path = write_model()
+    image = grey_image(3, 4)
+    first = predict(image, path, device="cpu")
+    assert np.array_equal(first.mask, (image[:, :, 0] > 127).astype(np.uint8))
+    predict(image, str(path), device="cpu")
+    monkeypatch.chdir(path.parent)
+    predict(image, Path(path.name), device="cpu")
+    assert len(loads) == 1
+
+
+def test_function_notices_a_replaced_file(write_model, loads):
+    image = np.full((2, 2, 3), 100, np.uint8)
+    path = write_model(threshold=0.5)
+    assert predict(image, path, device="cpu").mask.tolist() == [[0, 0], [0, 0]]
+    replacement = write_model(name="new.onnx", threshold=0.3)
+    replacement.replace(path)
+    assert predict(image, path, device="cpu").mask.tolist() == [[1, 1], [1, 1]]
+    assert len(loads) == 2
+
+
+def test_function_does_not_remember_a_failure(write_model, tmp_path, loads):
+    with pytest.raises(ModelError, match="no such file"):
+        predict(random_image(2, 2), tmp_path / "model.onnx", device="cpu")
+    assert predict(random_image(2, 2), write_model(), device="cpu").size == (2, 2)
+
+
+def test_function_keeps_only_the_last_few_models(write_model, loads):
+    paths = [write_model(name=f"{index}.onnx") for index in range(module.CACHED_PREDICTORS + 1)]
+    for path in [*paths, paths[-1], paths[0]]:
+        predict(random_image(1, 1), path, device="cpu")
+    assert len(loads) == module.CACHED_PREDICTORS + 2

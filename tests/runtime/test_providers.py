@@ -1,0 +1,362 @@
+"""Which device runs and why not another: parsing, diagnosis, and not believing what ONNX Runtime claims."""
+
+import ctypes
+import os
+import platform
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from runtime import providers
+from runtime.errors import DeviceError
+from runtime.golden import TOLERANCE
+from runtime.predictor import Predictor
+from runtime.providers import Device, Report, candidates, open_session, placement, provider_options, strays_of, why_not
+
+CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+GPU = Device(kind="cuda")
+
+
+class Driver:
+    """What ctypes gives for libcuda: two functions, a status and a number of GPUs."""
+
+    def __init__(self, gpus=1, init=0, count=0):
+        self.gpus, self.init, self.count = gpus, init, count
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.init
+
+    def cuDeviceGetCount(self, pointer):  # noqa: N802
+        pointer._obj.value = self.gpus
+        return self.count
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Stand in for the dynamic loader: {part of a name: what loading gives, or raises}; other names load."""
+    answers = {"libcuda.so.1": Driver()}
+    asked = []
+
+    def load(name, mode=ctypes.DEFAULT_MODE):
+        asked.append(name)
+        for part, answer in answers.items():
+            if part in name:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+        return object()
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(providers, "preload", lambda: "what ONNX Runtime printed")
+    providers._library_problem.cache_clear()
+    answers["asked"] = asked
+    yield answers
+    providers._library_problem.cache_clear()
+
+
+class FakeSession:
+    """A session that claims `opened` and has nodes where `parts` says: {provider: [operator, ...]}."""
+
+    def __init__(self, parts, opened=(CPU,)):
+        self.parts, self.opened = parts, list(opened)
+
+    def get_providers(self):
+        return self.opened
+
+    def get_provider_graph_assignment_info(self):
+        return [
+            SimpleNamespace(
+                ep_name=name,
+                get_nodes=lambda operators=operators: [SimpleNamespace(op_type=operator) for operator in operators],
+            )
+            for name, operators in self.parts
+        ]
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auto", ["tensorrt:0", "cuda:0", "cpu"]),
+        ("cpu", ["cpu"]),
+        ("cuda", ["cuda:0"]),
+        ("cuda:0", ["cuda:0"]),
+        ("cuda:12", ["cuda:12"]),
+        ("tensorrt", ["tensorrt:0"]),
+        ("tensorrt:1", ["tensorrt:1"]),
+    ],
+)
+def test_device_is_parsed(text, expected):
+    assert [str(device) for device in candidates(text)] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "gpu",
+        "CUDA",
+        "cuda:",
+        "cuda:-1",
+        "cuda:one",
+        "cuda:1:2",
+        "cuda:1000",
+        "cuda 1",
+        "cpu:0",
+        "cpu:",
+        "auto:0",
+        ":1",
+    ],
+)
+def test_nonsense_is_not_a_device(text):
+    with pytest.raises(DeviceError) as caught:
+        candidates(text)
+    assert str(caught.value) == f"device {text!r}: expected auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N"
+
+
+# Why not
+
+
+def test_nothing_keeps_the_cpu_from_running():
+    assert why_not(Device(kind="cpu")) is None
+
+
+@pytest.mark.parametrize(("kind", "provider"), [("cuda", CUDA), ("tensorrt", TENSORRT)])
+def test_build_without_the_provider_is_told_with_the_mend(cpu_build, kind, provider):
+    reason = why_not(Device(kind=kind))
+    assert f"ONNX Runtime {onnxruntime.__version__} is built without {provider};" in reason
+    assert "pip uninstall onnxruntime, then pip install 'unet-deploy[gpu]'" in reason
+
+
+@pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
+def test_absent_driver_is_named(libraries, kind):
+    libraries["libcuda.so.1"] = OSError("libcuda.so.1: cannot open shared object file")
+    assert why_not(Device(kind=kind)) == (
+        "no NVIDIA driver (libcuda.so.1: cannot open shared object file); "
+        "install it, or start the container with --gpus all"
+    )
+
+
+def test_driver_of_windows_has_another_name(libraries, monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    libraries["nvcuda.dll"] = OSError("not found")
+    assert why_not(GPU).startswith("no NVIDIA driver (not found)")
+
+
+@pytest.mark.parametrize(("driver", "code"), [(Driver(init=803), 803), (Driver(count=100), 100)])
+def test_driver_error_is_told_by_its_number(libraries, driver, code):
+    libraries["libcuda.so.1"] = driver
+    assert why_not(GPU) == f"the NVIDIA driver finds no usable GPU (CUDA driver error {code}); see nvidia-smi"
+
+
+@pytest.mark.parametrize(("index", "gpus"), [(0, 0), (2, 2), (7, 1)])
+def test_gpu_that_does_not_exist_is_told_with_the_count(libraries, index, gpus):
+    libraries["libcuda.so.1"] = Driver(gpus=gpus)
+    reason = why_not(Device(kind="cuda", index=index))
+    assert reason == (f"GPU {index} does not exist, the driver sees {gpus}; see nvidia-smi and CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "extra"), [("cuda", "libcurand.so.10", "gpu"), ("tensorrt", "libnvinfer.so.10", "tensorrt")]
+)
+def test_missing_library_is_named_with_the_extra_that_brings_it(libraries, kind, missing, extra):
+    libraries[f"libonnxruntime_providers_{kind}.so"] = OSError(f"{missing}: cannot open shared object file")
+    reason = why_not(Device(kind=kind))
+    assert reason == f"{missing}: cannot open shared object file; pip install 'unet-deploy[{extra}]'"
+
+
+def test_missing_library_on_windows_repeats_what_onnxruntime_said(libraries, monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    libraries["nvcuda.dll"] = Driver()
+    libraries["onnxruntime_providers_cuda.dll"] = OSError("[WinError 126]")
+    assert why_not(GPU) == "[WinError 126]; pip install 'unet-deploy[gpu]' (what ONNX Runtime printed)"
+
+
+def test_provider_library_is_loaded_after_what_it_stands_on(libraries):
+    assert why_not(GPU) is None
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    wanted = [str(folder / f"libonnxruntime_providers_{part}.so") for part in ("shared", "cuda")]
+    assert libraries["asked"] == ["libcuda.so.1", *wanted]
+
+
+# Options
+
+
+def test_options_of_each_provider(make_card):
+    card = make_card(size=(160, 240), fit="stretch")
+    assert provider_options(Device(kind="cpu"), card) == {}
+    assert provider_options(Device(kind="cuda", index=1), card) == {"device_id": "1"}
+    assert provider_options(Device(kind="tensorrt", index=2), card, max_batch=4) == {
+        "device_id": "2",
+        "trt_profile_min_shapes": "image:1x160x240x3",
+        "trt_profile_opt_shapes": "image:1x160x240x3",
+        "trt_profile_max_shapes": "image:4x160x240x3",
+    }
+
+
+def test_tensorrt_profile_of_a_grey_model_has_one_channel(make_card):
+    options = provider_options(Device(kind="tensorrt"), make_card(channels=1, size=(8, 16)))
+    assert options["trt_profile_max_shapes"] == "image:16x8x16x1"
+
+
+def test_threads_are_those_that_the_scheduler_gives(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert providers.available_threads() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert providers.available_threads() == 64
+
+
+def test_session_is_quiet_and_takes_the_threads():
+    options = providers.session_options(3)
+    assert options.intra_op_num_threads == 3
+    assert options.log_severity_level == 3
+
+
+# Placement
+
+
+def test_nodes_are_counted_by_provider():
+    session = FakeSession([(CUDA, ["Conv", "Relu"]), (CPU, ["Shape"]), (CUDA, ["Sigmoid"])])
+    assert placement(session) == {CUDA: 3, CPU: 1}
+
+
+def test_strays_are_heavy_nodes_elsewhere():
+    session = FakeSession([(CUDA, ["Conv", "Sigmoid"]), (CPU, ["Shape", "Gather", "Conv", "ConvTranspose", "Conv"])])
+    assert strays_of(session, CUDA) == {f"Conv on {CPU}": 2, f"ConvTranspose on {CPU}": 1}
+    assert strays_of(session, CPU) == {f"Conv on {CUDA}": 1, f"Sigmoid on {CUDA}": 1}
+
+
+@pytest.mark.parametrize("operator", ["Shape", "Cast", "Add", "Pad", "Slice", "MemcpyFromHost"])
+def test_arithmetic_on_shapes_may_stray(operator):
+    assert strays_of(FakeSession([(CPU, [operator])]), CUDA) == {}
+
+
+@pytest.fixture
+def opened(monkeypatch, make_card):
+    """Open a session on a device while ONNX Runtime gives back a fake; returns also what it was asked for."""
+    asked = {}
+
+    def open_with(session, device):
+        def make(path, options, **named):
+            asked.update(named, path=path)
+            return session
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+        return open_session(Path("m.onnx"), device, make_card(), threads=1), asked
+
+    return open_with
+
+
+def test_session_that_fell_back_to_the_cpu_is_refused(opened):
+    with pytest.raises(DeviceError) as caught:
+        opened(FakeSession([(CPU, ["Conv"])], opened=[CPU]), Device(kind="cuda", index=1))
+    assert str(caught.value) == f"device cuda:1: ONNX Runtime opened the model on {CPU} instead"
+
+
+def test_session_with_strays_is_refused(opened):
+    session = FakeSession([(TENSORRT, ["Conv"]), (CUDA, ["Resize", "Resize"])], opened=[TENSORRT, CUDA, CPU])
+    with pytest.raises(DeviceError) as caught:
+        opened(session, Device(kind="tensorrt"))
+    assert str(caught.value) == f"device tensorrt:0: 2 nodes would run elsewhere: {{'Resize on {CUDA}': 2}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"), [("tensorrt", [TENSORRT, CUDA, CPU]), ("cuda", [CUDA, CPU]), ("cpu", [CPU])]
+)
+def test_providers_are_asked_for_in_order_and_without_fallback(opened, kind, order):
+    session = FakeSession([(order[0], ["Conv"]), (CPU, ["Shape"])], opened=order)
+    result, asked = opened(session, Device(kind=kind))
+    assert result is session
+    assert [name for name, _ in asked["providers"]] == order
+    assert asked["enable_fallback"] == 0
+
+
+# The report
+
+
+def test_report_reads_well():
+    report = Report(
+        requested="auto",
+        device="cpu",
+        provider=CPU,
+        nodes={CPU: 4, CUDA: 2},
+        golden_error=1.25e-7,
+        threads=2,
+        onnxruntime="1.31.1",
+        skipped=(("tensorrt", "no driver"), ("cuda", "no driver")),
+    )
+    assert str(report).splitlines() == [
+        f"cpu: {CPU}, nodes: 4 on {CPU}, 2 on {CUDA}; golden sample off by 1.2e-07",
+        "tensorrt and cuda skipped: no driver",
+    ]
+
+
+def test_different_reasons_are_told_apart():
+    assert providers.grouped([("tensorrt", "no libnvinfer"), ("cuda", "no driver")]) == [
+        "tensorrt skipped: no libnvinfer",
+        "cuda skipped: no driver",
+    ]
+
+
+# This machine
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", "tensorrt"])
+def test_gpu_without_a_driver_is_a_device_error_and_prints_nothing(no_gpu, models, capfd, device):
+    with pytest.raises(DeviceError) as caught:
+        Predictor(models["conv"], device)
+    name = device if ":" in device else f"{device}:0"
+    assert str(caught.value).startswith(f"device {name}: ")
+    if CUDA in onnxruntime.get_available_providers():
+        assert "no NVIDIA driver (libcuda.so.1: " in str(caught.value)
+        assert str(caught.value).endswith("; install it, or start the container with --gpus all")
+    else:
+        assert "is built without" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def check_on_gpu(predictor, answers, provider, tolerance, operators):
+    """The GPU answers as numpy does, and every heavy node is there."""
+    assert predictor.report.provider == provider
+    assert predictor.report.golden_error <= tolerance
+    assert strays_of(predictor._session, provider) == {}
+    assert predictor.report.nodes[provider] >= operators
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8)
+    assert np.abs(predictor.run(images) - answers(images)).max() <= tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["brightness", "softmax", "conv"])
+def test_cuda_replays_the_golden_sample_and_keeps_its_nodes(cuda, models, answers, kind):
+    predictor = Predictor(models[kind], "cuda")
+    check_on_gpu(predictor, answers[kind], CUDA, TOLERANCE["cuda"], operators=1)
+
+
+@pytest.mark.gpu
+def test_auto_never_takes_the_cpu_where_cuda_works(cuda, models):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Predictor(models["conv"]).report.provider in (CUDA, TENSORRT)
+
+
+@pytest.mark.gpu
+def test_gpu_that_is_not_there_is_refused(cuda, models):
+    with pytest.raises(DeviceError, match="device cuda:99: GPU 99 does not exist, the driver sees"):
+        Predictor(models["conv"], "cuda:99")
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("kind", ["softmax", "conv"])
+def test_tensorrt_replays_the_golden_sample_and_keeps_its_nodes(tensorrt, models, answers, kind):
+    predictor = Predictor(models[kind], "tensorrt")
+    check_on_gpu(predictor, answers[kind], TENSORRT, TOLERANCE["tensorrt"], operators=1)

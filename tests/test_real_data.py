@@ -1,0 +1,64 @@
+"""The whole chain on real images: train, export, evaluate both files, predict a folder."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks.parity import measure_parity
+from export import export_onnx
+from runtime.cli import predict
+from runtime.image import list_images
+from unet_core.data import find_pairs, load_truth
+from unet_core.evaluate import default_workers, evaluate
+from unet_core.metrics import BinaryMetrics
+from unet_core.train import TrainConfig, train
+
+pytestmark = pytest.mark.slow
+
+
+def chain(data, out, **settings):
+    """Train and export; returns checkpoint, ONNX file and the validation pairs."""
+    config = TrainConfig(data=str(data), out=str(out), lr=1e-3, loss="bce+dice", workers=default_workers(), **settings)
+    best = train(config)
+    return best, export_onnx(best).path, find_pairs(data, "val")
+
+
+def predict_folder(model, folder, out):
+    result = CliRunner().invoke(predict, [str(model), str(folder), "-o", str(out), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+
+
+def test_brain_slices_are_segmented(brain, tmp_path):
+    """Real MRI: the net is right, its export gives the same Dice to four digits, and so do the files on disk."""
+    settings = {"widths": (16, 32, 64, 128), "height": 192, "width": 192, "batch_size": 8, "epochs": 5}
+    best, model, pairs = chain(brain, tmp_path / "run", class_name="brain", **settings)
+    of_checkpoint = evaluate(best, pairs, device="cpu")
+    of_model = evaluate(model, pairs, device="cpu")
+    assert of_checkpoint.pixel_dice >= 0.95
+    assert of_model.summary() == pytest.approx(of_checkpoint.summary(), abs=5e-5)
+
+    predict_folder(model, brain / "val_images", tmp_path / "masks")
+    on_disk = BinaryMetrics()
+    for pair in pairs:
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{pair.name}.png"))
+        assert set(np.unique(mask)) <= {0, 255}
+        on_disk.add(mask // 255, load_truth(pair.mask))
+    assert len(on_disk.image_dices) == len(list_images(brain / "val_images"))
+    assert on_disk.pixel_dice == of_model.pixel_dice
+
+    found = measure_parity(model, best, [pair.image for pair in pairs])
+    assert found.worst.max_abs_error < 1e-5
+    assert found.worst.flip_distance < 1e-5
+
+
+def test_the_chain_runs_on_road_scenes(camvid, tmp_path):
+    """CamVid's cars are hard: one epoch of a thin net proves the chain, not the segmentation."""
+    best, model, pairs = chain(camvid, tmp_path / "run", widths=(8, 16, 32, 64), batch_size=8, epochs=1)
+    of_checkpoint = evaluate(best, pairs, device="cpu")
+    assert 0 < of_checkpoint.pixel_dice < 1
+    assert evaluate(model, pairs, device="cpu").summary() == pytest.approx(of_checkpoint.summary(), abs=5e-5)
+    predict_folder(model, camvid / "val_images", tmp_path / "masks")
+    for pair in pairs:
+        with Image.open(tmp_path / "masks" / f"{pair.name}.png") as mask:
+            assert mask.size == (480, 360)
