@@ -20,7 +20,7 @@ from runtime.errors import DataError, OutputError
 from unet_core.render import draw_view, prepare_scene
 from unet_core.turntable import car_id, main, make_dataset
 
-CARS, VIEWS, SIZE = 5, 16, (160, 240)
+CARS, VIEWS, SIZE = 4, 16, (160, 240)
 FOLDERS = ["train_images", "train_masks", "val_images", "val_masks"]
 
 
@@ -94,6 +94,9 @@ def test_the_car_is_one_piece_that_fills_a_fair_share_and_stays_inside_the_image
         assert 0.14 < mask.mean() < 0.36
         pieces, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
         assert np.bincount(labels.ravel())[1:].max() >= 0.999 * mask.sum(), pieces
+        outside, labels = cv2.connectedComponents((~mask).astype(np.uint8), connectivity=4)
+        holes = (~mask).sum() - np.bincount(labels[~mask]).max()
+        assert holes <= 4, outside  # a glimpse between mirror and door at most, no cracks between polygons
         assert not mask[[0, -1]].any()
         assert not mask[:, [0, -1]].any()
 
@@ -133,7 +136,7 @@ def test_shadow_and_reflection_are_no_car(pairs):
 
 
 def test_a_threshold_and_a_constant_answer_score_badly(pairs):
-    """Measured here: Otsu's threshold 0.60 on average, with the better polarity chosen per image; all car 0.39."""
+    """Measured: threshold 0.62 on average, 0.39 on the white car, with the better polarity per image; all car 0.39."""
     threshold, everything = [], []
     for image, mask in pairs:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -141,8 +144,8 @@ def test_a_threshold_and_a_constant_answer_score_badly(pairs):
         threshold.append(max(dice(bright, mask), dice(~bright, mask)))
         everything.append(dice(np.ones_like(mask), mask))
     per_car = np.reshape(threshold, (CARS, VIEWS)).mean(axis=1)
-    assert np.mean(threshold) < 0.75
-    assert per_car.min() < 0.6  # the car that is painted like the floor
+    assert np.mean(threshold) < 0.7
+    assert per_car.min() < 0.5  # the car that is painted like the studio
     assert max(everything) < 0.55
 
 
@@ -162,7 +165,7 @@ def test_a_car_does_not_depend_on_the_number_of_cars_nor_of_workers(dataset, tmp
     make_dataset(tmp_path, cars=2, size=SIZE, seed=3, workers=1)
     few, many = contents(tmp_path), contents(dataset)
     for name, content in few.items():
-        # The second of two cars is there to validate on; among five cars it is there to train on.
+        # The second of two cars is there to validate on; among four cars it is there to train on.
         assert content == many[name.replace("val_", "train_")], name
 
 
@@ -187,6 +190,7 @@ def test_the_same_call_writes_the_same_bytes_and_another_seed_other_cars(tmp_pat
         (["--cars", "4", "--val-cars", "4"], "val_cars = 4: expected 1 to 3, with 4 cars in all"),
         (["--cars", "4", "--val-cars", "0"], "val_cars = 0: expected 1 to 3"),
         (["--cars", "2", "--size", "47x32"], "size 47x32: too small, expected at least 48x32"),
+        (["--cars", "2", "--size", "16385x32"], "size 16385x32: too large, expected at most 16384 pixels"),
         (["--cars", "2", "--seed", "-1"], "seed = -1: expected 0 or more"),
         (["--cars", "2", "--size", "big"], "'big' is not a size"),
     ],
@@ -206,9 +210,9 @@ def test_no_workers_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cars", "5", "--size", "240x160", "--seed", "4"], "belongs to another data set"),
-        (["--cars", "6", "--size", "240x160", "--seed", "3"], "belongs to another data set"),
-        (["--cars", "5", "--size", "48x32", "--seed", "3"], "another data set, of size 240x160 not 48x32"),
+        (["--cars", "4", "--size", "240x160", "--seed", "4"], "belongs to another data set"),
+        (["--cars", "5", "--size", "240x160", "--seed", "3"], "belongs to another data set"),
+        (["--cars", "4", "--size", "48x32", "--seed", "3"], "another data set, of size 240x160 not 48x32"),
     ],
 )
 def test_two_data_sets_are_not_mixed(dataset, arguments, message):
