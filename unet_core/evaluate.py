@@ -19,7 +19,7 @@ from runtime.predictor import Predictor
 from runtime.providers import available_threads
 from runtime.result import mask_of
 from unet_core.checkpoint import load_checkpoint
-from unet_core.data import EvaluationSet, Pair, collate_evaluation, find_pairs, load_truth, quiet_worker
+from unet_core.data import EvaluationSet, Pair, check_pairs, collate_evaluation, find_pairs, load_truth, quiet_worker
 from unet_core.metrics import BinaryMetrics
 from unet_core.model import Segmenter
 
@@ -115,8 +115,10 @@ def evaluate(
     """Measure a checkpoint (with PyTorch) or an .onnx file (with the runtime) on pairs, at the original size.
 
     Raises:
-        CheckpointError, ModelError, DeviceError, ImageError: see `load_checkpoint` and `Predictor`.
+        CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`.
+        DataError: an image or mask cannot be used; all such pairs are listed.
     """
+    check_pairs(pairs)
     if Path(model).suffix.lower() == ".onnx":
         predictor = Predictor(model, device)
         card, predictions = predictor.card, onnx_predictions(predictor, pairs)

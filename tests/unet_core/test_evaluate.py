@@ -9,7 +9,7 @@ from runtime.errors import CheckpointError, DeviceError, ImageError
 from runtime.image import fit, load_image, restore
 from unet_core.checkpoint import save_checkpoint
 from unet_core.data import find_pairs, load_truth
-from unet_core.evaluate import checkpoint_predictions, evaluate, main, torch_device
+from unet_core.evaluate import checkpoint_predictions, evaluate, main, measure, torch_device
 from unet_core.model import Segmenter
 
 
@@ -75,10 +75,22 @@ def test_the_network_is_left_in_the_mode_it_was_in(network, card, data):
     assert segmenter.network.training
 
 
-def test_a_mask_of_another_size_is_named(model, data):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pairs_that_cannot_be_used_are_listed_before_the_work(model, data, workers):
     Image.new("L", (20, 10)).save(data / "val_masks" / "val1_mask.gif")
+    Image.effect_noise((48, 32), 90).save(data / "val_masks" / "val2_mask.gif")
+    result = CliRunner().invoke(main, [str(model), str(data), "--device", "cpu", "--workers", str(workers)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: 2 of 3 pairs cannot be used")
+    assert "val1_mask.gif: is 20x10, expected 48x32 as val1.jpg; " in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_mask_of_another_size_is_never_measured(network, card, data):
+    Image.new("L", (20, 10)).save(data / "val_masks" / "val1_mask.gif")
+    predictions = checkpoint_predictions(Segmenter(network, card), card, find_pairs(data, "val"))
     with pytest.raises(ImageError, match=r"val1_mask\.gif: is \(10, 20\), expected \(32, 48\)"):
-        evaluate(model, find_pairs(data, "val"), device="cpu")
+        measure(predictions, card)
 
 
 def test_several_classes_are_refused(tmp_path, data):
