@@ -97,6 +97,11 @@ def open_image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decoded(source, "image")
     name = name_of(source)
+    if not isinstance(source, str | os.PathLike | bytes) and not hasattr(source, "read"):
+        raise ImageError(
+            f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
+            "a PIL image or a uint8 array"
+        )
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
             return _decoded(picture, name)

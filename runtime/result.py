@@ -1,7 +1,7 @@
 """Segmentation: the answer for one image, at that image's own size."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ COLOURS = ((255, 64, 64), (64, 160, 255), (255, 208, 48), (96, 208, 96), (208, 9
 """Overlay colours (RGB) of the foreground classes, repeated in turn."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Segmentation:
     """The answer for one image of height x width pixels.
 
@@ -28,9 +28,13 @@ class Segmentation:
     [height, width, 3 or 1], upright.
     """
 
-    probability: NDArray[np.float32] = field(repr=False)
-    image: NDArray[np.uint8] = field(repr=False)
+    probability: NDArray[np.float32]
+    image: NDArray[np.uint8]
     output: OutputSpec
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Segmentation({width}x{height}, classes={self.output.classes})"
 
     @property
     def size(self) -> tuple[int, int]:
