@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from runtime.card import Proof
-from runtime.console import Command
+from runtime.console import Command, exit_without
 
 
 @click.command(cls=Command)
@@ -13,7 +13,10 @@ from runtime.console import Command
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
 def main(checkpoint: Path, output: Path | None) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
-    from export.exporter import export_onnx  # PyTorch takes seconds to import; --help does not need it
+    try:
+        from export.exporter import export_onnx  # PyTorch takes seconds to import; --help does not need it
+    except ModuleNotFoundError as error:
+        exit_without(error, extra="export")
 
     report = export_onnx(checkpoint, output)
     assert report.card.proof is not None

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -37,6 +37,12 @@ def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
             default(message, category, *rest, **named)
 
     return show
+
+
+def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
+    """End a command whose packages are not installed with one line that says which extra brings them."""
+    click.echo(f"error: {error.name} is not installed; pip install 'unet-deploy[{extra}]'", err=True)
+    sys.exit(UnetError.exit_code)
 
 
 def one_line(text: str) -> str:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from runtime.card import InputSpec
 from runtime.console import progress_hidden
-from runtime.errors import DataError, ImageError
+from runtime.errors import DataError, ImageError, UnetError
 from runtime.image import Fitted, fit, list_images, load_image, load_labels, resize
 from runtime.providers import available_threads
 
@@ -228,6 +228,18 @@ def collate_evaluation(items: Sequence[tuple[Tensor, Fitted, NDArray[np.uint8]]]
     """Stack the images [n, h, w, channels]; what differs in size stays a list."""
     images, fitted, truths = zip(*items, strict=True)
     return torch.stack(images), list(fitted), list(truths)
+
+
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Go through a loader; an error in one of its processes is raised as it was raised there.
+
+    PyTorch hands such an error on with the process's whole traceback for a message.
+    """
+    try:
+        yield from loader
+    except UnetError as error:
+        marker = f"{type(error).__module__}.{type(error).__qualname__}: "
+        raise type(error)(str(error).rpartition(marker)[2].strip()) from error
 
 
 def quiet_worker(_: int) -> None:

@@ -19,7 +19,16 @@ from runtime.predictor import Predictor
 from runtime.providers import available_threads
 from runtime.result import mask_of
 from unet_core.checkpoint import load_checkpoint
-from unet_core.data import EvaluationSet, Pair, check_pairs, collate_evaluation, find_pairs, load_truth, quiet_worker
+from unet_core.data import (
+    EvaluationSet,
+    Pair,
+    batches_of,
+    check_pairs,
+    collate_evaluation,
+    find_pairs,
+    load_truth,
+    quiet_worker,
+)
 from unet_core.metrics import BinaryMetrics
 from unet_core.model import Segmenter
 
@@ -73,7 +82,7 @@ def checkpoint_predictions(
     training = segmenter.training
     segmenter.eval()
     try:
-        for images, fitted, truths in loader:
+        for images, fitted, truths in batches_of(loader):
             with torch.inference_mode():
                 probabilities = segmenter(images.to(device)).cpu().numpy()
             for probability, fit, truth in zip(probabilities, fitted, truths, strict=True):

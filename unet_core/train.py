@@ -21,7 +21,7 @@ from runtime.console import Command, progress_hidden
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import make_folder, write_text
 from unet_core.checkpoint import Checkpoint, input_spec, load_checkpoint, producer, save_checkpoint, weights_sha256
-from unet_core.data import EpochSampler, TrainingSet, check_pairs, find_pairs, fingerprint, quiet_worker
+from unet_core.data import EpochSampler, TrainingSet, batches_of, check_pairs, find_pairs, fingerprint, quiet_worker
 from unet_core.evaluate import checkpoint_predictions, default_workers, measure, torch_device
 from unet_core.losses import LOSSES
 from unet_core.metrics import BinaryMetrics
@@ -167,7 +167,7 @@ class Run:
         total, seen = 0.0, 0
         label = f"epoch {epoch}/{self.config.epochs}"
         with tqdm(total=len(self.pairs), desc=label, unit="image", disable=progress_hidden(), leave=False) as bar:
-            for images, targets in loader:
+            for images, targets in batches_of(loader):
                 images = images.to(self.device, non_blocking=True)
                 targets = targets.to(self.device, non_blocking=True)
                 loss = loss_of(self.network(self.segmenter.normalise(images)), targets)

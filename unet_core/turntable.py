@@ -24,6 +24,7 @@ from pathlib import Path
 import click
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from runtime.console import Command, Size, progress_hidden
 from runtime.errors import DataError, OutputError
 from runtime.files import make_folder, write_bytes
 from runtime.providers import available_threads
-from unet_core.render import SMALLEST, VIEWS, Bytes, draw_view, prepare_scene
+from unet_core.studio import SMALLEST, VIEWS, draw_view, prepare_scene
 
 CARVANA_SIZE = (1280, 1918)
 """Height and width of the real pictures."""
@@ -207,13 +208,13 @@ def _draw_car(plan: Plan, car: int) -> dict[str, bytes]:
     return files
 
 
-def _encode_jpeg(picture: Bytes) -> bytes:
+def _encode_jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def _encode_mask(mask: Bytes) -> bytes:
+def _encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(mask)
     # A plain grey ramp would be read back as mode L; black everywhere but at 255 keeps it a palette image.
     image = image.convert("P")

@@ -137,4 +137,4 @@ def test_unwritable_folder_is_an_output_error(single, tmp_path):
 
 
 def test_repr_is_short_and_shows_no_pixels(single):
-    assert repr(single) == "Segmentation(3x2, classes=(('car',))"
+    assert repr(single) == "Segmentation(3x2, classes=('car',))"

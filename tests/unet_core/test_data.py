@@ -12,6 +12,7 @@ from unet_core.data import (
     EpochSampler,
     EvaluationSet,
     TrainingSet,
+    batches_of,
     check_pairs,
     collate_evaluation,
     find_pairs,
@@ -177,6 +178,16 @@ def test_evaluation_keeps_the_original_size(data):
     assert images.shape == (3, 16, 16, 3)
     assert [item.original for item in fitted] == [(32, 48)] * 3
     assert [truth.shape for truth in truths] == [(32, 48)] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_loading_process_keeps_its_one_line(data, workers):
+    pairs = find_pairs(data, "train")
+    pairs[4].image.unlink()
+    loader = DataLoader(TrainingSet(pairs, SPEC, 0), 2, sampler=EpochSampler(6, 0), num_workers=workers)
+    with pytest.raises(ImageError) as caught:
+        list(batches_of(loader))
+    assert str(caught.value) == f"{pairs[4].image}: no such file"
 
 
 def test_fingerprint_sees_names_and_sizes_not_places(data, tmp_path):

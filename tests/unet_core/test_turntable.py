@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from runtime.errors import DataError, OutputError
-from unet_core.render import draw_view, prepare_scene
+from unet_core.studio import SMALLEST, draw_view, prepare_scene
 from unet_core.turntable import car_id, main, make_dataset
 
 CARS, VIEWS, SIZE = 4, 16, (160, 240)
@@ -28,6 +28,14 @@ FOLDERS = ["train_images", "train_masks", "val_images", "val_masks"]
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("turntable")
     make_dataset(folder, cars=CARS, size=SIZE, seed=3, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few_cars(tmp_path_factory):
+    """The first two cars of `dataset`, drawn without worker processes."""
+    folder = tmp_path_factory.mktemp("few")
+    make_dataset(folder, cars=2, size=SIZE, seed=3, workers=1)
     return folder
 
 
@@ -161,26 +169,38 @@ def test_views_and_cars_differ(pairs):
     assert len(set(images)) == CARS * VIEWS
 
 
-def test_a_car_does_not_depend_on_the_number_of_cars_nor_of_workers(dataset, tmp_path):
-    make_dataset(tmp_path, cars=2, size=SIZE, seed=3, workers=1)
-    few, many = contents(tmp_path), contents(dataset)
+def test_a_car_does_not_depend_on_the_number_of_cars_nor_of_workers(dataset, few_cars):
+    few, many = contents(few_cars), contents(dataset)
     for name, content in few.items():
         # The second of two cars is there to validate on; among four cars it is there to train on.
         assert content == many[name.replace("val_", "train_")], name
 
 
-def test_the_same_call_writes_the_same_bytes_and_another_seed_other_cars(tmp_path):
-    arguments = [str(tmp_path), "--cars", "2", "--size", "48x32", "--seed", "1"]
-    done = CliRunner().invoke(main, arguments)
+def test_the_same_call_writes_the_same_bytes(few_cars, tmp_path):
+    damaged = tmp_path / "train_images" / f"{car_id(3, 0)}_01.jpg"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"damaged")
+    done = CliRunner().invoke(main, [str(tmp_path), "--cars", "2", "--size", "240x160", "--seed", "3"])
     assert (done.exit_code, done.stdout) == (
         0,
         f"wrote 16 training and 16 validation images with masks to {tmp_path}\n",
     )
-    first = contents(tmp_path)
-    next(tmp_path.glob("train_images/*.jpg")).write_bytes(b"damaged")
-    make_dataset(tmp_path, cars=2, size=(32, 48), seed=1, workers=1)
-    assert contents(tmp_path) == first
+    assert contents(tmp_path) == contents(few_cars)
+
+
+def test_another_seed_draws_other_cars():
+    one, other = (prepare_scene(number=0, seed=seed, size=SIZE) for seed in (1, 2))
     assert car_id(1, 0) != car_id(2, 0)
+    assert not np.array_equal(one.mesh.points, other.mesh.points)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_smallest_size_can_be_drawn(number):
+    scene = prepare_scene(number=number, seed=1, size=SMALLEST)
+    for view in (0, 4):
+        picture, mask = draw_view(scene, view=view, rng=np.random.default_rng(0))
+        assert (picture.shape, mask.shape) == ((*SMALLEST, 3), SMALLEST)
+        assert np.unique(mask).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""The camera, and the turntable's rotation in front of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unet_core.studio.arrays import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A pinhole camera at (0, -distance, height) that looks along y, tilted down to a point above the world's origin.
+
+    `size` is (height, width) in pixels, `focal` the focal length in pixels.
+    """
+
+    size: tuple[int, int]
+    distance: float
+    height: float
+    target: float
+    focal: float
+
+    @property
+    def tilt(self) -> tuple[float, float]:
+        """Cosine and sine of the angle by which the camera looks down."""
+        slope = np.hypot(self.distance, self.height - self.target)
+        return self.distance / float(slope), (self.height - self.target) / float(slope)
+
+    @property
+    def position(self) -> Array:
+        return np.asarray([0, -self.distance, self.height], np.float32)
+
+    @property
+    def axes(self) -> Array:
+        """World to camera: rows are right, down, forward."""
+        cosine, sine = self.tilt
+        return np.asarray([[1, 0, 0], [0, -sine, -cosine], [0, cosine, -sine]], np.float32)
+
+    def project(self, points: Array) -> Array:
+        """World points (n, 3) to (n, 3): x and y in pixels (0 is the image's corner), 1 / depth."""
+        right, down, depth = ((points - self.position) @ self.axes.T).T
+        scale = self.focal / depth
+        height, width = self.size
+        return np.asarray(np.stack([0.5 * width + right * scale, 0.5 * height + down * scale, 1 / depth], -1))
+
+    def floor_homography(self) -> npt.NDArray[np.float64]:
+        """The 3x3 matrix from floor coordinates (x, y, 1) in metres to pixels."""
+        height, width = self.size
+        lens = np.asarray([[self.focal, 0, 0.5 * width], [0, self.focal, 0.5 * height], [0, 0, 1]])
+        axes = self.axes.astype(np.float64)
+        return lens @ np.stack([axes[:, 0], axes[:, 1], -axes @ self.position.astype(np.float64)], axis=1)
+
+
+def rotation(yaw: float) -> Array:
+    """Car frame to world frame, (3, 3); `yaw` in radians, at 0 the nose points at the camera."""
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    return np.asarray([[-sine, cosine, 0], [cosine, sine, 0], [0, 0, 1]], np.float32)
