@@ -35,7 +35,7 @@ demo: demo/latency.md demo/.predicted
 	@echo "masks                    $$(ls demo/masks/*.png | head -1)"
 	@echo "latency table            demo/latency.md"
 
-demo/.data: $(READY)
+demo/.data: | $(READY)
 	rm -rf demo/data
 	$(BIN)/python -m unet_core.turntable demo/data --cars 10
 	@touch $@

@@ -13,7 +13,7 @@ from benchmarks.timing import Timing, interleave, ratio
 from export.proof import network_run
 from runtime.console import Command, Size
 from runtime.errors import ProofError
-from runtime.files import write_text
+from runtime.files import make_folder, write_text
 from runtime.golden import TOLERANCE, synthetic_image
 from runtime.predictor import Predictor
 from runtime.providers import available_threads
@@ -121,6 +121,8 @@ def main(
     out: Path | None,
 ) -> None:
     """Time MODEL (.onnx) against its checkpoint in PyTorch, in turns."""
+    if out is not None:
+        make_folder(out)
     report = measure_latency(model, checkpoint, batch=batch, size=size, rounds=rounds, threads=threads, device=device)
     click.echo(report.table())
     if out is not None:

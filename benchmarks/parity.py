@@ -13,7 +13,7 @@ from export.proof import network_run, parity, worst
 from runtime.card import Parity
 from runtime.console import Command, progress_hidden
 from runtime.errors import ImageError
-from runtime.files import write_text
+from runtime.files import make_folder, write_text
 from runtime.image import fit, list_images, load_image, restore
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
@@ -76,6 +76,8 @@ def main(model: Path, checkpoint: Path, images: Path, device: str, out: Path | N
     files = list_images(images)
     if not files:
         raise ImageError(f"{images}: no images in this folder")
+    if out is not None:
+        make_folder(out)
     report = measure_parity(model, checkpoint, files, device=device)
     click.echo(report.table())
     if out is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from export.graph import build_graph, set_metadata
 from export.proof import make_golden, prove
 from runtime.card import CARD_KEY, ModelCard
+from runtime.errors import OutputError
 from runtime.files import prepare, replacing
 from runtime.golden import GOLDEN_KEY
 from runtime.predictor import Predictor
@@ -38,6 +39,8 @@ def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]
     started = time.perf_counter()
     loaded = load_checkpoint(checkpoint)
     target = prepare(path if path is not None else default_path(Path(checkpoint)))
+    if target.suffix.lower() != ".onnx":
+        raise OutputError(f"{target}: expected a name that ends in .onnx, by which the other commands know it")
     segmenter = Segmenter(loaded.network(), loaded.card).eval()
     model = build_graph(segmenter, loaded.card)
     card = replace(loaded.card, proof=prove(segmenter, model, loaded.card))

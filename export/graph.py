@@ -52,6 +52,7 @@ def build_graph(segmenter: Segmenter, card: ModelCard) -> onnx.ModelProto:
         raise ModelError(f"the exporter gave no graph ({one_line(said.getvalue())[:200]})")
     model = program.model_proto
     _tidy(model)
+    _cast_first(model)
     onnx.checker.check_model(model)
     return model
 
@@ -77,6 +78,18 @@ def _tidy(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""
+
+
+def _cast_first(model: onnx.ModelProto) -> None:
+    """Let a Cast be the only reader of the image: TensorRT allows uint8 inputs no other operator, not even Shape."""
+    nodes = list(model.graph.node)
+    cast = next(node for node in nodes if node.op_type == "Cast" and list(node.input) == ["image"])
+    for node in nodes:
+        if node is not cast:
+            node.input[:] = [cast.output[0] if name == "image" else name for name in node.input]
+    nodes.remove(cast)
+    del model.graph.node[:]
+    model.graph.node.extend([cast, *nodes])
 
 
 def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:

@@ -53,18 +53,20 @@ def plan(images: Iterable[Path], out: Path) -> dict[Path, Path]:
 
     Raises:
         ImageError: an image or folder is missing, or a folder holds no images.
-        OutputError: two images would be written to one file, or one over itself.
+        OutputError: two images would be written to one file, or OUT is where the images are.
     """
     targets: dict[Path, Path] = {}
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     for source in _files(images):
         target = out / f"{source.stem}.png"
-        if target in taken and taken[target].resolve() != source.resolve():
-            raise OutputError(f"{target}: would hold the masks of both {taken[target]} and {source}; run them apart")
-        if target.resolve() == source.resolve():
-            raise OutputError(f"{target}: is the image itself; choose another folder with -o")
-        if target not in taken:
-            taken[target] = source
+        if source.parent.resolve() == out.resolve():
+            raise OutputError(
+                f"{out}: holds {source.name} itself and perhaps other images; choose another folder with -o"
+            )
+        other = taken.setdefault(target.name.casefold(), source)  # on many disks Car.png and car.png are one file
+        if other.resolve() != source.resolve():
+            raise OutputError(f"{target}: would hold the masks of both {other} and {source}; run them apart")
+        if other is source:
             targets[source] = target
     return targets
 

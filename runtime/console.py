@@ -1,5 +1,7 @@
 """What the command line tools share: errors as one line, exit codes, Ctrl-C, progress only where a person watches."""
 
+import errno
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,6 +26,11 @@ class Command(click.Command):
         except UnetError as error:
             click.echo(f"error: {one_line(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.filename is None or error.errno == errno.EPIPE:
+                raise
+            click.echo(f"error: {one_line(os.fsdecode(error.filename))}: {(error.strerror or '').lower()}", err=True)
+            ctx.exit(UnetError.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

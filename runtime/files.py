@@ -24,6 +24,21 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder before checks that take long, and take it away again if they fail and it was not there before."""
+    folder = Path(path)
+    existed = os.path.isdir(folder)  # noqa: PTH112 - unlike Path.is_dir it takes any name
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def prepare(path: str | os.PathLike[str]) -> Path:
     """Make the folder of a file that is to be written, so that a wrong name shows before the work and not after.
 

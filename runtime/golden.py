@@ -19,14 +19,15 @@ from runtime.errors import ModelError
 GOLDEN_KEY = "unet.golden"
 """Key of the golden sample in an ONNX file's metadata."""
 
-GOLDEN_SIZE = (24, 40)
+GOLDEN_SIZE = (56, 88)
 """Height and width: small, not square, and no multiple of 16, so that padding and cropping are replayed too."""
 
 MAX_BYTES = 64 * 2**20
 
 TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2, "tensorrt": 2e-2}
-"""Largest |p - golden| that passes, by device. Other kernels round differently: 1e-7..1e-5 is seen on CPUs; GPUs
-multiply in TF32 (10 bits of mantissa) by default. A wrong driver or engine is off by 0.1 and more."""
+"""Largest |p - golden| that passes, by device. On CPUs 1e-7 to 1e-6 is seen; 1e-3 leaves room for other kernels and
+still shows a damaged weight. GPUs multiply in TF32 (10 bits of mantissa) by default; their limit is a guess until one
+has been measured, and a coarse one: it shows a broken kernel or another model's engine, not a small error."""
 
 
 @dataclass(frozen=True, kw_only=True)

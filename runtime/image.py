@@ -64,18 +64,15 @@ def load_image(source: ImageSource, channels: str = "RGB") -> NDArray[np.uint8]:
 def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode a mask file to the values it stores, uint8 [height, width].
 
-    A palette file (GIF, PNG) whose colours in use are all grey gives the greys, whatever their indices: writers order a
-    palette as they like. Any other palette file gives its indices.
+    A palette file (GIF, PNG) with nothing but greys in its palette gives the greys, whatever their indices: writers
+    order a palette as they like. Any other palette file gives its indices.
 
     Raises:
         ImageError: as `load_image`, or the mask has colours instead of labels.
     """
     picture = open_image(source)
     if picture.mode == "P":
-        indices = np.asarray(picture)
-        colours = np.asarray(picture.convert("RGB"))
-        is_grey = (colours == colours[:, :, :1]).all()
-        return np.array(colours[:, :, 0] if is_grey else indices)
+        return _labels_of_palette(picture)
     if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
     array = np.asarray(picture)
@@ -86,6 +83,15 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
             f"{name_of(source)}: is a {picture.mode} picture, expected a mask of one 8-bit channel (or a palette)"
         )
     return np.array(array)
+
+
+def _labels_of_palette(picture: Image.Image) -> NDArray[np.uint8]:
+    indices = np.array(picture)
+    colours = np.zeros((256, 3), np.uint8)
+    palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    colours[: len(palette)] = palette
+    is_grey = bool((colours == colours[:, :1]).all())
+    return colours[:, 0][indices] if is_grey else indices
 
 
 def open_image(source: Any) -> Image.Image:
@@ -149,10 +155,12 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit images to 8 bits; Pillow's own conversion clamps them to white."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > 65_535:
-            raise ImageError(f"{name}: has values {values.min()}..{values.max()}, expected 0..65535 at 16 bits")
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    if picture.mode == "I":  # 16-bit PGM, but also 32-bit files that hold anything: what is white has to be a guess
+        values = np.asarray(picture)
+        if values.min() < 0 or not 255 < values.max() <= 65_535:
+            raise ImageError(f"{name}: has 32-bit values {values.min()}..{values.max()}, expected 16 bits; convert it")
         return Image.fromarray((values // 257).astype(np.uint8))
     if picture.mode == "F":
         raise ImageError(f"{name}: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")

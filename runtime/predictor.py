@@ -83,13 +83,25 @@ class Predictor:
 
         Raises:
             ImageError: the array is of another type or shape.
+            DeviceError: the device gives up on it, most likely for want of memory.
         """
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != self.card.architecture.in_channels:
+        if (
+            batch.dtype != np.uint8
+            or batch.ndim != 4
+            or batch.shape[3] != self.card.architecture.in_channels
+            or not batch.size
+        ):
             raise ImageError(
                 f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 "
                 f"[batch, height, width, {self.card.architecture.in_channels}]"
             )
-        answer: NDArray[np.float32] = self._session.run(["probability"], {"image": batch})[0]
+        try:
+            answer: NDArray[np.float32] = self._session.run(["probability"], {"image": batch})[0]
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise DeviceError(
+                f"device {self.report.device}: cannot run a batch of {list(batch.shape)} ({_brief(error)}); "
+                "try a smaller one"
+            ) from error
         return answer
 
     def _open(self, device: str) -> tuple[Any, providers.Report]:

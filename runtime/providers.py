@@ -21,6 +21,7 @@ import onnxruntime
 
 from runtime.card import ModelCard
 from runtime.errors import DeviceError
+from runtime.golden import GOLDEN_SIZE
 
 Kind = Literal["tensorrt", "cuda", "cpu"]
 
@@ -34,6 +35,9 @@ HEAVY_OPERATORS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MaxPool", "Resize", "Gemm", "MatMul", "Sigmoid", "Softmax"}
 )
 """What must run on the requested device. Arithmetic on shapes belongs on the CPU, and ONNX Runtime puts it there."""
+
+TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+"""What ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
@@ -163,27 +167,29 @@ def _preload_tensorrt() -> None:
         import tensorrt_libs  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return
-    for library in sorted(Path(tensorrt_libs.__path__[0]).glob("*nvinfer*10*")):
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    windows = platform.system() == "Windows"
+    for name in TENSORRT_LIBRARIES:
+        with contextlib.suppress(OSError):  # what is still missing then, `_library_problem` names
+            file = f"{name}_10.dll" if windows else f"lib{name}.so.10"
+            ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
 
 
 def provider_options(device: Device, card: ModelCard, max_batch: int = 16) -> dict[str, str]:
     """Options of the device's provider (onnxruntime.ai, execution providers).
 
-    For TensorRT they hold the profile: batches of 1 to `max_batch` at the card's size, so that no size of batch
-    rebuilds the engine. Engines are not cached yet: ONNX Runtime names them after the graph, not after its weights.
+    For TensorRT they hold the profile: batches of 1 to `max_batch` at sizes from the golden sample's to the card's.
+    Shapes outside it fail. Engines are not cached yet: ONNX Runtime names them after the graph, not after its weights.
     """
     if device.kind == "cpu":
         return {}
     if device.kind == "cuda":
         return {"device_id": str(device.index)}
-    height, width = card.input.size
-    shapes = {
-        name: f"image:{batch}x{height}x{width}x{card.architecture.in_channels}"
-        for name, batch in (("min", 1), ("opt", 1), ("max", max_batch))
+    smallest, largest = (tuple(map(best, GOLDEN_SIZE, card.input.size)) for best in (min, max))
+    shapes = {"min": (1, *smallest), "opt": (1, *card.input.size), "max": (max_batch, *largest)}
+    return {"device_id": str(device.index)} | {
+        f"trt_profile_{name}_shapes": f"image:{batch}x{height}x{width}x{card.architecture.in_channels}"
+        for name, (batch, height, width) in shapes.items()
     }
-    return {"device_id": str(device.index)} | {f"trt_profile_{name}_shapes": shape for name, shape in shapes.items()}
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -202,11 +208,12 @@ def open_session(path: Path, device: Device, card: ModelCard, threads: int) -> A
         DeviceError: it would run somewhere else, in whole or in a part that matters.
     """
     chosen = PROVIDER[device.kind]
-    behind = {"tensorrt": [PROVIDER["cuda"], PROVIDER["cpu"]], "cuda": [PROVIDER["cpu"]], "cpu": []}[device.kind]
+    order: tuple[Kind, ...] = ("tensorrt", "cuda", "cpu")
+    chain = [Device(kind=kind, index=device.index) for kind in order[order.index(device.kind) :]]
     session = onnxruntime.InferenceSession(
         str(path),
         session_options(threads),
-        providers=[(chosen, provider_options(device, card)), *((name, {}) for name in behind)],
+        providers=[(PROVIDER[item.kind], provider_options(item, card)) for item in chain],
         enable_fallback=0,
     )
     if chosen not in session.get_providers():

@@ -63,21 +63,26 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     content = _read(Path(path))
     state_dict = content.get("state_dict", content)
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    if not isinstance(state_dict, dict) or not all(map(_is_weight, state_dict.items())):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
     config = _config_of(state_dict, path)
+    _check_keys(state_dict, config, path)
     card = _stored_card(content["card"], path) if "card" in content else foreign_card(state_dict, config, Path(path))
     if card.architecture != config:
         raise CheckpointError(f"{path}: its card says {card.architecture}, its weights are {config}; it is damaged")
     if card.weights_sha256 != weights_sha256(state_dict):
         raise CheckpointError(f"{path}: its weights are not those that its card names; it is damaged")
-    _check_keys(state_dict, config, path)
     extra = {key: value for key, value in content.items() if key not in ("state_dict", "card")}
     return Checkpoint(state_dict=state_dict, card=card, extra={} if content is state_dict else extra)
 
 
+def _is_weight(item: tuple[object, object]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+
+
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
         raise CheckpointError(f"{path}: no such file; train one with: python -m unet_core.train")
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint such as {path / 'model.pth'}")

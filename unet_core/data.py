@@ -55,6 +55,35 @@ def find_pairs(data: str | os.PathLike[str], split: Split) -> list[Pair]:
     Raises:
         DataError: a folder is missing or empty, an image has no mask or more than one, or two images share a name.
     """
+    pairs, offenders = _match(data, split)
+    _refuse(offenders, len(pairs) + len(offenders))
+    return pairs
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Decode every image and mask once, so that nothing stops the work half-way.
+
+    Raises:
+        DataError: listing what is unreadable, cut off, of another size than its image, or has odd mask values.
+    """
+    _refuse(_problems(pairs), len(pairs))
+
+
+def checked_pairs(data: str | os.PathLike[str]) -> tuple[list[Pair], list[Pair]]:
+    """Training and validation pairs of a data folder, all found and decoded once.
+
+    Raises:
+        DataError: as `find_pairs` and `check_pairs`, listing what is wrong in both splits together.
+    """
+    train, train_offenders = _match(data, "train")
+    val, val_offenders = _match(data, "val")
+    unmatched = train_offenders + val_offenders
+    _refuse(unmatched + _problems([*train, *val]), len(train) + len(val) + len(unmatched))
+    return train, val
+
+
+def _match(data: str | os.PathLike[str], split: Split) -> tuple[list[Pair], list[str]]:
+    """The pairs of a split, and a line for every image that has no mask of its own."""
     images, masks = (Path(data) / f"{split}_{kind}" for kind in ("images", "masks"))
     for folder in (images, masks):
         if not folder.is_dir():
@@ -73,30 +102,21 @@ def find_pairs(data: str | os.PathLike[str], split: Split) -> list[Pair]:
     for source in sources:
         candidates = [*found.get(f"{source.stem}_mask", ()), *found.get(source.stem, ())]
         if names[source.stem] > 1:
-            offenders.append(f"{source.name}: another image has the same name")
+            offenders.append(f"{source}: another image has the same name")
         elif len(candidates) != 1:
-            wanted = f"{source.stem}_mask.gif or {source.stem}.png"
-            several = ", ".join(path.name for path in candidates)
-            offenders.append(
-                f"{source.name}: found {f'the masks {several}' if several else 'no mask'}, expected {wanted}"
-            )
+            several = "the masks " + ", ".join(path.name for path in candidates) if candidates else "no mask"
+            offenders.append(f"{source}: found {several}, expected {masks / source.stem}_mask.gif or {source.stem}.png")
         else:
             pairs.append(Pair(image=source, mask=candidates[0]))
-    _refuse(offenders, len(sources), f"images of {images}", f"put one mask for each image into {masks}")
-    return pairs
+    return pairs, offenders
 
 
-def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Decode every image and mask once, so that nothing stops training in the middle of an epoch.
-
-    Raises:
-        DataError: listing what is unreadable, cut off, of another size than its image, or has odd mask values.
-    """
+def _problems(pairs: Sequence[Pair]) -> list[str]:
     with ThreadPoolExecutor(available_threads()) as pool:
-        problems = pool.map(_problem, pairs)
-        hidden = progress_hidden()
-        offenders = [text for text in tqdm(problems, "checking data", len(pairs), disable=hidden, leave=False) if text]
-    _refuse(offenders, len(pairs), "pairs", "mend or remove them")
+        found = pool.map(_problem, pairs)
+        return [
+            text for text in tqdm(found, "checking data", len(pairs), disable=progress_hidden(), leave=False) if text
+        ]
 
 
 def _problem(pair: Pair) -> str | None:
@@ -110,12 +130,12 @@ def _problem(pair: Pair) -> str | None:
     return None
 
 
-def _refuse(offenders: Sequence[str], total: int, what: str, advice: str) -> None:
+def _refuse(offenders: Sequence[str], total: int) -> None:
     if offenders:
         listed = "; ".join(offenders[:LISTED_OFFENDERS])
         more = len(offenders) - LISTED_OFFENDERS
         tail = f"; and {more} more" if more > 0 else ""
-        raise DataError(f"{len(offenders)} of {total} {what} cannot be used, {advice}: {listed}{tail}")
+        raise DataError(f"{len(offenders)} of {total} pairs cannot be used, mend or remove them: {listed}{tail}")
 
 
 def load_truth(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -125,11 +145,12 @@ def load_truth(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: it cannot be read, or its values are neither 0 and 255 nor 0 and 1.
     """
     labels = load_labels(path)
-    values = np.unique(labels)
-    if set(values.tolist()) <= {0, 1}:
+    if labels.max() <= 1:
         return labels
-    if set(values.tolist()) <= {0, 255}:
-        return labels // np.uint8(255)
+    foreground: NDArray[np.bool_] = labels == 255
+    if (foreground | (labels == 0)).all():
+        return foreground.astype(np.uint8)
+    values = np.unique(labels)
     shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
     raise ImageError(f"{path}: has the mask values {shown}, expected 0 and 255, or 0 and 1")
 
@@ -142,12 +163,12 @@ def fit_truth(mask: NDArray[np.uint8], fitted: Fitted) -> NDArray[np.float32]:
     return canvas
 
 
-def fingerprint(pairs: Sequence[Pair]) -> str:
-    """What data a model saw: number of pairs, and a hash over their file names and sizes."""
+def fingerprint(train: Sequence[Pair], val: Sequence[Pair]) -> str:
+    """What data a model saw: numbers of pairs, and a hash over their file names and sizes."""
     digest = hashlib.sha256()
-    for path in sorted(path for pair in pairs for path in (pair.image, pair.mask)):
-        digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
-    return f"{len(pairs)} pairs, sha256 {digest.hexdigest()}"
+    for path in [path for pair in (*train, *val) for path in (pair.image, pair.mask)]:
+        digest.update(os.fsencode(path.name) + f"\0{path.stat().st_size}\n".encode())
+    return f"{len(train)} training and {len(val)} validation pairs, sha256 {digest.hexdigest()}"
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):

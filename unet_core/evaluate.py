@@ -127,7 +127,6 @@ def evaluate(
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`.
         DataError: an image or mask cannot be used; all such pairs are listed.
     """
-    check_pairs(pairs)
     if Path(model).suffix.lower() == ".onnx":
         predictor = Predictor(model, device)
         card, predictions = predictor.card, onnx_predictions(predictor, pairs)
@@ -138,6 +137,7 @@ def evaluate(
         predictions = checkpoint_predictions(segmenter, card, pairs, batch_size=batch_size, workers=workers)
     if card.architecture.classes != 1:
         raise CheckpointError(f"{model}: has {card.architecture.classes} classes; only one is measured so far")
+    check_pairs(pairs)
     bar = tqdm(predictions, "evaluating", len(pairs), disable=progress_hidden(), leave=False)
     return measure(iter(bar), card)
 

@@ -101,7 +101,7 @@ class Segmenter(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 [n, h, w, channels] -> float32 [n, channels, h, w], scaled to 0..1, minus mean, by std."""
-        planes = image.permute(0, 3, 1, 2).float()
+        planes = image.float().permute(0, 3, 1, 2)  # first to float: TensorRT takes uint8 into nothing but a cast
         return (planes / 255 - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,9 +21,9 @@ from tqdm import tqdm
 from runtime.card import InputSpec, ModelCard, OutputSpec, Training, UNetConfig
 from runtime.console import Command, progress_hidden
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
-from runtime.files import make_folder, write_text
+from runtime.files import make_folder, new_folder, write_text
 from unet_core.checkpoint import Checkpoint, input_spec, load_checkpoint, producer, save_checkpoint, weights_sha256
-from unet_core.data import EpochSampler, TrainingSet, batches_of, check_pairs, find_pairs, fingerprint, quiet_worker
+from unet_core.data import EpochSampler, TrainingSet, batches_of, checked_pairs, fingerprint, quiet_worker
 from unet_core.evaluate import checkpoint_predictions, default_workers, measure, torch_device
 from unet_core.losses import LOSSES
 from unet_core.metrics import BinaryMetrics
@@ -32,6 +34,8 @@ LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 PANELS = 8
 """Validation images that are drawn after every epoch, evenly spread over the set."""
+
+BOUNDS = {"batch_size": (1, 2**20), "epochs": (1, 10**6), "workers": (0, 1024), "seed": (0, 2**63 - 1)}
 
 FIXED_BY_A_RUN = ("height", "width", "widths", "loss", "seed", "class_name")
 """Settings that a resumed run cannot change: another value would make it another run."""
@@ -64,9 +68,10 @@ class TrainConfig:
             raise ConfigError(f"--lr {self.lr}: expected a learning rate above 0")
         if self.loss not in LOSSES:
             raise ConfigError(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
-        for name, low in (("batch_size", 1), ("epochs", 1), ("workers", 0), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least {low}")
+        for name, (low, high) in BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise ConfigError(f"{flag}: expected {low} to {high}")
         stride = self.architecture.stride
         for name in ("height", "width"):
             side = getattr(self, name)
@@ -89,13 +94,16 @@ class Run:
         self.config = config
         self.folder = Path(config.out)
         self.device = torch_device(config.device)
-        self.pairs = find_pairs(config.data, "train")
-        self.validation_pairs = find_pairs(config.data, "val")
-        check_pairs([*self.pairs, *self.validation_pairs])
-        self.fingerprint = fingerprint(self.pairs)
-        make_folder(self.folder / "saved_images")
+        with new_folder(self.folder):
+            self.pairs, self.validation_pairs = checked_pairs(config.data)
+        self.fingerprint = fingerprint(self.pairs, self.validation_pairs)
         torch.manual_seed(config.seed)
-        self.network = UNet(config.architecture)
+        try:
+            self.network = UNet(config.architecture)
+        except RuntimeError as error:  # the allocator's
+            raise ConfigError(
+                f"--widths {config.widths}: too large for this machine's memory; use smaller ones"
+            ) from error
         self.card = self._first_card()
         self.segmenter = Segmenter(self.network, self.card).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr)
@@ -109,6 +117,7 @@ class Run:
         Raises:
             UnetError: the loss is not finite, or a file cannot be written.
         """
+        make_folder(self.folder / "saved_images")
         write_text(self.folder / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
         loader, sampler = self._loader()
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
@@ -136,8 +145,12 @@ class Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.card.architecture != self.card.architecture:
             raise CheckpointError(f"{self.folder / LAST}: holds another network than its config; start a new run")
-        if checkpoint.card.training and checkpoint.card.training.data != self.fingerprint:
-            click.echo(f"note: {self.config.data} is not the data that this run has seen so far", err=True)
+        if checkpoint.card.training is None or checkpoint.card.training.data != self.fingerprint:
+            seen = checkpoint.card.training.data if checkpoint.card.training else "none"
+            raise DataError(
+                f"{self.config.data}: is not the data of the run in {self.folder} (found {self.fingerprint}, "
+                f"expected {seen}); start a new run"
+            )
         try:
             self.network.load_state_dict(dict(checkpoint.state_dict))
             self.optimizer.load_state_dict(checkpoint.extra["optimizer"])
@@ -175,7 +188,7 @@ class Run:
                 loss.backward()  # type: ignore[no-untyped-call]
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise UnetError(f"{label}: the loss became {value}; lower --lr and go on from {self.folder / LAST}")
+                    raise UnetError(f"{label}: the loss became {value}; lower --lr (finished epochs are kept)")
                 self.optimizer.step()
                 total, seen = total + value * len(images), seen + len(images)
                 bar.update(len(images))
@@ -206,6 +219,8 @@ class Run:
             weights_sha256=weights_sha256(weights),
             training=Training(epochs=len(self.history), data=self.fingerprint, metrics=metrics.summary()),
         )
+        if best:  # before LAST, whose history says that it is there
+            save_checkpoint(self.folder / BEST, weights, card)
         save_checkpoint(
             self.folder / LAST,
             weights,
@@ -214,8 +229,6 @@ class Run:
             history=self.history,
             config=asdict(self.config),
         )
-        if best:
-            save_checkpoint(self.folder / BEST, weights, card)
         write_text(self.folder / "metrics.csv", _table(self.history))
         save_curves(self.folder / "curves.png", self.history)
 
@@ -245,9 +258,11 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         ConfigError, DataError, CheckpointError, DeviceError, OutputError: before the first epoch, where possible.
     """
     last = Path(config.out) / LAST
-    if not resume and last.exists():
+    if not resume and os.path.exists(last):  # noqa: PTH110 - unlike Path.exists it takes any name
         raise DataError(f"{last}: this folder holds a run already; continue it with --resume or choose another --out")
     checkpoint = load_checkpoint(last) if resume else None
+    if checkpoint is not None:
+        _refuse_changes(config, stored_config(checkpoint, last))
     run = Run(config, checkpoint)
     left = config.epochs - len(run.history)
     if left <= 0:
@@ -264,21 +279,30 @@ def resumed_config(config: TrainConfig, given: set[str]) -> TrainConfig:
 
     Raises:
         CheckpointError: there is no run to go on with.
-        ConfigError: a given setting contradicts what the run was started with.
     """
-    stored = load_checkpoint(Path(config.out) / LAST).extra.get("config")
-    names = {field.name for field in fields(TrainConfig)}
-    if not isinstance(stored, dict) or set(stored) != names:
-        raise CheckpointError(f"{Path(config.out) / LAST}: holds no run to go on with; start one without --resume")
-    stored["widths"] = tuple(stored["widths"])
-    for name in sorted(given.intersection(FIXED_BY_A_RUN)):
-        if getattr(config, name) != stored[name]:
-            flag = name.replace("_", "-")
-            raise ConfigError(
-                f"--{flag} {getattr(config, name)}: the run in {config.out} has {stored[name]}; leave it out"
-            )
+    last = Path(config.out) / LAST
+    stored = stored_config(load_checkpoint(last), last)
     kept = {name: value for name, value in stored.items() if name not in given | {"data", "out"}}
     return replace(config, **kept)
+
+
+def stored_config(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """The settings of the run that a checkpoint belongs to.
+
+    Raises:
+        CheckpointError: it belongs to none.
+    """
+    stored = checkpoint.extra.get("config")
+    if not isinstance(stored, dict) or set(stored) != {field.name for field in fields(TrainConfig)}:
+        raise CheckpointError(f"{path}: holds no run to go on with; start one without --resume")
+    return stored | {"widths": tuple(stored["widths"])}
+
+
+def _refuse_changes(config: TrainConfig, stored: Mapping[str, Any]) -> None:
+    for name in FIXED_BY_A_RUN:
+        if getattr(config, name) != stored[name]:
+            flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
+            raise ConfigError(f"{flag}: the run in {config.out} has {stored[name]}; leave it out")
 
 
 class Widths(click.ParamType[tuple[int, ...]]):
@@ -333,7 +357,8 @@ def main(ctx: click.Context, /, resume: bool, **settings: Any) -> None:
         best = train(config, resume=resume)
     except KeyboardInterrupt:
         if (Path(config.out) / LAST).exists():
-            click.echo(f"stopped; finished epochs are kept, go on with --resume --out {config.out}", err=True)
+            again = f"python -m unet_core.train {shlex.quote(config.data)} --out {shlex.quote(config.out)} --resume"
+            click.echo(f"stopped; finished epochs are kept, go on with: {again}", err=True)
         raise
     click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 

@@ -87,7 +87,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     assert done.stderr == ""
     assert len(lines) == 1 + 8 + 1
     assert lines[1].startswith("1x1x1 ")
-    assert lines[-1].startswith(f"{target}: 0.0 MB, equals PyTorch within ")
+    assert lines[-1].startswith(f"{target}: 0.1 MB, equals PyTorch within ")
     assert target.read_bytes() == exported.path.read_bytes()
 
 
@@ -151,6 +151,13 @@ def test_bad_input_is_one_line_and_exit_code_2(checkpoint, tmp_path, spoil):
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert not target.is_file()
+
+
+def test_a_checkpoint_is_never_overwritten_by_its_export(checkpoint):
+    before = checkpoint.read_bytes()
+    with pytest.raises(OutputError, match=r"model\.pth: expected a name that ends in \.onnx"):
+        export_onnx(checkpoint, checkpoint)
+    assert checkpoint.read_bytes() == before
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch):

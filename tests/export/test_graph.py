@@ -57,6 +57,12 @@ def test_every_architecture_answers_as_pytorch_at_any_size(config):
         assert np.abs(answer(model, image) - expected).max() < 2e-6
 
 
+def test_only_a_cast_reads_the_image(built):
+    """TensorRT refuses uint8 anywhere else."""
+    readers = [node.op_type for node in built[1].graph.node if "image" in node.input]
+    assert readers == ["Cast"]
+
+
 def test_batchnorm_is_folded(built):
     assert "BatchNormalization" not in {node.op_type for node in built[1].graph.node}
 

@@ -121,7 +121,7 @@ def test_golden_is_pytorchs_answer():
     card = make_card(network)
     segmenter = Segmenter(network, card).eval()
     golden = make_golden(segmenter, card)
-    assert golden.image.shape == (24, 40, 1)
-    assert golden.probability.shape == (3, 24, 40)
+    assert golden.image.shape == (56, 88, 1)
+    assert golden.probability.shape == (3, 56, 88)
     assert golden.error(network_run(segmenter)) < 1e-6
     assert golden.error(lambda image: network_run(segmenter)(255 - image)) > 1e-3

@@ -134,7 +134,8 @@ def test_mask_is_never_written_over_its_image(run, pictures, out):
     out.symlink_to(pictures)
     result = run(pictures / "a.png")
     assert result.exit_code == 2
-    assert result.stderr == f"error: {out / 'a.png'}: is the image itself; choose another folder with -o\n"
+    message = f"{out}: holds a.png itself and perhaps other images; choose another folder with -o"
+    assert result.stderr == f"error: {message}\n"
     assert (pictures / "a.png").read_bytes() == before
 
 
@@ -212,7 +213,16 @@ def test_plan_names_each_mask_after_its_image(pictures, out):
         pictures / f"{name}": out / f"{name[0]}.png" for name in ("a.png", "b.bmp", "c.tif")
     }
     assert plan([pictures / "a.png"], pictures.parent) == {pictures / "a.png": pictures.parent / "a.png"}
-    with pytest.raises(OutputError, match="is the image itself"):
+    with pytest.raises(OutputError, match=r"holds a\.png itself and perhaps other images"):
         plan([pictures / "a.png"], pictures)
     with pytest.raises(ImageError, match="no such file or folder"):
         plan([pictures / "z.png"], out)
+
+
+def test_names_that_differ_in_case_only_are_one_file_on_many_disks(pictures, out, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "A.png").write_bytes((pictures / "a.png").read_bytes())
+    with pytest.raises(
+        OutputError, match=r"A\.png: would hold the masks of both .*a\.png and .*A\.png; run them apart"
+    ):
+        plan([pictures, tmp_path / "other"], out)

@@ -1,5 +1,6 @@
 """What the command line tools share."""
 
+import errno
 import warnings
 
 import click
@@ -40,6 +41,16 @@ def test_other_error_keeps_its_traceback():
     result = run(raising(ValueError("a bug")))
     assert isinstance(result.exception, ValueError)
     assert result.stderr == ""
+
+
+def test_a_file_that_the_system_refuses_is_one_line(tmp_path):
+    result = run(raising(OSError(errno.EACCES, "Permission denied", str(tmp_path / "x"))))
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'x'}: permission denied\n"
+
+
+def test_other_error_of_the_system_keeps_its_traceback():
+    assert isinstance(run(raising(OSError("odd"))).exception, OSError)
 
 
 def test_interruption_exits_as_shells_expect():

@@ -181,13 +181,13 @@ def test_sixteen_bits_are_scaled_not_clamped(form):
     assert load_image(content)[0, :, 2].tolist() == [0, 0, 1, 127, 254, 255]
 
 
-@pytest.mark.parametrize(("value", "message"), [(65_536, "has values 0..65536"), (-1, "has values -1..0")])
+@pytest.mark.parametrize(("value", "message"), [(65_536, "0..65536"), (-1, "-1..0"), (200, "0..200")])
 def test_thirty_two_bit_values_out_of_range_are_refused_by_file_name(tmp_path, value, message):
     path = tmp_path / "deep.tif"
     Image.fromarray(np.array([[0, value]], np.int32)).save(path)
     with pytest.raises(ImageError) as caught:
         load_image(path)
-    assert str(caught.value) == f"{path}: {message}, expected 0..65535 at 16 bits"
+    assert str(caught.value) == f"{path}: has 32-bit values {message}, expected 16 bits; convert it"
 
 
 def test_floating_point_image_is_refused_by_file_name(tmp_path):
@@ -537,3 +537,10 @@ def test_probabilities_are_resized_not_thresholded():
     fitted = fit(np.zeros((2, 4, 3), np.uint8), spec((2, 2), "stretch"))
     probability = np.array([[[0, 0.8], [0, 0.8]]], np.float32)
     assert np.allclose(restore(probability, fitted)[0, 0], [0, 0.2, 0.6, 0.8], atol=1e-7)
+
+
+def test_one_palette_is_read_one_way_whatever_indices_are_in_use():
+    """Index 7 of the VOC palette is grey: a file that uses only 0 and 7 still holds indices."""
+    colours = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), *[(0, 0, 128)] * 3, (128, 128, 128)]
+    for values in ([[0, 7]], [[0, 1, 7]]):
+        assert load_labels(io.BytesIO(encoded(palette_picture(values, colours)))).tolist() == values

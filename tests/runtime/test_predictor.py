@@ -16,7 +16,7 @@ from runtime import predictor as module
 from runtime import providers
 from runtime.card import CARD_KEY
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
-from runtime.golden import GOLDEN_KEY, Golden, golden_image
+from runtime.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
 from runtime.predictor import Predictor, predict
 
 
@@ -287,7 +287,7 @@ def test_golden_sample_is_replayed_within_the_tolerance(write_model, make_golden
 
 @pytest.mark.parametrize(("channels", "classes"), [(3, 3), (1, 1)])
 def test_golden_that_is_not_of_the_card_is_refused(write_model, channels, classes):
-    golden = Golden(image=golden_image(channels), probability=np.zeros((classes, 24, 40), np.float32))
+    golden = Golden(image=golden_image(channels), probability=np.zeros((classes, *GOLDEN_SIZE), np.float32))
     assert refused(write_model(metadata={GOLDEN_KEY: golden.to_json()})) == (
         f"golden sample: has {channels} channels and {classes} classes, the card says 3 and 1; export the model again"
     )

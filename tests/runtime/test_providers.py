@@ -13,7 +13,7 @@ import pytest
 
 from runtime import providers
 from runtime.errors import DeviceError
-from runtime.golden import TOLERANCE
+from runtime.golden import GOLDEN_SIZE, TOLERANCE
 from runtime.predictor import Predictor
 from runtime.providers import Device, Report, candidates, open_session, placement, provider_options, strays_of, why_not
 
@@ -196,7 +196,7 @@ def test_options_of_each_provider(make_card):
     assert provider_options(Device(kind="cuda", index=1), card) == {"device_id": "1"}
     assert provider_options(Device(kind="tensorrt", index=2), card, max_batch=4) == {
         "device_id": "2",
-        "trt_profile_min_shapes": "image:1x160x240x3",
+        "trt_profile_min_shapes": "image:1x56x88x3",
         "trt_profile_opt_shapes": "image:1x160x240x3",
         "trt_profile_max_shapes": "image:4x160x240x3",
     }
@@ -204,7 +204,20 @@ def test_options_of_each_provider(make_card):
 
 def test_tensorrt_profile_of_a_grey_model_has_one_channel(make_card):
     options = provider_options(Device(kind="tensorrt"), make_card(channels=1, size=(8, 16)))
-    assert options["trt_profile_max_shapes"] == "image:16x8x16x1"
+    assert options["trt_profile_opt_shapes"] == "image:1x8x16x1"
+    assert options["trt_profile_max_shapes"] == "image:16x56x88x1"
+
+
+@pytest.mark.parametrize("size", [(160, 240), (8, 16), (8, 400), (300, 20)])
+def test_tensorrt_profile_holds_the_golden_sample_and_the_trained_size(make_card, size):
+    """Outside its profile TensorRT fails, so an engine that cannot replay the golden sample would never be taken."""
+    options = provider_options(Device(kind="tensorrt"), make_card(size=size), max_batch=4)
+    low, high = (
+        [int(side) for side in options[f"trt_profile_{name}_shapes"].removeprefix("image:").split("x")]
+        for name in ("min", "max")
+    )
+    for shape in [(1, *GOLDEN_SIZE, 3), (1, *size, 3), (4, *size, 3)]:
+        assert all(a <= side <= b for a, side, b in zip(low, shape, high, strict=True))
 
 
 def test_threads_are_those_that_the_scheduler_gives(monkeypatch):
@@ -278,6 +291,13 @@ def test_providers_are_asked_for_in_order_and_without_fallback(opened, kind, ord
     assert result is session
     assert [name for name, _ in asked["providers"]] == order
     assert asked["enable_fallback"] == 0
+
+
+@pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
+def test_every_gpu_provider_gets_the_same_gpu(opened, kind):
+    names = [TENSORRT, CUDA, CPU] if kind == "tensorrt" else [CUDA, CPU]
+    _, asked = opened(FakeSession([(names[0], ["Conv"])], opened=names), Device(kind=kind, index=3))
+    assert [options.get("device_id") for _, options in asked["providers"]] == ["3"] * (len(names) - 1) + [None]
 
 
 # The report

@@ -99,6 +99,8 @@ def test_missing_file_and_folder(tmp_path):
     [
         ([1, 2], "holds a list, expected a dictionary of weights"),
         ({"state_dict": {"a": 1}}, "holds no state dict"),
+        ({0: torch.ones(3)}, "holds no state dict"),
+        ({"downs.0.conv.0.weight": torch.ones(4, 3).to_sparse()}, "holds no state dict"),
         ({"encoder.weight": torch.ones(3)}, "is not this U-Net's: found the keys encoder.weight"),
         ({}, "is not this U-Net's: found the keys nothing"),
     ],

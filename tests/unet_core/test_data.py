@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from unet_core.data import (
     TrainingSet,
     batches_of,
     check_pairs,
+    checked_pairs,
     collate_evaluation,
     find_pairs,
     fingerprint,
@@ -74,8 +77,9 @@ def test_images_without_masks_are_all_counted_and_ten_listed(tmp_path):
     with pytest.raises(DataError) as caught:
         find_pairs(tmp_path, "train")
     message = str(caught.value)
-    assert message.startswith(f"12 of 13 images of {tmp_path / 'train_images'} cannot be used")
-    assert "n00.jpg: found no mask, expected n00_mask.gif or n00.png" in message
+    assert message.startswith("12 of 13 pairs cannot be used, mend or remove them: ")
+    expected = f"expected {tmp_path / 'train_masks' / 'n00'}_mask.gif or n00.png"
+    assert f"{tmp_path / 'train_images' / 'n00.jpg'}: found no mask, {expected}; " in message
     assert message.count("found no mask") == 10
     assert message.endswith("; and 2 more")
 
@@ -83,7 +87,7 @@ def test_images_without_masks_are_all_counted_and_ten_listed(tmp_path):
 def test_two_masks_or_two_images_of_one_name_are_refused(tmp_path):
     write_pair(tmp_path, "train", "a")
     write_pair(tmp_path, "train", "a", mask_suffix=".png")
-    with pytest.raises(DataError, match=r"a\.jpg: found the masks a_mask\.gif, a\.png, expected"):
+    with pytest.raises(DataError, match=r"a\.jpg: found the masks a_mask\.gif, a\.png, expected "):
         find_pairs(tmp_path, "train")
     (tmp_path / "train_masks" / "a.png").unlink()
     Image.new("RGB", (48, 32)).save(tmp_path / "train_images" / "a.png")
@@ -108,8 +112,21 @@ def test_check_lists_every_kind_of_offender(data):
     assert "car3_mask.gif: has the mask values 0, 1, 2, 3, 4, 5, ..." in message
 
 
+def test_both_splits_and_both_checks_are_told_at_once(data):
+    (data / "train_masks" / "car0_mask.gif").unlink()
+    (data / "val_masks" / "val0_mask.gif").unlink()
+    Image.effect_noise((48, 32), 90).save(data / "train_masks" / "car1_mask.gif")
+    with pytest.raises(DataError) as caught:
+        checked_pairs(data)
+    message = str(caught.value)
+    assert message.startswith("3 of 9 pairs cannot be used")
+    for part in ("car0.jpg: found no mask", "val0.jpg: found no mask", "car1_mask.gif: has the mask values"):
+        assert part in message
+
+
 def test_good_pairs_pass_the_check(data):
     check_pairs(find_pairs(data, "train"))
+    assert checked_pairs(data) == (find_pairs(data, "train"), find_pairs(data, "val"))
 
 
 def test_truth_follows_its_image_into_the_letterbox():
@@ -191,9 +208,21 @@ def test_an_error_in_a_loading_process_keeps_its_one_line(data, workers):
 
 
 def test_fingerprint_sees_names_and_sizes_not_places(data, tmp_path):
-    before = fingerprint(find_pairs(data, "train"))
-    assert before.startswith("6 pairs, sha256 ")
+    def found(folder):
+        return fingerprint(find_pairs(folder, "train"), find_pairs(folder, "val"))
+
+    before = found(data)
+    assert before.startswith("6 training and 3 validation pairs, sha256 ")
     data.rename(tmp_path / "moved")
-    assert fingerprint(find_pairs(tmp_path / "moved", "train")) == before
-    write_pair(tmp_path / "moved", "train", "one_more")
-    assert fingerprint(find_pairs(tmp_path / "moved", "train")) != before
+    assert found(tmp_path / "moved") == before
+    write_pair(tmp_path / "moved", "val", "val0", size=(32, 52))
+    assert found(tmp_path / "moved") != before
+
+
+def test_names_of_any_bytes_have_a_fingerprint(tmp_path):
+    folder = tmp_path / "data"
+    write_pair(folder, "train", "a")
+    odd = os.fsdecode(b"one\xff")
+    (folder / "train_images" / "a.jpg").rename(folder / "train_images" / f"{odd}.jpg")
+    (folder / "train_masks" / "a_mask.gif").rename(folder / "train_masks" / f"{odd}_mask.gif")
+    assert fingerprint(find_pairs(folder, "train"), []).startswith("1 training")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from folders import write_pair
 from PIL import Image
 
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
@@ -55,7 +56,7 @@ def test_the_card_tells_the_training(config):
     assert card.architecture.widths == (4, 8)
     assert (card.input.size, card.input.stride) == ((32, 48), 4)
     assert card.output.classes == ("car",)
-    assert card.training.data.startswith("6 pairs, sha256 ")
+    assert card.training.data.startswith("6 training and 3 validation pairs, sha256 ")
     assert set(card.training.metrics) == {"accuracy", "image_dice", "pixel_dice", "iou"}
 
 
@@ -139,9 +140,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
     [
         ({"lr": 0.0}, "--lr 0.0: expected a learning rate above 0"),
         ({"lr": float("nan")}, "--lr nan"),
-        ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
-        ({"epochs": 0}, "--epochs 0: expected at least 1"),
-        ({"workers": -1}, "--workers -1: expected at least 0"),
+        ({"batch_size": 0}, "--batch-size 0: expected 1 to 1048576"),
+        ({"epochs": 0}, "--epochs 0: expected 1 to 1000000"),
+        ({"workers": -1}, "--workers -1: expected 0 to 1024"),
+        ({"seed": 10**25}, "--seed 10000000000000000000000000: expected 0 to 9223372036854775807"),
         ({"loss": "l2"}, "--loss l2: expected one of bce, bce+dice"),
         ({"height": 30}, "--height 30: expected a multiple of 4 for 2 widths, such as 32"),
         ({"width": 4}, "--width 4: expected a multiple of 4 for 2 widths, such as 8"),
@@ -216,5 +218,53 @@ def test_an_absent_gpu_is_refused_not_replaced(config, monkeypatch):
 def test_resume_of_a_model_without_a_run_is_refused(config, tmp_path):
     train(replace(config, epochs=1))
     (tmp_path / "run" / "model.pth").replace(tmp_path / "run" / "my_checkpoint.pth.tar")
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match="holds no run to go on with"):
         train(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 5}, {"loss": "bce+dice"}, {"height": 64}, {"widths": (4, 16)}, {"class_name": "van"}], ids=str
+)
+def test_what_makes_a_run_cannot_change_on_resume(config, change):
+    train(replace(config, epochs=1))
+    flag = f"--{next(iter(change)).replace('_', '-')} "
+    with pytest.raises(ConfigError, match=f"^{flag}.*the run in .* has .*; leave it out"):
+        train(replace(config, **change), resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_resuming_with_other_data_is_refused(config, data, split):
+    train(replace(config, epochs=1))
+    write_pair(data, split, "new")
+    with pytest.raises(DataError, match="is not the data of the run"):
+        train(config, resume=True)
+
+
+def test_a_stop_between_the_two_files_loses_no_best_weights(config, monkeypatch, tmp_path):
+    """Whatever `my_checkpoint.pth.tar` says is the best must be there: stop after the first file of an epoch."""
+    real, saved = training.save_checkpoint, []
+
+    def stop_at_second(path, *rest, **extra):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        real(path, *rest, **extra)
+
+    monkeypatch.setattr(training, "save_checkpoint", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.setattr(training, "save_checkpoint", real)
+    assert [path.name for path in saved] == ["model.pth"]
+    assert load_checkpoint(train(config)).card.training.epochs in (1, 2)
+
+
+def test_a_new_folder_is_taken_away_when_the_data_are_refused(config, data, tmp_path):
+    (data / "val_masks" / "val0_mask.gif").unlink()
+    with pytest.raises(DataError):
+        train(config)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError):
+        train(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
