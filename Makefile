@@ -6,11 +6,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 8 --loss bce+dice
+DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
 .PHONY: setup test demo clean
 
 setup: $(READY)
+	@echo "Ready. To use it: . .venv/bin/activate"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -37,7 +38,7 @@ demo: demo/latency.md demo/.predicted
 
 demo/.data: | $(READY)
 	rm -rf demo/data
-	$(BIN)/python -m unet_core.turntable demo/data --cars 10
+	$(BIN)/python -m unet_core.turntable demo/data --cars 8
 	@touch $@
 
 demo/.trained: demo/.data
@@ -49,9 +50,9 @@ demo/run/model.onnx: demo/.trained
 	$(BIN)/unet-export demo/run/model.pth
 
 demo/.predicted: demo/run/model.onnx
-	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/masks
-	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/overlays --format overlay
-	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data
+	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/masks --device cpu
+	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/overlays --format overlay --device cpu
+	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data --device cpu
 	@touch $@
 
 demo/latency.md: demo/run/model.onnx

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.timing import Timing, interleave, ratio
+from benchmarks.timing import Timing, disturbance, interleave, ratio
 from export.proof import network_run
 from runtime.console import Command, Size
 from runtime.errors import ProofError
@@ -33,6 +33,7 @@ class LatencyReport:
     timings: dict[str, Timing]
     ratio: tuple[float, float, float]
     max_abs_error: float
+    disturbance: str | None
     environment: dict[str, object]
 
     def table(self) -> str:
@@ -40,7 +41,8 @@ class LatencyReport:
         batch, height, width, _ = self.shape
         versions = self.environment["versions"]
         assert isinstance(versions, dict)
-        lines = [
+        lines = [f"**Not a measurement**: {self.disturbance}.", ""] if self.disturbance else []
+        lines += [
             f"Batch {batch}, {width}x{height}, {self.threads} threads, {self.rounds} rounds in turns; milliseconds.",
             "",
             f"| {'':<28} | median |    p90 |    p99 |",
@@ -74,6 +76,7 @@ def measure_latency(
         ProofError: the two do not give the same answer, so comparing their speed would mean nothing.
     """
     threads = threads or available_threads()
+    disturbed = disturbance()
     predictor = Predictor(model, device, threads)
     loaded = load_checkpoint(checkpoint)
     eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
@@ -97,6 +100,7 @@ def measure_latency(
         timings={name: Timing.of(values) for name, values in times.items()},
         ratio=ratio(times[EAGER], times[runtime_name]),
         max_abs_error=error,
+        disturbance=disturbed,
         environment=environment(model),
     )
 

@@ -12,8 +12,9 @@ from benchmarks.environment import environment
 from export.proof import network_run, parity, worst
 from runtime.card import Parity
 from runtime.console import Command, progress_hidden
-from runtime.errors import ImageError
+from runtime.errors import ImageError, ProofError
 from runtime.files import make_folder, write_text
+from runtime.golden import TOLERANCE
 from runtime.image import fit, list_images, load_image, restore
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
@@ -82,6 +83,11 @@ def main(model: Path, checkpoint: Path, images: Path, device: str, out: Path | N
     click.echo(report.table())
     if out is not None:
         write_text(out / "parity.json", json.dumps(asdict(report), indent=2) + "\n")
+    if report.worst.max_abs_error > TOLERANCE[report.device.partition(":")[0]]:
+        raise ProofError(
+            f"{model} and {checkpoint}: their answers differ by {report.worst.max_abs_error:.2g}, expected at most "
+            f"{TOLERANCE[report.device.partition(':')[0]]:g}; are they the same model?"
+        )
 
 
 if __name__ == "__main__":

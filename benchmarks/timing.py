@@ -1,5 +1,6 @@
 """Timing contestants fairly: in turns within one run, after a warm-up, by the monotonic clock."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 WARM_UP_SECONDS = 1.0
 MIN_WARM_UP_CALLS = 3
+MAX_LOAD = 0.6
+"""Load average (one minute) per core up to which a machine counts as idle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,20 @@ def warm_up(call: Callable[[], object]) -> None:
     while calls < MIN_WARM_UP_CALLS or time.perf_counter() - started < WARM_UP_SECONDS:
         call()
         calls += 1
+
+
+def disturbance() -> str | None:
+    """What makes times taken now doubtful: other programs that keep this machine's cores busy; None if nothing does.
+
+    A thread that waits for a core stalls all threads of its pool, PyTorch's worst, so even a steady time can be wrong.
+    To be asked before the work starts: afterwards the load is one's own.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return None
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= MAX_LOAD * cores:
+        return None
+    return f"other programs kept {load:.1f} of {cores} cores busy when this started; measure again on an idle machine"
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -19,6 +19,13 @@ def main(checkpoint: Path, output: Path | None) -> None:
         exit_without(error, extra="export")
 
     report = export_onnx(checkpoint, output)
+    if report.card_is_assumed:
+        card, (height, width) = report.card, report.card.input.size
+        click.echo(
+            f"note: {checkpoint} has no card; assumed: trained at {width}x{height}, values divided by 255, "
+            f"classes {', '.join(card.output.classes)}",
+            err=True,
+        )
     assert report.card.proof is not None
     click.echo(table(report.card.proof))
     click.echo(

@@ -18,12 +18,16 @@ from unet_core.model import Segmenter
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written: its path, its card with the proof, its size in bytes, and the seconds it took."""
+    """What was written: its path, its card with the proof, its size in bytes, and the seconds it took.
+
+    `card_is_assumed`: the checkpoint had no card, so its size, normalisation and names are the defaults.
+    """
 
     path: Path
     card: ModelCard
     size: int
     seconds: float
+    card_is_assumed: bool
 
 
 def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> ExportReport:
@@ -49,7 +53,9 @@ def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         Predictor(temporary, device="cpu")  # refuses a file that an application could not use
     seconds = time.perf_counter() - started
-    return ExportReport(path=target, card=card, size=target.stat().st_size, seconds=seconds)
+    return ExportReport(
+        path=target, card=card, size=target.stat().st_size, seconds=seconds, card_is_assumed=loaded.card_is_assumed
+    )
 
 
 def default_path(checkpoint: Path) -> Path:

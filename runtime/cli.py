@@ -76,7 +76,7 @@ def _files(images: Iterable[Path]) -> Iterable[Path]:
         if path.is_dir():
             found = list_images(path)
             if not found:
-                raise ImageError(f"{path}: no images in this folder")
+                raise ImageError(f"{path}: no images in this folder (its sub-folders are not searched)")
             yield from found
         elif path.exists():
             yield path

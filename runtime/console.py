@@ -48,7 +48,7 @@ def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
 
 def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
     """End a command whose packages are not installed with one line that says which extra brings them."""
-    click.echo(f"error: {error.name} is not installed; pip install 'unet-deploy[{extra}]'", err=True)
+    click.echo(f"error: {error.name} is not installed; install unet-deploy with its extra [{extra}]", err=True)
     sys.exit(UnetError.exit_code)
 
 

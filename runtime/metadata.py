@@ -16,6 +16,9 @@ MAX_ENTRY = 16 * 2**20
 MAX_MODEL = 2**31 - 1
 """Bytes of an ONNX file at most: what protobuf can hold."""
 
+ZIP_MAGIC = b"PK\x03\x04"
+"""How files of `torch.save` begin."""
+
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
@@ -37,6 +40,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
                 raise ModelError(f"{model}: is empty (0 bytes), expected an ONNX file")
             if size > MAX_MODEL:
                 raise ModelError(f"{model}: has {size} bytes, expected at most {MAX_MODEL}")
+            if file.read(4) == ZIP_MAGIC:
+                raise ModelError(f"{model}: is no ONNX file but perhaps a PyTorch checkpoint; try: unet-export {model}")
+            file.seek(0)
             return _entries(file, size)
     except (EOFError, ValueError) as error:
         raise ModelError(f"{model}: is not an ONNX file, or is cut off ({error}); copy or export it again") from error

@@ -91,6 +91,8 @@ def candidates(device: str) -> list[Device]:
     Raises:
         DeviceError: none of these.
     """
+    if not isinstance(device, str):
+        raise DeviceError(f"device {device!r}: expected auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
     if device == "auto":
         return [Device(kind="tensorrt"), Device(kind="cuda"), Device(kind="cpu")]
     kind, separator, index = device.partition(":")
@@ -113,7 +115,7 @@ def why_not(device: Device) -> str | None:
     if PROVIDER[device.kind] not in onnxruntime.get_available_providers():
         return (
             f"the installed ONNX Runtime {onnxruntime.__version__} is built without {PROVIDER[device.kind]}; "
-            "pip uninstall onnxruntime, then pip install 'unet-deploy[gpu]' (Linux or Windows)"
+            "pip uninstall onnxruntime, then install unet-deploy with its extra [gpu] (Linux or Windows)"
         )
     return _driver_problem(device.index) or _library_problem(device.kind)
 
@@ -146,7 +148,7 @@ def _library_problem(kind: Kind) -> str | None:
         ctypes.CDLL(str(folder / pattern.format("shared")), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / pattern.format(kind)))
     except OSError as error:
-        return f"{error}; pip install 'unet-deploy[{extra}]'" + (f" ({said})" if windows and said else "")
+        return f"{error}; install unet-deploy with its extra [{extra}]" + (f" ({said})" if windows and said else "")
     return None
 
 

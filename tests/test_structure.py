@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.predictor import Predictor
+
 ROOT = Path(__file__).parents[1]
 FLOORS = ["runtime", "unet_core", "export", "benchmarks"]
 GROUND_FLOOR_LIBRARIES = {"numpy", "onnxruntime", "PIL", "cv2", "click", "tensorrt_libs"}
@@ -76,3 +78,5 @@ def test_the_readmes_commands_run_in_order(tmp_path):
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     assert len(list((tmp_path / "masks").glob("*.png"))) == len(list((tmp_path / "Data" / "val_images").iterdir()))
     assert (tmp_path / "mask.png").exists()
+    card = Predictor(tmp_path / "runs" / "car" / "model.onnx", "cpu").card
+    assert card.training.metrics["pixel_dice"] > 0.5  # the walk ends with a model that finds cars

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from runtime.card import InputSpec, ModelCard, OutputSpec, UNetConfig
-from runtime.console import one_line
 from runtime.errors import CheckpointError, ModelError
 from runtime.files import replacing
 from unet_core.model import UNet
@@ -28,11 +27,15 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint file held: weights on the CPU, the card, and all other entries."""
+    """What a checkpoint file held: weights on the CPU, the card, and all other entries.
+
+    `card_is_assumed`: the file had no card, so what shapes do not tell (size, normalisation, names) is the default.
+    """
 
     state_dict: StateDict
     card: ModelCard
     extra: Mapping[str, Any]
+    card_is_assumed: bool = False
 
     def network(self) -> UNet:
         """The network with these weights, on the CPU in evaluation mode."""
@@ -73,7 +76,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if card.weights_sha256 != weights_sha256(state_dict):
         raise CheckpointError(f"{path}: its weights are not those that its card names; it is damaged")
     extra = {key: value for key, value in content.items() if key not in ("state_dict", "card")}
-    return Checkpoint(state_dict=state_dict, card=card, extra={} if content is state_dict else extra)
+    return Checkpoint(
+        state_dict=state_dict,
+        card=card,
+        extra={} if content is state_dict else extra,
+        card_is_assumed="card" not in content,
+    )
 
 
 def _is_weight(item: tuple[object, object]) -> bool:
@@ -88,6 +96,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint such as {path / 'model.pth'}")
     if not path.stat().st_size:
         raise CheckpointError(f"{path}: is empty (0 bytes), expected a checkpoint")
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(f"{path}: is an ONNX file, expected the checkpoint that it was exported from")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
@@ -100,7 +110,9 @@ def _read(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # torch and zipfile raise many types on damaged files
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({one_line(str(error))[:200]})") from error
+        raise CheckpointError(
+            f"{path}: is damaged, cut off or no checkpoint of PyTorch; copy or save it again"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content

@@ -66,19 +66,23 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
     Raises:
         DataError: listing what is unreadable, cut off, of another size than its image, or has odd mask values.
     """
-    _refuse(_problems(pairs), len(pairs))
+    _refuse(_problems(pairs)[0], len(pairs))
 
 
 def checked_pairs(data: str | os.PathLike[str]) -> tuple[list[Pair], list[Pair]]:
     """Training and validation pairs of a data folder, all found and decoded once.
 
     Raises:
-        DataError: as `find_pairs` and `check_pairs`, listing what is wrong in both splits together.
+        DataError: as `find_pairs` and `check_pairs`, listing what is wrong in both splits together; or no mask to
+            train on has any foreground.
     """
     train, train_offenders = _match(data, "train")
     val, val_offenders = _match(data, "val")
     unmatched = train_offenders + val_offenders
-    _refuse(unmatched + _problems([*train, *val]), len(train) + len(val) + len(unmatched))
+    problems, foregrounds = _problems([*train, *val])
+    _refuse(unmatched + problems, len(train) + len(val) + len(unmatched))
+    if not any(foregrounds[: len(train)]):
+        raise DataError(f"{Path(data) / 'train_masks'}: no mask has any foreground, so there is nothing to learn")
     return train, val
 
 
@@ -111,23 +115,24 @@ def _match(data: str | os.PathLike[str], split: Split) -> tuple[list[Pair], list
     return pairs, offenders
 
 
-def _problems(pairs: Sequence[Pair]) -> list[str]:
+def _problems(pairs: Sequence[Pair]) -> tuple[list[str], list[bool]]:
+    """A line for every pair that cannot be used, and for every pair whether its mask has foreground."""
     with ThreadPoolExecutor(available_threads()) as pool:
-        found = pool.map(_problem, pairs)
-        return [
-            text for text in tqdm(found, "checking data", len(pairs), disable=progress_hidden(), leave=False) if text
-        ]
+        found = pool.map(_look_at, pairs)
+        seen = list(tqdm(found, "checking data", len(pairs), disable=progress_hidden(), leave=False))
+    return [text for text, _ in seen if text], [foreground for _, foreground in seen]
 
 
-def _problem(pair: Pair) -> str | None:
+def _look_at(pair: Pair) -> tuple[str | None, bool]:
     try:
         image, mask = load_image(pair.image), load_truth(pair.mask)
     except ImageError as error:
-        return str(error)
+        return str(error), False
     if image.shape[:2] != mask.shape:
         (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-        return f"{pair.mask}: is {mask_width}x{mask_height}, expected {width}x{height} as {pair.image.name}"
-    return None
+        text = f"{pair.mask}: is {mask_width}x{mask_height}, expected {width}x{height} as {pair.image.name}"
+        return text, False
+    return None, bool(mask.any())
 
 
 def _refuse(offenders: Sequence[str], total: int) -> None:

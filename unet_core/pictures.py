@@ -48,8 +48,12 @@ def save_curves(path: str | os.PathLike[str], history: History) -> None:
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["train_loss"] for row in history], marker="o", color="tab:red")
     left.set(title="training loss", xlabel="epoch")
-    for name, label in (("image_dice", "image Dice"), ("pixel_dice", "pixel Dice"), ("iou", "IoU")):
-        right.plot(epochs, [row[name] for row in history], marker="o", label=label)
+    for name, label, style in (
+        ("pixel_dice", "pixel Dice", "o-"),
+        ("image_dice", "image Dice", "x--"),
+        ("iou", "IoU", "s-"),
+    ):
+        right.plot(epochs, [row[name] for row in history], style, label=label)  # the two Dices often coincide
     right.set(title="validation, original size", xlabel="epoch", ylim=(0, 1.02))
     right.legend(loc="lower right")
     for axes in (left, right):

@@ -18,9 +18,9 @@ from click.core import ParameterSource
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from runtime.card import InputSpec, ModelCard, OutputSpec, Training, UNetConfig
+from runtime.card import MAX_SIDE, InputSpec, ModelCard, OutputSpec, Training, UNetConfig
 from runtime.console import Command, progress_hidden
-from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
+from runtime.errors import CheckpointError, ConfigError, DataError, ModelError, UnetError
 from runtime.files import make_folder, new_folder, write_text
 from unet_core.checkpoint import Checkpoint, input_spec, load_checkpoint, producer, save_checkpoint, weights_sha256
 from unet_core.data import EpochSampler, TrainingSet, batches_of, checked_pairs, fingerprint, quiet_worker
@@ -65,18 +65,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < 1e3:
-            raise ConfigError(f"--lr {self.lr}: expected a learning rate above 0")
+            raise ConfigError(f"--lr {self.lr}: expected a learning rate above 0 and below 1000")
         if self.loss not in LOSSES:
             raise ConfigError(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
         for name, (low, high) in BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
                 raise ConfigError(f"{flag}: expected {low} to {high}")
-        stride = self.architecture.stride
+        try:
+            stride = self.architecture.stride
+        except ModelError as error:
+            raise ConfigError(f"--widths {','.join(map(str, self.widths))}: {error}") from error
         for name in ("height", "width"):
             side = getattr(self, name)
-            if side < 2 * stride or side % stride:
-                near = max(2, round(side / stride)) * stride
+            if side < 2 * stride or side % stride or side > MAX_SIDE:
+                near = max(2, round(min(side, MAX_SIDE) / stride)) * stride
                 raise ConfigError(
                     f"--{name} {side}: expected a multiple of {stride} for {len(self.widths)} widths, such as {near}"
                 )
@@ -260,7 +263,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     last = Path(config.out) / LAST
     if not resume and os.path.exists(last):  # noqa: PTH110 - unlike Path.exists it takes any name
         raise DataError(f"{last}: this folder holds a run already; continue it with --resume or choose another --out")
-    checkpoint = load_checkpoint(last) if resume else None
+    checkpoint = _last_checkpoint(last) if resume else None
     if checkpoint is not None:
         _refuse_changes(config, stored_config(checkpoint, last))
     run = Run(config, checkpoint)
@@ -268,7 +271,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     if left <= 0:
         raise ConfigError(f"{last}: {len(run.history)} epochs are trained already; ask for more with --epochs")
     click.echo(
-        f"training {left} epochs on {run.device}: {len(run.pairs)} images, {len(run.validation_pairs)} to validate, "
+        f"training {left} epoch{'s' * (left > 1)} on {run.device}: "
+        f"{len(run.pairs)} images, {len(run.validation_pairs)} to validate, "
         f"{config.width}x{config.height}, {sum(weight.numel() for weight in run.network.parameters()):,} weights"
     )
     return run.fit()
@@ -281,9 +285,15 @@ def resumed_config(config: TrainConfig, given: set[str]) -> TrainConfig:
         CheckpointError: there is no run to go on with.
     """
     last = Path(config.out) / LAST
-    stored = stored_config(load_checkpoint(last), last)
+    stored = stored_config(_last_checkpoint(last), last)
     kept = {name: value for name, value in stored.items() if name not in given | {"data", "out"}}
     return replace(config, **kept)
+
+
+def _last_checkpoint(path: Path) -> Checkpoint:
+    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
+        raise CheckpointError(f"{path}: no epoch of this run is finished; start it without --resume")
+    return load_checkpoint(path)
 
 
 def stored_config(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -359,7 +369,14 @@ def main(ctx: click.Context, /, resume: bool, **settings: Any) -> None:
         if (Path(config.out) / LAST).exists():
             again = f"python -m unet_core.train {shlex.quote(config.data)} --out {shlex.quote(config.out)} --resume"
             click.echo(f"stopped; finished epochs are kept, go on with: {again}", err=True)
+        else:
+            click.echo("stopped before an epoch was finished; start again without --resume", err=True)
         raise
+    training = load_checkpoint(best).card.training
+    if training is not None and training.metrics["pixel_dice"] == 0:
+        click.echo(
+            "note: even the best weights find no foreground; train longer, or with a smaller --batch-size", err=True
+        )
     click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 
 

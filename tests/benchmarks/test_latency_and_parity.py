@@ -51,6 +51,14 @@ def test_latency_table_and_json_agree(files, tmp_path):
     assert (tmp_path / "latency.md").read_text() == result.output
 
 
+def test_latency_on_a_busy_machine_says_so_in_table_and_json(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "disturbance", lambda: "somebody else computes")
+    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--rounds", 5, "--out", tmp_path]
+    result = run(latency.main, *arguments)
+    assert result.output.startswith("**Not a measurement**: somebody else computes.\n")
+    assert json.loads((tmp_path / "latency.json").read_text())["disturbance"] == "somebody else computes"
+
+
 def test_latency_of_two_different_models_is_refused(files):
     result = run(latency.main, files / "model.onnx", "--checkpoint", files / "other.pth")
     assert result.exit_code == 1
@@ -78,6 +86,14 @@ def test_parity_on_images_at_their_own_size(files, tmp_path):
     assert 0 < report["worst"]["max_abs_error"] < 2e-6
     assert report["worst"]["max_abs_error"] == max(item["max_abs_error"] for item in report["images"].values())
     assert "worst of 3" in result.output
+
+
+def test_parity_of_two_different_models_fails_after_its_table(files):
+    arguments = [files / "model.onnx", "--checkpoint", files / "other.pth", "--images", files / "val_images"]
+    result = run(parity.main, *arguments)
+    assert result.exit_code == 1
+    assert "worst of 3" in result.stdout
+    assert "their answers differ by" in result.stderr
 
 
 def test_parity_shows_another_models_difference(files):

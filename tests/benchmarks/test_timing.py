@@ -20,6 +20,14 @@ def test_times_are_milliseconds(monkeypatch):
     assert interleave({"a": lambda: None}, rounds=4)["a"].tolist() == [5.0] * 4
 
 
+@pytest.mark.parametrize(("load", "cores", "words"), [(0.4, 2, None), (1.1, 2, None), (3.0, 2, "3.0 of 2 cores")])
+def test_a_busy_machine_is_noticed(monkeypatch, load, cores, words):
+    monkeypatch.setattr(timing.os, "getloadavg", lambda: (load, 9.0, 9.0), raising=False)
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: cores)
+    found = timing.disturbance()
+    assert found is None if words is None else words in found
+
+
 def test_percentiles():
     summary = Timing.of(np.arange(101, dtype=np.float64))
     assert summary == Timing(median=50, p90=90, p99=99)

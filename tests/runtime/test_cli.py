@@ -164,7 +164,10 @@ def test_missing_image_stops_before_anything_is_written(run, pictures, out):
 def test_folder_without_images_says_so(run, tmp_path):
     (tmp_path / "empty").mkdir()
     result = run(tmp_path / "empty")
-    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path / 'empty'}: no images in this folder\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {tmp_path / 'empty'}: no images in this folder (its sub-folders are not searched)\n",
+    )
 
 
 def test_out_that_is_a_file_is_one_line(run, pictures, out):

@@ -133,7 +133,7 @@ def test_nothing_keeps_the_cpu_from_running():
 def test_build_without_the_provider_is_told_with_the_mend(cpu_build, kind, provider):
     reason = why_not(Device(kind=kind))
     assert f"ONNX Runtime {onnxruntime.__version__} is built without {provider};" in reason
-    assert "pip uninstall onnxruntime, then pip install 'unet-deploy[gpu]'" in reason
+    assert "pip uninstall onnxruntime, then install unet-deploy with its extra [gpu]" in reason
 
 
 @pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
@@ -170,14 +170,14 @@ def test_gpu_that_does_not_exist_is_told_with_the_count(libraries, index, gpus):
 def test_missing_library_is_named_with_the_extra_that_brings_it(libraries, kind, missing, extra):
     libraries[f"libonnxruntime_providers_{kind}.so"] = OSError(f"{missing}: cannot open shared object file")
     reason = why_not(Device(kind=kind))
-    assert reason == f"{missing}: cannot open shared object file; pip install 'unet-deploy[{extra}]'"
+    assert reason == f"{missing}: cannot open shared object file; install unet-deploy with its extra [{extra}]"
 
 
 def test_missing_library_on_windows_repeats_what_onnxruntime_said(libraries, monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     libraries["nvcuda.dll"] = Driver()
     libraries["onnxruntime_providers_cuda.dll"] = OSError("[WinError 126]")
-    assert why_not(GPU) == "[WinError 126]; pip install 'unet-deploy[gpu]' (what ONNX Runtime printed)"
+    assert why_not(GPU) == "[WinError 126]; install unet-deploy with its extra [gpu] (what ONNX Runtime printed)"
 
 
 def test_provider_library_is_loaded_after_what_it_stands_on(libraries):

@@ -30,7 +30,7 @@ def test_a_missing_extra_is_one_line(module, function, extra, tmp_path):
     done = run(module, function)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert done.stderr.endswith(f" is not installed; pip install 'unet-deploy[{extra}]'\n")
+    assert done.stderr.endswith(f" is not installed; install unet-deploy with its extra [{extra}]\n")
     assert done.stderr.count("\n") == 1
 
 

@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
     if spoil == "no data":
         data, message = tmp_path / "nowhere", "nowhere/train_images: no such folder"
     elif spoil == "no run":
-        flags, message = ["--resume"], "r/my_checkpoint.pth.tar: no such file"
+        flags, message = ["--resume"], "no epoch of this run is finished; start it without --resume"
     elif spoil == "file in the way":
         run.write_text("")
         message = "cannot create this folder"
@@ -268,3 +268,18 @@ def test_a_new_folder_is_taken_away_when_the_data_are_refused(config, data, tmp_
     with pytest.raises(DataError):
         train(config)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_data_without_any_foreground_are_refused(config, data):
+    for path in (data / "train_masks").iterdir():
+        Image.new("L", (48, 32)).save(path)
+    with pytest.raises(DataError, match="train_masks: no mask has any foreground, so there is nothing to learn"):
+        train(config)
+
+
+@pytest.mark.parametrize(("dice", "notes"), [(0.0, 1), (0.5, 0)])
+def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, dice, notes):
+    monkeypatch.setattr(training.BinaryMetrics, "pixel_dice", property(lambda _: dice))
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("note: even the best weights find no foreground") == notes
