@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.timing import Timing, disturbance, interleave, ratio
+from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from export.proof import network_run
 from runtime.console import Command, Size
 from runtime.errors import ProofError
@@ -76,7 +76,7 @@ def measure_latency(
         ProofError: the two do not give the same answer, so comparing their speed would mean nothing.
     """
     threads = threads or available_threads()
-    disturbed = disturbance()
+    busy_before = busy_cores()
     predictor = Predictor(model, device, threads)
     loaded = load_checkpoint(checkpoint)
     eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
@@ -100,7 +100,7 @@ def measure_latency(
         timings={name: Timing.of(values) for name, values in times.items()},
         ratio=ratio(times[EAGER], times[runtime_name]),
         max_abs_error=error,
-        disturbance=disturbed,
+        disturbance=disturbance(busy_before, busy_cores()),
         environment=environment(model),
     )
 

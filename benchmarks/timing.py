@@ -4,14 +4,16 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP_SECONDS = 1.0
 MIN_WARM_UP_CALLS = 3
-MAX_LOAD = 0.6
-"""Load average (one minute) per core up to which a machine counts as idle."""
+MAX_BUSY = 0.15
+"""Share of the cores that other programs may keep busy during a measurement."""
+STATISTICS = Path("/proc/stat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +59,35 @@ def warm_up(call: Callable[[], object]) -> None:
         calls += 1
 
 
-def disturbance() -> str | None:
-    """What makes times taken now doubtful: other programs that keep this machine's cores busy; None if nothing does.
+def busy_cores(seconds: float = 0.5) -> float | None:
+    """How many cores other programs keep busy while this one sleeps; None where the system does not tell (no /proc).
 
-    A thread that waits for a core stalls all threads of its pool, PyTorch's worst, so even a steady time can be wrong.
-    To be asked before the work starts: afterwards the load is one's own.
+    A thread that waits for a core stalls all threads of its pool, PyTorch's worst, so on a busy machine even a steady
+    time can be wrong. To be asked before and after the timing.
     """
-    if not hasattr(os, "getloadavg"):  # Windows
+    time.sleep(0.2)  # thread pools spin on for a moment after their last work
+    before = _cpu_ticks()
+    time.sleep(seconds)
+    after = _cpu_ticks()
+    if before is None or after is None or after[1] == before[1]:
         return None
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load <= MAX_LOAD * cores:
+    return (after[0] - before[0]) / (after[1] - before[1]) * (os.cpu_count() or 1)
+
+
+def _cpu_ticks() -> tuple[int, int] | None:
+    """Busy and all ticks of all cores since boot (proc(5), /proc/stat): user nice system idle iowait irq ..."""
+    if not STATISTICS.exists():
         return None
-    return f"other programs kept {load:.1f} of {cores} cores busy when this started; measure again on an idle machine"
+    ticks = [int(word) for word in STATISTICS.read_text().partition("\n")[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def disturbance(before: float | None, after: float | None) -> str | None:
+    """What makes times doubtful, from `busy_cores` before and after; None if nothing is known to."""
+    busy, cores = max(before or 0.0, after or 0.0), os.cpu_count() or 1
+    if busy <= MAX_BUSY * cores:
+        return None
+    return f"other programs kept {busy:.1f} of {cores} cores busy; measure again on an idle machine"
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:

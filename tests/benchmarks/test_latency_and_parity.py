@@ -34,6 +34,7 @@ def run(command: Command, *arguments):
 @pytest.fixture(autouse=True)
 def _short_warm_up(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(latency, "busy_cores", lambda: None)
 
 
 def test_latency_table_and_json_agree(files, tmp_path):
@@ -52,7 +53,7 @@ def test_latency_table_and_json_agree(files, tmp_path):
 
 
 def test_latency_on_a_busy_machine_says_so_in_table_and_json(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "disturbance", lambda: "somebody else computes")
+    monkeypatch.setattr(latency, "disturbance", lambda before, after: "somebody else computes")
     arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--rounds", 5, "--out", tmp_path]
     result = run(latency.main, *arguments)
     assert result.output.startswith("**Not a measurement**: somebody else computes.\n")

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -20,11 +24,39 @@ def test_times_are_milliseconds(monkeypatch):
     assert interleave({"a": lambda: None}, rounds=4)["a"].tolist() == [5.0] * 4
 
 
-@pytest.mark.parametrize(("load", "cores", "words"), [(0.4, 2, None), (1.1, 2, None), (3.0, 2, "3.0 of 2 cores")])
-def test_a_busy_machine_is_noticed(monkeypatch, load, cores, words):
-    monkeypatch.setattr(timing.os, "getloadavg", lambda: (load, 9.0, 9.0), raising=False)
-    monkeypatch.setattr(timing.os, "cpu_count", lambda: cores)
-    found = timing.disturbance()
+@pytest.mark.skipif(not timing.STATISTICS.exists(), reason="needs /proc/stat")
+def test_a_busy_program_is_noticed():
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.3)
+        assert timing.busy_cores() > 0.7
+    finally:
+        program.kill()
+        program.wait()
+
+
+def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
+    statistics = tmp_path / "stat"
+    statistics.write_text("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 ...\n")
+    monkeypatch.setattr(timing, "STATISTICS", statistics)
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 4)
+    moments = iter([None, "cpu  130 0 60 820 90 0 0 0 0 0\n"])
+    monkeypatch.setattr(timing.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
+    assert timing.busy_cores() == pytest.approx(4 * 40 / 100)
+
+
+def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "STATISTICS", tmp_path / "none")
+    assert timing.busy_cores(0.0) is None
+    assert timing.disturbance(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
+)
+def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
+    found = timing.disturbance(before, after)
     assert found is None if words is None else words in found
 
 
