@@ -7,14 +7,16 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from click.core import ParameterSource
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ from runtime.console import Command, progress_hidden
 from runtime.errors import CheckpointError, ConfigError, DataError, ModelError, UnetError
 from runtime.files import make_folder, new_folder, write_text
 from unet_core.checkpoint import Checkpoint, input_spec, load_checkpoint, producer, save_checkpoint, weights_sha256
-from unet_core.data import EpochSampler, TrainingSet, batches_of, checked_pairs, fingerprint, quiet_worker
+from unet_core.data import EpochSampler, Pair, TrainingSet, batches_of, checked_pairs, fingerprint, quiet_worker
 from unet_core.evaluate import checkpoint_predictions, default_workers, measure, torch_device
 from unet_core.losses import LOSSES
 from unet_core.metrics import BinaryMetrics
@@ -33,7 +35,10 @@ from unet_core.pictures import save_curves, save_panel
 LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 PANELS = 8
-"""Validation images that are drawn after every epoch, evenly spread over the set."""
+"""Validation images that are drawn whenever an epoch is the best, evenly spread over the set."""
+
+Panel = tuple[Pair, NDArray[np.uint8], NDArray[np.uint8]]
+"""A pair, the predicted mask and the truth, both 0 or 1 [height, width]."""
 
 BOUNDS = {"batch_size": (1, 2**20), "epochs": (1, 10**6), "workers": (0, 1024), "seed": (0, 2**63 - 1)}
 
@@ -127,11 +132,11 @@ class Run:
             started = time.perf_counter()
             sampler.epoch = epoch
             loss = self._train_epoch(loader, epoch)
-            metrics = self._validate()
+            metrics, panels = self._validate()
             row = {"epoch": epoch, "train_loss": loss, **metrics.summary(), "seconds": time.perf_counter() - started}
             best = row["pixel_dice"] > max((past["pixel_dice"] for past in self.history), default=-1.0)
             self.history.append(row)
-            self._save(metrics, best)
+            self._save(metrics, panels, best)
             click.echo(_summary(row, self.config.epochs, best))
         return self.folder / BEST
 
@@ -198,12 +203,14 @@ class Run:
                 bar.set_postfix(loss=f"{total / seen:.4f}")
         return total / seen
 
-    def _validate(self) -> BinaryMetrics:
+    def _validate(self) -> tuple[BinaryMetrics, list[Panel]]:
+        """Metrics over the validation images, and the masks of a few of them to draw."""
         chosen = self.validation_pairs[:: -(-len(self.validation_pairs) // PANELS)]
+        panels: list[Panel] = []
 
-        def draw(pair: Any, predicted: Any, truth: Any) -> None:
-            if pair in chosen:
-                save_panel(self.folder / "saved_images" / f"{pair.name}.png", pair, predicted, truth)
+        def keep(*panel: Any) -> None:
+            if panel[0] in chosen:
+                panels.append(panel)
 
         predictions = checkpoint_predictions(
             self.segmenter,
@@ -213,9 +220,9 @@ class Run:
             workers=self.config.workers,
         )
         bar = tqdm(predictions, "validating", len(self.validation_pairs), disable=progress_hidden(), leave=False)
-        return measure(iter(bar), self.card, draw)
+        return measure(iter(bar), self.card, keep), panels
 
-    def _save(self, metrics: BinaryMetrics, best: bool) -> None:
+    def _save(self, metrics: BinaryMetrics, panels: Sequence[Panel], best: bool) -> None:
         weights = self.network.state_dict()
         card = replace(
             self.card,
@@ -224,6 +231,8 @@ class Run:
         )
         if best:  # before LAST, whose history says that it is there
             save_checkpoint(self.folder / BEST, weights, card)
+            for panel in panels:
+                save_panel(self.folder / "saved_images" / f"{panel[0].name}.png", *panel)
         save_checkpoint(
             self.folder / LAST,
             weights,

@@ -78,10 +78,14 @@ def test_best_is_the_epoch_with_the_highest_pixel_dice(config, monkeypatch):
     def measure(predictions, card, on_image):
         metrics = Fixed()
         metrics.score = next(scores)
+        on_image(find_pairs(config.data, "val")[0], None, None)
         return metrics
 
     monkeypatch.setattr(training, "measure", measure)
+    drawn = []
+    monkeypatch.setattr(training, "save_panel", lambda path, pair, predicted, truth: drawn.append(path.name))
     best = load_checkpoint(train(replace(config, epochs=3)))
+    assert drawn == ["val0.png"] * 2  # after epochs 1 and 2, so that the pictures are those of model.pth
     assert best.card.training.epochs == 2
     assert best.card.training.metrics["pixel_dice"] == 0.7
     assert load_checkpoint(Path(config.out) / "my_checkpoint.pth.tar").card.training.epochs == 3
