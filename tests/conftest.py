@@ -35,3 +35,18 @@ def brain():
 @pytest.fixture(scope="session")
 def camvid():
     return real_data("camvid-cars")
+
+
+@pytest.fixture
+def network():
+    """A thin network; PyTorch is imported here and not above, since the runtime's tests do without."""
+    from networks import make_network
+
+    return make_network()
+
+
+@pytest.fixture
+def card(network):
+    from networks import make_card
+
+    return make_card(network)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from folders import write_pair
 from networks import make_card, make_network
@@ -67,15 +68,19 @@ def test_latency_of_two_different_models_is_refused(files):
     assert "are they the same model?" in result.stderr
 
 
-def test_latency_pins_the_threads_of_both(files):
-    import torch
+def test_latency_pins_the_threads_of_both(files, monkeypatch):
+    before, pinned = torch.get_num_threads(), []
 
-    seen = []
-    real = torch.get_num_threads()
-    report = latency.measure_latency(files / "model.onnx", files / "model.pth", rounds=5, threads=1)
-    seen.append(torch.get_num_threads())
-    assert report.threads == 1
-    assert seen == [real]
+    def interleave(contestants, rounds):
+        pinned.append(torch.get_num_threads())
+        return timing.interleave(contestants, rounds)
+
+    monkeypatch.setattr(latency, "interleave", interleave)
+    for threads in (1, 3):
+        report = latency.measure_latency(files / "model.onnx", files / "model.pth", rounds=5, threads=threads)
+        assert report.threads == threads
+        assert torch.get_num_threads() == before
+    assert pinned == [1, 3]
 
 
 def test_parity_on_images_at_their_own_size(files, tmp_path):

@@ -1,4 +1,4 @@
-"""Images in, masks back: every source gives the same pixels, damage raises, geometry is exact."""
+"""Decoding: every source gives the same pixels, damage raises."""
 
 import io
 import random
@@ -7,30 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
 from PIL import Image
 
-from runtime.card import InputSpec
 from runtime.errors import ImageError
-from runtime.image import fit, list_images, load_image, load_labels, name_of, open_image, resize, restore
-
-PIXELS = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
-GREY = PIXELS[:, :, 0]
-BLACK_WHITE = np.array([[0, 255, 255], [255, 0, 255]], np.uint8)
-
-
-def encoded(picture, form="PNG", **options):
-    file = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(file, form, **options)
-    return file.getvalue()
-
-
-def palette_picture(indices, colours):
-    """A palette image: indices [h, w], colours [(r, g, b), ...]."""
-    picture = Image.fromarray(np.asarray(indices, np.uint8)).copy()
-    result = Image.new("P", picture.size)
-    result.putdata(list(np.asarray(indices).ravel().tolist()))
-    result.putpalette([value for colour in colours for value in colour])
-    return result
+from runtime.image import list_images, load_image, load_labels, name_of, open_image
 
 
 class Nameless:
@@ -353,70 +334,6 @@ print(len(shapes), set(shapes))
     assert (done.stdout, done.stderr) == ("28 {(6, 9, 3)}\n", "")
 
 
-# Masks
-
-
-@pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF"])
-@pytest.mark.parametrize("inverted", [False, True], ids=["black first", "white first"])
-def test_palette_of_black_and_white_gives_0_and_255_whatever_its_order(form, inverted):
-    colours = [(0, 0, 0), (255, 255, 255)]
-    indices = (BLACK_WHITE == 0) if inverted else (BLACK_WHITE == 255)
-    picture = palette_picture(indices.astype(np.uint8), colours[::-1] if inverted else colours)
-    labels = load_labels(io.BytesIO(encoded(picture, form)))
-    assert labels.dtype == np.uint8
-    assert np.array_equal(labels, BLACK_WHITE)
-
-
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_colour_palette_gives_indices(form):
-    picture = palette_picture(
-        [[0, 1, 2], [2, 5, 0]], [(0, 0, 0), (128, 0, 0), (0, 128, 0), *[(9, 9, 9)] * 2, (1, 2, 3)]
-    )
-    assert load_labels(io.BytesIO(encoded(picture, form))).tolist() == [[0, 1, 2], [2, 5, 0]]
-
-
-@pytest.mark.parametrize("values", [(0, 2), (0, 1, 2), (0, 200), (0, 255), (3, 7)])
-def test_gif_that_renumbered_its_values_gives_the_values(values):
-    labels = np.resize(np.array(values, np.uint8), (5, 8))
-    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(labels), "GIF"))), labels)
-
-
-def test_grey_file_gives_its_values():
-    assert np.array_equal(load_labels(io.BytesIO(encoded(GREY))), GREY)
-
-
-def test_one_bit_mask_gives_0_and_255():
-    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(BLACK_WHITE).convert("1")))), BLACK_WHITE)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_grey_mask_stored_in_several_channels_is_read(mode):
-    picture = Image.fromarray(GREY).convert(mode)
-    assert np.array_equal(load_labels(io.BytesIO(encoded(picture))), GREY)
-
-
-@pytest.mark.parametrize(
-    ("picture", "mode"),
-    [
-        (Image.fromarray(PIXELS), "RGB"),
-        (Image.fromarray(BLACK_WHITE.astype(np.uint16) * 257), "I;16"),
-        (Image.fromarray(BLACK_WHITE.astype(np.float32)), "F"),
-        (Image.merge("CMYK", [*[Image.new("L", (3, 2))] * 3, Image.fromarray(BLACK_WHITE)]), "CMYK"),
-    ],
-    ids=["RGB", "16 bits", "float", "CMYK"],
-)
-def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
-    path = tmp_path / "mask.tif"
-    picture.save(path)
-    with pytest.raises(ImageError) as caught:
-        load_labels(path)
-    expected = f"is a {mode} picture, expected a mask of one 8-bit channel (or a palette)"
-    assert str(caught.value) == f"{path}: {expected}"
-
-
-# Folders
-
-
 def test_images_of_a_folder_are_listed_by_suffix_and_sorted(tmp_path):
     for name in ("b.PNG", "a.jpg", "c.jpeg", ".hidden.png", "notes.txt", "d.onnx", "e.tiff"):
         (tmp_path / name).touch()
@@ -427,120 +344,3 @@ def test_images_of_a_folder_are_listed_by_suffix_and_sorted(tmp_path):
 def test_listing_what_is_no_folder_is_an_image_error(tmp_path):
     with pytest.raises(ImageError, match=r"gone: cannot be listed \(no such file or directory\)$"):
         list_images(tmp_path / "gone")
-
-
-# Geometry
-
-
-def test_area_is_used_on_shrinking():
-    blocks = np.array([[0, 10, 100, 104], [20, 30, 100, 104]], np.uint8)[:, :, None]
-    assert resize(blocks, (1, 2)).tolist() == [[[15], [102]]]
-    assert resize(blocks.astype(np.float32), (1, 2)).tolist() == [[[15.0], [102.0]]]
-    assert resize(blocks, (2, 2))[:, :, 0].tolist() == [[5, 102], [25, 102]]
-    row = np.array([[0, 4, 8, 100]], np.float32)[:, :, None]
-    assert resize(row, (1, 1)).tolist() == [[[28]]]
-    assert np.allclose(resize(row[:, :3], (1, 2))[0, :, 0], [(0 + 4 / 2) / 1.5, (4 / 2 + 8) / 1.5], atol=1e-6)
-
-
-def test_bilinear_is_used_on_growing():
-    edge = np.array([[0, 1]], np.float32)[:, :, None]
-    assert resize(edge, (1, 4))[0, :, 0].tolist() == [0, 0.25, 0.75, 1]
-    assert resize(edge.transpose(1, 0, 2), (4, 1))[:, 0, 0].tolist() == [0, 0.25, 0.75, 1]
-
-
-def test_one_side_may_shrink_while_the_other_grows():
-    array = np.array([[0, 8], [4, 12], [100, 200], [100, 200]], np.float32)[:, :, None]
-    assert resize(array, (2, 4))[:, :, 0].tolist() == [[2, 4, 8, 10], [100, 125, 175, 200]]
-
-
-def test_same_size_is_the_same_array():
-    assert resize(PIXELS, (6, 9)) is PIXELS
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4, 5, 128, 129, 300])
-@pytest.mark.parametrize("size", [(9, 14), (3, 4)])
-def test_channels_are_resized_apart_from_each_other(channels, size):
-    array = np.random.default_rng(9).random((6, 9, channels), dtype=np.float32)
-    whole = resize(array, size)
-    assert whole.shape == (*size, channels)
-    for channel in {0, channels // 2, channels - 1}:
-        alone = resize(np.ascontiguousarray(array[:, :, channel : channel + 1]), size)
-        assert np.abs(whole[:, :, channel : channel + 1] - alone).max() < 1e-6
-
-
-def spec(size, how, channels="RGB", mean=None):
-    count = len(channels)
-    return InputSpec(size=size, fit=how, channels=channels, mean=mean or (0.0,) * count, std=(1.0,) * count)
-
-
-SIZES = [(1, 1), (1, 50), (50, 1), (6, 9), (16, 24), (37, 41), (5, 500)]
-
-
-@pytest.mark.parametrize("original", SIZES)
-@pytest.mark.parametrize("how", ["stretch", "letterbox", "native"])
-def test_fit_gives_the_model_its_size_and_restore_gives_the_image_its_own(original, how):
-    image = np.full((*original, 3), 77, np.uint8)
-    fitted = fit(image, spec((16, 24), how))
-    assert fitted.image.shape == ((*original, 3) if how == "native" else (16, 24, 3))
-    assert fitted.image.dtype == np.uint8
-    assert fitted.original == original
-    inside = fitted.image[fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width]
-    assert inside.size and (inside == 77).all()
-    probability = np.stack([np.full(fitted.image.shape[:2], value, np.float32) for value in (0.25, 0.75)])
-    back = restore(probability, fitted)
-    assert back.shape == (2, *original)
-    assert back.dtype == np.float32
-    assert back.flags["C_CONTIGUOUS"]
-    assert np.abs(back[0] - 0.25).max() < 1e-6 and np.abs(back[1] - 0.75).max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("original", "size", "box"),
-    [
-        ((10, 20), (40, 40), (10, 0, 20, 40)),
-        ((20, 10), (40, 40), (0, 10, 40, 20)),
-        ((10, 10), (16, 25), (0, 4, 16, 16)),
-        ((80, 80), (20, 31), (0, 5, 20, 20)),
-        ((1, 1000), (16, 16), (7, 0, 1, 16)),
-    ],
-)
-def test_letterbox_keeps_the_aspect_ratio_in_the_middle(original, size, box):
-    fitted = fit(np.full((*original, 3), 255, np.uint8), spec(size, "letterbox", mean=(0.2, 0.4, 0.6)))
-    assert (fitted.top, fitted.left, fitted.height, fitted.width) == box
-    bars = np.ones(size, bool)
-    bars[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = False
-    assert (fitted.image[~bars] == 255).all()
-    assert np.unique(fitted.image[bars], axis=0).tolist() == [[51, 102, 153]]
-
-
-def test_letterbox_bars_stay_out_of_the_answer():
-    fitted = fit(np.zeros((10, 20, 3), np.uint8), spec((40, 40), "letterbox"))
-    probability = np.full((1, 40, 40), 1, np.float32)
-    probability[:, 10:30] = 0.125
-    assert (restore(probability, fitted) == 0.125).all()
-
-
-@pytest.mark.parametrize("how", ["stretch", "letterbox"])
-@pytest.mark.parametrize("original", [(100, 150), (33, 47), (300, 200)])
-def test_linear_ramp_survives_the_way_there_and_back(how, original):
-    height, width = original
-    ramp = (np.arange(width) / width + np.arange(height)[:, None] / height) / 2
-    image = np.rint(255 * ramp).astype(np.uint8)[:, :, None]
-    fitted = fit(image, spec((64, 96), how, "L"))
-    back = restore((fitted.image.astype(np.float32) / 255).transpose(2, 0, 1), fitted)[0]
-    inside = np.s_[height // 8 : -height // 8, width // 8 : -width // 8]
-    assert np.abs(back - ramp)[inside].max() < 0.005
-    assert np.abs(back - ramp).max() < 0.02
-
-
-def test_probabilities_are_resized_not_thresholded():
-    fitted = fit(np.zeros((2, 4, 3), np.uint8), spec((2, 2), "stretch"))
-    probability = np.array([[[0, 0.8], [0, 0.8]]], np.float32)
-    assert np.allclose(restore(probability, fitted)[0, 0], [0, 0.2, 0.6, 0.8], atol=1e-7)
-
-
-def test_one_palette_is_read_one_way_whatever_indices_are_in_use():
-    """Index 7 of the VOC palette is grey: a file that uses only 0 and 7 still holds indices."""
-    colours = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), *[(0, 0, 128)] * 3, (128, 128, 128)]
-    for values in ([[0, 7]], [[0, 1, 7]]):
-        assert load_labels(io.BytesIO(encoded(palette_picture(values, colours)))).tolist() == values

@@ -7,16 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
 from runtime import predictor as module
 from runtime import providers
-from runtime.card import CARD_KEY
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
-from runtime.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
 from runtime.predictor import Predictor, predict
 
 
@@ -224,141 +220,6 @@ def test_threads_out_of_bounds_are_refused(models, threads):
 def test_nonsense_device_is_refused(models):
     with pytest.raises(DeviceError, match=r"^device 'gpu': expected auto, cpu, cuda"):
         Predictor(models["brightness"], "gpu")
-
-
-# Bad files
-
-
-def refused(path):
-    """The message with which a model is refused on the CPU, without the path at its head."""
-    with pytest.raises(ModelError) as caught:
-        Predictor(path, "cpu")
-    assert str(caught.value).startswith(f"{path}: ")
-    return str(caught.value).removeprefix(f"{path}: ")
-
-
-def test_foreign_onnx_is_told_how_to_get_a_card(write_model):
-    path = write_model(metadata={CARD_KEY: None})
-    assert refused(path) == (
-        "is an ONNX file without a card (metadata key unet.card), so its input and output are unknown; "
-        "make it from its checkpoint with: unet-export model.pth"
-    )
-
-
-def test_damaged_card_is_told_with_the_file(write_model):
-    assert refused(write_model(metadata={CARD_KEY: "{"})).startswith("card: is not JSON (")
-
-
-def test_card_out_of_bounds_is_told_with_the_file_and_the_field(write_model, make_card):
-    text = make_card().to_json().replace('"std": [1.0, 1.0, 1.0]', '"std": [1.0, 0, 1.0]')
-    assert refused(write_model(metadata={CARD_KEY: text})).startswith(
-        "card field input.std: found 0, expected a number"
-    )
-
-
-def test_newer_card_is_told_to_upgrade(write_model, make_card):
-    text = make_card().to_json().replace('"schema": 1', '"schema": 9')
-    assert refused(write_model(metadata={CARD_KEY: text})).endswith("reads up to 1; upgrade unet-deploy")
-
-
-def test_missing_golden_is_refused(write_model):
-    path = write_model(metadata={GOLDEN_KEY: None})
-    assert refused(path) == "has no golden sample (metadata key unet.golden); export the model again"
-
-
-def test_damaged_golden_is_refused(write_model):
-    assert refused(write_model(metadata={GOLDEN_KEY: "[]"})).startswith("golden sample: is damaged (")
-
-
-@pytest.mark.parametrize(("off", "accepted"), [(0.0005, True), (0.002, False), (0.25, False)])
-def test_golden_sample_is_replayed_within_the_tolerance(write_model, make_golden, off, accepted):
-    golden = make_golden()
-    probability = golden.probability.copy()
-    probability[0, 11, 13] += np.float32(off)
-    path = write_model(metadata={GOLDEN_KEY: Golden(image=golden.image, probability=probability).to_json()})
-    if accepted:
-        assert Predictor(path, "cpu").report.golden_error == pytest.approx(off, rel=1e-3)
-    else:
-        assert refused(path) == (
-            f"answers the golden sample wrongly (off by {off:.2g}, expected at most 0.001); "
-            "export the model again, update the driver or choose another device"
-        )
-
-
-@pytest.mark.parametrize(("channels", "classes"), [(3, 3), (1, 1)])
-def test_golden_that_is_not_of_the_card_is_refused(write_model, channels, classes):
-    golden = Golden(image=golden_image(channels), probability=np.zeros((classes, *GOLDEN_SIZE), np.float32))
-    assert refused(write_model(metadata={GOLDEN_KEY: golden.to_json()})) == (
-        f"golden sample: has {channels} channels and {classes} classes, the card says 3 and 1; export the model again"
-    )
-
-
-def test_graph_with_another_number_of_classes_than_the_card_is_refused(write_model, make_graph):
-    assert "answers the golden sample wrongly (off by inf" in refused(write_model(graph=make_graph("softmax")))
-
-
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"image": "picture"}, "('picture', 'tensor(uint8)', 4)"),
-        ({"probability": "mask"}, "('mask', 'tensor(float)', 4)"),
-        ({"kind_of_input": TensorProto.FLOAT}, "('image', 'tensor(float)', 4)"),
-    ],
-)
-def test_graph_with_other_inputs_or_outputs_is_refused(write_model, make_graph, changes, found):
-    message = refused(write_model(graph=make_graph(**changes)))
-    assert message.startswith("found the inputs and outputs [")
-    assert found in message
-    assert message.endswith(
-        "expected [('image', 'tensor(uint8)', 4), ('probability', 'tensor(float)', 4)]; export it again"
-    )
-
-
-def test_raw_export_is_refused_by_its_signature(write_model):
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["logits"])],
-        "raw",
-        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [value("logits", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    assert "('x', 'tensor(float)', 4), ('logits', 'tensor(float)', 4)" in refused(write_model(graph=model))
-
-
-def test_damaged_graph_is_refused_and_onnxruntime_prints_nothing(write_model, capfd):
-    path = write_model()
-    content = path.read_bytes()
-    assert content.count(b"ReduceMean") >= 1
-    path.write_bytes(content.replace(b"ReduceMean", b"ReduceXean"))
-    message = refused(path)
-    assert message.startswith("ONNX Runtime cannot run the model (")
-    assert "No Op registered for ReduceXean" in message
-    assert "\n" not in message
-    assert capfd.readouterr() == ("", "")
-
-
-def test_file_cut_off_is_refused(write_model):
-    path = write_model()
-    path.write_bytes(path.read_bytes()[:-100])
-    assert "is not an ONNX file, or is cut off (the file ends early)" in refused(path)
-
-
-def test_weights_in_another_file_that_is_missing_are_a_model_error(write_model):
-    path = write_model("conv")
-    model = onnx.load(path)
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    (path.parent / "weights.bin").unlink()
-    message = refused(path)
-    assert message.startswith("ONNX Runtime cannot run the model (")
-    assert "weights.bin" in message
-
-
-@pytest.mark.parametrize("name", ["gone.onnx", "x" * 300 + ".onnx"])
-def test_missing_model_is_a_model_error_for_class_and_function(tmp_path, name):
-    for load in (Predictor, lambda model: predict(random_image(2, 2), model)):
-        with pytest.raises(ModelError, match=r"no such file; make it with: unet-export|cannot be read \(File name too"):
-            load(tmp_path / name)
 
 
 # The function

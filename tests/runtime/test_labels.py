@@ -1,0 +1,76 @@
+"""Decoding masks to the values they store."""
+
+import io
+
+import numpy as np
+import pytest
+from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
+from PIL import Image
+
+from runtime.errors import ImageError
+from runtime.image import load_labels
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF"])
+@pytest.mark.parametrize("inverted", [False, True], ids=["black first", "white first"])
+def test_palette_of_black_and_white_gives_0_and_255_whatever_its_order(form, inverted):
+    colours = [(0, 0, 0), (255, 255, 255)]
+    indices = (BLACK_WHITE == 0) if inverted else (BLACK_WHITE == 255)
+    picture = palette_picture(indices.astype(np.uint8), colours[::-1] if inverted else colours)
+    labels = load_labels(io.BytesIO(encoded(picture, form)))
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, BLACK_WHITE)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_colour_palette_gives_indices(form):
+    picture = palette_picture(
+        [[0, 1, 2], [2, 5, 0]], [(0, 0, 0), (128, 0, 0), (0, 128, 0), *[(9, 9, 9)] * 2, (1, 2, 3)]
+    )
+    assert load_labels(io.BytesIO(encoded(picture, form))).tolist() == [[0, 1, 2], [2, 5, 0]]
+
+
+@pytest.mark.parametrize("values", [(0, 2), (0, 1, 2), (0, 200), (0, 255), (3, 7)])
+def test_gif_that_renumbered_its_values_gives_the_values(values):
+    labels = np.resize(np.array(values, np.uint8), (5, 8))
+    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(labels), "GIF"))), labels)
+
+
+def test_grey_file_gives_its_values():
+    assert np.array_equal(load_labels(io.BytesIO(encoded(GREY))), GREY)
+
+
+def test_one_bit_mask_gives_0_and_255():
+    assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(BLACK_WHITE).convert("1")))), BLACK_WHITE)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_mask_stored_in_several_channels_is_read(mode):
+    picture = Image.fromarray(GREY).convert(mode)
+    assert np.array_equal(load_labels(io.BytesIO(encoded(picture))), GREY)
+
+
+@pytest.mark.parametrize(
+    ("picture", "mode"),
+    [
+        (Image.fromarray(PIXELS), "RGB"),
+        (Image.fromarray(BLACK_WHITE.astype(np.uint16) * 257), "I;16"),
+        (Image.fromarray(BLACK_WHITE.astype(np.float32)), "F"),
+        (Image.merge("CMYK", [*[Image.new("L", (3, 2))] * 3, Image.fromarray(BLACK_WHITE)]), "CMYK"),
+    ],
+    ids=["RGB", "16 bits", "float", "CMYK"],
+)
+def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
+    path = tmp_path / "mask.tif"
+    picture.save(path)
+    with pytest.raises(ImageError) as caught:
+        load_labels(path)
+    expected = f"is a {mode} picture, expected a mask of one 8-bit channel (or a palette)"
+    assert str(caught.value) == f"{path}: {expected}"
+
+
+def test_one_palette_is_read_one_way_whatever_indices_are_in_use():
+    """Index 7 of the VOC palette is grey: a file that uses only 0 and 7 still holds indices."""
+    colours = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), *[(0, 0, 128)] * 3, (128, 128, 128)]
+    for values in ([[0, 7]], [[0, 1, 7]]):
+        assert load_labels(io.BytesIO(encoded(palette_picture(values, colours)))).tolist() == values
