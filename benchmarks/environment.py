@@ -13,15 +13,22 @@ DISTRIBUTIONS = ("unet-deploy", "torch", "onnxruntime-gpu", "onnxruntime", "onnx
 
 
 def environment(model: str | os.PathLike[str]) -> dict[str, object]:
-    """CPU, cores that may be used, system, versions, time (UTC) and hash of the measured model."""
+    """The machine, and name and hash of the measured model."""
+    return {
+        **machine(),
+        "model": Path(model).name,
+        "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+    }
+
+
+def machine() -> dict[str, object]:
+    """CPU, cores that may be used, system, versions and time (UTC)."""
     return {
         "cpu": cpu_name(),
         "cores": available_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions(),
-        "model": Path(model).name,
-        "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -6,18 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from tqdm import tqdm
 
 from benchmarks.environment import environment
 from export.proof import network_run, parity, worst
 from runtime.card import Parity
-from runtime.console import Command, progress_hidden
+from runtime.console import Command
 from runtime.errors import ImageError, ProofError
 from runtime.files import make_folder, write_text
 from runtime.golden import TOLERANCE
 from runtime.image import fit, list_images, load_image, restore
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
+from unet_core.display import Display
 from unet_core.model import Segmenter
 
 SHOWN = 5
@@ -52,7 +52,7 @@ def measure_parity(model: Path, checkpoint: Path, images: Sequence[Path], *, dev
     loaded = load_checkpoint(checkpoint)
     eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
     found = {}
-    for path in tqdm(images, "comparing", disable=progress_hidden(), leave=False):
+    for path in Display().through(images, "comparing", len(images)):
         fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
         reference = restore(eager(fitted.image[None])[0], fitted)
         found[path.name] = parity(predictor.predict(path).probability, reference, loaded.card.output)

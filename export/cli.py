@@ -22,10 +22,12 @@ def main(checkpoint: Path, output: Path | None) -> None:
     if report.card_is_assumed:
         card, (height, width) = report.card, report.card.input.size
         click.echo(
-            f"note: {checkpoint} has no card; assumed: trained at {width}x{height}, values divided by 255, "
-            f"classes {', '.join(card.output.classes)}",
+            f"note: {checkpoint} is {report.family}'s and has no card; assumed: trained at {width}x{height}, values "
+            f"divided by 255, classes {', '.join(card.output.classes)}",
             err=True,
         )
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     assert report.card.proof is not None
     click.echo(table(report.card.proof))
     click.echo(

@@ -20,7 +20,8 @@ from unet_core.model import Segmenter
 class ExportReport:
     """What was written: its path, its card with the proof, its size in bytes, and the seconds it took.
 
-    `card_is_assumed`: the checkpoint had no card, so its size, normalisation and names are the defaults.
+    `card_is_assumed`: the checkpoint had no card, so its size, normalisation and names are the defaults. `family` is
+    the project that it is from, `notes` what a user has to know of the mapping, a line each.
     """
 
     path: Path
@@ -28,6 +29,8 @@ class ExportReport:
     size: int
     seconds: float
     card_is_assumed: bool
+    family: str
+    notes: tuple[str, ...]
 
 
 def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> ExportReport:
@@ -52,9 +55,14 @@ def export_onnx(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]
     with replacing(target) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         Predictor(temporary, device="cpu")  # refuses a file that an application could not use
-    seconds = time.perf_counter() - started
     return ExportReport(
-        path=target, card=card, size=target.stat().st_size, seconds=seconds, card_is_assumed=loaded.card_is_assumed
+        path=target,
+        card=card,
+        size=target.stat().st_size,
+        seconds=time.perf_counter() - started,
+        card_is_assumed=loaded.card_is_assumed,
+        family=loaded.family,
+        notes=loaded.notes,
     )
 
 

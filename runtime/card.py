@@ -22,7 +22,7 @@ MAX_CLASSES = 1_024
 MAX_WIDTH = 65_536
 MAX_DEPTH = 8
 
-Up = Literal["transpose", "bilinear"]
+Up = Literal["transpose", "bilinear", "bilinear-wide"]
 Channels = Literal["RGB", "L"]
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax"]
@@ -35,8 +35,9 @@ CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 class UNetConfig:
     """The dimensions of a U-Net.
 
-    `widths` are the channels of each level from the top; the bottleneck below has twice the last width with `up`
-    "transpose", and the last width with "bilinear". `classes` is the number of channels of the answer.
+    `widths` are the channels of each level from the top; the bottleneck below has twice the last width. Only with `up`
+    "bilinear" it has the last width, and each level of the decoder narrows to the width of the level above it.
+    `classes` is the number of channels of the answer.
     """
 
     in_channels: int = 3

@@ -35,24 +35,31 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """What is taken for an image when a folder is listed."""
 
+ORIENTATION, TURNED = 0x0112, frozenset({5, 6, 7, 8})
+"""The EXIF tag of the camera's orientation, and its values that exchange height and width."""
+
 MAX_CHANNELS = 4
 """Channels that OpenCV resizes at once, whatever the interpolation."""
 
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
 
 
-def load_image(source: ImageSource, channels: str = "RGB") -> NDArray[np.uint8]:
+def load_image(
+    source: ImageSource, channels: str = "RGB", *, at_least: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
 
     Args:
         source: path, encoded bytes, binary file object, PIL image, or a uint8 array [height, width],
             [height, width, 1], [height, width, 3] (RGB) or [height, width, 4] (RGBA; alpha is dropped).
         channels: "RGB" or "L" (grey).
+        at_least: (height, width) that are enough: a JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, several
+            times faster, as long as neither side gets smaller than the larger of the two.
 
     Raises:
         ImageError: missing, truncated, of a format that is not read, too large, or an array of another kind.
     """
-    picture = _from_array(source) if isinstance(source, np.ndarray) else open_image(source)
+    picture = _from_array(source) if isinstance(source, np.ndarray) else open_image(source, at_least)
     name = name_of(source)
     try:
         array = np.asarray(_eight_bits(picture, name).convert(channels))
@@ -94,8 +101,10 @@ def _labels_of_palette(picture: Image.Image) -> NDArray[np.uint8]:
     return colours[:, 0][indices] if is_grey else indices
 
 
-def open_image(source: Any) -> Image.Image:
+def open_image(source: Any, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Decode a path, bytes, file object or PIL image completely (first frame), with EXIF orientation applied.
+
+    `at_least`: see `load_image`.
 
     Raises:
         ImageError: it cannot be decoded, or is too large.
@@ -110,6 +119,8 @@ def open_image(source: Any) -> Image.Image:
         )
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            if at_least is not None:
+                picture.draft(None, (max(at_least),) * 2)  # both the larger: the picture may yet be turned
             return _decoded(picture, name)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
@@ -121,6 +132,23 @@ def open_image(source: Any) -> Image.Image:
         raise ImageError(f"{name}: is too large ({error})") from error
     except (OSError, TypeError, AttributeError, ValueError) as error:
         raise ImageError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) of an image file as displayed, from its header alone.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) in TURNED
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many types on damaged files
+        raise ImageError(f"{path}: cannot be read as an image ({error})") from error
+    return (width, height) if turned else (height, width)
 
 
 def _decoded(picture: Image.Image, name: str) -> Image.Image:
@@ -186,17 +214,27 @@ class Fitted:
 def fit(image: NDArray[np.uint8], spec: InputSpec) -> Fitted:
     """Bring uint8 [height, width, channels] to the size that the model was trained at, as the card says."""
     original = (image.shape[0], image.shape[1])
-    height, width = original if spec.fit == "native" else spec.size
+    if spec.fit == "native":
+        return place(image, original, spec)
+    if spec.fit == "stretch":
+        return place(resize(image, spec.size), original, spec)
+    # Bars of the mean colour are zeros to the network, like its own padding.
+    canvas = np.empty((*spec.size, image.shape[2]), np.uint8)
+    canvas[:] = np.clip(np.round(np.multiply(spec.mean, 255)), 0, 255).astype(np.uint8)
+    fitted = place(canvas, original, spec)
+    inside = np.s_[fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width]
+    canvas[inside] = resize(image, (fitted.height, fitted.width))
+    return fitted
+
+
+def place(canvas: NDArray[np.uint8], original: tuple[int, int], spec: InputSpec) -> Fitted:
+    """Where on a fitted picture an image of the `original` (height, width) lies."""
+    height, width = canvas.shape[:2]
     if spec.fit != "letterbox":
-        resized = resize(image, (height, width))
-        return Fitted(image=resized, top=0, left=0, height=height, width=width, original=original)
+        return Fitted(image=canvas, top=0, left=0, height=height, width=width, original=original)
     scale = min(height / original[0], width / original[1])
     inner = (max(1, round(original[0] * scale)), max(1, round(original[1] * scale)))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    # Bars of the mean colour are zeros to the network, like its own padding.
-    canvas = np.empty((height, width, image.shape[2]), np.uint8)
-    canvas[:] = np.clip(np.round(np.multiply(spec.mean, 255)), 0, 255).astype(np.uint8)
-    canvas[top : top + inner[0], left : left + inner[1]] = resize(image, inner)
     return Fitted(image=canvas, top=top, left=left, height=inner[0], width=inner[1], original=original)
 
 

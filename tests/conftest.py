@@ -8,6 +8,12 @@ from folders import write_pair
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """No test reads what another one, or the user, has decoded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def data(tmp_path):
     """Six training and three validation pairs of 48x32 in Carvana's layout."""

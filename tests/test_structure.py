@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.predictor import Predictor
+from unet_core.config import TrainConfig, read_settings
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ["runtime", "unet_core", "export", "benchmarks"]
@@ -63,6 +64,16 @@ def test_the_map_in_the_design_names_every_module():
     for floor in FLOORS:
         for path in (ROOT / floor).rglob("*.py"):
             assert path.name in text, f"{path.relative_to(ROOT)} is missing in docs/design.md"
+
+
+def test_the_recipes_in_the_documentation_are_settings(tmp_path):
+    blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "training.md").read_text(), re.M | re.S)
+    assert blocks
+    for text in blocks:
+        (tmp_path / "recipe.toml").write_text(text)
+        settings = read_settings(tmp_path / "recipe.toml")
+        assert len(settings) > 5
+        TrainConfig(**{"data": "d", "out": "o"} | settings)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Checkpoints: weights together with their card, read without executing anything that is in the file.
 
-`model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to go on. The tutorial's
-{"state_dict", "optimizer"}, and bare state dicts with the same keys, load too: their dimensions follow from the shapes.
+`model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to go on. Checkpoints of the
+projects in `unet_core.foreign`, bare or in one of `WRAPPERS`, load too: their dimensions follow from the shapes.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.card import InputSpec, ModelCard, OutputSpec, UNetConfig
-from runtime.errors import CheckpointError, ModelError
+from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.files import replacing
+from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
 from unet_core.model import UNet
 
-StateDict = Mapping[str, Tensor]
+OURS = "unet-deploy"
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Entries under which a checkpoint may hold its state dict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +33,15 @@ class Checkpoint:
     """What a checkpoint file held: weights on the CPU, the card, and all other entries.
 
     `card_is_assumed`: the file had no card, so what shapes do not tell (size, normalisation, names) is the default.
+    `family`: whose U-Net it was, "unet-deploy" for a file with a card. `notes`: what to know of it, one line each.
     """
 
     state_dict: StateDict
     card: ModelCard
     extra: Mapping[str, Any]
     card_is_assumed: bool = False
+    family: str = OURS
+    notes: tuple[str, ...] = ()
 
     def network(self) -> UNet:
         """The network with these weights, on the CPU in evaluation mode."""
@@ -59,34 +65,99 @@ def save_checkpoint(path: str | os.PathLike[str], state_dict: StateDict, card: M
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint of this library, of the tutorial, or a bare state dict with the tutorial's keys.
+    """Read a checkpoint of this library, or of a project in `unet_core.foreign`, to use it.
 
     Raises:
-        CheckpointError: missing, damaged, not a U-Net's, or made of more than plain weights (which is not executed).
+        CheckpointError: missing, damaged, not a U-Net that is known, made of more than plain weights (which is not
+            executed), or with answers that no card can say.
     """
     content = _read(Path(path))
-    state_dict = content.get("state_dict", content)
+    mapped, card = _weights(content, path)
+    if card is None and mapped.config.classes > 1 and mapped.activation == "sigmoid":
+        raise CheckpointError(
+            f"{path}: answers with {mapped.config.classes} independent sigmoids, which cannot be kept; expected one "
+            "class or a softmax; train it further with --init-from"
+        )
+    wrapper = _wrapper(content)
+    extra = {key: value for key, value in content.items() if key not in (wrapper, "card")}
+    return Checkpoint(
+        state_dict=mapped.state_dict,
+        card=card or foreign_card(mapped, Path(path)),
+        extra={} if wrapper is None else extra,
+        card_is_assumed=card is None,
+        family=mapped.family,
+        notes=mapped.notes,
+    )
+
+
+def load_weights(path: str | os.PathLike[str]) -> Mapped:
+    """Read the weights of a checkpoint to train them further; independent sigmoids over several classes too.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return _weights(_read(Path(path)), path)[0]
+
+
+def initialise(network: UNet, path: str | os.PathLike[str]) -> str | None:
+    """Copy a checkpoint's weights into a network; with another number of classes all but `final_conv`.
+
+    Returns what a user has to know, in one line, or None.
+
+    Raises:
+        CheckpointError: as `load_weights`.
+        ConfigError: the network has other channels, widths or `up`; the message names the flags to give.
+    """
+    mapped = load_weights(path)
+    found, wanted = mapped.config, network.config
+    if replace(found, classes=wanted.classes) != wanted:
+        widths = ",".join(map(str, found.widths))
+        channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
+        raise ConfigError(
+            f"--init-from {path}: is a U-Net of widths {widths} with up {found.up} and {found.in_channels} "
+            f"channel{'s' * (found.in_channels > 1)}; give --widths {widths} --up {found.up} --channels {channels}"
+        )
+    weights, notes = dict(mapped.state_dict), list(mapped.notes)
+    if found.classes != wanted.classes:
+        weights |= {key: value for key, value in network.state_dict().items() if key.startswith("final_conv.")}
+        there = f"{found.classes} class{'es' * (found.classes > 1)} there"
+        notes.insert(0, f"all but final_conv was copied, which has {there}, {wanted.classes} here")
+    network.load_state_dict(weights)
+    return f"--init-from {path}: {'; '.join(notes)}" if notes else None
+
+
+def _wrapper(content: Mapping[str, Any]) -> str | None:
+    return next((name for name in WRAPPERS if name in content), None)
+
+
+def _weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard | None]:
+    """The weights under our keys, checked against the card if there is one."""
+    wrapper = _wrapper(content)
+    state_dict = content if wrapper is None else content[wrapper]
     if not isinstance(state_dict, dict) or not all(map(_is_weight, state_dict.items())):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
-    config = _config_of(state_dict, path)
-    _check_keys(state_dict, config, path)
-    card = _stored_card(content["card"], path) if "card" in content else foreign_card(state_dict, config, Path(path))
-    if card.architecture != config:
-        raise CheckpointError(f"{path}: its card says {card.architecture}, its weights are {config}; it is damaged")
-    if card.weights_sha256 != weights_sha256(state_dict):
+    try:
+        mapped = recognise(state_dict)
+        if "card" not in content:
+            return mapped, None
+        card = ModelCard.from_json(content["card"] if isinstance(content["card"], str) else "")
+    except (CheckpointError, ModelError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if card.architecture != mapped.config:
+        raise CheckpointError(
+            f"{path}: its card says {card.architecture}, its weights are {mapped.config}; it is damaged"
+        )
+    if card.weights_sha256 != weights_sha256({key: state_dict[key] for key in state_dict.keys() - {MASK_VALUES}}):
         raise CheckpointError(f"{path}: its weights are not those that its card names; it is damaged")
-    extra = {key: value for key, value in content.items() if key not in ("state_dict", "card")}
-    return Checkpoint(
-        state_dict=state_dict,
-        card=card,
-        extra={} if content is state_dict else extra,
-        card_is_assumed="card" not in content,
-    )
+    output = card.output
+    return replace(mapped, family=OURS, activation=output.activation, classes=output.classes), card
 
 
 def _is_weight(item: tuple[object, object]) -> bool:
     name, value = item
-    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    return name == MASK_VALUES or (
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -118,67 +189,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _stored_card(text: object, path: str | os.PathLike[str]) -> ModelCard:
-    try:
-        return ModelCard.from_json(text if isinstance(text, str) else "")
-    except ModelError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _config_of(state_dict: StateDict, path: str | os.PathLike[str]) -> UNetConfig:
-    """Read the dimensions off the shapes of the weights."""
-    try:
-        widths: list[int] = []
-        while f"downs.{len(widths)}.conv.0.weight" in state_dict:
-            widths.append(state_dict[f"downs.{len(widths)}.conv.0.weight"].shape[0])
-        return UNetConfig(
-            in_channels=state_dict["downs.0.conv.0.weight"].shape[1],
-            classes=state_dict["final_conv.weight"].shape[0],
-            widths=tuple(widths),
-            up="transpose" if "ups.0.weight" in state_dict else "bilinear",
-        )
-    except (KeyError, IndexError) as error:
-        found = ", ".join(list(state_dict)[:3]) or "nothing"
-        raise CheckpointError(
-            f"{path}: is not this U-Net's: found the keys {found}, expected downs.0.conv.0.weight to final_conv.bias"
-        ) from error
-    except ModelError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _check_keys(state_dict: StateDict, config: UNetConfig, path: str | os.PathLike[str]) -> None:
-    with torch.device("meta"):
-        expected = {key: value.shape for key, value in UNet(config).state_dict().items()}
-    found = {key: value.shape for key, value in state_dict.items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        details = "; ".join(
-            f"{key}: {_shape(found.get(key))}, expected {_shape(expected.get(key))}" for key in wrong[:3]
-        )
-        raise CheckpointError(f"{path}: {len(wrong)} weights do not fit this U-Net: {details}")
-    bad = next((key for key, value in state_dict.items() if not torch.isfinite(value).all()), None)
-    if bad is not None:
-        raise CheckpointError(f"{path}: {bad} holds NaN or infinite weights; use an earlier checkpoint")
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "none" if shape is None else str(list(shape))
-
-
-def foreign_card(state_dict: StateDict, config: UNetConfig, path: Path) -> ModelCard:
+def foreign_card(mapped: Mapped, path: Path) -> ModelCard:
     """The card of weights that came without one: everything that shapes do not tell is the default."""
-    several = config.classes > 1
-    output = OutputSpec(
-        classes=tuple(f"class {index}" for index in range(config.classes)) if several else OutputSpec().classes,
-        activation="softmax" if several else "sigmoid",
-    )
     return ModelCard(
         name=path.stem[:200],
         producer=producer(),
-        architecture=config,
-        input=input_spec(config),
-        output=output,
-        weights_sha256=weights_sha256(state_dict),
+        architecture=mapped.config,
+        input=input_spec(mapped.config),
+        output=OutputSpec(classes=mapped.classes, activation=mapped.activation),
+        weights_sha256=weights_sha256(mapped.state_dict),
     )
 
 

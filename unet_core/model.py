@@ -45,12 +45,12 @@ class UNet(nn.Module):
         for width in config.widths:
             self.downs.append(DoubleConv(channels, width))
             channels = width
-        self.bottleneck = DoubleConv(channels, 2 * channels if config.up == "transpose" else channels)
+        self.bottleneck = DoubleConv(channels, channels if config.up == "bilinear" else 2 * channels)
         self.ups = nn.ModuleList()
         if config.up == "transpose":
             self._add_transposed(config.widths)
         else:
-            self._add_bilinear(config.widths)
+            self._add_bilinear(config.widths, wide=config.up == "bilinear-wide")
         self.final_conv = nn.Conv2d(config.widths[0], config.classes, kernel_size=1)
 
     def _add_transposed(self, widths: tuple[int, ...]) -> None:
@@ -60,14 +60,15 @@ class UNet(nn.Module):
             self.ups.append(DoubleConv(2 * width, width))
             channels = width
 
-    def _add_bilinear(self, widths: tuple[int, ...]) -> None:
-        """Nothing learned on the way up, so each level already narrows to the width of the level above it."""
-        channels = widths[-1]
+    def _add_bilinear(self, widths: tuple[int, ...], wide: bool) -> None:
+        """Upsampling keeps the channels, so each level narrows, unless `wide`, to the width of the level above it."""
+        channels = 2 * widths[-1] if wide else widths[-1]
         for level in reversed(range(len(widths))):
-            width, above = widths[level], widths[max(level - 1, 0)]
+            width = widths[level]
+            outputs = width if wide else widths[max(level - 1, 0)]
             self.ups.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
-            self.ups.append(DoubleConv(width + channels, above, middle=width))
-            channels = above
+            self.ups.append(DoubleConv(width + channels, outputs, middle=width))
+            channels = outputs
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []

@@ -26,12 +26,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
-from runtime.console import Command, Size, progress_hidden
+from runtime.console import Command, Size
 from runtime.errors import DataError, OutputError
 from runtime.files import make_folder, write_bytes
 from runtime.providers import available_threads
+from unet_core.display import Display
 from unet_core.studio import SMALLEST, VIEWS, draw_view, prepare_scene
 
 CARVANA_SIZE = (1280, 1918)
@@ -116,13 +116,13 @@ def make_dataset(
         for kind in ("images", "masks"):
             make_folder(folder / f"{side}_{kind}")
     with (
-        tqdm(total=cars * VIEWS, unit="image", disable=progress_hidden()) as progress,
+        Display().bar("drawing", cars * VIEWS) as advance,
         _drawn_cars(plan, workers or available_threads()) as drawn,
     ):
         for files in drawn:
             for name, content in files.items():
                 write_bytes(folder / name, content)
-            progress.update(VIEWS)
+            advance(VIEWS)
 
 
 def _refuse_other_dataset(folder: Path, plan: Plan) -> None:

@@ -17,9 +17,9 @@ from export.exporter import default_path
 from runtime.errors import ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
-from unet_core.data import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.model import Segmenter
+from unet_core.pairs import find_pairs
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_exit_code_2(checkpoint, tmp_path, spoil):
         message = "is empty (0 bytes)"
     elif spoil == "foreign":
         torch.save({"layer1.weight": torch.ones(3)}, checkpoint)
-        message = "is not this U-Net's: found the keys layer1.weight"
+        message = "is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys layer1"
     elif spoil == "unwritable":
         (tmp_path / "file").write_text("")
         target, message = tmp_path / "file" / "out.onnx", "cannot create this folder"

@@ -123,7 +123,11 @@ OUT_OF_BOUNDS = [
     ("architecture.widths", [8, 16, 65_537], "architecture.widths: found 65537"),
     ("architecture.widths", {"0": 8}, "architecture.widths: found {'0': 8}"),
     ("architecture.widths", [8, 16], "input.stride: found 8, expected 4, 2 ** depth"),
-    ("architecture.up", "nearest", "architecture.up: found 'nearest', expected one of transpose, bilinear"),
+    (
+        "architecture.up",
+        "nearest",
+        "architecture.up: found 'nearest', expected one of transpose, bilinear, bilinear-wide",
+    ),
     ("input", [], "input: found [], expected a record"),
     ("input.size", [64], "input.size: found (64,), expected 2 values"),
     ("input.size", [64, 96, 3], "input.size: found (64, 96, 3), expected 2 values"),

@@ -10,8 +10,19 @@ import pytest
 from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
 from PIL import Image
 
+from runtime.card import InputSpec
 from runtime.errors import ImageError
-from runtime.image import list_images, load_image, load_labels, name_of, open_image
+from runtime.image import (
+    fit,
+    image_size,
+    list_images,
+    load_image,
+    load_labels,
+    name_of,
+    open_image,
+    place,
+    resize,
+)
 
 
 class Nameless:
@@ -344,3 +355,90 @@ def test_images_of_a_folder_are_listed_by_suffix_and_sorted(tmp_path):
 def test_listing_what_is_no_folder_is_an_image_error(tmp_path):
     with pytest.raises(ImageError, match=r"gone: cannot be listed \(no such file or directory\)$"):
         list_images(tmp_path / "gone")
+
+
+def smooth(height=1280, width=1918):
+    rough = np.random.default_rng(3).integers(0, 256, (24, 36, 3), np.uint8)
+    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "share"),
+    [((160, 240), 4), ((160, 160), 8), ((320, 320), 4), ((321, 1), 2), ((1, 641), 1), ((2000, 2000), 1)],
+)
+def test_a_large_jpeg_is_decoded_at_a_share_of_its_size_that_is_enough(at_least, share):
+    content = encoded(smooth(), "JPEG", quality=90)
+    whole, image = load_image(content), load_image(content, at_least=at_least)
+    assert image.shape == (-(-1280 // share), -(-1918 // share), 3)
+    difference = np.abs(resize(image, (160, 240)).astype(int) - resize(whole, (160, 240)))
+    assert difference.mean() < 2
+    assert (difference.max() == 0) == (share == 1)
+    assert load_image(content, "L", at_least=at_least).shape == (*image.shape[:2], 1)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_what_is_enough_is_enough_for_a_turned_picture_too(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    smooth(400, 900).save(path, quality=90, exif=exif)
+    image = load_image(path, at_least=(90, 200))
+    assert sorted(image.shape[:2]) == [200, 450]
+    whole = load_image(path)
+    assert np.abs(image.astype(int) - resize(whole, image.shape[:2])).mean() < 2
+    assert image_size(path) == whole.shape[:2]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM"])
+def test_only_jpegs_are_decoded_smaller(form, tmp_path):
+    path = tmp_path / "a"
+    smooth(64, 96).save(path, form)
+    assert np.array_equal(load_image(path, at_least=(8, 8)), load_image(path))
+    assert image_size(path) == (64, 96)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_size_is_that_of_the_displayed_image(orientation, form, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a"
+    path.write_bytes(encoded(PIXELS, form, exif=exif))
+    assert image_size(path) == load_image(path).shape[:2]
+
+
+def test_a_truncated_jpeg_is_refused_at_any_size(tmp_path):
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encoded(smooth(), "JPEG")[:-500])
+    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or cut off \(.*\); replace it$"):
+        load_image(path, at_least=(160, 240))
+    assert image_size(path) == (1280, 1918)  # its header is whole
+
+
+def test_size_of_what_is_no_image_is_an_image_error(tmp_path):
+    (tmp_path / "words.jpg").write_text("just words\n")
+    for name in ("gone.jpg", "words.jpg"):
+        with pytest.raises(ImageError) as caught:
+            image_size(tmp_path / name)
+        assert str(caught.value).startswith(f"{tmp_path / name}: cannot be read as an image (")
+
+
+@pytest.mark.parametrize("original", [(1, 1), (10, 40), (37, 41), (5, 500), (24, 16)])
+@pytest.mark.parametrize("how", ["stretch", "letterbox", "native"])
+def test_a_fitted_picture_and_its_original_size_tell_the_way_back(original, how):
+    spec = InputSpec(size=(32, 48), fit=how)
+    fitted = fit(np.zeros((*original, 3), np.uint8), spec)
+    placed = place(fitted.image, original, spec)
+    assert placed.image is fitted.image
+    assert (placed.top, placed.left, placed.height, placed.width, placed.original) == (
+        fitted.top,
+        fitted.left,
+        fitted.height,
+        fitted.width,
+        original,
+    )
+
+
+def test_place_of_a_wide_picture_in_a_letterbox():
+    placed = place(np.zeros((32, 48, 3), np.uint8), (10, 40), InputSpec(size=(32, 48), fit="letterbox"))
+    assert (placed.top, placed.left, placed.height, placed.width) == (10, 0, 12, 48)

@@ -115,7 +115,7 @@ def test_damaged_graph_is_refused_and_onnxruntime_prints_nothing(write_model, ca
     path.write_bytes(content.replace(b"ReduceMean", b"ReduceXean"))
     message = refused(path)
     assert message.startswith("ONNX Runtime cannot run the model (")
-    assert "No Op registered for ReduceXean" in message
+    assert "ReduceXean" in message  # the end of a long message is cut off
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
 

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import Mateuszbuda, Milesial, Usuyama, randomised
 from networks import make_card, make_network
 
-from runtime.errors import CheckpointError, OutputError
-from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from runtime.errors import CheckpointError, ConfigError, OutputError
+from unet_core.checkpoint import initialise, load_checkpoint, load_weights, save_checkpoint, weights_sha256
 
 
 @pytest.fixture
@@ -19,18 +20,23 @@ def test_round_trip(path, network, card):
     loaded = load_checkpoint(path)
     assert loaded.card == card
     assert loaded.extra == {"note": 7}
+    assert (loaded.family, loaded.notes, loaded.card_is_assumed) == ("unet-deploy", (), False)
     restored = loaded.network()
     assert not restored.training
     assert all(torch.equal(value, restored.state_dict()[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"state_dict": weights, "optimizer": {}}])
-@pytest.mark.parametrize("config", [{}, {"in_channels": 1}, {"widths": (3, 5, 9)}, {"classes": 3}, {"up": "bilinear"}])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"in_channels": 1}, {"widths": (3, 5, 9)}, {"classes": 3}, {"up": "bilinear"}, {"up": "bilinear-wide"}],
+)
 def test_checkpoints_without_a_card_are_recognised_by_their_shapes(tmp_path, wrap, config):
     network = make_network(**config)
     torch.save(wrap(dict(network.state_dict())), tmp_path / "tutorial.pth.tar")
     loaded = load_checkpoint(tmp_path / "tutorial.pth.tar")
     assert loaded.card.architecture == network.config
+    assert (loaded.family, loaded.notes, loaded.card_is_assumed) == ("tutorial", (), True)
     assert loaded.card.output.activation == ("softmax" if config.get("classes") == 3 else "sigmoid")
     assert loaded.card.input.channels == ("L" if config.get("in_channels") == 1 else "RGB")
     assert loaded.card.input.stride == network.config.stride
@@ -101,8 +107,11 @@ def test_missing_file_and_folder(tmp_path):
         ({"state_dict": {"a": 1}}, "holds no state dict"),
         ({0: torch.ones(3)}, "holds no state dict"),
         ({"downs.0.conv.0.weight": torch.ones(4, 3).to_sparse()}, "holds no state dict"),
-        ({"encoder.weight": torch.ones(3)}, "is not this U-Net's: found the keys encoder.weight"),
-        ({}, "is not this U-Net's: found the keys nothing"),
+        (
+            {"encoder.weight": torch.ones(3)},
+            "x.pth: is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys enc",
+        ),
+        ({}, "usuyama): found the keys nothing"),
     ],
 )
 def test_other_contents_are_named(tmp_path, content, message):
@@ -121,7 +130,7 @@ def test_missing_extra_and_misshapen_weights_are_listed(tmp_path, network):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "x.pth")
     message = str(caught.value)
-    assert "3 weights do not fit this U-Net" in message
+    assert "x.pth: looks like the tutorial's U-Net, but 3 keys do not fit: bottleneck.conv.0.weight" in message
     assert "bottleneck.conv.0.weight: [2, 2, 3, 3], expected [16, 8, 3, 3]" in message
     assert "ups.1.conv.0.weight: none, expected [8, 16, 3, 3]" in message
     assert "zzz: [1], expected none" in message
@@ -176,3 +185,64 @@ def test_a_failed_write_keeps_the_old_checkpoint(path, card, monkeypatch):
 def test_card_matches_its_network():
     network = make_network(widths=(3, 5, 9), in_channels=1)
     assert make_card(network).input.stride == 8
+
+
+def answers(network):
+    x = torch.rand(1, network.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return network(x)
+
+
+def test_a_network_starts_with_the_weights_of_a_checkpoint(path, network):
+    started = make_network(seed=1)
+    assert not torch.equal(answers(started), answers(network))
+    assert initialise(started, path) is None
+    assert torch.equal(answers(started), answers(network))
+
+
+def test_the_weights_of_a_checkpoint_keep_what_its_card_says(path, card):
+    weights = load_weights(path)
+    assert (weights.family, weights.config, weights.classes) == ("unet-deploy", card.architecture, ("car",))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "note"),
+    [
+        (Milesial, "odd sizes were padded inside the network: borders differ where a side is no multiple of 4"),
+        (Mateuszbuda, "trained on values normalised per volume, which no card can say: here they are divided by 255"),
+        (Usuyama, "has no BatchNorm: one was put in that changes nothing until it is trained further"),
+    ],
+)
+def test_a_network_starts_with_other_peoples_weights_and_two_sigmoids_too(tmp_path, theirs, note):
+    file = tmp_path / "theirs.pth"
+    torch.save(randomised(theirs(widths=(4, 8), classes=2)).state_dict(), file)
+    weights = load_weights(file)
+    started = make_network(classes=2, up=weights.config.up)
+    assert initialise(started, file) == f"--init-from {file}: {note}"
+    assert all(torch.equal(value, weights.state_dict[key]) for key, value in started.state_dict().items())
+
+
+def test_with_other_classes_all_but_the_last_convolution_is_copied(path, network):
+    started = make_network(seed=1, classes=3)
+    before = {key: value.clone() for key, value in started.state_dict().items()}
+    assert initialise(started, path) == (
+        f"--init-from {path}: all but final_conv was copied, which has 1 class there, 3 here"
+    )
+    for key, value in started.state_dict().items():
+        source = before if key.startswith("final_conv.") else network.state_dict()
+        assert torch.equal(value, source[key]), key
+
+
+@pytest.mark.parametrize("settings", [{"in_channels": 3}, {"up": "bilinear"}, {"widths": (4, 8, 16)}])
+def test_another_architecture_cannot_start_with_it_and_the_flags_are_told(tmp_path, settings):
+    source = make_network(in_channels=1)
+    save_checkpoint(tmp_path / "grey.pth", source.state_dict(), make_card(source))
+    started = make_network(**{"in_channels": 1} | settings)
+    before = answers(started)
+    with pytest.raises(ConfigError) as caught:
+        initialise(started, tmp_path / "grey.pth")
+    assert str(caught.value) == (
+        f"--init-from {tmp_path / 'grey.pth'}: is a U-Net of widths 4,8 with up transpose and 1 channel; "
+        "give --widths 4,8 --up transpose --channels L"
+    )
+    assert torch.equal(answers(started), before)

@@ -1,228 +1,341 @@
-import os
+"""What the network is fed: the same for the same seed, image and labels always together."""
+
+import multiprocessing
+import pickle
+import signal
+import subprocess
 
 import numpy as np
 import pytest
 import torch
-from folders import write_pair
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from runtime.card import InputSpec
-from runtime.errors import DataError, ImageError
-from runtime.image import fit
+from runtime.errors import ImageError
+from runtime.image import Fitted, fit, load_image, place
+from unet_core.cache import Recipe, Records
 from unet_core.data import (
-    EpochSampler,
+    EpochBatches,
     EvaluationSet,
     TrainingSet,
+    augmentation,
     batches_of,
-    check_pairs,
-    checked_pairs,
     collate_evaluation,
-    find_pairs,
-    fingerprint,
-    fit_truth,
-    load_truth,
+    crop,
+    quiet_worker,
 )
+from unet_core.labels import IGNORED, LabelSpec
+from unet_core.pairs import Pair, find_pairs
 
-SPEC = InputSpec(size=(32, 48))
-
-
-@pytest.mark.parametrize("suffix", ["_mask.gif", ".gif", "_mask.png", ".png"])
-def test_masks_are_found_by_both_names(tmp_path, suffix):
-    mask = write_pair(tmp_path, "train", "a", mask_suffix=suffix)
-    (pair,) = find_pairs(tmp_path, "train")
-    assert (pair.name, pair.mask.name) == ("a", f"a{suffix}")
-    assert np.array_equal(load_truth(pair.mask), mask)
+SIZE = (32, 48)
+CAR = LabelSpec(classes=("car",))
+SEVERAL = LabelSpec(classes=("road", "car", "sky", "tree"), ignore_index=9)
+GREYS = np.array([10, 80, 150, 220], np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "foreground"), [("_mask.gif", 255), ("_mask.gif", 1), ("_mask.png", 1), (".png", 255)]
-)
-def test_masks_of_0_255_and_0_1_mean_the_same(tmp_path, suffix, foreground):
-    mask = write_pair(tmp_path, "train", "a", mask_suffix=suffix, foreground=foreground)
-    assert np.array_equal(load_truth(find_pairs(tmp_path, "train")[0].mask), mask)
+def recipe(how="stretch", channels="RGB", labels=CAR, size=SIZE, **options):
+    count = len(channels)
+    spec = InputSpec(size=size, fit=how, channels=channels, mean=(0.5,) * count, std=(0.2,) * count)
+    return Recipe(input=spec, labels=labels, **options)
 
 
-@pytest.mark.parametrize("value", [0, 1, 255])
-def test_uniform_masks_are_empty_or_full(tmp_path, value):
-    path = tmp_path / "m.png"
-    Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
-    assert (load_truth(path) == (value > 0)).all()
+@pytest.fixture
+def records(data):
+    return Records(find_pairs(data, "train"), recipe())
 
 
-@pytest.mark.parametrize("values", [(0, 1, 255), (0, 128), (0, 2), (3, 7, 9)])
-def test_odd_mask_values_are_named(tmp_path, values):
-    path = tmp_path / "m.png"
-    Image.fromarray(np.resize(np.array(values, np.uint8), (4, 6))).save(path)
-    shown = ", ".join(map(str, values))
-    with pytest.raises(ImageError) as caught:
-        load_truth(path)
-    assert str(caught.value) == f"{path}: has the mask values {shown}, expected 0 and 255, or 0 and 1"
+@pytest.fixture
+def painted(tmp_path):
+    """Pairs whose image shows its own labels: a grey for each class, and class 3 where pixels do not count."""
+    pairs = []
+    for index in range(3):
+        random = np.random.default_rng(index)
+        labels = np.kron(random.integers(0, 4, (5, 6)), np.ones((24, 24))).astype(np.uint8)
+        mask = labels.copy()
+        mask[labels == 3] = 9
+        pairs.append(Pair(image=tmp_path / f"{index}.png", mask=tmp_path / f"{index}_mask.png"))
+        Image.fromarray(np.dstack([GREYS[labels]] * 3)).save(pairs[-1].image)
+        Image.fromarray(mask).save(pairs[-1].mask)
+    return pairs
 
 
-def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(DataError, match="train_images: no such folder; expected train_images, train_masks"):
-        find_pairs(tmp_path, "train")
-    (tmp_path / "val_images").mkdir()
-    (tmp_path / "val_masks").mkdir()
-    with pytest.raises(DataError, match=r"val_images: no images in this folder; expected \.jpg or \.png"):
-        find_pairs(tmp_path, "val")
-
-
-def test_images_without_masks_are_all_counted_and_ten_listed(tmp_path):
-    for index in range(12):
-        write_pair(tmp_path, "train", f"n{index:02}")
-        (tmp_path / "train_masks" / f"n{index:02}_mask.gif").unlink()
-    write_pair(tmp_path, "train", "good")
-    with pytest.raises(DataError) as caught:
-        find_pairs(tmp_path, "train")
-    message = str(caught.value)
-    assert message.startswith("12 of 13 pairs cannot be used, mend or remove them: ")
-    expected = f"expected {tmp_path / 'train_masks' / 'n00'}_mask.gif or n00.png"
-    assert f"{tmp_path / 'train_images' / 'n00.jpg'}: found no mask, {expected}; " in message
-    assert message.count("found no mask") == 10
-    assert message.endswith("; and 2 more")
-
-
-def test_two_masks_or_two_images_of_one_name_are_refused(tmp_path):
-    write_pair(tmp_path, "train", "a")
-    write_pair(tmp_path, "train", "a", mask_suffix=".png")
-    with pytest.raises(DataError, match=r"a\.jpg: found the masks a_mask\.gif, a\.png, expected "):
-        find_pairs(tmp_path, "train")
-    (tmp_path / "train_masks" / "a.png").unlink()
-    Image.new("RGB", (48, 32)).save(tmp_path / "train_images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg: another image has the same name"):
-        find_pairs(tmp_path, "train")
-
-
-def test_check_lists_every_kind_of_offender(data):
-    images, masks = data / "train_images", data / "train_masks"
-    whole = (images / "car0.jpg").read_bytes()
-    (images / "car0.jpg").write_bytes(whole[: len(whole) // 2])
-    (images / "car1.jpg").write_text("not an image")
-    Image.new("L", (20, 10)).save(masks / "car2_mask.gif")
-    Image.fromarray(np.arange(32 * 48, dtype=np.uint8).reshape(32, 48)).save(masks / "car3_mask.gif")
-    with pytest.raises(DataError) as caught:
-        check_pairs(find_pairs(data, "train"))
-    message = str(caught.value)
-    assert message.startswith("4 of 6 pairs cannot be used, mend or remove them: ")
-    assert "car0.jpg: is damaged or cut off" in message
-    assert "car1.jpg: is not an image of a known format" in message
-    assert "car2_mask.gif: is 20x10, expected 48x32 as car2.jpg" in message
-    assert "car3_mask.gif: has the mask values 0, 1, 2, 3, 4, 5, ..." in message
-
-
-def test_both_splits_and_both_checks_are_told_at_once(data):
-    (data / "train_masks" / "car0_mask.gif").unlink()
-    (data / "val_masks" / "val0_mask.gif").unlink()
-    Image.effect_noise((48, 32), 90).save(data / "train_masks" / "car1_mask.gif")
-    with pytest.raises(DataError) as caught:
-        checked_pairs(data)
-    message = str(caught.value)
-    assert message.startswith("3 of 9 pairs cannot be used")
-    for part in ("car0.jpg: found no mask", "val0.jpg: found no mask", "car1_mask.gif: has the mask values"):
-        assert part in message
-
-
-def test_good_pairs_pass_the_check(data):
-    check_pairs(find_pairs(data, "train"))
-    assert checked_pairs(data) == (find_pairs(data, "train"), find_pairs(data, "val"))
-
-
-def test_truth_follows_its_image_into_the_letterbox():
-    image, mask = np.zeros((10, 40, 3), np.uint8), np.ones((10, 40), np.uint8)
-    fitted = fit(image, InputSpec(size=(32, 48), fit="letterbox"))
-    truth = fit_truth(mask, fitted)
-    assert (fitted.top, fitted.height) == (10, 12)
-    assert truth[10:22].all()
-    assert truth.sum() == 12 * 48
-
-
-def test_truth_is_the_majority_of_each_area():
-    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], np.uint8)
-    fitted = fit(np.zeros((2, 4, 3), np.uint8), InputSpec(size=(1, 2), stride=2))
-    assert fit_truth(mask, fitted).tolist() == [[1, 0]]
-
-
-def test_items_are_uint8_images_and_binary_targets(data):
-    image, target = TrainingSet(find_pairs(data, "train"), SPEC, seed=0)[1, 0]
-    assert (image.shape, image.dtype) == ((32, 48, 3), torch.uint8)
-    assert (target.shape, target.dtype) == ((1, 32, 48), torch.float32)
-    assert set(target.unique().tolist()) == {0.0, 1.0}
-
-
-def test_image_and_target_are_turned_together(data):
-    """The rectangle is bright, so wherever augmentation moved it, brightness still tells the target."""
-    for epoch in range(1, 8):
-        image, target = TrainingSet(find_pairs(data, "train"), SPEC, seed=0)[epoch, 0]
-        bright = (image.float().mean(dim=2) > 115).float()
-        assert (bright == target[0]).float().mean() > 0.97
-
-
-def batches(data, workers, epoch, seed=3):
-    pairs = find_pairs(data, "train")
-    sampler = EpochSampler(len(pairs), seed)
-    sampler.epoch = epoch
-    loader = DataLoader(TrainingSet(pairs, SPEC, seed), 4, sampler=sampler, num_workers=workers)
-    return [torch.cat([images.float().flatten(1), targets.flatten(1)], dim=1) for images, targets in loader]
-
-
-def test_batches_repeat_whatever_the_number_of_workers(data):
-    alone = batches(data, 0, epoch=1)
-    for workers in (1, 2):
-        assert all(torch.equal(a, b) for a, b in zip(alone, batches(data, workers, epoch=1), strict=True))
-
-
-def test_epochs_and_seeds_differ_in_order_and_in_augmentation(data):
-    pairs = find_pairs(data, "train")
-    same_picture = [TrainingSet(pairs, SPEC, seed)[epoch, 0][0] for seed, epoch in ((0, 1), (0, 2), (1, 1))]
-    assert not torch.equal(same_picture[0], same_picture[1])
-    assert not torch.equal(same_picture[0], same_picture[2])
-    sampler = EpochSampler(50, seed=0)
-    first = list(sampler)
-    sampler.epoch = 2
-    second = list(sampler)
-    assert {epoch for epoch, _ in second} == {2}
-    assert sorted(index for _, index in first) == sorted(index for _, index in second) == list(range(50))
-    assert [index for _, index in first] != [index for _, index in second]
-
-
-def test_evaluation_keeps_the_original_size(data):
+def loaded(records, *, workers=0, epoch=1, seed=3, batch_size=4, augment="strong"):
+    """The batches of an epoch, each as one tensor; of 0 workers for comparison too."""
+    batches = EpochBatches(len(records), batch_size, seed)
+    batches.epoch = epoch
     loader = DataLoader(
-        EvaluationSet(find_pairs(data, "val"), InputSpec(size=(16, 16))), 3, collate_fn=collate_evaluation
+        TrainingSet(records, seed=seed, augment=augment),
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=quiet_worker,
     )
+    assert len(loader) == len(batches)
+    return [torch.cat([images, labels[..., None]], dim=3) for images, labels in loader]
+
+
+def test_items_are_uint8_images_and_labels(records):
+    image, labels = TrainingSet(records, seed=0)[1, 0]
+    assert (image.shape, image.dtype) == ((*SIZE, 3), torch.uint8)
+    assert (labels.shape, labels.dtype) == (SIZE, torch.uint8)
+    assert labels.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("augment", ["basic", "strong"])
+def test_batches_repeat_whatever_the_number_of_workers(records, augment):
+    alone = loaded(records, augment=augment)
+    assert [batch.shape for batch in alone] == [(4, *SIZE, 4), (2, *SIZE, 4)]
+    for workers in (0, 1, 2):
+        for first, second in zip(alone, loaded(records, workers=workers, augment=augment), strict=True):
+            assert torch.equal(first, second)
+
+
+def test_crops_repeat_whatever_the_number_of_workers(data):
+    records = Records(find_pairs(data, "train"), recipe("native", size=(16, 24)))
+    alone = loaded(records, augment="off")
+    for first, second in zip(alone, loaded(records, workers=2, augment="off"), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(torch.cat(alone).sum(), torch.cat(loaded(records, epoch=2, augment="off")).sum())
+
+
+def test_epochs_seeds_and_images_are_augmented_differently(records):
+    pairs = records.pairs
+    twins = Records([pairs[0], pairs[0]], records.recipe)
+    drawn = [
+        TrainingSet(twins, seed=seed)[key][0] for seed, key in ((0, (1, 0)), (0, (2, 0)), (1, (1, 0)), (0, (1, 1)))
+    ]
+    for other in drawn[1:]:
+        assert (drawn[0] != other).float().mean() > 0.5
+    assert torch.equal(drawn[0], TrainingSet(twins, seed=0)[1, 0][0])
+    again = pickle.loads(pickle.dumps(TrainingSet(twins, seed=0)))
+    again[7, 1]
+    assert torch.equal(drawn[0], again[1, 0][0])
+
+
+def test_off_gives_pictures_as_they_are(records):
+    image, labels = TrainingSet(records, seed=0, augment="off")[3, 2]
+    expected = records[2]
+    assert np.array_equal(image, expected[0]) and np.array_equal(labels, expected[1])
+
+
+@pytest.mark.parametrize("channels", ["RGB", "L"])
+@pytest.mark.parametrize("augment", ["basic", "strong"])
+def test_labels_follow_the_image(painted, augment, channels):
+    """Every class has its grey, and brightness keeps their order: the middle of each class tells what is where."""
+    training = TrainingSet(Records(painted, recipe("native", channels, SEVERAL, (120, 144))), seed=0, augment=augment)
+    moved, counted = 0, 0
+    for epoch in range(1, 13):
+        for index in range(3):
+            image, labels = training[epoch, index]
+            assert image.shape == (120, 144, len(channels))
+            grey, labels = image.numpy().mean(axis=2), labels.numpy()
+            assert set(np.unique(labels)) <= {0, 1, 2, IGNORED}
+            greys = [np.median(grey[labels == label]) for label in (0, 1, 2, IGNORED)]
+            assert greys == sorted(greys)
+            nearest = np.abs(grey[:, :, None] - greys).argmin(axis=2)
+            assert (np.array([0, 1, 2, IGNORED])[nearest] == labels).mean() > 0.93
+            moved += (labels != training.records[index][1]).mean()
+            counted += (labels == IGNORED).mean()
+    assert moved / 36 > 0.4
+    assert 0.15 < counted / 36 < 0.4  # about a quarter of the pixels do not count
+
+
+def test_basic_leaves_colours_alone_and_mirrors_the_border():
+    transform = augmentation("basic")
+    image = np.zeros((40, 60, 3), np.uint8) + np.array([9, 90, 200], np.uint8)
+    for seed in range(5):
+        transform.set_random_seed(seed)
+        changed = transform(image=image, mask=np.ones((40, 60), np.uint8))
+        assert np.array_equal(changed["image"], image)
+        assert changed["mask"].all()
+
+
+def test_strong_changes_brightness_and_colour_but_no_labels_value():
+    transform = augmentation("strong")
+    image = np.zeros((40, 60, 3), np.uint8) + np.array([60, 90, 160], np.uint8)
+    means = []
+    for seed in range(40):
+        transform.set_random_seed(seed)
+        changed = transform(image=image, mask=np.full((40, 60), IGNORED, np.uint8))
+        assert (changed["mask"] == IGNORED).all()
+        means.append(changed["image"].mean(axis=(0, 1)))
+    assert (np.std(means, axis=0) > 10).all()
+    ratio = np.array(means)[:, 0] / np.array(means)[:, 2]
+    assert ratio.max() - ratio.min() > 0.1
+
+
+def spotted(size=(200, 300)):
+    """An image of its own coordinates, with one pixel of class 2 and some of class 1."""
+    labels = np.zeros(size, np.uint8)
+    labels[150:190, 20:60] = 1
+    labels[10, 290] = 2
+    rows, columns = np.indices(size)
+    return np.dstack([rows, columns % 256, columns // 256]).astype(np.uint8), labels
+
+
+def crops(image, labels, share, count=300, size=SIZE):
+    return [crop(image, labels, size, np.random.default_rng(seed), share) for seed in range(count)]
+
+
+def test_crops_are_windows_of_both_and_foreground_comes_up_as_often_as_asked():
+    image, labels = spotted()
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        cut = crops(image, labels, share)
+        for window, truth in cut:
+            row, column = int(window[0, 0, 0]), int(window[0, 0, 1]) + 256 * int(window[0, 0, 2])
+            assert np.array_equal(window, image[row : row + 32, column : column + 48])
+            assert np.array_equal(truth, labels[row : row + 32, column : column + 48])
+        shares[share] = [np.mean([(truth == label).any() for _, truth in cut]) for label in (1, 2)]
+    assert np.mean([(truth > 0).any() for _, truth in cut]) == 1.0
+    assert np.allclose(shares[1.0], 0.5, atol=0.08)  # the rare class as often as the other
+    assert np.allclose(shares[0.5][1], 0.25, atol=0.08)
+    assert shares[0.0][1] < 0.02
+
+
+def test_crops_reach_every_corner_and_need_no_foreground():
+    image = spotted()[0][:34, :50]
+    for share, label in ((0.0, 0), (1.0, 0), (1.0, IGNORED)):
+        cut = crops(image, np.full((34, 50), label, np.uint8), share)
+        corners = {tuple(window[0, 0, :2].tolist()) for window, _ in cut}
+        assert corners == {(row, column) for row in range(3) for column in range(3)}
+
+
+def test_the_pixel_of_a_class_is_anywhere_in_its_crops():
+    image, labels = np.zeros((200, 300, 3), np.uint8), np.zeros((200, 300), np.uint8)
+    labels[100, 150] = 7
+    places = np.array([np.argwhere(truth == 7)[0] for _, truth in crops(image, labels, 1.0)])
+    assert places.min(axis=0).tolist() == [0, 0] and places.max(axis=0).tolist() == [31, 47]
+
+
+def test_what_is_smaller_than_a_crop_gets_its_edge_and_labels_that_do_not_count():
+    image, labels = spotted((20, 300))
+    window, truth = crop(image, labels, SIZE, np.random.default_rng(0), 1.0)
+    column = int(window[0, 0, 1]) + 256 * int(window[0, 0, 2])
+    assert window.shape == (*SIZE, 3)
+    assert np.array_equal(window[:20], image[:, column : column + 48])
+    assert (window[20:] == window[19]).all()
+    assert np.array_equal(truth[:20], labels[:, column : column + 48])
+    assert (truth[20:] == IGNORED).all()
+    assert (truth == 2).sum() == 1
+    tiny, truth = crop(image[:1, :1], labels[:1, :1], SIZE, np.random.default_rng(0), 1.0)
+    assert tiny.shape == (*SIZE, 3) and (truth != IGNORED).sum() == 1
+
+
+def drawn(batches):
+    return [index for batch in batches for _, index in batch]
+
+
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own():
+    batches = EpochBatches(50, 8, seed=0)
+    first = list(batches)
+    assert [len(batch) for batch in first] == [8] * 6 + [2] and len(batches) == 7
+    assert {epoch for batch in first for epoch, _ in batch} == {1}
+    assert drawn(first) == drawn(list(batches)) == batches.order().tolist()
+    batches.epoch = 2
+    assert {epoch for batch in batches for epoch, _ in batch} == {2}
+    orders = [drawn(first), drawn(batches), drawn(EpochBatches(50, 8, seed=1))]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_the_order_of_an_epoch_and_its_first_picture_are_drawn_apart(painted):
+    """Numpy fills up short seeds with zeros: (seed, epoch) and (seed, epoch, 0) are one stream."""
+    records = Records(painted, recipe("native", labels=SEVERAL, size=(16, 24)))
+    for seed in range(5):
+        item = TrainingSet(records, seed=seed, augment="off", foreground_share=1.0)[1, 0][1]
+        random = np.random.default_rng((seed, 1))
+        assert not np.array_equal(item, crop(*records[0], (16, 24), random, 1.0)[1])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 7, 12, 13])
+def test_processes_share_every_batch_without_doubles(processes, length):
+    parts = [EpochBatches(length, 4, seed=5, rank=rank, processes=processes) for rank in range(processes)]
+    counted = []
+    for step, batches in enumerate(zip(*parts, strict=True)):
+        shares = [part.share(4 * step) for part in parts]
+        assert {whole for _, whole in shares} == {sum(own for own, _ in shares)} == {min(4, length - 4 * step)}
+        assert all(batches)  # a process without a share takes part nevertheless
+        counted.append(
+            sorted(index for batch, (own, _) in zip(batches, shares, strict=True) for _, index in batch[:own])
+        )
+        assert all(len(batch) == max(own, 1) for batch, (own, _) in zip(batches, shares, strict=True))
+    order = parts[0].order()
+    assert counted == [sorted(order[start : start + 4].tolist()) for start in range(0, length, 4)]
+    assert {len(part) for part in parts} == {len(counted)}
+
+
+@pytest.mark.parametrize("batch_size", [4, 3, 50])
+def test_an_epoch_goes_on_from_a_position_in_the_same_order(batch_size):
+    whole = EpochBatches(21, 4, seed=5)
+    rest = EpochBatches(21, batch_size, seed=5)
+    whole.epoch = rest.epoch = 3
+    rest.position = 8
+    assert drawn(rest) == drawn(whole)[8:]
+    assert len(rest) == len(list(rest)) == -(-13 // batch_size)
+    rest.position = 21
+    assert (len(rest), list(rest)) == (0, [])
+
+
+@pytest.mark.parametrize("how", ["stretch", "letterbox"])
+def test_evaluation_gives_pictures_as_the_runtime_sees_them_and_truths_of_their_size(data, how):
+    pairs = find_pairs(data, "val")
+    records = Records(pairs, recipe(how, size=(16, 16), truth_at_original=True))
+    loader = DataLoader(EvaluationSet(records, [2, 0]), 3, collate_fn=collate_evaluation)
     ((images, fitted, truths),) = list(loader)
-    assert images.shape == (3, 16, 16, 3)
-    assert [item.original for item in fitted] == [(32, 48)] * 3
-    assert [truth.shape for truth in truths] == [(32, 48)] * 3
+    assert (images.shape, images.dtype) == ((2, 16, 16, 3), torch.uint8)
+    for index, image, way_back, truth in zip((2, 0), images.numpy(), fitted, truths, strict=True):
+        expected = fit(load_image(pairs[index].image), records.recipe.input)
+        assert np.array_equal(image, expected.image)
+        assert place(image, way_back.original, records.recipe.input).top == expected.top == way_back.top
+        assert (way_back.height, way_back.original) == (expected.height, (32, 48))
+        assert truth.shape == (32, 48) and set(np.unique(truth)) == {0, 1}
+
+
+def test_truths_of_the_fitted_size_are_measured_on_the_whole_canvas(data):
+    records = Records(find_pairs(data, "val"), recipe("letterbox", size=(16, 16)))
+    image, fitted, truth = EvaluationSet(records, [1])[0]
+    assert fitted == Fitted(image=fitted.image, top=0, left=0, height=16, width=16, original=(16, 16))
+    assert np.array_equal(image, fitted.image)
+    assert (truth[:2] == IGNORED).all() and (truth[-3:] == IGNORED).all() and (truth[3:13] != IGNORED).all()
+
+
+def test_pictures_of_their_own_size_come_one_by_one(painted):
+    records = Records(painted, recipe("native", labels=SEVERAL, truth_at_original=True))
+    images, fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
+    assert images.shape == (1, 120, 144, 3)
+    assert (fitted[0].original, truths[0].shape) == ((120, 144), (120, 144))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_in_a_loading_process_keeps_its_one_line(data, workers):
-    pairs = find_pairs(data, "train")
-    pairs[4].image.unlink()
-    loader = DataLoader(TrainingSet(pairs, SPEC, 0), 2, sampler=EpochSampler(6, 0), num_workers=workers)
+def test_an_error_in_a_loading_process_keeps_its_one_line(records, workers):
+    pair = records.pairs[4]
+    pair.image.unlink()
+    loader = DataLoader(TrainingSet(records, seed=0), batch_sampler=EpochBatches(6, 2, seed=0), num_workers=workers)
     with pytest.raises(ImageError) as caught:
         list(batches_of(loader))
-    assert str(caught.value) == f"{pairs[4].image}: no such file"
+    assert str(caught.value) == f"{pair.image}: no such file"
 
 
-def test_fingerprint_sees_names_and_sizes_not_places(data, tmp_path):
-    def found(folder):
-        return fingerprint(find_pairs(folder, "train"), find_pairs(folder, "val"))
-
-    before = found(data)
-    assert before.startswith("6 training and 3 validation pairs, sha256 ")
-    data.rename(tmp_path / "moved")
-    assert found(tmp_path / "moved") == before
-    write_pair(tmp_path / "moved", "val", "val0", size=(32, 52))
-    assert found(tmp_path / "moved") != before
+def started(loader):
+    """An iterator that has given one batch, and its process."""
+    before = multiprocessing.active_children()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = (process for process in multiprocessing.active_children() if process not in before)
+    return batches, worker
 
 
-def test_names_of_any_bytes_have_a_fingerprint(tmp_path):
-    folder = tmp_path / "data"
-    write_pair(folder, "train", "a")
-    odd = os.fsdecode(b"one\xff")
-    (folder / "train_images" / "a.jpg").rename(folder / "train_images" / f"{odd}.jpg")
-    (folder / "train_masks" / "a_mask.gif").rename(folder / "train_masks" / f"{odd}_mask.gif")
-    assert fingerprint(find_pairs(folder, "train"), []).startswith("1 training")
+def test_loading_processes_outlive_signals_to_the_group_and_obey_their_parent(records):
+    loader = DataLoader(
+        TrainingSet(records, seed=0), batch_sampler=EpochBatches(6, 1, 0), num_workers=1, worker_init_fn=quiet_worker
+    )
+    batches, worker = started(loader)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)  # which is another process than the parent
+    assert len(list(batches)) == 5
+    batches, worker = started(loader)
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0

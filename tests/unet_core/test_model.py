@@ -22,7 +22,7 @@ def test_default_has_the_tutorials_size_and_keys():
     assert "downs.0.conv.0.bias" not in keys
 
 
-@pytest.mark.parametrize("up", ["transpose", "bilinear"])
+@pytest.mark.parametrize("up", ["transpose", "bilinear", "bilinear-wide"])
 @pytest.mark.parametrize("widths", [(4,), (4, 8), (3, 5, 9)])
 @pytest.mark.parametrize(("channels", "classes"), [(3, 1), (1, 4)])
 def test_logits_have_the_inputs_size_for_every_configuration(up, widths, channels, classes):
@@ -41,6 +41,16 @@ def test_bilinear_narrows_on_the_way_up():
     assert shapes["ups.1.conv.0.weight"] == (8, 16, 3, 3)
     assert shapes["ups.1.conv.3.weight"] == (4, 8, 3, 3)
     assert shapes["ups.3.conv.3.weight"] == (4, 4, 3, 3)
+
+
+def test_wide_bilinear_keeps_all_channels_on_the_way_up():
+    config = UNetConfig(widths=(4, 8), up="bilinear-wide")
+    shapes = {key: tuple(value.shape) for key, value in UNet(config).state_dict().items()}
+    assert shapes["bottleneck.conv.3.weight"] == (16, 16, 3, 3)
+    assert shapes["ups.1.conv.0.weight"] == (8, 24, 3, 3)
+    assert shapes["ups.1.conv.3.weight"] == (8, 8, 3, 3)
+    assert shapes["ups.3.conv.0.weight"] == (4, 12, 3, 3)
+    assert "ups.0.weight" not in shapes
 
 
 def test_the_skip_comes_first_in_the_concatenation(network):

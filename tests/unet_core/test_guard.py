@@ -1,0 +1,176 @@
+"""Signals are noted while a run listens, and mean the end when they come twice; so does a loss that is not finite."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.errors import UnetError
+from unet_core.guard import LossWatch, Stop
+
+ROOT = Path(__file__).parents[2]
+
+
+def refuse_to_say():
+    raise AssertionError("asked where a loss is, although it is finite")
+
+
+@pytest.fixture(autouse=True)
+def _handlers_come_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))]
+)
+def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
+    stop = Stop()
+    with stop.listening():
+        assert stop.signal == 0
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+    with pytest.raises(type(expected)) as found:
+        stop.leave()
+    assert found.value.args == expected.args
+
+
+def test_handlers_come_back_after_an_error_too():
+    before = signal.getsignal(signal.SIGTERM)
+    found = []
+
+    def listen_and_fail():
+        with Stop().listening():
+            found.append(signal.getsignal(signal.SIGTERM))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        listen_and_fail()
+    assert found != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_thread_nothing_is_listened_to():
+    found = []
+
+    def listen():
+        with Stop().listening():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=listen)
+    before = signal.getsignal(signal.SIGINT)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+def test_a_signal_after_another_processs_is_no_second_one():
+    stop = Stop()
+    with stop.listening():
+        stop.signal = signal.SIGTERM  # told by another process of the run
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+TWICE = """
+import os, signal, sys, time
+from unet_core.guard import Stop
+with Stop().listening():
+    for number in map(int, sys.argv[1:]):
+        os.kill(os.getpid(), number)
+        time.sleep(0.6)
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(second):
+    numbers = [str(int(signal.SIGINT)), str(int(second))]
+    command = [sys.executable, "-c", TWICE, *numbers]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + second, f"{numbers[0]}\n", "")
+
+
+BUSY = """
+import os, signal, threading, time
+import numpy
+from unet_core.guard import Stop
+
+def twice():
+    for _ in range(2):
+        time.sleep(0.7)
+        os.kill(os.getpid(), signal.SIGINT)
+
+with Stop().listening():
+    threading.Thread(target=twice).start()
+    numpy.sort(numpy.random.rand(6 * 10**7))  # one instruction to Python, many seconds long
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_second_signal_does_not_wait_for_a_long_instruction():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", BUSY], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_signals_close_together_count_as_one():
+    """As where a process manager tells the whole group, and the parent tells its children."""
+    number = str(int(signal.SIGTERM))
+    at_once = TWICE.replace("time.sleep(0.6)", "time.sleep(0.01)")
+    command = [sys.executable, "-c", at_once, number, number]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{number}\n{number}\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="opens a pseudo-terminal")
+def test_an_end_at_once_shows_the_terminals_cursor_again():
+    reader, terminal = os.openpty()
+    command = [sys.executable, "-c", TWICE, str(int(signal.SIGINT)), str(int(signal.SIGINT))]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal, check=False)
+    os.close(terminal)
+    assert (done.returncode, os.read(reader, 100)) == (130, b"\x1b[?25h")
+    os.close(reader)
+
+
+def test_the_mean_is_over_images_and_one_loss_late():
+    watch = LossWatch()
+    assert watch.mean == 0
+    watch.add(torch.tensor(1.0, requires_grad=True), 3, refuse_to_say)
+    assert (watch.total, watch.seen) == (0, 0)
+    watch.add(torch.tensor(2.0), 1, refuse_to_say)
+    assert (watch.total, watch.seen, watch.mean) == (3, 3, 1)
+    watch.look()
+    watch.look()
+    assert (watch.total, watch.seen, watch.mean) == (5, 4, 1.25)
+
+
+def test_a_watch_goes_on_with_earlier_sums():
+    watch = LossWatch(6.0, 4)
+    watch.add(torch.tensor(4.0), 1, refuse_to_say)
+    watch.look()
+    assert watch.mean == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_is_refused_when_it_is_looked_at(value):
+    watch = LossWatch()
+    watch.add(torch.tensor(1.0), 2, refuse_to_say)
+    watch.add(torch.tensor(float(value)), 2, lambda: "epoch 2/9, car.jpg")
+    with pytest.raises(UnetError) as error:
+        watch.look()
+    assert str(error.value) == (
+        f"epoch 2/9, car.jpg: the loss became {value}; the last checkpoint is kept: look at these images, or go on "
+        "with a lower --lr, --clip-norm 1 or --amp off"
+    )
+    assert watch.mean == 1

@@ -1,0 +1,128 @@
+"""What ends a run before its time: signals, and losses that are not finite."""
+
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from runtime.errors import UnetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENOUGH = 0
+"""What is said instead of a signal's number when nobody listens any more."""
+
+REPEATED = 0.5
+"""Seconds within which signals count as one: a process manager may tell a whole group, and torchrun each one again."""
+
+STDERR = 2
+SHOW_CURSOR = b"\x1b[?25h"
+"""What a terminal is told to show the cursor, which progress bars hide."""
+
+
+class Stop:
+    """SIGINT and SIGTERM, noted while a run trains: the step is finished and saved; a second one ends at once.
+
+    `signal` is the number of the one that came, here or in another process of the run, and 0 until then.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen, where this is the main thread: only that one is told."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ear, voice = socket.socketpair()
+        voice.setblocking(False)
+        watcher = threading.Thread(target=_end_at_second, args=(ear,), daemon=True)
+        watcher.start()
+        spoken_to = signal.set_wakeup_fd(voice.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(spoken_to)
+            voice.send(bytes([ENOUGH]))  # closing says nothing while a forked process holds it too
+            watcher.join()
+            voice.close()
+            ear.close()
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+
+    def leave(self) -> None:
+        """End as the signal asked, with everything saved."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.signal)
+
+
+def _end_at_second(ear: socket.socket) -> None:
+    """End the process when a second signal comes.
+
+    Python takes signals between two of its own instructions, and one of those can be a step of the network that lasts
+    minutes. Their numbers are written to this socket at once, and a thread reads them at once.
+    """
+    first: float | None = None
+    while ENOUGH not in (numbers := ear.recv(64)):
+        for number in SIGNALS:
+            now = time.monotonic()
+            if number not in numbers:
+                continue
+            if first is None:
+                first = now
+            elif now - first > REPEATED:
+                with suppress(OSError):
+                    if os.isatty(STDERR):
+                        os.write(STDERR, SHOW_CURSOR)
+                os._exit(128 + number)  # not even files are closed: what is on disk is whole, whenever this happens
+
+
+class LossWatch:
+    """Looks at every loss, one step late, so that a GPU never waits for the CPU to have looked."""
+
+    def __init__(self, total: float = 0.0, seen: int = 0) -> None:
+        self.total, self.seen = total, seen
+        self._pending: tuple[Tensor, int, Callable[[], str]] | None = None
+
+    def add(self, loss: "Tensor", count: int, where: Callable[[], str]) -> None:
+        """A mean loss over `count` images; `where` tells which, if need be."""
+        self.look()
+        self._pending = (loss.detach(), count, where)
+
+    def look(self) -> None:
+        """Count the loss that was added last.
+
+        Raises:
+            UnetError: it is not finite.
+        """
+        if self._pending is None:
+            return
+        loss, count, where = self._pending
+        self._pending = None
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UnetError(
+                f"{where()}: the loss became {value}; the last checkpoint is kept: look at these images, or go on with "
+                "a lower --lr, --clip-norm 1 or --amp off"
+            )
+        self.total += value * count
+        self.seen += count
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of an image so far."""
+        return self.total / max(self.seen, 1)

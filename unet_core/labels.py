@@ -1,0 +1,94 @@
+"""What the values of a mask file mean: class indices, foreground, pixels that do not count.
+
+A label picture is uint8 [height, width]: with one class 0 is background and 1 is the class, with several it is the
+index of the class, and `IGNORED` marks pixels that neither loss nor metrics look at.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import ImageError
+from runtime.image import Fitted, load_labels, resize
+
+IGNORED = 255
+"""Label of a pixel that does not count; at most 255 classes leave it free."""
+
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpec:
+    """How mask files are read: names of the classes, and the value in the files that does not count (or None)."""
+
+    classes: tuple[str, ...]
+    ignore_index: int | None = None
+
+    @property
+    def binary(self) -> bool:
+        """One class against the background."""
+        return len(self.classes) == 1
+
+
+def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
+    """Read a mask file as labels, uint8 [height, width].
+
+    Raises:
+        ImageError: it cannot be read, or has values that mean nothing: with one class others than 0 and 255, or 0 and
+            1; with several an index that no class has (two classes may be 0 and 255 as well).
+    """
+    values = load_labels(path)
+    found = [value for value in present_labels(values) if value != spec.ignore_index]
+    black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}
+    if not black_and_white and max(found, default=0) > max(1, len(spec.classes) - 1):
+        raise ImageError(f"{path}: has the mask values {_listed(found)}, {_expected(spec)}")
+    meaning = np.arange(256, dtype=np.uint8)
+    if black_and_white:
+        meaning[255] = 1
+    if spec.ignore_index is not None:
+        meaning[spec.ignore_index] = IGNORED
+    return meaning[values]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+
+
+def _expected(spec: LabelSpec) -> str:
+    meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices 0 to {len(spec.classes) - 1}"
+    if spec.ignore_index is not None:
+        return f"expected {meant}, besides --ignore-index {spec.ignore_index}; name more --classes"
+    return f"expected {meant}; name more --classes, or the value that does not count with --ignore-index"
+
+
+def fit_truth(labels: Labels, fitted: Fitted) -> Labels:
+    """Bring labels where their image was brought, uint8 [fitted height, fitted width].
+
+    Where pixels merge, the label that covers most of the new one wins. The bars of a letterbox are `IGNORED`.
+    """
+    canvas = np.full(fitted.image.shape[:2], IGNORED, np.uint8)
+    part = resize_labels(labels, (fitted.height, fitted.width))
+    canvas[fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width] = part
+    return canvas
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Resample labels to (height, width) by majority: the share of every label is resized, and the largest wins."""
+    if labels.shape == size:
+        return labels
+    present = present_labels(labels)
+    result = np.full(size, present[0], np.uint8)
+    most = np.zeros(size, np.float32)
+    for label in present:
+        share = resize((labels == label).astype(np.float32)[:, :, None], size)[:, :, 0]
+        result[share > most] = label
+        np.maximum(most, share, out=most)
+    return result
+
+
+def present_labels(labels: Labels) -> Sequence[int]:
+    """The labels that occur, in rising order."""
+    return [int(label) for label in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=1))]

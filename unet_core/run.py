@@ -1,0 +1,403 @@
+"""One training run: epochs of steps and a validation after each, saved so that it can stop and go on anywhere."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from runtime.card import ModelCard, Training
+from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
+from runtime.files import make_folder, write_text
+from unet_core.board import Board
+from unet_core.cache import Records
+from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
+from unet_core.config import TrainConfig
+from unet_core.curves import save_curves
+from unet_core.data import EpochBatches, TrainingSet, batches_of, quiet_worker
+from unet_core.display import Display
+from unet_core.guard import LossWatch, Stop
+from unet_core.losses import make_loss
+from unet_core.metrics import Metrics
+from unet_core.model import Segmenter, UNet
+from unet_core.optim import Average, Precision, epochs_without_progress, is_best, lr_factor, make_optimizer
+from unet_core.pairs import fingerprint
+from unet_core.panels import panel, save_panel
+from unet_core.processes import Processes
+from unet_core.report import epoch_line, metrics_csv
+from unet_core.state import random_state, set_random_state, with_settings
+from unet_core.validation import Worst, checkpoint_predictions, default_workers, measure
+
+LAST = "my_checkpoint.pth.tar"
+BEST = "model.pth"
+PANELS = 8
+"""Validation images that are drawn whenever an epoch is the best: those with the lowest Dice."""
+
+SAVE = 1
+"""What a process says to the others when it is time to save; larger numbers are signals."""
+
+
+NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
+"""Figures of an epoch that do not say how good the model is."""
+
+
+class Run:
+    """One training run: `fit` goes through what is left and returns the path of the best weights."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Records,
+        val: Records,
+        *,
+        processes: Processes | None = None,
+        display: Display | None = None,
+        device: torch.device | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        self.config, self.train, self.val = config, train, val
+        self.processes, self.display = processes or Processes(), display or Display()
+        self.device = device or torch.device("cpu")
+        self.folder = Path(config.out)
+        self.fingerprint = fingerprint(train.pairs, val.pairs)
+        self.workers = default_workers() if config.workers is None else config.workers
+        if config.batch_size < self.processes.count:
+            raise ConfigError(f"--batch-size {config.batch_size}: expected {self.processes.count}, one per process")
+        self._build()
+        self.history: list[dict[str, float]] = []
+        self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
+        self.stop = Stop()
+        if resumed is not None:
+            self._restore(resumed)
+        elif config.init_from:
+            note = initialise(self.network, config.init_from)
+            if note:
+                self.display.note(note)
+        # After the weights are what they will be: the average starts from them.
+        self.average = Average(self.network, config.ema) if config.ema else None
+        if resumed is not None and self.average is not None:
+            self.average.network.load_state_dict(dict(resumed.state_dict))
+            self.average.steps = int(resumed.extra["average_steps"])
+        self.segmenter = Segmenter(self.average.network if self.average else self.network, self.card).to(self.device)
+        self.stepped = self._stepped()
+
+    def _build(self) -> None:
+        config = self.config
+        torch.manual_seed(config.seed)
+        try:
+            self.network = UNet(config.architecture).to(self.device)
+        except RuntimeError as error:  # the allocator's
+            raise ConfigError(
+                f"--widths {','.join(map(str, config.widths))}: too large for this machine's memory; use smaller ones"
+            ) from error
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # sizes repeat, so the search for the fastest kernels pays
+        if config.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.card = ModelCard(
+            name=self.folder.resolve().name or "unet",
+            producer=producer(),
+            architecture=config.architecture,
+            input=config.input,
+            output=config.output,
+            weights_sha256=weights_sha256(self.network.state_dict()),
+        )
+        self.optimizer = make_optimizer(self.network, config)
+        self.precision = Precision(config.amp, self.device)
+        self.loss = make_loss(config.loss_name, len(config.classes), config.boundary_weight)
+        self.batches = EpochBatches(
+            len(self.train), config.batch_size, config.seed, self.processes.rank, self.processes.count
+        )
+
+    def _stepped(self) -> Any:
+        """The network as the steps call it: compiled, and with gradients averaged over the processes."""
+        network: Any = self.processes.parallel(self.network, self.device)
+        return torch.compile(network) if self.config.compile else network
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        last, extra = self.folder / LAST, checkpoint.extra
+        if checkpoint.card.architecture != self.card.architecture:
+            raise CheckpointError(f"{last}: holds another network than its config; start a new run")
+        try:
+            if extra["data"] != self.fingerprint:
+                raise DataError(
+                    f"{self.config.data}: is not the data of the run in {self.folder} (found {self.fingerprint}, "
+                    f"expected {extra['data']}); start a new run"
+                )
+            self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
+            self.optimizer.load_state_dict(with_settings(extra["optimizer"], self.optimizer))
+            self.precision.restore(extra["precision"])
+            self.history = [dict(row) for row in extra["history"]]
+            self.position, self.seconds = int(extra["position"]), float(extra["seconds"])
+            self.watch = self._restored_watch(extra["losses"])
+            set_random_state(extra["random"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{last}: is damaged ({error}); start a new run") from error
+
+    def _restored_watch(self, losses: Sequence[tuple[float, int]]) -> LossWatch:
+        """Each process's own sums; of another number of processes, all to the first."""
+        if len(losses) == self.processes.count:
+            return LossWatch(*losses[self.processes.rank])
+        if not self.processes.first:
+            return LossWatch()
+        return LossWatch(sum(total for total, _ in losses), sum(seen for _, seen in losses))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, from 1."""
+        return len(self.history) + 1
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are trained, or nothing got better for long enough."""
+        waited = epochs_without_progress(self.history)
+        return len(self.history) >= self.config.epochs or 0 < self.config.patience <= waited
+
+    def fit(self) -> Path:
+        """Train, validate and save, epoch by epoch.
+
+        Raises:
+            UnetError: the loss is not finite, or a file cannot be written.
+            KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; everything is saved.
+        """
+        loader = self._loader()
+        if self.processes.first:
+            make_folder(self.folder / "saved_images")
+            write_text(self.folder / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
+        with self.stop.listening(), self._board() as self.board:
+            while not self.ended:
+                self._fit_epoch(loader)
+        return self.folder / BEST
+
+    def _board(self) -> Board:
+        folder = self.folder / "tensorboard" if self.config.tensorboard and self.processes.first else None
+        return Board(folder, self.epoch)
+
+    def _loader(self) -> DataLoader[Any]:
+        dataset = TrainingSet(
+            self.train,
+            seed=self.config.seed,
+            augment=self.config.augment,
+            foreground_share=self.config.foreground_share,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=self.batches,
+            num_workers=self.workers,
+            worker_init_fn=quiet_worker,
+            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # or it would draw from the run's own
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _fit_epoch(self, loader: DataLoader[Any]) -> None:
+        started = time.perf_counter()
+        if self.position < len(self.train):
+            self._train_epoch(loader)
+        trained = time.perf_counter()
+        metrics, worst = self._validate()
+        totals = [sum(parts) for parts in zip(*self.processes.gather((self.watch.total, self.watch.seen)), strict=True)]
+        now = time.perf_counter()
+        row = {
+            "epoch": self.epoch,
+            "train_loss": totals[0] / max(totals[1], 1),
+            **metrics.summary(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_seconds": self.seconds + trained - started,
+            "seconds": self.seconds + now - started,
+        }
+        if self.precision.scaler.is_enabled():
+            row["skipped_steps"] = self.precision.skipped
+        self.history.append(row)
+        self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
+        self._write_epoch(row, worst)
+        self.display.line(epoch_line(row, self.config.epochs, is_best(self.history)))
+
+    def _train_epoch(self, loader: DataLoader[Any]) -> None:
+        """The rest of an epoch, from `position` on."""
+        started = saved = time.perf_counter()
+        before = self.seconds
+        self.batches.epoch, self.batches.position = self.epoch, self.position
+        self.network.train()
+        label = f"epoch {self.epoch}/{self.config.epochs}"
+        batches = batches_of(loader)
+        with self.display.bar(label, len(self.train), done=self.position) as advance:
+            while self.position < len(self.train):
+                done = self.step(batches, label)
+                now = time.perf_counter()
+                self.seconds = before + now - started
+                advance(done, self._figures(now - started))
+                due = self.config.save_minutes and now - saved > 60 * self.config.save_minutes
+                asked = self.processes.largest(max(self.stop.signal, SAVE if due else 0))
+                if asked:
+                    self._check()
+                    self._save_last()
+                    saved = time.perf_counter()
+                if asked > SAVE:
+                    self._leave(asked)
+        self._check()
+        self.seconds = before
+
+    def _figures(self, seconds: float) -> str:
+        past = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
+        share = self.epoch - 1 + self.position / len(self.train)
+        spent = sum(row["seconds"] for row in self.history) + seconds
+        left = timedelta(seconds=round(spent / share * (self.config.epochs - share)))
+        return f"loss {self.watch.mean:.4f}{past}  run ends in {left}"
+
+    def step(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
+        """One step of the optimizer, over one batch or `accumulate` of them; returns the number of images."""
+        config, start = self.config, self.position
+        size = min(config.batch_size * config.accumulate, len(self.train) - start)
+        while self.position < start + size:
+            own, whole = self.batches.share(self.position)
+            last = self.position + whole == start + size
+            images, labels = next(batches)
+            self._backward(images, labels, own * self.processes.count / size, last, own, label)
+            self.position += whole
+        middle = self.epoch - 1 + (start + size / 2) / len(self.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * lr_factor(config, middle, self.history)
+        self.precision.step(self.optimizer, self.network, config.clip_norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        return size
+
+    def _backward(self, images: Tensor, labels: Tensor, weight: float, last: bool, own: int, label: str) -> None:
+        """Add the gradients of one batch, `weight` being its share of the step times the number of processes."""
+        several = self.processes.count > 1
+        with self.stepped.no_sync() if several and not last and not self.config.compile else nullcontext():
+            images = images.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            planes = self.segmenter.normalise(images)
+            if not self.config.channels_last:
+                planes = planes.contiguous()
+            with self.precision.context():
+                logits = self.stepped(planes)
+            loss = self.loss(logits.float(), labels)
+            if own:
+                self.watch.add(loss, own, partial(self._where, label, self.position))
+            self.precision.backward(loss if weight == 1.0 else loss * weight)
+
+    def _where(self, label: str, position: int) -> str:
+        """Epoch and file names of this process's part of the batch at a position."""
+        batch = self.batches.order()[position : position + self.config.batch_size]
+        names = [self.train.pairs[index].image.name for index in batch[self.processes.rank :: self.processes.count]]
+        return f"{label}, {', '.join(names)}"
+
+    def _validate(self) -> tuple[Metrics, Worst]:
+        """Metrics over the validation images, each seen by one process, and the worst of them to draw."""
+        self.processes.share(self.segmenter.network)
+        indices = range(self.processes.rank, len(self.val), self.processes.count)
+        worst = Worst(PANELS)
+        predictions = checkpoint_predictions(
+            self.segmenter,
+            self.card,
+            self.val,
+            indices,
+            batch_size=self.config.batch_size,
+            workers=self.workers,
+        )
+        shown = self._until_stopped(self.display.through(predictions, "validating", len(indices)))
+        metrics = measure(shown, self.card, worst.add)
+        if asked := self.processes.largest(self.stop.signal):
+            self._save_last()
+            self._leave(asked)
+        for state in self.processes.gather((self.processes.rank, metrics.state(), worst)):
+            if state[0] != self.processes.rank:
+                metrics.merge(Metrics.from_state(self.card.output.classes, state[1]))
+                worst.merge(state[2])
+        return metrics, worst
+
+    def _until_stopped(self, items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            if self.stop.signal:
+                return
+            yield item
+
+    def _check(self) -> None:
+        """Before weights are saved or validated: an infinite gradient of a finite loss shows in the weights only.
+
+        Raises:
+            UnetError: the loss or a weight is not finite.
+        """
+        self.watch.look()
+        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+            raise UnetError(
+                f"epoch {self.epoch}: the weights became NaN; the last checkpoint is kept: go on with a lower --lr, "
+                "--clip-norm 1 or --amp off"
+            )
+
+    def _leave(self, number: int) -> None:
+        """End all processes as the signal asks that one of them got."""
+        self.processes.wait()
+        self.stop.signal = number
+        self.stop.leave()
+
+    def _write_epoch(self, row: Mapping[str, float], worst: Worst) -> None:
+        """The best weights first: the checkpoint's history says that they are there."""
+        best = is_best(self.history)
+        if best and self.processes.first:
+            save_checkpoint(self.folder / BEST, self.segmenter.network.state_dict(), self._trained_card())
+        self._save_last()
+        if not self.processes.first:
+            return
+        write_text(self.folder / "metrics.csv", metrics_csv(self.history))
+        save_curves(self.folder / "curves.png", self.history)
+        self.board.scalars(row)
+        if best:
+            self._draw(worst)
+
+    def _draw(self, worst: Worst) -> None:
+        folder = self.folder / "saved_images"
+        for old in folder.glob("[0-9][0-9]_*.png"):
+            old.unlink()
+        for place, item in enumerate(worst.items, 1):
+            pair = self.val.pairs[item.index]
+            image = worst.picture(self.val, item)
+            title = f"{pair.name}   Dice {item.dice:.4f}   epoch {self.history[-1]['epoch']:.0f}"
+            drawn = panel(image, item.predicted, item.truth, self.config.classes, title)
+            save_panel(folder / f"{place:02}_{pair.name}.png", drawn)
+            self.board.picture(f"worst/{place:02}", drawn, len(self.history))
+
+    def _trained_card(self) -> ModelCard:
+        row = self.history[-1] if self.history else {}
+        figures = {name: float(value) for name, value in row.items() if name not in NOT_METRICS}
+        finite = {name: value for name, value in figures.items() if math.isfinite(value) and len(name) <= 200}
+        return replace(
+            self.card,
+            weights_sha256=weights_sha256(self.segmenter.network.state_dict()),
+            training=Training(epochs=len(self.history), data=self.fingerprint, metrics=finite),
+        )
+
+    def _save_last(self) -> None:
+        """Everything that the run needs to go on exactly from here."""
+        losses = self.processes.gather((self.watch.total, self.watch.seen))
+        if not self.processes.first:
+            return
+        save_checkpoint(
+            self.folder / LAST,
+            self.segmenter.network.state_dict(),
+            self._trained_card(),
+            network=self.network.state_dict() if self.average is not None else None,
+            average_steps=self.average.steps if self.average is not None else 0,
+            optimizer=self.optimizer.state_dict(),
+            precision=self.precision.state(),
+            history=self.history,
+            position=self.position,
+            seconds=self.seconds,
+            losses=losses,
+            random=random_state(),
+            data=self.fingerprint,
+            config=asdict(self.config),
+        )
