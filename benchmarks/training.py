@@ -26,12 +26,13 @@ from benchmarks.environment import machine
 from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from runtime.console import Command, Size
 from runtime.files import make_folder, write_text
-from unet_core.cache import Recipe, Records, open_cache, pending, prepare
+from unet_core.cache import open_cache, pending, prepare
 from unet_core.config import TrainConfig
 from unet_core.data import EpochBatches, TrainingSet, quiet_worker
 from unet_core.display import Display
 from unet_core.model import UNet
 from unet_core.pairs import find_pairs
+from unet_core.records import Recipe, Records
 from unet_core.run import Run
 from unet_core.validation import default_workers, torch_device
 

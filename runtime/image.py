@@ -143,7 +143,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(ORIENTATION, 1) in TURNED
+            # Pillow turns the sides of a TIFF itself.
+            turned = picture.format != "TIFF" and picture.getexif().get(ORIENTATION, 1) in TURNED
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many types on damaged files

@@ -8,7 +8,6 @@ loses seconds of work. What does not have its checksum is decoded anew.
 """
 
 import hashlib
-import io
 import json
 import os
 import time
@@ -20,7 +19,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,160 +27,38 @@ from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from runtime.card import CHANNEL_COUNT, InputSpec
 from runtime.errors import ImageError, OutputError
-from runtime.files import make_folder, write_bytes
-from runtime.image import fit, image_size, load_image
+from runtime.files import make_folder
 from runtime.providers import available_threads
-from unet_core.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
+from unet_core.labels import IGNORED, Labels
 from unet_core.pairs import Pair, refuse
+from unet_core.records import (
+    DATA,
+    INDEX,
+    NOT_STORED,
+    PENDING,
+    Recipe,
+    Record,
+    Records,
+    end_of,
+    index_bytes,
+    lengths,
+    read_index,
+    unknown_rows,
+    write_index,
+)
 
 VERSION = 1
 """Of the records: another one is another folder."""
 
-PREFIX, INDEX, DATA, LOCK = "records-", "index.npy", "records.bin", "lock"
+PREFIX, LOCK = "records-", "lock"
 HASH_DIGITS = 32
-HEADER_BYTES, CHECKSUM_BYTES = 512, 4
-"""Of the index: at most, and exactly."""
-
 SAVE_SECONDS = 3.0
 AHEAD = 4
 """Pairs per core that are decoded ahead of the one that is written."""
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-
-PENDING, NOT_STORED = -2, -1
-"""Offsets of pairs that have yet to be decoded, and of those that are fine but did not fit into the cache."""
-
-SIDES = ("height", "width", "truth_height", "truth_width")
-ROW = np.dtype([("offset", "<i8"), ("checksum", "<u4"), *((side, "<i4") for side in SIDES), ("some", "?")])
-"""A record: where, its CRC-32, the sides of picture and labels (0 before it was ever decoded), and whether any pixel is
-of a class other than the first."""
-
-Record = tuple[NDArray[np.uint8], Labels]
-"""A fitted picture uint8 [h, w, channels], and labels uint8: fitted too, or at the image's own size."""
-
 Note = Callable[[str], None]
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What is made of a pair; where there is no mask, no pixel counts.
-
-    `truth_at_original`: labels keep the image's own size, to measure there. `draft`: large JPEGs are decoded at a
-    fraction of their size; their pixels differ slightly from those that the runtime sees, so only training does it.
-    """
-
-    input: InputSpec
-    labels: LabelSpec
-    truth_at_original: bool = False
-    draft: bool = False
-
-    def make(self, pair: Pair) -> Record:
-        """Decode a pair.
-
-        Raises:
-            ImageError: it cannot be read, or image and mask differ in size.
-        """
-        draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
-        image = load_image(pair.image, self.input.channels, at_least=self.input.size if draft else None)
-        size = image_size(pair.image) if draft else image.shape[:2]
-        labels = np.full(size, IGNORED, np.uint8) if pair.mask is None else load_truth(pair.mask, self.labels)
-        if size != labels.shape:
-            (height, width), (mask_height, mask_width) = size, labels.shape
-            raise ImageError(
-                f"{pair.mask}: is {mask_width}x{mask_height}, expected {width}x{height} as {pair.image.name}"
-            )
-        fitted = fit(image, self.input)
-        return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)
-
-
-class Records:
-    """The records of a list of pairs, by index: from the cache where they are there, else decoded anew."""
-
-    def __init__(self, pairs: Sequence[Pair], recipe: Recipe) -> None:
-        self.pairs, self.recipe = list(pairs), recipe
-        self._use(_unknown(len(self.pairs)), None)
-
-    def _use(self, rows: NDArray[Any], folder: Path | None) -> None:
-        """Read from a folder from now on, where these rows say."""
-        self.rows, self.folder = rows, folder
-        self._data: NDArray[np.uint8] | None = None
-        self._checked = np.zeros(len(rows), np.bool_)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Record:
-        stored = self._stored(index)
-        return self.recipe.make(self.pairs[index]) if stored is None else stored
-
-    def _stored(self, index: int) -> Record | None:
-        row = self.rows[index]
-        if row["offset"] < 0 or not self._open():
-            return None
-        assert self._data is not None
-        height, width, *truth = (int(row[side]) for side in SIDES)
-        size = height * width * self.channels
-        content = self._data[row["offset"] : row["offset"] + size + truth[0] * truth[1]]
-        if not self._checked[index]:  # once in every process: a large image takes some milliseconds
-            if zlib.crc32(content.data) != row["checksum"]:
-                self._distrust(index)
-                return None
-            self._checked[index] = True
-        return content[:size].reshape(height, width, -1).copy(), content[size:].reshape(truth).copy()
-
-    def _distrust(self, index: int) -> None:
-        """Decode this one from now on, and let the next run make all of them anew."""
-        self.rows["offset"][index] = NOT_STORED
-        assert self.folder is not None
-        with suppress(OSError):
-            (self.folder / INDEX).unlink()
-
-    def _open(self) -> bool:
-        """Map the file; once mapped, it stays readable even if another run makes room."""
-        if self._data is None and self.folder is not None:
-            with suppress(OSError, ValueError):
-                self._data = np.memmap(self.folder / DATA, np.uint8, mode="r").view(np.ndarray)
-                self._checked[:] = False  # it may be another file by now
-        return self._data is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_data": None}  # another process maps the file itself
-
-    @property
-    def channels(self) -> int:
-        """Of the pictures: 3 or 1."""
-        return CHANNEL_COUNT[self.recipe.input.channels]
-
-    @property
-    def stored(self) -> int:
-        """How many are in the cache."""
-        return int(np.count_nonzero(self.rows["offset"] >= 0))
-
-    @property
-    def has_foreground(self) -> bool:
-        """Whether any mask holds more than the first class, or than background."""
-        return bool(self.rows["some"].any())
-
-
-def _unknown(count: int) -> NDArray[Any]:
-    rows = np.zeros(count, ROW)
-    rows["offset"] = PENDING
-    return rows
-
-
-def _lengths(rows: NDArray[Any], channels: int) -> NDArray[np.int64]:
-    """Bytes of every record, as far as they are known."""
-    height, width, truth_height, truth_width = (rows[side].astype(np.int64) for side in SIDES)
-    return height * width * channels + truth_height * truth_width
-
-
-def _end(rows: NDArray[Any], channels: int) -> int:
-    """Where the last stored record ends."""
-    stored = rows[rows["offset"] >= 0]
-    return int((stored["offset"] + _lengths(stored, channels)).max(initial=0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +174,7 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
                 records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, some)
                 if store is not None:
                     store.append(index, image, labels)
-        records._open()
+        records.open()
     refuse(problems, sum(map(len, sets)))
 
 
@@ -358,46 +234,22 @@ def _made(records: Records, index: int) -> Record | str:
 def _take(records: Records, cache: Cache, folders: Folders) -> bool:
     """Use what an earlier run has left. What did not fit then, and does now, is pending again."""
     folder = folders[records]
-    rows = _read_index(folder, len(records))
+    rows = read_index(folder, len(records))
     if rows is None:
         return False
     try:
-        if (folder / DATA).stat().st_size < _end(rows, records.channels):
+        if (folder / DATA).stat().st_size < end_of(rows, records.channels):
             return False
     except OSError:
         return False
     with suppress(OSError):  # a cache that several users share may be read-only
         os.utime(folder / INDEX)
     left_out = np.flatnonzero(rows["offset"] == NOT_STORED)
-    free = cache.limit - _index_bytes(rows) - sum(map(_size, set(folders.values())))
-    fits = np.cumsum(_lengths(rows[left_out], records.channels)) <= free
+    free = cache.limit - index_bytes(rows) - sum(map(_size, set(folders.values())))
+    fits = np.cumsum(lengths(rows[left_out], records.channels)) <= free
     rows["offset"][left_out[fits]] = PENDING
-    records._use(rows, folder)
+    records.use(rows, folder)
     return True
-
-
-def _read_index(folder: Path, count: int) -> NDArray[Any] | None:
-    """The rows in a folder, or None where they are not whole."""
-    try:
-        content = (folder / INDEX).read_bytes()
-        rows, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-        if zlib.crc32(rows).to_bytes(CHECKSUM_BYTES, "little") != checksum:
-            return None
-        found = np.load(io.BytesIO(rows), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.dtype == ROW and found.shape == (count,) else None
-
-
-def _index_bytes(rows: NDArray[Any]) -> int:
-    return rows.nbytes + HEADER_BYTES + CHECKSUM_BYTES
-
-
-def _write_index(folder: Path, rows: NDArray[Any]) -> None:
-    file = io.BytesIO()
-    np.save(file, rows, allow_pickle=False)
-    content = file.getvalue()
-    write_bytes(folder / INDEX, content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))
 
 
 def _open_store(
@@ -418,7 +270,7 @@ def _open_store(
             lock = _lock(folders[records], note)
         stack.callback(lock.release)
         if not _take(records, cache, folders):
-            records._use(_unknown(len(records)), None)
+            records.use(unknown_rows(len(records)), None)
         return stack.enter_context(_Store(records, cache, folders, note))
     except (OSError, OutputError, NotImplementedError) as error:
         note(f"decoded images are not kept: {error}")
@@ -448,7 +300,7 @@ class _Store:
             path.unlink(missing_ok=True)
         # Unbuffered, so that nothing is left to be written after an error.
         self.file = open(self.folder / DATA, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
-        self.end = _end(records.rows, records.channels)
+        self.end = end_of(records.rows, records.channels)
         self.file.truncate(self.end)  # what was written after the last index
         self.waiting: list[tuple[int, int, int]] = []
         self.free = 0
@@ -485,7 +337,7 @@ class _Store:
             content = content[self.file.write(content) :]
 
     def _has_room(self, size: int) -> bool:
-        more = size + _index_bytes(self.records.rows)  # the next index is written beside the last one
+        more = size + index_bytes(self.records.rows)  # the next index is written beside the last one
         if self.free < more:
             self.free = self.cache.make_room(self.folders.values(), more)
         if self.free < more:
@@ -500,12 +352,12 @@ class _Store:
         try:
             self.file.truncate(self.end)  # what a full disk left half written
             os.fsync(self.file.fileno())
-            _write_index(self.folder, rows)
+            write_index(self.folder, rows)
         except (OSError, OutputError) as error:
-            self.waiting, self.end = [], _end(self.records.rows, self.records.channels)
+            self.waiting, self.end = [], end_of(self.records.rows, self.records.channels)
             self._stop(str(error))
             return
-        self.records._use(rows, self.folder)
+        self.records.use(rows, self.folder)
         self.waiting, self.free, self.saved = [], 0, time.monotonic()  # others may have written meanwhile
 
     def _stop(self, why: str) -> None:

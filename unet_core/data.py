@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.errors import UnetError
 from runtime.image import Fitted, place
-from unet_core.cache import Records
 from unet_core.config import Augmentation
 from unet_core.labels import IGNORED, Labels
+from unet_core.records import Records
 
 MAX_ROTATION = 35
 """Degrees to either side."""

@@ -18,7 +18,7 @@ from runtime.errors import ConfigError, DataError, DeviceError
 from runtime.files import replacing
 from runtime.image import list_images
 from runtime.predictor import Predictor
-from unet_core.cache import Recipe, Records, prepare
+from unet_core.cache import prepare
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
 from unet_core.display import Display
@@ -26,6 +26,7 @@ from unet_core.labels import IGNORED, Labels, LabelSpec
 from unet_core.metrics import Metrics, table
 from unet_core.model import Segmenter
 from unet_core.pairs import Layout, Pair, find_splits, fingerprint, has_validation, image_folder
+from unet_core.records import Recipe, Records
 from unet_core.validation import (
     Prediction,
     checkpoint_predictions,

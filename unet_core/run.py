@@ -19,7 +19,6 @@ from runtime.card import ModelCard, Training
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import make_folder, write_text
 from unet_core.board import Board
-from unet_core.cache import Records
 from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
 from unet_core.config import TrainConfig
 from unet_core.curves import save_curves
@@ -33,6 +32,7 @@ from unet_core.optim import Average, Precision, epochs_without_progress, is_best
 from unet_core.pairs import fingerprint
 from unet_core.panels import panel, save_panel
 from unet_core.processes import Processes
+from unet_core.records import Records
 from unet_core.report import epoch_line, metrics_csv
 from unet_core.state import random_state, set_random_state, with_settings
 from unet_core.validation import Worst, checkpoint_predictions, default_workers, measure

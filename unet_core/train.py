@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from runtime.console import Command
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import new_folder
-from unet_core.cache import Cache, Recipe, Records, open_cache, pending, prepare
+from unet_core.cache import Cache, open_cache, pending, prepare
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.config import (
     LOSSES,
@@ -31,6 +31,7 @@ from unet_core.config import (
 from unet_core.display import Display
 from unet_core.pairs import Layout, find_splits, group_of, has_validation
 from unet_core.processes import Processes, join
+from unet_core.records import Recipe, Records
 from unet_core.report import final_table
 from unet_core.run import LAST, Run
 from unet_core.validation import torch_device

@@ -15,12 +15,12 @@ from runtime.image import load_image, restore
 from runtime.predictor import Predictor
 from runtime.providers import available_threads
 from runtime.result import mask_of
-from unet_core.cache import Records
 from unet_core.data import EvaluationSet, batches_of, collate_evaluation, quiet_worker
 from unet_core.labels import IGNORED, Labels, LabelSpec, load_truth
 from unet_core.metrics import Metrics
 from unet_core.model import Segmenter
 from unet_core.pairs import Pair
+from unet_core.records import Records
 
 Prediction = tuple[int, NDArray[np.float32], Labels]
 """Index of an image, its probability [classes, height, width], and its truth [height, width] of the same size."""

@@ -397,7 +397,7 @@ def test_only_jpegs_are_decoded_smaller(form, tmp_path):
     assert image_size(path) == (64, 96)
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_size_is_that_of_the_displayed_image(orientation, form, tmp_path):
     exif = Image.Exif()

@@ -17,12 +17,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import unet_core.cache
+import unet_core.records
 from runtime.card import InputSpec
 from runtime.errors import DataError, ImageError, OutputError
-from unet_core.cache import DATA, INDEX, LOCK, Cache, Recipe, Records, open_cache, pending, prepare
+from unet_core.cache import DATA, INDEX, LOCK, Cache, open_cache, pending, prepare
 from unet_core.data import EpochBatches, TrainingSet
 from unet_core.labels import IGNORED, LabelSpec
 from unet_core.pairs import Pair
+from unet_core.records import Recipe, Records
 
 SIZE = (16, 24)
 CAR = LabelSpec(classes=("car",))
@@ -80,7 +82,7 @@ class Decoding:
 
     def __init__(self, monkeypatch):
         self.count, self._lock, self._load = 0, threading.Lock(), unet_core.cache.load_image
-        monkeypatch.setattr(unet_core.cache, "load_image", self)
+        monkeypatch.setattr(unet_core.records, "load_image", self)
 
     def __call__(self, *arguments, **options):
         with self._lock:
@@ -247,6 +249,7 @@ KILLED = """
 import sys, pickle, time
 import unet_core.cache
 from unet_core.cache import *
+from unet_core.records import *
 
 unet_core.cache.SAVE_SECONDS = 0
 records, cache = pickle.loads(bytes.fromhex(sys.argv[1]))
@@ -406,7 +409,7 @@ def test_an_index_that_cannot_be_written_is_noted_and_nothing_is_believed(pairs,
 
 def room_for(count, rows=5):
     """A limit that just so many records of `STRETCH` fit into, beside their index and the next one."""
-    return count * RECORD + 2 * (rows * unet_core.cache.ROW.itemsize + 700)
+    return count * RECORD + 2 * (rows * unet_core.records.ROW.itemsize + 700)
 
 
 def test_records_are_stored_up_to_the_limit_and_a_second_start_leaves_it_at_that(pairs, tmp_path, decoding):

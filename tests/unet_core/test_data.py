@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.image import Fitted, fit, load_image, place
-from unet_core.cache import Recipe, Records
 from unet_core.data import (
     EpochBatches,
     EvaluationSet,
@@ -27,6 +26,7 @@ from unet_core.data import (
 )
 from unet_core.labels import IGNORED, LabelSpec
 from unet_core.pairs import Pair, find_pairs
+from unet_core.records import Recipe, Records
 
 SIZE = (32, 48)
 CAR = LabelSpec(classes=("car",))

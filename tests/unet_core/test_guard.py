@@ -79,6 +79,23 @@ def test_a_signal_after_another_processs_is_no_second_one():
         assert stop.signal == signal.SIGTERM
 
 
+FORKED = """
+import os, time
+from unet_core.guard import Stop
+with Stop().listening():
+    if not os.fork():
+        time.sleep(20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_that_lives_on_does_not_hold_the_run():
+    """As the processes that load images do."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, check=True)
+    assert time.monotonic() - started < 10
+
+
 TWICE = """
 import os, signal, sys, time
 from unet_core.guard import Stop

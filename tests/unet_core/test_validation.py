@@ -17,10 +17,10 @@ from runtime.card import OutputSpec
 from runtime.errors import DeviceError, ImageError
 from runtime.image import fit, load_image
 from unet_core import validation
-from unet_core.cache import Recipe, Records
 from unet_core.labels import LabelSpec, load_truth
 from unet_core.model import Segmenter
 from unet_core.pairs import Pair, find_pairs
+from unet_core.records import Recipe, Records
 from unet_core.validation import (
     Worst,
     checkpoint_predictions,
