@@ -81,7 +81,7 @@ class Decoding:
     """Counts the pairs that are decoded."""
 
     def __init__(self, monkeypatch):
-        self.count, self._lock, self._load = 0, threading.Lock(), unet_core.cache.load_image
+        self.count, self._lock, self._load = 0, threading.Lock(), unet_core.records.load_image
         monkeypatch.setattr(unet_core.records, "load_image", self)
 
     def __call__(self, *arguments, **options):
