@@ -30,7 +30,7 @@ from platformdirs import user_cache_path
 from runtime.errors import ImageError, OutputError
 from runtime.files import make_folder
 from runtime.providers import available_threads
-from unet_core.labels import IGNORED, Labels
+from unet_core.labels import IGNORED, Labels, present_labels
 from unet_core.pairs import Pair, refuse
 from unet_core.records import (
     DATA,
@@ -48,7 +48,7 @@ from unet_core.records import (
     write_index,
 )
 
-VERSION = 1
+VERSION = 2
 """Of the records: another one is another folder."""
 
 PREFIX, LOCK = "records-", "lock"
@@ -170,7 +170,7 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
                     problems.append(made)
                     continue
                 image, labels = made
-                some = ((labels > 0) & (labels != IGNORED)).any()
+                some = bool(set(present_labels(labels)) - {records.recipe.labels.background, IGNORED})
                 records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, some)
                 if store is not None:
                     store.append(index, image, labels)

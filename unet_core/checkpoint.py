@@ -99,8 +99,10 @@ def load_weights(path: str | os.PathLike[str]) -> Mapped:
     return _weights(_read(Path(path)), path)[0]
 
 
-def initialise(network: UNet, path: str | os.PathLike[str]) -> str | None:
-    """Copy a checkpoint's weights into a network; with another number of classes all but `final_conv`.
+def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, ...] | None = None) -> str | None:
+    """Copy a checkpoint's weights into a network; all but `final_conv` where its answers mean something else.
+
+    That is: another number of classes, or several `classes` of other names or in another order.
 
     Returns what a user has to know, in one line, or None.
 
@@ -118,12 +120,20 @@ def initialise(network: UNet, path: str | os.PathLike[str]) -> str | None:
             f"channel{'s' * (found.in_channels > 1)}; give --widths {widths} --up {found.up} --channels {channels}"
         )
     weights, notes = dict(mapped.state_dict), list(mapped.notes)
-    if found.classes != wanted.classes:
+    if _answers_otherwise(mapped, wanted.classes, classes):
         weights |= {key: value for key, value in network.state_dict().items() if key.startswith("final_conv.")}
         there = f"{found.classes} class{'es' * (found.classes > 1)} there"
+        if found.classes == wanted.classes:
+            there = f"the classes {', '.join(mapped.classes)} there"
         notes.insert(0, f"all but final_conv was copied, which has {there}, {wanted.classes} here")
     network.load_state_dict(weights)
     return f"--init-from {path}: {'; '.join(notes)}" if notes else None
+
+
+def _answers_otherwise(mapped: Mapped, count: int, classes: tuple[str, ...] | None) -> bool:
+    if mapped.config.classes != count:
+        return True
+    return count > 1 and mapped.family == OURS and classes not in (None, mapped.classes)
 
 
 def _wrapper(content: Mapping[str, Any]) -> str | None:

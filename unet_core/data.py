@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -50,7 +51,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
         spec = self.records.recipe.input
         if spec.fit == "native":
-            image, labels = crop(image, labels, spec.size, random, self.foreground_share)
+            background = self.records.recipe.labels.background
+            image, labels = crop(image, labels, spec.size, random, self.foreground_share, background)
         if self._transform is not None:
             self._transform.set_random_seed(int(random.integers(2**32)))
             changed = self._transform(image=image, mask=labels)
@@ -102,18 +104,20 @@ def crop(
     size: tuple[int, int],
     random: np.random.Generator,
     foreground_share: float,
+    background: int | None = 0,
 ) -> tuple[NDArray[np.uint8], Labels]:
     """Cut a window of (height, width) out of both; what is smaller gets its edge repeated, with `IGNORED` labels.
 
-    In `foreground_share` of the cases the window holds some foreground for sure, where there is any: of a class that is
-    drawn first, so that rare classes come up too (as nnU-Net does it, Isensee et al., 2021).
+    In `foreground_share` of the cases the window holds some foreground for sure, where there is any: of a class other
+    than the `background` that is drawn first, so that rare classes come up too (as nnU-Net does it, Isensee et al.,
+    2021).
     """
     height, width = size
     bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
     if bottom or right:
         image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
         labels = np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)
-    point = _foreground_point(labels, random) if random.random() < foreground_share else None
+    point = _foreground_point(labels, random, background) if random.random() < foreground_share else None
     corner = []
     for axis, side in enumerate(size):
         low, high = 0, image.shape[axis] - side
@@ -124,9 +128,11 @@ def crop(
     return image[window], labels[window]
 
 
-def _foreground_point(labels: Labels, random: np.random.Generator) -> tuple[int, int] | None:
+def _foreground_point(labels: Labels, random: np.random.Generator, background: int | None) -> tuple[int, int] | None:
     counts = cv2.calcHist([labels], [0], None, [IGNORED + 1], [0, IGNORED + 1])
-    classes = np.flatnonzero(counts[1:IGNORED]) + 1
+    if background is not None:
+        counts[background] = 0
+    classes = np.flatnonzero(counts[:IGNORED])
     if not len(classes):
         return None
     pixels = np.flatnonzero(labels == random.choice(classes))
@@ -194,11 +200,26 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
 
     PyTorch hands such an error on with the process's whole traceback for a message.
     """
+    with _deaf_to_sigterm():
+        batches = iter(loader)
     try:
-        yield from loader
+        yield from batches
     except UnetError as error:
         marker = f"{type(error).__module__}.{type(error).__qualname__}: "
         raise type(error)(str(error).rpartition(marker)[2].strip()) from error
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """Processes that are started within have SIGTERM blocked in all their threads; see `quiet_worker`."""
+    if sys.platform == "linux":
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
 
 
 def quiet_worker(_: int) -> None:

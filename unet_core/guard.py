@@ -96,12 +96,12 @@ class LossWatch:
 
     def __init__(self, total: float = 0.0, seen: int = 0) -> None:
         self.total, self.seen = total, seen
-        self._pending: tuple[Tensor, int, Callable[[], str]] | None = None
+        self._pending: tuple[Callable[[], float], int, Callable[[], str]] | None = None
 
     def add(self, loss: "Tensor", count: int, where: Callable[[], str]) -> None:
         """A mean loss over `count` images; `where` tells which, if need be."""
         self.look()
-        self._pending = (loss.detach(), count, where)
+        self._pending = (_arriving(loss.detach()), count, where)
 
     def look(self) -> None:
         """Count the loss that was added last.
@@ -113,7 +113,7 @@ class LossWatch:
             return
         loss, count, where = self._pending
         self._pending = None
-        value = loss.item()
+        value = loss()
         if not math.isfinite(value):
             raise UnetError(
                 f"{where()}: the loss became {value}; the last checkpoint is kept: look at these images, or go on with "
@@ -126,3 +126,21 @@ class LossWatch:
     def mean(self) -> float:
         """The mean loss of an image so far."""
         return self.total / max(self.seen, 1)
+
+
+def _arriving(loss: "Tensor") -> Callable[[], float]:
+    """A loss on its way to the CPU: asking for it waits for that loss alone, not for what was queued since."""
+    if not loss.is_cuda:
+        return loss.item
+    import torch
+
+    place = torch.empty((), dtype=loss.dtype, pin_memory=True)
+    place.copy_(loss, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def wait() -> float:
+        arrived.synchronize()
+        return place.item()
+
+    return wait

@@ -17,6 +17,9 @@ from runtime.image import Fitted, load_labels, resize
 IGNORED = 255
 """Label of a pixel that does not count; at most 255 classes leave it free."""
 
+BACKGROUND = "background"
+"""The class of this name is left out of means, and crops do not look for it."""
+
 Labels = NDArray[np.uint8]
 
 
@@ -31,6 +34,13 @@ class LabelSpec:
     def binary(self) -> bool:
         """One class against the background."""
         return len(self.classes) == 1
+
+    @property
+    def background(self) -> int | None:
+        """The label that is no object's: 0 with one class, with several that of the class called "background"."""
+        if self.binary:
+            return 0
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
 
 
 def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:

@@ -20,10 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_core.labels import IGNORED, Labels
-
-BACKGROUND = "background"
-"""Among several classes, the one of this name is not looked for."""
+from unet_core.labels import BACKGROUND, IGNORED, Labels
 
 MAX_NAMED = 90
 """Classes that `Metrics.summary` names; a card holds 100 figures."""

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, UnetError
 from unet_core.config import TrainConfig
 from unet_core.model import UNet
 
 History = Sequence[Mapping[str, float]]
 
 PLATEAU_FACTOR = 0.5
+
+LEAST_SCALE = 2.0**-14
+"""Of a loss in fp16; if gradients overflow even so, they are NaN or infinite at any scale."""
 FP16_CAPABILITY, BF16_CAPABILITY = (7, 0), (8, 0)
 """CUDA compute capabilities from which there are tensor cores of either type."""
 
@@ -45,8 +48,7 @@ def lr_factor(config: TrainConfig, epochs: float, history: History) -> float:
     """
     factor = 1.0
     if config.schedule == "cosine":
-        start = min(config.warmup_epochs, config.epochs)
-        done = (epochs - start) / max(config.epochs - start, 1e-9)
+        done = (epochs - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
         factor = (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
     elif config.schedule == "plateau":
         factor = PLATEAU_FACTOR ** reductions(history, config.plateau_epochs)
@@ -148,11 +150,20 @@ class Precision:
         if clip_norm:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-        before = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
         self.scaler.step(optimizer)
         if self.scaler.is_enabled():
-            self.scaler.update()
-            self.skipped += self.scaler.get_scale() < before
+            self._update_scale()
+
+    def _update_scale(self) -> None:
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        after = self.scaler.get_scale()
+        self.skipped += after < before
+        if after < LEAST_SCALE:
+            raise UnetError(
+                f"gradients overflow in fp16 whatever the loss is multiplied with ({self.skipped} steps skipped); the "
+                "last checkpoint is kept: go on with --amp bf16 or off, or a lower --lr"
+            )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -160,7 +171,7 @@ class Precision:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was saved; a run that changes its precision starts with a new scale."""
-        if state["scaler"] and self.scaler.is_enabled():
+        if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped = state["skipped"]
 

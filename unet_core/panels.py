@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from runtime.files import replacing
 from runtime.image import resize
 from runtime.result import COLOURS
-from unet_core.labels import IGNORED, Labels, present_labels, resize_labels
+from unet_core.labels import BACKGROUND, IGNORED, Labels, present_labels, resize_labels
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -142,7 +142,7 @@ def _plain_label(classes: tuple[str, ...]) -> int | None:
     """The label that is left without a tint."""
     if len(classes) == 1:
         return 0
-    return classes.index("background") if "background" in classes else None
+    return classes.index(BACKGROUND) if BACKGROUND in classes else None
 
 
 def colour_of(label: int) -> Colour:

@@ -33,7 +33,7 @@ PENDING, NOT_STORED = -2, -1
 SIDES = ("height", "width", "truth_height", "truth_width")
 ROW = np.dtype([("offset", "<i8"), ("checksum", "<u4"), *((side, "<i4") for side in SIDES), ("some", "?")])
 """A record: where, its CRC-32, the sides of picture and labels (0 before it was ever decoded), and whether any pixel is
-of a class other than the first."""
+foreground."""
 
 Record = tuple[NDArray[np.uint8], Labels]
 """A fitted picture uint8 [h, w, channels], and labels uint8: fitted too, or at the image's own size."""
@@ -136,7 +136,7 @@ class Records:
 
     @property
     def has_foreground(self) -> bool:
-        """Whether any mask holds more than the first class, or than background."""
+        """Whether any mask holds more than background."""
         return bool(self.rows["some"].any())
 
 

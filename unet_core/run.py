@@ -79,7 +79,7 @@ class Run:
         if resumed is not None:
             self._restore(resumed)
         elif config.init_from:
-            note = initialise(self.network, config.init_from)
+            note = initialise(self.network, config.init_from, config.classes)
             if note:
                 self.display.note(note)
         # After the weights are what they will be: the average starts from them.
@@ -95,11 +95,13 @@ class Run:
         torch.manual_seed(config.seed)
         try:
             self.network = UNet(config.architecture).to(self.device)
-        except RuntimeError as error:  # the allocator's
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
+                raise
             raise ConfigError(
                 f"--widths {','.join(map(str, config.widths))}: too large for this machine's memory; use smaller ones"
             ) from error
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and config.fit != "native":
             torch.backends.cudnn.benchmark = True  # sizes repeat, so the search for the fastest kernels pays
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -162,6 +164,12 @@ class Run:
         waited = epochs_without_progress(self.history)
         return len(self.history) >= self.config.epochs or 0 < self.config.patience <= waited
 
+    def write_history(self) -> None:
+        """The files that follow from the history alone."""
+        if self.processes.first and self.history:
+            write_text(self.folder / "metrics.csv", metrics_csv(self.history))
+            save_curves(self.folder / "curves.png", self.history)
+
     def fit(self) -> Path:
         """Train, validate and save, epoch by epoch.
 
@@ -200,23 +208,22 @@ class Run:
         )
 
     def _fit_epoch(self, loader: DataLoader[Any]) -> None:
-        started = time.perf_counter()
         if self.position < len(self.train):
             self._train_epoch(loader)
         trained = time.perf_counter()
         metrics, worst = self._validate()
         totals = [sum(parts) for parts in zip(*self.processes.gather((self.watch.total, self.watch.seen)), strict=True)]
-        now = time.perf_counter()
+        validated = time.perf_counter() - trained
         row = {
             "epoch": self.epoch,
             "train_loss": totals[0] / max(totals[1], 1),
             **metrics.summary(),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_seconds": self.seconds + trained - started,
-            "seconds": self.seconds + now - started,
+            "train_seconds": self.seconds,
+            "seconds": self.seconds + validated,
         }
         if self.precision.scaler.is_enabled():
-            row["skipped_steps"] = self.precision.skipped
+            row["skipped_steps"] = self.precision.skipped - sum(past.get("skipped_steps", 0) for past in self.history)
         self.history.append(row)
         self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
         self._write_epoch(row, worst)
@@ -235,7 +242,8 @@ class Run:
                 done = self.step(batches, label)
                 now = time.perf_counter()
                 self.seconds = before + now - started
-                advance(done, self._figures(now - started))
+                advance(done, self._figures())
+                self._look_together()
                 due = self.config.save_minutes and now - saved > 60 * self.config.save_minutes
                 asked = self.processes.largest(max(self.stop.signal, SAVE if due else 0))
                 if asked:
@@ -245,12 +253,11 @@ class Run:
                 if asked > SAVE:
                     self._leave(asked)
         self._check()
-        self.seconds = before
 
-    def _figures(self, seconds: float) -> str:
+    def _figures(self) -> str:
         past = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
         share = self.epoch - 1 + self.position / len(self.train)
-        spent = sum(row["seconds"] for row in self.history) + seconds
+        spent = sum(row["seconds"] for row in self.history) + self.seconds
         left = timedelta(seconds=round(spent / share * (self.config.epochs - share)))
         return f"loss {self.watch.mean:.4f}{past}  run ends in {left}"
 
@@ -305,7 +312,7 @@ class Run:
             self.card,
             self.val,
             indices,
-            batch_size=self.config.batch_size,
+            batch_size=max(1, self.config.batch_size // self.processes.count),
             workers=self.workers,
         )
         shown = self._until_stopped(self.display.through(predictions, "validating", len(indices)))
@@ -338,6 +345,18 @@ class Run:
                 "--clip-norm 1 or --amp off"
             )
 
+    def _look_together(self) -> None:
+        """With several processes a loss that is not finite in one ends all of them; the others would wait for it."""
+        if self.processes.count == 1:
+            return
+        failure: UnetError | None = None
+        try:
+            self.watch.look()
+        except UnetError as error:
+            failure = error
+        if self.processes.largest(int(failure is not None)):
+            raise failure or UnetError(f"epoch {self.epoch}: another process's loss is not finite; it says which")
+
     def _leave(self, number: int) -> None:
         """End all processes as the signal asks that one of them got."""
         self.processes.wait()
@@ -352,8 +371,7 @@ class Run:
         self._save_last()
         if not self.processes.first:
             return
-        write_text(self.folder / "metrics.csv", metrics_csv(self.history))
-        save_curves(self.folder / "curves.png", self.history)
+        self.write_history()
         self.board.scalars(row)
         if best:
             self._draw(worst)

@@ -33,7 +33,7 @@ from unet_core.pairs import Layout, find_splits, group_of, has_validation
 from unet_core.processes import Processes, join
 from unet_core.records import Recipe, Records
 from unet_core.report import final_table
-from unet_core.run import LAST, Run
+from unet_core.run import BEST, LAST, Run
 from unet_core.validation import torch_device
 
 LOCK = ".lock"
@@ -64,21 +64,26 @@ def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Proces
     device = torch_device(processes.device_name(config.device))
     records = _records(config, processes, display)
     run = Run(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
+    run.write_history()  # a kill may have come between the checkpoint and these
     if run.ended:
         raise ConfigError(
-            f"{run.folder / LAST}: {len(run.history)} epochs are trained already; ask for more with --epochs"
+            f"{run.folder / LAST}: {_epochs(len(run.history))} trained already; ask for more with --epochs"
             + (" and --patience" if config.patience else "")
         )
     left = config.epochs - len(run.history)
     weights = sum(weight.numel() for weight in run.network.parameters())
     display.line(
-        f"training {left} epoch{'s' * (left > 1)} on {run.device} ({run.precision}"
+        f"training {_epochs(left)} on {run.device} ({run.precision}"
         + (f", {processes.count} processes" if processes.count > 1 else "")
         + f"): {len(run.train)} images, {len(run.val)} to validate, {config.width}x{config.height}, {weights:,} weights"
     )
     best = run.fit()
     display.line(final_table(run.history, config))
     return best
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 @contextmanager
@@ -116,6 +121,11 @@ def _explained(config: TrainConfig) -> Iterator[None]:
             f"--accumulate {2 * config.accumulate} (the same steps), or with --amp auto"
         ) from error
     except Exception as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise UnetError(
+                "a process that loads images was ended from outside (too little memory, or too small a /dev/shm?); "
+                "go on with --resume and fewer --workers"
+            ) from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise UnetError(
@@ -131,6 +141,9 @@ def _checkpoint_of(config: TrainConfig, resume: bool) -> Checkpoint | None:
         return checkpoint
     if os.path.exists(last):  # noqa: PTH110 - unlike Path.exists it takes any name
         raise DataError(f"{last}: this folder holds a run already; continue it with --resume or choose another --out")
+    best = last.with_name(BEST)
+    if os.path.exists(best):  # noqa: PTH110
+        raise DataError(f"{best}: this folder holds a model already; choose another --out, or move it away")
     return None
 
 

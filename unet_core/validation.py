@@ -1,5 +1,6 @@
 """Answers of a network or of an exported model for a set of images, and how good they are."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ MAX_WORKERS = 8
 
 def default_workers() -> int:
     """Processes that load images beside the one that computes."""
-    return min(available_threads(), MAX_WORKERS)
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine share its cores
+    return min(max(1, available_threads() // together), MAX_WORKERS)
 
 
 def torch_device(name: str) -> torch.device:

@@ -246,3 +246,18 @@ def test_another_architecture_cannot_start_with_it_and_the_flags_are_told(tmp_pa
         "give --widths 4,8 --up transpose --channels L"
     )
     assert torch.equal(answers(started), before)
+
+
+def test_several_classes_in_another_order_start_a_fresh_last_layer(tmp_path):
+    """Else every answer would be another class's."""
+    network = make_network(classes=3)
+    save_checkpoint(tmp_path / "x.pth", network.state_dict(), make_card(network))  # classes c0, c1, c2
+    for classes, copied in ((("c0", "c1", "c2"), True), (("c2", "c1", "c0"), False), (None, True)):
+        start = make_network(seed=1, classes=3)
+        note = initialise(start, tmp_path / "x.pth", classes)
+        assert torch.equal(start.final_conv.weight, network.final_conv.weight) is copied
+        assert torch.equal(start.bottleneck.conv[0].weight, network.bottleneck.conv[0].weight)
+        assert (note is None) is copied
+    assert "all but final_conv was copied, which has the classes c0, c1, c2 there, 3 here" in str(
+        initialise(start, tmp_path / "x.pth", ("a", "b", "c"))
+    )

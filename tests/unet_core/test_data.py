@@ -321,7 +321,7 @@ def test_an_error_in_a_loading_process_keeps_its_one_line(records, workers):
 def started(loader):
     """An iterator that has given one batch, and its process."""
     before = multiprocessing.active_children()
-    batches = iter(loader)
+    batches = batches_of(loader)
     next(batches)
     (worker,) = (process for process in multiprocessing.active_children() if process not in before)
     return batches, worker
@@ -339,3 +339,13 @@ def test_loading_processes_outlive_signals_to_the_group_and_obey_their_parent(re
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize(("background", "least", "most"), [(1, 40, 40), (None, 8, 32), (0, 0, 5)])
+def test_crops_look_for_what_is_not_background_whatever_its_index(background, least, most):
+    """One pixel of class 0 in a sea of class 1."""
+    labels = np.ones((64, 64), np.uint8)
+    labels[40, 50] = 0
+    image = np.zeros((64, 64, 3), np.uint8)
+    windows = [crop(image, labels, (8, 8), np.random.default_rng(seed), 1.0, background)[1] for seed in range(40)]
+    assert least <= sum(0 in window for window in windows) <= most

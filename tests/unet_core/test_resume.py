@@ -14,7 +14,7 @@ import pytest
 import torch
 from folders import write_pair
 
-from runtime.errors import CheckpointError, OutputError
+from runtime.errors import CheckpointError, ConfigError, DataError, OutputError
 from unet_core import run as running
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
@@ -163,7 +163,43 @@ def test_a_stop_between_the_two_files_loses_no_best_weights(config, monkeypatch)
         with pytest.raises(RuntimeError):
             train(config)
     assert [path.name for path in saved] == [BEST]
-    assert load_checkpoint(train(config)).card.training.epochs in (1, 2)
+    with pytest.raises(DataError, match=r"model\.pth: this folder holds a model already; choose another --out"):
+        train(config)
+    (Path(config.out) / BEST).unlink()
+    train(config)
+
+
+def test_files_that_a_kill_left_out_are_written_on_resume(config, monkeypatch):
+    """The checkpoint comes first; curves and table follow from it."""
+
+    def killed(self):
+        if self.history:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Run, "write_history", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(replace(config, epochs=1))
+    assert not (Path(config.out) / "metrics.csv").exists()
+    with pytest.raises(ConfigError, match="1 epoch trained already"):
+        train(replace(config, epochs=1), resume=True)
+    assert (Path(config.out) / "metrics.csv").read_text().count("\n") == 2
+    assert (Path(config.out) / "curves.png").stat().st_size > 1000
+
+
+def test_seconds_of_an_epoch_are_those_of_all_its_parts(config, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    path = Path(config.out) / LAST
+    content = torch.load(path, weights_only=True)
+    assert 0 < content["seconds"] < 60
+    torch.save(content | {"seconds": 1000.0}, path)
+    train(replace(config, epochs=1), resume=True)
+    (row,) = load_checkpoint(path).extra["history"]
+    assert row["train_seconds"] == 1000
+    assert 1000 < row["seconds"] < 1060
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(config, monkeypatch):

@@ -150,7 +150,7 @@ def test_patience_ends_a_run_that_gets_no_better(config, monkeypatch):
     )
     train(replace(config, epochs=20, patience=3))
     assert len(rows_of(Path(config.out))) == 4
-    with pytest.raises(ConfigError, match="4 epochs are trained already; ask for more with --epochs and --patience"):
+    with pytest.raises(ConfigError, match="4 epochs trained already; ask for more with --epochs and --patience"):
         train(replace(config, epochs=20, patience=3), resume=True)
 
 
@@ -211,8 +211,31 @@ def test_fp16_steps_that_overflow_are_counted_and_shown(config, capsys, monkeypa
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**40))
     train(replace(config, amp="fp16"))
     rows = rows_of(Path(config.out))
-    assert int(rows[-1]["skipped_steps"]) > 0
-    assert f"{rows[-1]['skipped_steps']} steps skipped" in capsys.readouterr().out
+    assert [int(row["skipped_steps"]) for row in rows] == [2, 2]  # each epoch's own
+    assert capsys.readouterr().out.count("2 steps skipped") == 2
+
+
+def test_gradients_that_overflow_at_any_scale_end_the_run(config, monkeypatch):
+    """The loss stays finite and so do the weights, since every step is skipped."""
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**-12))
+    real = running.Precision.backward
+
+    def backward(self, loss):
+        real(self, loss)
+        self_network.final_conv.bias.grad.fill_(float("nan"))
+
+    self_network = None
+    real_build = running.Run._build
+
+    def build(self):
+        nonlocal self_network
+        real_build(self)
+        self_network = self.network
+
+    monkeypatch.setattr(running.Run, "_build", build)
+    monkeypatch.setattr(running.Precision, "backward", backward)
+    with pytest.raises(UnetError, match=r"gradients overflow in fp16 .*\(3 steps skipped\).*--amp bf16 or off"):
+        train(replace(config, amp="fp16", epochs=50))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(config, tmp_path):
@@ -221,6 +244,22 @@ def test_a_folder_with_a_run_is_not_overwritten(config, tmp_path):
     with pytest.raises(DataError, match="this folder holds a run already; continue it with --resume"):
         train(config)
     assert (tmp_path / "run" / "model.pth").read_bytes() == before
+
+
+def test_a_model_whose_run_is_gone_is_not_overwritten(config, tmp_path):
+    train(replace(config, epochs=1))
+    (tmp_path / "run" / "my_checkpoint.pth.tar").unlink()
+    with pytest.raises(DataError, match=r"model\.pth: this folder holds a model already"):
+        train(config)
+
+
+def test_a_loading_process_that_is_killed_is_one_line(config, monkeypatch):
+    def killed(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(running.Run, "fit", killed)
+    with pytest.raises(UnetError, match=r"a process that loads images was ended from outside .*fewer --workers"):
+        train(config)
 
 
 def test_a_second_trainer_in_the_same_folder_is_refused(config, tmp_path):
@@ -235,7 +274,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused(config, tmp_path):
 
 def test_a_finished_run_has_nothing_to_resume(config):
     train(config)
-    with pytest.raises(ConfigError, match="2 epochs are trained already; ask for more with --epochs"):
+    with pytest.raises(ConfigError, match="2 epochs trained already; ask for more with --epochs"):
         train(config, resume=True)
 
 

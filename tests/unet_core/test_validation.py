@@ -158,10 +158,11 @@ def test_no_more_workers_than_batches(pairs, model):
     answers.close()
 
 
-def test_a_mask_of_another_size_is_never_measured(pairs, model):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mask_of_another_size_is_never_measured(pairs, model, workers):
     network, card = model()
     Image.new("L", (20, 10)).save(pairs[1].mask)
-    predictions = checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card))
+    predictions = checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card), workers=workers)
     with pytest.raises(ImageError) as error:
         measure(predictions, card)
     assert str(error.value) == f"{pairs[1].mask}: is 20x10, expected 90x40 as v1.jpg"
@@ -201,6 +202,7 @@ def test_measuring_obeys_the_cards_threshold_and_tells_of_every_image(card):
         (2, [[0, 0, 0, 0]], 1.0),
     ]
     assert told[0][2] is truth
+    assert metrics.state().keys() == {5, 2}
     assert metrics.summary() == pytest.approx({"accuracy": 5 / 7, "image_dice": 0.75, "pixel_dice": 0.5, "iou": 1 / 3})
 
 
@@ -217,8 +219,8 @@ def kept(worst):
 
 
 def test_the_worst_come_first_and_ties_by_index():
-    worst = worst_of([(4, 0.5), (0, 0.9), (3, 0.5), (1, 0.1), (2, 1.0), (5, 0.5)])
-    assert kept(worst) == [(1, 0.1, 1, 2), (3, 0.5, 3, 4), (4, 0.5, 4, 5)]
+    worst = worst_of([(4, 0.5), (0, 0.9), (3, 0.5), (1, 0.1), (6, 1.0), (2, 0.5), (5, 0.5)])
+    assert kept(worst) == [(1, 0.1, 1, 2), (2, 0.5, 2, 3), (3, 0.5, 3, 4)]
     assert kept(worst_of([(7, 1.0)])) == [(7, 1.0, 7, 8)]
 
 
