@@ -133,7 +133,7 @@ def measure_training(config: TrainConfig, rounds: int = 10) -> TrainingReport:
 
 
 def _reference(name: str) -> str:
-    """What a contestant is compared with: variants on a GPU with the trainer in plain fp32, the others with the loop."""
+    """Variants on a GPU are compared with the trainer in plain fp32, the others with the bare loop."""
     return PLAIN if name.startswith(VARIANT) else BARE
 
 
