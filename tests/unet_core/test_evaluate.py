@@ -223,9 +223,11 @@ def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_fo
     assert run(model, one_folder, "--split", "train").stderr == ""
 
 
-def test_a_card_that_tells_of_no_training_is_not_doubted(model, one_folder):
-    done = run(model, one_folder)
-    assert (done.exit_code, done.stderr) == (0, "")
+def test_nothing_is_doubted_without_a_training_or_with_a_folder_to_validate_on(model, models, data, one_folder):
+    trained, _, _, _ = models(lambda card: replace(card, training=Training(epochs=1, data="other", metrics={})))
+    for path, folder in ((model, one_folder), (trained, data)):
+        done = run(path, folder)
+        assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_a_model_without_a_card_says_what_was_assumed(data, tmp_path):
