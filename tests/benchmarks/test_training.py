@@ -1,6 +1,5 @@
 import json
 
-import pytest
 from click.testing import CliRunner
 
 from benchmarks.training import BARE, GPU_VARIANTS, PLAIN, _reference, main
@@ -13,8 +12,6 @@ def test_all_parts_are_measured_and_written(data, tmp_path):
     report = json.loads((tmp_path / "out" / "training.json").read_text())
     assert report["steps"].keys() == report["ratios"].keys() == {BARE, "trainer", "trainer, moving average"}
     assert report["ratios"][BARE] == [1.0, 1.0, 1.0]
-    steps = {name: timing["median"] for name, timing in report["steps"].items()}
-    assert report["ratios"]["trainer"][0] == pytest.approx(steps["trainer"] / steps[BARE], rel=0.5)
     assert len(report["loading"]) == 6 or len(report["loading"]) == 3 * len({0, report["environment"]["cores"]})
     assert all(value > 0 for value in (report["loading"] | report["epochs"]).values())
     assert (tmp_path / "out" / "training.md").read_text().strip() in result.output
