@@ -139,7 +139,7 @@ def _remove(folder: Path) -> bool:
                 folder.rmdir()
     except FileNotFoundError:  # another process was faster
         return True
-    except (Timeout, OSError, NotImplementedError):
+    except (Timeout, OSError, NotImplementedError):  # the last: a file system without locks
         return False
     return True
 
@@ -272,7 +272,7 @@ def _open_store(
         if not _take(records, cache, folders):
             records.use(unknown_rows(len(records)), None)
         return stack.enter_context(_Store(records, cache, folders, note))
-    except (OSError, OutputError, NotImplementedError) as error:
+    except (OSError, OutputError, NotImplementedError) as error:  # the last: a file system without locks
         note(f"decoded images are not kept: {error}")
         return None
 
