@@ -6,8 +6,12 @@
     >>> result.save("mask.png")
 
 Names are loaded when they are first used, so `import runtime` is cheap.
+
+ONNX Runtime's telemetry is off, unless the environment variable ORT_DISABLE_TELEMETRY says otherwise: it would write an
+id and a database into the user's cache folder and send them over the network.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +24,15 @@ if TYPE_CHECKING:
     from runtime.errors import DeviceWarning as DeviceWarning
     from runtime.errors import ImageError as ImageError
     from runtime.errors import ModelError as ModelError
+    from runtime.errors import NotFiniteError as NotFiniteError
     from runtime.errors import OutputError as OutputError
     from runtime.errors import ProofError as ProofError
     from runtime.errors import UnetError as UnetError
     from runtime.predictor import Predictor as Predictor
     from runtime.predictor import predict as predict
     from runtime.result import Segmentation as Segmentation
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when ONNX Runtime is imported
 
 _ERRORS = (
     "CheckpointError",
@@ -35,6 +42,7 @@ _ERRORS = (
     "DeviceWarning",
     "ImageError",
     "ModelError",
+    "NotFiniteError",
     "OutputError",
     "ProofError",
     "UnetError",

@@ -8,6 +8,7 @@
     ├── DataError         a training folder that cannot be trained on
     ├── ConfigError       a setting out of its bounds
     ├── CheckpointError   a .pth file that cannot be loaded or resumed
+    ├── NotFiniteError    training that ran into NaN or infinity
     └── ProofError        an exported graph that does not equal its checkpoint
 
 A message is one line: the thing, what was found, what was expected, what to do next. The command line tools print that
@@ -49,6 +50,14 @@ class ConfigError(UnetError):
 
 class CheckpointError(UnetError):
     """A checkpoint cannot be loaded, or is not the checkpoint of such a network."""
+
+
+class NotFiniteError(UnetError):
+    """A loss, a gradient or a weight became infinite or NaN; `remedy` says which settings may help."""
+
+    def __init__(self, message: str, remedy: str = "a lower --lr, --clip-norm 1 or --amp off") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class ProofError(UnetError):

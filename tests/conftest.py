@@ -1,5 +1,7 @@
 """Fixtures that several packages' tests share: small data sets on disk, and the two real ones."""
 
+import gc
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,20 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 def own_cache(monkeypatch, tmp_path_factory):
     """No test reads what another one, or the user, has decoded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def no_process_left():
+    """Python would wait at its end for a process that loads images and was never told to go."""
+    yield
+    if multiprocessing.active_children():
+        gc.collect()  # an error's traceback may have held the loader
+    for process in multiprocessing.active_children():
+        process.join(5)
+        left = process.is_alive()
+        if left:
+            process.kill()
+        assert not left, f"{process} was left running"
 
 
 @pytest.fixture

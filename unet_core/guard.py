@@ -6,17 +6,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from runtime.errors import UnetError
+from runtime.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 ENOUGH = 0
 """What is said instead of a signal's number when nobody listens any more."""
 
@@ -24,18 +24,22 @@ REPEATED = 0.5
 """Seconds within which signals count as one: a process manager may tell a whole group, and torchrun each one again."""
 
 STDERR = 2
-SHOW_CURSOR = b"\x1b[?25h"
-"""What a terminal is told to show the cursor, which progress bars hide."""
+CLEAR_LINE, SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
+"""What a terminal is told to make room where a progress bar is, and to show the cursor, which bars hide."""
+
+NOTED = "stopping: the step is finished and saved first; once more ends at once"
+AT_ONCE = "ended at once; what was trained since the last save is lost"
 
 
 class Stop:
-    """SIGINT and SIGTERM, noted while a run trains: the step is finished and saved; a second one ends at once.
+    """SIGINT, SIGTERM and SIGHUP, noted while a run trains: the step is finished and saved; a second ends at once.
 
-    `signal` is the number of the one that came, here or in another process of the run, and 0 until then.
+    `signal` is the number of the one that came, here or in another process of the run, and 0 until then. What was
+    ignored before, as SIGHUP is under `nohup`, stays so. With `speaks`, a line on stderr acknowledges each signal.
     """
 
-    def __init__(self) -> None:
-        self.signal = 0
+    def __init__(self, speaks: bool = True) -> None:
+        self.signal, self.speaks = 0, speaks
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -45,10 +49,11 @@ class Stop:
             return
         ear, voice = socket.socketpair()
         voice.setblocking(False)
-        watcher = threading.Thread(target=_end_at_second, args=(ear,), daemon=True)
+        watcher = threading.Thread(target=_end_at_second, args=(ear, self.speaks), daemon=True)
         watcher.start()
         spoken_to = signal.set_wakeup_fd(voice.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._take) for number in heard}
         try:
             yield
         finally:
@@ -70,7 +75,7 @@ class Stop:
         raise SystemExit(128 + self.signal)
 
 
-def _end_at_second(ear: socket.socket) -> None:
+def _end_at_second(ear: socket.socket, speaks: bool) -> None:
     """End the process when a second signal comes.
 
     Python takes signals between two of its own instructions, and one of those can be a step of the network that lasts
@@ -84,11 +89,19 @@ def _end_at_second(ear: socket.socket) -> None:
                 continue
             if first is None:
                 first = now
+                if speaks:
+                    _tell(NOTED)
             elif now - first > REPEATED:
-                with suppress(OSError):
-                    if os.isatty(STDERR):
-                        os.write(STDERR, SHOW_CURSOR)
+                if speaks:
+                    _tell(AT_ONCE, SHOW_CURSOR)
                 os._exit(128 + number)  # not even files are closed: what is on disk is whole, whenever this happens
+
+
+def _tell(text: str, to_terminal: str = "") -> None:
+    """Write a line to stderr past all buffers and locks, which the main thread may hold."""
+    with suppress(OSError):
+        watched = os.isatty(STDERR)
+        os.write(STDERR, f"{CLEAR_LINE * watched}{text}\n{to_terminal * watched}".encode())
 
 
 class LossWatch:
@@ -97,6 +110,15 @@ class LossWatch:
     def __init__(self, total: float = 0.0, seen: int = 0) -> None:
         self.total, self.seen = total, seen
         self._pending: tuple[Callable[[], float], int, Callable[[], str]] | None = None
+
+    @classmethod
+    def of_process(cls, rank: int, count: int, sums: Sequence[tuple[float, int]]) -> "LossWatch":
+        """Go on with a process's own sums; with those of another number of processes, the first takes all."""
+        if len(sums) == count:
+            return cls(*sums[rank])
+        if rank:
+            return cls()
+        return cls(sum(total for total, _ in sums), sum(seen for _, seen in sums))
 
     def add(self, loss: "Tensor", count: int, where: Callable[[], str]) -> None:
         """A mean loss over `count` images; `where` tells which, if need be."""
@@ -107,7 +129,7 @@ class LossWatch:
         """Count the loss that was added last.
 
         Raises:
-            UnetError: it is not finite.
+            NotFiniteError: it is infinite or NaN.
         """
         if self._pending is None:
             return
@@ -115,10 +137,7 @@ class LossWatch:
         self._pending = None
         value = loss()
         if not math.isfinite(value):
-            raise UnetError(
-                f"{where()}: the loss became {value}; the last checkpoint is kept: look at these images, or go on with "
-                "a lower --lr, --clip-norm 1 or --amp off"
-            )
+            raise NotFiniteError(f"{where()}: the loss became {value}, look at these images")
         self.total += value * count
         self.seen += count
 

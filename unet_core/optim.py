@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from runtime.errors import ConfigError, UnetError
+from runtime.errors import ConfigError, NotFiniteError
 from unet_core.config import TrainConfig
 from unet_core.model import UNet
 
@@ -145,25 +145,29 @@ class Precision:
         scaled: Tensor = self.scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, optimizer: torch.optim.Optimizer, network: nn.Module, clip_norm: float) -> None:
-        """One step of the optimizer, on gradients of at most `clip_norm` (0: any)."""
+    def step(self, optimizer: torch.optim.Optimizer, network: nn.Module, clip_norm: float) -> bool:
+        """One step of the optimizer, on gradients of at most `clip_norm` (0: any); False where it was skipped.
+
+        Raises:
+            NotFiniteError: gradients overflow in fp16 at any scale.
+        """
         if clip_norm:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         self.scaler.step(optimizer)
-        if self.scaler.is_enabled():
-            self._update_scale()
+        return not self.scaler.is_enabled() or self._update_scale()
 
-    def _update_scale(self) -> None:
+    def _update_scale(self) -> bool:
         before = self.scaler.get_scale()
         self.scaler.update()
         after = self.scaler.get_scale()
         self.skipped += after < before
         if after < LEAST_SCALE:
-            raise UnetError(
-                f"gradients overflow in fp16 whatever the loss is multiplied with ({self.skipped} steps skipped); the "
-                "last checkpoint is kept: go on with --amp bf16 or off, or a lower --lr"
+            raise NotFiniteError(
+                f"gradients overflow in fp16 whatever the loss is multiplied with ({self.skipped} steps skipped)",
+                "--amp bf16 or off, or a lower --lr",
             )
+        return after >= before
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -1,17 +1,24 @@
 """Training in several processes, as `torchrun` starts them: who is who, and what they tell each other."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.errors import ConfigError, DeviceError
+from runtime.errors import ConfigError, DeviceError, UnetError
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others; `torchrun` ends all when one fails, so this is for slow disks."""
+
+
+GRACE = 2.0
+"""Seconds that the first process has to tell of an error: when any has ended, `torchrun` ends all of them."""
 
 
 class Processes:
@@ -51,6 +58,30 @@ class Processes:
         """Until all are here."""
         self.largest(0)
 
+    def agree(self, failure: UnetError | None) -> None:
+        """End all processes if one of them failed, rather than to leave the others waiting for it.
+
+        Raises:
+            UnetError: in the first process, that of the lowest rank that failed.
+            SystemExit: in the others, with that error's exit code; the first one tells of it.
+        """
+        found = next((error for error in self.gather(failure) if error is not None), None)
+        if found is None:
+            return
+        if not self.first:
+            end_in_silence(found)
+        raise failure or found
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """A block, without talk between processes, that all of them pass or none; raises as `agree`."""
+        failure: UnetError | None = None
+        try:
+            yield
+        except UnetError as error:
+            failure = error
+        self.agree(failure)
+
     def device_name(self, name: str) -> str:
         """The device of this process: with several, each takes the GPU of its local rank.
 
@@ -75,6 +106,12 @@ class Processes:
         """Say goodbye to the others."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def end_in_silence(error: UnetError) -> NoReturn:
+    """End a process that is not the first, after an error that all have or know of, and that the first one tells of."""
+    time.sleep(GRACE)
+    raise SystemExit(error.exit_code) from error
 
 
 def join() -> Processes:

@@ -1,13 +1,12 @@
 """One training run: epochs of steps and a validation after each, saved so that it can stop and go on anywhere."""
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from runtime.card import ModelCard, Training
-from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
-from runtime.files import make_folder, write_text
+from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, OutputError
 from unet_core.board import Board
 from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
 from unet_core.config import TrainConfig
-from unet_core.curves import save_curves
 from unet_core.data import EpochBatches, TrainingSet, batches_of, quiet_worker
 from unet_core.display import Display
+from unet_core.folder import PANELS, RunFolder
 from unet_core.guard import LossWatch, Stop
 from unet_core.losses import make_loss
 from unet_core.metrics import Metrics
 from unet_core.model import Segmenter, UNet
 from unet_core.optim import Average, Precision, epochs_without_progress, is_best, lr_factor, make_optimizer
 from unet_core.pairs import fingerprint
-from unet_core.panels import panel, save_panel
 from unet_core.processes import Processes
 from unet_core.records import Records
-from unet_core.report import epoch_line, metrics_csv
+from unet_core.report import epoch_line
 from unet_core.state import random_state, set_random_state, with_settings
 from unet_core.validation import Worst, checkpoint_predictions, default_workers, measure
-
-LAST = "my_checkpoint.pth.tar"
-BEST = "model.pth"
-PANELS = 8
-"""Validation images that are drawn whenever an epoch is the best: those with the lowest Dice."""
 
 SAVE = 1
 """What a process says to the others when it is time to save; larger numbers are signals."""
@@ -67,7 +59,7 @@ class Run:
         self.config, self.train, self.val = config, train, val
         self.processes, self.display = processes or Processes(), display or Display()
         self.device = device or torch.device("cpu")
-        self.folder = Path(config.out)
+        self.folder = RunFolder(Path(config.out), config)
         self.fingerprint = fingerprint(train.pairs, val.pairs)
         self.workers = default_workers() if config.workers is None else config.workers
         if config.batch_size < self.processes.count:
@@ -75,7 +67,7 @@ class Run:
         self._build()
         self.history: list[dict[str, float]] = []
         self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
-        self.stop = Stop()
+        self.stop = Stop(speaks=self.processes.first)
         if resumed is not None:
             self._restore(resumed)
         elif config.init_from:
@@ -88,7 +80,6 @@ class Run:
             self.average.network.load_state_dict(dict(resumed.state_dict))
             self.average.steps = int(resumed.extra["average_steps"])
         self.segmenter = Segmenter(self.average.network if self.average else self.network, self.card).to(self.device)
-        self.stepped = self._stepped()
 
     def _build(self) -> None:
         config = self.config
@@ -106,7 +97,7 @@ class Run:
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.card = ModelCard(
-            name=self.folder.resolve().name or "unet",
+            name=self.folder.path.resolve().name or "unet",
             producer=producer(),
             architecture=config.architecture,
             input=config.input,
@@ -120,38 +111,32 @@ class Run:
             len(self.train), config.batch_size, config.seed, self.processes.rank, self.processes.count
         )
 
-    def _stepped(self) -> Any:
+    @cached_property
+    def stepped(self) -> Any:
         """The network as the steps call it: compiled, and with gradients averaged over the processes."""
         network: Any = self.processes.parallel(self.network, self.device)
         return torch.compile(network) if self.config.compile else network
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        last, extra = self.folder / LAST, checkpoint.extra
+        last, extra = self.folder.last, checkpoint.extra
         if checkpoint.card.architecture != self.card.architecture:
             raise CheckpointError(f"{last}: holds another network than its config; start a new run")
         try:
             if extra["data"] != self.fingerprint:
+                changes = self.folder.changes(self.train.pairs, self.val.pairs)
+                changes = changes or f"found {self.fingerprint}, expected {extra['data']}"
                 raise DataError(
-                    f"{self.config.data}: is not the data of the run in {self.folder} (found {self.fingerprint}, "
-                    f"expected {extra['data']}); start a new run"
+                    f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
                 )
             self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
             self.optimizer.load_state_dict(with_settings(extra["optimizer"], self.optimizer))
             self.precision.restore(extra["precision"])
             self.history = [dict(row) for row in extra["history"]]
             self.position, self.seconds = int(extra["position"]), float(extra["seconds"])
-            self.watch = self._restored_watch(extra["losses"])
+            self.watch = LossWatch.of_process(self.processes.rank, self.processes.count, extra["losses"])
             set_random_state(extra["random"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{last}: is damaged ({error}); start a new run") from error
-
-    def _restored_watch(self, losses: Sequence[tuple[float, int]]) -> LossWatch:
-        """Each process's own sums; of another number of processes, all to the first."""
-        if len(losses) == self.processes.count:
-            return LossWatch(*losses[self.processes.rank])
-        if not self.processes.first:
-            return LossWatch()
-        return LossWatch(sum(total for total, _ in losses), sum(seen for _, seen in losses))
 
     @property
     def epoch(self) -> int:
@@ -166,28 +151,32 @@ class Run:
 
     def write_history(self) -> None:
         """The files that follow from the history alone."""
-        if self.processes.first and self.history:
-            write_text(self.folder / "metrics.csv", metrics_csv(self.history))
-            save_curves(self.folder / "curves.png", self.history)
+        if self.processes.first:
+            self.folder.write_history(self.history)
 
     def fit(self) -> Path:
         """Train, validate and save, epoch by epoch.
 
         Raises:
-            UnetError: the loss is not finite, or a file cannot be written.
-            KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; everything is saved.
+            NotFiniteError: the loss, a gradient or a weight is infinite or NaN.
+            OutputError: a file cannot be written.
+            KeyboardInterrupt, SystemExit: a signal came (see `Stop`); everything is saved.
         """
         loader = self._loader()
         if self.processes.first:
-            make_folder(self.folder / "saved_images")
-            write_text(self.folder / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
-        with self.stop.listening(), self._board() as self.board:
-            while not self.ended:
-                self._fit_epoch(loader)
-        return self.folder / BEST
+            self.folder.begin(self.train.pairs, self.val.pairs)
+        try:
+            with self.stop.listening(), self._board() as self.board:
+                while not self.ended:
+                    self._fit_epoch(loader)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {self.folder.what_is_kept} with {error.remedy}") from error
+        except OutputError as error:
+            raise OutputError(f"{error}; {self.folder.what_is_kept}") from error
+        return self.folder.best
 
     def _board(self) -> Board:
-        folder = self.folder / "tensorboard" if self.config.tensorboard and self.processes.first else None
+        folder = self.folder.path / "tensorboard" if self.config.tensorboard and self.processes.first else None
         return Board(folder, self.epoch)
 
     def _loader(self) -> DataLoader[Any]:
@@ -274,9 +263,9 @@ class Run:
         middle = self.epoch - 1 + (start + size / 2) / len(self.train)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * lr_factor(config, middle, self.history)
-        self.precision.step(self.optimizer, self.network, config.clip_norm)
+        stepped = self.precision.step(self.optimizer, self.network, config.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
+        if self.average is not None and stepped:
             self.average.update()
         return size
 
@@ -336,26 +325,23 @@ class Run:
         """Before weights are saved or validated: an infinite gradient of a finite loss shows in the weights only.
 
         Raises:
-            UnetError: the loss or a weight is not finite.
+            NotFiniteError: the loss or a weight is infinite or NaN.
         """
         self.watch.look()
         if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
-            raise UnetError(
-                f"epoch {self.epoch}: the weights became NaN; the last checkpoint is kept: go on with a lower --lr, "
-                "--clip-norm 1 or --amp off"
-            )
+            raise NotFiniteError(f"epoch {self.epoch}: the weights became infinite or NaN")
 
     def _look_together(self) -> None:
         """With several processes a loss that is not finite in one ends all of them; the others would wait for it."""
         if self.processes.count == 1:
             return
-        failure: UnetError | None = None
+        failed: NotFiniteError | None = None
         try:
             self.watch.look()
-        except UnetError as error:
-            failure = error
-        if self.processes.largest(int(failure is not None)):
-            raise failure or UnetError(f"epoch {self.epoch}: another process's loss is not finite; it says which")
+        except NotFiniteError as error:
+            failed = error
+        if self.processes.largest(int(failed is not None)):  # a number is sooner told than an object
+            self.processes.agree(failed)
 
     def _leave(self, number: int) -> None:
         """End all processes as the signal asks that one of them got."""
@@ -367,26 +353,15 @@ class Run:
         """The best weights first: the checkpoint's history says that they are there."""
         best = is_best(self.history)
         if best and self.processes.first:
-            save_checkpoint(self.folder / BEST, self.segmenter.network.state_dict(), self._trained_card())
+            save_checkpoint(self.folder.best, self.segmenter.network.state_dict(), self._trained_card())
         self._save_last()
         if not self.processes.first:
             return
         self.write_history()
         self.board.scalars(row)
         if best:
-            self._draw(worst)
-
-    def _draw(self, worst: Worst) -> None:
-        folder = self.folder / "saved_images"
-        for old in folder.glob("[0-9][0-9]_*.png"):
-            old.unlink()
-        for place, item in enumerate(worst.items, 1):
-            pair = self.val.pairs[item.index]
-            image = worst.picture(self.val, item)
-            title = f"{pair.name}   Dice {item.dice:.4f}   epoch {self.history[-1]['epoch']:.0f}"
-            drawn = panel(image, item.predicted, item.truth, self.config.classes, title)
-            save_panel(folder / f"{place:02}_{pair.name}.png", drawn)
-            self.board.picture(f"worst/{place:02}", drawn, len(self.history))
+            for place, drawn in enumerate(self.folder.draw(worst, self.val, len(self.history)), 1):
+                self.board.picture(f"worst/{place:02}", drawn, len(self.history))
 
     def _trained_card(self) -> ModelCard:
         row = self.history[-1] if self.history else {}
@@ -404,7 +379,7 @@ class Run:
         if not self.processes.first:
             return
         save_checkpoint(
-            self.folder / LAST,
+            self.folder.last,
             self.segmenter.network.state_dict(),
             self._trained_card(),
             network=self.network.state_dict() if self.average is not None else None,

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -12,9 +12,10 @@ import click
 import torch
 from filelock import FileLock, Timeout
 
-from runtime.console import Command
+from runtime.console import INTERRUPTED, Command
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import new_folder
+from unet_core.advice import settings_without_effect
 from unet_core.cache import Cache, open_cache, pending, prepare
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.config import (
@@ -29,11 +30,12 @@ from unet_core.config import (
     read_settings,
 )
 from unet_core.display import Display
+from unet_core.folder import BEST, LAST
 from unet_core.pairs import Layout, find_splits, group_of, has_validation
-from unet_core.processes import Processes, join
+from unet_core.processes import Processes, end_in_silence, join
 from unet_core.records import Recipe, Records
 from unet_core.report import final_table
-from unet_core.run import BEST, LAST, Run
+from unet_core.run import Run
 from unet_core.validation import torch_device
 
 LOCK = ".lock"
@@ -47,13 +49,17 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
     Raises:
         ConfigError, DataError, CheckpointError, DeviceError, OutputError: before the first epoch, where possible.
-        UnetError: the loss is not finite, or the device's memory is too small.
-        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; the step was finished and everything is saved.
+        NotFiniteError: the loss, a gradient or a weight became infinite or NaN.
+        UnetError: the device's memory is too small, or a process that loads images was killed.
+        KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM or SIGHUP came; the step was finished and everything is saved.
+        SystemExit: with several processes, in all but the first, when the first one raises one of the errors above.
     """
     processes = join()
     try:
-        with _claimed(Path(config.out), processes), _explained(config):
-            checkpoint = _checkpoint_of(config, resume)
+        with ExitStack() as stack, _explained(config):
+            with processes.agreeing():
+                stack.enter_context(_claimed(Path(config.out), processes))
+                checkpoint = _checkpoint_of(config, resume)
             return _train(config, checkpoint, processes)
     finally:
         processes.leave()
@@ -61,25 +67,36 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
 def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Processes) -> Path:
     display = Display(quiet=not processes.first)
-    device = torch_device(processes.device_name(config.device))
     records = _records(config, processes, display)
-    run = Run(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
-    run.write_history()  # a kill may have come between the checkpoint and these
-    if run.ended:
-        raise ConfigError(
-            f"{run.folder / LAST}: {_epochs(len(run.history))} trained already; ask for more with --epochs"
-            + (" and --patience" if config.patience else "")
-        )
-    left = config.epochs - len(run.history)
-    weights = sum(weight.numel() for weight in run.network.parameters())
-    display.line(
-        f"training {_epochs(left)} on {run.device} ({run.precision}"
-        + (f", {processes.count} processes" if processes.count > 1 else "")
-        + f"): {len(run.train)} images, {len(run.val)} to validate, {config.width}x{config.height}, {weights:,} weights"
-    )
+    with processes.agreeing():
+        device = torch_device(processes.device_name(config.device))
+        run = Run(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
+        run.write_history()  # a kill may have come between the checkpoint and these
+        if run.ended:
+            raise ConfigError(
+                f"{run.folder.last}: {_epochs(len(run.history))} trained already; ask for more with --epochs"
+                + (" and --patience" if config.patience else "")
+            )
+    for note in settings_without_effect(config, len(run.train)):
+        display.note(note)
+    display.line(_what_begins(run))
     best = run.fit()
     display.line(final_table(run.history, config))
     return best
+
+
+def _what_begins(run: Run) -> str:
+    config, weights = run.config, sum(weight.numel() for weight in run.network.parameters())
+    what = f"training {_epochs(config.epochs)}"
+    if run.history or run.position:
+        within = f", image {run.position + 1} of {len(run.train)}" if run.position else ""
+        what = f"going on with epoch {run.epoch} of {config.epochs}{within},"
+    processes = f", {run.processes.count} processes" if run.processes.count > 1 else ""
+    size = f"{config.width}x{config.height}"
+    size = f"crops of {size}" if config.fit == "native" else size
+    text = f"{what} on {run.device} ({run.precision}{processes}): {len(run.train)} images, {len(run.val)} to validate, "
+    text += f"{size}, {weights:,} weights"
+    return text + ("; the first steps wait for torch.compile" if config.compile else "")
 
 
 def _epochs(count: int) -> str:
@@ -148,22 +165,28 @@ def _checkpoint_of(config: TrainConfig, resume: bool) -> Checkpoint | None:
 
 
 def _records(config: TrainConfig, processes: Processes, display: Display) -> tuple[Records, Records]:
-    """Find and decode the data, or take them from the cache; the first process does it for all."""
+    """Find and decode the data, or take them from the cache.
+
+    The first process decodes for all; on other machines, which may not see its disk, the first one there.
+    """
     layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
-    train_pairs, val_pairs = find_splits(config.data, layout)
-    whole = config.validate_at == "original"
-    train_set = Records(train_pairs, Recipe(input=config.input, labels=config.labels, draft=True))
-    val_set = Records(val_pairs, Recipe(input=config.input, labels=config.labels, truth_at_original=whole))
-    sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
-    left = pending(sets, cache)
-    if processes.first:
-        _prepare(sets, cache, left, display)
-    processes.wait()
-    if not processes.first:
+    with processes.agreeing():
+        train_pairs, val_pairs = find_splits(config.data, layout)
+        whole = config.validate_at == "original"
+        train_set = Records(train_pairs, Recipe(input=config.input, labels=config.labels, draft=True))
+        val_set = Records(val_pairs, Recipe(input=config.input, labels=config.labels, truth_at_original=whole))
+        sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
+        left = pending(sets, cache)
+        if processes.first:
+            _prepare(sets, cache, left, display)
+            if not train_set.has_foreground:
+                where = Path(config.data) / f"train_{config.masks}"
+                raise DataError(f"{where}: no mask has any foreground, so there is nothing to learn")
+    with processes.agreeing():
+        if not processes.first and processes.local_rank == 0:
+            _prepare(sets, cache, pending(sets, cache), display)
+    if processes.local_rank:
         pending(sets, cache)
-    if not train_set.has_foreground and processes.first:
-        where = Path(config.data) / f"train_{config.masks}"
-        raise DataError(f"{where}: no mask has any foreground, so there is nothing to learn")
     if not has_validation(config.data):
         groups = {group_of(pair.name, layout.group) for pair in val_pairs}
         display.line(
@@ -178,12 +201,15 @@ def _prepare(sets: Sequence[Records], cache: Cache | None, left: int, display: D
         prepare(sets, cache, advance, display.note)
     stored = sum(records.stored for records in sets)
     if left and cache is not None and stored:
-        display.line(f"{stored} decoded images are kept in {cache.folder} for the next epochs and runs")
+        kept = "1 decoded image is" if stored == 1 else f"{stored} decoded images are"
+        display.line(f"{kept} kept in {cache.folder} for the next epochs and runs")
 
 
 def _last_checkpoint(path: Path) -> Checkpoint:
-    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
-        raise CheckpointError(f"{path}: no epoch of this run is finished; start it without --resume")
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - unlike Path.is_dir it takes any name
+        raise CheckpointError(f"{path.parent}: no such folder; expected the --out of the run that is to go on")
+    if not os.path.exists(path):  # noqa: PTH110
+        raise CheckpointError(f"{path}: nothing of this run is saved; start it without --resume")
     return load_checkpoint(path)
 
 
@@ -278,6 +304,25 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     Without val_images/, whole groups of the training images are kept back to validate on. Several GPUs:
     torchrun --nproc-per-node N -m unet_core.train ...
     """
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        config = _config_of(file, flags, resume)
+    except UnetError as error:
+        if first:
+            raise
+        end_in_silence(error)
+    try:
+        best = train(config, resume=resume)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
+        if first:
+            click.echo(_stopped(config), err=True)
+        raise SystemExit(code) from stop
+    if first:
+        _say_what_next(best)
+
+
+def _config_of(file: Path | None, flags: Mapping[str, Any], resume: bool) -> TrainConfig:
     settings = read_settings(file) if file is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
     if "out" not in settings:
@@ -287,16 +332,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
         settings = stored_config(_last_checkpoint(last), last) | settings
     if "data" not in settings:
         raise click.UsageError("Missing argument 'DATA': the folder of images and masks.")
-    config = TrainConfig(**settings)
-    first = os.environ.get("RANK", "0") == "0"
-    try:
-        best = train(config, resume=resume)
-    except (KeyboardInterrupt, SystemExit):
-        if first:
-            click.echo(_stopped(config), err=True)
-        raise
-    if first:
-        _say_what_next(best)
+    return TrainConfig(**settings)
 
 
 def _stopped(config: TrainConfig) -> str:

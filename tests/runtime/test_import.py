@@ -58,6 +58,19 @@ def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
     assert fresh("import runtime.cli; " + loaded(NEVER), root) == "[]"
 
 
+def test_onnx_runtime_keeps_no_telemetry(root, tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    fresh("import runtime.predictor", root)
+    assert not list(tmp_path.iterdir())
+
+
+def test_telemetry_is_left_to_those_who_decide_on_it(root, monkeypatch):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert fresh("import runtime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])", root) == "0"
+
+
 @pytest.mark.parametrize("name", runtime.__all__)
 def test_public_name_resolves_to_its_home(name):
     assert getattr(runtime, name).__name__ == name

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.errors import UnetError
-from unet_core.guard import LossWatch, Stop
+from runtime.errors import NotFiniteError
+from unet_core.guard import AT_ONCE, NOTED, LossWatch, Stop
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,8 @@ def _handlers_come_back():
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))]
+    ("number", "expected"),
+    [(signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143)), (signal.SIGHUP, SystemExit(129))],
 )
 def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
     stop = Stop()
@@ -40,6 +41,19 @@ def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
     with pytest.raises(type(expected)) as found:
         stop.leave()
     assert found.value.args == expected.args
+
+
+def test_what_was_ignored_stays_ignored():
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = Stop()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_come_back_after_an_error_too():
@@ -113,7 +127,15 @@ def test_a_second_signal_ends_the_process_at_once(second):
     numbers = [str(int(signal.SIGINT)), str(int(second))]
     command = [sys.executable, "-c", TWICE, *numbers]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + second, f"{numbers[0]}\n", "")
+    assert (done.returncode, done.stdout) == (128 + second, f"{numbers[0]}\n")
+    assert done.stderr == f"{NOTED}\n{AT_ONCE}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_only_the_first_process_acknowledges_a_signal():
+    command = [sys.executable, "-c", TWICE.replace("Stop()", "Stop(speaks=False)"), str(int(signal.SIGINT))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 BUSY = """
@@ -136,7 +158,7 @@ with Stop().listening():
 def test_a_second_signal_does_not_wait_for_a_long_instruction():
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", BUSY], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (130, f"{NOTED}\n{AT_ONCE}\n")
     assert time.monotonic() - started < 10
 
 
@@ -156,7 +178,8 @@ def test_an_end_at_once_shows_the_terminals_cursor_again():
     command = [sys.executable, "-c", TWICE, str(int(signal.SIGINT)), str(int(signal.SIGINT))]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal, check=False)
     os.close(terminal)
-    assert (done.returncode, os.read(reader, 100)) == (130, b"\x1b[?25h")
+    assert done.returncode == 130
+    assert os.read(reader, 1000).decode().endswith(f"\r\x1b[2K{AT_ONCE}\r\n\x1b[?25h")
     os.close(reader)
 
 
@@ -184,10 +207,16 @@ def test_a_loss_that_is_not_finite_is_refused_when_it_is_looked_at(value):
     watch = LossWatch()
     watch.add(torch.tensor(1.0), 2, refuse_to_say)
     watch.add(torch.tensor(float(value)), 2, lambda: "epoch 2/9, car.jpg")
-    with pytest.raises(UnetError) as error:
+    with pytest.raises(NotFiniteError) as error:
         watch.look()
-    assert str(error.value) == (
-        f"epoch 2/9, car.jpg: the loss became {value}; the last checkpoint is kept: look at these images, or go on "
-        "with a lower --lr, --clip-norm 1 or --amp off"
-    )
+    assert str(error.value) == f"epoch 2/9, car.jpg: the loss became {value}, look at these images"
+    assert error.value.remedy == "a lower --lr, --clip-norm 1 or --amp off"
     assert watch.mean == 1
+
+
+def test_sums_are_each_processs_own_or_the_firsts():
+    sums = [(6.0, 3), (1.0, 1)]
+    watches = [LossWatch.of_process(rank, 2, sums) for rank in range(2)]
+    assert [(watch.total, watch.seen) for watch in watches] == sums
+    watches = [LossWatch.of_process(rank, 3, sums) for rank in range(3)]
+    assert [(watch.total, watch.seen) for watch in watches] == [(7.0, 4), (0.0, 0), (0.0, 0)]

@@ -2,25 +2,25 @@
 
 import csv
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from filelock import FileLock
 from folders import write_pair
 from PIL import Image
 
-from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
+from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
+from unet_core import folder as files
 from unet_core import run as running
 from unet_core import train as training
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig, from_stored
 from unet_core.evaluate import evaluate
 from unet_core.pairs import find_pairs
-from unet_core.train import main, train
+from unet_core.train import train
 
 
 def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
@@ -34,6 +34,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
         "metrics.csv",
         "curves.png",
         "config.json",
+        "files.csv",
         "saved_images",
         "tensorboard",
     }
@@ -125,10 +126,8 @@ def test_best_is_the_epoch_with_the_highest_pixel_dice(config, monkeypatch):
 
     monkeypatch.setattr(running, "measure", measure)
     drawn = []
-    real_save = running.save_panel
-    monkeypatch.setattr(
-        running, "save_panel", lambda path, picture: (drawn.append(path.name), real_save(path, picture))
-    )
+    real_save = files.save_panel
+    monkeypatch.setattr(files, "save_panel", lambda path, picture: (drawn.append(path.name), real_save(path, picture)))
     best = load_checkpoint(train(replace(config, epochs=3)))
     assert len(drawn) == 6  # three after each of epochs 1 and 2, so that the pictures are those of model.pth
     assert best.card.training.epochs == 2
@@ -282,17 +281,24 @@ def test_a_finished_run_has_nothing_to_resume(config):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_images(config, monkeypatch, bad):
     steps = iter([1.0, 1.0, 1.0, bad])
     monkeypatch.setattr(running, "make_loss", lambda *_: lambda logits, labels: logits.square().sum() * next(steps))
-    with pytest.raises(UnetError) as caught:
+    with pytest.raises(NotFiniteError) as caught:
         train(config)
     epoch_two = running.EpochBatches(6, 4, config.seed)
     epoch_two.epoch = 2
     names = [f"car{index}.jpg" for index in epoch_two.order()[4:]]
     assert str(caught.value).startswith(
-        f"epoch 2/2, {', '.join(names)}: the loss became {bad}; the last checkpoint is kept"
+        f"epoch 2/2, {', '.join(names)}: the loss became {bad}, look at these images; the last checkpoint is kept: go "
+        "on by --resume with a lower --lr"
     )
     kept = load_checkpoint(Path(config.out) / "my_checkpoint.pth.tar")
     assert kept.card.training.epochs == 1
     assert all(value.isfinite().all() for value in kept.state_dict.values())
+
+
+def test_an_end_before_anything_was_saved_does_not_promise_a_checkpoint(config, monkeypatch):
+    monkeypatch.setattr(running, "make_loss", lambda *_: lambda logits, labels: logits.square().sum() * float("nan"))
+    with pytest.raises(NotFiniteError, match="nothing was saved yet: start again with a lower --lr"):
+        train(config)
 
 
 def test_weights_that_became_nan_are_never_saved(config, monkeypatch):
@@ -303,102 +309,15 @@ def test_weights_that_became_nan_are_never_saved(config, monkeypatch):
         calls.append(1)
         if len(calls) == 4:
             next(network.parameters()).grad.fill_(float("inf"))
-        real(self, optimizer, network, clip_norm)
+        return real(self, optimizer, network, clip_norm)
 
     monkeypatch.setattr(running.Precision, "step", step)
-    with pytest.raises(UnetError, match=r"epoch 2: the weights became NaN; the last checkpoint is kept"):
+    with pytest.raises(
+        NotFiniteError, match=r"epoch 2: the weights became infinite or NaN; the last checkpoint is kept"
+    ):
         train(config)
     kept = load_checkpoint(Path(config.out) / "my_checkpoint.pth.tar")
     assert kept.card.training.epochs == 1
-
-
-def run_cli(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-FLAGS = (
-    *("--widths", "4,8", "--height", 32, "--width", 48, "--workers", 0, "--epochs", 1, "--device", "cpu"),
-    "--no-tensorboard",
-)
-
-
-def test_command_line_trains_and_resumes_with_the_runs_own_settings(data, tmp_path):
-    run = tmp_path / "r"
-    first = run_cli(data, "--out", run, *FLAGS, "--loss", "bce+dice", "--classes", "thing")
-    assert first.exit_code == 0, first.output
-    assert f"next: unet-export {run / 'model.pth'}" in first.output
-    second = run_cli("--out", run, "--resume", "--epochs", 2)
-    assert second.exit_code == 0, second.output
-    stored = json.loads((run / "config.json").read_text())
-    kept = {name: stored[name] for name in ("loss", "widths", "classes", "epochs", "tensorboard")}
-    assert kept == {"loss": "bce+dice", "widths": [4, 8], "classes": ["thing"], "epochs": 2, "tensorboard": False}
-    assert load_checkpoint(run / "my_checkpoint.pth.tar").card.output.classes == ("thing",)
-
-
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(data, tmp_path):
-    file, run = tmp_path / "recipe.toml", tmp_path / "r"
-    file.write_text(
-        f'data = "{data}"\nwidths = [4, 8]\nheight = 32\nwidth = 48\nepochs = 5\nlr = 1e-3\nworkers = 0\n'
-        'tensorboard = false\nloss = "dice"\n'
-    )
-    result = run_cli("--config", file, "--out", run, "--epochs", 1, "--lr", "2e-3")
-    assert result.exit_code == 0, result.output
-    stored = json.loads((run / "config.json").read_text())
-    assert (stored["epochs"], stored["lr"], stored["loss"], stored["batch_size"]) == (1, 2e-3, "dice", 16)
-    assert asdict(TrainConfig(**from_stored(stored))).keys() == stored.keys()
-    again = run_cli("--config", file, "--out", run, "--resume", "--epochs", 2)
-    assert again.exit_code == 0, again.output
-
-
-def test_an_unknown_key_is_refused_with_the_nearest_name(data, tmp_path):
-    (tmp_path / "recipe.toml").write_text("bach_size = 4\n")
-    result = run_cli(data, "--out", tmp_path / "r", "--config", tmp_path / "recipe.toml")
-    assert result.exit_code == 2
-    assert result.stderr == (
-        f"error: {tmp_path / 'recipe.toml'}: 'bach_size' is no setting; the nearest is 'batch_size'\n"
-    )
-
-
-def test_resuming_with_another_network_is_refused(data, tmp_path):
-    run_cli(data, "--out", tmp_path / "r", *FLAGS)
-    result = run_cli(data, "--out", tmp_path / "r", "--resume", "--widths", "8,16", "--epochs", 2)
-    assert result.exit_code == 2
-    assert f"error: --widths 8,16: the run in {tmp_path / 'r'} has 4,8; leave it out" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((), "Missing option '--out'"), (("--out", "r"), "Missing argument 'DATA'")]
-)
-def test_what_must_be_given(arguments, message):
-    result = run_cli(*arguments)
-    assert result.exit_code == 2
-    assert message in result.stderr
-
-
-@pytest.mark.parametrize("spoil", ["no data", "no run", "file in the way", "odd mask", "bad widths", "no start"])
-def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
-    run, flags = tmp_path / "r", list(FLAGS)
-    if spoil == "no data":
-        data, message = tmp_path / "nowhere", "nowhere/train_images: no such folder"
-    elif spoil == "no run":
-        flags, message = ["--resume"], "no epoch of this run is finished; start it without --resume"
-    elif spoil == "file in the way":
-        run.write_text("")
-        message = "cannot create this folder"
-    elif spoil == "odd mask":
-        Image.effect_noise((48, 32), 90).save(data / "val_masks" / "val1_mask.gif")
-        message = "val1_mask.gif: has the mask values"
-    elif spoil == "no start":
-        flags += ["--init-from", tmp_path / "x.pth"]
-        message = "x.pth: no such file"
-    else:
-        flags[1], message = "4,0", "--widths 0: expected numbers from 1 to 65536"
-    result = run_cli(data, "--out", run, *flags)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
-    assert not (run / "model.pth").exists()
 
 
 def test_training_starts_from_another_checkpoint(config, tmp_path, capsys):
@@ -447,14 +366,6 @@ def test_data_without_any_foreground_are_refused(config, data):
         train(config)
 
 
-@pytest.mark.parametrize(("dice", "notes"), [(0.0, 1), (0.5, 0)])
-def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, dice, notes):
-    monkeypatch.setattr(running.Metrics, "pixel_dice", property(lambda _: dice))
-    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
-    assert result.exit_code == 0, result.output
-    assert result.stderr.count("note: even the best weights find no foreground") == notes
-
-
 def test_resume_of_a_model_without_a_run_is_refused(config, tmp_path):
     train(replace(config, epochs=1))
     (tmp_path / "run" / "model.pth").replace(tmp_path / "run" / "my_checkpoint.pth.tar")
@@ -476,5 +387,7 @@ def test_what_makes_a_run_cannot_change_on_resume(config, change):
 def test_resuming_with_other_data_is_refused(config, data, split):
     train(replace(config, epochs=1))
     write_pair(data, split, "new")
-    with pytest.raises(DataError, match="is not the data of the run"):
+    with pytest.raises(
+        DataError, match=f"is not the data of the run in .* \\(new: {split}_images/new.jpg, {split}_masks/"
+    ):
         train(config, resume=True)

@@ -1,0 +1,110 @@
+"""The command: where settings come from, what it refuses, what it says."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from unet_core import run as running
+from unet_core.checkpoint import load_checkpoint
+from unet_core.config import TrainConfig, from_stored
+from unet_core.train import main
+
+
+def run_cli(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+FLAGS = (
+    *("--widths", "4,8", "--height", 32, "--width", 48, "--workers", 0, "--epochs", 1, "--device", "cpu"),
+    "--no-tensorboard",
+)
+
+
+def test_command_line_trains_and_resumes_with_the_runs_own_settings(data, tmp_path):
+    run = tmp_path / "r"
+    first = run_cli(data, "--out", run, *FLAGS, "--loss", "bce+dice", "--classes", "thing")
+    assert first.exit_code == 0, first.output
+    assert f"next: unet-export {run / 'model.pth'}" in first.output
+    second = run_cli("--out", run, "--resume", "--epochs", 2)
+    assert second.exit_code == 0, second.output
+    stored = json.loads((run / "config.json").read_text())
+    kept = {name: stored[name] for name in ("loss", "widths", "classes", "epochs", "tensorboard")}
+    assert kept == {"loss": "bce+dice", "widths": [4, 8], "classes": ["thing"], "epochs": 2, "tensorboard": False}
+    assert load_checkpoint(run / "my_checkpoint.pth.tar").card.output.classes == ("thing",)
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(data, tmp_path):
+    file, run = tmp_path / "recipe.toml", tmp_path / "r"
+    file.write_text(
+        f'data = "{data}"\nwidths = [4, 8]\nheight = 32\nwidth = 48\nepochs = 5\nlr = 1e-3\nworkers = 0\n'
+        'tensorboard = false\nloss = "dice"\n'
+    )
+    result = run_cli("--config", file, "--out", run, "--epochs", 1, "--lr", "2e-3")
+    assert result.exit_code == 0, result.output
+    stored = json.loads((run / "config.json").read_text())
+    assert (stored["epochs"], stored["lr"], stored["loss"], stored["batch_size"]) == (1, 2e-3, "dice", 16)
+    assert asdict(TrainConfig(**from_stored(stored))).keys() == stored.keys()
+    again = run_cli("--config", file, "--out", run, "--resume", "--epochs", 2)
+    assert again.exit_code == 0, again.output
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name(data, tmp_path):
+    (tmp_path / "recipe.toml").write_text("bach_size = 4\n")
+    result = run_cli(data, "--out", tmp_path / "r", "--config", tmp_path / "recipe.toml")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {tmp_path / 'recipe.toml'}: 'bach_size' is no setting; the nearest is 'batch_size'\n"
+    )
+
+
+def test_resuming_with_another_network_is_refused(data, tmp_path):
+    run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    result = run_cli(data, "--out", tmp_path / "r", "--resume", "--widths", "8,16", "--epochs", 2)
+    assert result.exit_code == 2
+    assert f"error: --widths 8,16: the run in {tmp_path / 'r'} has 4,8; leave it out" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((), "Missing option '--out'"), (("--out", "r"), "Missing argument 'DATA'")]
+)
+def test_what_must_be_given(arguments, message):
+    result = run_cli(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("spoil", ["no data", "no run", "file in the way", "odd mask", "bad widths", "no start"])
+def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
+    run, flags = tmp_path / "r", list(FLAGS)
+    if spoil == "no data":
+        data, message = tmp_path / "nowhere", "nowhere/train_images: no such folder"
+    elif spoil == "no run":
+        flags, message = ["--resume"], "no such folder; expected the --out of the run that is to go on"
+    elif spoil == "file in the way":
+        run.write_text("")
+        message = "cannot create this folder"
+    elif spoil == "odd mask":
+        Image.effect_noise((48, 32), 90).save(data / "val_masks" / "val1_mask.gif")
+        message = "val1_mask.gif: has the mask values"
+    elif spoil == "no start":
+        flags += ["--init-from", tmp_path / "x.pth"]
+        message = "x.pth: no such file"
+    else:
+        flags[1], message = "4,0", "--widths 0: expected numbers from 1 to 65536"
+    result = run_cli(data, "--out", run, *flags)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert not (run / "model.pth").exists()
+
+
+@pytest.mark.parametrize(("dice", "notes"), [(0.0, 1), (0.5, 0)])
+def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, dice, notes):
+    monkeypatch.setattr(running.Metrics, "pixel_dice", property(lambda _: dice))
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("note: even the best weights find no foreground") == notes
