@@ -1,8 +1,9 @@
 """unet-train and unet-evaluate: the same as `python -m unet_core.train` and `.evaluate`, and kind without PyTorch."""
 
+import sys
 from importlib import import_module
 
-from runtime.console import exit_without
+from runtime.console import INTERRUPTED, exit_without
 
 
 def train() -> None:
@@ -20,4 +21,6 @@ def _start(module: str) -> None:
         main = import_module(module).main
     except ModuleNotFoundError as error:
         exit_without(error, extra="train")
+    except KeyboardInterrupt:  # importing PyTorch takes seconds
+        sys.exit(INTERRUPTED)
     main()

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from runtime.errors import ConfigError, DeviceError
+from unet_core import processes, records
 from unet_core.checkpoint import load_checkpoint
 from unet_core.data import TrainingSet
+from unet_core.display import Display
 from unet_core.evaluate import evaluate
 from unet_core.pairs import find_pairs
 from unet_core.processes import Processes, join
@@ -52,16 +54,9 @@ def test_processes_that_were_not_started_together_are_refused(monkeypatch):
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(config):
-    sets = _records(config, Processes(), _Silent())
+    sets = _records(config, Processes(), Display(quiet=True))
     with pytest.raises(ConfigError, match="--batch-size 4: expected 5, one per process"):
         Run(config, *sets, processes=Processes(0, 5))
-
-
-class _Silent:
-    def __getattr__(self, _):
-        from unet_core.display import Display
-
-        return getattr(Display(quiet=True), _)
 
 
 class Pretended(Processes):
@@ -78,6 +73,50 @@ class Pretended(Processes):
 
     def share(self, network):
         pass
+
+
+class Told(Processes):
+    """A process that hears what the others' failures are."""
+
+    def __init__(self, rank, failures):
+        super().__init__(rank, len(failures), rank)
+        self.failures = failures
+
+    def gather(self, value):
+        return [value if rank == self.rank else failure for rank, failure in enumerate(self.failures)]
+
+
+def test_a_failure_of_one_ends_all_and_the_first_tells_of_it(monkeypatch):
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    failure = DeviceError("cuda:1: is broken")
+    for _ in range(2):
+        with Told(0, [None, None]).agreeing():
+            pass
+    with pytest.raises(DeviceError) as caught, Told(0, [None, failure]).agreeing():
+        pass
+    assert caught.value is failure
+    with pytest.raises(SystemExit) as ended, Told(1, [None, None]).agreeing():
+        raise failure
+    assert ended.value.code == 2
+    assert ended.value.__cause__ is failure
+    with pytest.raises(ConfigError, match="mine"), Told(0, [None, failure]).agreeing():
+        raise ConfigError("mine")
+
+
+def test_a_fault_that_is_no_error_of_ours_is_not_talked_about():
+    with pytest.raises(ZeroDivisionError), Told(1, [DeviceError("x"), None]).agreeing():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "decoded"), [(0, 0, 9), (1, 1, 0), (2, 0, 9)])
+def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, local_rank, decoded):
+    seen = []
+    real = records.Recipe.make
+    monkeypatch.setattr(records.Recipe, "make", lambda *recipe: (seen.append(1), real(*recipe))[1])
+    alone = Told(rank, [None] * 3)
+    alone.local_rank = local_rank
+    _records(config, alone, Display(quiet=True))
+    assert len(seen) == decoded
 
 
 def torchrun(config, *more, **how):
@@ -117,7 +156,7 @@ def test_two_processes_step_and_validate_as_one(config, data):
     assert alone.summary() == best.card.training.metrics
 
     # The same steps, one process's part after the other: gradients of both parts, averaged.
-    sets = _records(config, Processes(), _Silent())
+    sets = _records(config, Processes(), Display(quiet=True))
     runs = [Run(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     dataset = TrainingSet(sets[0], seed=config.seed)
     for start, size in ((0, 3), (3, 3)):
@@ -173,9 +212,10 @@ def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
 @pytest.mark.slow
 def test_errors_of_two_processes_are_one_line(config, data):
     (data / "val_masks" / "val0_mask.gif").unlink()
-    code, _, complained = run_two(config)
-    assert code != 0
-    assert "val0.jpg: found no mask" in complained
+    for more in ((), ("--height", "33")):
+        code, _, complained = run_two(config, *more)
+        assert code != 0
+        assert complained.count("\nerror: ") + complained.startswith("error: ") == 1, complained
 
 
 def test_validation_of_sharded_images_is_that_of_all(config):
@@ -183,7 +223,7 @@ def test_validation_of_sharded_images_is_that_of_all(config):
     train(config)
     checkpoint = load_checkpoint(Path(config.out) / LAST)
     rows = list(csv.DictReader((Path(config.out) / "metrics.csv").read_text().splitlines()))
-    sets = _records(config, Processes(), _Silent())
+    sets = _records(config, Processes(), Display(quiet=True))
     halves = [Run(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     counted = []
     for run in halves:
