@@ -1,7 +1,9 @@
 """Fixtures of training."""
 
 import pytest
+from caching import Decoding, write_pairs
 
+from unet_core.cache import Cache
 from unet_core.config import TrainConfig
 
 
@@ -21,3 +23,21 @@ def config(data, tmp_path):
         tensorboard=False,
         device="cpu",
     )
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Five pictures, the last one without a mask."""
+    return write_pairs(tmp_path / "pictures")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache with room for all."""
+    return Cache(folder=tmp_path / "kept", limit=10**9)
+
+
+@pytest.fixture
+def decoding(monkeypatch):
+    """How many pairs were decoded."""
+    return Decoding(monkeypatch)
