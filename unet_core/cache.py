@@ -5,6 +5,9 @@ each other as they are, and `index.npy`, which says where each is and what its c
 over everything that the records depend on, among it every file's path, size and times of change, so a changed file
 means another folder. Records are appended and the index is replaced every few seconds, data first: a stop at any moment
 loses seconds of work. What does not have its checksum is decoded anew.
+
+A run never fails for its cache: where the folder cannot be made, locked or written, a note names `--cache-dir`, what is
+whole is kept, and the other pairs are decoded in every epoch.
 """
 
 import hashlib
@@ -94,16 +97,10 @@ Folders = Mapping[Records, Path]
 
 
 def open_cache(folder: str, gigabytes: float) -> Cache | None:
-    """The cache in a folder, or None for 0 gigabytes.
-
-    "" is the user's cache folder; where that cannot be made, `prepare` says so, and does without.
-
-    Raises:
-        OutputError: the folder cannot be made.
-    """
+    """The cache in a folder ("": in the user's cache folder), or None for 0 gigabytes; `prepare` makes the folder."""
     if not gigabytes:
         return None
-    place = make_folder(folder) if folder else user_cache_path("unet-deploy") / "decoded"
+    place = Path(folder) if folder else user_cache_path("unet-deploy") / "decoded"
     return Cache(folder=place, limit=int(gigabytes * 1e9))
 
 
@@ -153,21 +150,22 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
     """Look at every pair that was not looked at before, and keep it decoded where there is a cache with room.
 
     Raises:
-        DataError: listing the pairs that are unreadable, cut off, of another size than their image, or have odd values;
-            of all sets together.
+        DataError: listing the pairs that have a fault, are unreadable, cut off, of another size than their image, or
+            have odd values; of all sets together.
     """
     note = lru_cache(maxsize=None)(note)  # what hinders one set may hinder all: it is said once
     folders = _folders(sets, cache)
     if cache is not None:
-        cache.make_room(folders.values())  # the limit may be lower than last time
-    problems: list[str] = []
+        with suppress(OSError):  # said where it is opened
+            cache.make_room(folders.values())  # the limit may be lower than last time
+    faults: list[tuple[Pair, str]] = []
     for records in sets:
         with ExitStack() as stack:
             store = _open_store(records, cache, folders, stack, note)
             for index, made in _decoded(records, store):
                 advance(1)
                 if isinstance(made, str):
-                    problems.append(made)
+                    faults.append((records.pairs[index], made))
                     continue
                 image, labels = made
                 some = bool(set(present_labels(labels)) - {records.recipe.labels.background, IGNORED})
@@ -175,7 +173,7 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
                 if store is not None:
                     store.append(index, image, labels)
         records.open()
-    refuse(problems, sum(map(len, sets)))
+    refuse(faults, sum(map(len, sets)))
 
 
 def pending(sets: Sequence[Records], cache: Cache | None) -> int:
@@ -188,11 +186,16 @@ def pending(sets: Sequence[Records], cache: Cache | None) -> int:
 
 
 def _folders(sets: Sequence[Records], cache: Cache | None) -> Folders:
-    """Where the records of each set are kept; of none without a cache, nor where a file has vanished."""
+    """Where the records of each set are kept; of none without a cache, nor where a file has vanished.
+
+    Nor of a set with a faulty pair: it will be refused, and once mended it is another list.
+    """
     if cache is None:
         return {}
     folders = {}
     for records in sets:
+        if any(pair.fault for pair in records.pairs):
+            continue
         with suppress(OSError):
             folders[records] = cache.of(records.pairs, records.recipe)
     return folders
@@ -273,8 +276,15 @@ def _open_store(
             records.use(unknown_rows(len(records)), None)
         return stack.enter_context(_Store(records, cache, folders, note))
     except (OSError, OutputError, NotImplementedError) as error:  # the last: a file system without locks
-        note(f"decoded images are not kept: {error}")
+        note(f"decoded images are not kept: {_unusable(cache, error)}")
         return None
+
+
+def _unusable(cache: Cache, error: Exception) -> str:
+    """Why the folder cannot be used, and what to do about it."""
+    cause = error.__cause__ if isinstance(error, OutputError) else error
+    reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
+    return f"--cache-dir {cache.folder}: cannot be used ({reason.lower()}); choose another one, or --cache-gb 0"
 
 
 def _lock(folder: Path, note: Note) -> BaseFileLock:
@@ -324,7 +334,7 @@ class _Store:
             for part in parts:
                 self._write(part.data)
         except OSError as error:
-            self._stop((error.strerror or str(error)).lower())
+            self._stop(_unusable(self.cache, error))
             return
         self.end += size  # first: an interruption here leaves some bytes that nothing speaks of, never the reverse
         self.free -= size
@@ -341,7 +351,7 @@ class _Store:
         if self.free < more:
             self.free = self.cache.make_room(self.folders.values(), more)
         if self.free < more:
-            self._stop(f"{self.cache.limit / 1e9:g} GB are full; more with --cache-gb")
+            self._stop(f"--cache-gb {self.cache.limit / 1e9:g}: is full; give more")
         return self.storing
 
     def _save(self) -> None:
@@ -355,7 +365,7 @@ class _Store:
             write_index(self.folder, rows)
         except (OSError, OutputError) as error:
             self.waiting, self.end = [], end_of(self.records.rows, self.records.channels)
-            self._stop(str(error))
+            self._stop(_unusable(self.cache, error))
             return
         self.records.use(rows, self.folder)
         self.waiting, self.free, self.saved = [], 0, time.monotonic()  # others may have written meanwhile
@@ -365,4 +375,7 @@ class _Store:
         if self.storing:
             self.storing = False
             self._save()
-            self.note(f"only {self.records.stored} of {len(self.records)} decoded images are kept: {why}")
+            stored = self.records.stored
+            self.note(
+                f"only {stored} of {len(self.records)} decoded images {'is' if stored == 1 else 'are'} kept: {why}"
+            )

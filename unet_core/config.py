@@ -4,6 +4,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -75,10 +76,7 @@ class TrainConfig:
     patience: int = setting(0, "run", "Stop after so many epochs without a better one; 0: never.", bounds=(0, 10**6))
 
     classes: tuple[str, ...] = setting(
-        OutputSpec.classes,
-        "data",
-        "One name: masks of 0 and 255. Several: masks of class indices, in this order.",
-        of_run=True,
+        OutputSpec.classes, "data", "One name: masks of 0 and 255. Several: class indices, in this order.", of_run=True
     )
     ignore_index: int | None = setting(
         None, "data", "Value in the masks that neither loss nor metrics count.", bounds=(0, 255), of_run=True
@@ -114,9 +112,7 @@ class TrainConfig:
     )
     validate_at: ValidateAt = setting("original", "data", "Size at which validation is measured.", of_run=True)
 
-    widths: tuple[int, ...] = setting(
-        UNetConfig.widths, "network", "Channels of each level, from the top.", of_run=True
-    )
+    widths: tuple[int, ...] = setting(UNetConfig.widths, "network", "Channels of each level from above.", of_run=True)
     up: Up = setting(UNetConfig.up, "network", "How maps grow again.", of_run=True)
     init_from: str = setting("", "network", "Checkpoint to start from, also one of another U-Net project.", of_run=True)
 
@@ -157,8 +153,8 @@ class TrainConfig:
     tensorboard: bool = setting(True, "speed", "Write scalars and panels for TensorBoard.")
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            _check(item, _HINTS[item.name], getattr(self, item.name))
+        for name in _FIELDS:
+            check(name, getattr(self, name))
         self._check_places()
         self._check_classes()
         self._check_loss()
@@ -183,15 +179,14 @@ class TrainConfig:
             if self.classes.count(name) > 1:
                 raise ConfigError(f"--classes: found {name!r} twice, expected different names")
         if len(self.classes) == 1 and self.ignore_index == 0:
-            raise ConfigError("--ignore-index 0: is the background where there is one class; expected another value")
+            raise ConfigError("--ignore-index 0: is the background of one name in --classes; expected another value")
 
     def _check_loss(self) -> None:
-        kind, names = "several classes", LOSSES_OF_SEVERAL
-        if len(self.classes) == 1:
-            kind, names = "one class", LOSSES_OF_ONE_CLASS
-        if self.loss not in (AUTO, *names):
-            raise ConfigError(f"--loss {_word(self.loss)}: expected one of {', '.join((AUTO, *names))} for {kind}")
-        make_loss(self.loss_name, len(self.classes), self.boundary_weight)  # whether they suit each other
+        count = len(self.classes)
+        names = (AUTO, *(LOSSES_OF_ONE_CLASS if count == 1 else LOSSES_OF_SEVERAL))
+        if self.loss not in names:
+            raise ConfigError(f"--loss {_word(self.loss)}: expected one of {', '.join(names)} for {count} --classes")
+        make_loss(self.loss_name, count, self.boundary_weight)  # whether they suit each other
 
     def _check_size(self) -> None:
         if not 1 <= len(self.widths) <= MAX_DEPTH:
@@ -206,7 +201,7 @@ class TrainConfig:
                 near = max(2, round(side / stride)) * stride
                 least = f", and at least {2 * stride}" if side < 2 * stride else ""
                 raise ConfigError(
-                    f"--{name} {side}: expected a multiple of {stride} for {len(self.widths)} widths, such as {near}"
+                    f"--{name} {side}: expected a multiple of {stride} for {len(self.widths)} --widths, such as {near}"
                     + least
                 )
 
@@ -275,9 +270,10 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
-def _check(item: "Field[Any]", hint: Any, value: object) -> None:
+def check(setting: str, value: object) -> None:
+    """Raise `ConfigError` where a setting's value has another type or is out of its bounds, whatever the others are."""
+    hint, name = _HINTS[setting], flag(setting)
     kind, optional = kind_of(hint)
-    name = flag(item.name)
     if value is None and optional:
         return
     accepted = (int, float) if kind is float else (kind,)
@@ -291,7 +287,7 @@ def _check(item: "Field[Any]", hint: Any, value: object) -> None:
         raise ConfigError(f"{name} {_word(cast(str, value))}: expected one of {', '.join(choices)}")
     if isinstance(value, str) and "\0" in value:  # no path can hold it
         raise ConfigError(f"{name} {_shown(value)}: expected text without NUL characters")
-    bounds = item.metadata["bounds"]
+    bounds = _FIELDS[setting].metadata["bounds"]
     if bounds is not None and not bounds[0] <= cast(float, value) <= bounds[1]:
         low, high = (bound if isinstance(bound, int) else f"{bound:.12g}" for bound in bounds)
         raise ConfigError(f"{name} {_shown(value)}: expected {low} to {high}")
@@ -340,10 +336,21 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ConfigError(f"{path}: found {name!r} twice, with a hyphen and with an underscore; leave one of them")
         settings[name] = tuple(value) if isinstance(value, list) else value
         try:
-            _check(_FIELDS[name], _HINTS[name], settings[name])
+            check(name, settings[name])
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
     return settings
+
+
+def make_config(settings: Mapping[str, Any], of_file: Mapping[str, Any], file: object) -> TrainConfig:
+    """`TrainConfig(**settings)`; an error about one of `of_file`, the settings that a TOML file has, names the file."""
+    try:
+        return TrainConfig(**settings)
+    except ConfigError as error:
+        taken = [name for name, value in of_file.items() if settings[name] == value]
+        if any(re.search(rf"{flag(name)}(?![\w-])", str(error)) for name in taken):
+            raise ConfigError(f"{file}: {error}") from error
+        raise
 
 
 def _parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -351,29 +358,26 @@ def _parsed(path: str | os.PathLike[str]) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))  # Windows' editors begin it with a mark
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: is not TOML (nested too deeply)") from error
-    except ValueError as error:  # of TOML, of UTF-8, of too many digits
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of too many digits; nested too deeply
         raise ConfigError(f"{path}: is not TOML ({error})") from error
 
 
 _FIELDS: Mapping[str, "Field[Any]"] = {item.name: item for item in fields(TrainConfig)}
 
-ELSEWHERE = {"learning_rate": "lr", "precision": "amp", "gpu": "device"}
+ELSEWHERE = {"learning_rate": "lr", "precision": "amp", "gpu": "device", "image_size": "height"}
 """What others call a setting, where its own name is too different to be found as the nearest."""
 
 
 def known_name(key: str, where: object) -> str:
-    """The field that a key names; hyphens are taken for underscores.
-
-    Raises:
-        ConfigError: it names none; the message says which is nearest.
-    """
+    """The field that a key names, hyphens taken for underscores; else raises `ConfigError` with the nearest, if any."""
     name = key.replace("-", "_")
     if name in _FIELDS:
         return name
-    (near,) = difflib.get_close_matches(name.lower(), (*_FIELDS, *ELSEWHERE), n=1, cutoff=0)
-    raise ConfigError(f"{where}: {_shown(key)} is no setting; the nearest is {ELSEWHERE.get(near, near)!r}")
+    near = difflib.get_close_matches(name.lower(), (*_FIELDS, *ELSEWHERE), n=1, cutoff=0.65)
+    advice = (
+        f"the nearest is {ELSEWHERE.get(near[0], near[0])!r}" if near else "python -m unet_core.train --help has all"
+    )
+    raise ConfigError(f"{where}: {_shown(key)} is no setting; {advice}")
 
 
 def of_run() -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """Metrics of a checkpoint or an ONNX file, at the images' original size: `python -m unet_core.evaluate`."""
 
 import csv
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import click
 import torch
@@ -14,18 +15,27 @@ import torch
 from runtime import rle
 from runtime.card import ModelCard
 from runtime.console import Command
-from runtime.errors import ConfigError, DataError, DeviceError
+from runtime.errors import ConfigError, DataError, DeviceError, ImageError, OutputError, UnetError
 from runtime.files import replacing
 from runtime.image import list_images
 from runtime.predictor import Predictor
 from unet_core.cache import prepare
 from unet_core.checkpoint import load_checkpoint
-from unet_core.config import TrainConfig
+from unet_core.config import TrainConfig, check, flag
 from unet_core.display import Display
 from unet_core.labels import IGNORED, Labels, LabelSpec
 from unet_core.metrics import Metrics, table
 from unet_core.model import Segmenter
-from unet_core.pairs import Layout, Pair, find_splits, fingerprint, has_validation, image_folder
+from unet_core.pairs import (
+    Layout,
+    Pair,
+    Split,
+    find_splits,
+    fingerprint,
+    has_validation,
+    image_folder,
+    surplus_masks,
+)
 from unet_core.records import Recipe, Records
 from unet_core.validation import (
     Prediction,
@@ -35,6 +45,11 @@ from unet_core.validation import (
     onnx_predictions,
     torch_device,
 )
+
+Measured = Split | Literal["test"]
+
+OF_RUN = {name: getattr(TrainConfig, name) for name in ("masks", "ignore_index", "val_share", "group")}
+"""Settings of a run by which the same labels of the same images are found again, with their defaults."""
 
 
 def evaluate(
@@ -62,8 +77,9 @@ def evaluate(
     Raises:
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`; or the memory is too small.
         ConfigError: more than 255 classes, or a submission of several.
-        OutputError: the submission cannot be written.
+        OutputError: the submission cannot be written, or its folder is not there.
         DataError: an image or mask cannot be used, all such pairs are listed; or there are none.
+        UnetError: the system fails while an image is read or the model runs.
     """
     return _evaluate(
         open_model(model, device),
@@ -127,23 +143,37 @@ def _evaluate(
         raise ConfigError(f"{model.path}: has {len(classes)} classes, expected at most {IGNORED} to measure")
     for note in model.notes:
         display.note(f"{model.path}: {note}")
-    recipe = Recipe(
-        input=model.card.input, labels=LabelSpec(classes=classes, ignore_index=ignore_index), truth_at_original=True
-    )
-    records = Records(pairs, recipe)
+    labels = LabelSpec(classes=classes, ignore_index=ignore_index, of_model=True)
+    records = Records(pairs, Recipe(input=model.card.input, labels=labels, truth_at_original=True))
     with ExitStack() as stack:
         # First of all, so that a place that cannot be written shows before the work.
         written = None if submission is None else stack.enter_context(_submission(submission, pairs))
-        with display.bar("checking images", len(pairs)) as advance:
-            prepare((records,), None, advance, display.note)
-        predictions = model.predictions(records, batch_size, workers)
-        shown = stack.enter_context(closing(display.through(predictions, "evaluating", len(pairs))))
         try:
-            return measure(shown, model.card, written.add if written is not None else None)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"--batch-size {batch_size}: the device's memory is too small; give a smaller one, or --device cpu"
-            ) from error
+            answers = _answers(model, records, batch_size, workers)
+            with closing(display.through(answers, "evaluating", len(pairs))) as shown:
+                return measure(shown, model.card, written.add if written is not None else None)
+        except ImageError:
+            with display.bar("checking images", len(pairs)) as advance:
+                prepare((records,), None, advance, display.note)  # raises, with all that cannot be used
+            raise
+
+
+def _answers(model: Opened, records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:
+    """A model's predictions; the first pair that cannot be used ends them with an `ImageError`."""
+    for pair in records.pairs:
+        if pair.fault:
+            raise ImageError(f"{pair.image}: {pair.fault}")
+    try:
+        for index, probability, truth in model.predictions(records, batch_size, workers):
+            if probability.shape[1:] != truth.shape:
+                raise ImageError(f"{records.pairs[index].mask}: has another size than its image")
+            yield index, probability, truth
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"--batch-size {batch_size}: the device's memory is too small; give a smaller one, or --device cpu"
+        ) from error
+    except OSError as error:  # as it is, it would be taken for one of writing the submission
+        raise UnetError(f"{model.path}: cannot go on measuring ({error})") from error
 
 
 class Submission:
@@ -160,7 +190,10 @@ class Submission:
 
 @contextmanager
 def _submission(path: str | os.PathLike[str], pairs: Sequence[Pair]) -> Iterator[Submission]:
-    """A submission that takes its place at `path` when all is written."""
+    """A submission that takes its place at `path` when all is written; raises OutputError where there is no folder."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"--submission {path}: no such folder {folder}; make it or choose another")
     # Names of files that are no text are written back byte for byte.
     with (
         replacing(path) as temporary,
@@ -169,21 +202,53 @@ def _submission(path: str | os.PathLike[str], pairs: Sequence[Pair]) -> Iterator
         yield Submission(file, pairs)
 
 
-def pairs_of(data: Path, split: str, layout: Layout) -> list[Pair]:
+def pairs_of(data: Path, split: Measured, layout: Layout) -> list[Pair]:
     """The pairs to measure on; of the split "test" only images are expected.
 
     Raises:
         DataError: as `find_splits`; or there are no test images.
     """
     if split != "test":
-        if has_validation(data):
-            return find_splits(data, layout, ("train",) if split == "train" else ("val",))[split == "val"]
-        return find_splits(data, layout)[split == "val"]
+        return find_splits(data, layout, (split,))[split == "val"]
     folder = image_folder(data, split)
     images = list_images(folder) if folder.is_dir() else []
     if not images:
         raise DataError(f"{folder}: no images in this folder; expected .jpg or .png files to predict")
     return [Pair(image=path) for path in images]
+
+
+def _of_run(model: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """The settings `OF_RUN` in the `config.json` that the trainer wrote beside a model; {} where there is none."""
+    file = model.with_name("config.json")
+    try:
+        stored = json.loads(file.read_bytes()) if file.is_file() else None
+        if not isinstance(stored, dict) or not OF_RUN.keys() <= stored.keys():
+            return {}
+        for name in OF_RUN:
+            check(name, stored[name])
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        note(f"{file}: cannot be used ({error}); what is not given has its default")
+        return {}
+    return {name: stored[name] for name in OF_RUN}
+
+
+def _settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+    """The settings `OF_RUN`: those that were given, else the run's, which is noted where it matters, else defaults."""
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = OF_RUN | _of_run(model, note) | given
+    split_up = ("val_share", "group") if not has_validation(data) else ()
+    taken = [name for name in ("masks", "ignore_index", *split_up) if name not in given]
+    shown = [f"{flag(name)} {settings[name]!r}" for name in taken if settings[name] != OF_RUN[name]]
+    if shown:
+        note(
+            f"{model.with_name('config.json')}: {', '.join(shown)}, as in training; give other values with these flags"
+        )
+    return settings
+
+
+def _default(name: str) -> str:
+    """What the help shows."""
+    return f"the run's, else {'none' if OF_RUN[name] is None else OF_RUN[name]}"
 
 
 @click.command(cls=Command)
@@ -196,16 +261,20 @@ def pairs_of(data: Path, split: str, layout: Layout) -> list[Pair]:
     show_default=True,
     help="test: test_images/ without masks, for --submission.",
 )
-@click.option("--masks", default=TrainConfig.masks, show_default=True, help="Masks are in SPLIT_MASKS/.")
-@click.option("--ignore-index", type=click.IntRange(0, 255), help="Value in the masks that does not count.")
+@click.option("--masks", show_default=_default("masks"), help="Masks are in SPLIT_MASKS/.")
+@click.option(
+    "--ignore-index",
+    type=click.IntRange(0, 255),
+    show_default=_default("ignore_index"),
+    help="Value in the masks that does not count.",
+)
 @click.option(
     "--val-share",
     type=click.FloatRange(0.001, 0.9),
-    default=TrainConfig.val_share,
-    show_default=True,
+    show_default=_default("val_share"),
     help="Without val_images/: as in training, to find the same images.",
 )
-@click.option("--group", default=TrainConfig.group, show_default=True, help="Likewise.")
+@click.option("--group", show_default=_default("group"), help="Likewise.")
 @click.option("--submission", type=click.Path(path_type=Path), help="Write masks as Carvana's CSV of img,rle_mask.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N; for .onnx also tensorrt:N.")
 @click.option(
@@ -218,17 +287,23 @@ def pairs_of(data: Path, split: str, layout: Layout) -> list[Pair]:
     show_default="CPU cores, at most 8",
     help="Of a checkpoint: processes that load images.",
 )
-def main(
-    model: Path, data: Path, split: str, masks: str, val_share: float, group: str, device: str, **how: Any
-) -> None:
-    """Measure MODEL (a checkpoint or an .onnx file) on the images and masks in DATA, at their original size."""
-    layout = Layout(masks=masks, val_share=val_share, group=group)
-    submission: Path | None = how["submission"]
+def main(model: Path, data: Path, split: Measured, submission: Path | None, device: str, **how: Any) -> None:
+    """Measure MODEL (a checkpoint or an .onnx file) on the images and masks in DATA, at their original size.
+
+    Beside MODEL lies the config.json of its run, as the trainer leaves it: its masks, split and ignored value are used.
+    """
     if split == "test" and submission is None:
         raise ConfigError("--split test: has no masks to measure with; give --submission FILE, or use unet-predict")
-    pairs, display = pairs_of(data, split, layout), Display()
+    display = Display()
+    given = {name: how.pop(name) for name in OF_RUN}
+    settings = dict(OF_RUN) if split == "test" else _settings(model, data, given, display.note)
+    ignore_index = settings.pop("ignore_index")
+    layout = Layout(**settings)
+    pairs = pairs_of(data, split, layout)
+    if split != "test" and (note := surplus_masks(data, layout, (split,))):
+        display.note(note)
     opened = open_model(model, device)
-    metrics = _evaluate(opened, pairs, display=display, **how)
+    metrics = _evaluate(opened, pairs, ignore_index=ignore_index, submission=submission, display=display, **how)
     if submission is not None:
         click.echo(f"{submission}: {len(pairs)} mask{'s' * (len(pairs) > 1)}")
     if split == "test":

@@ -25,10 +25,14 @@ Labels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpec:
-    """How mask files are read: names of the classes, and the value in the files that does not count (or None)."""
+    """How mask files are read: names of the classes, and the value in the files that does not count (or None).
+
+    `of_model`: the classes are a trained model's, so a message does not ask for more of them.
+    """
 
     classes: tuple[str, ...]
     ignore_index: int | None = None
+    of_model: bool = False
 
     @property
     def binary(self) -> bool:
@@ -53,8 +57,12 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     values = load_labels(path)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}
-    if not black_and_white and max(found, default=0) > max(1, len(spec.classes) - 1):
-        raise ImageError(f"{path}: has the mask values {_listed(found)}, {_expected(spec)}")
+    highest = max(1, len(spec.classes) - 1)
+    if not black_and_white and max(found, default=0) > highest:
+        # Two classes may be 0 and 255; 255 is odd where 1 is there too.
+        allowed = {*range(highest + 1), *({255} if len(spec.classes) <= 2 else ())}
+        odd = [value for value in found if value not in allowed] or found
+        raise ImageError(f"{path}: has values that are no labels ({_listed(odd)}); {_expected(spec)}")
     meaning = np.arange(256, dtype=np.uint8)
     if black_and_white:
         meaning[255] = 1
@@ -64,14 +72,19 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
 
 
 def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+    shown = [*values[:5], "...", values[-1]] if len(values) > 7 else values
+    return ", ".join(map(str, shown))
 
 
 def _expected(spec: LabelSpec) -> str:
     meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices 0 to {len(spec.classes) - 1}"
+    if spec.of_model:
+        meant += f" as the model has {len(spec.classes)} class{'es' * (not spec.binary)}"
+    else:
+        meant += "; name more --classes"
     if spec.ignore_index is not None:
-        return f"expected {meant}, besides --ignore-index {spec.ignore_index}; name more --classes"
-    return f"expected {meant}; name more --classes, or the value that does not count with --ignore-index"
+        return f"expected --ignore-index {spec.ignore_index}, and {meant}"
+    return f"expected {meant}; or give the value that does not count with --ignore-index"
 
 
 def fit_truth(labels: Labels, fitted: Fitted) -> Labels:

@@ -6,6 +6,7 @@ Kaggle packs them); the mask of `X.jpg` is `X_mask.gif`, or another lossless fil
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,16 @@ from runtime.errors import DataError
 from runtime.image import list_images
 from unet_core.config import TrainConfig
 
-MASK_SUFFIXES = (".gif", ".png", ".bmp", ".tif", ".tiff")
-LISTED_OFFENDERS = 10
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+
+LISTED_REASONS, LISTED_FILES = 6, 3
+"""Of a refusal: reasons, and files of each."""
+
+REASON, FILE, FOUND = 400, 100, 60
+"""Characters at most of a reason, a file's name, and what was found in it."""
+
+MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", re.DOTALL)
+"""How an `ImageError` goes on after the file: what is wrong, what was found, what to do."""
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -25,10 +34,14 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image file and the mask file of the same picture; without a mask it can only be predicted."""
+    """An image file and the mask file of the same picture; without a mask it can only be predicted.
+
+    `fault`: what is wrong with the image, where none or several masks are its own. `Recipe.make` refuses such a pair.
+    """
 
     image: Path
     mask: Path | None = None
+    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -53,11 +66,11 @@ class Layout:
 def find_pairs(data: str | os.PathLike[str], split: Split, layout: Layout | None = None) -> list[Pair]:
     """Pair every image of `split` under the data folder with its mask, sorted by name.
 
-    Without a folder to validate on, `split` is a part of the training images, as `find_splits` makes it.
+    Without a folder to validate on, `split` is a part of the training images, as `find_splits` makes it. An image that
+    has no mask, more than one, or shares its name or mask with another, is a pair with a `fault`.
 
     Raises:
-        DataError: a folder is missing or empty, an image has no mask or more than one, or two images share a name or a
-            mask.
+        DataError: a folder is missing or empty.
     """
     train, val = find_splits(data, layout, (split,) if has_validation(data) else SPLITS)
     return train if split == "train" else val
@@ -69,20 +82,35 @@ def find_splits(
     """Training and validation pairs, sorted by name; without a folder to validate on, they are split by group.
 
     Raises:
-        DataError: as `find_pairs`, for both at once; or there is only one group, or masks to validate on without
-            images.
+        DataError: as `find_pairs`; or there is only one group, or masks to validate on without images.
     """
     layout = layout or Layout()
     split_up = not has_validation(data)
     if split_up and (lonely := Path(data) / f"val_{layout.masks}").is_dir():
         raise DataError(f"{lonely}: has no val_images beside it; add them, or take the folder away to split off a part")
     found: dict[Split, list[Pair]] = {"train": [], "val": []}
-    offenders: list[str] = []
     for split in ("train",) if split_up else wanted:
-        found[split], strange = _match(data, split, layout.masks)
-        offenders += strange
-    refuse(offenders, sum(map(len, found.values())) + len(offenders))
+        found[split] = _match(data, split, layout.masks)
     return split_by_group(found["train"], layout) if split_up else (found["train"], found["val"])
+
+
+def surplus_masks(
+    data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
+) -> str | None:
+    """A line to note on masks that are no image's, since images may be missing; None where there are none.
+
+    Raises:
+        DataError: as `find_pairs`.
+    """
+    surplus: list[Path] = []
+    for split in wanted if has_validation(data) else SPLITS[:1]:
+        images, masks = _folders(data, split, (layout or Layout()).masks)
+        names = {path.stem for path in list_images(images)}
+        surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
+    if not surplus:
+        return None
+    count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
+    return f"{data}: {count} no image of the same name: {_listed([_short(path) for path in surplus])}"
 
 
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
@@ -155,8 +183,7 @@ def _folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Pat
     return images, masks
 
 
-def _match(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[list[Pair], list[str]]:
-    """The pairs of a split, and a line for every image that has no mask of its own."""
+def _match(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
     images, masks = _folders(data, split, kind)
     sources = list_images(images)
     if not sources:
@@ -165,47 +192,90 @@ def _match(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[list[
     for path in list_images(masks):
         found.setdefault(path.stem, []).append(path)
     names = Counter(path.stem for path in sources)
-    pairs, offenders = [], []
+    pairs = []
     for source in sources:
         candidates = [*found.get(f"{source.stem}_mask", ()), *found.get(source.stem, ())]
-        usable = [path for path in candidates if path.suffix.lower() in MASK_SUFFIXES]
+        lossless = [path for path in candidates if path.suffix.lower() not in LOSSY_SUFFIXES]
         if names[source.stem] > 1:
-            offenders.append(f"{source}: another image has the same name")
-        elif len(usable) != 1:
-            wanted = f"{masks / source.stem}_mask.gif or {source.stem}.png"
-            offenders.append(f"{source}: found {_named(usable or candidates)}, expected {wanted}")
+            pairs.append(Pair(image=source, fault="has the name of another image"))
+        elif len(lossless) != 1:
+            pairs.append(Pair(image=source, fault=_without_mask(candidates, lossless, masks)))
         else:
-            pairs.append(Pair(image=source, mask=usable[0]))
-    return _without_shared(pairs, offenders)
-
-
-def _named(masks: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in masks)
-    return f"the masks {names}" if len(masks) > 1 else names or "no mask"
-
-
-def _without_shared(pairs: Sequence[Pair], offenders: Sequence[str]) -> tuple[list[Pair], list[str]]:
-    """X and X_mask find the same mask where masks lie among the images, and would be trained on."""
+            pairs.append(Pair(image=source, mask=lossless[0]))
+    # X and X_mask find the same mask where masks lie among the images, and would be trained on.
     uses = Counter(pair.mask for pair in pairs)
-    shared = [
-        f"{pair.image}: found {pair.mask.name}, which is the mask of another image too"
-        for pair in pairs
+    return [
+        Pair(image=pair.image, fault=f"has the mask of another image too ({pair.mask.name})")
         if pair.mask and uses[pair.mask] > 1
+        else pair
+        for pair in pairs
     ]
-    return [pair for pair in pairs if uses[pair.mask] == 1], [*offenders, *shared]
 
 
-def refuse(offenders: Sequence[str], total: int) -> None:
-    """Stop where any pair cannot be used, listing the first ones.
+def _without_mask(candidates: Sequence[Path], lossless: Sequence[Path], folder: Path) -> str:
+    if lossless:
+        return f"has several masks ({', '.join(path.name for path in lossless)}); leave one of them"
+    expected = f"expected NAME_mask.gif or NAME.png in {folder}"
+    if candidates:
+        return f"has a mask of a lossy kind ({candidates[0].suffix}), which cannot hold labels; {expected}"
+    return f"has no mask, {expected}"
+
+
+def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
+    """Stop where any pair cannot be used, with one line of bounded length: each reason once, then its first files.
+
+    A fault is a pair and the message of its `ImageError`. What was found stands once where it is the same in all files.
 
     Raises:
-        DataError: there are offenders.
+        DataError: there are faults.
     """
-    if offenders:
-        listed = "; ".join(offenders[:LISTED_OFFENDERS])
-        more = len(offenders) - LISTED_OFFENDERS
-        tail = f"; and {more} more" if more > 0 else ""
-        raise DataError(f"{len(offenders)} of {total} pairs cannot be used, mend or remove them: {listed}{tail}")
+    if not faults:
+        return
+    reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for pair, message in faults:
+        what, found, advice, file = _parts(pair, message)
+        reasons.setdefault((what, advice), []).append((file, found))
+    ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
+    listed = "; ".join(_reason(*reason, files) for reason, files in ordered[:LISTED_REASONS])
+    more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
+    tail = f"; and {more} more for other reasons" if more else ""
+    raise DataError(f"{len(faults)} of {total} pairs cannot be used, mend or remove them: {listed}{tail}")
+
+
+def _parts(pair: Pair, message: str) -> tuple[str, str, str, str]:
+    """What is wrong, what was found, what to do, and in which file."""
+    path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
+    text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
+    parts = MESSAGE.fullmatch(text)
+    assert parts is not None  # any text does
+    # Pillow counts missing bytes in brackets within; without them the same reason reads the same.
+    found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
+    return parts["what"], found, parts["advice"] or "", _short(path)
+
+
+def _reason(what: str, advice: str, files: Sequence[tuple[str, str]]) -> str:
+    """A reason and the first of its files."""
+    findings = {_bracketed(found) for _, found in files}
+    if len(findings) == 1:
+        return f"{_cut(what + findings.pop() + advice, REASON)}: {_listed([name for name, _ in files])}"
+    return f"{_cut(what + advice, REASON)}: {_listed([name + _bracketed(found) for name, found in files])}"
+
+
+def _bracketed(found: str) -> str:
+    return f" ({_cut(found, FOUND)})" if found else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - LISTED_FILES
+    return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(path: Path) -> str:
+    return _cut(f"{path.parent.name}/{path.name}", FILE)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def fingerprint(train: Sequence[Pair], val: Sequence[Pair]) -> str:

@@ -56,8 +56,10 @@ class Recipe:
         """Decode a pair.
 
         Raises:
-            ImageError: it cannot be read, or image and mask differ in size.
+            ImageError: it has a fault, cannot be read, or image and mask differ in size.
         """
+        if pair.fault:
+            raise ImageError(f"{pair.image}: {pair.fault}")
         draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
         image = load_image(pair.image, self.input.channels, at_least=self.input.size if draft else None)
         size = image_size(pair.image) if draft else image.shape[:2]
@@ -65,7 +67,7 @@ class Recipe:
         if size != labels.shape:
             (height, width), (mask_height, mask_width) = size, labels.shape
             raise ImageError(
-                f"{pair.mask}: is {mask_width}x{mask_height}, expected {width}x{height} as {pair.image.name}"
+                f"{pair.mask}: has another size than its image ({mask_width}x{mask_height}, expected {width}x{height})"
             )
         fitted = fit(image, self.input)
         return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)

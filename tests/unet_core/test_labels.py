@@ -1,5 +1,7 @@
 """What mask files mean, and how labels are resampled: by hand-made examples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,26 +78,37 @@ def test_indices_of_several_classes(tmp_path, count, values, ignore_index, expec
     assert truth(tmp_path, values, several(count, ignore_index)) == expected
 
 
-MORE = "; name more --classes, or the value that does not count with --ignore-index"
+MORE = "; name more --classes; or give the value that does not count with --ignore-index"
+OF_MODEL = "; or give the value that does not count with --ignore-index"
 
 
 @pytest.mark.parametrize(
     ("spec", "values", "shown", "expected"),
     [
         (CAR, (255, 1, 0), "0, 1, 255", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, (0, 128), "0, 128", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, (0, 2), "0, 2", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, (9, 7, 3, 8, 2, 4, 5), "2, 3, 4, 5, 7, 8, ...", f"0 and 255, or 0 and 1{MORE}"),
-        (several(3), (0, 255), "0, 255", f"class indices 0 to 2{MORE}"),
-        (several(3), (1, 3), "1, 3", f"class indices 0 to 2{MORE}"),
+        (CAR, (0, 128), "128", f"0 and 255, or 0 and 1{MORE}"),
+        (CAR, (0, 2), "2", f"0 and 255, or 0 and 1{MORE}"),
+        (CAR, (9, 7, 3, 8, 2, 4, 5), "2, 3, 4, 5, 7, 8, 9", f"0 and 255, or 0 and 1{MORE}"),
+        (CAR, range(200), "2, 3, 4, 5, 6, ..., 199", f"0 and 255, or 0 and 1{MORE}"),
+        (several(3), (0, 255), "255", f"class indices 0 to 2{MORE}"),
+        (several(11), range(12), "11", f"class indices 0 to 10{MORE}"),
         (several(2), (0, 1, 255), "0, 1, 255", f"class indices 0 to 1{MORE}"),
-        (several(3, 255), (255, 1, 7), "1, 7", "class indices 0 to 2, besides --ignore-index 255; name more --classes"),
+        (several(2), (0, 1, 7), "7", f"class indices 0 to 1{MORE}"),
+        (several(3, 255), (255, 1, 7), "7", "--ignore-index 255, and class indices 0 to 2; name more --classes"),
+        (replace(CAR, of_model=True), (0, 9), "9", f"0 and 255, or 0 and 1 as the model has 1 class{OF_MODEL}"),
+        (replace(several(3), of_model=True), (9,), "9", f"class indices 0 to 2 as the model has 3 classes{OF_MODEL}"),
+        (
+            replace(several(3, 8), of_model=True),
+            (8, 9),
+            "9",
+            "--ignore-index 8, and class indices 0 to 2 as the model has 3 classes",
+        ),
     ],
 )
 def test_odd_mask_values_are_named(tmp_path, spec, values, shown, expected):
     with pytest.raises(ImageError) as caught:
         load_truth(mask_file(tmp_path, values), spec)
-    assert str(caught.value) == f"{tmp_path / 'm.png'}: has the mask values {shown}, expected {expected}"
+    assert str(caught.value) == f"{tmp_path / 'm.png'}: has values that are no labels ({shown}); expected {expected}"
 
 
 def palette_file(tmp_path, indices, colours, name="m.png"):

@@ -17,8 +17,8 @@ from unet_core.pairs import (
     group_of,
     has_validation,
     image_folder,
-    refuse,
     split_by_group,
+    surplus_masks,
 )
 
 
@@ -32,7 +32,14 @@ def refusal(*arguments):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", ["_mask.gif", ".gif", "_mask.png", ".PNG", "_mask.bmp", ".tif", "_mask.tiff"])
+def faults(data):
+    """What is wrong, by the images' names."""
+    return {pair.image.name: pair.fault for pairs in find_splits(data) for pair in pairs if pair.fault}
+
+
+@pytest.mark.parametrize(
+    "suffix", ["_mask.gif", ".gif", "_mask.png", ".PNG", "_mask.bmp", ".tif", "_mask.tiff", ".pgm"]
+)
 def test_masks_are_found_by_both_names(data, suffix):
     write_pair(data, "train", "a", mask_suffix=suffix)
     pair = find_pairs(data, "train")[0]
@@ -88,68 +95,53 @@ def test_masks_to_validate_on_without_images(data):
     )
 
 
-def test_images_without_masks_are_all_counted_and_ten_listed(data):
-    for index in range(12):
-        Image.new("RGB", (48, 32)).save(data / "train_images" / f"n{index:02}.jpg")
-    message = refusal(data)
-    assert message.startswith("12 of 21 pairs cannot be used, mend or remove them: ")
-    expected = f"expected {data / 'train_masks' / 'n00'}_mask.gif or n00.png"
-    assert f": {data / 'train_images' / 'n00.jpg'}: found no mask, {expected}; " in message
-    assert message.count("found no mask") == 10
-    assert message.endswith("; and 2 more")
-
-
-def test_both_splits_are_told_at_once(data):
-    (data / "train_masks" / "car0_mask.gif").unlink()
+def test_an_image_without_a_mask_of_its_own_is_a_faulty_pair(data):
+    masks = data / "train_masks"
+    (masks / "car0_mask.gif").unlink()
+    Image.new("L", (48, 32)).save(masks / "car1.png")
+    (masks / "car2_mask.gif").rename(masks / "car2_mask.JPG")
+    Image.new("RGB", (48, 32)).save(data / "train_images" / "car3.png")
     (data / "val_masks" / "val0_mask.gif").unlink()
-    message = refusal(data)
-    assert message.startswith("2 of 9 pairs cannot be used")
-    for part in ("car0.jpg: found no mask", "val0.jpg: found no mask"):
-        assert part in message
-    with pytest.raises(DataError, match="1 of 3 pairs"):
-        find_pairs(data, "val")
+    expected = "expected NAME_mask.gif or NAME.png in {}"
+    assert faults(data) == {
+        "car0.jpg": f"has no mask, {expected.format(masks)}",
+        "car1.jpg": "has several masks (car1_mask.gif, car1.png); leave one of them",
+        "car2.jpg": f"has a mask of a lossy kind (.JPG), which cannot hold labels; {expected.format(masks)}",
+        "car3.jpg": "has the name of another image",
+        "car3.png": "has the name of another image",
+        "val0.jpg": f"has no mask, {expected.format(data / 'val_masks')}",
+    }
+    assert [pair.mask for pair in find_pairs(data, "val")] == [None, *(data / "val_masks").glob("val[12]_mask.gif")]
 
 
-def test_two_masks_or_a_lossy_one_are_refused(data):
-    images, masks = data / "train_images", data / "train_masks"
-    Image.new("L", (48, 32)).save(masks / "car0.png")
-    (masks / "car1_mask.gif").rename(masks / "car1_mask.jpg")
-    assert refusal(data) == (
-        "2 of 9 pairs cannot be used, mend or remove them: "
-        f"{images / 'car0.jpg'}: found the masks car0_mask.gif, car0.png, expected {masks / 'car0'}_mask.gif or "
-        f"car0.png; {images / 'car1.jpg'}: found car1_mask.jpg, expected {masks / 'car1'}_mask.gif or car1.png"
-    )
-
-
-def test_two_images_of_one_name_are_refused(data):
-    images = data / "train_images"
-    Image.new("RGB", (48, 32)).save(images / "car0.png")
-    assert refusal(data) == (
-        f"2 of 10 pairs cannot be used, mend or remove them: {images / 'car0.jpg'}: another image has the same name; "
-        f"{images / 'car0.png'}: another image has the same name"
-    )
+def test_a_lossy_copy_beside_a_mask_does_no_harm(data):
+    Image.new("L", (48, 32)).save(data / "train_masks" / "car0.jpg")
+    assert faults(data) == {}
 
 
 def test_masks_among_the_images_are_not_trained_on(data):
     images, masks = data / "train_images", data / "train_masks"
     shutil.copy(masks / "car0_mask.gif", images / "car0_mask.gif")
-    assert refusal(data) == (
-        f"2 of 10 pairs cannot be used, mend or remove them: {images / 'car0.jpg'}: found car0_mask.gif, which is the "
-        f"mask of another image too; {images / 'car0_mask.gif'}: found car0_mask.gif, which is the mask of another "
-        "image too"
-    )
+    shared = "has the mask of another image too (car0_mask.gif)"
+    assert faults(data) == {"car0.jpg": shared, "car0_mask.gif": shared}
     assert refusal(data, Layout(masks="images")) == (
         f"{images}: is the folder of the images, expected masks in another one; give another --masks"
     )
 
 
-def test_refusing_nothing_passes():
-    refuse([], 3)
-    with pytest.raises(DataError) as caught:
-        refuse(["a: bad"], 3)
-    assert str(caught.value) == "1 of 3 pairs cannot be used, mend or remove them: a: bad"
-    with pytest.raises(DataError, match=r": (x; ){9}x$"):
-        refuse(["x"] * 10, 10)
+def test_masks_of_no_image_are_told(data):
+    assert surplus_masks(data) is None
+    (data / "val_images" / "val1.jpg").unlink()
+    assert surplus_masks(data) == f"{data}: 1 mask has no image of the same name: val_masks/val1_mask.gif"
+    assert surplus_masks(data, wanted=("train",)) is None
+    for index in range(4):
+        (data / "train_images" / f"car{index}.jpg").unlink()
+    assert surplus_masks(data) == (
+        f"{data}: 5 masks have no image of the same name: train_masks/car0_mask.gif, train_masks/car1_mask.gif, "
+        "train_masks/car2_mask.gif and 2 more"
+    )
+    (data / "train_masks").rename(data / "train_fine")
+    assert surplus_masks(unsplit(data), Layout(masks="fine")).startswith(f"{data}: 4 masks have no image")
 
 
 def cars(tmp_path, sizes):
@@ -247,7 +239,7 @@ def test_splits_are_made_where_there_is_no_validation_folder(data):
     assert find_pairs(data, "val", Layout(val_share=0.3)) == val
     assert find_splits(data, Layout(val_share=0.3), ("val",)) == (train, val)
     (data / "train_masks" / "van0_0_mask.gif").unlink()
-    assert refusal(data).startswith("1 of 18 pairs cannot be used")
+    assert list(faults(data)) == ["van0_0.jpg"]
 
 
 def test_one_group_or_one_image_cannot_be_split(data):

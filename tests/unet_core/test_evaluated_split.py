@@ -1,0 +1,131 @@
+"""Which images and masks are evaluated: a split, as in training, whose settings lie beside the model."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluating import run
+from folders import write_pair
+from PIL import Image
+
+from runtime.card import Training
+from runtime.image import load_labels
+from unet_core import evaluate as module
+from unet_core.config import TrainConfig
+from unet_core.evaluate import evaluate
+from unet_core.pairs import Layout, find_splits, fingerprint
+
+
+@pytest.fixture
+def one_folder(tmp_path):
+    """Twelve images of six cars, and none to validate on."""
+    folder = tmp_path / "cars"
+    for index in range(12):
+        write_pair(folder, "train", f"{index // 2}-{index % 2}", seed=index)
+    return folder
+
+
+LAYOUT = Layout(val_share=0.3, group="-")
+AS_TRAINED = ("--val-share", 0.3, "--group", "-")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".onnx"])
+def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_folder, monkeypatch, suffix):
+    train, val = find_splits(one_folder, LAYOUT)
+    training = Training(epochs=1, data=fingerprint(train, val), metrics={})
+    model = {path.suffix: path for path in models(lambda card: replace(card, training=training))[:2]}[suffix]
+    loads = []
+    for name in ("load_checkpoint", "Predictor"):
+        load = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *arguments, load=load: loads.append(load) or load(*arguments))
+    done = run(model, one_folder, *AS_TRAINED)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{model} on 4 val images of {one_folder}\n")
+    assert f"  pixel_dice  {evaluate(model, val, device='cpu').pixel_dice:.4f}\n" in done.stdout
+    assert len(loads) == 2  # one by the command, one here
+    assert run(model, one_folder).stderr == (
+        "note: the model was trained on other data, or on another split of it: it may have seen these images\n"
+    )
+    done = run(model, one_folder, *AS_TRAINED, "--split", "train")
+    assert (done.stderr, done.stdout.splitlines()[0]) == ("", f"{model} on 8 train images of {one_folder}")
+    assert run(model, one_folder, "--split", "train").stderr == ""
+
+
+def test_nothing_is_doubted_without_a_training_or_with_a_folder_to_validate_on(model, models, views, one_folder):
+    trained, _, _, _ = models(lambda card: replace(card, training=Training(epochs=1, data="other", metrics={})))
+    for path, folder in ((model, one_folder), (trained, views)):
+        done = run(path, folder)
+        assert (done.exit_code, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def trained(model, one_folder, tmp_path):
+    """A model in the folder of its run, which was trained on other masks than the default ones."""
+    (one_folder / "train_masks").rename(one_folder / "train_fine")
+    settings = {"masks": "fine", "ignore_index": 9, "val_share": 0.3, "group": "-"}
+    config = TrainConfig(data=str(one_folder), out=str(tmp_path), widths=(4, 8), **settings)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(asdict(config)))
+    return Path(shutil.copy(model, tmp_path / "run"))
+
+
+def test_a_runs_settings_are_used_and_noted(trained, one_folder):
+    for mask in (one_folder / "train_fine").iterdir():
+        Image.fromarray(np.where(load_labels(mask), 255, 9).astype(np.uint8)).save(mask, optimize=False)
+    done = run(trained, one_folder, "--split", "train")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"{trained} on 8 train images of {one_folder}\n")
+    assert done.stderr == (
+        f"note: {trained.with_name('config.json')}: --masks 'fine', --ignore-index 9, --val-share 0.3, --group '-', as "
+        "in training; give other values with these flags\n"
+    )
+
+
+def test_flags_win_over_a_runs_settings(trained, one_folder):
+    given = ("--masks", "fine", "--ignore-index", 7, "--val-share", 0.1, "--group", "_")
+    done = run(trained, one_folder, *given)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{trained} on 1 val image of {one_folder}\n")
+
+
+def test_of_a_split_that_is_there_only_the_labels_are_noted(trained, views):
+    (views / "val_masks").rename(views / "val_fine")
+    done = run(trained, views)
+    assert done.exit_code == 0, done.stderr
+    assert "config.json: --masks 'fine', --ignore-index 9, as in training; " in done.stderr
+
+
+def test_settings_that_are_the_defaults_are_not_noted(trained, views):
+    config = TrainConfig(data="d", out="o", val_share=0.5, lr=0.1)
+    trained.with_name("config.json").write_text(json.dumps(asdict(config)))
+    assert run(trained, views).stderr == ""
+
+
+@pytest.mark.parametrize("content", ['{"masks": "fine", "model_type": "bert"}', '["masks"]', "null"])
+def test_another_programs_config_is_left_alone(trained, views, content):
+    trained.with_name("config.json").write_text(content)
+    done = run(trained, views)
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda text: text[:40], "Unterminated string"),
+        (lambda text: text.replace("0.3", "3.0"), "--val-share 3.0: expected 0.001 to 0.9"),
+        (lambda text: text.replace('"fine"', "1"), "--masks 1: expected text"),
+        (lambda text: "[" * 10**5, "maximum recursion depth exceeded"),
+        (lambda text: text.encode("utf-16")[3:], "'utf-"),
+    ],
+)
+def test_a_damaged_config_is_noted_and_done_without(trained, views, change, why):
+    file = trained.with_name("config.json")
+    changed = change(file.read_text())
+    file.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    done = run(trained, views)
+    assert done.exit_code == 0
+    assert done.stderr.startswith(f"note: {file}: cannot be used ({why}")
+    assert done.stderr.endswith("); what is not given has its default\n") and done.stderr.count("\n") == 1

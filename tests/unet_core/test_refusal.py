@@ -1,0 +1,75 @@
+"""The one line that lists the pairs of a data set that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import DataError
+from unet_core.pairs import Pair, refuse
+
+IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
+START = "{} pairs cannot be used, mend or remove them: "
+
+
+def pair(name):
+    return Pair(image=IMAGES / f"{name}.jpg", mask=MASKS / f"{name}.png")
+
+
+def told(faults, total=60):
+    with pytest.raises(DataError) as caught:
+        refuse(faults, total)
+    start = START.format(f"{len(faults)} of {total}")
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+def test_no_faults_pass():
+    refuse([], 3)
+
+
+def test_a_reason_is_told_once_with_the_first_files():
+    cut_off = [(pair(name), f"{IMAGES / name}.jpg: is cut off; replace it") for name in "abcde"]
+    odd = [(pair("f"), f"{MASKS / 'f'}.png: has no mask, expected some")]
+    assert told([*odd, *cut_off]) == (
+        "is cut off, replace it: train_images/a.jpg, train_images/b.jpg, train_images/c.jpg and 2 more; "
+        "has no mask, expected some: train_masks/f.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (("11", "11"), "has odd values (11), expected 0 to 3: train_masks/0.png, train_masks/1.png"),
+        (("11", "7, 8"), "has odd values, expected 0 to 3: train_masks/0.png (11), train_masks/1.png (7, 8)"),
+        (
+            ("cut (3 bytes left)", "cut (9 bytes left)"),
+            "has odd values (cut), expected 0 to 3: train_masks/0.png, train_masks/1.png",
+        ),
+    ],
+)
+def test_what_was_found_is_told_once_where_it_is_the_same(found, expected):
+    faults = [
+        (pair(index), f"{MASKS / str(index)}.png: has odd values ({what}); expected 0 to 3")
+        for index, what in enumerate(found)
+    ]
+    assert told(faults) == expected
+
+
+def test_a_path_that_the_system_names_again_is_left_out():
+    faults = [
+        (pair(name), f"{IMAGES / name}.jpg: cannot be read ([Errno 13] Permission denied: '{IMAGES / name}.jpg')")
+        for name in "ab"
+    ]
+    assert told(faults) == "cannot be read ([Errno 13] Permission denied): train_images/a.jpg, train_images/b.jpg"
+
+
+def test_the_line_is_bounded():
+    long = "x" * 5000
+    faults = [
+        (pair(f"{long}{index}"), f"{IMAGES / long}{index}.jpg: reason {index % 9} {long} ({index}{long})")
+        for index in range(90)
+    ]
+    line = told(faults)
+    assert len(line) < 6 * (400 + 3 * (100 + 60)) + 200
+    assert line.count(": train_images/x") == 6
+    assert line.endswith(" and 7 more; and 30 more for other reasons")
