@@ -14,16 +14,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from runtime.files import replacing
+from unet_core.metrics import LABELS
 from unet_core.panels import class_colours, plain_label, printable
 
 History = Sequence[Mapping[str, float | None]]
 
 METRICS = (
-    ("pixel_dice", "pixel Dice", "#0072B2", "-", "o"),
-    ("image_dice", "image Dice", "#D55E00", "--", "s"),  # the two Dices often coincide
-    ("iou", "IoU", "#009E73", "-.", "^"),
+    ("pixel_dice", "#0072B2", "-", "o"),
+    ("image_dice", "#D55E00", "--", "s"),  # the two Dices often coincide
+    ("iou", "#009E73", "-.", "^"),
 )
-"""Key in the history, label, colour, style and marker of each curve."""
+"""Key in the history, colour, style and marker of each curve."""
 
 INK, GREY = "#202020", "#a0a0a0"
 """Colours of the means where classes have theirs, and of classes that have none."""
@@ -99,9 +100,9 @@ def _plot_line(
 def _plot_metrics(axes: Axes, epochs: NDArray[np.float64], history: History, classes: tuple[str, ...]) -> None:
     lines = _plot_classes(axes, epochs, history, classes)
     means = []
-    for key, label, own, style, shape in METRICS:
+    for key, own, style, shape in METRICS:
         values, marker, colour = _series(history, key), _marker(epochs, shape), INK if lines else own
-        means += axes.plot(epochs, values, style, label=label, color=colour, marker=marker, markersize=4)
+        means += axes.plot(epochs, values, style, label=LABELS[key], color=colour, marker=marker, markersize=4)
     lines = [*means, *lines]
     axes.set_ylim(_floor(axes.lines), 1.01)
     axes.set_title("validation")
