@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.environment import environment
+from benchmarks.report import framed
 from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from export.proof import network_run
 from runtime.console import Command, Size
@@ -39,10 +40,7 @@ class LatencyReport:
     def table(self) -> str:
         """The report as Markdown."""
         batch, height, width, _ = self.shape
-        versions = self.environment["versions"]
-        assert isinstance(versions, dict)
-        lines = [f"**Not a measurement**: {self.disturbance}.", ""] if self.disturbance else []
-        lines += [
+        lines = [
             f"Batch {batch}, {width}x{height}, {self.threads} threads, {self.rounds} rounds in turns; milliseconds.",
             "",
             f"| {'':<28} | median |    p90 |    p99 |",
@@ -54,10 +52,8 @@ class LatencyReport:
             "",
             "PyTorch takes {:.2f} times as long (90 % interval {:.2f} to {:.2f}).".format(*self.ratio),
             f"Both answers agree within {self.max_abs_error:.1e}.",
-            f"{self.environment['cpu']}, {self.environment['cores']} cores; "
-            + ", ".join(f"{name} {version}" for name, version in versions.items()),
         ]
-        return "\n".join(lines)
+        return framed(lines, self.disturbance, self.environment)
 
 
 def measure_latency(

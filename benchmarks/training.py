@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from benchmarks.environment import machine
+from benchmarks.report import framed
 from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from runtime.console import Command, Size
 from runtime.files import make_folder, write_text
@@ -75,10 +76,7 @@ class TrainingReport:
     def table(self) -> str:
         """The report as Markdown."""
         height, width = self.size
-        versions = self.environment["versions"]
-        assert isinstance(versions, dict)
-        lines = [f"**Not a measurement**: {self.disturbance}.", ""] if self.disturbance else []
-        lines += [
+        lines = [
             f"{width}x{height}, batches of {self.batch_size}, widths {','.join(map(str, self.widths))}, {self.device}.",
             "",
             f"| {'pictures':<42} | per second |",
@@ -95,12 +93,7 @@ class TrainingReport:
             shown = f"{middle:.3f} ({low:.3f} to {high:.3f})"
             against = "the bare loop" if _reference(name) == BARE else "fp32 on CUDA"
             lines.append(f"| {name:<42} | {timing.median:9.1f} | {timing.p90:6.1f} | {against:<16} | {shown:>23} |")
-        lines += [
-            "",
-            f"{self.environment['cpu']}, {self.environment['cores']} cores; "
-            + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        ]
-        return "\n".join(lines)
+        return framed([*lines, ""], self.disturbance, self.environment)
 
 
 def measure_training(config: TrainConfig, rounds: int = 10) -> TrainingReport:

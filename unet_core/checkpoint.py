@@ -99,6 +99,15 @@ def load_weights(path: str | os.PathLike[str]) -> Mapped:
     return _weights(_read(Path(path)), path)[0]
 
 
+def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
+    """The network that a checkpoint's weights fit, with the checkpoint's number of classes.
+
+    Raises:
+        CheckpointError: as `load_weights`.
+    """
+    return load_weights(path).config
+
+
 def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, ...] | None = None) -> str | None:
     """Copy a checkpoint's weights into a network; all but `final_conv` where its answers mean something else.
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import cv2
@@ -200,13 +200,17 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
 
     PyTorch hands such an error on with the process's whole traceback for a message.
     """
-    with _deaf_to_sigterm():
+    quiet = loader.worker_init_fn is quiet_worker  # others could not be ended: nothing in them takes SIGTERM
+    with _deaf_to_sigterm() if quiet else nullcontext():
         batches = iter(loader)
     try:
         yield from batches
     except UnetError as error:
         marker = f"{type(error).__module__}.{type(error).__qualname__}: "
-        raise type(error)(str(error).rpartition(marker)[2].strip()) from error
+        # The traceback holds the iterator in a cycle; freed from there it waits 5 s for each of its processes.
+        raise type(error)(str(error).rpartition(marker)[2].strip()) from error.with_traceback(None)
+    finally:
+        del batches  # ends the processes, unless they are kept for the next epoch
 
 
 @contextmanager

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from unet_core.labels import BACKGROUND, IGNORED, Labels
 
+LABELS = {"pixel_dice": "pixel Dice", "image_dice": "image Dice", "iou": "IoU", "accuracy": "accuracy"}
+"""What the figures of a set are called where people read them."""
+
 MAX_NAMED = 90
 """Classes that `Metrics.summary` names; a card holds 100 figures."""
 
@@ -129,6 +132,19 @@ class Metrics:
         """Intersection over union of all pixels of the set, 0..1."""
         return _mean(score.iou for score in self._occurring())
 
+    @property
+    def never_predicted(self) -> tuple[str, ...]:
+        """Names of the classes that occur in the truth and that no pixel was predicted as."""
+        _, found, there = self._stacked().sum(axis=0)
+        return tuple(self._name(label) for label in self._labels if there[label] and not found[label])
+
+    @property
+    def always_predicted(self) -> str | None:
+        """Name of the class that every pixel was predicted as, where the truth has others too."""
+        _, found, there = self._stacked().sum(axis=0)
+        whole = (self._name(label) for label in self._labels if there[label] < found[label] == self.pixels)
+        return next(whole, None)
+
     def summary(self) -> dict[str, float]:
         """The four figures of the set by name; with several classes also "pixel_dice NAME" of each.
 
@@ -155,7 +171,10 @@ class Metrics:
 
     def _scores(self, labels: Iterable[int]) -> list[ClassScore]:
         images = self._stacked()
-        return [_score(self.classes[label - self._labels[0]], images[:, :, label]) for label in labels]
+        return [_score(self._name(label), images[:, :, label]) for label in labels]
+
+    def _name(self, label: int) -> str:
+        return self.classes[label - self._labels[0]]
 
     def _stacked(self) -> Counts:
         """Counts of all images, [images, 3, labels]."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+import cv2
 import numpy as np
 from matplotlib.font_manager import FontProperties, findfont
 from numpy.typing import NDArray
@@ -45,22 +46,17 @@ NOT_COUNTED: Colour = (38, 38, 38)
 HATCH: Colour = (92, 92, 92)
 """Colours of `IGNORED` pixels: a dark ground, and diagonal lines that tell it from what is dark in the photograph."""
 
-CLASS_COLOURS: tuple[Colour, ...] = (
+FIRST_COLOURS: tuple[Colour, ...] = (
+    (48, 32, 208),
     *COLOURS,
+    (176, 240, 0),
+    (255, 0, 144),
     (255, 136, 24),
-    (88, 88, 232),
-    (160, 96, 40),
-    (255, 152, 192),
-    (152, 160, 32),
-    (0, 128, 112),
-    (152, 24, 72),
-    (184, 168, 255),
-    (24, 104, 40),
-    (168, 224, 56),
-    (120, 40, 152),
-    (255, 216, 168),
+    (0, 120, 88),
+    (136, 80, 24),
 )
-"""Tints (RGB) of the classes: those of `Segmentation.overlay`, and more; repeated in turn."""
+"""Tints (RGB) of the labels 0 to 11, of which 1 to 6 are those of `Segmentation.overlay`; any two differ by 40 in
+CIELAB. `class_colours` has those of all labels."""
 
 TINT, PALE_TINT = 0.5, 0.25
 """Opacity of tints: of a class (its outline is opaque), and of what is right where nearly all of the picture is."""
@@ -100,7 +96,7 @@ def panel(image: Picture, predicted: Labels, truth: Labels, classes: tuple[str, 
     if not image.shape[:2] == predicted.shape == truth.shape:
         raise ValueError(f"image of {image.shape[:2]}, labels of {predicted.shape} and {truth.shape} do not match")
     image, predicted, truth = _shown_image(image), _shown_labels(predicted), _shown_labels(truth)
-    plain = _plain_label(classes)
+    plain = plain_label(classes)
     pictures = {
         "image": image,
         "truth": _tinted(image, truth, plain),
@@ -138,19 +134,43 @@ def _shown_size(height: int, width: int) -> tuple[tuple[int, int], int]:
     return (max(1, round(height * scale)), max(1, round(width * scale))), math.ceil(READABLE_SIDE / longer)
 
 
-def _plain_label(classes: tuple[str, ...]) -> int | None:
+def plain_label(classes: tuple[str, ...]) -> int | None:
     """The label that is left without a tint."""
     if len(classes) == 1:
         return 0
     return classes.index(BACKGROUND) if BACKGROUND in classes else None
 
 
-def colour_of(label: int) -> Colour:
-    return CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]  # 1 has the first, as in `Segmentation.overlay`
+@cache
+def class_colours() -> tuple[Colour, ...]:
+    """The colour (RGB) of each label, 0 to 254: `FIRST_COLOURS`, then always the one farthest from all before it.
+
+    Farthest is meant in CIELAB; greys and what is nearly black or white are left out.
+    """
+    steps = np.arange(0, 256, 15).astype(np.uint8)
+    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=3).reshape(-1, 3)  # [18, 18, 18, 3] -> [5832, 3]
+    places = _cielab(candidates)
+    vivid = (np.abs(places[:, 0] - 57) < 28) & (np.hypot(places[:, 1], places[:, 2]) > 35)
+    candidates, places = candidates[vivid], places[vivid]
+    found = list(FIRST_COLOURS)
+    distances = np.full(len(places), np.inf)
+    for place in _cielab(np.array(found, np.uint8)):
+        distances = np.minimum(distances, np.linalg.norm(places - place, axis=1))
+    while len(found) < IGNORED:
+        farthest = int(distances.argmax())
+        red, green, blue = candidates[farthest].tolist()
+        found.append((red, green, blue))
+        distances = np.minimum(distances, np.linalg.norm(places - places[farthest], axis=1))
+    return tuple(found)
+
+
+def _cielab(colours: Picture) -> NDArray[np.float32]:
+    """Lightness 0..100, a and b of uint8 RGB [colours, 3]."""
+    return np.asarray(cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0], np.float32)
 
 
 def _tinted(image: Picture, labels: Labels, plain: int | None) -> Picture:
-    colours = np.array(CLASS_COLOURS, np.float32)[(labels.astype(int) - 1) % len(CLASS_COLOURS)]  # [h, w, 3]
+    colours = np.array((*class_colours(), NOT_COUNTED), np.float32)[labels]  # [h, w, 3]
     foreground = labels != IGNORED if plain is None else (labels != IGNORED) & (labels != plain)
     opacity = np.where(_outline(labels), 1.0, TINT) * foreground
     return _hatched(_blended(image, colours, opacity), labels == IGNORED)
@@ -160,7 +180,7 @@ def _difference(image: Picture, predicted: Labels, truth: Labels, classes: tuple
     luminance = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # [h, w], of ITU-R BT.601
     faded = np.rint(FADED[0] + luminance * (FADED[1] - FADED[0]) / 255).astype(np.uint8)
     wrong = predicted != truth
-    right = ~wrong if (plain := _plain_label(classes)) is None else ~wrong & (truth != plain)
+    right = ~wrong if (plain := plain_label(classes)) is None else ~wrong & (truth != plain)
     opacity = right * (TINT if len(classes) == 1 else PALE_TINT)
     result = _blended(np.repeat(faded[:, :, None], 3, axis=2), np.array(RIGHT, np.float32), opacity)
     result[wrong] = FALSE
@@ -195,9 +215,9 @@ def _hatched(image: Picture, where: NDArray[np.bool_]) -> Picture:
 
 def _class_legend(predicted: Labels, truth: Labels, classes: tuple[str, ...]) -> Legend:
     if len(classes) == 1:
-        return [(colour_of(1), classes[0])]
-    shown = sorted({*present_labels(predicted), *present_labels(truth)} - {IGNORED, _plain_label(classes)})
-    legend = [(colour_of(label), classes[label]) for label in shown[:LEGEND_ENTRIES]]
+        return [(class_colours()[1], classes[0])]
+    shown = sorted({*present_labels(predicted), *present_labels(truth)} - {IGNORED, plain_label(classes)})
+    legend = [(class_colours()[label], classes[label]) for label in shown[:LEGEND_ENTRIES]]
     rest = [(WHITE, f"and {len(shown) - LEGEND_ENTRIES} more")] if len(shown) > LEGEND_ENTRIES else []
     return [*legend, *rest]
 

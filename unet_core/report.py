@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from unet_core.config import TrainConfig
+from unet_core.metrics import LABELS, Metrics
 from unet_core.optim import score
+
+MOST_NAMED = 5
+"""Most classes that `one_sided` names."""
 
 
 def metrics_csv(history: list[dict[str, float]]) -> str:
@@ -29,12 +33,26 @@ def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
     )
 
 
+def figure_lines(row: Mapping[str, float]) -> str:
+    """The figures of a whole set, such as `Metrics.summary`, one to a line."""
+    return "\n".join(f"  {label:<12}{row[name]:.4f}" for name, label in LABELS.items())
+
+
+def one_sided(metrics: Metrics) -> str | None:
+    """A line where every pixel is predicted as one class, or none as a class that is there; None otherwise."""
+    if metrics.always_predicted is not None:
+        return f"every pixel of the validation images is predicted as {metrics.always_predicted}"
+    missing = metrics.never_predicted
+    if not missing:
+        return None
+    rest = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    return f"no pixel of the validation images is predicted as {', '.join(missing[:MOST_NAMED])}{rest}"
+
+
 def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> str:
     """The best epoch's figures, one to a line, with several classes each class's pixel Dice too."""
     best = max(history, key=score)
-    names = {"pixel_dice": "pixel Dice", "image_dice": "image Dice", "iou": "IoU", "accuracy": "accuracy"}
-    lines = [f"best epoch: {best['epoch']:.0f} of {len(history)}"]
-    lines += [f"  {label:<12}{best[name]:.4f}" for name, label in names.items()]
+    lines = [f"best epoch: {best['epoch']:.0f} of {len(history)}", figure_lines(best)]
     if len(config.classes) > 1:
         width = max(map(len, config.classes))
         lines.append("  pixel Dice of each class")

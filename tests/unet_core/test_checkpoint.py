@@ -6,8 +6,17 @@ import torch
 from families import Mateuszbuda, Milesial, Usuyama, randomised
 from networks import make_card, make_network
 
+from runtime.card import UNetConfig
 from runtime.errors import CheckpointError, ConfigError, OutputError
-from unet_core.checkpoint import initialise, load_checkpoint, load_weights, save_checkpoint, weights_sha256
+from unet_core.checkpoint import (
+    architecture_of,
+    initialise,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    weights_sha256,
+)
+from unet_core.model import UNet
 
 
 @pytest.fixture
@@ -220,6 +229,17 @@ def test_a_network_starts_with_other_peoples_weights_and_two_sigmoids_too(tmp_pa
     started = make_network(classes=2, up=weights.config.up)
     assert initialise(started, file) == f"--init-from {file}: {note}"
     assert all(torch.equal(value, weights.state_dict[key]) for key, value in started.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_network_of_the_architecture_of_a_checkpoint_starts_with_it(tmp_path, classes):
+    theirs = randomised(Milesial(widths=(4, 8, 12), channels=1, classes=classes, bilinear=True))
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    found = architecture_of(tmp_path / "theirs.pth")
+    assert found == UNetConfig(in_channels=1, classes=classes, widths=(4, 8, 12), up="bilinear")
+    initialise(UNet(found), tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"gone\.pth: no such file"):
+        architecture_of(tmp_path / "gone.pth")
 
 
 def test_with_other_classes_all_but_the_last_convolution_is_copied(path, network):

@@ -28,8 +28,8 @@ def plot(tmp_path, monkeypatch):
 
     monkeypatch.setattr(curves.Figure, "savefig", savefig)
 
-    def run(history):
-        save_curves(tmp_path / "curves.png", history)
+    def run(history, classes=()):
+        save_curves(tmp_path / "curves.png", history, classes)
         with Image.open(tmp_path / "curves.png") as file:
             assert file.size[0] in (1100, 1540)
         return figures[-1].axes
@@ -55,7 +55,7 @@ def test_curves_show_loss_metrics_and_learning_rate(plot):
     star = metrics.lines[-1]
     assert (star.get_marker(), star.get_xydata().tolist()) == ("*", [[3, 0.8]])
     assert metrics.get_ylim() == (pytest.approx(0.3), 1.01)
-    assert {line.get_marker() for line in metrics.lines[:3]} == {"o"}
+    assert [line.get_marker() for line in metrics.lines[:3]] == ["o", "s", "^"]
 
 
 @pytest.mark.parametrize(("last", "scale"), [(0.11, "linear"), (0.09, "log")])
@@ -67,6 +67,18 @@ def test_more_than_a_decade_is_logarithmic(plot, last, scale):
     assert (loss.get_yscale(), rate.get_yscale()) == (scale, scale)
     if scale == "linear":
         assert loss.get_ylim() == (0.0, pytest.approx(1.1))
+
+
+def test_four_decades_of_the_learning_rate_are_shown(plot):
+    figures = [1e-3, 1e-5, 1e-10]
+    loss, _, rate = plot(
+        history_of(3, lr=lambda epoch: figures[epoch - 1], train_loss=lambda epoch: figures[epoch - 1])
+    )
+    assert rate.get_ylim()[0] == pytest.approx(1e-7)
+    assert rate.lines[0].get_ydata().tolist() == figures
+    assert loss.get_ylim()[0] < 1e-10
+    _, _, rate = plot(history_of(2, lr=lambda epoch: 1e-3 / 100**epoch))
+    assert 1e-8 < rate.get_ylim()[0] < 1e-7  # fewer decades, no floor
 
 
 def test_undefined_figures_leave_gaps(plot):
@@ -103,4 +115,15 @@ def test_up_to_twelve_classes_are_named_and_more_are_grey(plot):
     assert len(looks) == 15
     axes = plot(history_of(2, (*odd, "one more")))[1]
     assert list(named(axes))[3:] == ["13 classes"]
-    assert [line.get_color() for line in axes.lines[:13]] == ["#b0b0b0"] * 13
+    assert [line.get_color() for line in axes.lines[:13]] == ["#a0a0a0"] * 13
+
+
+def test_classes_have_their_colours_of_the_panels_and_the_means_are_black(plot):
+    history = history_of(2, ("sky", "car"))
+    colours = {name: line.get_color() for name, line in named(plot(history, ("sky", "road", "car"))[1]).items()}
+    means = dict.fromkeys(("pixel Dice", "image Dice", "IoU"), "#202020")
+    assert colours == means | {"sky": "#3020d0", "car": "#40a0ff"}
+    assert named(plot(history)[1])["car"].get_color() == "#ff4040"  # the second of those in the history
+    history = history_of(2, ("background", "car"))
+    assert named(plot(history, ("background", "car"))[1])["background"].get_color() == "#a0a0a0"
+    assert named(plot(history_of(2))[1])["pixel Dice"].get_color() == "#0072B2"

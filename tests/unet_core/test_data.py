@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -316,6 +317,18 @@ def test_an_error_in_a_loading_process_keeps_its_one_line(records, workers):
     with pytest.raises(ImageError) as caught:
         list(batches_of(loader))
     assert str(caught.value) == f"{pair.image}: no such file"
+
+
+@pytest.mark.parametrize("init", [None, quiet_worker])
+def test_an_error_ends_the_loading_processes_without_waiting_for_them(records, init):
+    records.pairs[0].image.unlink()
+    batches = EpochBatches(6, 2, seed=0)
+    loader = DataLoader(TrainingSet(records, seed=0), batch_sampler=batches, num_workers=2, worker_init_fn=init)
+    before, started = multiprocessing.active_children(), time.monotonic()
+    with pytest.raises(ImageError):
+        list(batches_of(loader))
+    assert multiprocessing.active_children() == before
+    assert time.monotonic() - started < 4  # PyTorch gives each process 5 s to end by itself
 
 
 def started(loader):

@@ -166,6 +166,28 @@ def test_summary_names_90_classes_at_most():
     assert names[4:] == [f"pixel_dice class {index}" for index in range(90)]
 
 
+@pytest.mark.parametrize(
+    ("classes", "predicted", "truth", "never", "always"),
+    [
+        (["car"], [0, 0, 0], [0, 1, 1], ("car",), None),
+        (["car"], [1, 1, 1], [0, 1, 1], (), "car"),
+        (["car"], [1, 1, 0], [1, 1, IGNORED], (), None),  # every pixel that counts, and rightly
+        (["car"], [0, 0, 0], [0, 0, 0], (), None),
+        (["car"], [1, 0, 0], [0, 1, 1], (), None),
+        (["background", "car"], [0, 0, 0], [0, 1, 1], ("car",), "background"),
+        (["background", "car", "bus"], [1, 1, 1], [0, 1, 1], ("background",), "car"),
+        (["road", "car", "bus"], [0, 1, 1], [0, 1, 2], ("bus",), None),
+        (["road", "car", "bus"], [0, 1, 2], [0, 1, 1], (), None),
+    ],
+)
+def test_classes_that_are_predicted_nowhere_or_everywhere(classes, predicted, truth, never, always):
+    metrics = Metrics(classes)
+    assert (metrics.never_predicted, metrics.always_predicted) == ((), None)
+    for pixel in zip(predicted, truth, strict=True):  # over all images, not in each
+        metrics.add(*(masks([label]) for label in pixel))
+    assert (metrics.never_predicted, metrics.always_predicted) == (never, always)
+
+
 def test_table_is_aligned_and_ends_with_the_mean():
     metrics = Metrics(["background", "car", "tram"])
     metrics.add(masks([0, 1, 1]), masks([0, 1, 0]))

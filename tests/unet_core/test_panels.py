@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,8 +9,8 @@ from unet_core import panels
 from unet_core.labels import IGNORED
 from unet_core.panels import (
     CELL_WIDTH,
-    CLASS_COLOURS,
     FALSE,
+    FIRST_COLOURS,
     GAP,
     HATCH,
     MARGIN,
@@ -20,6 +21,7 @@ from unet_core.panels import (
     PICTURES_TOP,
     RIGHT,
     TINT,
+    class_colours,
     panel,
     save_panel,
 )
@@ -113,7 +115,7 @@ def test_every_class_is_tinted_where_none_is_the_background():
     image = noise(180, 180)
     truth = labels(180, 180, v1=(90, 180))
     shown = four(panel(image, truth, truth, ("sky", "road"), "a"), 180, 180)
-    tinted = blend(image[:, 1:89], CLASS_COLOURS[-1], TINT)
+    tinted = blend(image[:, 1:89], FIRST_COLOURS[0], TINT)
     assert np.abs(shown["truth"][:, 1:89] - tinted).max() <= 0.5
     assert np.abs(shown["difference"] - blend(grey(image)[:, :, None], RIGHT, PALE_TINT)).max() <= 1
 
@@ -178,17 +180,36 @@ def test_legend_names_the_classes_that_occur_and_counts_the_rest():
     truth[0, :4] = (0, 3, 58, IGNORED)
     entries = panels._class_legend(truth, truth, classes)
     assert entries == [
-        (CLASS_COLOURS[-1], "class 0"),
-        (CLASS_COLOURS[2], "class 3"),
-        (CLASS_COLOURS[57 % 18], "class 58"),
+        (FIRST_COLOURS[0], "class 0"),
+        (COLOURS[2], "class 3"),
+        (class_colours()[58], "class 58"),
     ]
-    assert panels._class_legend(labels(2, 3), labels(2, 3, v2=(1, 2)), THREE) == [(CLASS_COLOURS[1], "road")]
+    assert panels._class_legend(labels(2, 3), labels(2, 3, v2=(1, 2)), THREE) == [(COLOURS[1], "road")]
     truth[0, :60] = np.arange(60)
     assert panels._class_legend(truth, truth, classes)[-1] == ((255, 255, 255), "and 36 more")
     drawn = panel(noise(200, 240), truth, truth, classes, "a")
     legend = (drawn[PICTURES_TOP + 200 :] != 255).any(axis=(0, 2))
     assert np.flatnonzero(legend)[0] == MARGIN + 240 + GAP
     assert not legend[MARGIN + 3 * (240 + GAP) - GAP : MARGIN + 3 * (240 + GAP)].any()  # wrapped before the next
+
+
+def cielab(colours):
+    return cv2.cvtColor(np.array([colours], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+@pytest.mark.parametrize(("count", "least"), [(12, 40), (20, 36), (255, 11)])
+def test_colours_of_classes_are_far_from_each_other(count, least):
+    places = cielab(class_colours()[:count])
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2)
+    assert distances[~np.eye(count, dtype=bool)].min() > least
+
+
+def test_colours_of_classes_are_those_of_overlays_and_neither_grey_nor_nearly_white():
+    colours = class_colours()
+    assert (len(colours), colours[1:7]) == (255, COLOURS)
+    lightness, *chroma = cielab(colours).T
+    assert lightness.min() > 28 and lightness.max() < 90
+    assert np.hypot(*chroma).min() > 35
 
 
 @pytest.mark.parametrize("title", ["", "Größe 日本 😀 שלום", "broken \udcff\n\x00 name", "x" * 400 + "  Dice 0.61"])
