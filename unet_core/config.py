@@ -135,7 +135,7 @@ class TrainConfig:
     ema: float = setting(
         0.0,
         "optimisation",
-        "Decay of a moving average of the weights, which is what is validated and kept; 0: none.",
+        "Decay of the weights' moving average (it grows to this), which is validated and kept; 0: none.",
         bounds=(0, 0.99999),
         of_run=True,
     )

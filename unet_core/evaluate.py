@@ -37,6 +37,7 @@ from unet_core.pairs import (
     surplus_masks,
 )
 from unet_core.records import Recipe, Records
+from unet_core.report import figure_lines, one_sided
 from unet_core.validation import (
     Prediction,
     checkpoint_predictions,
@@ -311,9 +312,9 @@ def main(model: Path, data: Path, split: Measured, submission: Path | None, devi
     click.echo(f"{model} on {len(pairs)} {split} image{'s' * (len(pairs) > 1)} of {data}")
     if split == "val" and not _known_split(opened.card, data, layout):
         display.note("the model was trained on other data, or on another split of it: it may have seen these images")
-    for name, value in metrics.summary().items():
-        if " " not in name:
-            click.echo(f"  {name:<12}{value:.4f}")
+    click.echo(figure_lines(metrics.summary()))
+    if note := one_sided(metrics):
+        display.note(note)
     if len(metrics.classes) > 1:
         click.echo(table(metrics))
 

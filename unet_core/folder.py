@@ -84,7 +84,7 @@ class RunFolder:
         """Write the files that follow from the history alone."""
         if history:
             write_text(self.path / "metrics.csv", metrics_csv(history))
-            save_curves(self.path / "curves.png", history)
+            save_curves(self.path / "curves.png", history, self.config.classes)
 
     def draw(self, worst: Worst, records: Records, epoch: int) -> list[NDArray[np.uint8]]:
         """Replace the pictures of the worst validation images; returns them, uint8 [height, width, 3]."""

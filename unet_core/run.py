@@ -30,7 +30,7 @@ from unet_core.optim import Average, Precision, epochs_without_progress, is_best
 from unet_core.pairs import fingerprint
 from unet_core.processes import Processes
 from unet_core.records import Records
-from unet_core.report import epoch_line
+from unet_core.report import epoch_line, one_sided
 from unet_core.state import random_state, set_random_state, with_settings
 from unet_core.validation import Worst, checkpoint_predictions, default_workers, measure
 
@@ -67,6 +67,7 @@ class Run:
         self._build()
         self.history: list[dict[str, float]] = []
         self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
+        self.one_sided: str | None = None  # what the best weights of these epochs never answer, or always
         self.stop = Stop(speaks=self.processes.first)
         if resumed is not None:
             self._restore(resumed)
@@ -214,6 +215,8 @@ class Run:
         if self.precision.scaler.is_enabled():
             row["skipped_steps"] = self.precision.skipped - sum(past.get("skipped_steps", 0) for past in self.history)
         self.history.append(row)
+        if is_best(self.history):
+            self.one_sided = one_sided(metrics)
         self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
         self._write_epoch(row, worst)
         self.display.line(epoch_line(row, self.config.epochs, is_best(self.history)))

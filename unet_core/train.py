@@ -12,12 +12,13 @@ import click
 import torch
 from filelock import FileLock, Timeout
 
+from runtime.card import CHANNEL_COUNT
 from runtime.console import INTERRUPTED, Command
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import new_folder
 from unet_core.advice import settings_without_effect
 from unet_core.cache import Cache, open_cache, pending, prepare
-from unet_core.checkpoint import Checkpoint, load_checkpoint
+from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import (
     LOSSES,
     TrainConfig,
@@ -26,12 +27,13 @@ from unet_core.config import (
     from_stored,
     hint_of,
     kind_of,
+    make_config,
     of_run,
     read_settings,
 )
 from unet_core.display import Display
 from unet_core.folder import BEST, LAST
-from unet_core.pairs import Layout, find_splits, group_of, has_validation
+from unet_core.pairs import Layout, find_splits, group_of, has_validation, surplus_masks
 from unet_core.processes import Processes, end_in_silence, join
 from unet_core.records import Recipe, Records
 from unet_core.report import final_table
@@ -82,6 +84,8 @@ def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Proces
     display.line(_what_begins(run))
     best = run.fit()
     display.line(final_table(run.history, config))
+    if run.one_sided:
+        display.note(f"{run.one_sided}, by the best weights too; train longer, or with a smaller --batch-size")
     return best
 
 
@@ -178,6 +182,8 @@ def _records(config: TrainConfig, processes: Processes, display: Display) -> tup
         sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
         left = pending(sets, cache)
         if processes.first:
+            if surplus := surplus_masks(config.data, layout):
+                display.note(surplus)
             _prepare(sets, cache, left, display)
             if not train_set.has_foreground:
                 where = Path(config.data) / f"train_{config.masks}"
@@ -319,12 +325,12 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
             click.echo(_stopped(config), err=True)
         raise SystemExit(code) from stop
     if first:
-        _say_what_next(best)
+        click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 
 
 def _config_of(file: Path | None, flags: Mapping[str, Any], resume: bool) -> TrainConfig:
-    settings = read_settings(file) if file is not None else {}
-    settings |= {name: value for name, value in flags.items() if value is not None}
+    of_file = read_settings(file) if file is not None else {}
+    settings = of_file | {name: value for name, value in flags.items() if value is not None}
     if "out" not in settings:
         raise click.UsageError("Missing option '--out': the folder of the run.")
     if resume:
@@ -332,22 +338,22 @@ def _config_of(file: Path | None, flags: Mapping[str, Any], resume: bool) -> Tra
         settings = stored_config(_last_checkpoint(last), last) | settings
     if "data" not in settings:
         raise click.UsageError("Missing argument 'DATA': the folder of images and masks.")
-    return TrainConfig(**settings)
+    if settings.get("init_from") and not settings.keys() & {"widths", "up", "channels"}:
+        settings |= _network_of(settings["init_from"])
+    return make_config(settings, of_file, file)
+
+
+def _network_of(checkpoint: str) -> dict[str, Any]:
+    """The settings that make a network for a checkpoint's weights."""
+    found = architecture_of(checkpoint)
+    channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
+    return {"widths": found.widths, "up": found.up, "channels": channels}
 
 
 def _stopped(config: TrainConfig) -> str:
     if not (Path(config.out) / LAST).exists():
         return "stopped before anything was saved; start again without --resume"
     return f"stopped and saved; go on with: python -m unet_core.train --out {shlex.quote(config.out)} --resume"
-
-
-def _say_what_next(best: Path) -> None:
-    training = load_checkpoint(best).card.training
-    if training is not None and training.metrics["pixel_dice"] == 0:
-        click.echo(
-            "note: even the best weights find no foreground; train longer, or with a smaller --batch-size", err=True
-        )
-    click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_fo
     done = run(model, one_folder, *AS_TRAINED)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{model} on 4 val images of {one_folder}\n")
-    assert f"  pixel_dice  {evaluate(model, val, device='cpu').pixel_dice:.4f}\n" in done.stdout
+    assert f"  pixel Dice  {evaluate(model, val, device='cpu').pixel_dice:.4f}\n" in done.stdout
     assert len(loads) == 2  # one by the command, one here
     assert run(model, one_folder).stderr == (
         "note: the model was trained on other data, or on another split of it: it may have seen these images\n"

@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
         message = "cannot create this folder"
     elif spoil == "odd mask":
         Image.effect_noise((48, 32), 90).save(data / "val_masks" / "val1_mask.gif")
-        message = "val1_mask.gif: has the mask values"
+        message = "has values that are no labels (2, 3, 4, 5, 6, ..., 254)"
     elif spoil == "no start":
         flags += ["--init-from", tmp_path / "x.pth"]
         message = "x.pth: no such file"
@@ -102,9 +102,37 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
     assert not (run / "model.pth").exists()
 
 
-@pytest.mark.parametrize(("dice", "notes"), [(0.0, 1), (0.5, 0)])
-def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, dice, notes):
-    monkeypatch.setattr(running.Metrics, "pixel_dice", property(lambda _: dice))
+@pytest.mark.parametrize("missing", [(), ("car",)])
+def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(running.Metrics, "always_predicted", None)
+    monkeypatch.setattr(running.Metrics, "never_predicted", missing)
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("note: even the best weights find no foreground") == notes
+    assert result.stderr.count("no pixel of the validation images is predicted as car, by the best") == len(missing)
+
+
+def test_a_file_to_start_from_brings_its_network(data, tmp_path):
+    first = run_cli(data, "--out", tmp_path / "a", *FLAGS, "--up", "bilinear")
+    assert first.exit_code == 0, first.output
+    rest, start = FLAGS[2:], ("--init-from", tmp_path / "a" / "model.pth")
+    assert FLAGS[0] == "--widths"
+    second = run_cli(data, "--out", tmp_path / "b", *rest, *start)
+    assert second.exit_code == 0, second.output
+    architecture = load_checkpoint(tmp_path / "b" / "model.pth").card.architecture
+    assert (architecture.widths, architecture.up) == ((4, 8), "bilinear")
+    other = run_cli(data, "--out", tmp_path / "c", *rest, *start, "--up", "transpose")
+    assert other.exit_code == 2
+    assert "give --widths 4,8 --up bilinear --channels RGB" in other.stderr
+
+
+def test_an_error_across_settings_names_the_file_that_one_is_from(data, tmp_path):
+    (tmp_path / "recipe.toml").write_text("height = 33\n")
+    result = run_cli(data, "--out", tmp_path / "r", "--config", tmp_path / "recipe.toml")
+    assert result.stderr.startswith(f"error: {tmp_path / 'recipe.toml'}: --height 33: expected a multiple of 16")
+
+
+def test_masks_without_an_image_are_noted(data, tmp_path):
+    (data / "train_images" / "car3.jpg").unlink()
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.exit_code == 0
+    assert f"note: {data}: 1 mask has no image of the same name: train_masks/car3_mask.gif\n" in result.stderr
