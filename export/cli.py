@@ -1,48 +1,184 @@
-"""unet-export: the command line of `export.export_onnx`."""
+"""unet-export: the command line of `export.export_onnx` and `export.check_file`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from runtime.card import Proof
-from runtime.console import Command, exit_without
+from runtime.card import Fit, ModelCard, Precision, ProofRow
+from runtime.console import Command, Size, exit_without
+from runtime.errors import ConfigError, ProofError
+
+if TYPE_CHECKING:
+    from export.checker import CheckReport
+    from export.exporter import ExportReport
+
+OF_CHECK = ("checkpoint_of", "device")
+"""Options that --check alone has."""
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them, one for each channel."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return tuple(map(float, str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value!r}: expected numbers with commas, such as 0.485,0.456,0.406", param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them."""
+
+    name = "NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in str(value).split(","))
 
 
 @click.command(cls=Command)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
-def main(checkpoint: Path, output: Path | None) -> None:
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Real images to prove on, with masks where they are laid out as for training; int8 is calibrated on them.",
+)
+@click.option("--keep", type=Names(), default="", help="Layers that stay in fp32, with fp16 and int8.")
+@click.option(
+    "--values",
+    type=click.Choice(["s8", "u8"]),
+    default="s8",
+    show_default=True,
+    help="Of int8: s8 for TensorRT, u8 for CPUs.",
+)
+@click.option("--force", is_flag=True, help="Write fp16 or int8 also where it fails its gate; the card says so.")
+@click.option("--raw", is_flag=True, help="The bare network: normalised float32 planes in, logits out.")
+@click.option("--opset", type=int, help="Of ONNX.  [default: 20]")
+@click.option("--size", type=Size(), help="Of a checkpoint without a card: as trained.")
+@click.option("--mean", type=Numbers(), help="Likewise, of values in 0..1.")
+@click.option("--std", type=Numbers(), help="Likewise.")
+@click.option("--fit", type=click.Choice(get_args(Fit)), help="Likewise: how images are brought to --size.")
+@click.option("--classes", type=Names(), help="Likewise.")
+@click.option("--threshold", type=float, help="Probability from which a pixel is of the one class.")
+@click.option("--check", type=click.Path(path_type=Path), metavar="FILE", help="Prove an exported file again instead.")
+@click.option(
+    "--checkpoint", "checkpoint_of", type=click.Path(path_type=Path), help="With --check: what it was exported from."
+)
+@click.option("--device", help="With --check: auto, cpu, cuda:N or tensorrt:N.  [default: cpu]")
+def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
+    if (checkpoint is None) == (check is None):
+        raise click.UsageError("Give a CHECKPOINT to export, or --check FILE.")
     try:
-        from export.exporter import export_onnx  # PyTorch takes seconds to import; --help does not need it
+        import export.checker
+        import export.exporter  # PyTorch takes seconds to import; --help does not need it
     except ModuleNotFoundError as error:
         exit_without(error, extra="export")
+    given = {name: value for name, value in options.items() if value not in (None, "", (), False)}
+    try:
+        if check is not None:
+            _check(check, given)
+        else:
+            assert checkpoint is not None
+            _export(checkpoint, given)
+    except ProofError as error:
+        _show(error.card)
+        raise
 
-    report = export_onnx(checkpoint, output)
-    if report.card_is_assumed:
-        card, (height, width) = report.card, report.card.input.size
-        click.echo(
-            f"note: {checkpoint} is {report.family}'s and has no card; assumed: trained at {width}x{height}, values "
-            f"divided by 255, classes {', '.join(card.output.classes)}",
-            err=True,
-        )
-    for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    assert report.card.proof is not None
-    click.echo(table(report.card.proof))
-    click.echo(
-        f"{report.path}: {report.size / 1e6:.1f} MB, equals PyTorch within {report.card.proof.max_abs_error:.1e} "
-        f"({report.seconds:.0f} s)"
+
+def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
+    from export.changes import CardChanges
+    from export.exporter import export_onnx
+    from unet_core.display import Display
+
+    for name in OF_CHECK:
+        if name in given:
+            raise ConfigError(f"--{name.removesuffix('_of')}: goes with --check; leave it out")
+    of_card = {name: given[name] for name in ("size", "mean", "std", "fit", "classes", "threshold") if name in given}
+    rest = {name: value for name, value in given.items() if name not in (*of_card, "output")}
+    report = export_onnx(
+        checkpoint, given.get("output"), changes=CardChanges(**of_card), display=Display(), **rest
     )
+    for note in _notes(checkpoint, report):
+        click.echo(f"note: {note}", err=True)
+    _show(report.card)
+    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
 
 
-def table(proof: Proof) -> str:
+def _notes(checkpoint: Path, report: "ExportReport") -> list[str]:
+    notes = list(report.notes)
+    if report.card_is_assumed:
+        height, width = report.card.input.size
+        notes.insert(
+            0,
+            f"{checkpoint} is {report.family}'s and has no card; assumed: trained at {width}x{height}, mean "
+            f"{_joined(report.card.input.mean)}, std {_joined(report.card.input.std)} of values in 0..1, classes "
+            f"{', '.join(report.card.output.classes)} (--size, --mean, --std, --classes)",
+        )
+    return notes
+
+
+def _joined(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _check(file: Path, given: Mapping[str, Any]) -> None:
+    from export.checker import check_file
+    from unet_core.display import Display
+
+    strange = given.keys() - {*OF_CHECK, "data", "precision", "values"}
+    if strange:
+        raise ConfigError(f"--{min(strange)}: has no meaning with --check; leave it out")
+    report = check_file(
+        file,
+        checkpoint=given.get("checkpoint_of"),
+        data=given.get("data"),
+        device=given.get("device", "cpu"),
+        display=Display(),
+    )
+    if report.rows:
+        click.echo(table(report.rows))
+    compared = f"equals {report.reference} within {_worst(report):.1e}, " if report.rows else ""
+    click.echo(f"{file}: {compared}golden sample off by {report.golden_error:.1e} on {report.device}")
+
+
+def _worst(report: "CheckReport") -> float:
+    return max(row.parity.max_abs_error for row in report.rows)
+
+
+def _show(found: object) -> None:
+    """The figures of a card or of a check, in columns."""
+    rows = getattr(getattr(found, "proof", found), "rows", ())
+    if rows:
+        click.echo(table(rows))
+
+
+def _verdict(card: ModelCard) -> str:
+    assert card.proof is not None
+    gate = card.proof.gate
+    if gate is None:
+        return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
+    pictures = f"{gate.count} {'real' if gate.images == 'data' else 'synthetic'} images"
+    text = f"{card.precision}, flips {gate.flipped:.4%} of the pixels of {pictures}"
+    if gate.image_dice is not None:
+        text += f", image Dice {gate.image_dice:.4f} (fp32 {gate.image_dice_fp32:.4f})"
+    return text + ("" if gate.passed else ", WHICH IS TOO MUCH: it was forced")
+
+
+def table(rows: tuple[ProofRow, ...]) -> str:
     """The parity figures of each checked shape in columns."""
-    lines = ["batch x height x width   max error   pixels flipped   mask IoU"]
-    for row in proof.rows:
-        shape = "x".join(map(str, row.shape))
-        figures = row.parity
-        lines.append(f"{shape:<24} {figures.max_abs_error:9.1e}   {figures.flipped:13.4%}   {figures.iou:8.6f}")
+    lines = ["batch x height x width    images      max error   pixels flipped   mask IoU   flip distance"]
+    for row in rows:
+        shape, figures = "x".join(map(str, row.shape)), row.parity
+        lines.append(
+            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:13.4%}   "
+            f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
+        )
     return "\n".join(lines)
 
 

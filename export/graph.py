@@ -1,64 +1,107 @@
-"""From a network and its card to an ONNX graph: uint8 images of any size in, probabilities out."""
+"""From a network and its card to an ONNX graph: uint8 images of any size in, probabilities out; or the bare network."""
 
 import contextlib
 import io
 import warnings
+from typing import Any
 
 import onnx
 import torch
 
+from export.names import rename
 from runtime.card import ModelCard
 from runtime.console import one_line
-from runtime.errors import ModelError
+from runtime.errors import ConfigError, ModelError
 from unet_core.model import Segmenter
 
 OPSET = 20
 """The newest that both TensorRT 10 and ONNX Runtime take well."""
 
+OPSETS = (18, 23)
+"""First and last that can be asked for: the exporter's own, and the newest that the tests run."""
+
 MAX_BYTES = 2**31 - 2**20
 """A protobuf message holds at most 2 GiB; a little is left for graph and card."""
 
 
-def build_graph(segmenter: Segmenter, card: ModelCard) -> onnx.ModelProto:
+def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
     """Export the network with its pre- and post-processing.
 
     The graph maps `image` uint8 [batch, height, width, channels] to `probability` float32 [batch, classes, height,
     width]; batch, height and width are free. BatchNorm is folded into the convolutions.
 
     Raises:
+        ConfigError: the opset is out of `OPSETS`.
         ModelError: the weights are too large for one file.
     """
-    size = sum(weight.numel() * weight.element_size() for weight in segmenter.state_dict().values())
-    if size > MAX_BYTES:
-        raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
     # Batch 2 and unequal sides: sizes of 1, or equal ones, would be taken for constants.
     example = torch.zeros(2, 2 * card.input.stride + 8, 3 * card.input.stride + 8, card.architecture.in_channels)
     dynamic = torch.export.Dim.DYNAMIC
+    model = _exported(
+        segmenter,
+        example.to(torch.uint8),
+        opset,
+        names=("image", "probability"),
+        free={0: dynamic, 1: dynamic, 2: dynamic},
+    )
+    _tidy(model, ("batch", "height", "width", None))
+    _cast_first(model)
+    return _checked(model)
+
+
+def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
+    """Export the bare network, for programs that have pre- and post-processing of their own.
+
+    The graph maps `image` float32 [batch, channels, height, width], normalised by the card's mean and std, to `logits`
+    float32 [batch, classes, height, width]; batch is free, height and width are multiples of the stride.
+
+    Raises:
+        ConfigError, ModelError: as `build_graph`.
+    """
+    stride = card.input.stride
+    example = torch.zeros(2, card.architecture.in_channels, 2 * stride, 3 * stride)
+    height, width = (stride * torch.export.Dim(name, min=1, max=2**20) for name in ("rows", "columns"))
+    free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
+    model = _exported(segmenter.network, example, opset, names=("image", "logits"), free=free)
+    _tidy(model, ("batch", None, "height", "width"))
+    return _checked(model)
+
+
+def _exported(
+    network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
+) -> onnx.ModelProto:
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+    size = sum(weight.numel() * weight.element_size() for weight in network.state_dict().values())
+    if size > MAX_BYTES:
+        raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
     said = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(said):
         warnings.simplefilter("ignore")  # the exporter's own deprecations are nothing a user can act on
         program = torch.onnx.export(
-            segmenter.cpu().eval(),
-            (example.to(torch.uint8),),
+            network.cpu().eval(),
+            (example,),
             dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["probability"],
-            dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},),
+            opset_version=opset,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_shapes=(free,),
             external_data=False,
             verbose=False,
         )
     if program is None:
         raise ModelError(f"the exporter gave no graph ({one_line(said.getvalue())[:200]})")
-    model = program.model_proto
-    _tidy(model)
-    _cast_first(model)
-    onnx.checker.check_model(model)
+    return program.model_proto
+
+
+def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    rename(model)
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _tidy(model: onnx.ModelProto) -> None:
-    """Name the free sizes, and strip stack traces and paths of the exporting machine."""
+def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
+    """Name the free sizes of the input, and strip stack traces and paths of the exporting machine."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]  # carry the exporter's names for sizes; every runtime infers them again
@@ -68,7 +111,7 @@ def _tidy(model: onnx.ModelProto) -> None:
         del node.metadata_props[:]
         node.doc_string = ""
     for value, names in (
-        (model.graph.input[0], ("batch", "height", "width", None)),
+        (model.graph.input[0], sizes),
         (model.graph.output[0], ("batch", None, "height", "width")),
     ):
         del value.metadata_props[:]

@@ -1,6 +1,7 @@
 """Proof that a graph answers as the network it was made from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard, OutputSpec, Parity, Proof, ProofRow
+from runtime.card import Images, ModelCard, OutputSpec, Parity, ProofRow
 from runtime.errors import ProofError
 from runtime.golden import Golden, golden_image, synthetic_image
 from runtime.providers import PROVIDER, available_threads, session_options
@@ -20,6 +21,9 @@ MAX_ERROR = 1e-4
 
 MAX_PROOF_SIDE = 256
 """Sides of the batches of three are cut to this: batches of large images take much memory and prove no more."""
+
+MOST_IN_BATCH = 3
+"""Real pictures that are also compared as one batch."""
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, h, w, channels] -> probability float32 [batch, classes, h, w]."""
@@ -74,7 +78,7 @@ def worst(parities: Sequence[Parity]) -> Parity:
 def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
     """The (batch, height, width) that are checked: one pixel, thin, odd, below, at and off the stride, as trained."""
     stride, (height, width) = card.input.stride, card.input.size
-    small_height, small_width = min(height, MAX_PROOF_SIDE), min(width, MAX_PROOF_SIDE)
+    small_height, small_width = _small(card)
     return [
         (1, 1, 1),
         (1, 3, 101),
@@ -87,11 +91,74 @@ def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
     ]
 
 
-def prove(segmenter: Segmenter, model: onnx.ModelProto, card: ModelCard) -> Proof:
-    """Run graph and network side by side, on the CPU, at every shape of `proof_shapes`.
+def _small(card: ModelCard) -> tuple[int, int]:
+    """The trained height and width, cut where they are large."""
+    height, width = card.input.size
+    return min(height, MAX_PROOF_SIDE), min(width, MAX_PROOF_SIDE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch to compare on, uint8 [batch, height, width, channels], and where its pictures are from."""
+
+    images: NDArray[np.uint8]
+    source: Images
+
+
+def cases(card: ModelCard, pictures: Sequence[NDArray[np.uint8]] = ()) -> Iterator[Case]:
+    """What is compared: synthetic batches at every shape of `proof_shapes`, flat and noisy ones, and real pictures.
+
+    `pictures` are uint8 [height, width, channels], as the network sees them.
+    """
+    channels = card.architecture.in_channels
+    for batch, height, width in proof_shapes(card):
+        yield Case(np.stack([synthetic_image(height, width, channels, seed) for seed in range(batch)]), "synthetic")
+    yield Case(_hard_pictures(*_small(card), channels), "synthetic")
+    for picture in pictures:
+        yield Case(picture[None], "data")
+    same = [picture for picture in pictures if picture.shape == pictures[0].shape]
+    if len(same) >= MOST_IN_BATCH:
+        yield Case(np.stack(same[:MOST_IN_BATCH]), "data")
+
+
+def _hard_pictures(height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """Black, white, a checkerboard of single pixels, and noise: [4, height, width, channels]."""
+    shape = (height, width, channels)
+    board = np.broadcast_to((np.indices((height, width)).sum(axis=0) % 2 * 255)[:, :, None], shape)
+    noise = np.random.default_rng(0).integers(0, 256, shape)
+    return np.stack([np.zeros(shape), np.full(shape, 255), board, noise]).astype(np.uint8)
+
+
+def compare(run: Run, reference: Run, checked: Iterator[Case], output: OutputSpec) -> list[ProofRow]:
+    """Parity of two runs on each case; those of one shape and source are one row, the worst of each figure.
 
     Raises:
-        ProofError: they differ by more than `MAX_ERROR` somewhere, or the graph cannot be run.
+        ProofError: the answers differ in shape.
+    """
+    found: dict[tuple[tuple[int, int, int], Images], list[Parity]] = {}
+    for case in checked:
+        answers, references = run(case.images), reference(case.images)
+        if answers.shape != references.shape:
+            raise ProofError(f"input {case.images.shape}: the graph answers {answers.shape}, PyTorch {references.shape}")
+        batch, height, width, _ = case.images.shape
+        figures = [parity(*pair, output) for pair in zip(answers, references, strict=True)]
+        found.setdefault(((batch, height, width), case.source), []).extend(figures)
+    return [ProofRow(shape=shape, images=source, parity=worst(figures)) for (shape, source), figures in found.items()]
+
+
+def neighbours_matter(run: Run, card: ModelCard) -> bool:
+    """Whether an image's answer in a batch of three changes, by a single bit, with the other images in it."""
+    height, width = _small(card)
+    pictures = [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(5)]
+    one, other = run(np.stack(pictures[:3])), run(np.stack([pictures[0], *pictures[3:]]))
+    return not np.array_equal(one[0], other[0], equal_nan=True)
+
+
+def graph_run(model: onnx.ModelProto) -> Run:
+    """A graph's side of a comparison, on the CPU.
+
+    Raises:
+        ProofError: ONNX Runtime cannot load it.
     """
     try:
         session = onnxruntime.InferenceSession(
@@ -99,30 +166,17 @@ def prove(segmenter: Segmenter, model: onnx.ModelProto, card: ModelCard) -> Proo
         )
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ProofError(f"the exported graph cannot be loaded ({' '.join(str(error).split())[:300]})") from error
-    rows = []
-    for batch, height, width in proof_shapes(card):
-        images = np.stack(
-            [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(batch)]
-        )
-        answers, references = session.run(["probability"], {"image": images})[0], network_run(segmenter)(images)
-        if answers.shape != references.shape:
-            raise ProofError(f"input {images.shape}: the graph answers {answers.shape}, PyTorch {references.shape}")
-        pairs = zip(answers, references, strict=True)
-        found = worst([parity(answer, reference, card.output) for answer, reference in pairs])
-        rows.append(ProofRow(shape=(batch, height, width), parity=found))
-    proof = Proof(
-        provider=PROVIDER["cpu"],
-        versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-        tolerance=MAX_ERROR,
-        rows=tuple(rows),
-    )
-    bad = max(rows, key=lambda row: row.parity.max_abs_error)
-    if bad.parity.max_abs_error > MAX_ERROR:
-        raise ProofError(
-            f"the exported graph is not the network: at (batch, height, width) {bad.shape} it is off by "
-            f"{bad.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}; nothing was written, please report this"
-        )
-    return proof
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = session.run(["probability"], {"image": images})[0]
+        return answer
+
+    return run
+
+
+def versions() -> dict[str, str]:
+    """What a proof was made with."""
+    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
 def network_run(segmenter: Segmenter) -> Run:

@@ -16,6 +16,9 @@ from runtime.errors import ModelError
 CARD_KEY = "unet.card"
 """Key of the card in an ONNX file's metadata."""
 
+RAW_KEY = "unet.raw"
+"""Key of the card in a raw export's metadata: a bare network, which takes no images."""
+
 SCHEMA = 1
 MAX_SIDE = 32_768
 MAX_CLASSES = 1_024
@@ -27,6 +30,7 @@ Channels = Literal["RGB", "L"]
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["fp32", "fp16", "int8"]
+Images = Literal["synthetic", "data"]
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 
@@ -147,35 +151,75 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class ProofRow:
-    """Parity of one checked input; `shape` is (batch, height, width)."""
+    """Parity of one checked input; `shape` is (batch, height, width), `images` what was shown."""
 
     shape: tuple[int, int, int]
+    images: Images
     parity: Parity
 
     def __post_init__(self) -> None:
         _length("proof.rows.shape", self.shape, 3, 3)
         for side in self.shape:
             _integer("proof.rows.shape", side, 1, MAX_SIDE)
+        _choice("proof.rows.images", self.images, get_args(Images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a file of lower precision loses on real images against fp32, and whether that was little enough.
+
+    `count` images were shown, `flipped` is the share (0..1) of their pixels whose class differs. `image_dice` and
+    `image_dice_fp32` are against their masks, or None where there are none. `kept` names the layers that stayed in
+    fp32. With `passed` false the file was written because somebody insisted.
+    """
+
+    images: Images
+    count: int
+    flipped: float
+    image_dice: float | None
+    image_dice_fp32: float | None
+    kept: tuple[str, ...]
+    passed: bool
+
+    def __post_init__(self) -> None:
+        _choice("proof.gate.images", self.images, get_args(Images))
+        _integer("proof.gate.count", self.count, 1, 10**9)
+        _number("proof.gate.flipped", self.flipped, 0, 1)
+        for name in ("image_dice", "image_dice_fp32"):
+            if getattr(self, name) is not None:
+                _number(f"proof.gate.{name}", getattr(self, name), 0, 1)
+        _length("proof.gate.kept", self.kept, 0, 1_000)
+        for layer in self.kept:
+            _text("proof.gate.kept", layer, 1, 200)
+        _choice("proof.gate.passed", self.passed, (True, False))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Parity of the exported graph against PyTorch, and where it was measured."""
+    """Parity of the exported graph against PyTorch, and where it was measured.
+
+    `tolerance` is the largest error that passes; a file of lower precision has a `gate` instead. `golden_error` is its
+    error on the golden sample where it was exported, which a device may show again.
+    """
 
     provider: str
     versions: Mapping[str, str]
-    tolerance: float
+    tolerance: float | None
     rows: tuple[ProofRow, ...]
+    golden_error: float
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         _text("proof.provider", self.provider, 1, 200)
         _texts("proof.versions", self.versions)
-        _number("proof.tolerance", self.tolerance, 0, 1)
+        if self.tolerance is not None:
+            _number("proof.tolerance", self.tolerance, 0, 1)
         _length("proof.rows", self.rows, 1, 1_000)
+        _number("proof.golden_error", self.golden_error, 0, 1)
 
     @property
     def max_abs_error(self) -> float:
-        """The largest error of all rows."""
+        """The largest error of all rows, and the smallest tolerance that would have passed."""
         return max(row.parity.max_abs_error for row in self.rows)
 
 
@@ -220,6 +264,8 @@ class ModelCard:
             raise _refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
         if len(self.output.classes) != self.architecture.classes:
             raise _refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
+        if self.proof is not None and (self.precision == "fp32") != (self.proof.gate is None):
+            raise _refusal("proof.gate", self.proof.gate, f"{'none' if self.precision == 'fp32' else 'one'} with it")
 
     def to_json(self) -> str:
         """The card as JSON with sorted keys: equal cards give equal text."""
@@ -254,8 +300,9 @@ _NESTED: Mapping[str, type] = {
     "proof": Proof,
     "proof.rows": ProofRow,
     "proof.rows.parity": Parity,
+    "proof.gate": Gate,
 }
-_OPTIONAL = {"training", "proof"}
+_OPTIONAL = {"training", "proof", "proof.gate"}
 _LISTS = {"proof.rows"}
 
 

@@ -61,9 +61,16 @@ class NotFiniteError(UnetError):
 
 
 class ProofError(UnetError):
-    """The exported graph answers differently from the checkpoint; nothing was written."""
+    """The exported graph answers differently from the checkpoint; nothing was written.
+
+    `card` is the `ModelCard` with the figures, where they were taken.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, card: object = None) -> None:
+        super().__init__(message)
+        self.card = card
 
 
 class DeviceWarning(UserWarning):

@@ -1,7 +1,8 @@
 """Checkpoints: weights together with their card, read without executing anything that is in the file.
 
 `model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to go on. Checkpoints of the
-projects in `unet_core.foreign`, bare or in one of `WRAPPERS`, load too: their dimensions follow from the shapes.
+projects in `unet_core.foreign`, bare or in one of `WRAPPERS`, load too: their dimensions follow from the shapes. So do
+the same weights in a .safetensors file.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, UNetConfig
@@ -24,6 +26,7 @@ from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
 from unet_core.model import UNet
 
 OURS = "unet-deploy"
+SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Entries under which a checkpoint may hold its state dict."""
 
@@ -155,6 +158,9 @@ def _weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[
     state_dict = content if wrapper is None else content[wrapper]
     if not isinstance(state_dict, dict) or not all(map(_is_weight, state_dict.items())):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
+    for name, value in state_dict.items():
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: {name!r} has NaN or infinite values; take a checkpoint from before them")
     try:
         mapped = recognise(state_dict)
         if "card" not in content:
@@ -189,6 +195,8 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is an ONNX file, expected the checkpoint that it was exported from")
     try:
+        if path.suffix.lower() == SAFETENSORS:
+            return dict(load_file(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -199,10 +207,9 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # torch and zipfile raise many types on damaged files
-        raise CheckpointError(
-            f"{path}: is damaged, cut off or no checkpoint of PyTorch; copy or save it again"
-        ) from error
+    except Exception as error:  # torch, zipfile and safetensors raise many types on damaged files
+        kind = "file of safetensors" if path.suffix.lower() == SAFETENSORS else "checkpoint of PyTorch"
+        raise CheckpointError(f"{path}: is damaged, cut off or no {kind}; copy or save it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
