@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from export.proof import MAX_ERROR, cases, compare, neighbours_matter, network_run
 from export.samples import load_samples
@@ -80,7 +80,7 @@ def check_file(
     rows: list[ProofRow] = []
     if reference is not None:
         samples = None if data is None else load_samples(data, card, display=display)
-        pictures = [] if samples is None else [picture for picture, _ in zip(samples.pictures(), range(PICTURES))]
+        pictures = [] if samples is None else list(islice(samples.pictures(), PICTURES))
         rows = compare(predictor.run, reference, cases(card, pictures), card.output)
     report = CheckReport(
         path=file,
@@ -107,7 +107,7 @@ def check_form(path: Path) -> None:
     """
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
+    except Exception as error:  # protobuf's errors, which have no public type in onnx
         raise ModelError(f"{path}: is not an ONNX file ({error}); export it again") from error
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
@@ -120,7 +120,9 @@ def check_form(path: Path) -> None:
     except Exception as error:  # of several types, none documented
         raise ModelError(f"{path}: is no valid ONNX ({' '.join(str(error).split())[:300]})") from error
     found = {value.name: _sizes(value) for value in (*model.graph.input, *model.graph.output)}
-    if {name: tuple(size if isinstance(size, str) else None for size in sizes) for name, sizes in found.items()} != SIZES:
+    if {
+        name: tuple(size if isinstance(size, str) else None for size in sizes) for name, sizes in found.items()
+    } != SIZES:
         raise ModelError(f"{path}: found inputs and outputs {found}, expected {SIZES}; export it again")
 
 

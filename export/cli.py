@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from runtime.card import Fit, ModelCard, Precision, ProofRow
-from runtime.console import Command, Size, exit_without
+from runtime.console import Command, Listed, Size, exit_without
 from runtime.errors import ConfigError, ProofError
 
 if TYPE_CHECKING:
@@ -16,27 +16,6 @@ if TYPE_CHECKING:
 
 OF_CHECK = ("checkpoint_of", "device")
 """Options that --check alone has."""
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them, one for each channel."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        try:
-            return tuple(map(float, str(value).split(",")))
-        except ValueError:
-            self.fail(f"{value!r}: expected numbers with commas, such as 0.485,0.456,0.406", param, ctx)
-
-
-class Names(click.ParamType[tuple[str, ...]]):
-    """Names with commas between them."""
-
-    name = "NAME,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(part.strip() for part in str(value).split(","))
 
 
 @click.command(cls=Command)
@@ -48,7 +27,7 @@ class Names(click.ParamType[tuple[str, ...]]):
     type=click.Path(path_type=Path),
     help="Real images to prove on, with masks where they are laid out as for training; int8 is calibrated on them.",
 )
-@click.option("--keep", type=Names(), default="", help="Layers that stay in fp32, with fp16 and int8.")
+@click.option("--keep", type=Listed(str), help="Layers that stay in fp32, with fp16 and int8.")
 @click.option(
     "--values",
     type=click.Choice(["s8", "u8"]),
@@ -60,10 +39,10 @@ class Names(click.ParamType[tuple[str, ...]]):
 @click.option("--raw", is_flag=True, help="The bare network: normalised float32 planes in, logits out.")
 @click.option("--opset", type=int, help="Of ONNX.  [default: 20]")
 @click.option("--size", type=Size(), help="Of a checkpoint without a card: as trained.")
-@click.option("--mean", type=Numbers(), help="Likewise, of values in 0..1.")
-@click.option("--std", type=Numbers(), help="Likewise.")
+@click.option("--mean", type=Listed(float), help="Likewise, of values in 0..1.")
+@click.option("--std", type=Listed(float), help="Likewise.")
 @click.option("--fit", type=click.Choice(get_args(Fit)), help="Likewise: how images are brought to --size.")
-@click.option("--classes", type=Names(), help="Likewise.")
+@click.option("--classes", type=Listed(str), help="Likewise.")
 @click.option("--threshold", type=float, help="Probability from which a pixel is of the one class.")
 @click.option("--check", type=click.Path(path_type=Path), metavar="FILE", help="Prove an exported file again instead.")
 @click.option(
@@ -74,18 +53,14 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):
         raise click.UsageError("Give a CHECKPOINT to export, or --check FILE.")
-    try:
-        import export.checker
-        import export.exporter  # PyTorch takes seconds to import; --help does not need it
-    except ModuleNotFoundError as error:
-        exit_without(error, extra="export")
-    given = {name: value for name, value in options.items() if value not in (None, "", (), False)}
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
     try:
         if check is not None:
             _check(check, given)
-        else:
-            assert checkpoint is not None
+        if checkpoint is not None:
             _export(checkpoint, given)
+    except ModuleNotFoundError as error:  # PyTorch takes seconds to import, so it is not for --help
+        exit_without(error, extra="export")
     except ProofError as error:
         _show(error.card)
         raise
@@ -101,9 +76,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"--{name.removesuffix('_of')}: goes with --check; leave it out")
     of_card = {name: given[name] for name in ("size", "mean", "std", "fit", "classes", "threshold") if name in given}
     rest = {name: value for name, value in given.items() if name not in (*of_card, "output")}
-    report = export_onnx(
-        checkpoint, given.get("output"), changes=CardChanges(**of_card), display=Display(), **rest
-    )
+    report = export_onnx(checkpoint, given.get("output"), changes=CardChanges(**of_card), display=Display(), **rest)
     for note in _notes(checkpoint, report):
         click.echo(f"note: {note}", err=True)
     _show(report.card)

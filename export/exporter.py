@@ -14,7 +14,17 @@ import onnx
 from export.changes import CardChanges
 from export.graph import OPSET, build_graph, build_raw_graph, set_metadata
 from export.precision import Converted, Source, fp16, int8
-from export.proof import MAX_ERROR, Run, cases, compare, graph_run, make_golden, neighbours_matter, network_run, versions
+from export.proof import (
+    MAX_ERROR,
+    Run,
+    cases,
+    compare,
+    graph_run,
+    make_golden,
+    neighbours_matter,
+    network_run,
+    versions,
+)
 from export.quantise import Values
 from export.raw import raw_run
 from export.samples import Samples, load_samples

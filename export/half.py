@@ -105,20 +105,17 @@ class _Conversion:
         name = f"{value}.{'half' if kind == TensorProto.FLOAT16 else 'single'}"
         if name not in self.made:
             self.made.add(name)
-            self.nodes += _rounding(value, name) if self.emulate else [_cast_node(value, name, kind)]
+            self.nodes += _rounding(value, name) if self.emulate else [_cast(value, name, kind)]
         return name
 
 
-def _cast_node(value: str, name: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [value], [name], name=name, to=kind)
+def _cast(value: str, name: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=kind)
 
 
 def _rounding(value: str, name: str) -> list[onnx.NodeProto]:
     """To fp16 and back."""
-    return [
-        _cast_node(value, f"{name}.rounded", TensorProto.FLOAT16),
-        _cast_node(f"{name}.rounded", name, TensorProto.FLOAT),
-    ]
+    return [_cast(value, f"{name}.rounded", TensorProto.FLOAT16), _cast(f"{name}.rounded", name, TensorProto.FLOAT)]
 
 
 def overflowing(model: onnx.ModelProto, extremes: Callable[[Sequence[str]], dict[str, float]]) -> list[str]:

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.half import Loss, convolutions, emulate_half, layers_to_keep, named_costs, overflowing, to_half
-from export.proof import Run, graph_run
+from export.proof import Run, graph_run, open_graph
 from export.quantise import Ranges, Values, quantisable, to_int8, values_to_calibrate
 from export.samples import Samples, metrics_of
 from runtime.card import Gate, Images, ModelCard
 from runtime.errors import ConfigError
-from runtime.providers import PROVIDER, available_threads, session_options
 from runtime.result import mask_of
 from unet_core.display import Display
 
@@ -71,7 +69,11 @@ def fp16(
 
         kept, costs = layers_to_keep(layers, needed, loss, FP16_FLIPPED)
     run = graph_run(emulate_half(model, kept))
-    gate = _gate(run, card, source, model, kept, lambda flipped, lost: flipped <= FP16_FLIPPED and kept != layers)
+
+    def good(flipped: float, _: float | None) -> bool:
+        return flipped <= FP16_FLIPPED and kept != layers
+
+    gate = _gate(run, card, source, model, kept, good)
     return Converted(model=to_half(model, kept), run=run, gate=gate, costs=costs)
 
 
@@ -199,8 +201,6 @@ def _observed(
     copy.CopyFrom(model)
     del copy.graph.output[:]
     copy.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = onnxruntime.InferenceSession(
-        copy.SerializeToString(), session_options(available_threads()), providers=[PROVIDER["cpu"]]
-    )
+    session = open_graph(copy)
     for picture in pictures:
         yield dict(zip(names, session.run(list(names), {"image": picture[None]}), strict=True))

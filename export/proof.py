@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,7 +140,9 @@ def compare(run: Run, reference: Run, checked: Iterator[Case], output: OutputSpe
     for case in checked:
         answers, references = run(case.images), reference(case.images)
         if answers.shape != references.shape:
-            raise ProofError(f"input {case.images.shape}: the graph answers {answers.shape}, PyTorch {references.shape}")
+            raise ProofError(
+                f"input {case.images.shape}: the graph answers {answers.shape}, PyTorch {references.shape}"
+            )
         batch, height, width, _ = case.images.shape
         figures = [parity(*pair, output) for pair in zip(answers, references, strict=True)]
         found.setdefault(((batch, height, width), case.source), []).extend(figures)
@@ -154,18 +157,23 @@ def neighbours_matter(run: Run, card: ModelCard) -> bool:
     return not np.array_equal(one[0], other[0], equal_nan=True)
 
 
-def graph_run(model: onnx.ModelProto) -> Run:
-    """A graph's side of a comparison, on the CPU.
+def open_graph(model: onnx.ModelProto) -> Any:
+    """A session of a graph on the CPU.
 
     Raises:
         ProofError: ONNX Runtime cannot load it.
     """
     try:
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             model.SerializeToString(), session_options(available_threads()), providers=[PROVIDER["cpu"]]
         )
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ProofError(f"the exported graph cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+
+
+def graph_run(model: onnx.ModelProto) -> Run:
+    """A graph's side of a comparison, on the CPU; raises as `open_graph`."""
+    session = open_graph(model)
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         answer: NDArray[np.float32] = session.run(["probability"], {"image": images})[0]

@@ -75,7 +75,7 @@ def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, val
 
 
 def _groups(model: onnx.ModelProto, layers: Collection[str]) -> list[set[str]]:
-    """Values that go into these layers, with those that they are made of by moving or choosing: each group one scale."""
+    """Values that go into these layers, each with those that it is made of by moving or choosing: one scale a group."""
     makers = {value: node for node in model.graph.node for value in node.output}
     groups: list[set[str]] = []
     for node in model.graph.node:
@@ -148,9 +148,7 @@ def _dequantised(
     tensor.CopyFrom(numpy_helper.from_array(integers, name))
     constants = _constants(graph, name, scale, np.zeros(scale.shape, integers.dtype))
     node.input[place] = f"{name}.dequantised"
-    return helper.make_node(
-        "DequantizeLinear", [name, *constants], [node.input[place]], name=node.input[place], axis=0
-    )
+    return helper.make_node("DequantizeLinear", [name, *constants], [node.input[place]], name=node.input[place], axis=0)
 
 
 def _constants(graph: onnx.GraphProto, name: str, scale: object, zero: NDArray[np.generic]) -> Sequence[str]:

@@ -2,35 +2,33 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
+from export.proof import Run, open_graph
 from runtime.card import ModelCard
-from runtime.providers import PROVIDER, available_threads, session_options
 
 
-def raw_run(model: onnx.ModelProto, card: ModelCard) -> "RawRun":
-    """A raw graph as a function of images, uint8 [batch, h, w, channels] -> probability [batch, classes, h, w]."""
-    return RawRun(model, card)
+def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
+    """A raw graph as a function of images: what a program has to do around it.
 
+    Raises:
+        ProofError: ONNX Runtime cannot load it.
+    """
+    session, stride = open_graph(model), card.input.stride
+    mean, std = (np.array(value, np.float32) for value in (card.input.mean, card.input.std))
 
-class RawRun:
-    """What a program has to do around a raw graph: normalise, pad to the stride, crop, sigmoid or softmax."""
-
-    def __init__(self, model: onnx.ModelProto, card: ModelCard) -> None:
-        self.card = card
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), session_options(available_threads()), providers=[PROVIDER["cpu"]]
-        )
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         _, height, width, _ = images.shape
-        stride = self.card.input.stride
-        mean, std = (np.array(value, np.float32) for value in (self.card.input.mean, self.card.input.std))
         planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
-        logits: NDArray[np.float32] = self.session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
-        if self.card.output.activation == "sigmoid":
-            return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
+        logits = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
+        return _activated(logits, card)
+
+    return run
+
+
+def _activated(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
+    if card.output.activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)

@@ -1,5 +1,6 @@
 """Real images to prove, gate and calibrate on: a data set in Carvana's layout, or any folder of images."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Samples:
 
 
 def load_samples(
-    data: str | Path,
+    data: str | os.PathLike[str],
     card: ModelCard,
     *,
     layout: Layout | None = None,

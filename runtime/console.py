@@ -62,6 +62,22 @@ def progress_hidden() -> bool:
     return not sys.stderr.isatty()
 
 
+class Listed(click.ParamType[tuple[Any, ...]]):
+    """Values with commas between them: "64,128,256,512", "0.485,0.456,0.406" or "sky,road,car"."""
+
+    def __init__(self, kind: type[int] | type[float] | type[str]) -> None:
+        self.kind, self.name = kind, "NAME,..." if kind is str else "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part.strip()) for part in str(value).split(","))
+        except ValueError:
+            whole = "whole " if self.kind is int else ""
+            self.fail(f"{value!r}: expected {whole}numbers with commas between them", param, ctx)
+
+
 class Size(click.ParamType[tuple[int, int]]):
     """A size written `WIDTHxHEIGHT` on the command line, as cameras do; `(height, width)` in Python."""
 

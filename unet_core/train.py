@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from runtime.card import CHANNEL_COUNT
-from runtime.console import INTERRUPTED, Command
+from runtime.console import INTERRUPTED, Command, Listed
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import new_folder
 from unet_core.advice import settings_without_effect
@@ -243,21 +243,6 @@ def _refuse_changes(config: TrainConfig, stored: Mapping[str, Any]) -> None:
 
 def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-class Listed(click.ParamType[tuple[Any, ...]]):
-    """Values with commas between them: "64,128,256,512", or "sky,road,car"."""
-
-    def __init__(self, kind: type) -> None:
-        self.kind, self.name = kind, "N,N,..." if kind is int else "NAME,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
-        if self.kind is int and not all(part.isdecimal() for part in parts):
-            self.fail(f"{value!r}: expected numbers with commas, such as 64,128,256,512", param, ctx)
-        return tuple(map(self.kind, parts))
 
 
 class SettingsCommand(Command):
