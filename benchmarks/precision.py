@@ -1,0 +1,173 @@
+"""What each precision costs and brings, on real images: `python -m benchmarks.precision CHECKPOINT DATA`."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.environment import environment
+from benchmarks.report import framed
+from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
+from export.exporter import ExportReport, export_onnx
+from export.proof import network_run, parity, worst
+from export.samples import Samples, load_samples, metrics_of
+from runtime.card import Parity
+from runtime.console import Command
+from runtime.files import make_folder, write_text
+from runtime.predictor import Predictor
+from unet_core.checkpoint import load_checkpoint
+from unet_core.display import Display
+from unet_core.model import Segmenter
+
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "fp32": {},
+    "fp16": {"precision": "fp16"},
+    "int8 s8": {"precision": "int8", "values": "s8"},
+    "int8 u8": {"precision": "int8", "values": "u8"},
+}
+"""What is exported: names, and the arguments of `export_onnx`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRow:
+    """One export: seconds it took, bytes, gate; parity with PyTorch and image Dice on the device; milliseconds.
+
+    `ratio` is how many times as long as fp32 it takes: median, and the ends of a 90 % interval.
+    """
+
+    seconds: float
+    size: int
+    passed: bool
+    kept: tuple[str, ...]
+    parity: Parity
+    image_dice: float | None
+    timing: Timing
+    ratio: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionReport:
+    """All exports of a checkpoint, measured on the same images in the same run."""
+
+    device: str
+    images: int
+    shape: tuple[int, ...]
+    rounds: int
+    rows: dict[str, PrecisionRow]
+    disturbance: str | None
+    environment: dict[str, object]
+
+    def table(self) -> str:
+        """The report as Markdown."""
+        height, width = self.shape[1:3]
+        lines = [
+            f"{self.images} real images; batch 1 at {width}x{height} on {self.device}, {self.rounds} rounds in turns.",
+            "",
+            "| precision | export s | MB | max error | pixels flipped | image Dice | median ms | p90 | times fp32's |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, row in self.rows.items():
+            dice = "" if row.image_dice is None else f"{row.image_dice:.4f}"
+            middle, low, high = row.ratio
+            lines.append(
+                f"| {name}{'' if row.passed else ' (fails its gate)'} | {row.seconds:.0f} | {row.size / 1e6:.1f} "
+                f"| {row.parity.max_abs_error:.1e} | {row.parity.flipped:.4%} | {dice} | {row.timing.median:.1f} "
+                f"| {row.timing.p90:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
+            )
+        return framed([*lines, ""], self.disturbance, self.environment)
+
+
+def measure_precisions(
+    checkpoint: Path, data: Path, folder: Path, *, device: str = "cpu", rounds: int = 20, display: Display | None = None
+) -> PrecisionReport:
+    """Export a checkpoint in every precision into a folder, also where a gate fails, and measure all of them."""
+    display = display or Display(quiet=True)
+    reports = {
+        name: export_onnx(checkpoint, _path(folder, name), data=data, force=True, display=display, **arguments)  # type: ignore[arg-type]
+        for name, arguments in KINDS.items()
+    }
+    predictors = {name: Predictor(report.path, device) for name, report in reports.items()}
+    card = reports["fp32"].card
+    samples = load_samples(data, card, display=display)
+    compared = {name: _compared(predictor, checkpoint, samples) for name, predictor in predictors.items()}
+    picture = next(samples.pictures())[None]
+    busy_before = busy_cores()
+    times = interleave({name: _call(predictor, picture) for name, predictor in predictors.items()}, rounds)
+    return PrecisionReport(
+        device=predictors["fp32"].report.device,
+        images=len(samples.measured),
+        shape=picture.shape,
+        rounds=rounds,
+        rows={name: _row(report, *compared[name], times[name], times["fp32"]) for name, report in reports.items()},
+        disturbance=disturbance(busy_before, busy_cores()),
+        environment=environment(reports["fp32"].path),
+    )
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name.replace(' ', '.')}.onnx"
+
+
+def _call(predictor: Predictor, picture: NDArray[np.uint8]) -> Callable[[], object]:
+    return lambda: predictor.run(picture)
+
+
+def _compared(predictor: Predictor, checkpoint: Path, samples: Samples) -> tuple[Parity, float | None]:
+    """The worst parity with PyTorch over all images, but the mean share of flipped pixels; and the image Dice."""
+    loaded = load_checkpoint(checkpoint)
+    eager = network_run(Segmenter(loaded.network(), predictor.card).eval())
+    found = [
+        parity(predictor.run(picture[None])[0], eager(picture[None])[0], predictor.card.output)
+        for picture in samples.pictures()
+    ]
+    dice = metrics_of(predictor.run, samples.measured, predictor.card).image_dice if samples.labelled else None
+    figures = asdict(worst(found)) | {"flipped": float(np.mean([item.flipped for item in found]))}
+    return Parity(**figures), dice
+
+
+def _row(
+    report: ExportReport,
+    figures: Parity,
+    dice: float | None,
+    times: NDArray[np.float64],
+    reference: NDArray[np.float64],
+) -> PrecisionRow:
+    assert report.card.proof is not None
+    gate = report.card.proof.gate
+    return PrecisionRow(
+        seconds=report.seconds,
+        size=report.size,
+        passed=gate is None or gate.passed,
+        kept=() if gate is None else gate.kept,
+        parity=figures,
+        image_dice=dice,
+        timing=Timing.of(times),
+        ratio=ratio(times, reference),
+    )
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--device", default="cpu", show_default=True, help="Of ONNX Runtime; PyTorch runs on the CPU.")
+@click.option("--rounds", type=click.IntRange(min=5), default=20, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the .onnx files, precision.json and .md.")
+def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | None) -> None:
+    """Export CHECKPOINT in every precision, with real images under DATA, and compare the files."""
+    with ExitStack() as stack:
+        folder = make_folder(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        report = measure_precisions(checkpoint, data, folder, device=device, rounds=rounds, display=Display())
+    click.echo(report.table())
+    if out is not None:
+        write_text(out / "precision.json", json.dumps(asdict(report), indent=2) + "\n")
+        write_text(out / "precision.md", report.table() + "\n")
+
+
+if __name__ == "__main__":
+    main()
