@@ -1,0 +1,248 @@
+"""A model card for a model hub: Markdown with YAML front matter, made from the card in an ONNX file."""
+
+import hashlib
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from export.precision import FP16_FLIPPED, INT8_DICE, INT8_FLIPPED
+from runtime.card import Gate, ModelCard, Proof
+from runtime.console import one_line
+from runtime.files import write_text
+from runtime.predictor import Predictor
+
+FRONT_MATTER = """\
+---
+library_name: onnx
+pipeline_tag: image-segmentation
+tags:
+- onnx
+- unet
+- segmentation
+# license: to be filled in by whoever publishes this model; see the section License below
+---
+"""
+
+LICENSE = """\
+## License
+
+**To be filled in**, here and in the first lines of this file. The exporter knows neither the license of the training
+data nor that of the weights.
+"""
+
+
+def write_model_card(model: str | os.PathLike[str]) -> Path:
+    """Write the Markdown beside an exported file, model.onnx as model.md, over one that is there; return its path.
+
+    Raises:
+        ModelError: the file is damaged or a raw export.
+        OutputError: the Markdown cannot be written.
+    """
+    file = Path(model)
+    target = file.with_suffix(".md")
+    write_text(target, model_card(Predictor(file, device="cpu").card, file))
+    return target
+
+
+def model_card(card: ModelCard, file: Path) -> str:
+    """The Markdown for an exported file with this card."""
+    parts = [FRONT_MATTER, f"# {_code(card.name)}\n", _warning(card), _facts(card, file), _contract(card)]
+    parts += [_use(card, file), _training(card), _proof(card.proof), LICENSE]
+    return "\n".join(part for part in parts if part)
+
+
+def _warning(card: ModelCard) -> str:
+    gate = None if card.proof is None else card.proof.gate
+    if gate is None or gate.passed:
+        return ""
+    return (
+        f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It {_lost(gate)}; "
+        f"allowed are {_allowed(card, gate)}. Prefer the fp32 file.\n"
+    )
+
+
+def _lost(gate: Gate) -> str:
+    text = f"answers {gate.flipped:.4%} of the pixels of {gate.count} {_source(gate.images)} images otherwise than fp32"
+    if gate.image_dice is None or gate.image_dice_fp32 is None:
+        return text
+    return f"{text}, with an image Dice of {gate.image_dice:.4f} instead of {gate.image_dice_fp32:.4f}"
+
+
+def _allowed(card: ModelCard, gate: Gate) -> str:
+    if card.precision == "int8" and gate.image_dice is not None:
+        return f"{INT8_DICE * 100:g} points of image Dice"
+    return f"{FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
+
+
+def _source(images: str) -> str:
+    return "real" if images == "data" else "synthetic"
+
+
+def _facts(card: ModelCard, file: Path) -> str:
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    names = ", ".join(map(_code, card.output.classes))
+    answer = (
+        f"the probability of {names} at each pixel"
+        if card.output.activation == "sigmoid"
+        else f"the probabilities of {len(card.output.classes)} classes at each pixel: {names}"
+    )
+    widths = ", ".join(map(str, card.architecture.widths))
+    rows = [
+        ("file", _code(file.name)),
+        ("size", f"{file.stat().st_size / 1e6:.1f} MB"),
+        ("sha256", f"`{digest}`"),
+        ("precision", card.precision),
+        ("architecture", f"U-Net, widths {widths}, up {card.architecture.up}"),
+        ("trained at", "{} x {} (height x width)".format(*card.input.size)),
+        ("made with", ", ".join(f"{_code(name)} {_code(text)}" for name, text in card.producer.items())),
+    ]
+    return f"A U-Net that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n" + _table(
+        ("", ""), rows
+    )
+
+
+def _contract(card: ModelCard) -> str:
+    channels, classes = card.architecture.in_channels, card.architecture.classes
+    height, width = card.input.size
+    fits = {
+        "stretch": f"Resize images to {height} x {width}, whatever their aspect ratio.",
+        "letterbox": f"Resize images to fit into {height} x {width}, keeping their aspect ratio, centred between bars "
+        "of the mean colour.",
+        "native": "Images go in at their own size.",
+    }
+    decision = (
+        f"A pixel is of the class where its probability is above {card.output.threshold:g}."
+        if card.output.activation == "sigmoid"
+        else "A pixel is of the class whose probability is highest; they sum to 1."
+    )
+    rows = [
+        ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{card.input.channels}, 0 to 255"),
+        ("output", "`probability`", "float32", f"batch, {classes}, height, width", "0 to 1"),
+    ]
+    listed = "\n".join(f"{index}. {_code(name)}" for index, name in enumerate(card.output.classes))
+    return (
+        f"## Input and output\n\n{_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
+        f"Batch, height and width are free. {fits[card.input.fit]} Resize the probabilities back to the image's size, "
+        f"and decide then. {decision}\n\nClasses, in the order of the output's channels:\n\n{listed}\n"
+    )
+
+
+def _use(card: ModelCard, file: Path) -> str:
+    return f"""\
+## How to use it
+
+With the runtime of unet-deploy, which needs no PyTorch:
+
+```python
+import runtime
+
+runtime.predict("image.jpg", model={file.name!r}).save("mask.png")
+```
+
+or, for many images:
+
+```sh
+unet-predict {shlex.quote(file.name)} images/ -o masks
+```
+
+With ONNX Runtime, OpenCV and Pillow:
+
+```python
+{plain_script(card, file.name)}```
+
+Both give the same mask of images that are not smaller than the trained size.
+"""
+
+
+def plain_script(card: ModelCard, name: str) -> str:
+    """Python that writes mask.png for image.jpg with the file `name`, without this library."""
+    (height, width), grey = card.input.size, card.input.channels == "L"
+    lines = [
+        "import cv2",
+        "import numpy as np",
+        "import onnxruntime",
+        "from PIL import Image, ImageOps",
+        "",
+        f'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("{card.input.channels}"))',
+    ]
+    area = "cv2.INTER_AREA)  # INTER_LINEAR for smaller images"
+    part = "probability[0]"
+    if card.input.fit == "stretch":
+        lines.append(f"fitted = cv2.resize(image, ({width}, {height}), interpolation={area}")
+    elif card.input.fit == "native":
+        lines.append("fitted = image")
+    else:
+        bars = [min(max(round(255 * mean), 0), 255) for mean in card.input.mean]
+        canvas = f"({height}, {width}), {bars[0]}" if grey else f"({height}, {width}, 3), {bars}"
+        lines += [
+            f"scale = min({height} / image.shape[0], {width} / image.shape[1])",
+            "h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))",
+            f"top, left = ({height} - h) // 2, ({width} - w) // 2",
+            f"fitted = np.full({canvas}, np.uint8)",
+            f"fitted[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation={area}",
+        ]
+        part = "probability[0][:, top : top + h, left : left + w]"
+    batch = "fitted[None, :, :, None]" if grey else "fitted[None]"
+    lines += [
+        f'session = onnxruntime.InferenceSession({name!r}, providers=["CPUExecutionProvider"])',
+        f'(probability,) = session.run(["probability"], {{"image": {batch}}})  # [1, classes, height, width]',
+        f"planes = [cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for plane in {part}]",
+    ]
+    if card.output.activation == "sigmoid":
+        lines.append(f"mask = (planes[0] > {card.output.threshold!r}).astype(np.uint8) * 255")
+    else:
+        kind = "uint8" if len(card.output.classes) <= 256 else "uint16"
+        lines.append(f"mask = np.argmax(planes, axis=0).astype(np.{kind})")
+    lines.append('Image.fromarray(mask).save("mask.png")')
+    return "\n".join(lines) + "\n"
+
+
+def _training(card: ModelCard) -> str:
+    if card.training is None:
+        return "## Training\n\nNothing is known of it.\n"
+    rows = [(_code(name), f"{value:.4f}") for name, value in sorted(card.training.metrics.items())]
+    known = f"{card.training.epochs} epochs on data with the fingerprint {_code(card.training.data)}."
+    return f"## Training\n\n{known} Of the validation, in fp32:\n\n{_table(('metric', 'value'), rows)}"
+
+
+def _proof(proof: Proof | None) -> str:
+    if proof is None:
+        return ""
+    limit = "" if proof.tolerance is None else f"; the export allows {proof.tolerance:g}"
+    versions = ", ".join(f"{_code(name)} {_code(text)}" for name, text in proof.versions.items())
+    rows = [
+        (
+            " x ".join(map(str, row.shape)),
+            row.images,
+            f"{row.parity.max_abs_error:.1e}",
+            f"{row.parity.flipped:.4%}",
+            f"{row.parity.iou:.6f}",
+            f"{row.parity.flip_distance:.1e}",
+        )
+        for row in proof.rows
+    ]
+    names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
+    text = (
+        f"## Proof\n\nThis file's answers against PyTorch's, on {_code(proof.provider)} with {versions}. The largest "
+        f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{_table(names, rows)}"
+    )
+    gate = proof.gate
+    if gate is None:
+        return text
+    kept = ", ".join(map(_code, gate.kept))
+    return f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {_lost(gate)}.\n" + (
+        f"\nLayers that stayed in fp32: {kept}.\n" if kept else ""
+    )
+
+
+def _table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [names, ("---",) * len(names), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _code(text: str) -> str:
+    """Text from outside as code, so that nothing in it is taken for Markdown or HTML, in a table or elsewhere."""
+    readable = one_line(text).encode(errors="replace").decode()
+    return "`" + readable.replace("`", "'").replace("|", "/") + "`"

@@ -1,0 +1,245 @@
+"""A model repository for NVIDIA Triton Inference Server: the ONNX file, its configuration, and data to warm it up.
+
+After model_config.proto (the schema of config.pbtxt) and the documentation of Triton's ONNX Runtime backend.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import onnx
+
+from runtime.card import CARD_KEY, ModelCard
+from runtime.errors import ConfigError, ModelError, OutputError
+from runtime.files import make_folder, replacing, write_bytes, write_text
+from runtime.golden import GOLDEN_KEY, Golden
+from runtime.metadata import read_metadata
+from runtime.predictor import Predictor
+from runtime.providers import Device, provider_options
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names of models: they are folders and parts of addresses."""
+
+MAX_BATCH = 1_024
+QUEUE_DELAY = 2_000
+"""Microseconds that a request waits for others to share its batch."""
+
+WORKSPACE = 2 * 2**30
+"""Bytes of GPU memory that TensorRT may use beside weights and values."""
+
+CONFIG, MODEL, WARMUP = "config.pbtxt", "1/model.onnx", "warmup/image"
+"""What a model's folder holds; Triton looks for the data of `model_warmup` in warmup/."""
+
+
+def write_repository(
+    model: str | os.PathLike[str], folder: str | os.PathLike[str], *, name: str | None = None, max_batch: int = 8
+) -> Path:
+    """Write FOLDER/NAME for Triton and return it; the same model that is already there is replaced.
+
+    Args:
+        model: an ONNX file that `unet-export` wrote.
+        folder: the repository, which may hold other models.
+        name: of the model in the repository; by default the card's.
+        max_batch: images that the server may put into one batch, 1 to `MAX_BATCH`.
+
+    Raises:
+        ModelError: the file is damaged or a raw export.
+        ConfigError: no valid name or batch.
+        OutputError: FOLDER/NAME is another model or holds other files, or cannot be written; it stays as it was.
+    """
+    source = Path(model)
+    card = Predictor(source, device="cpu").card
+    golden = Golden.from_json(read_metadata(source)[GOLDEN_KEY])
+    name = card.name if name is None else name
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"name of the model on Triton: found {name!r}, expected letters, digits, '.', '_' and '-', a letter or "
+            "digit first; give another one"
+        )
+    if type(max_batch) is not int or not 1 <= max_batch <= MAX_BATCH:
+        raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {MAX_BATCH}")
+    target = make_folder(folder) / name
+    _check_replaceable(target, card)
+    temporary = target.with_name(f".{name}.{secrets.token_hex(4)}")
+    try:
+        with replacing(temporary / MODEL) as part:
+            shutil.copyfile(source, part)
+        write_bytes(temporary / WARMUP, golden.image.tobytes())
+        write_text(temporary / CONFIG, config_of(source, card, golden, name, max_batch))
+        _rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def config_of(source: Path, card: ModelCard, golden: Golden, name: str, max_batch: int) -> str:
+    """The text of config.pbtxt."""
+    channels, classes = card.architecture.in_channels, card.architecture.classes
+    height, width = card.input.size
+    failed = card.proof is not None and card.proof.gate is not None and not card.proof.gate.passed
+    parts = [
+        "# Warning: this file failed its gate when it was exported, and was written all the same; see its card.\n"
+        if failed
+        else "",
+        f'''\
+name: "{name}"
+platform: "onnxruntime_onnx"
+
+# The batch is the first axis and not among dims. Height and width are free; the model was trained at {height}x{width}
+# (fit: {card.input.fit}).
+max_batch_size: {max_batch}
+input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, {channels} ] }} ]  # height, width, {card.input.channels}
+output [ {{ name: "probability" data_type: TYPE_FP32 dims: [ {classes}, -1, -1 ] }} ]  # classes, height, width
+
+# Read by clients, not by the server: size, fit, class names and threshold, as in the ONNX file.
+parameters {{ key: "{CARD_KEY}" value {{ string_value: {json.dumps(card.to_json())} }} }}
+
+# On each GPU, or on the CPU where there is none. A count of 2 copies one request's data while another one is computed.
+instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
+''',
+        _batching(max_batch),
+        _warmup(card, golden, max_batch),
+        "" if _has_uint8_values(source, card) else _tensorrt(source, card, name, max_batch),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _batching(max_batch: int) -> str:
+    if max_batch == 1:
+        return ""
+    sizes = ", ".join(map(str, sorted({max(2, max_batch // 2), max_batch})))
+    return f"""\
+# Optional: requests of one size wait up to the delay for others, and leave at once as a batch of a preferred size.
+dynamic_batching {{
+  preferred_batch_size: [ {sizes} ]
+  max_queue_delay_microseconds: {QUEUE_DELAY}
+}}
+"""
+
+
+def _warmup(card: ModelCard, golden: Golden, max_batch: int) -> str:
+    """Requests before the first one: the golden sample's, and noise of the size that clients will send."""
+    golden_size, trained_size = golden.image.shape, (*card.input.size, card.architecture.in_channels)
+    data = [
+        ("golden sample", golden_size, f'input_data_file: "{Path(WARMUP).name}"'),
+        ("trained size", trained_size, "random_data: true"),
+    ]
+    samples = [
+        f'''\
+  {{
+    name: "{what}, batch of {batch}"
+    batch_size: {batch}
+    inputs {{
+      key: "image"
+      value {{ data_type: TYPE_UINT8 dims: [ {", ".join(map(str, shape))} ] {content} }}
+    }}
+  }}'''
+        for what, shape, content in data
+        for batch in sorted({1, max_batch})
+    ]
+    listed = ",\n".join(samples)
+    return f"""\
+# Optional: without it the first requests wait for GPU libraries, the search for kernels, and TensorRT's engine.
+model_warmup [
+{listed}
+]
+"""
+
+
+def _tensorrt(source: Path, card: ModelCard, name: str, max_batch: int) -> str:
+    mode = card.precision.upper()
+    options = provider_options(Device(kind="tensorrt"), card, max_batch)
+    profile = "\n".join(
+        f'        parameters {{ key: "{key}" value: "{value}" }}'
+        for key, value in options.items()
+        if key.startswith("trt_profile_")
+    )
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"""\
+# Optional: on a GPU TensorRT computes what it can, and ONNX Runtime's CUDA provider the rest; ignored on a CPU. Delete
+# this section for CUDA alone, and where the server's backend is built without TensorRT: it would refuse the model.
+optimization {{
+  execution_accelerators {{
+    gpu_execution_accelerator [
+      {{
+        name: "tensorrt"
+        # Has to be the file's own. {_PRECISION_NOTES[card.precision]}
+        parameters {{ key: "precision_mode" value: "{mode}" }}
+        parameters {{ key: "max_workspace_size_bytes" value: "{WORKSPACE}" }}
+        # One engine for all shapes from min to max; others are refused. Without these three lines any shape is taken,
+        # but one that is larger or smaller than all before has an engine built, for minutes, while its request waits.
+{profile}
+        # Optional: keep engines over restarts. They are found by the graph's name and not by its weights, so the path
+        # holds the file's hash; they are executable code, so nobody else may write there.
+        # parameters {{ key: "trt_engine_cache_enable" value: "true" }}
+        # parameters {{ key: "trt_engine_cache_path" value: "/var/cache/{name}-{digest[:16]}" }}
+      }}
+    ]
+  }}
+}}
+"""
+
+
+_PRECISION_NOTES = {
+    "fp32": "Convolutions still multiply in TF32 where the GPU can.",
+    "fp16": "TensorRT may then use fp16 in layers that the file keeps in fp32 too.",
+    "int8": "The scales are in the file, so no calibration table is named.",
+}
+
+
+def _has_uint8_values(source: Path, card: ModelCard) -> bool:
+    """Whether an int8 file is made for CPUs: TensorRT takes no uint8 values between layers."""
+    if card.precision != "int8":
+        return False
+    graph = onnx.load(source, load_external_data=False).graph
+    zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
+    return any(tensor.name in zeros and tensor.data_type == onnx.TensorProto.UINT8 for tensor in graph.initializer)
+
+
+def _check_replaceable(target: Path, card: ModelCard) -> None:
+    """Refuse to write over anything but the same model, as this module wrote it."""
+    if not os.path.lexists(target):
+        return
+    advice = "remove it, or give another name"
+    if target.is_symlink() or not target.is_dir():
+        raise OutputError(f"{target}: is a file or a link, expected a folder or nothing; {advice}")
+    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    strange = sorted(found - {CONFIG, MODEL, WARMUP})
+    if strange:
+        raise OutputError(f"{target}: holds {strange[0]}, which unet-export does not write; {advice}")
+    if not found:
+        return
+    try:
+        there = ModelCard.from_json(read_metadata(target / MODEL).get(CARD_KEY, ""))
+    except ModelError as error:
+        raise OutputError(f"{target}: holds no model that unet-export wrote; {advice}") from error
+    if (there.weights_sha256, there.precision) != (card.weights_sha256, card.precision):
+        raise OutputError(
+            f"{target}: is another model, {there.precision} with weights {there.weights_sha256[:12]}, expected "
+            f"{card.precision} with {card.weights_sha256[:12]}; {advice}"
+        )
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Put a folder in its place; what was there goes only when the new one is there."""
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        if target.exists():
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        if old.exists():
+            shutil.rmtree(old)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written ({(error.strerror or str(error)).lower()}); choose another place"
+        ) from error

@@ -1,0 +1,138 @@
+import hashlib
+import re
+import runpy
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx_files import gate_of, write_onnx
+from PIL import Image
+
+from export.graph import set_metadata
+from export.hub import model_card, write_model_card
+from runtime.card import RAW_KEY
+from runtime.errors import ModelError, OutputError
+from runtime.golden import synthetic_image
+from runtime.predictor import Predictor
+
+CASES = {
+    "stretch": {},
+    "softmax": {"classes": 3},
+    "grey": {"in_channels": 1},
+    "letterbox": {
+        "of_card": lambda card: replace(card, input=replace(card.input, fit="letterbox", mean=(0.2, 0.4, 0.6)))
+    },
+    "native": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native"))},
+    "threshold": {"of_card": lambda card: replace(card, output=replace(card.output, threshold=0.52))},
+}
+
+
+def answers(folder, size, case, monkeypatch):
+    """The mask that the Markdown's own script saves for an image, and `Predictor`'s."""
+    monkeypatch.chdir(folder)
+    write_onnx(folder / "model.onnx", **case)
+    Image.fromarray(synthetic_image(*size, 3, seed=1)).save("image.png")
+    text = write_model_card(folder / "model.onnx").read_text()
+    script = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in block)
+    assert "runtime.predict" not in script
+    (folder / "script.py").write_text(script.replace("image.jpg", "image.png"))
+    runpy.run_path("script.py")
+    with Image.open("mask.png") as picture:
+        found = np.asarray(picture)
+    return found, np.asarray(Predictor("model.onnx", "cpu").predict("image.png").picture())
+
+
+@pytest.mark.parametrize("size", [(32, 48), (101, 90)], ids=["trained size", "larger"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_plain_script_answers_as_the_predictor(tmp_path, monkeypatch, case, size):
+    found, expected = answers(tmp_path, size, case, monkeypatch)
+    assert len(np.unique(expected)) > 1
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_facts_of_the_file(tmp_path):
+    file = tmp_path / "model.onnx"
+    card = write_onnx(file, classes=3)
+    text = model_card(card, file)
+    assert f"| sha256 | `{hashlib.sha256(file.read_bytes()).hexdigest()}` |" in text
+    assert f"| size | {file.stat().st_size / 1e6:.1f} MB |" in text
+    assert "| output | `probability` | float32 | batch, 3, height, width | 0 to 1 |" in text
+    assert "0. `c0`\n1. `c1`\n2. `c2`\n" in text
+    assert "3 epochs on data with the fingerprint `f00d`" in text and "| `image_dice` | 0.9700 |" in text
+    assert "| 1 x 32 x 48 | synthetic | 3.0e-07 | 0.0000% | 1.000000 | 0.0e+00 |" in text
+    assert "largest error of a probability is 3.0e-07; the export allows 0.0001" in text
+    assert "Warning" not in text and "### Gate" not in text
+
+
+def test_the_front_matter_names_no_license(tmp_path):
+    card = write_onnx(tmp_path / "model.onnx")
+    text = model_card(card, tmp_path / "model.onnx")
+    front = text.split("---\n")[1].splitlines()
+    assert front[:2] == ["library_name: onnx", "pipeline_tag: image-segmentation"]
+    assert front[2:6] == ["tags:", "- onnx", "- unet", "- segmentation"]
+    assert front[6].startswith("# license: to be filled in") and len(front) == 7
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate", "lost", "allowed"),
+    [
+        ("fp16", {"flipped": 0.02}, "answers 2.0000% of the pixels of 8 real images", "0.01% of the pixels"),
+        ("int8", {"flipped": 0.02, "images": "synthetic"}, "of 8 synthetic images", "0.50% of the pixels"),
+        (
+            "int8",
+            {"image_dice": 0.9, "image_dice_fp32": 0.95},
+            "an image Dice of 0.9000 instead of 0.9500",
+            "0.2 points of image Dice",
+        ),
+    ],
+)
+def test_a_failed_gate_is_said_before_anything_else(tmp_path, precision, gate, lost, allowed):
+    card = write_onnx(tmp_path / "model.onnx", precision=precision, gate=gate_of(passed=False, **gate))
+    text = model_card(card, tmp_path / "model.onnx")
+    warning = text.split("# `thin`\n\n")[1].splitlines()[0]
+    assert warning.startswith(f"> **Warning: this {precision} file failed its gate")
+    assert lost in warning and f"allowed are {allowed}" in warning
+    assert "**Failed.**" in text
+
+
+def test_a_passed_gate_and_its_layers_in_fp32(tmp_path):
+    card = write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate_of(kept=("ups.0", "final_conv")))
+    text = model_card(card, tmp_path / "model.onnx")
+    assert "Warning" not in text
+    assert "**Passed.** The file answers 0.0020% of the pixels of 8 real images otherwise than fp32." in text
+    assert "Layers that stayed in fp32: `ups.0`, `final_conv`." in text
+
+
+def test_names_from_outside_stay_text(tmp_path):
+    name = "a|b`c`\n# <b>"
+    card = write_onnx(
+        tmp_path / "model.onnx",
+        of_card=lambda card: replace(card, name=name, output=replace(card.output, classes=(name,))),
+    )
+    text = model_card(card, tmp_path / "model.onnx")
+    assert "# `a/b'c' # <b>`\n" in text
+    assert name not in text and text.count("<b>") == text.count("`a/b'c' # <b>`")
+
+
+def test_a_model_without_training_or_proof(tmp_path):
+    card = write_onnx(tmp_path / "model.onnx", of_card=lambda card: replace(card, training=None, proof=None))
+    text = model_card(card, tmp_path / "model.onnx")
+    assert "## Training\n\nNothing is known of it.\n" in text and "## Proof" not in text
+
+
+def test_raw_exports_have_other_inputs_and_are_refused(tmp_path):
+    card = write_onnx(tmp_path / "raw.onnx")
+    model = onnx.load(tmp_path / "raw.onnx")
+    set_metadata(model, {RAW_KEY: card.to_json()})
+    onnx.save(model, tmp_path / "raw.onnx")
+    with pytest.raises(ModelError, match="is a raw export"):
+        write_model_card(tmp_path / "raw.onnx")
+    assert not (tmp_path / "raw.md").exists()
+
+
+def test_a_folder_in_the_way(tmp_path):
+    write_onnx(tmp_path / "model.onnx")
+    (tmp_path / "model.md").mkdir()
+    with pytest.raises(OutputError, match=r"model.md: is a folder, expected a file name"):
+        write_model_card(tmp_path / "model.onnx")

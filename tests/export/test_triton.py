@@ -1,0 +1,316 @@
+import errno
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc
+from google.protobuf import text_format
+from onnx_files import gate_of, int8_graph, write_onnx
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.utils import np_to_triton_dtype
+
+from export.graph import set_metadata
+from export.triton import write_repository
+from runtime.card import RAW_KEY, ModelCard
+from runtime.errors import ConfigError, ModelError, OutputError
+from runtime.golden import golden_image, synthetic_image
+from runtime.predictor import Predictor
+
+TRITON_TYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.FLOAT: np.float32}
+
+
+@pytest.fixture
+def model(tmp_path):
+    write_onnx(tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def parsed(text):
+    """By the published schema: an unknown field, a wrong type or a bad enum raises."""
+    return text_format.Parse(text, ModelConfig())
+
+
+def config_in(folder):
+    return parsed((folder / "config.pbtxt").read_text())
+
+
+def accelerators(config):
+    return [
+        (item.name, dict(item.parameters))
+        for item in config.optimization.execution_accelerators.gpu_execution_accelerator
+    ]
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_a_model(model, tmp_path):
+    folder = write_repository(model, tmp_path / "new" / "models")
+    assert folder == tmp_path / "new" / "models" / "thin"
+    files = files_in(folder.parent)
+    assert files.keys() == {"thin/config.pbtxt", "thin/1/model.onnx", "thin/warmup/image"}
+    assert files["thin/1/model.onnx"] == model.read_bytes()
+    assert files["thin/warmup/image"] == golden_image(3).tobytes()
+    assert Predictor(folder / "1" / "model.onnx", "cpu").report.golden_error < 2e-6
+
+
+@pytest.mark.parametrize("changes", [{}, {"classes": 3}, {"in_channels": 1}], ids=str)
+def test_tensors_are_those_of_the_file(tmp_path, changes):
+    write_onnx(tmp_path / "model.onnx", **changes)
+    config = config_in(write_repository(tmp_path / "model.onnx", tmp_path / "models"))
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert (config.name, config.platform, config.max_batch_size) == ("thin", "onnxruntime_onnx", 8)
+    for ours, theirs in ((config.input, graph.input), (config.output, graph.output)):
+        ((found,), (expected,)) = ours, theirs
+        tensor = expected.type.tensor_type
+        batch, *sizes = [size.dim_value or -1 for size in tensor.shape.dim]
+        assert (found.name, batch, list(found.dims)) == (expected.name, -1, sizes)
+        kind = np_to_triton_dtype(TRITON_TYPES[tensor.elem_type])
+        assert (
+            type(found).DESCRIPTOR.fields_by_name["data_type"].enum_type.values[found.data_type].name == f"TYPE_{kind}"
+        )
+
+
+def test_it_runs_on_gpus_or_else_on_the_cpu(model, tmp_path):
+    (group,) = config_in(write_repository(model, tmp_path)).instance_group
+    assert (group.count, group.kind) == (1, ModelInstanceGroup.KIND_AUTO)
+
+
+@pytest.mark.parametrize(("batch", "preferred"), [(8, [4, 8]), (3, [2, 3]), (2, [2]), (1024, [512, 1024])])
+def test_requests_are_batched(model, tmp_path, batch, preferred):
+    config = config_in(write_repository(model, tmp_path, max_batch=batch))
+    assert config.max_batch_size == batch
+    assert list(config.dynamic_batching.preferred_batch_size) == preferred
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+
+
+def test_nobody_waits_for_a_batch_of_one(model, tmp_path):
+    config = config_in(write_repository(model, tmp_path, max_batch=1))
+    assert config.max_batch_size == 1 and not config.HasField("dynamic_batching")
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 1]
+
+
+def test_warm_up_replays_the_golden_sample_and_the_trained_size(model, tmp_path):
+    folder = write_repository(model, tmp_path)
+    config = config_in(folder)
+    found = [(sample.batch_size, list(sample.inputs["image"].dims)) for sample in config.model_warmup]
+    assert found == [(1, [56, 88, 3]), (8, [56, 88, 3]), (1, [32, 48, 3]), (8, [32, 48, 3])]
+    for sample in config.model_warmup:
+        assert sample.inputs.keys() == {"image"}
+        image = sample.inputs["image"]
+        assert image.data_type == config.input[0].data_type
+        if image.input_data_file:
+            assert (folder / "warmup" / image.input_data_file).stat().st_size == np.prod(image.dims)
+        else:
+            assert image.random_data
+
+
+def test_the_card_travels_in_the_configuration(tmp_path):
+    def renamed(card):
+        return replace(card, output=replace(card.output, classes=('a "quoted" \\ straße\n',)))
+
+    card = write_onnx(tmp_path / "model.onnx", of_card=renamed)
+    config = config_in(write_repository(tmp_path / "model.onnx", tmp_path))
+    assert ModelCard.from_json(config.parameters["unet.card"].string_value) == card
+
+
+def test_the_tensorrt_section(tmp_path):
+    write_onnx(tmp_path / "model.onnx", size=(64, 72))
+    text = (write_repository(tmp_path / "model.onnx", tmp_path, max_batch=4) / "config.pbtxt").read_text()
+    expected = {
+        "precision_mode": "FP32",
+        "max_workspace_size_bytes": str(2 * 2**30),
+        "trt_profile_min_shapes": "image:1x56x72x3",
+        "trt_profile_opt_shapes": "image:1x64x72x3",
+        "trt_profile_max_shapes": "image:4x64x88x3",
+    }
+    assert accelerators(parsed(text)) == [("tensorrt", expected)]
+    cached = re.sub(r"# (parameters \{ key: \"trt_engine_cache)", r"\1", text)
+    ((_, options),) = accelerators(parsed(cached))
+    assert options.items() > expected.items()
+    assert options["trt_engine_cache_enable"] == "true"
+    assert re.fullmatch(r"/var/cache/thin-[0-9a-f]{16}", options["trt_engine_cache_path"])
+
+
+def test_engines_of_other_weights_are_kept_elsewhere(tmp_path):
+    paths = set()
+    for seed in (0, 1):
+        write_onnx(tmp_path / "model.onnx", seed=seed)
+        text = (write_repository(tmp_path / "model.onnx", tmp_path / str(seed)) / "config.pbtxt").read_text()
+        paths.add(re.search(r'"trt_engine_cache_path" value: "(.*)"', text)[1])
+    assert len(paths) == 2
+
+
+@pytest.mark.parametrize(("precision", "values", "mode"), [("fp16", None, "FP16"), ("int8", "s8", "INT8")])
+def test_tensorrt_computes_in_the_precision_of_the_file(tmp_path, precision, values, mode):
+    graph = int8_graph(values) if values else None
+    write_onnx(tmp_path / "model.onnx", precision=precision, graph=graph)
+    ((_, options),) = accelerators(config_in(write_repository(tmp_path / "model.onnx", tmp_path)))
+    assert options["precision_mode"] == mode
+
+
+def test_int8_for_cpus_is_not_given_to_tensorrt(tmp_path):
+    write_onnx(tmp_path / "model.onnx", precision="int8", graph=int8_graph("u8"))
+    config = config_in(write_repository(tmp_path / "model.onnx", tmp_path))
+    assert not config.HasField("optimization") and len(config.model_warmup) == 4
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_failed_gate_is_said_first(tmp_path, passed):
+    write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate_of(passed=passed))
+    text = (write_repository(tmp_path / "model.onnx", tmp_path) / "config.pbtxt").read_text()
+    assert text.startswith("# Warning: this file failed its gate") is not passed
+    parsed(text)
+
+
+def test_the_same_model_is_replaced_and_others_stay(model, tmp_path):
+    write_onnx(tmp_path / "other.onnx", seed=1)
+    write_repository(tmp_path / "other.onnx", tmp_path / "models", name="other")
+    write_repository(model, tmp_path / "models", max_batch=2)
+    folder = write_repository(model, tmp_path / "models", max_batch=4)
+    assert config_in(folder).max_batch_size == 4
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["other", "thin"]
+    assert files_in(folder).keys() == {"config.pbtxt", "1/model.onnx", "warmup/image"}
+
+
+def test_a_raw_export_is_refused(model, tmp_path):
+    bare = onnx.load(model)
+    set_metadata(bare, {RAW_KEY: write_onnx(model).to_json()})
+    onnx.save(bare, model)
+    with pytest.raises(ModelError, match="is a raw export"):
+        write_repository(model, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "-a", ".a", "my car", "a\n", "ü", "a" * 101])
+def test_names_that_are_no_folders(model, tmp_path, name):
+    with pytest.raises(ConfigError, match=r"name of the model on Triton: found .*, expected letters, digits"):
+        write_repository(model, tmp_path / "models", name=name)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1025, True, 2.0])
+def test_batches_out_of_bounds(model, tmp_path, batch):
+    with pytest.raises(ConfigError, match=r"largest batch on Triton: found .*, expected 1 to 1024"):
+        write_repository(model, tmp_path / "models", max_batch=batch)
+    assert not (tmp_path / "models").exists()
+
+
+def put_other_weights(folder, tmp_path):
+    write_onnx(tmp_path / "other.onnx", seed=1)
+    write_repository(tmp_path / "other.onnx", folder.parent)
+
+
+def put_other_precision(folder, tmp_path):
+    write_onnx(tmp_path / "other.onnx", precision="fp16")
+    write_repository(tmp_path / "other.onnx", folder.parent)
+
+
+def put_second_version(folder, tmp_path):
+    write_repository(tmp_path / "model.onnx", folder.parent)
+    (folder / "2").mkdir()
+    (folder / "2" / "model.onnx").write_bytes(b"mine")
+
+
+def put_foreign_model(folder, tmp_path):
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(b"mine")
+
+
+def put_file(folder, tmp_path):
+    folder.parent.mkdir()
+    folder.write_bytes(b"mine")
+
+
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        (put_other_weights, "is another model, fp32 with weights [0-9a-f]{12}, expected fp32 with [0-9a-f]{12}"),
+        (put_other_precision, "is another model, fp16 with weights"),
+        (put_second_version, "holds 2/model.onnx, which unet-export does not write"),
+        (put_foreign_model, "holds no model that unet-export wrote"),
+        (put_file, "is a file or a link, expected a folder or nothing"),
+    ],
+)
+def test_what_is_somebody_elses_stays(model, tmp_path, put, message):
+    put(tmp_path / "models" / "thin", tmp_path)
+    before = files_in(tmp_path / "models")
+    with pytest.raises(OutputError, match=f"{message}.*; remove it, or give another name"):
+        write_repository(model, tmp_path / "models")
+    assert files_in(tmp_path / "models") == before
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("module", "function"), [(shutil, "copyfile"), (os, "fsync")])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch, module, function, there):
+    if there:
+        write_repository(model, tmp_path / "models", max_batch=2)
+    before = files_in(tmp_path / "models")
+    monkeypatch.setattr(module, function, full_disk)
+    with pytest.raises(OutputError, match=r"cannot be written \(no space left on device\); free some space"):
+        write_repository(model, tmp_path / "models")
+    assert files_in(tmp_path / "models") == before
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["thin"] * there
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(model, tmp_path, monkeypatch):
+    folder = write_repository(model, tmp_path / "models", max_batch=2)
+    before = files_in(folder)
+    rename = type(folder).rename
+
+    def refuse_new(path, target):
+        if target == folder and not path.name.endswith(".old"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(path, target)
+
+    monkeypatch.setattr(type(folder), "rename", refuse_new)
+    with pytest.raises(OutputError, match=r"thin: cannot be written \(permission denied\); choose another place"):
+        write_repository(model, tmp_path / "models")
+    assert files_in(folder.parent) == {f"thin/{name}": content for name, content in before.items()}
+
+
+class Server:
+    """Stands in for tritonclient's client: gives a repository's configuration and the answers of its file."""
+
+    def __init__(self, models):
+        self.models = models
+
+    def get_model_config(self, name):
+        return tritonclient.grpc.service_pb2.ModelConfigResponse(config=config_in(self.models / name))
+
+    def infer(self, name, inputs):
+        ((request,), config) = inputs, config_in(self.models / name)
+        expected = config.input[0]
+        assert (request.name(), f"TYPE_{request.datatype()}") == (expected.name, "TYPE_UINT8")
+        assert all(wanted in (-1, size) for wanted, size in zip(expected.dims, request.shape()[1:], strict=True))
+        images = np.frombuffer(request._get_content(), np.uint8).reshape(request.shape())
+        self.answer = Predictor(self.models / name / "1" / "model.onnx", "cpu").run(images)
+        return self
+
+    def as_numpy(self, name):
+        return {"probability": self.answer}[name]
+
+
+def test_the_documented_client_gets_what_the_predictor_gives(model, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (script,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    Image.fromarray(synthetic_image(90, 70, 3, seed=1)).save(tmp_path / "image.png")
+    write_repository(model, tmp_path / "models", name="car")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tritonclient.grpc, "InferenceServerClient", lambda address: Server(tmp_path / "models"))
+    exec(script.replace("image.jpg", "image.png"), {})
+    with Image.open("mask.png") as picture:
+        found = np.asarray(picture)
+    expected = np.asarray(Predictor(model, "cpu").predict("image.png").picture())
+    assert len(np.unique(expected)) == 2 and np.array_equal(found, expected)

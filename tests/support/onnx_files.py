@@ -1,0 +1,75 @@
+"""ONNX files of thin networks, without the proof's minutes: the card says what the test wants."""
+
+from dataclasses import replace
+from functools import cache
+
+import onnx
+import torch
+from networks import make_card, make_network
+
+from export.graph import build_graph, set_metadata
+from export.precision import calibrate
+from export.proof import make_golden
+from export.quantise import quantisable, to_int8, values_to_calibrate
+from runtime.card import CARD_KEY, Gate, Parity, Proof, ProofRow, Training
+from runtime.golden import GOLDEN_KEY, golden_image, synthetic_image
+from unet_core.display import Display
+from unet_core.model import Segmenter
+
+
+@cache
+def _built(size, **config):
+    network = make_network(**config)
+    _balance(network)
+    card = make_card(network, size)
+    segmenter = Segmenter(network, card).eval()
+    return build_graph(segmenter, card), card, make_golden(segmenter, card)
+
+
+def _balance(network):
+    """Make every class the answer somewhere."""
+    image = golden_image(network.config.in_channels)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255)
+        network.final_conv.bias -= logits.mean(dim=(0, 2, 3))
+
+
+def gate_of(passed=True, **changes):
+    fields = {"images": "data", "count": 8, "flipped": 2e-5, "image_dice": None, "image_dice_fp32": None, "kept": ()}
+    return Gate(**(fields | changes), passed=passed)
+
+
+def write_onnx(path, *, size=(32, 48), precision="fp32", gate=None, graph=None, of_card=None, **config):
+    """Write a file and return its card; `of_card` maps the card, `config` are fields of `UNetConfig`."""
+    built, card, golden = _built(size, **config)
+    row = ProofRow(
+        shape=(1, *size),
+        images="synthetic",
+        parity=Parity(max_abs_error=3e-7, flipped=0.0, iou=1.0, flip_distance=0.0),
+    )
+    proof = Proof(
+        provider="CPUExecutionProvider",
+        versions={"onnxruntime": "1.31.1"},
+        tolerance=1e-4 if precision == "fp32" else None,
+        rows=(row,),
+        golden_error=3e-7 if precision == "fp32" else 0.2,
+        gate=gate or (None if precision == "fp32" else gate_of()),
+    )
+    card = replace(
+        card, precision=precision, proof=proof, training=Training(epochs=3, data="f00d", metrics={"image_dice": 0.97})
+    )
+    card = card if of_card is None else of_card(card)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph or built)
+    set_metadata(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
+    path.write_bytes(model.SerializeToString())
+    return card
+
+
+def int8_graph(values):
+    """The int8 graph of the default thin network, calibrated on noise."""
+    exact, card, _ = _built((32, 48))
+    layers = quantisable(exact)
+    pictures = [synthetic_image(*card.input.size, 3, seed) for seed in range(2)]
+    ranges = calibrate(exact, values_to_calibrate(exact, layers), pictures, Display(quiet=True))
+    return to_int8(exact, layers, ranges, values)
