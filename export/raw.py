@@ -29,6 +29,6 @@ def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
 
 def _activated(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
     if card.output.activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+        return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)  # 1 / (1 + exp(-x)) overflows
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
