@@ -47,7 +47,10 @@ def test_several_classes_are_renamed(cards):
     ("changes", "message"),
     [
         ({"size": (64, 96)}, "--size: found 96x64, the checkpoint's card says 48x32; leave it out"),
-        ({"mean": (0.5, 0.5, 0.25)}, "--mean: found 0.5,0.5,0.25, the checkpoint's card says 0.0,0.0,0.0; leave it out"),
+        (
+            {"mean": (0.5, 0.5, 0.25)},
+            "--mean: found 0.5,0.5,0.25, the checkpoint's card says 0.0,0.0,0.0; leave it out",
+        ),
         ({"std": (0.5,)}, "--std: found 0.5, the checkpoint's card says 1.0,1.0,1.0; leave it out"),
         ({"fit": "native"}, "--fit: found native, the checkpoint's card says stretch; leave it out"),
         ({"classes": ("a", "b")}, "--classes: found a,b, the checkpoint's card says car; leave it out"),

@@ -66,7 +66,12 @@ def test_the_names_of_the_way_up_by_hand():
     assert gathered == {
         f"ups.{2 * step + 1}.concat": [f"downs.{4 - step}.conv.3.relu", f"ups.{2 * step}"] for step in range(5)
     }
-    assert [node.name for node in model.graph.node][-4:] == ["final_conv", "after.slice", "after.slice_2", "after.softmax"]
+    assert [node.name for node in model.graph.node][-4:] == [
+        "final_conv",
+        "after.slice",
+        "after.slice_2",
+        "after.softmax",
+    ]
 
 
 def test_an_upsampling_is_named_after_the_block_that_it_begins():
