@@ -22,13 +22,14 @@ def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
         planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
         logits = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
-        return _activated(logits, card)
+        with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer
+            return _activated(logits, card)
 
     return run
 
 
 def _activated(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
     if card.output.activation == "sigmoid":
-        return np.asarray(np.exp(-np.logaddexp(0, -logits)), np.float32)  # 1 / (1 + exp(-x)) overflows
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
