@@ -105,11 +105,12 @@ def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]  # carry the exporter's names for sizes; every runtime infers them again
-    model.doc_string = model.graph.doc_string = ""
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     model.graph.name = "unet"
     for node in model.graph.node:
         del node.metadata_props[:]
-        node.doc_string = ""
+        node.ClearField("doc_string")
     for value, names in (
         (model.graph.input[0], sizes),
         (model.graph.output[0], ("batch", None, "height", "width")),
@@ -120,7 +121,7 @@ def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
                 size.dim_param = name
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-        tensor.doc_string = ""
+        tensor.ClearField("doc_string")
 
 
 def _cast_first(model: onnx.ModelProto) -> None:

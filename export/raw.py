@@ -22,7 +22,8 @@ def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
         planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
         logits = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
-        return _activated(logits, card)
+        with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer
+            return _activated(logits, card)
 
     return run
 

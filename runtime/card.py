@@ -185,6 +185,8 @@ class Gate:
         _choice("proof.gate.images", self.images, get_args(Images))
         _integer("proof.gate.count", self.count, 1, 10**9)
         _number("proof.gate.flipped", self.flipped, 0, 1)
+        if (self.image_dice is None) != (self.image_dice_fp32 is None):
+            raise _refusal("proof.gate.image_dice_fp32", self.image_dice_fp32, "a number with image_dice, else none")
         for name in ("image_dice", "image_dice_fp32"):
             if getattr(self, name) is not None:
                 _number(f"proof.gate.{name}", getattr(self, name), 0, 1)
@@ -264,8 +266,13 @@ class ModelCard:
             raise _refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
         if len(self.output.classes) != self.architecture.classes:
             raise _refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
-        if self.proof is not None and (self.precision == "fp32") != (self.proof.gate is None):
-            raise _refusal("proof.gate", self.proof.gate, f"{'none' if self.precision == 'fp32' else 'one'} with it")
+        if self.proof is not None:
+            exact = self.precision == "fp32"
+            if exact != (self.proof.gate is None):
+                raise _refusal("proof.gate", self.proof.gate, f"{'none' if exact else 'one'} with {self.precision}")
+            if exact != (self.proof.tolerance is not None):
+                expected = f"{'a number' if exact else 'none'} with {self.precision}"
+                raise _refusal("proof.tolerance", self.proof.tolerance, expected)
 
     def to_json(self) -> str:
         """The card as JSON with sorted keys: equal cards give equal text."""

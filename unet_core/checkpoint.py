@@ -158,9 +158,6 @@ def _weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[
     state_dict = content if wrapper is None else content[wrapper]
     if not isinstance(state_dict, dict) or not all(map(_is_weight, state_dict.items())):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
-    for name, value in state_dict.items():
-        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-            raise CheckpointError(f"{path}: {name!r} has NaN or infinite values; take a checkpoint from before them")
     try:
         mapped = recognise(state_dict)
         if "card" not in content:

@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from runtime.card import (
+    Gate,
     InputSpec,
     ModelCard,
     OutputSpec,
@@ -33,13 +35,32 @@ def full_card():
         proof=Proof(
             provider="CPUExecutionProvider",
             versions={"onnxruntime": "1.31.1"},
-            tolerance=1e-4,
+            tolerance=None,
             rows=(
-                ProofRow(shape=(1, 64, 96), parity=parity),
-                ProofRow(shape=(2, 1, 1), parity=Parity(max_abs_error=3e-7, flipped=0, iou=1, flip_distance=0)),
+                ProofRow(shape=(1, 64, 96), images="data", parity=parity),
+                ProofRow(
+                    shape=(2, 1, 1),
+                    images="synthetic",
+                    parity=Parity(max_abs_error=3e-7, flipped=0, iou=1, flip_distance=0),
+                ),
+            ),
+            golden_error=0.125,
+            gate=Gate(
+                images="data",
+                count=45,
+                flipped=0.0625,
+                image_dice=0.5,
+                image_dice_fp32=0.75,
+                kept=("downs.0.conv.0", "final_conv"),
+                passed=False,
             ),
         ),
     )
+
+
+def exact(card):
+    """The card as one of fp32."""
+    return replace(card, precision="fp32", proof=replace(card.proof, tolerance=1e-4, gate=None))
 
 
 def edited(path, value):
@@ -61,6 +82,15 @@ def test_card_round_trips():
     assert again.training.metrics == {"dice": 0.75, "loss": -1}
     assert again.proof.rows[1].shape == (2, 1, 1)
     assert again.proof.max_abs_error == 3e-7
+    assert (again.proof.rows[0].images, again.proof.tolerance, again.proof.golden_error) == ("data", None, 0.125)
+    assert again.proof.gate.kept == ("downs.0.conv.0", "final_conv")
+    assert again.proof.gate.passed is False
+
+
+def test_card_of_fp32_round_trips():
+    card = exact(full_card())
+    assert ModelCard.from_json(card.to_json()) == card
+    assert (card.proof.tolerance, card.proof.gate) == (1e-4, None)
 
 
 @pytest.mark.parametrize("field", ["training", "proof"])
@@ -179,8 +209,43 @@ OUT_OF_BOUNDS = [
     ("proof.provider", "", "proof.provider: found ''"),
     ("proof.versions", {"onnxruntime": None}, "proof.versions.onnxruntime: found None"),
     ("proof.tolerance", 2, "proof.tolerance: found 2, expected a number from 0 to 1"),
+    ("proof.tolerance", -1e-9, "proof.tolerance: found -1e-09, expected a number from 0 to 1"),
+    ("proof.tolerance", "0", "proof.tolerance: found '0', expected a number from 0 to 1"),
+    ("proof.tolerance", 1e-4, "proof.tolerance: found 0.0001, expected none with fp16"),
+    ("proof.golden_error", -0.1, "proof.golden_error: found -0.1, expected a number from 0 to 1"),
+    ("proof.golden_error", 1.1, "proof.golden_error: found 1.1, expected a number from 0 to 1"),
+    ("proof.golden_error", math.nan, "proof.golden_error: found nan"),
+    ("proof.golden_error", None, "proof.golden_error: found None"),
+    ("proof.golden_error", True, "proof.golden_error: found True"),
+    ("proof.gate", None, "proof.gate: found None, expected one with fp16"),
+    ("proof.gate", [], "proof.gate: found [], expected a record"),
+    ("proof.gate", False, "proof.gate: found False, expected a record"),
+    ("proof.gate.images", "golden", "proof.gate.images: found 'golden', expected one of synthetic, data"),
+    ("proof.gate.images", ["data"], "proof.gate.images: found ('data',), expected one of synthetic, data"),
+    ("proof.gate.count", 0, "proof.gate.count: found 0, expected an integer from 1 to 1000000000"),
+    ("proof.gate.count", 10**9 + 1, "proof.gate.count: found 1000000001"),
+    ("proof.gate.count", 45.0, "proof.gate.count: found 45.0"),
+    ("proof.gate.flipped", -0.1, "proof.gate.flipped: found -0.1, expected a number from 0 to 1"),
+    ("proof.gate.flipped", 1.1, "proof.gate.flipped: found 1.1"),
+    ("proof.gate.flipped", None, "proof.gate.flipped: found None"),
+    ("proof.gate.flipped", math.nan, "proof.gate.flipped: found nan"),
+    ("proof.gate.image_dice", 1.5, "proof.gate.image_dice: found 1.5, expected a number from 0 to 1"),
+    ("proof.gate.image_dice", -0.5, "proof.gate.image_dice: found -0.5"),
+    ("proof.gate.image_dice", None, "proof.gate.image_dice_fp32: found 0.75, expected a number with image_dice"),
+    ("proof.gate.image_dice_fp32", None, "proof.gate.image_dice_fp32: found None, expected a number with image_dice"),
+    ("proof.gate.image_dice_fp32", math.inf, "proof.gate.image_dice_fp32: found inf"),
+    ("proof.gate.kept", "final_conv", "proof.gate.kept: found 'final_conv', expected 0 to 1000 values"),
+    ("proof.gate.kept", ["x"] * 1001, "proof.gate.kept: found ('x',"),
+    ("proof.gate.kept", [""], "proof.gate.kept: found '', expected text of 1 to 200 characters"),
+    ("proof.gate.kept", [["final_conv"]], "proof.gate.kept: found ['final_conv']"),
+    ("proof.gate.passed", 1, "proof.gate.passed: found 1, expected one of True, False"),
+    ("proof.gate.passed", None, "proof.gate.passed: found None"),
+    ("proof.gate.passed", "true", "proof.gate.passed: found 'true'"),
     ("proof.rows", [], "proof.rows: found (), expected 1 to 1000 values"),
     ("proof.rows", [1], "proof.rows: found 1, expected a record"),
+    ("proof.rows", {}, "proof.rows.images: is missing"),
+    ("proof.rows.0.images", "real", "proof.rows.images: found 'real', expected one of synthetic, data"),
+    ("proof.rows.0.images", None, "proof.rows.images: found None"),
     ("proof.rows.0.shape", [1, 64], "proof.rows.shape: found (1, 64), expected 3 values"),
     ("proof.rows.0.shape", [1, 0, 1], "proof.rows.shape: found 0"),
     ("proof.rows.0.parity", [], "proof.rows.parity: found [], expected a record"),
@@ -199,6 +264,52 @@ def test_field_out_of_bounds_is_refused_by_name(path, value, message):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("proof.golden_error", 0),
+        ("proof.golden_error", 1),
+        ("proof.gate.count", 1),
+        ("proof.gate.count", 10**9),
+        ("proof.gate.flipped", 0),
+        ("proof.gate.flipped", 1.0),
+        ("proof.gate.image_dice", 0),
+        ("proof.gate.image_dice_fp32", 1),
+        ("proof.gate.kept", []),
+        ("proof.gate.kept", ["x" * 200] * 1000),
+        ("proof.gate.passed", True),
+        ("proof.gate.images", "synthetic"),
+        ("proof.rows.1.shape", [32_768, 32_768, 32_768]),
+    ],
+)
+def test_values_at_their_bounds_are_taken(path, value):
+    text = edited(path, value)
+    assert json.loads(ModelCard.from_json(text).to_json()) == json.loads(text)
+
+
+def test_a_gate_without_masks_has_no_dice():
+    card = full_card()
+    gate = replace(card.proof.gate, image_dice=None, image_dice_fp32=None)
+    card = replace(card, proof=replace(card.proof, gate=gate))
+    assert ModelCard.from_json(card.to_json()) == card
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gate": full_card().proof.gate}, "proof.gate: found Gate("),
+        ({"tolerance": None}, "proof.tolerance: found None, expected a number with fp32"),
+    ],
+)
+def test_fp32_is_proven_by_a_tolerance_and_the_others_by_a_gate(change, message):
+    card = exact(full_card())
+    with pytest.raises(ModelError) as caught:
+        replace(card, proof=replace(card.proof, **change))
+    assert str(caught.value).startswith(f"card field {message}")
+    with pytest.raises(ModelError, match=r"^card field proof\.gate: found None, expected one with int8$"):
+        replace(card, precision="int8")
+
+
 def test_channels_must_agree_with_the_architecture():
     with pytest.raises(ModelError, match=r"^card field input\.channels: found 'L', expected 3 channels$"):
         ModelCard.from_json(edited("architecture.in_channels", 3))
@@ -209,7 +320,17 @@ def test_one_class_cannot_have_a_softmax():
         OutputSpec(classes=("car",), activation="softmax")
 
 
-LEVELS = ["", "architecture.", "input.", "output.", "training.", "proof.", "proof.rows.0.", "proof.rows.0.parity."]
+LEVELS = [
+    "",
+    "architecture.",
+    "input.",
+    "output.",
+    "training.",
+    "proof.",
+    "proof.rows.0.",
+    "proof.rows.0.parity.",
+    "proof.gate.",
+]
 
 
 @pytest.mark.parametrize("level", LEVELS)

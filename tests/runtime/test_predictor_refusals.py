@@ -1,11 +1,13 @@
 """Files that a Predictor refuses, and what it says."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from runtime.card import CARD_KEY
+from runtime.card import CARD_KEY, RAW_KEY, Gate, Parity, Proof, ProofRow
 from runtime.errors import ModelError
 from runtime.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
 from runtime.predictor import Predictor, predict
@@ -67,6 +69,61 @@ def test_golden_sample_is_replayed_within_the_tolerance(write_model, make_golden
         )
 
 
+def proven(card, precision, golden_error):
+    """The JSON of the card, with a proof that says how far off the golden sample was at export."""
+    gate = Gate(
+        images="data", count=1, flipped=0, image_dice=None, image_dice_fp32=None, kept=(), passed=precision == "int8"
+    )
+    parity = Parity(max_abs_error=0, flipped=0, iou=1, flip_distance=0)
+    exact = precision == "fp32"
+    proof = Proof(
+        provider="CPUExecutionProvider",
+        versions={},
+        tolerance=1e-4 if exact else None,
+        rows=(ProofRow(shape=(1, 1, 1), images="synthetic", parity=parity),),
+        golden_error=golden_error,
+        gate=None if exact else gate,
+    )
+    return replace(card, precision=precision, proof=proof).to_json()
+
+
+@pytest.mark.parametrize(
+    ("precision", "known", "off", "limit"),
+    [
+        ("fp16", 0.01, 0.0205, None),
+        ("int8", 0.01, 0.0205, None),
+        ("int8", 0.01, 0.0215, "0.021"),
+        ("fp16", 0.0, 0.0015, "0.001"),
+        ("fp32", 1e-4, 0.0009, None),
+        ("fp32", 0.5, 0.0011, "0.001"),
+    ],
+)
+def test_below_fp32_the_golden_sample_may_be_off_by_twice_what_it_was_at_export(
+    write_model, make_card, make_golden, precision, known, off, limit
+):
+    golden = make_golden()
+    probability = golden.probability.copy()
+    probability[0, 11, 13] -= np.float32(off)
+    metadata = {
+        CARD_KEY: proven(make_card(), precision, known),
+        GOLDEN_KEY: Golden(image=golden.image, probability=probability).to_json(),
+    }
+    path = write_model(metadata=metadata)
+    if limit is None:
+        assert Predictor(path, "cpu").report.golden_error == pytest.approx(off, rel=1e-3)
+    else:
+        assert f"(off by {off:.2g}, expected at most {limit});" in refused(path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_answers_that_are_not_numbers_are_refused_whatever_was_at_export(write_model, make_card, make_graph, precision):
+    graph = make_graph()
+    (full,) = (tensor for tensor in graph.graph.initializer if tensor.name == "full")
+    full.CopyFrom(numpy_helper.from_array(np.float32("nan"), "full"))
+    path = write_model(graph=graph, metadata={CARD_KEY: proven(make_card(), precision, 1.0)})
+    assert "answers the golden sample wrongly (off by inf, expected at most " in refused(path)
+
+
 @pytest.mark.parametrize(("channels", "classes"), [(3, 3), (1, 1)])
 def test_golden_that_is_not_of_the_card_is_refused(write_model, channels, classes):
     golden = Golden(image=golden_image(channels), probability=np.zeros((classes, *GOLDEN_SIZE), np.float32))
@@ -94,6 +151,11 @@ def test_graph_with_other_inputs_or_outputs_is_refused(write_model, make_graph, 
     assert message.endswith(
         "expected [('image', 'tensor(uint8)', 4), ('probability', 'tensor(float)', 4)]; export it again"
     )
+
+
+def test_raw_export_is_refused_by_its_key_before_it_is_opened(write_model, make_card):
+    path = write_model(metadata={CARD_KEY: None, GOLDEN_KEY: None, RAW_KEY: make_card().to_json()})
+    assert refused(path) == ("is a raw export (normalised planes in, logits out); export it again without --raw")
 
 
 def test_raw_export_is_refused_by_its_signature(write_model):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from families import Mateuszbuda, Milesial, Usuyama, randomised
 from networks import make_card, make_network
+from safetensors.torch import save_file
 
 from runtime.card import UNetConfig
 from runtime.errors import CheckpointError, ConfigError, OutputError
@@ -102,6 +103,13 @@ def test_files_cut_off_anywhere_are_refused(path):
             load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth.tar"])
+def test_a_file_of_no_bytes_says_so(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"is empty \(0 bytes\), expected a checkpoint"):
+        load_checkpoint(tmp_path / name)
+
+
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(CheckpointError, match=r"no\.pth: no such file; train one with: python -m unet_core\.train"):
         load_checkpoint(tmp_path / "no.pth")
@@ -152,12 +160,97 @@ def test_changed_weights_do_not_pass_for_those_of_the_card(path, network, card):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, network, value):
-    network.downs[1].conv[3].weight.data[0, 0, 0, 0] = value
-    torch.save(network.state_dict(), tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"downs\.1\.conv\.3\.weight holds NaN or infinite weights"):
-        load_checkpoint(tmp_path / "x.pth")
+def save_with_card(weights, path):
+    network = make_network()
+    network.load_state_dict(weights)
+    save_checkpoint(path, weights, make_card(network))
+
+
+FORMATS = {"x.pth": torch.save, "with a card.pth": save_with_card, "x.safetensors": save_file}
+
+
+@pytest.mark.parametrize("file", FORMATS)
+@pytest.mark.parametrize("key", ["downs.1.conv.3.weight", "ups.1.conv.4.running_var", "final_conv.bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, network, file, key, value):
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    weights[key].view(-1)[-1] = value
+    FORMATS[file](weights, tmp_path / file)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / file)
+    assert str(caught.value) == f"{tmp_path / file}: {key} holds NaN or infinite weights; use an earlier checkpoint"
+
+
+def test_weights_that_are_infinite_in_float32_are_refused_by_name(tmp_path, network):
+    weights = network.state_dict() | {"final_conv.bias": torch.tensor([1e300], dtype=torch.float64)}
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: final_conv\.bias holds NaN or infinite weights"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+OTHERS = {
+    "tutorial": lambda: make_network(classes=3, up="bilinear"),
+    "milesial": lambda: randomised(Milesial(widths=(4, 8))),
+    "mateuszbuda": lambda: randomised(Mateuszbuda(widths=(4, 8))),
+    "usuyama": lambda: randomised(Usuyama(widths=(4, 8))),
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_safetensors_are_the_same_weights(tmp_path, family):
+    weights = OTHERS[family]().state_dict()
+    torch.save(weights, tmp_path / "theirs.pth")
+    save_file(weights, tmp_path / "theirs.SafeTensors", {"format": "pt"})
+    expected, loaded = load_checkpoint(tmp_path / "theirs.pth"), load_checkpoint(tmp_path / "theirs.SafeTensors")
+    assert (loaded.family, loaded.card, loaded.notes) == (family, expected.card, expected.notes)
+    assert (loaded.card_is_assumed, loaded.extra) == (True, {})
+    assert loaded.state_dict.keys() == expected.state_dict.keys()
+    assert all(torch.equal(weight, expected.state_dict[key]) for key, weight in loaded.state_dict.items())
+
+
+def test_a_network_starts_with_safetensors(tmp_path, network):
+    save_file(network.state_dict(), tmp_path / "x.safetensors")
+    started = make_network(seed=1)
+    assert initialise(started, tmp_path / "x.safetensors") is None
+    assert torch.equal(started.bottleneck.conv[0].weight, network.bottleneck.conv[0].weight)
+
+
+@pytest.mark.parametrize(
+    "content", [b"nonsense" * 100, b"\xff" * 8, b"\x02" + bytes(7) + b"[]", b"PK\x03\x04 half a zip", b"\x80"]
+)
+def test_damaged_safetensors(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.safetensors'}: is damaged, cut off or no file of safetensors; copy or save it again"
+    )
+
+
+def test_safetensors_cut_off_anywhere_are_refused(tmp_path, network):
+    file = tmp_path / "x.safetensors"
+    save_file(network.state_dict(), file)
+    whole = file.read_bytes()
+    for share in (0.001, 0.05, 0.5, 0.999):
+        file.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(CheckpointError, match="is damaged, cut off or no file of safetensors"):
+            load_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys nothing"),
+        ({"layer": torch.ones(1)}, "found the keys layer"),
+        ({"state_dict": torch.ones(1)}, "holds no state dict (names and tensors); expected a U-Net's checkpoint"),
+        ({"final_conv.weight": torch.ones(1), "card": torch.ones(1)}, "looks like the tutorial's U-Net, but 1 key"),
+    ],
+)
+def test_safetensors_of_other_things_are_named(tmp_path, content, message):
+    save_file(content, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "x.safetensors")
+    assert message in str(caught.value)
 
 
 def test_a_damaged_card_is_refused(path, network, card):
