@@ -134,3 +134,11 @@ def test_masks_without_an_image_are_noted(data, tmp_path):
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0
     assert f"note: {data}: 1 mask has no image of the same name: train_masks/car3_mask.gif\n" in result.stderr
+
+
+def test_data_without_any_foreground_are_refused(data, tmp_path):
+    for path in (data / "train_masks").iterdir():
+        Image.new("L", (48, 32)).save(path)
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.exit_code == 2
+    assert "train_masks: no mask has any foreground, so there is nothing to learn" in result.stderr
