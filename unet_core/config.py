@@ -343,12 +343,13 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any], of_file: Mapping[str, Any], file: object) -> TrainConfig:
-    """`TrainConfig(**settings)`; an error about one of `of_file`, the settings that a TOML file has, names the file."""
+    """`TrainConfig(**settings)`; an error that blames one of `of_file`, what a TOML file has, names the file."""
     try:
         return TrainConfig(**settings)
     except ConfigError as error:
-        taken = [name for name, value in of_file.items() if settings[name] == value]
-        if any(re.search(rf"{flag(name)}(?![\w-])", str(error)) for name in taken):
+        taken = {flag(name) for name, value in of_file.items() if settings[name] == value}
+        named = [found for found in re.findall(r"--[\w-]+|DATA", str(error)) if found in map(flag, settings)]
+        if named and named[0] in taken:
             raise ConfigError(f"{file}: {error}") from error
         raise
 

@@ -24,6 +24,9 @@ from unet_core.records import Records
 MAX_ROTATION = 35
 """Degrees to either side."""
 
+KILLED = "DataLoader worker (pid"
+"""How PyTorch begins to tell of a loading process that did not end by itself."""
+
 Key = tuple[int, int]
 """(epoch, index): what a training picture is drawn from, together with the seed."""
 
@@ -205,6 +208,13 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         batches = iter(loader)
     try:
         yield from batches
+    except RuntimeError as error:
+        if KILLED not in str(error):
+            raise
+        raise UnetError(
+            "a process that loads images was ended from outside (too little memory, or too small a /dev/shm?); fewer "
+            "--workers may help"
+        ) from error.with_traceback(None)
     except UnetError as error:
         marker = f"{type(error).__module__}.{type(error).__qualname__}: "
         # The traceback holds the iterator in a cycle; freed from there it waits 5 s for each of its processes.

@@ -49,6 +49,9 @@ from unet_core.validation import (
 
 Measured = Split | Literal["test"]
 
+NONE = "none"
+"""What --ignore-index is given to count all pixels, also where the run did not."""
+
 OF_RUN = {name: getattr(TrainConfig, name) for name in ("masks", "ignore_index", "val_share", "group")}
 """Settings of a run by which the same labels of the same images are found again, with their defaults."""
 
@@ -235,7 +238,7 @@ def _of_run(model: Path, note: Callable[[str], None]) -> dict[str, Any]:
 
 def _settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
     """The settings `OF_RUN`: those that were given, else the run's, which is noted where it matters, else defaults."""
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     settings = OF_RUN | _of_run(model, note) | given
     split_up = ("val_share", "group") if not has_validation(data) else ()
     taken = [name for name in ("masks", "ignore_index", *split_up) if name not in given]
@@ -252,6 +255,18 @@ def _default(name: str) -> str:
     return f"the run's, else {'none' if OF_RUN[name] is None else OF_RUN[name]}"
 
 
+class IgnoredValue(click.IntRange):
+    """A value in a mask, or `NONE`."""
+
+    name = "0..255|none"
+
+    def __init__(self) -> None:
+        super().__init__(0, 255)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return NONE if value == NONE else super().convert(value, param, ctx)
+
+
 @click.command(cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
@@ -265,9 +280,9 @@ def _default(name: str) -> str:
 @click.option("--masks", show_default=_default("masks"), help="Masks are in SPLIT_MASKS/.")
 @click.option(
     "--ignore-index",
-    type=click.IntRange(0, 255),
+    type=IgnoredValue(),
     show_default=_default("ignore_index"),
-    help="Value in the masks that does not count.",
+    help="Value in the masks that does not count; none: all count.",
 )
 @click.option(
     "--val-share",

@@ -49,10 +49,17 @@ class RunFolder:
         return self.path / BEST
 
     @property
+    def tensorboard(self) -> Path | None:
+        """Where TensorBoard's files go, if they are wanted."""
+        return self.path / "tensorboard" if self.config.tensorboard else None
+
+    @property
     def what_is_kept(self) -> str:
         """What an error leaves, and how to go on after it."""
         if self.last.exists():
             return "the last checkpoint is kept: go on by --resume"
+        if self.best.exists():
+            return f"only {BEST} was saved, which cannot be gone on with: start again in another --out"
         return "nothing was saved yet: start again"
 
     def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:

@@ -23,7 +23,7 @@ ENOUGH = 0
 REPEATED = 0.5
 """Seconds within which signals count as one: a process manager may tell a whole group, and torchrun each one again."""
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 CLEAR_LINE, SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
 """What a terminal is told to make room where a progress bar is, and to show the cursor, which bars hide."""
 
@@ -40,6 +40,7 @@ class Stop:
 
     def __init__(self, speaks: bool = True) -> None:
         self.signal, self.speaks = 0, speaks
+        self.terminals = [number for number in (STDOUT, STDERR) if os.isatty(number)]
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -67,12 +68,21 @@ class Stop:
 
     def _take(self, number: int, _: FrameType | None) -> None:
         self.signal = number
+        for terminal in self.terminals:
+            if not os.isatty(terminal):  # closed: whatever is still said would be an error, also at Python's end
+                _say_no_more(terminal)
 
     def leave(self) -> None:
         """End as the signal asked, with everything saved."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)
+
+
+def _say_no_more(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _end_at_second(ear: socket.socket, speaks: bool) -> None:
@@ -110,6 +120,7 @@ class LossWatch:
     def __init__(self, total: float = 0.0, seen: int = 0) -> None:
         self.total, self.seen = total, seen
         self._pending: tuple[Callable[[], float], int, Callable[[], str]] | None = None
+        self._failure: NotFiniteError | None = None
 
     @classmethod
     def of_process(cls, rank: int, count: int, sums: Sequence[tuple[float, int]]) -> "LossWatch":
@@ -121,25 +132,35 @@ class LossWatch:
         return cls(sum(total for total, _ in sums), sum(seen for _, seen in sums))
 
     def add(self, loss: "Tensor", count: int, where: Callable[[], str]) -> None:
-        """A mean loss over `count` images; `where` tells which, if need be."""
-        self.look()
+        """A mean loss over `count` images; `where` tells which, if need be. Counts the one before it."""
+        self._count()
         self._pending = (_arriving(loss.detach()), count, where)
 
     def look(self) -> None:
-        """Count the loss that was added last.
+        """Count the loss that was added last too; raises as `check`."""
+        self._count()
+        self.check()
+
+    def check(self) -> None:
+        """Look at what was counted.
 
         Raises:
-            NotFiniteError: it is infinite or NaN.
+            NotFiniteError: a loss is infinite or NaN.
         """
-        if self._pending is None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _count(self) -> None:
+        if self._pending is None or self._failure is not None:
             return
         loss, count, where = self._pending
         self._pending = None
         value = loss()
-        if not math.isfinite(value):
-            raise NotFiniteError(f"{where()}: the loss became {value}, look at these images")
-        self.total += value * count
-        self.seen += count
+        if math.isfinite(value):
+            self.total += value * count
+            self.seen += count
+        else:
+            self._failure = NotFiniteError(f"{where()}: the loss became {value}, look at these images")
 
     @property
     def mean(self) -> float:

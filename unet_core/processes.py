@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -69,7 +69,8 @@ class Processes:
         if found is None:
             return
         if not self.first:
-            end_in_silence(found)
+            time.sleep(GRACE)
+            raise SystemExit(found.exit_code) from failure
         raise failure or found
 
     @contextmanager
@@ -106,12 +107,6 @@ class Processes:
         """Say goodbye to the others."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-def end_in_silence(error: UnetError) -> NoReturn:
-    """End a process that is not the first, after an error that all have or know of, and that the first one tells of."""
-    time.sleep(GRACE)
-    raise SystemExit(error.exit_code) from error
 
 
 def join() -> Processes:

@@ -9,6 +9,12 @@ from unet_core.config import TrainConfig
 from unet_core.metrics import LABELS, Metrics
 from unet_core.optim import score
 
+NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
+"""Figures of an epoch that do not say how good the model is."""
+
+MAX_NAME = 200
+"""Characters of a figure's name in a card."""
+
 MOST_NAMED = 5
 """Most classes that `one_sided` names."""
 
@@ -21,6 +27,12 @@ def metrics_csv(history: list[dict[str, float]]) -> str:
     writer.writeheader()
     writer.writerows({name: "" if math.isnan(value) else value for name, value in row.items()} for row in history)
     return text.getvalue()
+
+
+def card_figures(row: Mapping[str, float]) -> dict[str, float]:
+    """What of an epoch's figures says how good its weights are, as far as a card can hold it."""
+    figures = {name: float(value) for name, value in row.items() if name not in NOT_METRICS}
+    return {name: value for name, value in figures.items() if math.isfinite(value) and len(name) <= MAX_NAME}
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
@@ -41,12 +53,12 @@ def figure_lines(row: Mapping[str, float]) -> str:
 def one_sided(metrics: Metrics) -> str | None:
     """A line where every pixel is predicted as one class, or none as a class that is there; None otherwise."""
     if metrics.always_predicted is not None:
-        return f"every pixel of the validation images is predicted as {metrics.always_predicted}"
+        return f"every pixel of these images is predicted as {metrics.always_predicted}"
     missing = metrics.never_predicted
     if not missing:
         return None
     rest = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-    return f"no pixel of the validation images is predicted as {', '.join(missing[:MOST_NAMED])}{rest}"
+    return f"no pixel of these images is predicted as {', '.join(missing[:MOST_NAMED])}{rest}"
 
 
 def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> str:

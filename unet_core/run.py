@@ -1,6 +1,5 @@
 """One training run: epochs of steps and a validation after each, saved so that it can stop and go on anywhere."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from runtime.card import ModelCard, Training
-from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, OutputError
+from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
 from unet_core.board import Board
 from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
 from unet_core.config import TrainConfig
@@ -30,16 +29,12 @@ from unet_core.optim import Average, Precision, epochs_without_progress, is_best
 from unet_core.pairs import fingerprint
 from unet_core.processes import Processes
 from unet_core.records import Records
-from unet_core.report import epoch_line, one_sided
+from unet_core.report import card_figures, epoch_line, one_sided
 from unet_core.state import random_state, set_random_state, with_settings
 from unet_core.validation import Worst, checkpoint_predictions, default_workers, measure
 
 SAVE = 1
 """What a process says to the others when it is time to save; larger numbers are signals."""
-
-
-NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
-"""Figures of an epoch that do not say how good the model is."""
 
 
 class Run:
@@ -67,7 +62,7 @@ class Run:
         self._build()
         self.history: list[dict[str, float]] = []
         self.position, self.watch, self.seconds = 0, LossWatch(), 0.0
-        self.one_sided: str | None = None  # what the best weights of these epochs never answer, or always
+        self.one_sided: str | None = None  # what the best weights never answer, or always
         self.stop = Stop(speaks=self.processes.first)
         if resumed is not None:
             self._restore(resumed)
@@ -134,6 +129,7 @@ class Run:
             self.precision.restore(extra["precision"])
             self.history = [dict(row) for row in extra["history"]]
             self.position, self.seconds = int(extra["position"]), float(extra["seconds"])
+            self.one_sided = extra["one_sided"]
             self.watch = LossWatch.of_process(self.processes.rank, self.processes.count, extra["losses"])
             set_random_state(extra["random"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -150,35 +146,28 @@ class Run:
         waited = epochs_without_progress(self.history)
         return len(self.history) >= self.config.epochs or 0 < self.config.patience <= waited
 
-    def write_history(self) -> None:
-        """The files that follow from the history alone."""
-        if self.processes.first:
-            self.folder.write_history(self.history)
-
     def fit(self) -> Path:
         """Train, validate and save, epoch by epoch.
 
         Raises:
             NotFiniteError: the loss, a gradient or a weight is infinite or NaN.
-            OutputError: a file cannot be written.
+            UnetError: a file cannot be read or written, or a process that loads images was killed.
             KeyboardInterrupt, SystemExit: a signal came (see `Stop`); everything is saved.
         """
         loader = self._loader()
-        if self.processes.first:
-            self.folder.begin(self.train.pairs, self.val.pairs)
         try:
-            with self.stop.listening(), self._board() as self.board:
+            with self.processes.agreeing():
+                if self.processes.first:
+                    self.folder.begin(self.train.pairs, self.val.pairs)
+            board = Board(self.folder.tensorboard if self.processes.first else None, self.epoch)
+            with self.stop.listening(), board as self.board:
                 while not self.ended:
                     self._fit_epoch(loader)
         except NotFiniteError as error:
             raise NotFiniteError(f"{error}; {self.folder.what_is_kept} with {error.remedy}") from error
-        except OutputError as error:
-            raise OutputError(f"{error}; {self.folder.what_is_kept}") from error
+        except UnetError as error:
+            raise type(error)(f"{error}; {self.folder.what_is_kept}") from error
         return self.folder.best
-
-    def _board(self) -> Board:
-        folder = self.folder.path / "tensorboard" if self.config.tensorboard and self.processes.first else None
-        return Board(folder, self.epoch)
 
     def _loader(self) -> DataLoader[Any]:
         dataset = TrainingSet(
@@ -231,19 +220,19 @@ class Run:
         batches = batches_of(loader)
         with self.display.bar(label, len(self.train), done=self.position) as advance:
             while self.position < len(self.train):
-                done = self.step(batches, label)
+                done = self._step_together(batches, label)
                 now = time.perf_counter()
                 self.seconds = before + now - started
                 advance(done, self._figures())
-                self._look_together()
                 due = self.config.save_minutes and now - saved > 60 * self.config.save_minutes
-                asked = self.processes.largest(max(self.stop.signal, SAVE if due else 0))
+                signal = self.stop.signal
+                asked = self.processes.largest(SAVE + signal if signal else SAVE if due else 0)
                 if asked:
                     self._check()
-                    self._save_last()
+                    self._save()
                     saved = time.perf_counter()
                 if asked > SAVE:
-                    self._leave(asked)
+                    self._leave(asked - SAVE)
         self._check()
 
     def _figures(self) -> str:
@@ -310,7 +299,7 @@ class Run:
         shown = self._until_stopped(self.display.through(predictions, "validating", len(indices)))
         metrics = measure(shown, self.card, worst.add)
         if asked := self.processes.largest(self.stop.signal):
-            self._save_last()
+            self._save()
             self._leave(asked)
         for state in self.processes.gather((self.processes.rank, metrics.state(), worst)):
             if state[0] != self.processes.rank:
@@ -330,21 +319,23 @@ class Run:
         Raises:
             NotFiniteError: the loss or a weight is infinite or NaN.
         """
-        self.watch.look()
-        if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
-            raise NotFiniteError(f"epoch {self.epoch}: the weights became infinite or NaN")
-
-    def _look_together(self) -> None:
-        """With several processes a loss that is not finite in one ends all of them; the others would wait for it."""
-        if self.processes.count == 1:
-            return
-        failed: NotFiniteError | None = None
-        try:
+        with self.processes.agreeing():
             self.watch.look()
+            if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+                raise NotFiniteError(f"epoch {self.epoch}: the weights became infinite or NaN")
+
+    def _step_together(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
+        """A step; what is not finite in one process ends all of them, which would wait for it."""
+        failure: NotFiniteError | None = None
+        done = 0
+        try:
+            done = self.step(batches, label)
+            self.watch.check()
         except NotFiniteError as error:
-            failed = error
-        if self.processes.largest(int(failed is not None)):  # a number is sooner told than an object
-            self.processes.agree(failed)
+            failure = error
+        if self.processes.largest(int(failure is not None)):  # a number is sooner told than an object
+            self.processes.agree(failure)
+        return done
 
     def _leave(self, number: int) -> None:
         """End all processes as the signal asks that one of them got."""
@@ -355,32 +346,38 @@ class Run:
     def _write_epoch(self, row: Mapping[str, float], worst: Worst) -> None:
         """The best weights first: the checkpoint's history says that they are there."""
         best = is_best(self.history)
-        if best and self.processes.first:
-            save_checkpoint(self.folder.best, self.segmenter.network.state_dict(), self._trained_card())
-        self._save_last()
-        if not self.processes.first:
-            return
-        self.write_history()
-        self.board.scalars(row)
-        if best:
-            for place, drawn in enumerate(self.folder.draw(worst, self.val, len(self.history)), 1):
+        losses = self.processes.gather((self.watch.total, self.watch.seen))
+        with self.processes.agreeing():
+            if not self.processes.first:
+                return
+            if best:
+                save_checkpoint(self.folder.best, self.segmenter.network.state_dict(), self._trained_card())
+            self._save_last(losses)
+            self.folder.write_history(self.history)
+            self.board.scalars(row)
+            for place, drawn in enumerate(self.folder.draw(worst, self.val, len(self.history)) if best else (), 1):
                 self.board.picture(f"worst/{place:02}", drawn, len(self.history))
 
     def _trained_card(self) -> ModelCard:
-        row = self.history[-1] if self.history else {}
-        figures = {name: float(value) for name, value in row.items() if name not in NOT_METRICS}
-        finite = {name: value for name, value in figures.items() if math.isfinite(value) and len(name) <= 200}
         return replace(
             self.card,
             weights_sha256=weights_sha256(self.segmenter.network.state_dict()),
-            training=Training(epochs=len(self.history), data=self.fingerprint, metrics=finite),
+            training=Training(
+                epochs=len(self.history),
+                data=self.fingerprint,
+                metrics=card_figures(self.history[-1]) if self.history else {},
+            ),
         )
 
-    def _save_last(self) -> None:
-        """Everything that the run needs to go on exactly from here."""
+    def _save(self) -> None:
+        """Save within an epoch."""
         losses = self.processes.gather((self.watch.total, self.watch.seen))
-        if not self.processes.first:
-            return
+        with self.processes.agreeing():
+            if self.processes.first:
+                self._save_last(losses)
+
+    def _save_last(self, losses: list[tuple[float, int]]) -> None:
+        """Everything that the run needs to go on exactly from here; `losses` are those of all processes."""
         save_checkpoint(
             self.folder.last,
             self.segmenter.network.state_dict(),
@@ -392,6 +389,7 @@ class Run:
             history=self.history,
             position=self.position,
             seconds=self.seconds,
+            one_sided=self.one_sided,
             losses=losses,
             random=random_state(),
             data=self.fingerprint,

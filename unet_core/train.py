@@ -32,9 +32,9 @@ from unet_core.config import (
     read_settings,
 )
 from unet_core.display import Display
-from unet_core.folder import BEST, LAST
+from unet_core.folder import BEST, LAST, RunFolder
 from unet_core.pairs import Layout, find_splits, group_of, has_validation, surplus_masks
-from unet_core.processes import Processes, end_in_silence, join
+from unet_core.processes import Processes, join
 from unet_core.records import Recipe, Records
 from unet_core.report import final_table
 from unet_core.run import Run
@@ -43,11 +43,11 @@ from unet_core.validation import torch_device
 LOCK = ".lock"
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> Path:
+def train(config: TrainConfig, *, resume: bool = False, processes: Processes | None = None) -> Path:
     """Train a U-Net as configured, and return the path of its best weights (`model.pth`).
 
     With `resume`, the run in `config.out` goes on, from within an epoch if it was stopped there, until `config.epochs`
-    have been trained. Started by `torchrun`, every process calls this.
+    have been trained. Started by `torchrun`, every process calls this, perhaps with what `join` gave it.
 
     Raises:
         ConfigError, DataError, CheckpointError, DeviceError, OutputError: before the first epoch, where possible.
@@ -56,7 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM or SIGHUP came; the step was finished and everything is saved.
         SystemExit: with several processes, in all but the first, when the first one raises one of the errors above.
     """
-    processes = join()
+    processes = processes or join()
     try:
         with ExitStack() as stack, _explained(config):
             with processes.agreeing():
@@ -73,7 +73,8 @@ def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Proces
     with processes.agreeing():
         device = torch_device(processes.device_name(config.device))
         run = Run(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
-        run.write_history()  # a kill may have come between the checkpoint and these
+        if processes.first:
+            run.folder.write_history(run.history)  # a kill may have come between the checkpoint and these
         if run.ended:
             raise ConfigError(
                 f"{run.folder.last}: {_epochs(len(run.history))} trained already; ask for more with --epochs"
@@ -94,6 +95,7 @@ def _what_begins(run: Run) -> str:
     what = f"training {_epochs(config.epochs)}"
     if run.history or run.position:
         within = f", image {run.position + 1} of {len(run.train)}" if run.position else ""
+        within = ", its validation" if run.position == len(run.train) else within
         what = f"going on with epoch {run.epoch} of {config.epochs}{within},"
     processes = f", {run.processes.count} processes" if run.processes.count > 1 else ""
     size = f"{config.width}x{config.height}"
@@ -136,17 +138,12 @@ def _explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        half = max(1, config.batch_size // 2)
+        half = f"--batch-size {config.batch_size // 2} --accumulate {2 * config.accumulate}"
+        less = half if config.batch_size > 1 else "thinner --widths, or a smaller --height and --width"
         raise UnetError(
-            f"--batch-size {config.batch_size}: the device's memory is too small; go on with --batch-size {half} "
-            f"--accumulate {2 * config.accumulate} (the same steps), or with --amp auto"
+            f"--batch-size {config.batch_size}: the device's memory is too small; give {less}, or --amp auto"
         ) from error
     except Exception as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-            raise UnetError(
-                "a process that loads images was ended from outside (too little memory, or too small a /dev/shm?); "
-                "go on with --resume and fewer --workers"
-            ) from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise UnetError(
@@ -295,21 +292,17 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     Without val_images/, whole groups of the training images are kept back to validate on. Several GPUs:
     torchrun --nproc-per-node N -m unet_core.train ...
     """
-    first = os.environ.get("RANK", "0") == "0"
-    try:
+    processes = join()
+    with processes.agreeing():
         config = _config_of(file, flags, resume)
-    except UnetError as error:
-        if first:
-            raise
-        end_in_silence(error)
     try:
-        best = train(config, resume=resume)
+        best = train(config, resume=resume, processes=processes)
     except (KeyboardInterrupt, SystemExit) as stop:
         code = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
-        if first:
+        if processes.first:
             click.echo(_stopped(config), err=True)
         raise SystemExit(code) from stop
-    if first:
+    if processes.first:
         click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
 
 
@@ -317,12 +310,12 @@ def _config_of(file: Path | None, flags: Mapping[str, Any], resume: bool) -> Tra
     of_file = read_settings(file) if file is not None else {}
     settings = of_file | {name: value for name, value in flags.items() if value is not None}
     if "out" not in settings:
-        raise click.UsageError("Missing option '--out': the folder of the run.")
+        raise ConfigError("--out: is missing, expected the folder of the run; see --help")
     if resume:
         last = Path(settings["out"]) / LAST
         settings = stored_config(_last_checkpoint(last), last) | settings
     if "data" not in settings:
-        raise click.UsageError("Missing argument 'DATA': the folder of images and masks.")
+        raise ConfigError("DATA: is missing, expected the folder of images and masks; see --help")
     if settings.get("init_from") and not settings.keys() & {"widths", "up", "channels"}:
         settings |= _network_of(settings["init_from"])
     return make_config(settings, of_file, file)
@@ -336,8 +329,9 @@ def _network_of(checkpoint: str) -> dict[str, Any]:
 
 
 def _stopped(config: TrainConfig) -> str:
-    if not (Path(config.out) / LAST).exists():
-        return "stopped before anything was saved; start again without --resume"
+    folder = RunFolder(Path(config.out), config)
+    if not folder.last.exists():
+        return f"stopped: {folder.what_is_kept}"
     return f"stopped and saved; go on with: python -m unet_core.train --out {shlex.quote(config.out)} --resume"
 
 

@@ -91,6 +91,15 @@ def test_flags_win_over_a_runs_settings(trained, one_folder):
     assert done.stdout.startswith(f"{trained} on 1 val image of {one_folder}\n")
 
 
+def test_a_runs_ignored_value_can_be_counted_again(trained, one_folder):
+    for mask in (one_folder / "train_fine").iterdir():
+        Image.fromarray(np.where(load_labels(mask), 9, 0).astype(np.uint8)).save(mask, optimize=False)
+    assert run(trained, one_folder, "--split", "train").exit_code == 0
+    done = run(trained, one_folder, "--split", "train", "--ignore-index", "none")
+    assert "has values that are no labels (9)" in done.stderr
+    assert "--ignore-index 9" not in done.stderr
+
+
 def test_of_a_split_that_is_there_only_the_labels_are_noted(trained, views):
     (views / "val_masks").rename(views / "val_fine")
     done = run(trained, views)

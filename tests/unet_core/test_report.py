@@ -27,15 +27,15 @@ MANY = [f"c{index}" for index in range(9)]
 @pytest.mark.parametrize(
     ("classes", "predicted", "truth", "said"),
     [
-        (["car"], [0, 0], [0, 1], "no pixel of the validation images is predicted as car"),
-        (["car"], [1, 1], [0, 1], "every pixel of the validation images is predicted as car"),
+        (["car"], [0, 0], [0, 1], "no pixel of these images is predicted as car"),
+        (["car"], [1, 1], [0, 1], "every pixel of these images is predicted as car"),
         (["car"], [1, 0], [0, 1], None),
-        (["background", "car"], [0, 0], [0, 1], "every pixel of the validation images is predicted as background"),
+        (["background", "car"], [0, 0], [0, 1], "every pixel of these images is predicted as background"),
         (
             MANY,
             [0, 1, 1, 1, 1, 1, 1, 1, 1],
             range(9),
-            "no pixel of the validation images is predicted as c2, c3, c4, c5, c6 and 2 more",
+            "no pixel of these images is predicted as c2, c3, c4, c5, c6 and 2 more",
         ),
     ],
 )

@@ -134,8 +134,8 @@ def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeyp
     train(replace(config, out=str(tmp_path / "whole")))
     real, positions = running.Run._save_last, []
 
-    def save_and_crash(self):
-        real(self)
+    def save_and_crash(self, losses):
+        real(self, losses)
         positions.append(self.position)
         raise RuntimeError("crash")
 
@@ -172,12 +172,12 @@ def test_a_stop_between_the_two_files_loses_no_best_weights(config, monkeypatch)
 def test_files_that_a_kill_left_out_are_written_on_resume(config, monkeypatch):
     """The checkpoint comes first; curves and table follow from it."""
 
-    def killed(self):
-        if self.history:
+    def killed(self, history):
+        if history:
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Run, "write_history", killed)
+        patch.setattr(running.RunFolder, "write_history", killed)
         with pytest.raises(RuntimeError, match="killed"):
             train(replace(config, epochs=1))
     assert not (Path(config.out) / "metrics.csv").exists()
@@ -278,7 +278,7 @@ def wait_for(path, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_to_the_whole_group_finish_the_step_and_save(start, long, number, code):
     process = start(long)
     wait_for(Path(long.out) / LAST, process)
@@ -289,6 +289,46 @@ def test_signals_to_the_whole_group_finish_the_step_and_save(start, long, number
     assert "Traceback" not in said
     first = load_checkpoint(Path(long.out) / LAST).extra
     train(replace(long, epochs=len(first["history"]) + 1, workers=0), resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_after_its_step(config, monkeypatch, number):
+    real, steps = running.Run.step, []
+
+    def step(self, *arguments):
+        steps.append(1)
+        done = real(self, *arguments)
+        os.kill(os.getpid(), number)
+        return done
+
+    monkeypatch.setattr(running.Run, "step", step)
+    with pytest.raises(BaseException) as ended:
+        train(replace(config, batch_size=1))
+    assert type(ended.value) in (KeyboardInterrupt, SystemExit)
+    assert len(steps) == 1
+    assert load_checkpoint(Path(config.out) / LAST).extra["position"] == 1
+
+
+HUNG_UP = """
+import os, pty, sys, time
+child, terminal = pty.fork()
+if not child:
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+seen = b""
+while b"epoch 1/" not in seen:
+    seen += os.read(terminal, 10000)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_closed_terminal_saves_and_ends_as_told(long, workers):
+    training = command(replace(long, workers=workers))[1:]
+    done = subprocess.run([sys.executable, "-c", HUNG_UP, *training], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "129\n", done.stderr
+    assert load_checkpoint(Path(long.out) / LAST).extra["position"] > 0
 
 
 @pytest.mark.slow

@@ -92,13 +92,14 @@ PLACES = {"data": "d", "out": "o"}
         (
             {"classes": ("a", "b")},
             {"loss": "bce"},
-            "run.toml: --loss bce: expected one of auto, ce, dice, ce+dice, focal for 2 --classes",
+            "--loss bce: expected one of auto, ce, dice, ce+dice, focal for 2 --classes",
         ),
         (
             {"loss": "dice"},
             {"boundary_weight": 1.0},
-            "run.toml: --boundary-weight 1.0: has no effect on --loss dice; leave one of them out",
+            "--boundary-weight 1.0: has no effect on --loss dice; leave one of them out",
         ),
+        ({"widths": (8, 16)}, {"height": 33}, "--height 33: expected a multiple of 4 for 2 --widths, such as 32"),
         ({"data": ""}, {}, "run.toml: DATA '': expected a folder"),
         ({"channels_last": True}, {"channels": "X"}, "--channels X: expected one of RGB, L"),
     ],

@@ -67,9 +67,7 @@ def test_resuming_with_another_network_is_refused(data, tmp_path):
     assert f"error: --widths 8,16: the run in {tmp_path / 'r'} has 4,8; leave it out" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((), "Missing option '--out'"), (("--out", "r"), "Missing argument 'DATA'")]
-)
+@pytest.mark.parametrize(("arguments", "message"), [((), "--out: is missing"), (("--out", "r"), "DATA: is missing")])
 def test_what_must_be_given(arguments, message):
     result = run_cli(*arguments)
     assert result.exit_code == 2
@@ -108,7 +106,7 @@ def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, mi
     monkeypatch.setattr(running.Metrics, "never_predicted", missing)
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("no pixel of the validation images is predicted as car, by the best") == len(missing)
+    assert result.stderr.count("no pixel of these images is predicted as car, by the best") == len(missing)
 
 
 def test_a_file_to_start_from_brings_its_network(data, tmp_path):
@@ -136,3 +134,11 @@ def test_masks_without_an_image_are_noted(data, tmp_path):
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0
     assert f"note: {data}: 1 mask has no image of the same name: train_masks/car3_mask.gif\n" in result.stderr
+
+
+def test_data_without_any_foreground_are_refused(data, tmp_path):
+    for path in (data / "train_masks").iterdir():
+        Image.new("L", (48, 32)).save(path)
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.exit_code == 2
+    assert "train_masks: no mask has any foreground, so there is nothing to learn" in result.stderr
