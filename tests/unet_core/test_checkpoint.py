@@ -103,7 +103,7 @@ def test_files_cut_off_anywhere_are_refused(path):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; train one with: python -m unet_core\.train"):
+    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; expected a checkpoint, such as"):
         load_checkpoint(tmp_path / "no.pth")
     with pytest.raises(CheckpointError, match="is a folder, expected a checkpoint"):
         load_checkpoint(tmp_path)
