@@ -55,7 +55,7 @@ class CheckpointError(UnetError):
 class NotFiniteError(UnetError):
     """A loss, a gradient or a weight became infinite or NaN; `remedy` says which settings may help."""
 
-    def __init__(self, message: str, remedy: str = "a lower --lr, --clip-norm 1 or --amp off") -> None:
+    def __init__(self, message: str, remedy: str = "a lower --lr or --clip-norm 1") -> None:
         super().__init__(message)
         self.remedy = remedy
 

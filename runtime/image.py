@@ -273,6 +273,8 @@ def _resample(array: NDArray[Any], size: tuple[int, int], interpolation: int) ->
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The image files directly in a folder, by suffix, sorted; hidden files are left out.
 
+    A link to nothing is among them, so that reading it says so: behind links a whole disk may be missing.
+
     Raises:
         ImageError: there is no such folder, or it cannot be read.
     """
@@ -280,6 +282,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         paths = list(Path(folder).iterdir())
     except OSError as error:
         raise ImageError(f"{folder}: cannot be listed ({(error.strerror or str(error)).lower()})") from error
-    return sorted(
-        path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return sorted(path for path in paths if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return False
+    return path.is_file() or (path.is_symlink() and not path.exists())

@@ -30,7 +30,5 @@ def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
             f"a step takes {step} images and there are {images} to train on, so an epoch is one step of {images}"
         )
     if config.warmup_epochs >= config.epochs:
-        notes.append(
-            f"--warmup-epochs {config.warmup_epochs:g}: the run has {config.epochs} epochs, so --lr is never reached"
-        )
+        notes.append(f"--warmup-epochs {config.warmup_epochs:g}: --epochs is {config.epochs}, so --lr is never reached")
     return notes

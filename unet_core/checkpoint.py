@@ -184,7 +184,7 @@ def _is_weight(item: tuple[object, object]) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
-        raise CheckpointError(f"{path}: no such file; train one with: python -m unet_core.train")
+        raise CheckpointError(f"{path}: no such file; expected a checkpoint, such as model.pth of a training run")
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint such as {path / 'model.pth'}")
     if not path.stat().st_size:

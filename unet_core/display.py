@@ -60,7 +60,7 @@ class Display:
     def bar(self, label: str, total: int, *, unit: str = "image", done: int = 0) -> Iterator[Advance]:
         """A progress bar that goes away when the block ends; within another one's block nothing is shown."""
         console = Console(stderr=True)
-        if self.quiet or self._progress is not None or progress_hidden() or not console.is_interactive:
+        if not total or self.quiet or self._progress is not None or progress_hidden() or not console.is_interactive:
             yield _nothing
             return
         self._progress = progress = _progress(console)
@@ -69,11 +69,14 @@ class Display:
         def advance(count: int, figures: str = "") -> None:
             progress.update(task, advance=count, figures=figures)
 
+        with self._unless_gone():
+            progress.start()
         try:
-            with progress:
-                yield advance
+            yield advance
         finally:
             self._progress = None
+            with self._unless_gone():
+                progress.stop()
 
     def through(self, items: Iterable[T], label: str, total: int, unit: str = "image") -> Generator[T, None, None]:
         """Go through items with a bar."""
@@ -94,11 +97,20 @@ class Display:
         """Print where the bar is, which moves on below."""
         if self.quiet:
             return
-        if self._progress is not None:
-            self._progress.stop()
-        click.echo(text, err=err)
-        if self._progress is not None:
-            self._progress.start()
+        with self._unless_gone():
+            if self._progress is not None:
+                self._progress.stop()
+            click.echo(text, err=err)
+            if self._progress is not None:
+                self._progress.start()
+
+    @contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        """What cannot be shown any more, because the terminal was closed or the pipe's reader left, ends no run."""
+        try:
+            yield
+        except OSError:
+            self.quiet = True
 
 
 def _nothing(count: int, figures: str = "") -> None:

@@ -155,7 +155,10 @@ def _evaluate(
         try:
             answers = _answers(model, records, batch_size, workers)
             with closing(display.through(answers, "evaluating", len(pairs))) as shown:
-                return measure(shown, model.card, written.add if written is not None else None)
+                metrics = measure(shown, model.card, written.add if written is not None else None)
+            if written is not None and written.empty:
+                display.note("every mask of the submission is empty")
+            return metrics
         except ImageError:
             with display.bar("checking images", len(pairs)) as advance:
                 prepare((records,), None, advance, display.note)  # raises, with all that cannot be used
@@ -184,11 +187,12 @@ class Submission:
     """The file that Carvana's competition takes: a line for each image, its name and its mask's runs."""
 
     def __init__(self, file: TextIO, pairs: Sequence[Pair]) -> None:
-        self._writer, self._pairs = csv.writer(file, lineterminator="\n"), pairs
+        self._writer, self._pairs, self.empty = csv.writer(file, lineterminator="\n"), pairs, True
         self._writer.writerow(("img", "rle_mask"))
 
     def add(self, index: int, predicted: Labels, *_: Any) -> None:
         """Write an image's mask, at its original size."""
+        self.empty = self.empty and not predicted.any()
         self._writer.writerow((self._pairs[index].image.name, rle.encode(predicted)))
 
 

@@ -165,7 +165,7 @@ class Precision:
         if after < LEAST_SCALE:
             raise NotFiniteError(
                 f"gradients overflow in fp16 whatever the loss is multiplied with ({self.skipped} steps skipped)",
-                "--amp bf16 or off, or a lower --lr",
+                "--amp bf16 or a lower --lr",
             )
         return after >= before
 

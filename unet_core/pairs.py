@@ -113,6 +113,18 @@ def surplus_masks(
     return f"{data}: {count} no image of the same name: {_listed([_short(path) for path in surplus])}"
 
 
+def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
+    """A line to note on validation images that are training images too, by name and size; None where there are none."""
+    seen = {(pair.image.name, pair.image.stat().st_size) for pair in train}
+    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size) in seen]
+    if not shared:
+        return None
+    count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
+    return (
+        f"{count} both trained and validated on, so the figures flatter: {_listed([_short(path) for path in shared])}"
+    )
+
+
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
     """The folder of a split's images: `SPLIT_images`, or `SPLIT` where only that is there."""
     named, short = Path(data) / f"{split}_images", Path(data) / split

@@ -164,7 +164,8 @@ class Run:
                 while not self.ended:
                     self._fit_epoch(loader)
         except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {self.folder.what_is_kept} with {error.remedy}") from error
+            remedy = error.remedy + ("" if str(self.precision) == "fp32" else ", or with --amp off")
+            raise NotFiniteError(f"{error}; {self.folder.what_is_kept} with {remedy}") from error
         except UnetError as error:
             raise type(error)(f"{error}; {self.folder.what_is_kept}") from error
         return self.folder.best
@@ -236,11 +237,12 @@ class Run:
         self._check()
 
     def _figures(self) -> str:
+        loss = f"  loss {self.watch.mean:.4f}" if self.watch.seen else ""
         past = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
         share = self.epoch - 1 + self.position / len(self.train)
         spent = sum(row["seconds"] for row in self.history) + self.seconds
         left = timedelta(seconds=round(spent / share * (self.config.epochs - share)))
-        return f"loss {self.watch.mean:.4f}{past}  run ends in {left}"
+        return f"ends in {left}{loss}{past}"
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
         """One step of the optimizer, over one batch or `accumulate` of them; returns the number of images."""

@@ -33,7 +33,7 @@ from unet_core.config import (
 )
 from unet_core.display import Display
 from unet_core.folder import BEST, LAST, RunFolder
-from unet_core.pairs import Layout, find_splits, group_of, has_validation, surplus_masks
+from unet_core.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
 from unet_core.processes import Processes, join
 from unet_core.records import Recipe, Records
 from unet_core.report import final_table
@@ -182,6 +182,8 @@ def _records(config: TrainConfig, processes: Processes, display: Display) -> tup
             if surplus := surplus_masks(config.data, layout):
                 display.note(surplus)
             _prepare(sets, cache, left, display)
+            if shared := shared_images(train_pairs, val_pairs):
+                display.note(shared)
             if not train_set.has_foreground:
                 where = Path(config.data) / f"train_{config.masks}"
                 raise DataError(f"{where}: no mask has any foreground, so there is nothing to learn")
@@ -300,7 +302,8 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         code = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
         if processes.first:
-            click.echo(_stopped(config), err=True)
+            with suppress(OSError):  # a terminal that is closed
+                click.echo(_stopped(config), err=True)
         raise SystemExit(code) from stop
     if processes.first:
         click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")

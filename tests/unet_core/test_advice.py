@@ -21,7 +21,7 @@ def test_settings_that_do_what_they_say_need_no_note(config):
         ({"foreground_share": 0.5}, "--foreground-share 0.5: has no effect; it is for --fit native"),
         ({"val_share": 0.5}, "--val-share 0.5: has no effect; it is for data without val_images/"),
         ({"cache_dir": "c", "cache_gb": 0.0}, "--cache-dir c: has no effect; it is for --cache-gb above 0"),
-        ({"warmup_epochs": 2.0}, "--warmup-epochs 2: the run has 2 epochs, so --lr is never reached"),
+        ({"warmup_epochs": 2.0}, "--warmup-epochs 2: --epochs is 2, so --lr is never reached"),
         ({"batch_size": 7}, "a step takes 7 images and there are 6 to train on, so an epoch is one step of 6"),
         ({"accumulate": 2}, "a step takes 8 images and there are 6 to train on, so an epoch is one step of 6"),
     ],

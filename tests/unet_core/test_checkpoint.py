@@ -111,7 +111,7 @@ def test_a_file_of_no_bytes_says_so(tmp_path, name):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; train one with: python -m unet_core\.train"):
+    with pytest.raises(CheckpointError, match=r"no\.pth: no such file; expected a checkpoint, such as"):
         load_checkpoint(tmp_path / "no.pth")
     with pytest.raises(CheckpointError, match="is a folder, expected a checkpoint"):
         load_checkpoint(tmp_path)

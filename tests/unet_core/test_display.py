@@ -9,7 +9,7 @@ import pytest
 from unet_core.display import Display
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-FIGURES = "loss 0.1234  Dice 0.9812  run ends in 1:02:03"
+FIGURES = "ends in 1:02:03  loss 0.1234  Dice 0.9812"
 
 
 class Terminal(io.StringIO):
@@ -63,8 +63,8 @@ def test_a_bar_shows_label_count_speed_time_and_figures(watched):
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
-        (70, r"epoch 12/100 [━╸╺]{10}   40/5088 8 images/s 0:10:31 loss 0\.1234  Dic…"),
-        (58, r"epoch 12/100 [━╸╺]+   40/5088 8 images/s 0:10:31 loss.*…"),
+        (70, r"epoch 12/100 [━╸╺]{10}   40/5088 8 images/s 0:10:31 ends in 1:02:03.*…"),
+        (58, r"epoch 12/100 [━╸╺]+   40/5088 8 images/s 0:10:31 ends in.*…"),
     ],
 )
 def test_in_a_narrow_terminal_a_bar_keeps_to_one_line_and_its_count(watched, columns, line):
@@ -173,3 +173,19 @@ def test_without_a_terminal_that_can_draw_there_are_only_notes(watched, monkeypa
         display.note("here")
     assert list(display.through("ab", "b", 2)) == ["a", "b"]
     assert terminal.getvalue() == "note: here\n"
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
+    """As where a run ignores the hangup and its terminal is closed."""
+
+    def gone(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    display = Display()
+    monkeypatch.setattr("click.echo", gone)
+    display.line("epoch 1")
+    assert display.quiet
+    monkeypatch.setattr("click.echo", lambda *_, **__: pytest.fail("said something"))
+    display.note("more")
+    with display.bar("training", 3) as advance:
+        advance(1)

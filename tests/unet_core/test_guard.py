@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_is_refused_when_it_is_looked_at(value):
     with pytest.raises(NotFiniteError) as error:
         watch.look()
     assert str(error.value) == f"epoch 2/9, car.jpg: the loss became {value}, look at these images"
-    assert error.value.remedy == "a lower --lr, --clip-norm 1 or --amp off"
+    assert error.value.remedy == "a lower --lr or --clip-norm 1"
     assert watch.mean == 1
 
 

@@ -7,7 +7,8 @@ import pytest
 from folders import write_pair
 from PIL import Image
 
-from runtime.errors import DataError
+from runtime.errors import DataError, ImageError
+from runtime.image import load_image
 from unet_core.pairs import (
     Layout,
     Pair,
@@ -17,6 +18,7 @@ from unet_core.pairs import (
     group_of,
     has_validation,
     image_folder,
+    shared_images,
     split_by_group,
     surplus_masks,
 )
@@ -282,3 +284,19 @@ def test_names_of_any_bytes_have_a_fingerprint_and_a_side(data):
     (data / "train_images" / "car0.jpg").rename(data / "train_images" / f"{odd}.jpg")
     (data / "train_masks" / "car0_mask.gif").rename(data / "train_masks" / f"{odd}_mask.gif")
     assert fingerprint(*find_splits(unsplit(data))).startswith("5 training and 1 validation pairs")
+
+
+def test_a_link_to_nothing_is_a_pair_that_cannot_be_read(data):
+    (data / "train_images" / "lost.jpg").symlink_to(data / "unmounted.jpg")
+    (data / "train_masks" / "lost_mask.gif").symlink_to(data / "train_masks" / "car0_mask.gif")
+    pair = next(pair for pair in find_pairs(data, "train") if pair.name == "lost")
+    with pytest.raises(ImageError, match=r"lost\.jpg: "):
+        load_image(pair.image)
+
+
+def test_images_on_both_sides_are_noted(data):
+    train, val = find_pairs(data, "train"), find_pairs(data, "val")
+    assert shared_images(train, val) is None
+    said = "both trained and validated on, so the figures flatter: train_images/car0.jpg"
+    assert shared_images(train, [*val, train[0]]) == f"1 image is {said}"
+    assert shared_images(train, train[:2]) == f"2 images are {said}, train_images/car1.jpg"

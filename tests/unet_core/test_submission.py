@@ -153,3 +153,15 @@ def test_a_name_that_is_no_text_is_written_byte_for_byte(model, views, tmp_path)
     done = run(model, views, "--split", "test", "--submission", tmp_path / "out.csv")
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'out.csv'}: 1 mask\n")
     assert (tmp_path / "out.csv").read_bytes().startswith(b'img,rle_mask\n"caf\xe9, 1.jpg",')
+
+
+def test_a_submission_without_any_mask_is_noted(model, views, tmp_path, monkeypatch):
+    def measure(predictions, card, on_image):
+        for index in range(3):
+            on_image(index, np.zeros((2, 3), np.uint8), np.zeros((2, 3), np.uint8), 1.0)
+
+    monkeypatch.setattr(module, "measure", measure)
+    notes = []
+    monkeypatch.setattr(module.Display, "note", lambda self, text: notes.append(text))
+    evaluate(model, find_pairs(views, "val"), device="cpu", submission=tmp_path / "out.csv", display=module.Display())
+    assert notes == ["every mask of the submission is empty"]
