@@ -1,8 +1,8 @@
 """int8 copies of an fp32 graph: QuantizeLinear and DequantizeLinear around the convolutions that can bear it.
 
 "s8" is what TensorRT takes: int8 with scales alone, for values and, per channel, for weights; biases stay fp32; all
-that meets in a Concat has one scale. "u8" is what x86 CPUs multiply fast: uint8 values with a zero point, weights of 7 bits,
-int32 biases; what comes out of a convolution is quantised too, whoever reads it. In both, the first and the last
+that meets in a Concat has one scale. "u8" is what x86 CPUs multiply fast: uint8 values with a zero point, weights of 7
+bits, int32 biases; what comes out of a convolution is quantised too, whoever reads it. In both, the first and the last
 convolution and the transposed ones stay fp32, and a MaxPool has one scale on both sides.
 
 Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
