@@ -181,7 +181,7 @@ def table(rows: tuple[ProofRow, ...]) -> str:
     for row in rows:
         shape, figures = "x".join(map(str, row.shape)), row.parity
         lines.append(
-            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:13.4%}   "
+            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
             f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
         )
     return "\n".join(lines)
