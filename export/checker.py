@@ -3,14 +3,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import onnx
 
-from export.proof import MAX_ERROR, cases, compare, neighbours_matter, network_run
-from export.samples import load_samples
-from runtime.card import ModelCard, ProofRow
+from export.proof import MAX_ERROR, Run, answered, cases, compare, neighbours_matter, network_run
+from export.samples import load_pictures
+from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.golden import TOLERANCE
 from runtime.metadata import read_metadata
@@ -41,6 +40,11 @@ class CheckReport:
     tolerance: float
     rows: tuple[ProofRow, ...]
 
+    @property
+    def max_abs_error(self) -> float:
+        """The largest error of all rows, and the smallest tolerance that would have passed."""
+        return max((row.parity.max_abs_error for row in self.rows), default=0.0)
+
 
 def check_file(
     path: str | os.PathLike[str],
@@ -55,48 +59,72 @@ def check_file(
     Raises:
         ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
         DeviceError: the device does not run here.
-        CheckpointError, DataError: as `load_checkpoint` and `load_samples`.
+        ConfigError: `data` without anything to compare with.
+        CheckpointError, DataError: as `load_checkpoint` and `load_pictures`.
         ProofError: other weights than the checkpoint's, or answers that differ by more than the tolerance.
     """
     file = Path(path)
-    read_metadata(file)
+    if RAW_KEY in read_metadata(file):
+        raise ModelError(f"{file}: is a raw export, which has no golden sample; export it again from its checkpoint")
     check_form(file)
     predictor = Predictor(file, device)
-    card, kind = predictor.card, predictor.report.device.partition(":")[0]
-    reference, name = None, "nothing"
-    if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint)
-        if loaded.card.weights_sha256 != card.weights_sha256:
-            raise ProofError(f"{file}: was not exported from {checkpoint}, whose weights are others")
-        reference, name = network_run(Segmenter(loaded.network(), card).eval()), f"PyTorch with {checkpoint}"
-    elif kind != "cpu":
-        reference, name = Predictor(file, "cpu").run, "the same file on the CPU"
+    reference = _reference(file, predictor, checkpoint)
     if data is not None and reference is None:
         raise ConfigError("--data: there is nothing to compare with; give --checkpoint, or --device cuda")
-    # What was lost with the precision is lost here too.
-    tolerance = MAX_ERROR if kind == "cpu" else TOLERANCE[kind]
-    if card.precision != "fp32" and card.proof is not None:
-        tolerance += 2 * card.proof.max_abs_error
-    rows: list[ProofRow] = []
-    if reference is not None:
-        samples = None if data is None else load_samples(data, card, display=display)
-        pictures = [] if samples is None else list(islice(samples.pictures(), PICTURES))
-        rows = compare(predictor.run, reference, cases(card, pictures), card.output)
     report = CheckReport(
         path=file,
-        card=card,
+        card=predictor.card,
         device=predictor.report.device,
         golden_error=predictor.report.golden_error,
-        reference=name,
-        tolerance=tolerance,
-        rows=tuple(rows),
+        reference="nothing" if reference is None else reference.name,
+        tolerance=_tolerance(predictor),
+        rows=() if reference is None else _rows(predictor, reference.run, data, display),
     )
-    if neighbours_matter(predictor.run, card):
+    if neighbours_matter(predictor.run, predictor.card):
         raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
-    worst = max((row.parity.max_abs_error for row in rows), default=0.0)
-    if worst > tolerance:
-        raise ProofError(f"{file}: is off by {worst:.2g} from {name}, expected at most {tolerance:.2g}", report)
+    if report.max_abs_error > report.tolerance:
+        raise ProofError(
+            f"{file}: is off by {report.max_abs_error:.2g} from {report.reference}, expected at most "
+            f"{report.tolerance:.2g}",
+            report,
+        )
     return report
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Whose answers are right, and what to call it."""
+
+    run: Run
+    name: str
+
+
+def _reference(file: Path, predictor: Predictor, checkpoint: str | os.PathLike[str] | None) -> _Reference | None:
+    if checkpoint is not None:
+        loaded = load_checkpoint(checkpoint)
+        if loaded.card.weights_sha256 != predictor.card.weights_sha256:
+            raise ProofError(f"{file}: was not exported from {checkpoint}, whose weights are others")
+        segmenter = Segmenter(loaded.network(), predictor.card).eval()
+        return _Reference(network_run(segmenter), f"PyTorch with {checkpoint}")
+    if predictor.report.device != "cpu":
+        return _Reference(Predictor(file, "cpu").run, "the same file on the CPU")
+    return None
+
+
+def _tolerance(predictor: Predictor) -> float:
+    kind = predictor.report.device.partition(":")[0]
+    known = MAX_ERROR if kind == "cpu" else TOLERANCE[kind]
+    proof = predictor.card.proof
+    # What was lost with the precision is lost here too.
+    return known if predictor.card.precision == "fp32" or proof is None else known + 2 * proof.max_abs_error
+
+
+def _rows(
+    predictor: Predictor, reference: Run, data: str | os.PathLike[str] | None, display: Display | None
+) -> tuple[ProofRow, ...]:
+    card = predictor.card
+    pictures = [] if data is None else load_pictures(data, card, PICTURES, display=display)
+    return tuple(compare(predictor.run, answered(reference, cases(card, pictures)), card.output))
 
 
 def check_form(path: Path) -> None:

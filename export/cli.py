@@ -11,29 +11,39 @@ from runtime.console import Command, Listed, Size, exit_without
 from runtime.errors import ConfigError, ProofError
 
 if TYPE_CHECKING:
-    from export.checker import CheckReport
     from export.exporter import ExportReport
+    from unet_core.display import Display
 
 OF_CHECK = ("checkpoint_of", "device")
 """Options that --check alone has."""
+
+OF_CARD = ("size", "mean", "std", "fit", "classes", "threshold")
+"""Options that say what a checkpoint without a card does not."""
+
+OF_MASKS = ("masks", "ignore_index")
+"""Options that say how masks are read."""
 
 
 @click.command(cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the network.  [default: fp32]")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="Real images to prove on, with masks where they are laid out as for training; int8 is calibrated on them.",
 )
+@click.option("--masks", help="Of --data: masks are in SPLIT_MASKS/.  [default: as the run's, else masks]")
+@click.option(
+    "--ignore-index",
+    type=click.IntRange(0, 255),
+    help="Of --data: value in the masks that does not count.  [default: the run's]",
+)
 @click.option("--keep", type=Listed(str), help="Layers that stay in fp32, with fp16 and int8.")
 @click.option(
     "--values",
     type=click.Choice(["s8", "u8"]),
-    default="s8",
-    show_default=True,
-    help="Of int8: s8 for TensorRT, u8 for CPUs.",
+    help="Of int8: s8 for TensorRT, u8 for CPUs.  [default: s8]",
 )
 @click.option("--force", is_flag=True, help="Write fp16 or int8 also where it fails its gate; the card says so.")
 @click.option("--raw", is_flag=True, help="The bare network: normalised float32 planes in, logits out.")
@@ -53,7 +63,7 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):
         raise click.UsageError("Give a CHECKPOINT to export, or --check FILE.")
-    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     try:
         if check is not None:
             _check(check, given)
@@ -74,13 +84,37 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     for name in OF_CHECK:
         if name in given:
             raise ConfigError(f"--{name.removesuffix('_of')}: goes with --check; leave it out")
-    of_card = {name: given[name] for name in ("size", "mean", "std", "fit", "classes", "threshold") if name in given}
-    rest = {name: value for name, value in given.items() if name not in (*of_card, "output")}
-    report = export_onnx(checkpoint, given.get("output"), changes=CardChanges(**of_card), display=Display(), **rest)
+    display = Display()
+    of_card = {name: given[name] for name in OF_CARD if name in given}
+    rest = {name: value for name, value in given.items() if name not in (*OF_CARD, *OF_MASKS, "output")}
+    report = export_onnx(
+        checkpoint,
+        given.get("output"),
+        changes=CardChanges(**of_card),
+        display=display,
+        **_of_masks(checkpoint, given, display),
+        **rest,
+    )
     for note in _notes(checkpoint, report):
         click.echo(f"note: {note}", err=True)
     _show(report.card)
     click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
+
+
+def _of_masks(checkpoint: Path, given: Mapping[str, Any], display: "Display") -> dict[str, Any]:
+    """How masks are read: as it was given, else as in the run that left its settings beside the checkpoint."""
+    from unet_core.evaluate import run_settings
+    from unet_core.pairs import Layout
+
+    masks = {name: given[name] for name in OF_MASKS if name in given}
+    if "data" not in given or given.get("precision", "fp32") == "fp32":
+        if masks:
+            raise ConfigError(
+                f"--{min(masks).replace('_', '-')}: goes with --data and --precision fp16 or int8; leave it out"
+            )
+        return {}
+    settings = run_settings(checkpoint, given["data"], masks, display.note)
+    return {"ignore_index": settings.pop("ignore_index"), "layout": Layout(**settings)}
 
 
 def _notes(checkpoint: Path, report: "ExportReport") -> list[str]:
@@ -104,9 +138,9 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     from export.checker import check_file
     from unet_core.display import Display
 
-    strange = given.keys() - {*OF_CHECK, "data", "precision", "values"}
+    strange = given.keys() - {*OF_CHECK, "data"}
     if strange:
-        raise ConfigError(f"--{min(strange)}: has no meaning with --check; leave it out")
+        raise ConfigError(f"--{min(strange).replace('_', '-')}: has no meaning with --check; leave it out")
     report = check_file(
         file,
         checkpoint=given.get("checkpoint_of"),
@@ -116,12 +150,8 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     )
     if report.rows:
         click.echo(table(report.rows))
-    compared = f"equals {report.reference} within {_worst(report):.1e}, " if report.rows else ""
+    compared = f"equals {report.reference} within {report.max_abs_error:.1e}, " if report.rows else ""
     click.echo(f"{file}: {compared}golden sample off by {report.golden_error:.1e} on {report.device}")
-
-
-def _worst(report: "CheckReport") -> float:
-    return max(row.parity.max_abs_error for row in report.rows)
 
 
 def _show(found: object) -> None:
@@ -140,6 +170,8 @@ def _verdict(card: ModelCard) -> str:
     text = f"{card.precision}, flips {gate.flipped:.4%} of the pixels of {pictures}"
     if gate.image_dice is not None:
         text += f", image Dice {gate.image_dice:.4f} (fp32 {gate.image_dice_fp32:.4f})"
+    if card.precision == "fp16" and gate.kept:
+        text += f", with {', '.join(gate.kept)} in fp32"
     return text + ("" if gate.passed else ", WHICH IS TOO MUCH: it was forced")
 
 
@@ -149,7 +181,7 @@ def table(rows: tuple[ProofRow, ...]) -> str:
     for row in rows:
         shape, figures = "x".join(map(str, row.shape)), row.parity
         lines.append(
-            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:13.4%}   "
+            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
             f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
         )
     return "\n".join(lines)

@@ -3,20 +3,21 @@
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 import onnx
 
 from export.changes import CardChanges
 from export.graph import OPSET, build_graph, build_raw_graph, set_metadata
-from export.precision import Converted, Source, fp16, int8
+from export.precision import Converted, fp16, int8
 from export.proof import (
     MAX_ERROR,
+    Answered,
     Run,
+    answered,
     cases,
     compare,
     graph_run,
@@ -27,22 +28,20 @@ from export.proof import (
 )
 from export.quantise import Values
 from export.raw import raw_run
-from export.samples import Samples, load_samples
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Proof
+from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
+from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof
 from runtime.errors import ConfigError, OutputError, ProofError
 from runtime.files import prepare, replacing, write_text
-from runtime.golden import GOLDEN_KEY, synthetic_image
+from runtime.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.providers import PROVIDER
 from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
+from unet_core.pairs import Layout
 
 PROOF_PICTURES = 8
-"""Real pictures that are rows of the proof."""
-
-SYNTHETIC_PICTURES = 8
-"""Pictures that stand in where there are no real ones."""
+"""Real pictures that the proof is on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +67,13 @@ def export_onnx(
     *,
     precision: Precision = "fp32",
     data: str | os.PathLike[str] | None = None,
+    layout: Layout | None = None,
+    ignore_index: int | None = None,
     raw: bool = False,
     opset: int = OPSET,
     changes: CardChanges | None = None,
     keep: Collection[str] = (),
-    values: Values = "s8",
+    values: Values | None = None,
     force: bool = False,
     display: Display | None = None,
 ) -> ExportReport:
@@ -83,41 +84,46 @@ def export_onnx(
         path: the .onnx file; by default beside the checkpoint, with what is special about it in its name.
         precision: "fp32", or "fp16" or "int8", which must pass a gate on `data`.
         data: folder of real images, see `load_samples`; int8 is calibrated on it.
+        layout, ignore_index: of the masks in `data`, as in training.
         raw: write the bare network (float32 NCHW -> logits), which `Predictor` does not take; fp32 only.
         opset: of ONNX, within `export.graph.OPSETS`.
         changes: what a checkpoint without a card does not tell.
         keep: layers that stay in fp32 whatever they cost.
-        values: of int8: "s8" for TensorRT, "u8" for CPUs.
+        values: of int8: "s8" (the default) for TensorRT, "u8" for CPUs.
         force: write an fp16 or int8 file also where it fails its gate; the card says so.
         display: where progress and notes are shown; by default nowhere.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ConfigError: options that contradict each other.
+        ConfigError: options that contradict each other or the checkpoint's card.
         DataError: the images cannot be used.
+        ModelError: the weights are too large for one file.
         ProofError: the graph does not answer as PyTorch does, or fails its gate; nothing is written but what was
             found, in `refusal_path`.
         OutputError: the file cannot be written; an older one stays as it was.
     """
     started = time.perf_counter()
     display = display or Display(quiet=True)
-    _check_options(precision, data, raw=raw, keep=keep)
+    _check_options(precision, data, raw=raw, keep=keep, values=values, force=force)
     loaded = load_checkpoint(checkpoint)
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
-    card = replace(card, precision=precision)
     target = _target(path, Path(checkpoint), "raw" if raw else precision)
-    samples = None if data is None else load_samples(data, card, display=display)
+    samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
-    if raw:
-        model = build_raw_graph(segmenter, card, opset)
-        converted, run = None, raw_run(model, card)
-    else:
-        exact = build_graph(segmenter, card, opset)
-        converted = _converted(exact, card, samples, keep, values, display)
-        model, run = (exact, graph_run(exact)) if converted is None else (converted.model, converted.run)
-    card = replace(card, proof=_prove(card, segmenter, run, samples, converted))
-    _judge(card, run, converted, target, force=force)
-    _write(model, card, segmenter, target, raw=raw)
+    golden = make_golden(segmenter, card)
+    expected = list(answered(network_run(segmenter), cases(card, _pictures(data, card, samples, display))))
+    model = build_raw_graph(segmenter, card, opset) if raw else build_graph(segmenter, card, opset)
+    run = raw_run(model, card) if raw else graph_run(model)
+    card = _proved(card, run, expected, golden, None)
+    _require_parity(card, run, target)
+    converted = None
+    if samples is not None:
+        card = replace(card, precision=precision, proof=None)
+        converted = _converted(model, run, card, samples, keep, values, display)
+        card = _proved(card, converted.run, expected, golden, converted.gate)
+        _require_gate(card, converted, target, force=force)
+        model = converted.model
+    _write(model, card, golden, target, raw=raw)
     return ExportReport(
         path=target,
         card=card,
@@ -125,12 +131,18 @@ def export_onnx(
         seconds=time.perf_counter() - started,
         card_is_assumed=loaded.card_is_assumed,
         family=loaded.family,
-        notes=loaded.notes,
+        notes=(*loaded.notes, *(() if converted is None else converted.notes)),
     )
 
 
 def _check_options(
-    precision: Precision, data: str | os.PathLike[str] | None, *, raw: bool, keep: Collection[str]
+    precision: Precision,
+    data: str | os.PathLike[str] | None,
+    *,
+    raw: bool,
+    keep: Collection[str],
+    values: Values | None,
+    force: bool,
 ) -> None:
     if precision not in get_args(Precision):
         raise ConfigError(f"--precision {precision}: expected {', '.join(get_args(Precision))}")
@@ -138,6 +150,12 @@ def _check_options(
         raise ConfigError(f"--raw: is fp32; leave out --precision {precision}")
     if keep and precision == "fp32":
         raise ConfigError("--keep: an fp32 file keeps all layers; give --precision fp16 or int8")
+    if force and precision == "fp32":
+        raise ConfigError("--force: an fp32 file that is not the network is never written; leave it out")
+    if values is not None and values not in get_args(Values):
+        raise ConfigError(f"--values {values}: expected {' or '.join(get_args(Values))}")
+    if values is not None and precision != "int8":
+        raise ConfigError(f"--values {values}: is of int8; give --precision int8, or leave it out")
     if precision == "int8" and data is None:
         raise ConfigError("--precision int8: is calibrated on real images; give --data FOLDER")
 
@@ -156,76 +174,93 @@ def default_path(checkpoint: Path, kind: str = "fp32") -> Path:
 
 
 def refusal_path(target: Path) -> Path:
-    """Where the card of an export that was refused is kept, with its proof."""
+    """Where the reason and the card, with its proof, of an export that was refused are kept."""
     return target.with_suffix(".refused.json")
 
 
-def _converted(
-    exact: onnx.ModelProto,
+def _samples(
+    data: str | os.PathLike[str] | None,
     card: ModelCard,
-    samples: Samples | None,
-    keep: Collection[str],
-    values: Values,
+    layout: Layout | None,
+    ignore_index: int | None,
     display: Display,
-) -> Converted | None:
-    if card.precision == "fp32":
-        return None
-    source = _source(card, samples)
+) -> Samples:
+    if data is None:
+        return synthetic_samples(card)
+    return load_samples(data, card, layout=layout, ignore_index=ignore_index, display=display)
+
+
+def _pictures(
+    data: str | os.PathLike[str] | None, card: ModelCard, samples: Samples | None, display: Display
+) -> list[Picture]:
+    """Real pictures for the proof."""
+    if data is None:
+        return []
+    return samples.pictures(PROOF_PICTURES) if samples else load_pictures(data, card, PROOF_PICTURES, display=display)
+
+
+def _converted(
+    model: onnx.ModelProto,
+    exact: Run,
+    card: ModelCard,
+    samples: Samples,
+    keep: Collection[str],
+    values: Values | None,
+    display: Display,
+) -> Converted:
     if card.precision == "fp16":
-        return fp16(exact, card, source, keep, display)
-    return int8(exact, card, source, keep, values, display)
+        return fp16(model, exact, card, samples, keep, display)
+    return int8(model, exact, card, samples, keep, values or "s8", display)
 
 
-def _source(card: ModelCard, samples: Samples | None) -> Source:
-    if samples is not None:
-        calibration = [samples.calibration[index][0] for index in range(len(samples.calibration))]
-        return Source(pictures=list(samples.pictures()), calibration=calibration, images="data", samples=samples)
-    pictures = [
-        synthetic_image(*card.input.size, card.architecture.in_channels, seed) for seed in range(SYNTHETIC_PICTURES)
-    ]
-    return Source(pictures=pictures, calibration=pictures, images="synthetic")
-
-
-def _prove(
-    card: ModelCard, segmenter: Segmenter, run: Run, samples: Samples | None, converted: Converted | None
-) -> Proof:
-    pictures = [] if samples is None else list(islice(samples.pictures(), PROOF_PICTURES))
-    rows = compare(run, network_run(segmenter), cases(card, pictures), card.output)
-    return Proof(
+def _proved(card: ModelCard, run: Run, expected: Sequence[Answered], golden: Golden, gate: Gate | None) -> ModelCard:
+    """The card with the proof of a run."""
+    proof = Proof(
         provider=PROVIDER["cpu"],
         versions=versions(),
-        tolerance=MAX_ERROR if converted is None else None,
-        rows=tuple(rows),
-        golden_error=min(make_golden(segmenter, card).error(run), 1.0),
-        gate=None if converted is None else converted.gate,
+        tolerance=MAX_ERROR if gate is None else None,
+        rows=tuple(compare(run, expected, card.output)),
+        golden_error=min(golden.error(run), 1.0),
+        gate=gate,
     )
+    return replace(card, proof=proof)
 
 
-def _judge(card: ModelCard, run: Run, converted: Converted | None, target: Path, *, force: bool) -> None:
-    """Stop an export that is not the network or fails its gate, and keep what was found."""
-    proof = card.proof
-    assert proof is not None
-    reason = ""
-    if neighbours_matter(run, card):
-        reason = "an image's answer depends on the other images in its batch"
-    elif proof.tolerance is not None and proof.max_abs_error > proof.tolerance:
-        bad = max(proof.rows, key=lambda row: row.parity.max_abs_error)
-        reason = (
-            f"at (batch, height, width) {bad.shape} it is off by {bad.parity.max_abs_error:.2g}, expected at most "
-            f"{proof.tolerance:g}"
+def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
+    """Stop an fp32 graph that is not the network."""
+    assert card.proof is not None
+    bad = max(card.proof.rows, key=lambda row: row.parity.max_abs_error)
+    if bad.parity.max_abs_error > MAX_ERROR:
+        _refuse(
+            f"the graph is not the network: at (batch, height, width) {bad.shape} it is off by "
+            f"{bad.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}",
+            card,
+            target,
         )
-    elif converted is not None and not converted.gate.passed and not force:
-        reason = f"{converted.refusal()}; --force writes it all the same"
-    if reason:
-        write_text(refusal_path(target), json.dumps(asdict(card), indent=2, sort_keys=True) + "\n")
-        raise ProofError(f"{target}: not written, the {card.precision} graph is not the network: {reason}", card)
+    if neighbours_matter(run, card):
+        _refuse("an image's answer depends on the other images in its batch", card, target)
 
 
-def _write(model: onnx.ModelProto, card: ModelCard, segmenter: Segmenter, target: Path, *, raw: bool) -> None:
+def _require_gate(card: ModelCard, converted: Converted, target: Path, *, force: bool) -> None:
+    """Stop a conversion that fails its gate, unless it is forced."""
+    if neighbours_matter(converted.run, card):
+        _refuse("an image's answer depends on the other images in its batch", card, target)
+    if not converted.gate.passed and not force:
+        _refuse(f"{card.precision} hurts: {converted.refusal()}; --force writes it all the same", card, target)
+
+
+def _refuse(reason: str, card: ModelCard, target: Path) -> NoReturn:
+    """Stop, and keep what was found."""
+    found = {"reason": reason, "card": asdict(card)}
+    write_text(refusal_path(target), json.dumps(found, indent=2, sort_keys=True) + "\n")
+    raise ProofError(f"{target}: not written, {reason}", card)
+
+
+def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, target: Path, *, raw: bool) -> None:
     if raw:
         set_metadata(model, {RAW_KEY: card.to_json()})
     else:
-        set_metadata(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: make_golden(segmenter, card).to_json()})
+        set_metadata(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
     with replacing(target) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         if not raw:

@@ -1,6 +1,7 @@
 """fp16 and int8 exports that pass a gate on real images, or say which layers hurt."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,13 @@ from onnx import TensorProto, helper
 from export.half import Loss, convolutions, emulate_half, layers_to_keep, named_costs, overflowing, to_half
 from export.proof import Run, graph_run, open_graph
 from export.quantise import Ranges, Values, quantisable, to_int8, values_to_calibrate
-from export.samples import Samples, metrics_of
-from runtime.card import Gate, Images, ModelCard
+from export.samples import Examples, Picture, Samples
+from runtime.card import Gate, ModelCard
 from runtime.errors import ConfigError
+from runtime.image import place, restore
 from runtime.result import mask_of
 from unet_core.display import Display
+from unet_core.metrics import Metrics
 
 FP16_FLIPPED = 1e-4
 """Largest share of pixels that an fp16 file may answer otherwise than fp32."""
@@ -29,37 +32,67 @@ TRIED_PICTURES = 32
 PERCENTILE = 99.99
 """Of a value's elements in a picture: rarer ones are cut off when it is held in 8 bits."""
 
-Picture = NDArray[np.uint8]
+TIMED_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     """A graph of lower precision, its answers as a device will give them, and what it lost.
 
-    `costs` are the layers that hurt, worst first, where it was looked for them.
+    `costs` are the layers that hurt, worst first, where it was looked for them; `notes` what a user has to know.
     """
 
     model: onnx.ModelProto
     run: Run
     gate: Gate
     costs: Sequence[tuple[str, Loss]]
+    notes: tuple[str, ...] = ()
 
     def refusal(self) -> str:
         """What is wrong, where the gate is not passed."""
         gate = self.gate
-        found = f"flips {gate.flipped:.3%} of the pixels"
+        if set(gate.kept) == set(convolutions(self.model)):
+            found = "all layers had to stay in fp32"
+        else:
+            found = f"it flips {gate.flipped:.3%} of the pixels"
         if gate.image_dice is not None and gate.image_dice_fp32 is not None:
             found += f" and takes the image Dice from {gate.image_dice_fp32:.4f} to {gate.image_dice:.4f}"
         worst = ", ".join(named_costs(self.costs))
         return found + (f"; alone, {worst}" if worst else "")
 
 
+class Judge:
+    """Compares answers with those of fp32 on some pictures."""
+
+    def __init__(self, exact: Run, pictures: Sequence[Picture], card: ModelCard) -> None:
+        self.pictures, self.card = pictures, card
+        self.expected = [exact(picture[None])[0] for picture in pictures]
+
+    def loss(self, run: Run) -> Loss:
+        """Share of pixels whose class differs, and mean |p - p of fp32|; answers that are not finite flip all."""
+        flipped = pixels = 0
+        distance = 0.0
+        for picture, expected in zip(self.pictures, self.expected, strict=True):
+            answer = run(picture[None])[0]
+            if not np.isfinite(answer).all():
+                return 1.0, 1.0
+            flipped += _flips(answer, expected, self.card)
+            pixels += picture.shape[0] * picture.shape[1]
+            distance += float(np.abs(answer - expected).mean())
+        return flipped / pixels, distance / len(self.pictures)
+
+
 def fp16(
-    model: onnx.ModelProto, card: ModelCard, source: "Source", keep: Collection[str], display: Display
+    model: onnx.ModelProto, exact: Run, card: ModelCard, samples: Samples, keep: Collection[str], display: Display
 ) -> Converted:
-    """Convert to fp16; layers that overflow, or that flip too many pixels, stay in fp32."""
-    layers = _known(keep, convolutions(model))
-    judge = Judge(graph_run(model), source.pictures[:TRIED_PICTURES], card)
+    """Convert to fp16; layers that overflow, or that flip too many pixels, stay in fp32.
+
+    Raises:
+        ConfigError: a layer to keep is none of the graph's, or nothing is left to convert.
+    """
+    layers = convolutions(model)
+    _check_keep(keep, layers, layers)
+    judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
     needed = {*keep, *overflowing(model, lambda names: extremes(model, names, judge.pictures))}
     with display.bar("finding layers that fp16 can hold", len(layers) + 1, unit="layer") as advance:
 
@@ -73,23 +106,24 @@ def fp16(
     def good(flipped: float, _: float | None) -> bool:
         return flipped <= FP16_FLIPPED and kept != layers
 
-    gate = _gate(run, card, source, model, kept, good)
+    gate = measured(run, exact, card, samples, kept, good, display)
     return Converted(model=to_half(model, kept), run=run, gate=gate, costs=costs)
 
 
 def int8(
     model: onnx.ModelProto,
+    exact: Run,
     card: ModelCard,
-    source: "Source",
+    samples: Samples,
     keep: Collection[str],
     values: Values,
     display: Display,
 ) -> Converted:
-    """Convert to int8, calibrated on the source's pictures."""
+    """Convert to int8, calibrated on the samples; raises as `fp16`."""
     able = quantisable(model)
-    _known(keep, convolutions(model))
+    _check_keep(keep, convolutions(model), able)
     layers = [layer for layer in able if layer not in keep]
-    ranges = calibrate(model, values_to_calibrate(model, layers), source.calibration, display)
+    ranges = calibrate(model, values_to_calibrate(model, layers, values), samples.calibration, display)
     converted = to_int8(model, layers, ranges, values)
     run = graph_run(converted)
     kept = [layer for layer in convolutions(model) if layer not in layers]
@@ -97,110 +131,117 @@ def int8(
     def good(flipped: float, lost: float | None) -> bool:
         return flipped <= INT8_FLIPPED if lost is None else lost <= INT8_DICE
 
-    gate = _gate(run, card, source, model, kept, good)
+    gate = measured(run, exact, card, samples, kept, good, display)
     costs: list[tuple[str, Loss]] = []
     if not gate.passed:
-        judge = Judge(graph_run(model), source.pictures[:TRIED_PICTURES], card)
+        judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
         costs = [
             (layer, judge.loss(graph_run(to_int8(model, [layer], ranges, values))))
             for layer in display.through(layers, "finding layers that hurt", len(layers), unit="layer")
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
-    return Converted(model=converted, run=run, gate=gate, costs=costs)
+    notes = (speed(run, exact, samples.measured[0][0]),) if values == "u8" else ()
+    return Converted(model=converted, run=run, gate=gate, costs=costs, notes=notes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Pictures as the network sees them, to measure and to calibrate on, and where they are from."""
-
-    pictures: Sequence[Picture]
-    calibration: Sequence[Picture]
-    images: Images
-    samples: Samples | None = None
-
-
-class Judge:
-    """Compares answers with those of fp32 on some pictures."""
-
-    def __init__(self, reference: Run, pictures: Sequence[Picture], card: ModelCard) -> None:
-        self.pictures, self.output = pictures, card.output
-        self.expected = [reference(picture[None])[0] for picture in pictures]
-
-    def loss(self, run: Run) -> Loss:
-        """Share of pixels whose class differs, and mean |p - p of fp32|; answers that are not finite flip all."""
-        flipped = pixels = 0
-        distance = 0.0
-        for picture, expected in zip(self.pictures, self.expected, strict=True):
-            answer = run(picture[None])[0]
-            if not np.isfinite(answer).all():
-                return 1.0, 1.0
-            changed = mask_of(answer, self.output) != mask_of(expected, self.output)
-            flipped += int(np.count_nonzero(changed))
-            pixels += changed.size
-            distance += float(np.abs(answer - expected).mean())
-        return flipped / pixels, distance / len(self.pictures)
-
-
-def _gate(
-    run: Run,
-    card: ModelCard,
-    source: Source,
-    model: onnx.ModelProto,
-    kept: Sequence[str],
-    good: Callable[[float, float | None], bool],
-) -> Gate:
-    """Measure a conversion on all pictures; `good` is asked with the share flipped and the image Dice lost."""
-    exact = graph_run(model)
-    flipped, _ = Judge(exact, source.pictures, card).loss(run)
-    dice = exact_dice = lost = None
-    if source.samples is not None and source.samples.labelled:
-        dice, exact_dice = (metrics_of(one, source.samples.measured, card).image_dice for one in (run, exact))
-        lost = exact_dice - dice
-    return Gate(
-        images=source.images,
-        count=len(source.pictures),
-        flipped=flipped,
-        image_dice=dice,
-        image_dice_fp32=exact_dice,
-        kept=tuple(kept),
-        passed=good(flipped, lost),
-    )
-
-
-def _known(keep: Collection[str], layers: list[str]) -> list[str]:
+def _check_keep(keep: Collection[str], layers: Sequence[str], able: Collection[str]) -> None:
     for layer in keep:
         if layer not in layers:
             raise ConfigError(f"--keep {layer}: no such layer; expected some of {', '.join(layers)}")
-    return layers
+    if set(able) <= set(keep):
+        raise ConfigError(f"--keep: names all of {', '.join(able)}; leave out some, or give --precision fp32")
+
+
+def _flips(answer: NDArray[np.float32], expected: NDArray[np.float32], card: ModelCard) -> int:
+    return int(np.count_nonzero(mask_of(answer, card.output) != mask_of(expected, card.output)))
+
+
+def measured(
+    run: Run,
+    exact: Run,
+    card: ModelCard,
+    samples: Samples,
+    kept: Sequence[str],
+    good: Callable[[float, float | None], bool],
+    display: Display,
+) -> Gate:
+    """Measure a conversion on all pictures; `good` is asked with the share flipped and the image Dice lost."""
+    flipped = pixels = 0
+    lower, fp32 = Metrics(card.output.classes), Metrics(card.output.classes)
+    count = len(samples.measured)
+    for index in display.through(range(count), f"measuring {card.precision}", count):
+        picture, truth = samples.measured[index]
+        answer, expected = run(picture[None])[0], exact(picture[None])[0]
+        size = picture.shape[0] * picture.shape[1]
+        flipped += _flips(answer, expected, card) if np.isfinite(answer).all() else size
+        pixels += size
+        fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
+        for metrics, probability in ((lower, answer), (fp32, expected)) if samples.labelled else ():
+            metrics.add(mask_of(restore(probability, fitted), card.output), truth, index)
+    dices = (lower.image_dice, fp32.image_dice) if samples.labelled else None
+    return Gate(
+        images=samples.images,
+        count=count,
+        flipped=flipped / pixels,
+        image_dice=None if dices is None else dices[0],
+        image_dice_fp32=None if dices is None else dices[1],
+        kept=tuple(kept),
+        passed=good(flipped / pixels, None if dices is None else dices[1] - dices[0]),
+    )
+
+
+def speed(run: Run, exact: Run, picture: Picture) -> str:
+    """A line that says how fast a graph is on this CPU, beside that of fp32: the best of some turns each."""
+    best = [float("inf"), float("inf")]
+    for _ in range(TIMED_ROUNDS):
+        for place_of, one in enumerate((run, exact)):
+            started = time.perf_counter()
+            one(picture[None])
+            best[place_of] = min(best[place_of], 1000 * (time.perf_counter() - started))
+    verdict = "faster" if best[0] < best[1] else "no faster"
+    return f"u8 is {verdict} than fp32 on this CPU: {best[0]:.1f} ms an image against {best[1]:.1f} ms"
 
 
 def extremes(model: onnx.ModelProto, names: Sequence[str], pictures: Sequence[Picture]) -> dict[str, float]:
     """The largest |value| of each named value over some pictures."""
-    largest = dict.fromkeys(names, 0.0)
-    for values in _observed(model, names, pictures):
-        for name, value in values.items():
-            largest[name] = max(largest[name], float(np.abs(value).max()))
-    return largest
+    # Computed in the graph: the values themselves may be some gigabytes.
+    nodes = [
+        node
+        for name in names
+        for node in (
+            helper.make_node("Abs", [name], [f"{name}.abs"]),
+            helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0),
+        )
+    ]
+    observed = _observed(model, [f"{name}.largest" for name in names], nodes)
+    largest = np.max([observed(picture) for picture in pictures], axis=0)
+    return dict(zip(names, largest.tolist(), strict=True))
 
 
-def calibrate(model: onnx.ModelProto, names: Sequence[str], pictures: Sequence[Picture], display: Display) -> Ranges:
+def calibrate(model: onnx.ModelProto, names: Sequence[str], pictures: Examples, display: Display) -> Ranges:
     """The range of each named value: the mean over the pictures of where all but 0.01 % of its elements are."""
-    bounds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for values in display.through(_observed(model, names, pictures), "calibrating", len(pictures)):
-        for name, value in values.items():
-            bounds[name].append(np.percentile(value, [100 - PERCENTILE, PERCENTILE]))
-    means = {name: np.mean(bound, axis=0) for name, bound in bounds.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in means.items()}
+    observed = _observed(model, names, [])
+    bounds = [
+        [np.percentile(value, [100 - PERCENTILE, PERCENTILE]) for value in observed(pictures[index][0])]
+        for index in display.through(range(len(pictures)), "calibrating", len(pictures))
+    ]
+    means = np.mean(bounds, axis=0)  # [names, 2]
+    return {name: (low, high) for name, (low, high) in zip(names, means.tolist(), strict=True)}
 
 
 def _observed(
-    model: onnx.ModelProto, names: Sequence[str], pictures: Sequence[Picture]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """What the named values are for each picture."""
+    model: onnx.ModelProto, names: Sequence[str], nodes: Sequence[onnx.NodeProto]
+) -> Callable[[Picture], list[NDArray[np.float32]]]:
+    """What the named values are for a picture, in a graph with some more nodes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    copy.graph.node.extend(nodes)
     del copy.graph.output[:]
     copy.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = open_graph(copy)
-    for picture in pictures:
-        yield dict(zip(names, session.run(list(names), {"image": picture[None]}), strict=True))
+
+    def observed(picture: Picture) -> list[NDArray[np.float32]]:
+        values: list[NDArray[np.float32]] = session.run(list(names), {"image": picture[None]})
+        return values
+
+    return observed

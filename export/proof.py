@@ -1,6 +1,6 @@
 """Proof that a graph answers as the network it was made from."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,10 @@ class Case:
     source: Images
 
 
+Answered = tuple[Case, NDArray[np.float32]]
+"""A case and the probability float32 [batch, classes, height, width] that is expected."""
+
+
 def cases(card: ModelCard, pictures: Sequence[NDArray[np.uint8]] = ()) -> Iterator[Case]:
     """What is compared: synthetic batches at every shape of `proof_shapes`, flat and noisy ones, and real pictures.
 
@@ -130,21 +134,24 @@ def _hard_pictures(height: int, width: int, channels: int) -> NDArray[np.uint8]:
     return np.stack([np.zeros(shape), np.full(shape, 255), board, noise]).astype(np.uint8)
 
 
-def compare(run: Run, reference: Run, checked: Iterator[Case], output: OutputSpec) -> list[ProofRow]:
-    """Parity of two runs on each case; those of one shape and source are one row, the worst of each figure.
+def answered(reference: Run, checked: Iterable[Case]) -> Iterator[Answered]:
+    """Each case with the reference's answer."""
+    return ((case, reference(case.images)) for case in checked)
+
+
+def compare(run: Run, checked: Iterable[Answered], output: OutputSpec) -> list[ProofRow]:
+    """Parity of a run on each case; those of one shape and source are one row, the worst of each figure.
 
     Raises:
         ProofError: the answers differ in shape.
     """
     found: dict[tuple[tuple[int, int, int], Images], list[Parity]] = {}
-    for case in checked:
-        answers, references = run(case.images), reference(case.images)
-        if answers.shape != references.shape:
-            raise ProofError(
-                f"input {case.images.shape}: the graph answers {answers.shape}, PyTorch {references.shape}"
-            )
+    for case, expected in checked:
+        answers = run(case.images)
+        if answers.shape != expected.shape:
+            raise ProofError(f"input {case.images.shape}: the graph answers {answers.shape}, PyTorch {expected.shape}")
         batch, height, width, _ = case.images.shape
-        figures = [parity(*pair, output) for pair in zip(answers, references, strict=True)]
+        figures = [parity(*pair, output) for pair in zip(answers, expected, strict=True)]
         found.setdefault(((batch, height, width), case.source), []).extend(figures)
     return [ProofRow(shape=shape, images=source, parity=worst(figures)) for (shape, source), figures in found.items()]
 

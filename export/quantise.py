@@ -1,9 +1,9 @@
 """int8 copies of an fp32 graph: QuantizeLinear and DequantizeLinear around the convolutions that can bear it.
 
-"s8" is what TensorRT takes: int8 with scales alone, for values and, per channel, for weights; biases stay fp32. "u8" is
-what x86 CPUs multiply fast: uint8 values with a zero point, int8 weights, int32 biases. In both, the first and the last
-convolution and the transposed ones stay fp32, and all that meets in a Concat has one scale, and so have the values on
-both sides of a MaxPool: neither then computes anything.
+"s8" is what TensorRT takes: int8 with scales alone, for values and, per channel, for weights; biases stay fp32; all
+that meets in a Concat has one scale. "u8" is what x86 CPUs multiply fast: uint8 values with a zero point, weights of 7
+bits, int32 biases; what comes out of a convolution is quantised too, whoever reads it. In both, the first and the last
+convolution and the transposed ones stay fp32, and a MaxPool has one scale on both sides.
 
 Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
 2018.
@@ -25,6 +25,15 @@ Values = Literal["s8", "u8"]
 
 INT8_MAX = 127
 UINT8_MAX = 255
+WEIGHT_MAX: Mapping[Values, int] = {"s8": INT8_MAX, "u8": 64}
+"""CPUs without VNNI add two products of uint8 and int8 in 16 bits: up to 64 the sum fits, and all CPUs answer alike."""
+
+BIAS_MAX = 2**30
+"""Of an int32 bias: what is added to it has room too."""
+
+SMALLEST = 1e-12
+"""Range of values and weights that are all zero."""
+
 SAME_RANGE = ("MaxPool", "Concat")
 """Operators that only move or choose values."""
 
@@ -46,9 +55,9 @@ def quantisable(model: onnx.ModelProto) -> list[str]:
     return [name for name in convolutions(model)[1:-1] if kinds[name] == "Conv"]
 
 
-def values_to_calibrate(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
-    """The values whose ranges `to_int8` needs for these layers."""
-    return sorted({value for group in _groups(model, layers) for value in group})
+def values_to_calibrate(model: onnx.ModelProto, layers: Collection[str], values: Values) -> list[str]:
+    """The values whose ranges `to_int8` needs for these layers; those that are only moved have ranges already."""
+    return sorted({value for made_of in _origins(model, layers, values).values() for value in made_of})
 
 
 def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, values: Values) -> onnx.ModelProto:
@@ -56,11 +65,11 @@ def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, val
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    scales = {value: _scale(group, ranges, values) for group in _groups(model, layers) for value in group}
+    scales = {value: _scale(made_of, ranges, values) for value, made_of in _origins(model, layers, values).items()}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in list(graph.node):
-        if node.name in layers or (node.op_type in SAME_RANGE and node.output[0] in scales):
+        if node.name in layers or values == "u8" or (node.op_type in SAME_RANGE and node.output[0] in scales):
             node.input[:] = [f"{value}.dequantised" if value in scales else value for value in node.input]
         if node.name in layers:
             incoming = scales[node.input[0].removesuffix(".dequantised")]
@@ -74,32 +83,45 @@ def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, val
     return copy
 
 
-def _groups(model: onnx.ModelProto, layers: Collection[str]) -> list[set[str]]:
-    """Values that go into these layers, each with those that it is made of by moving or choosing: one scale a group."""
+def _origins(model: onnx.ModelProto, layers: Collection[str], values: Values) -> dict[str, set[str]]:
+    """Values that are to be integers, each with those whose ranges its own scale covers.
+
+    These are what it is made of by moving or choosing, and for "s8" what meets it in a Concat too.
+    """
     makers = {value: node for node in model.graph.node for value in node.output}
-    groups: list[set[str]] = []
+    found: dict[str, set[str]] = {}
+
+    def made_of(value: str) -> set[str]:
+        if value not in found:
+            moved = makers[value].input if makers[value].op_type in SAME_RANGE else ()
+            found[value] = set().union(*map(made_of, moved)) if moved else {value}
+        return found[value]
+
     for node in model.graph.node:
         if node.name in layers:
-            group, waiting = set(), [node.input[0]]
-            while waiting:
-                value = waiting.pop()
-                group.add(value)
-                maker = makers[value]
-                if maker.op_type in SAME_RANGE:
-                    waiting += maker.input
-            for other in [other for other in groups if other & group]:
-                group |= other
-                groups.remove(other)
-            groups.append(group)
-    return groups
-
-
-def _scale(group: Collection[str], ranges: Ranges, values: Values) -> Scale:
-    low = min(0.0, *(ranges[value][0] for value in group))
-    high = max(0.0, *(ranges[value][1] for value in group))
+            made_of(node.input[0])
+        elif values == "u8" and node.op_type == "Relu" and makers[node.input[0]].name in layers:
+            made_of(node.output[0])  # a CPU multiplies integers only where integers come out too
     if values == "s8":
-        return Scale(np.float32(max(-low, high, 1e-12) / INT8_MAX), np.array(0, np.int8))
-    scale = np.float32(max(high - low, 1e-12) / UINT8_MAX)
+        return {value: _all_that_meets(own, found.values()) for value, own in found.items()}
+    return found
+
+
+def _all_that_meets(own: set[str], others: Collection[set[str]]) -> set[str]:
+    """A set of values and all those that share a value with it, or with one of these."""
+    whole: set[str] = set()
+    while own != whole:
+        whole = own
+        own = whole.union(*(other for other in others if other & whole))
+    return whole
+
+
+def _scale(made_of: Collection[str], ranges: Ranges, values: Values) -> Scale:
+    low = min(0.0, *(ranges[value][0] for value in made_of))
+    high = max(0.0, *(ranges[value][1] for value in made_of))
+    if values == "s8":
+        return Scale(np.float32(max(-low, high, SMALLEST) / INT8_MAX), np.array(0, np.int8))
+    scale = np.float32(max(high - low, SMALLEST) / UINT8_MAX)
     return Scale(scale, np.array(np.clip(round(-low / float(scale)), 0, UINT8_MAX), np.uint8))
 
 
@@ -121,17 +143,20 @@ def _quantise_weights(
     values: Values,
 ) -> list[onnx.NodeProto]:
     """Replace a convolution's weights, and for "u8" its bias, by integers; returns what dequantises them."""
-    weight = numpy_helper.to_array(weights[node.input[1]])
-    largest = np.abs(weight).max(axis=(1, 2, 3))
-    scale = (np.maximum(largest, 1e-12) / INT8_MAX).astype(np.float32)
-    integers = np.clip(np.rint(weight / scale[:, None, None, None]), -INT8_MAX, INT8_MAX).astype(np.int8)
+    weight, most = numpy_helper.to_array(weights[node.input[1]]), WEIGHT_MAX[values]
+    scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), SMALLEST) / most
+    with_bias = values == "u8" and len(node.input) > 2
+    if with_bias:
+        bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
+        # A channel of almost no weights may have a bias that is no int32 at its weights' scale.
+        scale = np.maximum(scale, np.abs(bias) / (float(incoming.scale) * BIAS_MAX))
+    scale = scale.astype(np.float32)
+    integers = np.clip(np.rint(weight / scale[:, None, None, None]), -most, most).astype(np.int8)
     nodes = [_dequantised(graph, node, 1, weights[node.input[1]], integers, scale)]
-    if values == "u8":
+    if with_bias:
         bias_scale = scale * incoming.scale
-        bias = np.rint(numpy_helper.to_array(weights[node.input[2]]).astype(np.float64) / bias_scale)
-        limits = np.iinfo(np.int32)
-        bias = np.clip(bias, limits.min, limits.max).astype(np.int32)
-        nodes.append(_dequantised(graph, node, 2, weights[node.input[2]], bias, bias_scale.astype(np.float32)))
+        bias_integers = np.rint(bias / bias_scale).astype(np.int32)
+        nodes.append(_dequantised(graph, node, 2, weights[node.input[2]], bias_integers, bias_scale))
     return nodes
 
 

@@ -1,42 +1,56 @@
-"""Real images to prove, gate and calibrate on: a data set in Carvana's layout, or any folder of images."""
+"""Pictures to prove, gate and calibrate on: a data set in Carvana's layout, any folder of images, or synthetic ones."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard
+from runtime.card import Images, ModelCard
 from runtime.errors import DataError
-from runtime.image import list_images, place, restore
+from runtime.golden import synthetic_image
+from runtime.image import list_images
 from unet_core.cache import prepare
 from unet_core.display import Display
-from unet_core.labels import LabelSpec
-from unet_core.metrics import Metrics
-from unet_core.pairs import Layout, Pair, find_splits, has_validation, image_folder
-from unet_core.records import Recipe, Records
-from unet_core.validation import Prediction, measure
+from unet_core.labels import IGNORED, LabelSpec
+from unet_core.pairs import SPLITS, Layout, Pair, find_splits, image_folder
+from unet_core.records import Recipe, Record, Records
 
 MOST_IMAGES = 100
 """Images of each side that are used, spread evenly over all."""
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 [batch, h, w, channels] -> probability float32 [batch, classes, h, w]."""
+SYNTHETIC_IMAGES = 8
+"""Pictures that stand in where there are no real ones."""
+
+Picture = NDArray[np.uint8]
+"""As the network sees it: uint8 [height, width, channels]."""
+
+T = TypeVar("T")
+
+
+class Examples(Protocol):
+    """Pictures with labels at their original size, decoded when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Images to measure on, with their masks where `labelled`, and others (or the same) to calibrate on."""
+    """Pictures to measure on, with labels that count where `labelled`, and others (or the same) to calibrate on."""
 
-    measured: Records
-    calibration: Records
+    measured: Examples
+    calibration: Examples
     labelled: bool
+    images: Images = "data"
 
-    def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        """The measured images as the network sees them, uint8 [height, width, channels]."""
-        return (self.measured[index][0] for index in range(len(self.measured)))
+    def pictures(self, most: int) -> list[Picture]:
+        """At most so many of the measured pictures, spread evenly over all."""
+        return [self.measured[index][0] for index in spread(range(len(self.measured)), most)]
 
 
 def load_samples(
@@ -47,48 +61,67 @@ def load_samples(
     ignore_index: int | None = None,
     display: Display | None = None,
 ) -> Samples:
-    """Find and check the images under a folder.
+    """Find and check the images under a folder, and their masks where it is laid out as for training.
 
-    With train_images/ in it, validation images are measured on and training images are calibrated on; otherwise the
-    folder's own images serve for both, without masks.
+    Then validation images are measured on and training images are calibrated on, where there are both; otherwise the
+    folder's own images serve for both.
 
     Raises:
         DataError: no images, or some that cannot be used, which are listed.
     """
-    folder, display = Path(data), display or Display(quiet=True)
-    labelled = image_folder(folder, "train").is_dir() or has_validation(folder)
-    if labelled:
-        train, val = find_splits(folder, layout)
-        sides = (_spread(val), _spread(train))
-    else:
-        if not folder.is_dir():
-            raise DataError(f"--data {folder}: no such folder; expected images, or a data set with train_images/")
-        images = [Pair(image=path) for path in list_images(folder)]
-        if not images:
-            raise DataError(f"--data {folder}: has no images; expected .jpg or .png files, or train_images/")
-        sides = (_spread(images), _spread(images))
+    folder = Path(data)
+    splits = [split for split in SPLITS if image_folder(folder, split).is_dir()]
+    train, val = find_splits(folder, layout, splits) if splits else ([], _images(folder))
+    sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
+    sets = _checked(sides, card, ignore_index, display or Display(quiet=True))
+    return Samples(measured=sets[0], calibration=sets[-1], labelled=bool(splits))
+
+
+def load_pictures(
+    data: str | os.PathLike[str], card: ModelCard, most: int, *, display: Display | None = None
+) -> list[Picture]:
+    """At most so many of the images that `load_samples` would measure on; their masks are not looked at.
+
+    Raises:
+        DataError: as `load_samples`.
+    """
+    folder = Path(data)
+    inner = [side for side in (image_folder(folder, "val"), image_folder(folder, "train")) if side.is_dir()]
+    pairs = spread(_images([*inner, folder][0]), most)
+    (records,) = _checked([pairs], card, None, display or Display(quiet=True))
+    return [records[index][0] for index in range(len(records))]
+
+
+def _images(folder: Path) -> list[Pair]:
+    if not folder.is_dir():
+        raise DataError(f"--data {folder}: no such folder; expected images, or a data set with train_images/")
+    pairs = [Pair(image=path) for path in list_images(folder)]
+    if not pairs:
+        raise DataError(f"--data {folder}: has no images; expected .jpg or .png files, or train_images/")
+    return pairs
+
+
+def _checked(
+    sides: Sequence[Sequence[Pair]], card: ModelCard, ignore_index: int | None, display: Display
+) -> list[Records]:
+    """Records of all sides; every file was decoded once."""
     labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
     recipe = Recipe(input=card.input, labels=labels, truth_at_original=True)
-    measured, calibration = (Records(pairs, recipe) for pairs in sides)
-    sets = (measured, calibration) if labelled else (measured,)
+    sets = [Records(pairs, recipe) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
         prepare(sets, None, advance, display.note)
-    return Samples(measured=measured, calibration=calibration, labelled=labelled)
+    return sets
 
 
-def _spread(pairs: Sequence[Pair]) -> list[Pair]:
-    """At most `MOST_IMAGES`, evenly spaced."""
-    places = np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_IMAGES)).round().astype(int)
-    return [pairs[index] for index in places]
+def synthetic_samples(card: ModelCard) -> Samples:
+    """What stands in where there are no real images."""
+    size, channels = card.input.size, card.architecture.in_channels
+    nothing = np.full(size, IGNORED, np.uint8)
+    records = [(synthetic_image(*size, channels, seed), nothing) for seed in range(SYNTHETIC_IMAGES)]
+    return Samples(measured=records, calibration=records, labelled=False, images="synthetic")
 
 
-def metrics_of(run: Run, records: Records, card: ModelCard) -> Metrics:
-    """What a model gets on images with masks, at their original size."""
-    return measure(_predictions(run, records, card), card)
-
-
-def _predictions(run: Run, records: Records, card: ModelCard) -> Iterator[Prediction]:
-    for index in range(len(records)):
-        picture, truth = records[index]
-        fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
-        yield index, restore(run(picture[None])[0], fitted), truth
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+    return [items[index] for index in places]

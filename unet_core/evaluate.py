@@ -227,7 +227,7 @@ def pairs_of(data: Path, split: Measured, layout: Layout) -> list[Pair]:
 
 def _of_run(model: Path, note: Callable[[str], None]) -> dict[str, Any]:
     """The settings `OF_RUN` in the `config.json` that the trainer wrote beside a model; {} where there is none."""
-    file = model.with_name("config.json")
+    file = model.parent / "config.json"  # of any name, also "."
     try:
         stored = json.loads(file.read_bytes()) if file.is_file() else None
         if not isinstance(stored, dict) or not OF_RUN.keys() <= stored.keys():
@@ -240,7 +240,7 @@ def _of_run(model: Path, note: Callable[[str], None]) -> dict[str, Any]:
     return {name: stored[name] for name in OF_RUN}
 
 
-def _settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
     """The settings `OF_RUN`: those that were given, else the run's, which is noted where it matters, else defaults."""
     given = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     settings = OF_RUN | _of_run(model, note) | given
@@ -316,7 +316,7 @@ def main(model: Path, data: Path, split: Measured, submission: Path | None, devi
         raise ConfigError("--split test: has no masks to measure with; give --submission FILE, or use unet-predict")
     display = Display()
     given = {name: how.pop(name) for name in OF_RUN}
-    settings = dict(OF_RUN) if split == "test" else _settings(model, data, given, display.note)
+    settings = dict(OF_RUN) if split == "test" else run_settings(model, data, given, display.note)
     ignore_index = settings.pop("ignore_index")
     layout = Layout(**settings)
     pairs = pairs_of(data, split, layout)

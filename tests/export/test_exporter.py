@@ -1,6 +1,10 @@
+import errno
 import json
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,9 @@ from networks import make_card, make_network
 from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.exporter import default_path
-from runtime.errors import ModelError, OutputError, ProofError
+from runtime.errors import ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
-from unet_core.checkpoint import save_checkpoint
+from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from unet_core.evaluate import evaluate
 from unet_core.model import Segmenter
 from unet_core.pairs import find_pairs
@@ -54,7 +58,7 @@ def test_the_card_is_plain_json_without_paths(exported):
     card = json.loads(text)
     assert card["schema"] == 1
     assert card["proof"]["tolerance"] == 1e-4
-    assert len(card["proof"]["rows"]) == 8
+    assert len(card["proof"]["rows"]) == 9
     assert str(exported.path.parent) not in text
 
 
@@ -85,7 +89,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert done.stderr == ""
-    assert len(lines) == 1 + 8 + 1
+    assert len(lines) == 1 + 9 + 1
     assert lines[1].startswith("1x1x1 ")
     assert lines[-1].startswith(f"{target}: 0.1 MB, equals PyTorch within ")
     assert target.read_bytes() == exported.path.read_bytes()
@@ -108,14 +112,168 @@ def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
     assert np.allclose(result.probability.sum(axis=0), 1, atol=1e-5)
 
 
-def test_a_failed_proof_writes_nothing(checkpoint, monkeypatch):
-    checkpoint.with_suffix(".onnx").write_bytes(b"older file")
-    monkeypatch.setattr("export.proof.MAX_ERROR", 0.0)
-    result = CliRunner().invoke(main, [str(checkpoint)])
-    assert result.exit_code == ProofError.exit_code == 1
-    assert result.stderr.startswith("error: the exported graph is not the network")
-    assert checkpoint.with_suffix(".onnx").read_bytes() == b"older file"
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["model.onnx", "model.pth"]
+@pytest.fixture
+def at_hand(trained, tmp_path, monkeypatch):
+    """The trained checkpoint in a folder of its own, and its graph, which is not built again."""
+
+    def build(*_):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(trained.graph)
+        return copy
+
+    monkeypatch.setattr(exporter, "build_graph", build)
+    return shutil.copy(trained.checkpoint, tmp_path / "model.pth")
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_graph_that_is_not_the_network_is_not_written(at_hand, trained, scaled, monkeypatch, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"older file")
+    monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
+    with pytest.raises(
+        ProofError, match=r"not written, the graph is not the network: at \(batch, height, width\)"
+    ) as caught:
+        export_onnx(at_hand)
+    assert "expected at most 0.0001" in str(caught.value)
+    assert (tmp_path / "model.onnx").read_bytes() == b"older file"
+    assert names_in(tmp_path) == ["model.onnx", "model.pth", "model.refused.json"]
+    report = json.loads((tmp_path / "model.refused.json").read_text())
+    assert report["reason"] in str(caught.value)
+    rows = report["card"]["proof"]["rows"]
+    assert max(row["parity"]["max_abs_error"] for row in rows) == caught.value.card.proof.max_abs_error > 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_wrong_graph_is_refused_before_it_is_converted(at_hand, trained, scaled, monkeypatch, precision):
+    """Its copies are compared with it: they would pass."""
+    monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
+    with pytest.raises(ProofError, match="the graph is not the network"):
+        export_onnx(at_hand, precision=precision, data=trained.data)
+
+
+def test_neighbours_in_a_batch_are_looked_for(at_hand, monkeypatch):
+    monkeypatch.setattr(exporter, "neighbours_matter", lambda run, card: True)
+    with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
+        export_onnx(at_hand)
+
+
+def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand, trained, tmp_path):
+    sizes = [export_onnx(at_hand).size]
+    for precision, values in (("fp16", None), ("int8", None), ("int8", "u8")):
+        report = export_onnx(at_hand, precision=precision, values=values, data=trained.data)
+        predictor = Predictor(report.path, "cpu")
+        assert report.path.name == f"model.{precision}.onnx"
+        assert (predictor.card, predictor.card.precision) == (report.card, precision)
+        assert (predictor.card.proof.tolerance, predictor.card.proof.gate.passed) == (None, True)
+        assert predictor.card.proof.gate.image_dice == pytest.approx(
+            trained.card.training.metrics["image_dice"], abs=2e-3
+        )
+        assert any(row.images == "data" for row in predictor.card.proof.rows)
+        sizes.append(report.size)
+    assert sizes[1] < sizes[0]
+    assert [note.split(" than")[0].removesuffix(" no faster").removesuffix(" faster") for note in report.notes] == [
+        "u8 is"
+    ]
+
+
+def test_the_same_bytes_twice_in_every_precision(at_hand, trained, tmp_path):
+    for precision in ("fp16", "int8"):
+        files = [
+            export_onnx(at_hand, tmp_path / f"{n}.onnx", precision=precision, data=trained.data).path for n in "ab"
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_wrong_images_to_calibrate_on_are_refused_forced_and_forgotten(at_hand, trained, flat, tmp_path):
+    target = tmp_path / "model.int8.onnx"
+    target.write_bytes(b"older file")
+    arguments = [str(at_hand), "--precision", "int8", "--data"]
+    refused = CliRunner().invoke(main, [*arguments, str(flat)])
+    assert refused.exit_code == 1
+    assert "1x1x1 " in refused.stdout
+    assert refused.stderr.startswith(f"error: {target}: not written, int8 hurts: it flips ")
+    assert re.search(r"takes the image Dice from 0\.99\d\d to 0\.\d{4}; alone, \S+ flips \d", refused.stderr)
+    assert refused.stderr.endswith("; --force writes it all the same\n") and refused.stderr.count("\n") == 1
+    assert target.read_bytes() == b"older file"
+    gate = json.loads((tmp_path / "model.int8.refused.json").read_text())["card"]["proof"]["gate"]
+    assert not gate["passed"]
+    forced = CliRunner().invoke(main, [*arguments, str(flat), "--force"])
+    assert forced.exit_code == 0
+    assert "WHICH IS TOO MUCH: it was forced" in forced.stdout
+    assert Predictor(target, "cpu").card.proof.gate.passed is False
+    assert names_in(tmp_path) == ["model.int8.onnx", "model.pth"]
+    assert CliRunner().invoke(main, [*arguments, str(trained.data)]).exit_code == 0
+    assert Predictor(target, "cpu").card.proof.gate.passed is True
+
+
+def test_weights_that_overflow_fp16_stay_in_fp32_and_the_file_says_so(trained, tmp_path):
+    """The way from the checkpoint: two layers scaled against each other, so that fp32 computes what it did."""
+    state = dict(load_checkpoint(trained.checkpoint).state_dict)
+    for name in ("weight", "bias"):
+        state[f"downs.1.conv.1.{name}"] = state[f"downs.1.conv.1.{name}"] * 1e6
+    state["downs.1.conv.3.weight"] = state["downs.1.conv.3.weight"] * 1e-6
+    card = replace(trained.card, weights_sha256=weights_sha256(state))
+    save_checkpoint(tmp_path / "model.pth", state, card)
+    done = CliRunner().invoke(main, [str(tmp_path / "model.pth"), "--precision", "fp16", "--data", str(trained.data)])
+    assert done.exit_code == 0, done.stderr
+    assert ", with downs.1.conv.0, downs.1.conv.3 in fp32" in done.stdout
+    predictor = Predictor(tmp_path / "model.fp16.onnx", "cpu")
+    assert predictor.card.proof.gate.kept == ("downs.1.conv.0", "downs.1.conv.3")
+
+
+def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):
+    monkeypatch.setattr("export.half.LARGEST", 0.0)
+    with pytest.raises(ProofError, match="fp16 hurts: all layers had to stay in fp32; --force writes it all the same"):
+        export_onnx(at_hand, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "--precision fp8: expected fp32, fp16, int8"),
+        ({"precision": "int8"}, "--precision int8: is calibrated on real images; give --data FOLDER"),
+        ({"precision": "fp16", "raw": True}, "--raw: is fp32; leave out --precision fp16"),
+        ({"keep": ("ups.0",)}, "--keep: an fp32 file keeps all layers; give --precision fp16 or int8"),
+        ({"force": True}, "--force: an fp32 file that is not the network is never written; leave it out"),
+        ({"precision": "fp16", "values": "u8"}, "--values u8: is of int8; give --precision int8, or leave it out"),
+        ({"values": "s4"}, "--values s4: expected s8 or u8"),
+        ({"opset": 17}, "--opset 17: expected 18 to 23"),
+        ({"precision": "fp16", "keep": ("up",)}, "--keep up: no such layer; expected some of downs.0.conv.0, "),
+    ],
+    ids=str,
+)
+def test_options_that_contradict_each_other(trained, tmp_path, options, message):
+    with pytest.raises(ConfigError) as caught:
+        export_onnx(trained.checkpoint, tmp_path / "m.onnx", **options)
+    assert str(caught.value).startswith(message)
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_leaves_the_older_file(at_hand, tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"older file")
+
+    def full(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        OutputError, match=r"model\.onnx: cannot be written \(no space left on device\); free some space"
+    ):
+        export_onnx(at_hand)
+    assert (tmp_path / "model.onnx").read_bytes() == b"older file"
+    assert names_in(tmp_path) == ["model.onnx", "model.pth"]
+
+
+def test_a_model_above_2_gb_is_one_line(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.graph.MAX_BYTES", 1000)
+    done = CliRunner().invoke(main, [str(trained.checkpoint), "-o", str(tmp_path / "m.onnx")])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "bytes: expected at most 1000, what one ONNX file can hold" in done.stderr
+    assert names_in(tmp_path) == []
 
 
 def test_a_file_that_the_runtime_refuses_is_not_left_behind(checkpoint, exported, monkeypatch):

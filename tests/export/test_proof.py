@@ -2,10 +2,21 @@ import numpy as np
 import onnx
 import pytest
 from networks import make_card, make_network
-from onnx import numpy_helper
 
-from export.graph import build_graph
-from export.proof import MAX_ERROR, make_golden, network_run, parity, proof_shapes, prove, worst
+from export.proof import (
+    MAX_ERROR,
+    Case,
+    answered,
+    cases,
+    compare,
+    graph_run,
+    make_golden,
+    neighbours_matter,
+    network_run,
+    parity,
+    proof_shapes,
+    worst,
+)
 from runtime.card import OutputSpec, Parity
 from runtime.errors import ProofError
 from unet_core.model import Segmenter
@@ -69,51 +80,72 @@ def test_eight_shapes_with_one_pixel_odd_sides_batch_three_and_the_trained_size(
 
 
 @pytest.fixture(scope="module")
-def built():
-    network = make_network()
-    card = make_card(network)
-    segmenter = Segmenter(network, card).eval()
-    return segmenter, build_graph(segmenter, card), card
+def expected(trained):
+    pictures = trained.samples.pictures(3)
+    return list(answered(network_run(trained.segmenter), cases(trained.card, pictures)))
 
 
-def test_proof_of_an_honest_export(built):
-    _, _, card = built
-    proof = prove(*built)
-    assert [row.shape for row in proof.rows] == proof_shapes(card)
-    assert 0 < proof.max_abs_error < 2e-6
-    assert proof.provider == "CPUExecutionProvider"
-    assert set(proof.versions) == {"torch", "onnx", "onnxruntime"}
+def test_rows_of_an_honest_graph(trained, expected):
+    rows = compare(trained.exact, expected, trained.card.output)
+    synthetic = [row.shape for row in rows if row.images == "synthetic"]
+    height, width = trained.card.input.size
+    assert synthetic == [*proof_shapes(trained.card), (4, height, width)]
+    assert [row.shape for row in rows if row.images == "data"] == [(1, height, width), (3, height, width)]
+    assert 0 < max(row.parity.max_abs_error for row in rows) < 2e-5
 
 
-def changed(model, change):
-    """A copy whose first convolution's weights went through `change`."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    name = next(node.input[1] for node in copy.graph.node if node.op_type == "Conv")
-    tensor = next(item for item in copy.graph.initializer if item.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
-    return copy
+def test_a_row_is_the_worst_of_its_pictures(trained):
+    pictures = trained.samples.pictures(2)
+    checked = [Case(picture[None], "data") for picture in pictures]
+
+    def run(batch):
+        return np.full(
+            (1, 1, *trained.card.input.size), 0.5 if np.array_equal(batch[0], pictures[1]) else 0.2, np.float32
+        )
+
+    def reference(batch):
+        return np.full((1, 1, *trained.card.input.size), 0.1, np.float32)
+
+    (row,) = compare(run, answered(reference, checked), trained.card.output)
+    assert row.parity.max_abs_error == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("factor", [1.01, -1.0, np.nan])
-def test_a_graph_with_other_weights_is_refused(built, factor):
-    segmenter, model, card = built
-    model = changed(model, lambda weights: weights * np.float32(factor))
+def test_other_weights_show(trained, expected, scaled, factor):
+    model = scaled(trained.graph, {"downs.0.conv.0.weight": factor})
+    rows = compare(graph_run(model), expected, trained.card.output)
+    assert max(row.parity.max_abs_error for row in rows) > 10 * MAX_ERROR
+
+
+def test_an_answer_of_another_shape_is_refused(trained, expected):
     with pytest.raises(
-        ProofError, match=r"the exported graph is not the network: at \(batch, height, width\)"
-    ) as caught:
-        prove(segmenter, model, card)
-    assert f"expected at most {MAX_ERROR:g}" in str(caught.value)
-    assert caught.value.exit_code == 1
+        ProofError, match=r"input \(1, 1, 1, 3\): the graph answers \(1, 1, 1\), PyTorch \(1, 1, 1, 1\)"
+    ):
+        compare(lambda batch: trained.exact(batch)[0], expected, trained.card.output)
 
 
-def test_a_broken_graph_is_refused(built):
-    segmenter, honest, card = built
+def test_hard_pictures_are_among_those_that_are_compared(card):
+    (hard,) = (case.images for case in cases(card) if len(case.images) == 4)
+    assert [image.min() for image in hard[:2]] == [0, 255]
+    assert (np.diff(hard[2].astype(int), axis=0) % 255 == 0).all() and set(np.unique(hard[2])) == {0, 255}
+
+
+def test_neighbours(trained):
+    assert not neighbours_matter(trained.exact, trained.card)
+
+    def by_brightness(batch):
+        return trained.exact(batch) + np.float32(1e-6 * batch.mean())
+
+    assert neighbours_matter(by_brightness, trained.card)
+
+
+def test_a_graph_that_cannot_be_loaded_is_refused(trained):
     model = onnx.ModelProto()
-    model.CopyFrom(honest)
+    model.CopyFrom(trained.graph)
     model.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(ProofError, match="the exported graph cannot be loaded"):
-        prove(segmenter, model, card)
+    with pytest.raises(ProofError, match="the exported graph cannot be loaded") as caught:
+        graph_run(model)
+    assert caught.value.exit_code == 1
 
 
 def test_golden_is_pytorchs_answer():

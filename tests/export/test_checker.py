@@ -1,0 +1,241 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from networks import make_network
+from onnx import TensorProto, helper, numpy_helper
+
+from export import checker, export_onnx, exporter
+from export.checker import check_file, check_form
+from export.cli import main
+from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError, ModelError, ProofError
+from unet_core.checkpoint import save_checkpoint, weights_sha256
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """An export in every precision, and the raw one."""
+    folder = tmp_path_factory.mktemp("files")
+
+    def build(*_):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(trained.graph)
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "build_graph", build)
+        for precision in ("fp32", "fp16", "int8"):
+            export_onnx(trained.checkpoint, folder / f"{precision}.onnx", precision=precision, data=trained.data)
+        export_onnx(trained.checkpoint, folder / "u8.onnx", precision="int8", values="u8", data=trained.data)
+    return folder
+
+
+@pytest.fixture
+def changed(files, tmp_path):
+    """A copy of the fp32 file that went through a function."""
+
+    def write(change):
+        model = onnx.load(files / "fp32.onnx")
+        change(model)
+        (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
+        return tmp_path / "changed.onnx"
+
+    return write
+
+
+def test_a_good_file_without_its_checkpoint(files):
+    report = check_file(files / "fp32.onnx")
+    assert (report.device, report.reference, report.rows, report.max_abs_error) == ("cpu", "nothing", (), 0.0)
+    assert report.golden_error < 1e-5
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8", "u8"])
+def test_a_good_file_with_its_checkpoint_and_images(files, trained, name):
+    report = check_file(files / f"{name}.onnx", checkpoint=trained.checkpoint, data=trained.data)
+    assert report.reference == f"PyTorch with {trained.checkpoint}"
+    assert {row.images for row in report.rows} == {"synthetic", "data"}
+    assert report.max_abs_error <= report.tolerance
+    if name == "fp32":
+        assert (report.tolerance, report.max_abs_error < 2e-5) == (1e-4, True)
+    else:
+        assert report.tolerance == pytest.approx(1e-4 + 2 * report.card.proof.max_abs_error)
+
+
+def test_another_checkpoint_is_not_what_it_was_exported_from(files, trained, tmp_path):
+    network = make_network()
+    card = replace(trained.card, weights_sha256=weights_sha256(network.state_dict()))
+    save_checkpoint(tmp_path / "other.pth", network.state_dict(), card)
+    with pytest.raises(ProofError, match=r"was not exported from \S+other\.pth, whose weights are others"):
+        check_file(files / "fp32.onnx", checkpoint=tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="no such file"):
+        check_file(files / "fp32.onnx", checkpoint=tmp_path / "none.pth")
+
+
+def scale_weight(model, factor):
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "ups.0.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+
+
+def test_changed_weights_show_by_the_golden_sample_or_by_the_checkpoint(changed, trained):
+    with pytest.raises(ModelError, match="answers the golden sample wrongly"):
+        check_file(changed(lambda model: scale_weight(model, -1)))
+    slightly = changed(lambda model: scale_weight(model, 1.0005))
+    check_file(slightly)
+    with pytest.raises(ProofError, match=r"is off by \S+ from PyTorch with .*, expected at most 0\.0001") as caught:
+        check_file(slightly, checkpoint=trained.checkpoint)
+    assert caught.value.card.max_abs_error > 1e-4
+
+
+def test_an_answer_that_depends_on_its_neighbours_is_refused(files, monkeypatch):
+    monkeypatch.setattr(checker, "neighbours_matter", lambda run, card: True)
+    with pytest.raises(ProofError, match="depends on the other images in its batch"):
+        check_file(files / "fp32.onnx")
+
+
+def external(tensor):
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+
+
+def in_weights(model):
+    external(model.graph.initializer[0])
+
+
+def in_an_attribute(model):
+    constant = numpy_helper.from_array(np.ones(1, np.float32), "inner")
+    external(constant)
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=constant))
+
+
+def in_a_branch(model):
+    constant = numpy_helper.from_array(np.ones(1, np.float32), "inner")
+    external(constant)
+    branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("inner", 1, [1])], [constant])
+    model.graph.node.append(helper.make_node("If", ["image"], ["c"], then_branch=branch, else_branch=branch))
+
+
+def in_a_function(model):
+    constant = numpy_helper.from_array(np.ones(1, np.float32), "inner")
+    external(constant)
+    node = helper.make_node("Constant", [], ["c"], value=constant)
+    model.functions.append(helper.make_function("d", "f", [], ["c"], [node], [helper.make_opsetid("", 20)]))
+
+
+@pytest.mark.parametrize("place", [in_weights, in_an_attribute, in_a_branch, in_a_function])
+def test_external_data_is_refused_before_it_is_opened(changed, place, monkeypatch):
+    path = changed(place)
+    monkeypatch.setattr(checker, "Predictor", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(ModelError, match="in another file, which was not opened; expected one file"):
+        check_file(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no such file; make it with: unet-export model\.pth"),
+        (b"", r"is empty \(0 bytes\)"),
+        (b"PK\x03\x04 a checkpoint", "is no ONNX file but perhaps a PyTorch checkpoint"),
+        (b"\x00" * 100, "is not an ONNX file, or is cut off"),
+    ],
+)
+def test_what_is_no_onnx_file_is_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        check_file(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"is a folder, expected an \.onnx file"):
+        check_file(tmp_path)
+
+
+def test_a_file_that_is_cut_off_anywhere_is_one_line(files, tmp_path):
+    content = (files / "fp32.onnx").read_bytes()
+    for share in (0.01, 0.3, 0.6, 0.99):
+        (tmp_path / "cut.onnx").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ModelError) as caught:
+            check_file(tmp_path / "cut.onnx")
+        assert "\n" not in str(caught.value)
+
+
+def test_other_inputs_and_outputs_than_the_contract_says(changed):
+    def rename(model):
+        model.graph.output[0].name = "mask"
+        model.graph.node[-1].output[0] = "mask"
+
+    def fix(model):
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+
+    for change in (rename, fix):
+        with pytest.raises(ModelError, match=r"found inputs and outputs .*, expected .*; export it again"):
+            check_form(changed(change))
+
+
+def test_a_graph_that_is_no_valid_onnx(changed):
+    def spoil(model):
+        model.graph.node[-1].op_type = "NoSuchOperator"
+
+    with pytest.raises(ModelError, match="is no valid ONNX") as caught:
+        check_form(changed(spoil))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_raw_export_is_named(changed):
+    def make_raw(model):
+        model.metadata_props[0].key = "unet.raw"
+
+    with pytest.raises(ModelError, match="is a raw export, which has no golden sample"):
+        check_file(changed(make_raw))
+
+
+def test_images_that_cannot_be_used(files, trained, tmp_path):
+    with pytest.raises(
+        ConfigError, match="--data: there is nothing to compare with; give --checkpoint, or --device cuda"
+    ):
+        check_file(files / "fp32.onnx", data=trained.data)
+    with pytest.raises(DataError, match="no such folder"):
+        check_file(files / "fp32.onnx", checkpoint=trained.checkpoint, data=tmp_path / "none")
+
+
+def test_a_device_that_does_not_run_here_is_an_error(files):
+    with pytest.raises(DeviceError, match="device 'gpu': expected auto, cpu, cuda"):
+        check_file(files / "fp32.onnx", device="gpu")
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_prints_the_table_and_one_line(files, trained, tmp_path):
+    done = run("--check", files / "fp32.onnx", "--checkpoint", trained.checkpoint, "--data", trained.data)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:5] == ["batch", "x", "height", "x", "width"]
+    assert len(lines) == 1 + 9 + 2 + 1
+    assert lines[-1].startswith(f"{files / 'fp32.onnx'}: equals PyTorch with {trained.checkpoint} within ")
+    assert "golden sample off by " in lines[-1] and lines[-1].endswith(" on cpu")
+    assert run("--check", files / "fp16.onnx").stdout.count("\n") == 1
+
+
+def test_the_command_shows_the_table_of_a_failure(changed, trained):
+    done = run("--check", changed(lambda model: scale_weight(model, 1.0005)), "--checkpoint", trained.checkpoint)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stdout.startswith("batch x height x width")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "fp16"], "--precision: has no meaning with --check; leave it out"),
+        (["--values", "s8"], "--values: has no meaning with --check; leave it out"),
+        (["--threshold", "0"], "--threshold: has no meaning with --check; leave it out"),
+        (["--ignore-index", "0"], "--ignore-index: has no meaning with --check; leave it out"),
+        (["--raw"], "--raw: has no meaning with --check; leave it out"),
+    ],
+    ids=str,
+)
+def test_options_of_an_export_have_no_meaning_here(files, arguments, message):
+    done = run("--check", files / "fp32.onnx", *arguments)
+    assert (done.exit_code, done.stderr) == (2, f"error: {message}\n")
