@@ -16,13 +16,16 @@ from benchmarks.report import framed
 from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from export.exporter import ExportReport, export_onnx
 from export.proof import network_run, parity, worst
-from export.samples import Samples, load_samples, metrics_of
+from export.samples import Samples, load_samples
 from runtime.card import Parity
 from runtime.console import Command
 from runtime.files import make_folder, write_text
+from runtime.image import place, restore
 from runtime.predictor import Predictor
+from runtime.result import mask_of
 from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
+from unet_core.metrics import Metrics
 from unet_core.model import Segmenter
 
 KINDS: Mapping[str, Mapping[str, str]] = {
@@ -96,7 +99,7 @@ def measure_precisions(
     card = reports["fp32"].card
     samples = load_samples(data, card, display=display)
     compared = {name: _compared(predictor, checkpoint, samples) for name, predictor in predictors.items()}
-    picture = next(samples.pictures())[None]
+    picture = samples.measured[0][0][None]
     busy_before = busy_cores()
     times = interleave({name: _call(predictor, picture) for name, predictor in predictors.items()}, rounds)
     return PrecisionReport(
@@ -120,15 +123,17 @@ def _call(predictor: Predictor, picture: NDArray[np.uint8]) -> Callable[[], obje
 
 def _compared(predictor: Predictor, checkpoint: Path, samples: Samples) -> tuple[Parity, float | None]:
     """The worst parity with PyTorch over all images, but the mean share of flipped pixels; and the image Dice."""
-    loaded = load_checkpoint(checkpoint)
-    eager = network_run(Segmenter(loaded.network(), predictor.card).eval())
-    found = [
-        parity(predictor.run(picture[None])[0], eager(picture[None])[0], predictor.card.output)
-        for picture in samples.pictures()
-    ]
-    dice = metrics_of(predictor.run, samples.measured, predictor.card).image_dice if samples.labelled else None
+    card = predictor.card
+    eager = network_run(Segmenter(load_checkpoint(checkpoint).network(), card).eval())
+    found, metrics = [], Metrics(card.output.classes)
+    for index in range(len(samples.measured)):
+        picture, truth = samples.measured[index]
+        answer = predictor.run(picture[None])[0]
+        found.append(parity(answer, eager(picture[None])[0], card.output))
+        fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
+        metrics.add(mask_of(restore(answer, fitted), card.output), truth, index)
     figures = asdict(worst(found)) | {"flipped": float(np.mean([item.flipped for item in found]))}
-    return Parity(**figures), dice
+    return Parity(**figures), metrics.image_dice if samples.labelled else None
 
 
 def _row(

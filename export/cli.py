@@ -20,6 +20,9 @@ OF_CHECK = ("checkpoint_of", "device")
 OF_CARD = ("size", "mean", "std", "fit", "classes", "threshold")
 """Options that say what a checkpoint without a card does not."""
 
+AFTERWARDS = ("card", "triton")
+"""Options for what is made of the exported file."""
+
 OF_MASKS = ("masks", "ignore_index")
 """Options that say how masks are read."""
 
@@ -54,6 +57,8 @@ OF_MASKS = ("masks", "ignore_index")
 @click.option("--fit", type=click.Choice(get_args(Fit)), help="Likewise: how images are brought to --size.")
 @click.option("--classes", type=Listed(str), help="Likewise.")
 @click.option("--threshold", type=float, help="Probability from which a pixel is of the one class.")
+@click.option("--card", is_flag=True, help="Also write a model card for a hub beside the file, in Markdown.")
+@click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
 @click.option("--check", type=click.Path(path_type=Path), metavar="FILE", help="Prove an exported file again instead.")
 @click.option(
     "--checkpoint", "checkpoint_of", type=click.Path(path_type=Path), help="With --check: what it was exported from."
@@ -86,7 +91,9 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"--{name.removesuffix('_of')}: goes with --check; leave it out")
     display = Display()
     of_card = {name: given[name] for name in OF_CARD if name in given}
-    rest = {name: value for name, value in given.items() if name not in (*OF_CARD, *OF_MASKS, "output")}
+    rest = {name: value for name, value in given.items() if name not in (*OF_CARD, *OF_MASKS, *AFTERWARDS, "output")}
+    if given.get("raw") and given.keys() & {*AFTERWARDS}:
+        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
     report = export_onnx(
         checkpoint,
         given.get("output"),
@@ -99,6 +106,14 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         click.echo(f"note: {note}", err=True)
     _show(report.card)
     click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
+    if "card" in given:
+        from export.hub import write_model_card
+
+        click.echo(f"model card: {write_model_card(report.path)}")
+    if "triton" in given:
+        from export.triton import write_repository
+
+        click.echo(f"Triton: {write_repository(report.path, given['triton'])}")
 
 
 def _of_masks(checkpoint: Path, given: Mapping[str, Any], display: "Display") -> dict[str, Any]:
