@@ -16,8 +16,9 @@ from benchmarks.report import framed
 from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
 from export.exporter import ExportReport, export_onnx
 from export.proof import network_run, parity, worst
+from export.quantise import Values
 from export.samples import Samples, load_samples
-from runtime.card import Parity
+from runtime.card import Parity, Precision
 from runtime.console import Command
 from runtime.files import make_folder, write_text
 from runtime.image import place, restore
@@ -28,13 +29,13 @@ from unet_core.display import Display
 from unet_core.metrics import Metrics
 from unet_core.model import Segmenter
 
-KINDS: Mapping[str, Mapping[str, str]] = {
-    "fp32": {},
-    "fp16": {"precision": "fp16"},
-    "int8 s8": {"precision": "int8", "values": "s8"},
-    "int8 u8": {"precision": "int8", "values": "u8"},
+KINDS: Mapping[str, tuple[Precision, Values | None]] = {
+    "fp32": ("fp32", None),
+    "fp16": ("fp16", None),
+    "int8 s8": ("int8", "s8"),
+    "int8 u8": ("int8", "u8"),
 }
-"""What is exported: names, and the arguments of `export_onnx`."""
+"""What is exported: precision and values, by the name in the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,16 @@ def measure_precisions(
     """Export a checkpoint in every precision into a folder, also where a gate fails, and measure all of them."""
     display = display or Display(quiet=True)
     reports = {
-        name: export_onnx(checkpoint, _path(folder, name), data=data, force=True, display=display, **arguments)  # type: ignore[arg-type]
-        for name, arguments in KINDS.items()
+        name: export_onnx(
+            checkpoint,
+            _path(folder, name),
+            precision=precision,
+            values=values,
+            data=data,
+            force=precision != "fp32",
+            display=display,
+        )
+        for name, (precision, values) in KINDS.items()
     }
     predictors = {name: Predictor(report.path, device) for name, report in reports.items()}
     card = reports["fp32"].card

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from export.names import rename
+from export.names import CONVOLUTIONS, rename
 from runtime.card import ModelCard
 from runtime.console import one_line
 from runtime.errors import ConfigError, ModelError
@@ -46,7 +46,7 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     )
     _tidy(model, ("batch", "height", "width", None))
     _cast_first(model)
-    return _checked(model)
+    return _checked(model, segmenter)
 
 
 def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
@@ -64,7 +64,7 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
     model = _exported(segmenter.network, example, opset, names=("image", "logits"), free=free)
     _tidy(model, ("batch", None, "height", "width"))
-    return _checked(model)
+    return _checked(model, segmenter)
 
 
 def _exported(
@@ -94,8 +94,11 @@ def _exported(
     return program.model_proto
 
 
-def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    rename(model)
+def _checked(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    _unshare(model)
+    # Modules are listed as they were made, and `UNet` makes them as they run.
+    rename(model, [name for name, module in segmenter.network.named_modules() if isinstance(module, kinds)])
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -122,6 +125,20 @@ def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
         tensor.ClearField("doc_string")
+
+
+def _unshare(model: onnx.ModelProto) -> None:
+    """Give every convolution weights of its own: the exporter makes one of equal ones, and a layer has its own name."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken: set[str] = set()
+    for node in model.graph.node:
+        for place, name in enumerate(node.input) if node.op_type in CONVOLUTIONS else ():
+            if name in taken:
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(tensors[name])
+                node.input[place] = copy.name = f"{name}.{len(model.graph.initializer)}"
+            elif name in tensors:
+                taken.add(name)
 
 
 def _cast_first(model: onnx.ModelProto) -> None:

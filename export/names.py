@@ -6,7 +6,7 @@ follows it is `downs.0.conv.3.relu`; what gathers the inputs of a block on the w
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -15,17 +15,18 @@ GATHERING = ("Concat", "Resize")
 """Operators that begin a block of the way up; the convolution after them tells which."""
 
 BEFORE, AFTER = "before", "after"
-PREFIX = "network."
-"""What stands before the name of a weight in `Segmenter`."""
 
 
-def rename(model: onnx.ModelProto) -> None:
-    """Name nodes, values and weights; inputs and outputs of the graph keep their names."""
+def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
+    """Name nodes, values and weights; inputs and outputs of the graph keep their names.
+
+    `modules` are the names of the network's convolutions, in the order in which they run.
+    """
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
     constants = {tensor.name for tensor in graph.initializer}
     used: Counter[str] = Counter()
-    for node, scope in zip(graph.node, list(_scopes(graph)), strict=True):
+    for node, scope in zip(graph.node, list(_scopes(graph, modules)), strict=True):
         node.name = _once(scope if node.op_type in CONVOLUTIONS else f"{scope}.{node.op_type.lower()}", used)
         for place, value in enumerate(node.input):
             if value in constants and value not in names:
@@ -40,25 +41,20 @@ def rename(model: onnx.ModelProto) -> None:
         tensor.name = names.get(tensor.name, tensor.name)
 
 
-def _scopes(graph: onnx.GraphProto) -> Iterator[str]:
+def _scopes(graph: onnx.GraphProto, modules: Sequence[str]) -> Iterator[str]:
     """Where each node stands: in its own module if it is a convolution, else after the last one or before the next."""
-    modules = [_module(node) for node in graph.node]
-    end = max(place for place, module in enumerate(modules) if module)
+    waiting = list(modules)
     seen = BEFORE
-    for place, node in enumerate(graph.node):
-        seen = modules[place] or seen
-        if place > end:
+    for node in graph.node:
+        if node.op_type in CONVOLUTIONS:
+            seen = waiting.pop(0)
+            yield seen
+        elif not waiting:
             yield AFTER
         elif node.op_type in GATHERING and seen != BEFORE:
-            following = next(module for module in modules[place:] if module)
-            yield following.partition(".conv")[0]
+            yield waiting[0].partition(".conv")[0]
         else:
             yield seen
-
-
-def _module(node: onnx.NodeProto) -> str:
-    """The module that a convolution was, by the name of its weight; "" for other nodes."""
-    return node.input[1].removeprefix(PREFIX).removesuffix(".weight") if node.op_type in CONVOLUTIONS else ""
 
 
 def _constant_name(node: onnx.NodeProto, place: int) -> str:

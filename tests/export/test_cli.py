@@ -116,3 +116,19 @@ def test_table_by_hand():
     lines = cli.table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
     assert lines[1].split() == ["3x20x30", "data", "1.2e-05", "6.2500%", "0.500000", "0.0e+00"]
     assert len(lines[0]) == len(lines[1])
+
+
+def test_a_model_card_and_a_triton_repository_are_made_of_the_file(trained, tmp_path):
+    file = tmp_path / "model.onnx"
+    done = run(trained.checkpoint, "-o", file, "--card", "--triton", tmp_path / "models")
+    assert done.exit_code == 0, done.output
+    (repository,) = (tmp_path / "models").iterdir()
+    assert done.stdout.splitlines()[-2:] == [f"model card: {tmp_path / 'model.md'}", f"Triton: {repository}"]
+    assert (repository / "1" / "model.onnx").read_bytes() == file.read_bytes()
+    assert (tmp_path / "model.md").read_text().startswith("---\n")
+
+
+def test_a_raw_export_has_neither_card_nor_repository(tmp_path):
+    done = run("m.pth", "--raw", "--card")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "--raw: has neither card nor golden sample for --card or --triton" in done.stderr

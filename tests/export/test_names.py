@@ -5,9 +5,12 @@ import onnx
 import pytest
 import torch
 from graphs import ARCHITECTURES, DEEP, graph_of, raw_graph_of, segmenter_of
+from networks import make_network
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graph import build_graph
 from export.names import rename
+from unet_core.model import Segmenter
 
 CONVOLUTION = r"((downs\.\d|bottleneck|ups\.\d)\.conv\.[03]|ups\.\d|final_conv)"
 NODE = rf"{CONVOLUTION}|(before|after|{CONVOLUTION})\.[a-z]+(_\d)?"
@@ -104,7 +107,7 @@ def test_further_outputs_of_a_node_and_shared_constants_are_told_apart():
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    rename(model)
+    rename(model, ["final_conv"])
     onnx.checker.check_model(model, full_check=True)
     assert [(node.name, list(node.input), list(node.output)) for node in model.graph.node] == [
         ("before.mul", ["image", "before.mul.constant"], ["before.mul"]),
@@ -113,3 +116,14 @@ def test_further_outputs_of_a_node_and_shared_constants_are_told_apart():
         ("after.split", ["final_conv"], ["after.split", "after.split.1"]),
         ("after.add", ["after.split.1", "after.split"], ["logits"]),
     ]
+
+
+def test_layers_with_equal_weights_have_their_own(card):
+    """The exporter makes one of them."""
+    network = make_network()
+    for name in ("downs.0.conv.3", "ups.3.conv.3"):
+        torch.nn.init.zeros_(network.get_submodule(name).weight)
+    graph = build_graph(Segmenter(network, card).eval(), card).graph
+    weights = [node.input[1] for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert weights == [f"{name}.weight" for name in convolutions(network)]
+    assert {"downs.0.conv.3.weight", "ups.3.conv.3.weight"} < {tensor.name for tensor in graph.initializer}

@@ -70,6 +70,6 @@ def int8_graph(values):
     """The int8 graph of the default thin network, calibrated on noise."""
     exact, card, _ = _built((32, 48))
     layers = quantisable(exact)
-    pictures = [synthetic_image(*card.input.size, 3, seed) for seed in range(2)]
-    ranges = calibrate(exact, values_to_calibrate(exact, layers), pictures, Display(quiet=True))
+    pictures = [(synthetic_image(*card.input.size, 3, seed), None) for seed in range(2)]
+    ranges = calibrate(exact, values_to_calibrate(exact, layers, values), pictures, Display(quiet=True))
     return to_int8(exact, layers, ranges, values)
