@@ -81,7 +81,7 @@ def scale_weight(model, factor):
 
 @pytest.fixture
 def slightly(changed, trained):
-    """A file with a weight changed so little that the golden sample lets it through; the training decides how little."""
+    """A file with a weight changed so little that the golden sample lets it through."""
     for factor in (1.0003, 1.0005, 1.001, 1.002, 1.003, 1.005, 1.01):
         file = changed(lambda model, factor=factor: scale_weight(model, factor))
         run = graph_run(onnx.load(file))
