@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import runtime  # noqa: F401  settles ONNX Runtime's environment, before any module here loads it
+
 if TYPE_CHECKING:
     from export.exporter import ExportReport as ExportReport
     from export.exporter import export_onnx as export_onnx

@@ -11,7 +11,7 @@ from export.proof import MAX_ERROR, Run, answered, cases, compare, neighbours_ma
 from export.samples import load_pictures
 from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.errors import ConfigError, ModelError, ProofError
-from runtime.golden import TOLERANCE
+from runtime.golden import golden_tolerance
 from runtime.metadata import read_metadata
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
@@ -77,7 +77,7 @@ def check_file(
         device=predictor.report.device,
         golden_error=predictor.report.golden_error,
         reference="nothing" if reference is None else reference.name,
-        tolerance=_tolerance(predictor),
+        tolerance=_tolerance(predictor, of_network=checkpoint is not None),
         rows=() if reference is None else _rows(predictor, reference.run, data, display),
     )
     if neighbours_matter(predictor.run, predictor.card):
@@ -111,12 +111,13 @@ def _reference(file: Path, predictor: Predictor, checkpoint: str | os.PathLike[s
     return None
 
 
-def _tolerance(predictor: Predictor) -> float:
-    kind = predictor.report.device.partition(":")[0]
-    known = MAX_ERROR if kind == "cpu" else TOLERANCE[kind]
-    proof = predictor.card.proof
-    # What was lost with the precision is lost here too.
-    return known if predictor.card.precision == "fp32" or proof is None else known + 2 * proof.max_abs_error
+def _tolerance(predictor: Predictor, *, of_network: bool) -> float:
+    """What the device and its arithmetic may differ by, and from the network, what the file's precision loses."""
+    card, kind = predictor.card, predictor.report.device.partition(":")[0]
+    limit = MAX_ERROR if card.precision == "fp32" and kind == "cpu" else golden_tolerance(card, kind)
+    if of_network and card.precision != "fp32" and card.proof is not None:
+        limit += card.proof.max_abs_error
+    return limit
 
 
 def _rows(

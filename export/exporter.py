@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, get_args
 
+import numpy as np
 import onnx
 
 from export.changes import CardChanges
@@ -30,7 +31,7 @@ from export.quantise import Values
 from export.raw import raw_run
 from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof
-from runtime.errors import ConfigError, OutputError, ProofError
+from runtime.errors import CheckpointError, ConfigError, OutputError, ProofError
 from runtime.files import prepare, replacing, write_text
 from runtime.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
@@ -94,7 +95,7 @@ def export_onnx(
         display: where progress and notes are shown; by default nowhere.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded.
+        CheckpointError: the checkpoint cannot be loaded, or PyTorch itself does not answer with numbers.
         ConfigError: options that contradict each other or the checkpoint's card.
         DataError: the images cannot be used.
         ModelError: the weights are too large for one file.
@@ -112,17 +113,18 @@ def export_onnx(
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
     expected = list(answered(network_run(segmenter), cases(card, _pictures(data, card, samples, display))))
+    _require_finite(expected, checkpoint)
     model = build_raw_graph(segmenter, card, opset) if raw else build_graph(segmenter, card, opset)
     run = raw_run(model, card) if raw else graph_run(model)
-    card = _proved(card, run, expected, golden, None)
+    card = _proved(card, run, expected, golden)
     _require_parity(card, run, target)
     converted = None
     if samples is not None:
         card = replace(card, precision=precision, proof=None)
         converted = _converted(model, run, card, samples, keep, values, display)
-        card = _proved(card, converted.run, expected, golden, converted.gate)
-        _require_gate(card, converted, target, force=force)
-        model = converted.model
+        model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
+        card = _proved(card, converted.run, expected, golden, converted.gate, graph_run(model, optimised=False))
+        _require_gate(card, converted, golden, target, force=force)
     _write(model, card, golden, target, raw=raw)
     return ExportReport(
         path=target,
@@ -213,17 +215,34 @@ def _converted(
     return int8(model, exact, card, samples, keep, values or "s8", display)
 
 
-def _proved(card: ModelCard, run: Run, expected: Sequence[Answered], golden: Golden, gate: Gate | None) -> ModelCard:
-    """The card with the proof of a run."""
+def _proved(
+    card: ModelCard,
+    run: Run,
+    expected: Sequence[Answered],
+    golden: Golden,
+    gate: Gate | None = None,
+    again: Run | None = None,
+) -> ModelCard:
+    """The card with the proof of a run; the golden sample is replayed on `again`, which computes the file otherwise."""
     proof = Proof(
         provider=PROVIDER["cpu"],
         versions=versions(),
         tolerance=MAX_ERROR if gate is None else None,
         rows=tuple(compare(run, expected, card.output)),
-        golden_error=min(golden.error(run), 1.0),
+        golden_error=min(golden.error(again or run), 1.0),
         gate=gate,
     )
     return replace(card, proof=proof)
+
+
+def _require_finite(expected: Sequence[Answered], checkpoint: str | os.PathLike[str]) -> None:
+    """Stop a network that has nothing to compare with."""
+    for case, probability in expected:
+        if not np.isfinite(probability).all():
+            raise CheckpointError(
+                f"{os.fspath(checkpoint)}: PyTorch answers NaN to a batch of {list(case.images.shape)}, so its weights "
+                "are too large; train the network again, or give other --mean and --std"
+            )
 
 
 def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
@@ -241,10 +260,12 @@ def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
         _refuse("an image's answer depends on the other images in its batch", card, target)
 
 
-def _require_gate(card: ModelCard, converted: Converted, target: Path, *, force: bool) -> None:
+def _require_gate(card: ModelCard, converted: Converted, golden: Golden, target: Path, *, force: bool) -> None:
     """Stop a conversion that fails its gate, unless it is forced."""
     if neighbours_matter(converted.run, card):
         _refuse("an image's answer depends on the other images in its batch", card, target)
+    if not np.isfinite(golden.probability).all():
+        _refuse("it answers the golden sample with NaN", card, target)
     if not converted.gate.passed and not force:
         _refuse(f"{card.precision} hurts: {converted.refusal()}; --force writes it all the same", card, target)
 

@@ -164,23 +164,24 @@ def neighbours_matter(run: Run, card: ModelCard) -> bool:
     return not np.array_equal(one[0], other[0], equal_nan=True)
 
 
-def open_graph(model: onnx.ModelProto) -> Any:
-    """A session of a graph on the CPU.
+def open_graph(model: onnx.ModelProto, *, optimised: bool = True) -> Any:
+    """A session of a graph on the CPU, where it is computed node by node unless `optimised`.
 
     Raises:
         ProofError: ONNX Runtime cannot load it.
     """
+    options = session_options(available_threads())
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), session_options(available_threads()), providers=[PROVIDER["cpu"]]
-        )
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER["cpu"]])
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ProofError(f"the exported graph cannot be loaded ({' '.join(str(error).split())[:300]})") from error
 
 
-def graph_run(model: onnx.ModelProto) -> Run:
-    """A graph's side of a comparison, on the CPU; raises as `open_graph`."""
-    session = open_graph(model)
+def graph_run(model: onnx.ModelProto, *, optimised: bool = True) -> Run:
+    """A graph's side of a comparison, on the CPU; arguments and errors as of `open_graph`."""
+    session = open_graph(model, optimised=optimised)
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         answer: NDArray[np.float32] = session.run(["probability"], {"image": images})[0]

@@ -200,8 +200,8 @@ class Gate:
 class Proof:
     """Parity of the exported graph against PyTorch, and where it was measured.
 
-    `tolerance` is the largest error that passes; a file of lower precision has a `gate` instead. `golden_error` is its
-    error on the golden sample where it was exported, which a device may show again.
+    `tolerance` is the largest error that passes; a file below fp32 has a `gate` instead. `golden_error` is its error on
+    the golden sample where it was exported: against PyTorch, or below fp32 between two ways to compute the file.
     """
 
     provider: str

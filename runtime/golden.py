@@ -1,4 +1,7 @@
-"""The golden sample: one small image and the probabilities that PyTorch gave for it, carried in the ONNX file.
+"""The golden sample: one small image and the probabilities that belong to it, carried in the ONNX file.
+
+They are PyTorch's, or in a file below fp32 its own where it was exported: what it lost is judged by its gate, and
+a device that answers otherwise than the file did is wrong however little the precision is worth.
 
 Replaying it on the machine at hand shows a wrong driver, a broken kernel or a stale engine before the first user's
 picture does. The image is synthetic, so no training picture travels with the model.
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.card import ModelCard
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -28,6 +32,9 @@ TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2, "tensorrt": 2e-2}
 """Largest |p - golden| that passes, by device. On CPUs 1e-7 to 1e-6 is seen; 1e-3 leaves room for other kernels and
 still shows a damaged weight. GPUs multiply in TF32 (10 bits of mantissa) by default; their limit is a guess until one
 has been measured, and a coarse one: it shows a broken kernel or another model's engine, not a small error."""
+
+ROUNDING = 4.0
+"""How many times what two ways to compute a file below fp32 differ by, where it was exported, devices may differ by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,12 @@ class Golden:
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
         return cls(image=image, probability=probability)
+
+
+def golden_tolerance(card: ModelCard, kind: str) -> float:
+    """Largest |p - golden| that passes on "cpu", "cuda" or "tensorrt"."""
+    rounding = 0.0 if card.precision == "fp32" or card.proof is None else ROUNDING * card.proof.golden_error
+    return TOLERANCE[kind] + rounding
 
 
 def golden_image(channels: int) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from runtime import providers
 from runtime.card import CARD_KEY, RAW_KEY, ModelCard
 from runtime.console import one_line
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError, UnetError
-from runtime.golden import GOLDEN_KEY, TOLERANCE, Golden
+from runtime.golden import GOLDEN_KEY, Golden, golden_tolerance
 from runtime.image import ImageSource, fit, load_image, restore
 from runtime.metadata import read_metadata
 from runtime.result import Segmentation
@@ -143,9 +143,7 @@ class Predictor:
         except Exception as failure:  # ONNX Runtime's errors share no base class
             where = self.path if device.kind == "cpu" else f"device {device}"
             raise wrong(f"{where}: ONNX Runtime cannot run the model ({_brief(failure)})") from failure
-        tolerance = TOLERANCE[device.kind]
-        if self.card.precision != "fp32" and self.card.proof is not None:
-            tolerance += 2 * self.card.proof.golden_error  # what was lost with the precision is lost here too
+        tolerance = golden_tolerance(self.card, device.kind)
         if error > tolerance:
             raise wrong(
                 f"{self.path if device.kind == 'cpu' else f'device {device}'}: answers the golden sample wrongly "

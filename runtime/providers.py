@@ -59,7 +59,7 @@ class Report:
     """What runs, and what was passed over.
 
     `nodes` counts the graph's nodes by execution provider; `golden_error` is the largest difference between this
-    device's answer to the golden sample and PyTorch's; `skipped` gives (device, reason) in the order they were tried.
+    device's answer to the golden sample and the file's; `skipped` gives (device, reason) in the order they were tried.
     """
 
     requested: str

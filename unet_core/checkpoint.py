@@ -191,8 +191,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is empty (0 bytes), expected a checkpoint")
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is an ONNX file, expected the checkpoint that it was exported from")
+    safetensors = _is_safetensors(path)
     try:
-        if path.suffix.lower() == SAFETENSORS:
+        if safetensors:
             return dict(load_file(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
@@ -205,11 +206,23 @@ def _read(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # torch, zipfile and safetensors raise many types on damaged files
-        kind = "file of safetensors" if path.suffix.lower() == SAFETENSORS else "checkpoint of PyTorch"
+        kind = "file of safetensors" if safetensors else "checkpoint of PyTorch"
         raise CheckpointError(f"{path}: is damaged, cut off or no {kind}; copy or save it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file has the header of safetensors (its length, then JSON), or at least the name."""
+    if path.suffix.lower() == SAFETENSORS:
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
 def foreign_card(mapped: Mapped, path: Path) -> ModelCard:

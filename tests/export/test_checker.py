@@ -61,7 +61,8 @@ def test_a_good_file_with_its_checkpoint_and_images(files, trained, name):
     if name == "fp32":
         assert (report.tolerance, report.max_abs_error < 2e-5) == (1e-4, True)
     else:
-        assert report.tolerance == pytest.approx(1e-4 + 2 * report.card.proof.max_abs_error)
+        proof = report.card.proof
+        assert report.tolerance == pytest.approx(1e-3 + 4 * proof.golden_error + proof.max_abs_error)
 
 
 def test_another_checkpoint_is_not_what_it_was_exported_from(files, trained, tmp_path):
@@ -98,6 +99,20 @@ def test_changed_weights_show_by_the_golden_sample_or_by_the_checkpoint(changed,
     assert caught.value.card.max_abs_error > 1e-4
     with pytest.raises(ModelError, match="answers the golden sample wrongly"):
         check_file(changed(lambda model: scale_weight(model, -1)))
+
+
+@pytest.mark.parametrize("name", ["fp16", "int8", "u8"])
+def test_changed_weights_show_also_where_the_precision_loses_much(files, tmp_path, name):
+    model = onnx.load(files / f"{name}.onnx")
+    proof = check_file(files / f"{name}.onnx").card.proof
+    assert proof.golden_error < 0.02
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "downs.1.conv.0.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0] = 0
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="answers the golden sample wrongly"):
+        check_file(tmp_path / "damaged.onnx")
 
 
 def test_an_answer_that_depends_on_its_neighbours_is_refused(files, monkeypatch):

@@ -18,7 +18,7 @@ from networks import make_card, make_network
 from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.exporter import default_path
-from runtime.errors import ConfigError, ModelError, OutputError, ProofError
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from unet_core.evaluate import evaluate
@@ -221,6 +221,32 @@ def test_weights_that_overflow_fp16_stay_in_fp32_and_the_file_says_so(trained, t
     assert ", with downs.1.conv.0, downs.1.conv.3 in fp32" in done.stdout
     predictor = Predictor(tmp_path / "model.fp16.onnx", "cpu")
     assert predictor.card.proof.gate.kept == ("downs.1.conv.0", "downs.1.conv.3")
+
+
+def test_a_network_that_answers_nan_is_blamed_itself(trained, tmp_path):
+    state = dict(load_checkpoint(trained.checkpoint).state_dict)
+    for layer in ("downs.0.conv.1", "downs.1.conv.1", "bottleneck.conv.1"):
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] * 1e30
+    save_checkpoint(tmp_path / "model.pth", state, replace(trained.card, weights_sha256=weights_sha256(state)))
+    with pytest.raises(
+        CheckpointError, match=r"model\.pth: PyTorch answers NaN to a batch of \[1, .*train the network"
+    ):
+        export_onnx(tmp_path / "model.pth")
+    assert names_in(tmp_path) == ["model.pth"]
+
+
+def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, monkeypatch):
+    real = exporter.fp16
+
+    def broken(*arguments):
+        converted = real(*arguments)
+        return replace(converted, run=lambda images: converted.run(images) * np.float32("nan"))
+
+    monkeypatch.setattr(exporter, "fp16", broken)
+    monkeypatch.setattr(exporter, "neighbours_matter", lambda *_: False)
+    with pytest.raises(ProofError, match="it answers the golden sample with NaN"):
+        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
+    assert names_in(tmp_path) == ["model.fp16.refused.json", "model.pth"]
 
 
 def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):

@@ -58,11 +58,13 @@ def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
     assert fresh("import runtime.cli; " + loaded(NEVER), root) == "[]"
 
 
-def test_onnx_runtime_keeps_no_telemetry(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["runtime.predictor", "export.proof", "benchmarks.latency", "unet_core.evaluate"])
+def test_onnx_runtime_keeps_no_telemetry(root, tmp_path, monkeypatch, module):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    fresh("import runtime.predictor", root)
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path.parent))
+    fresh(f"import {module}", root)
     assert not list(tmp_path.iterdir())
 
 

@@ -90,15 +90,15 @@ def proven(card, precision, golden_error):
 @pytest.mark.parametrize(
     ("precision", "known", "off", "limit"),
     [
-        ("fp16", 0.01, 0.0205, None),
-        ("int8", 0.01, 0.0205, None),
-        ("int8", 0.01, 0.0215, "0.021"),
+        ("fp16", 0.01, 0.0405, None),
+        ("int8", 0.01, 0.0405, None),
+        ("int8", 0.01, 0.0415, "0.041"),
         ("fp16", 0.0, 0.0015, "0.001"),
         ("fp32", 1e-4, 0.0009, None),
         ("fp32", 0.5, 0.0011, "0.001"),
     ],
 )
-def test_below_fp32_the_golden_sample_may_be_off_by_twice_what_it_was_at_export(
+def test_below_fp32_the_golden_sample_may_be_off_by_four_times_what_it_was_at_export(
     write_model, make_card, make_golden, precision, known, off, limit
 ):
     golden = make_golden()

@@ -52,7 +52,7 @@ def write_onnx(path, *, size=(32, 48), precision="fp32", gate=None, graph=None, 
         versions={"onnxruntime": "1.31.1"},
         tolerance=1e-4 if precision == "fp32" else None,
         rows=(row,),
-        golden_error=3e-7 if precision == "fp32" else 0.2,
+        golden_error=3e-7 if precision == "fp32" else 0.01,
         gate=gate or (None if precision == "fp32" else gate_of()),
     )
     card = replace(

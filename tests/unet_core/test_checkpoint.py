@@ -208,10 +208,11 @@ def test_safetensors_are_the_same_weights(tmp_path, family):
     assert all(torch.equal(weight, expected.state_dict[key]) for key, weight in loaded.state_dict.items())
 
 
-def test_a_network_starts_with_safetensors(tmp_path, network):
-    save_file(network.state_dict(), tmp_path / "x.safetensors")
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth"])
+def test_a_network_starts_with_safetensors_whatever_their_name(tmp_path, network, name):
+    save_file(network.state_dict(), tmp_path / name)
     started = make_network(seed=1)
-    assert initialise(started, tmp_path / "x.safetensors") is None
+    assert initialise(started, tmp_path / name) is None
     assert torch.equal(started.bottleneck.conv[0].weight, network.bottleneck.conv[0].weight)
 
 
