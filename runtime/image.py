@@ -242,8 +242,11 @@ def place(canvas: NDArray[np.uint8], original: tuple[int, int], spec: InputSpec)
 def restore(probability: NDArray[np.float32], fitted: Fitted) -> NDArray[np.float32]:
     """Bring float32 [classes, fitted height, fitted width] back to the original: [classes, height, width].
 
-    Probabilities are resized and thresholded afterwards; a resized mask would have steps and holes.
+    Probabilities are resized and thresholded afterwards; a resized mask would have steps and holes. What has the
+    original's size is given back as it is, without a copy.
     """
+    if probability.shape[1:] == fitted.original == (fitted.height, fitted.width):
+        return probability
     part = probability[
         :, fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width
     ]  # [classes, h, w]

@@ -19,6 +19,7 @@ from runtime.golden import GOLDEN_KEY, Golden, golden_tolerance
 from runtime.image import ImageSource, fit, load_image, restore
 from runtime.metadata import read_metadata
 from runtime.result import Segmentation
+from runtime.tiling import Size, Tta, Way, augmented, tiled, way_of
 
 CACHED_PREDICTORS = 4
 MAX_THREADS = 1_024
@@ -57,25 +58,64 @@ class Predictor:
         return f"Predictor({os.fspath(self.path)!r}, device={self.report.device!r})"
 
     @overload
-    def predict(self, image: list[ImageSource]) -> list[Segmentation]: ...
+    def predict(
+        self,
+        image: list[ImageSource],
+        *,
+        size: Size | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: Tta | None = None,
+    ) -> list[Segmentation]: ...
     @overload
-    def predict(self, image: ImageSource) -> Segmentation: ...
-    def predict(self, image: ImageSource | list[ImageSource]) -> Segmentation | list[Segmentation]:
-        """Segment one image, or each of a list: path, bytes, file object, PIL image or uint8 array (see `load_image`).
+    def predict(
+        self,
+        image: ImageSource,
+        *,
+        size: Size | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: Tta | None = None,
+    ) -> Segmentation: ...
+    def predict(
+        self,
+        image: ImageSource | list[ImageSource],
+        *,
+        size: Size | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: Tta | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment one image, or each of a list.
+
+        Args:
+            image: path, bytes, file object, PIL image or array, see `load_image`.
+            size: that the network sees: (height, width), or "native" for the image's own; by default as trained, or
+                with `tile` the image's own.
+            tile: (height, width) of the tiles that a large image is cut into; memory is then bounded.
+            overlap: what neighbouring tiles share at least, 0 to 0.9 of a tile's side.
+            tta: "flip" also asks about the mirror image, "d4" about all turns and mirror images, and takes the mean.
 
         Raises:
             ImageError: an image cannot be read.
+            ConfigError: `size`, `tile`, `overlap` or `tta` is none of these.
+            DeviceError: the device gives up, most likely for want of memory.
         """
+        way = way_of(self.card, size, tile, overlap, tta)
         if isinstance(image, list | tuple):
-            return [self._predict_one(item) for item in image]
-        return self._predict_one(image)
+            return [self._predict_one(item, way) for item in image]
+        return self._predict_one(image, way)
 
     __call__ = predict
 
-    def _predict_one(self, source: ImageSource) -> Segmentation:
+    def _predict_one(self, source: ImageSource, way: Way) -> Segmentation:
         image = load_image(source, self.card.input.channels)
-        fitted = fit(image, self.card.input)
-        probability = self.run(fitted.image[None])[0]
+        fitted = fit(image, way.spec)
+        run = augmented(self.run, way.tta)
+        if way.tile is None:
+            probability = run(fitted.image[None])[0]
+        else:
+            probability = tiled(run, fitted.image, len(self.card.output.classes), way.tile, overlap=way.overlap)
         return Segmentation(probability=restore(probability, fitted), image=image, output=self.card.output)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
