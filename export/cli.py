@@ -165,8 +165,17 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     )
     if report.rows:
         click.echo(table(report.rows))
-    compared = f"equals {report.reference} within {report.max_abs_error:.1e}, " if report.rows else ""
-    click.echo(f"{file}: {compared}golden sample off by {report.golden_error:.1e} on {report.device}")
+    found = []
+    if report.rows and report.card.precision == "fp32":
+        found.append(f"equals {report.reference} within {report.max_abs_error:.1e}")
+    elif report.rows:
+        found.append(f"is off by at most {report.max_abs_error:.1e} from {report.reference}, as its card allows")
+    if report.golden_error is not None:
+        found.append(f"golden sample off by {report.golden_error:.1e}")
+    gate = report.card.proof.gate if report.card.proof else None
+    if gate is not None and not gate.passed:
+        found.append("FAILED ITS GATE when it was exported")
+    click.echo(f"{file}: {', '.join(found)}, on {report.device}")
 
 
 def _show(found: object) -> None:

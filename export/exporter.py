@@ -12,16 +12,20 @@ import numpy as np
 import onnx
 
 from export.changes import CardChanges
-from export.graph import OPSET, build_graph, build_raw_graph, set_metadata
+from export.graph import OPSET, build_graph, build_raw_graph, check_opset, check_size, set_metadata
 from export.precision import Converted, fp16, int8
 from export.proof import (
     MAX_ERROR,
+    MAX_LOGITS_ERROR,
+    NOT_FINITE,
     Answered,
     Run,
     answered,
     cases,
     compare,
     graph_run,
+    logits_error,
+    logits_run,
     make_golden,
     neighbours_matter,
     network_run,
@@ -31,11 +35,12 @@ from export.quantise import Values
 from export.raw import raw_run
 from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof
-from runtime.errors import CheckpointError, ConfigError, OutputError, ProofError
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.files import prepare, replacing, write_text
 from runtime.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.providers import PROVIDER
+from runtime.result import mask_of
 from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
@@ -106,18 +111,23 @@ def export_onnx(
     started = time.perf_counter()
     display = display or Display(quiet=True)
     _check_options(precision, data, raw=raw, keep=keep, values=values, force=force)
+    check_opset(opset)
     loaded = load_checkpoint(checkpoint)
+    check_size(loaded.state_dict)
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
     target = _target(path, Path(checkpoint), "raw" if raw else precision)
     samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
-    expected = list(answered(network_run(segmenter), cases(card, _pictures(data, card, samples, display))))
+    pictures = _pictures(data, card, samples, display)
+    expected = list(answered(network_run(segmenter), cases(card, pictures)))
     _require_finite(expected, checkpoint)
     model = build_raw_graph(segmenter, card, opset) if raw else build_graph(segmenter, card, opset)
     run = raw_run(model, card) if raw else graph_run(model)
     card = _proved(card, run, expected, golden)
     _require_parity(card, run, target)
+    logits = raw_run(model, card, logits=True) if raw else logits_run(model)
+    _require_logits(logits_error(logits, network_run(segmenter, logits=True), card, pictures), card, target)
     converted = None
     if samples is not None:
         card = replace(card, precision=precision, proof=None)
@@ -133,7 +143,7 @@ def export_onnx(
         seconds=time.perf_counter() - started,
         card_is_assumed=loaded.card_is_assumed,
         family=loaded.family,
-        notes=(*loaded.notes, *(() if converted is None else converted.notes)),
+        notes=(*loaded.notes, *_blind(expected, card), *(() if converted is None else converted.notes)),
     )
 
 
@@ -224,8 +234,9 @@ def _proved(
     again: Run | None = None,
 ) -> ModelCard:
     """The card with the proof of a run; the golden sample is replayed on `again`, which computes the file otherwise."""
+    rounding = " rounding to fp16" if card.precision == "fp16" else ""
     proof = Proof(
-        provider=PROVIDER["cpu"],
+        provider=f"{PROVIDER['cpu']}{rounding}",
         versions=versions(),
         tolerance=MAX_ERROR if gate is None else None,
         rows=tuple(compare(run, expected, card.output)),
@@ -262,12 +273,48 @@ def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
 
 def _require_gate(card: ModelCard, converted: Converted, golden: Golden, target: Path, *, force: bool) -> None:
     """Stop a conversion that fails its gate, unless it is forced."""
-    if neighbours_matter(converted.run, card):
-        _refuse("an image's answer depends on the other images in its batch", card, target)
     if not np.isfinite(golden.probability).all():
         _refuse("it answers the golden sample with NaN", card, target)
+    assert card.proof is not None
+    wild = [row.shape for row in card.proof.rows if row.parity == NOT_FINITE]
+    if wild:
+        _refuse(f"it answers (batch, height, width) {wild[0]} with NaN", card, target)
+    if neighbours_matter(converted.run, card):
+        _refuse("an image's answer depends on the other images in its batch", card, target)
+    if converted.twin is not None:
+        _require_twin(graph_run(converted.model), graph_run(converted.twin), card, target)
     if not converted.gate.passed and not force:
         _refuse(f"{card.precision} hurts: {converted.refusal()}; --force writes it all the same", card, target)
+
+
+def _require_twin(run: Run, twin: Run, card: ModelCard, target: Path) -> None:
+    """Stop where what was judged is not what would be written."""
+    rows = compare(run, answered(twin, cases(card)), card.output)
+    off = max(row.parity.max_abs_error for row in rows)
+    if off > MAX_ERROR:
+        _refuse(f"the graph is off by {off:.2g} from the one that was judged", card, target)
+
+
+def _require_logits(error: float, card: ModelCard, target: Path) -> None:
+    """Stop an fp32 graph that is not the network, though probabilities near 0 or 1 do not show it."""
+    if error > MAX_LOGITS_ERROR:
+        _refuse(
+            f"the graph is not the network: its logits are off by {error:.2g} of their range, expected at most "
+            f"{MAX_LOGITS_ERROR:g}",
+            card,
+            target,
+        )
+
+
+def _blind(expected: Sequence[Answered], card: ModelCard) -> tuple[str, ...]:
+    """A note where no mask of the proof has two classes, so that none could have shown a difference."""
+    masks = [mask_of(one, card.output) for _, batch in expected for one in batch]
+    if len(np.unique(np.concatenate([mask.reshape(-1) for mask in masks]))) > 1:
+        return ()
+    return (
+        "the network answers one class everywhere on the pictures of the proof, so their masks prove little; "
+        "give --data with images of what it was trained for",
+    )
 
 
 def _refuse(reason: str, card: ModelCard, target: Path) -> NoReturn:
@@ -275,6 +322,14 @@ def _refuse(reason: str, card: ModelCard, target: Path) -> NoReturn:
     found = {"reason": reason, "card": asdict(card)}
     write_text(refusal_path(target), json.dumps(found, indent=2, sort_keys=True) + "\n")
     raise ProofError(f"{target}: not written, {reason}", card)
+
+
+def _require_usable(file: Path, target: Path) -> None:
+    """Stop a file that an application could not use."""
+    try:
+        Predictor(file, device="cpu")
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(file), str(target))) from error
 
 
 def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, target: Path, *, raw: bool) -> None:
@@ -285,5 +340,5 @@ def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, target: Path
     with replacing(target) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         if not raw:
-            Predictor(temporary, device="cpu")  # refuses a file that an application could not use
+            _require_usable(temporary, target)
     refusal_path(target).unlink(missing_ok=True)

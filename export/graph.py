@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -67,14 +68,24 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     return _checked(model, segmenter)
 
 
+def check_opset(opset: int) -> None:
+    """Raise a ConfigError if the opset is out of `OPSETS`."""
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+
+
+def check_size(weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise a ModelError if one file cannot hold the weights."""
+    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    if size > MAX_BYTES:
+        raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
+
+
 def _exported(
     network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
 ) -> onnx.ModelProto:
-    if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
-    size = sum(weight.numel() * weight.element_size() for weight in network.state_dict().values())
-    if size > MAX_BYTES:
-        raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
+    check_opset(opset)
+    check_size(network.state_dict())
     said = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(said):
         warnings.simplefilter("ignore")  # the exporter's own deprecations are nothing a user can act on

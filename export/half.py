@@ -3,9 +3,10 @@
 Inputs, outputs, what is before the network and what is after it stay as they are. A layer is a convolution, by its name
 (`export.names`); the operators between two of them follow the values that they get.
 
-A CPU multiplies in fp32 whatever the file says, so what a GPU will answer is found out on a graph in fp32 that rounds
-to fp16 every weight and every value that the fp16 graph keeps: products are exact there and sums are in fp32, as on
-tensor cores (Micikevicius et al., "Mixed Precision Training", 2018).
+A CPU multiplies in fp32 whatever the file says, so what a GPU will answer is estimated on a graph in fp32 that rounds
+to fp16 every weight and every value that the fp16 graph keeps: products are exact there and sums are in fp32, as
+tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A library that sums in fp16, or rounds
+before it adds a bias, loses more.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -38,18 +39,20 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     return _Conversion(model, keep, emulate=False).run()
 
 
-def emulate_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """A graph in fp32 that rounds where that of `to_half` does."""
-    return _Conversion(model, keep, emulate=True).run()
+def emulate_half(model: onnx.ModelProto, keep: Collection[str] = (), *, weights_only: bool = False) -> onnx.ModelProto:
+    """A graph in fp32 that rounds where that of `to_half` does; with `weights_only` as a CPU computes that one."""
+    return _Conversion(model, keep, emulate=True, weights_only=weights_only).run()
 
 
 class _Conversion:
     """One walk over the nodes of a copy: casts come in where a value and its reader differ."""
 
-    def __init__(self, model: onnx.ModelProto, keep: Collection[str], *, emulate: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, keep: Collection[str], *, emulate: bool, weights_only: bool = False
+    ) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
-        self.keep, self.emulate = keep, emulate
+        self.keep, self.emulate, self.weights_only = keep, emulate, weights_only
         self.weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.half: set[str] = set()
         self.made: set[str] = set()
@@ -80,7 +83,7 @@ class _Conversion:
                 self._round(self.weights[value])
         (output,) = node.output
         self.half.add(output)
-        if not self.emulate:
+        if not self.emulate or self.weights_only:
             self.nodes.append(node)
             return
         node.output[0] = f"{output}.exact"
@@ -101,6 +104,8 @@ class _Conversion:
     def _cast(self, value: str, kind: int) -> str:
         """The name under which a value is there as another type."""
         if (value in self.half) == (kind == TensorProto.FLOAT16) or (self.emulate and kind == TensorProto.FLOAT):
+            return value
+        if self.weights_only:
             return value
         name = f"{value}.{'half' if kind == TensorProto.FLOAT16 else 'single'}"
         if name not in self.made:

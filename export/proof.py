@@ -20,6 +20,10 @@ from unet_core.model import Segmenter
 MAX_ERROR = 1e-4
 """Largest |p - PyTorch's p| that an fp32 graph may show; 1e-7 is usual."""
 
+MAX_LOGITS_ERROR = 1e-3
+"""Largest |logit - PyTorch's logit| that an fp32 graph may show, as a share of the range of PyTorch's; 1e-6 is usual.
+Near 0 and 1 a probability shows nothing of what is wrong before it."""
+
 MAX_PROOF_SIDE = 256
 """Sides of the batches of three are cut to this: batches of large images take much memory and prove no more."""
 
@@ -30,11 +34,15 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, h, w, channels] -> probability float32 [batch, classes, h, w]."""
 
 
+NOT_FINITE = Parity(max_abs_error=1.0, flipped=1.0, iou=0.0, flip_distance=1.0)
+"""Parity of answers with NaN."""
+
+
 def parity(answer: NDArray[np.float32], reference: NDArray[np.float32], output: OutputSpec) -> Parity:
     """Compare probabilities [classes, ...]; NaN in either counts as the largest error."""
     error = float(np.abs(answer - reference).max())
     if not np.isfinite(error):
-        return Parity(max_abs_error=1.0, flipped=1.0, iou=0.0, flip_distance=1.0)
+        return NOT_FINITE
     ours, theirs = mask_of(answer, output), mask_of(reference, output)
     flipped = ours != theirs
     return Parity(
@@ -156,12 +164,28 @@ def compare(run: Run, checked: Iterable[Answered], output: OutputSpec) -> list[P
     return [ProofRow(shape=shape, images=source, parity=worst(figures)) for (shape, source), figures in found.items()]
 
 
-def neighbours_matter(run: Run, card: ModelCard) -> bool:
-    """Whether an image's answer in a batch of three changes, by a single bit, with the other images in it."""
+def neighbours_matter(run: Run, card: ModelCard, tolerance: float = 0.0) -> bool:
+    """Whether an image's answer changes, by more than the tolerance, with its place in a batch or the others there."""
     height, width = _small(card)
-    pictures = [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(5)]
-    one, other = run(np.stack(pictures[:3])), run(np.stack([pictures[0], *pictures[3:]]))
-    return not np.array_equal(one[0], other[0], equal_nan=True)
+    pictures = [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(3)]
+    together, turned = run(np.stack(pictures)), run(np.stack([pictures[2], pictures[0], pictures[1]]))
+    alone = np.concatenate([run(picture[None]) for picture in pictures])
+    others = (together, turned[[1, 2, 0]])
+    return not all(bool((np.abs(alone - answers) <= tolerance).all()) for answers in others)
+
+
+def logits_error(run: Run, reference: Run, card: ModelCard, pictures: Sequence[NDArray[np.uint8]]) -> float:
+    """Largest |difference| of two runs' logits, as a share of the reference's range; NaN is infinite.
+
+    On flat and noisy pictures and on a real one.
+    """
+    checked = [_hard_pictures(*_small(card), card.architecture.in_channels), *(one[None] for one in pictures[:1])]
+    expected = [reference(images) for images in checked]
+    highest, lowest = max(float(one.max()) for one in expected), min(float(one.min()) for one in expected)
+    error = max(float(np.abs(run(images) - one).max()) for images, one in zip(checked, expected, strict=True))
+    # Where all logits are alike, what fp32 cannot hold of them is no error.
+    share = error / max(highest - lowest, 1e-2 * max(abs(highest), abs(lowest)), 1e-6)
+    return share if np.isfinite(share) else float("inf")
 
 
 def open_graph(model: onnx.ModelProto, *, optimised: bool = True) -> Any:
@@ -181,10 +205,21 @@ def open_graph(model: onnx.ModelProto, *, optimised: bool = True) -> Any:
 
 def graph_run(model: onnx.ModelProto, *, optimised: bool = True) -> Run:
     """A graph's side of a comparison, on the CPU; arguments and errors as of `open_graph`."""
-    session = open_graph(model, optimised=optimised)
+    return _run_to("probability", open_graph(model, optimised=optimised))
 
+
+def logits_run(model: onnx.ModelProto) -> Run:
+    """A graph up to its logits, before sigmoid or softmax."""
+    (activation,) = (node for node in model.graph.node if "probability" in node.output)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output[0].name = activation.input[0]
+    return _run_to(activation.input[0], open_graph(copy))
+
+
+def _run_to(name: str, session: Any) -> Run:
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        answer: NDArray[np.float32] = session.run(["probability"], {"image": images})[0]
+        answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
         return answer
 
     return run
@@ -195,13 +230,14 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
-def network_run(segmenter: Segmenter) -> Run:
+def network_run(segmenter: Segmenter, *, logits: bool = False) -> Run:
     """PyTorch's side of a comparison, as a function of arrays."""
+    network = segmenter.logits if logits else segmenter
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             device = segmenter.mean.device
-            answer: NDArray[np.float32] = segmenter(torch.from_numpy(images).to(device)).cpu().numpy()
+            answer: NDArray[np.float32] = network(torch.from_numpy(images).to(device)).cpu().numpy()
         return answer
 
     return run

@@ -8,8 +8,8 @@ from export.proof import Run, open_graph
 from runtime.card import ModelCard
 
 
-def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
-    """A raw graph as a function of images: what a program has to do around it.
+def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) -> Run:
+    """A raw graph as a function of images, with what a program has to do around it; or only up to its logits.
 
     Raises:
         ProofError: ONNX Runtime cannot load it.
@@ -21,9 +21,11 @@ def raw_run(model: onnx.ModelProto, card: ModelCard) -> Run:
         _, height, width, _ = images.shape
         planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
-        logits = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
+        answer: NDArray[np.float32] = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
+        if logits:
+            return answer
         with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer
-            return _activated(logits, card)
+            return _activated(answer, card)
 
     return run
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from runtime.errors import ModelError
 
 METADATA_PROPS = 14
-MAX_ENTRY = 16 * 2**20
+MAX_ENTRY = 64 * 2**20
 """Bytes of one metadata entry that are read at most."""
 MAX_MODEL = 2**31 - 1
 """Bytes of an ONNX file at most: what protobuf can hold."""

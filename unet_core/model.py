@@ -105,11 +105,16 @@ class Segmenter(nn.Module):
         planes = image.float().permute(0, 3, 1, 2)  # first to float: TensorRT takes uint8 into nothing but a cast
         return (planes / 255 - self.mean) / self.std
 
-    def forward(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
+        """uint8 [n, h, w, channels] -> float32 [n, classes, h, w], before sigmoid or softmax."""
         x = self.normalise(image)
         height, width = x.shape[2:]
         # Repeating the edge disturbs the border less than black would; nothing is added to multiples of the stride.
         x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
-        logits = self.network(x)[:, :, :height, :width].float()
+        logits: Tensor = self.network(x)[:, :, :height, :width].float()
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.logits(image)
         probability: Tensor = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
         return probability

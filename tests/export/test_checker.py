@@ -8,9 +8,11 @@ from networks import make_network
 from onnx import TensorProto, helper, numpy_helper
 
 from export import checker, export_onnx, exporter
+from export.changes import CardChanges
 from export.checker import check_file, check_form
 from export.cli import main
 from export.proof import answered, cases, compare, graph_run, network_run
+from runtime.card import ModelCard
 from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError, ModelError, ProofError
 from unet_core.checkpoint import save_checkpoint, weights_sha256
 
@@ -57,12 +59,9 @@ def test_a_good_file_with_its_checkpoint_and_images(files, trained, name):
     report = check_file(files / f"{name}.onnx", checkpoint=trained.checkpoint, data=trained.data)
     assert report.reference == f"PyTorch with {trained.checkpoint}"
     assert {row.images for row in report.rows} == {"synthetic", "data"}
-    assert report.max_abs_error <= report.tolerance
-    if name == "fp32":
-        assert (report.tolerance, report.max_abs_error < 2e-5) == (1e-4, True)
-    else:
-        proof = report.card.proof
-        assert report.tolerance == pytest.approx(1e-3 + 4 * proof.golden_error + proof.max_abs_error)
+    recorded = max(row.parity.max_abs_error for row in report.card.proof.rows)
+    assert report.max_abs_error <= recorded + 1e-6
+    assert (recorded < 2e-5) == (name == "fp32")
 
 
 def test_another_checkpoint_is_not_what_it_was_exported_from(files, trained, tmp_path):
@@ -94,7 +93,8 @@ def slightly(changed, trained):
 
 def test_changed_weights_show_by_the_golden_sample_or_by_the_checkpoint(changed, slightly, trained):
     check_file(slightly)
-    with pytest.raises(ProofError, match=r"is off by \S+ from PyTorch with .*, expected at most 0\.0001") as caught:
+    off = r"is off by \S+ from PyTorch with .* at \(batch, height, width\) \(.*\), expected at most 0\.0001"
+    with pytest.raises(ProofError, match=off) as caught:
         check_file(slightly, checkpoint=trained.checkpoint)
     assert caught.value.card.max_abs_error > 1e-4
     with pytest.raises(ModelError, match="answers the golden sample wrongly"):
@@ -116,7 +116,7 @@ def test_changed_weights_show_also_where_the_precision_loses_much(files, tmp_pat
 
 
 def test_an_answer_that_depends_on_its_neighbours_is_refused(files, monkeypatch):
-    monkeypatch.setattr(checker, "neighbours_matter", lambda run, card: True)
+    monkeypatch.setattr(checker, "neighbours_matter", lambda *_: True)
     with pytest.raises(ProofError, match="depends on the other images in its batch"):
         check_file(files / "fp32.onnx")
 
@@ -209,12 +209,60 @@ def test_a_graph_that_is_no_valid_onnx(changed):
     assert "\n" not in str(caught.value)
 
 
-def test_a_raw_export_is_named(changed):
-    def make_raw(model):
-        model.metadata_props[0].key = "unet.raw"
+def test_a_raw_export_is_compared_with_its_checkpoint(trained, tmp_path):
+    path = export_onnx(trained.checkpoint, tmp_path / "raw.onnx", raw=True).path
+    with pytest.raises(ConfigError, match=r"is a raw export, without golden sample; give --checkpoint"):
+        check_file(path)
+    report = check_file(path, checkpoint=trained.checkpoint, data=trained.data)
+    assert (report.golden_error, report.max_abs_error < 2e-5, len(report.rows)) == (None, True, 11)
+    done = run("--check", path, "--checkpoint", trained.checkpoint)
+    assert done.stdout.splitlines()[-1].startswith(f"{path}: equals PyTorch with {trained.checkpoint} within ")
+    model = onnx.load(path)
+    scale_weight(model, 1.01)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ProofError, match="is off by"):
+        check_file(path, checkpoint=trained.checkpoint)
 
-    with pytest.raises(ModelError, match="is a raw export, which has no golden sample"):
-        check_file(changed(make_raw))
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("input", {"fit": "letterbox"}, "its card has the input "),
+        ("output", {"classes": ("dog",)}, "its card has the output "),
+    ],
+)
+def test_another_card_than_the_checkpoints_is_refused(changed, trained, part, change, message):
+    def edit(model):
+        card = model.metadata_props[0]
+        found = ModelCard.from_json(card.value)
+        card.value = replace(found, **{part: replace(getattr(found, part), **change)}).to_json()
+
+    path = changed(edit)
+    check_file(path)
+    with pytest.raises(ProofError, match=message):
+        check_file(path, checkpoint=trained.checkpoint)
+
+
+def test_another_threshold_is_told(trained, tmp_path):
+    changes = CardChanges(threshold=0.25)
+    path = export_onnx(trained.checkpoint, tmp_path / "m.onnx", changes=changes).path
+    done = run("--check", path, "--checkpoint", trained.checkpoint)
+    assert (done.exit_code, done.stderr) == (0, "note: the card's threshold is 0.25, the checkpoint's 0.5\n")
+
+
+def test_images_that_flip_more_than_the_gate_saw_are_refused(files, trained, tmp_path):
+    model = onnx.load(files / "int8.onnx")
+    (card,) = (entry for entry in model.metadata_props if entry.key == "unet.card")
+    found = ModelCard.from_json(card.value)
+    worse = tuple(replace(row, parity=replace(row.parity, max_abs_error=1.0)) for row in found.proof.rows)
+    card.value = replace(found, proof=replace(found.proof, rows=worse, golden_error=1.0)).to_json()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "final_conv.bias")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(3), tensor.name))
+    (tmp_path / "worse.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ProofError, match=r"worse\.onnx: flips \S+% of the pixels of an image in --data, expected at most"
+    ):
+        check_file(tmp_path / "worse.onnx", checkpoint=trained.checkpoint, data=trained.data)
 
 
 def test_images_that_cannot_be_used(files, trained, tmp_path):

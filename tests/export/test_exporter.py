@@ -14,10 +14,12 @@ import torch
 from click.testing import CliRunner
 from folders import write_pair
 from networks import make_card, make_network
+from onnx import numpy_helper
 
-from export import ExportReport, export_onnx, exporter
+from export import ExportReport, export_onnx, exporter, precision
 from export.cli import main
 from export.exporter import default_path
+from export.graph import build_graph
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
@@ -154,7 +156,7 @@ def test_a_wrong_graph_is_refused_before_it_is_converted(at_hand, trained, scale
 
 
 def test_neighbours_in_a_batch_are_looked_for(at_hand, monkeypatch):
-    monkeypatch.setattr(exporter, "neighbours_matter", lambda run, card: True)
+    monkeypatch.setattr(exporter, "neighbours_matter", lambda *_: True)
     with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
         export_onnx(at_hand)
 
@@ -233,6 +235,57 @@ def test_a_network_that_answers_nan_is_blamed_itself(trained, tmp_path):
     ):
         export_onnx(tmp_path / "model.pth")
     assert names_in(tmp_path) == ["model.pth"]
+
+
+def test_weights_that_probabilities_do_not_show_are_still_compared(at_hand, trained, tmp_path, monkeypatch):
+    """All answers are near 0, so zeros in the middle of the network change no probability by 1e-6."""
+    state = dict(load_checkpoint(trained.checkpoint).state_dict)
+    state["final_conv.bias"] = state["final_conv.bias"] - 40
+    save_checkpoint(tmp_path / "model.pth", state, replace(trained.card, weights_sha256=weights_sha256(state)))
+
+    def build(segmenter, card, opset, damage=()):
+        model = build_graph(segmenter, card, opset)
+        for tensor in model.graph.initializer:
+            if tensor.name in damage:
+                tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
+        return model
+
+    monkeypatch.setattr(exporter, "build_graph", lambda *given: build(*given, damage=("downs.1.conv.3.weight",)))
+    with pytest.raises(
+        ProofError, match=r"the graph is not the network: its logits are off by \S+ of their range"
+    ) as no:
+        export_onnx(tmp_path / "model.pth")
+    assert no.value.card.proof.max_abs_error < 1e-6
+    monkeypatch.setattr(exporter, "build_graph", build)
+    report = export_onnx(tmp_path / "model.pth")
+    assert report.notes[-1].startswith("the network answers one class everywhere on the pictures of the proof")
+
+
+def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypatch):
+    """fp16 is judged on a graph that rounds; the one that is written must be its twin."""
+    real = precision.to_half
+
+    def other(model, keep=()):
+        half = real(model, keep)
+        (bias,) = (tensor for tensor in half.graph.initializer if tensor.name == "final_conv.bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float16(0.007), bias.name))
+        return half
+
+    monkeypatch.setattr(precision, "to_half", other)
+    with pytest.raises(ProofError, match=r"the graph is off by 0\.00\d+ from the one that was judged"):
+        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
+
+
+def test_a_converted_graph_whose_images_meet_is_refused(at_hand, trained, monkeypatch):
+    real = exporter.fp16
+
+    def mixing(*arguments):
+        converted = real(*arguments)
+        return replace(converted, run=lambda batch: converted.run(batch) + np.float32(1e-6 * batch.mean()))
+
+    monkeypatch.setattr(exporter, "fp16", mixing)
+    with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
+        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
 
 
 def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ BOTH = pytest.mark.parametrize("values", ["s8", "u8"])
 @pytest.fixture(scope="module")
 def ranges(trained):
     names = values_to_calibrate(trained.graph, quantisable(trained.graph), "u8")
-    return calibrate(trained.graph, names, trained.samples.calibration, Display(quiet=True))
+    return calibrate(trained.graph, names, trained.samples.calibration, Display(quiet=True))[0]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_every_architecture(network):
     card = make_card(network.eval())
     model, samples = build_graph(Segmenter(network, card).eval(), card), synthetic_samples(card)
     layers = quantisable(model)
-    ranges = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, Display(quiet=True))
+    ranges, _ = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, Display(quiet=True))
     picture = samples.measured[0][0][None]
     exact = graph_run(model)(picture)
     for values in ("s8", "u8"):

@@ -71,5 +71,5 @@ def int8_graph(values):
     exact, card, _ = _built((32, 48))
     layers = quantisable(exact)
     pictures = [(synthetic_image(*card.input.size, 3, seed), None) for seed in range(2)]
-    ranges = calibrate(exact, values_to_calibrate(exact, layers, values), pictures, Display(quiet=True))
+    ranges, _ = calibrate(exact, values_to_calibrate(exact, layers, values), pictures, Display(quiet=True))
     return to_int8(exact, layers, ranges, values)
