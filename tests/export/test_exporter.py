@@ -90,7 +90,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     command = [sys.executable, "-m", "export.cli", str(exported.path.with_suffix(".pth")), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert done.stderr == ""
+    assert done.stderr == "".join(f"note: {note}\n" for note in exported.notes)
     assert len(lines) == 1 + 9 + 1
     assert lines[1].startswith("1x1x1 ")
     assert lines[-1].startswith(f"{target}: 0.1 MB, equals PyTorch within ")
@@ -163,8 +163,8 @@ def test_neighbours_in_a_batch_are_looked_for(at_hand, monkeypatch):
 
 def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand, trained, tmp_path):
     sizes = [export_onnx(at_hand).size]
-    for precision, values in (("fp16", None), ("int8", None), ("int8", "u8")):
-        report = export_onnx(at_hand, precision=precision, values=values, data=trained.data)
+    for kind, values in (("fp16", None), ("int8", None), ("int8", "u8")):
+        report = export_onnx(at_hand, precision=kind, values=values, data=trained.data)
         predictor = Predictor(report.path, "cpu")
         assert report.path.name == f"model.{precision}.onnx"
         assert (predictor.card, predictor.card.precision) == (report.card, precision)
@@ -181,10 +181,8 @@ def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand
 
 
 def test_the_same_bytes_twice_in_every_precision(at_hand, trained, tmp_path):
-    for precision in ("fp16", "int8"):
-        files = [
-            export_onnx(at_hand, tmp_path / f"{n}.onnx", precision=precision, data=trained.data).path for n in "ab"
-        ]
+    for kind in ("fp16", "int8"):
+        files = [export_onnx(at_hand, tmp_path / f"{n}.onnx", precision=kind, data=trained.data).path for n in "ab"]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
