@@ -27,6 +27,9 @@ from runtime.rle import coco_encode, encode
 LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
 """Suffixes that a mask may be saved under; others change its values."""
 
+LEGEND = 20
+"""Classes of the legend in a notebook, at most."""
+
 PREVIEW = 600
 """Pixels of the longer side of the picture in a notebook, at most."""
 
@@ -263,7 +266,7 @@ class Segmentation:
     def _repr_html_(self) -> str:
         """The picture with a legend and the times below, since a notebook shows a picture without its `repr`."""
         picture = base64.b64encode(self._preview("JPEG")).decode()
-        legend = " ".join(self._entry(index, share) for index, share in self._shares())
+        legend = " ".join(self._entry(index, share) for index, share in self._shares()[:LEGEND])
         times = f", {self.times}" if self.times else ""
         return (
             f'<img src="data:image/jpeg;base64,{picture}"><br>{legend}<br>{self.size[1]}x{self.size[0]} pixels{times}'
@@ -350,6 +353,8 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix.lower() not in LOSSLESS:
         raise OutputError(f"{target}: would not keep a mask exactly; expected one of {', '.join(sorted(LOSSLESS))}")
+    if picture.mode == "I;16" and target.suffix.lower() in (".gif", ".bmp"):
+        raise OutputError(f"{target}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff")
     with replacing(target) as temporary:
         if target.suffix.lower() == ".gif":
             picture.save(temporary, optimize=False)  # or Pillow renumbers the values to those in use
