@@ -86,7 +86,7 @@ def test_cutout_of_a_grey_image_and_of_what_is_no_probability(single):
     assert cutout[:, :, 3].tolist() == [[0, 0, 255], [0, 255, 255]]
 
 
-@pytest.mark.parametrize("pixels", [1, 10, 2**20])
+@pytest.mark.parametrize("pixels", [1, 40, 2**20])
 def test_large_pictures_are_worked_on_in_strips(monkeypatch, pixels):
     random = np.random.default_rng(4)
     result = Segmentation(
