@@ -1,10 +1,18 @@
-"""Masks as run-length text, the form in which Kaggle's Carvana challenge (2017) takes answers.
+"""Masks as run lengths, the way of Kaggle's Carvana challenge (2017) and the way of the COCO data set (2014).
 
-A mask is "start length start length ...": its runs of foreground, where pixels are counted from 1, row by row from the
+Carvana: "start length start length ...", the runs of foreground, where pixels are counted from 1, row by row from the
 top left corner. A mask without foreground is the empty text.
+
+COCO: {"size": [height, width], "counts": ...}, the lengths of all runs, background (perhaps 0) and foreground in turn,
+where pixels are counted column by column. `counts` is a list of numbers ("uncompressed"), or the text into which COCO's
+maskApi.c packs it, the form that pycocotools works with: from the fourth number on, the number two before is taken
+off; the result is cut into groups of five bits, lowest first, until the rest is nothing but its sign; a group is one
+character from "0" on, 32 higher if another one follows.
 """
 
 import reprlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +22,12 @@ from runtime.errors import ImageError
 MAX_DIGITS = 18
 """Of a number in the text: the sum of two such fits 64 bits."""
 
+MAX_PIXELS = 2**32 - 1
+"""Of a mask in COCO's way, whose tools count in 32 bits."""
+
+MAX_CHARACTERS = 7
+"""Of a number in COCO's text: 32 bits and a sign, five bits a character."""
+
 
 def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
     """Write a mask, uint8 or bool [height, width] where all but 0 is foreground, as run-length text.
@@ -21,11 +35,7 @@ def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
     Raises:
         ImageError: the array is of another kind.
     """
-    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-        raise ImageError(f"mask: found {mask.dtype} {list(mask.shape)}, expected uint8 or bool [height, width]")
-    foreground = np.zeros(mask.size + 2, np.bool_)  # background before and after closes the runs at both ends
-    foreground[1:-1] = mask.reshape(-1) != 0
-    borders = np.flatnonzero(foreground[1:] != foreground[:-1])
+    borders = _borders(_checked(mask).reshape(-1))
     first, after = borders[::2], borders[1::2]  # pixels of each run, from 0
     return " ".join(map(str, np.stack([first + 1, after - first], axis=1).reshape(-1).tolist()))
 
@@ -47,9 +57,105 @@ def decode(text: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     _refuse(runs, after > height * width, f"an end of at most {height * width} in {height, width} (h, w)")
     _refuse(runs, first < before, "runs in rising order that do not overlap")
     borders = np.concatenate([[0], np.stack([first, after], axis=1).reshape(-1), [height * width]])
-    lengths = np.diff(borders)  # of background and foreground in turn
+    return _painted(np.diff(borders)).reshape(height, width)  # [height * width] -> [height, width]
+
+
+def coco_encode(mask: NDArray[np.uint8] | NDArray[np.bool_], compressed: bool = True) -> dict[str, Any]:
+    """Write a mask, uint8 or bool [height, width] where all but 0 is foreground, in COCO's way, ready for JSON.
+
+    Raises:
+        ImageError: the array is of another kind.
+    """
+    borders = _borders(_checked(mask).T.reshape(-1))
+    if len(borders) and borders[-1] == mask.size:
+        borders = borders[:-1]
+    counts = np.diff(borders, prepend=0, append=mask.size)
+    return {"size": list(mask.shape), "counts": _packed(counts) if compressed else counts.tolist()}
+
+
+def coco_decode(rle: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Read a mask in COCO's way, its counts a list, text or bytes: uint8 [height, width], 1 on the foreground, else 0.
+
+    Raises:
+        ImageError: `size` or `counts` is missing or malformed, or the counts do not add up to the size.
+    """
+    try:
+        (height, width), counts = rle["size"], rle["counts"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImageError(
+            f"COCO run lengths: found {reprlib.repr(rle)}, expected a size [height, width] and counts"
+        ) from error
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
+        found = reprlib.repr([height, width])
+        raise ImageError(
+            f"COCO run lengths: found the size {found}, expected [height, width] of 1 to {MAX_PIXELS} pixels"
+        )
+    lengths = _unpacked(counts) if isinstance(counts, str | bytes) else _numbers(counts)
+    within = ((lengths >= 0) & (lengths <= height * width)).all()
+    if not within or lengths.sum() != height * width:
+        raise ImageError(
+            f"COCO run lengths: the counts do not add up to the size {height, width} (h, w); "
+            "it is another image's, or damaged"
+        )
+    return np.ascontiguousarray(_painted(lengths).reshape(width, height).T)  # column by column -> [height, width]
+
+
+def _packed(counts: NDArray[np.int64]) -> str:
+    differences = counts.copy()
+    differences[3:] -= counts[1:-2]
+    shifts = 5 * np.arange(MAX_CHARACTERS)
+    groups = (differences[:, None] >> shifts) & 31  # [counts, characters]
+    rest = differences[:, None] >> (shifts + 5)
+    last = (rest == np.where(groups & 16, -1, 0)).argmax(axis=1)[:, None]  # whose highest bit is the sign of the rest
+    place = np.arange(MAX_CHARACTERS)
+    characters = (groups + np.where(place < last, 32, 0) + 48).astype(np.uint8)
+    return bytes(characters[place <= last]).decode("ascii")
+
+
+def _unpacked(text: str | bytes) -> NDArray[np.int64]:
+    encoded = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    values = np.frombuffer(encoded, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(values & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not len(ends) or ends[-1] != len(values) - 1 or not ((values >= 0) & (values < 64)).all():
+        raise ImageError(f"COCO run lengths: found the counts {reprlib.repr(text)}, which are not text of this kind")
+    longest = (ends - starts).max() + 1
+    if longest > MAX_CHARACTERS:
+        raise ImageError(f"COCO run lengths: found a count of {longest} characters, expected at most {MAX_CHARACTERS}")
+    place = np.arange(len(values)) - np.repeat(starts, ends - starts + 1)  # of a character in its number
+    counts: NDArray[np.int64] = np.add.reduceat((values & 31) << 5 * place, starts)
+    counts -= np.where(values[ends] & 16, 32 << 5 * place[ends], 0)
+    counts[1::2] = counts[1::2].cumsum()
+    counts[2::2] = counts[2::2].cumsum()
+    return counts
+
+
+def _numbers(counts: Any) -> NDArray[np.int64]:
+    if not isinstance(counts, list) or not all(type(count) is int and 0 <= count <= MAX_PIXELS for count in counts):
+        raise ImageError(
+            f"COCO run lengths: found the counts {reprlib.repr(counts)}, "
+            f"expected text or whole numbers from 0 to {MAX_PIXELS}"
+        )
+    return np.array(counts, np.int64)
+
+
+def _checked(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8] | NDArray[np.bool_]:
+    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+        raise ImageError(f"mask: found {mask.dtype} {list(mask.shape)}, expected uint8 or bool [height, width]")
+    return mask
+
+
+def _borders(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where foreground begins and ends in turn, from 0 to the number of pixels."""
+    foreground = np.zeros(pixels.size + 2, np.bool_)  # background before and after closes the runs at both ends
+    foreground[1:-1] = pixels != 0
+    return np.flatnonzero(foreground[1:] != foreground[:-1])
+
+
+def _painted(lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Runs of 0 and 1 in turn."""
     values = np.resize(np.array([0, 1], np.uint8), len(lengths))
-    return np.repeat(values, lengths).reshape(height, width)  # [height * width] -> [height, width]
+    return np.repeat(values, lengths)
 
 
 def _runs(text: str) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from runtime.files import replacing
 from runtime.image import resize
-from runtime.result import COLOURS
+from runtime.overlay import COLOURS
 from unet_core.labels import BACKGROUND, IGNORED, Labels, present_labels, resize_labels
 
 Picture = NDArray[np.uint8]

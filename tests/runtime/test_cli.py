@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.cli import plan, predict
 from runtime.errors import ImageError, OutputError
-from runtime.result import COLOURS
+from runtime.overlay import COLOURS
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from runtime.errors import OutputError
-from runtime.result import COLOURS
+from runtime.overlay import COLOURS
 from unet_core import panels
 from unet_core.labels import IGNORED
 from unet_core.panels import (

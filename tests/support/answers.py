@@ -1,0 +1,25 @@
+"""Answers of 2 x 3 pixels, of one class and of three."""
+
+import numpy as np
+
+from runtime.card import OutputSpec
+from runtime.result import Segmentation, Times
+
+IMAGE = np.random.default_rng(2).integers(0, 256, (2, 3, 3), np.uint8)
+ONE = OutputSpec(classes=("car",), threshold=0.5)
+THREE = OutputSpec(classes=("road", "car", "tree"), activation="softmax")
+TIMES = Times(decode=4.0, fit=1.0, transfer=0.5, infer=20.25, restore=2.0)
+
+
+def one_class():
+    """Around its threshold; its mask is [[0, 0, 0], [1, 1, 1]]."""
+    probability = np.array([[[0, 0.49, 0.5], [0.51, 1, np.nextafter(np.float32(0.5), np.float32(1))]]], np.float32)
+    return Segmentation(probability=probability, image=IMAGE, output=ONE)
+
+
+def three_classes():
+    """0.8 of the class and 0.1 of the others; its mask is [[0, 2, 1], [2, 2, 0]]."""
+    probability = np.full((3, 2, 3), 0.1, np.float32)
+    for (row, column), index in np.ndenumerate([[0, 2, 1], [2, 2, 0]]):
+        probability[index, row, column] = 0.8
+    return Segmentation(probability=probability, image=IMAGE, output=THREE)
