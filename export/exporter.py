@@ -115,7 +115,7 @@ def export_onnx(
     loaded = load_checkpoint(checkpoint)
     check_size(loaded.state_dict)
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
-    target = _target(path, Path(checkpoint), "raw" if raw else precision)
+    target = _target(path, Path(checkpoint), "raw" if raw else "u8" if values == "u8" else precision)
     samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
@@ -180,7 +180,7 @@ def _target(path: str | os.PathLike[str] | None, checkpoint: Path, kind: str) ->
 
 
 def default_path(checkpoint: Path, kind: str = "fp32") -> Path:
-    """Beside the checkpoint: model.onnx, model.fp16.onnx, model.int8.onnx or model.raw.onnx."""
+    """Beside the checkpoint: model.onnx, model.fp16.onnx, model.int8.onnx, model.u8.onnx or model.raw.onnx."""
     stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
     return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
 

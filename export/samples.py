@@ -93,6 +93,8 @@ def load_pictures(
 
 
 def _images(folder: Path) -> list[Pair]:
+    if folder.is_file():
+        raise DataError(f"--data {folder}: is a file, expected a folder of images or a data set with train_images/")
     if not folder.is_dir():
         raise DataError(f"--data {folder}: no such folder; expected images, or a data set with train_images/")
     pairs = [Pair(image=path) for path in list_images(folder)]

@@ -32,8 +32,25 @@ class Command(click.Command):
             click.echo(f"error: {one_line(os.fsdecode(error.filename))}: {(error.strerror or '').lower()}", err=True)
             ctx.exit(UnetError.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+            _interrupted(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if not _was_interrupted(error):
+                raise
+            _interrupted(ctx)
+
+
+def _interrupted(ctx: click.Context) -> NoReturn:
+    click.echo("interrupted", err=True)
+    ctx.exit(INTERRUPTED)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error only hands on a Ctrl-C, as classes do that are being made while a package is imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _show_warning(default: Callable[..., None]) -> Callable[..., None]:

@@ -42,13 +42,19 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def prepare(path: str | os.PathLike[str]) -> Path:
     """Make the folder of a file that is to be written, so that a wrong name shows before the work and not after.
 
+    Behind a link it is the file that the link names.
+
     Raises:
-        OutputError: the folder cannot be made, or the name is a folder's.
+        OutputError: the folder cannot be made or written to, or the name is a folder's.
     """
     target = Path(path)
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     make_folder(target.parent)
     if target.is_dir():
         raise OutputError(f"{target}: is a folder, expected a file name; add one")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{target}: its folder cannot be written to; choose another place")
     return target
 
 

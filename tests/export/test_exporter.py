@@ -166,8 +166,8 @@ def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand
     for kind, values in (("fp16", None), ("int8", None), ("int8", "u8")):
         report = export_onnx(at_hand, precision=kind, values=values, data=trained.data)
         predictor = Predictor(report.path, "cpu")
-        assert report.path.name == f"model.{precision}.onnx"
-        assert (predictor.card, predictor.card.precision) == (report.card, precision)
+        assert report.path.name == f"model.{values or kind}.onnx"
+        assert (predictor.card, predictor.card.precision) == (report.card, kind)
         assert (predictor.card.proof.tolerance, predictor.card.proof.gate.passed) == (None, True)
         assert predictor.card.proof.gate.image_dice == pytest.approx(
             trained.card.training.metrics["image_dice"], abs=2e-3
@@ -175,9 +175,7 @@ def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand
         assert any(row.images == "data" for row in predictor.card.proof.rows)
         sizes.append(report.size)
     assert sizes[1] < sizes[0]
-    assert [note.split(" than")[0].removesuffix(" no faster").removesuffix(" faster") for note in report.notes] == [
-        "u8 is"
-    ]
+    assert report.notes[0].startswith("judged on 6 real images") and report.notes[1].startswith("u8 is ")
 
 
 def test_the_same_bytes_twice_in_every_precision(at_hand, trained, tmp_path):

@@ -53,6 +53,17 @@ def test_other_error_of_the_system_keeps_its_traceback():
     assert isinstance(run(raising(OSError("odd"))).exception, OSError)
 
 
+def test_an_interruption_that_a_library_wraps_is_one():
+    def work(size):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+
+    result = run(work)
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
 def test_interruption_exits_as_shells_expect():
     result = run(raising(KeyboardInterrupt()))
     assert result.exit_code == 130

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from runtime.errors import ImageError, OutputError
-from runtime.files import make_folder, replacing, write_bytes, write_text
+from runtime.files import make_folder, prepare, replacing, write_bytes, write_text
 
 
 def names(folder):
@@ -141,3 +141,16 @@ except OutputError as error:
     assert done.stdout == ": cannot be written (file too large); choose another place\n"
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "file.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "there" / "file.txt").read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match=r"a\.txt: its folder cannot be written to; choose another place"):
+        prepare(tmp_path / "a.txt")
