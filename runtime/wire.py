@@ -42,7 +42,7 @@ class Wire:
         """
         end = self.position + length
         if end > self._size:
-            raise WireError("it ends early")
+            raise WireError("the file ends early")
         while self.position < end:
             self._fields += 1
             if self._fields > MAX_FIELDS:
@@ -56,7 +56,7 @@ class Wire:
             value = self.number(end) if kind in (VARINT, BYTES) else 0
             after = self.position + {VARINT: 0, BYTES: value, FIXED64: 8, FIXED32: 4}[kind]
             if after > end:
-                raise WireError("it ends early")
+                raise WireError("the file ends early")
             yield number, kind, value
             self.position = after
 
@@ -77,7 +77,7 @@ class Wire:
         self._file.seek(self.position)
         content = self._file.read(length)
         if len(content) < length:
-            raise WireError("it ends early")
+            raise WireError("the file ends early")
         self.position += length
         try:
             return content.decode()
@@ -86,13 +86,13 @@ class Wire:
 
     def _byte(self, end: int) -> int:
         if self.position >= end:
-            raise WireError("it ends early")
+            raise WireError("the file ends early")
         offset = self.position - self._start
         if not 0 <= offset < len(self._chunk):
             self._file.seek(self.position)
             self._chunk, self._start, offset = self._file.read(CHUNK), self.position, 0
             if not self._chunk:  # the file has become shorter
-                raise WireError("it ends early")
+                raise WireError("the file ends early")
         self.position += 1
         return self._chunk[offset]
 

@@ -110,9 +110,9 @@ PROPS = metadata.METADATA_PROPS
     [
         (field(1, 8, kind=0), "no graph in it"),
         (b"\x00\x00", "a field has an impossible number"),
-        (GRAPH + varint(7 << 3 | 2) + varint(2**63), "it ends early"),
-        (GRAPH + varint(PROPS << 3 | 2) + varint(2**40), "it ends early"),
-        (GRAPH + field(PROPS, varint(1 << 3 | 2) + varint(9) + b"key"), "it ends early"),
+        (GRAPH + varint(7 << 3 | 2) + varint(2**63), "the file ends early"),
+        (GRAPH + varint(PROPS << 3 | 2) + varint(2**40), "the file ends early"),
+        (GRAPH + field(PROPS, varint(1 << 3 | 2) + varint(9) + b"key"), "the file ends early"),
         (GRAPH + field(PROPS, field(1, b"\xff\xfe")), "a text is not UTF-8"),
         (GRAPH + field(PROPS, field(1, b"key")) * 2, "its metadata has a key twice"),
     ],

@@ -40,12 +40,12 @@ def test_texts_and_inner_messages_are_read_where_the_caller_asks():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x08", "it ends early"),
-        (b"\x08\x80", "it ends early"),
-        (b"\x12\x04abc", "it ends early"),
-        (b"\x12" + b"\xff" * 9 + b"\x01", "it ends early"),
-        (b"\x19" + bytes(7), "it ends early"),
-        (b"\x25" + bytes(3), "it ends early"),
+        (b"\x08", "the file ends early"),
+        (b"\x08\x80", "the file ends early"),
+        (b"\x12\x04abc", "the file ends early"),
+        (b"\x12" + b"\xff" * 9 + b"\x01", "the file ends early"),
+        (b"\x19" + bytes(7), "the file ends early"),
+        (b"\x25" + bytes(3), "the file ends early"),
         (b"\x00\x00", "a field has an impossible number"),
         (b"\x88\x80\x80\x80\x10\x00", "a field has an impossible number"),
         (b"\x0b", "a field is of the unknown kind 3"),
@@ -64,13 +64,13 @@ def test_an_inner_message_cannot_be_longer_than_its_outer_one():
     content = field(1, b"\x12\x05ab") + b"cdefgh"
     reader = Wire(io.BytesIO(content), len(content))
     _, _, length = next(reader.fields(len(content)))
-    with pytest.raises(WireError, match="^it ends early$"):
+    with pytest.raises(WireError, match=r"^the file ends early$"):
         list(reader.fields(length))
 
 
 def test_text_that_is_not_utf_8_is_not_quoted():
     reader = Wire(io.BytesIO(b"\xff\xfe"), 2)
-    with pytest.raises(WireError, match="^a text is not UTF-8$") as caught:
+    with pytest.raises(WireError, match=r"^a text is not UTF-8$") as caught:
         reader.text(2)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
@@ -78,7 +78,7 @@ def test_text_that_is_not_utf_8_is_not_quoted():
 def test_number_of_fields_is_bounded(monkeypatch):
     monkeypatch.setattr(wire, "MAX_FIELDS", 10)
     assert len(walk(field(1, 1) * 10)) == 10
-    with pytest.raises(WireError, match="^it has more than 10 fields$"):
+    with pytest.raises(WireError, match=r"^it has more than 10 fields$"):
         walk(field(1, field(1, 1) * 4) + field(1, 1) * 10)
 
 
@@ -86,6 +86,5 @@ def test_a_file_that_has_become_shorter_ends_early():
     content = field(1, b"x" * wire.CHUNK) + field(2, b"text")
     for kept in (len(content) - 6, len(content) - 2):
         reader = Wire(io.BytesIO(content[:kept]), len(content))
-        with pytest.raises(WireError, match="^it ends early$"):
-            for _, _, length in reader.fields(len(content)):
-                reader.text(length)
+        with pytest.raises(WireError, match=r"^the file ends early$"):
+            [reader.text(length) for _, _, length in reader.fields(len(content))]
