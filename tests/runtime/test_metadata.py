@@ -136,7 +136,7 @@ def test_huge_entry_is_not_read(tmp_path):
     with open(path, "wb") as file:
         file.write(GRAPH + varint(PROPS << 3 | 2) + varint(size))
         file.truncate(file.tell() + size)
-    with pytest.raises(ModelError, match="its metadata has more than 16777216 bytes"):
+    with pytest.raises(ModelError, match="its metadata has more than 67108864 bytes"):
         read_metadata(path)
 
 
