@@ -1,7 +1,7 @@
 """Proving again what an exported file claims: its form, its card, its golden sample, and its answers."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.golden import golden_tolerance
 from runtime.metadata import read_metadata
 from runtime.predictor import Predictor
+from runtime.safety import check_model
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
@@ -177,18 +178,14 @@ def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = SIZES) 
     """Check the graph without running it.
 
     Raises:
-        ModelError: it refers to other files, is no valid ONNX, or has other inputs or outputs than the contract says.
+        ModelError: as `runtime.safety.check_model`, or it is no valid ONNX, or has other inputs or outputs than the
+            contract says.
     """
+    check_model(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors, which have no public type in onnx
         raise ModelError(f"{path}: is not an ONNX file ({error}); export it again") from error
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelError(
-                f"{path}: keeps {tensor.name!r} in another file, which was not opened; expected one file, as "
-                "unet-export writes it"
-            )
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # of several types, none documented
@@ -202,19 +199,3 @@ def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = SIZES) 
 
 def _sizes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
     return tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim)
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a file: weights, sparse ones, and those in attributes of nodes, also of inner graphs."""
-    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
-    while waiting:
-        graph = waiting.pop()
-        if isinstance(graph, onnx.GraphProto):
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-                waiting += [attribute.g, *attribute.graphs]

@@ -6,6 +6,9 @@ Pillow's (it raises where a file is cut off), resampling is OpenCV's: area when 
 
 import io
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,17 +20,20 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageOps,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
+from runtime.arrays import from_array
 from runtime.card import InputSpec
+from runtime.console import one_line
 from runtime.errors import ImageError
+from runtime.pillow import Limits as Limits
+from runtime.pillow import TooManyPixelsError, strict
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's decoders that are used (JPEG's takes MPO too); the others are too little tested for strangers' files."""
@@ -38,34 +44,59 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", 
 ORIENTATION, TURNED = 0x0112, frozenset({5, 6, 7, 8})
 """The EXIF tag of the camera's orientation, and its values that exchange height and width."""
 
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of each orientation upright."""
+
+LEVELS = "unet.levels"
+"""Where a decoded picture of more than 8 bits keeps (black, white), the values that stand for them in its file."""
+
+LIMITS = Limits()
+PIECE = 2**20
+"""Bytes of a stream that are read at once."""
+
 MAX_CHANNELS = 4
 """Channels that OpenCV resizes at once, whatever the interpolation."""
 
-ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
 
 
 def load_image(
-    source: ImageSource, channels: str = "RGB", *, at_least: tuple[int, int] | None = None
+    source: ImageSource, channels: str = "RGB", *, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS
 ) -> NDArray[np.uint8]:
     """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
 
+    Alpha and transparent colours are dropped, not blended: what they hide is seen. Of an animation or of several pages
+    the first is read. 16 bits become 8 by dividing by 257, within one level where Pillow itself does it (colour).
+
     Args:
-        source: path, encoded bytes, binary file object, PIL image, or a uint8 array [height, width],
-            [height, width, 1], [height, width, 3] (RGB) or [height, width, 4] (RGBA; alpha is dropped).
+        source: path; encoded bytes; binary file object, which is read from its start if it can be rewound, and left
+            open; PIL image; or an array [height, width], [height, width, 1], [height, width, 3] (RGB) or
+            [height, width, 4] (RGBA) of uint8, uint16 (0..65535) or floating-point numbers (0..1).
         channels: "RGB" or "L" (grey).
         at_least: (height, width) that are enough: a JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, several
             times faster, as long as neither side gets smaller than the larger of the two.
+        limits: of what is not decoded yet; arrays and PIL images in memory may be of any size.
 
     Raises:
-        ImageError: missing, truncated, of a format that is not read, too large, or an array of another kind.
+        ImageError: missing, truncated, of a format that is not read, above the limits, or an array of another kind.
     """
-    picture = _from_array(source) if isinstance(source, np.ndarray) else open_image(source, at_least)
-    name = name_of(source)
+    if isinstance(source, np.ndarray):
+        return from_array(np.asarray(source), channels)
+    picture, name = open_image(source, at_least, limits), name_of(source)
     try:
-        array = np.asarray(_eight_bits(picture, name).convert(channels))
+        picture = _eight_bits(picture, name)
+        array = np.array(picture if picture.mode == channels else picture.convert(channels))
     except ValueError as error:
         raise ImageError(f"{name}: has pixels that are not read ({error}); convert it to RGB") from error
-    return np.array(array[:, :, None] if array.ndim == 2 else array, order="C")
+    return array[:, :, None] if array.ndim == 2 else array
 
 
 def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -101,99 +132,172 @@ def _labels_of_palette(picture: Image.Image) -> NDArray[np.uint8]:
     return colours[:, 0][indices] if is_grey else indices
 
 
-def open_image(source: Any, at_least: tuple[int, int] | None = None) -> Image.Image:
+def open_image(source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS) -> Image.Image:
     """Decode a path, bytes, file object or PIL image completely (first frame), with EXIF orientation applied.
 
-    `at_least`: see `load_image`.
+    `at_least`, `limits`: see `load_image`.
 
     Raises:
-        ImageError: it cannot be decoded, or is too large.
+        ImageError: it cannot be decoded, or is above the limits.
     """
-    if isinstance(source, Image.Image):
-        return _decoded(source, "image")
     name = name_of(source)
-    if not isinstance(source, str | os.PathLike | bytes) and not hasattr(source, "read"):
-        raise ImageError(
-            f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
-            "a PIL image or a uint8 array"
-        )
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+    with _strict(name, limits):
+        if isinstance(source, Image.Image):
+            return _decoded(source, name, limits)
+        with _file_of(source, name, limits) as file, Image.open(file, formats=FORMATS) as picture:
             if at_least is not None:
                 picture.draft(None, (max(at_least),) * 2)  # both the larger: the picture may yet be turned
             return _decoded(picture, name)
+
+
+def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS) -> tuple[int, int]:
+    """(height, width) of an image file as displayed, from its header alone.
+
+    Raises:
+        ImageError: it cannot be read, or is above the limits.
+    """
+    name = name_of(path)
+    with _strict(name, limits), _file_of(path, name, limits) as file, Image.open(file, formats=FORMATS) as picture:
+        width, height = picture.size
+        turned = picture.format != "TIFF" and _orientation(picture) in TURNED  # Pillow turns the sides of a TIFF itself
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _strict(name: str, limits: Limits) -> Iterator[None]:
+    """Run the block with Pillow kept strict, and whatever it raises turned into an `ImageError`."""
+    try:
+        with strict(limits):
+            yield
+    except (ImageError, MemoryError):
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name}: is a folder, expected an image") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: is too large ({error})") from error
-    except (OSError, TypeError, AttributeError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read as an image ({error})") from error
+    except TooManyPixelsError as error:
+        raise ImageError(
+            f"{name}: has {error} pixels, expected at most {limits.pixels} in all; "
+            "make it smaller, or allow more with Limits(pixels=...)"
+        ) from error
+    except Exception as error:  # decoders raise many types on damaged files: OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"{name}: cannot be read as an image ({_brief(error)})") from error
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of an image file as displayed, from its header alone.
+@contextmanager
+def _file_of(source: Any, name: str, limits: Limits) -> Iterator[IO[bytes]]:
+    """What Pillow can read: a file on the disk as it is, anything else from memory."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        _check_bytes(memoryview(source).nbytes, name, limits)
+        yield io.BytesIO(bytes(source))
+    elif isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                _check_bytes(status.st_size, name, limits)
+                yield file
+            else:
+                yield io.BytesIO(_read(file, name, limits))
+    elif hasattr(source, "read"):
+        yield io.BytesIO(_read(source, name, limits))
+    else:
+        raise ImageError(
+            f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
+            "a PIL image or an array"
+        )
 
-    Raises:
-        ImageError: it cannot be read.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-            # Pillow turns the sides of a TIFF itself.
-            turned = picture.format != "TIFF" and picture.getexif().get(ORIENTATION, 1) in TURNED
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise many types on damaged files
-        raise ImageError(f"{path}: cannot be read as an image ({error})") from error
-    return (width, height) if turned else (height, width)
+
+def _read(file: Any, name: str, limits: Limits) -> bytes:
+    """All of a stream, from its start if there is a way back."""
+    with suppress(AttributeError, OSError):  # pipes and sockets have no way back
+        file.seek(0)
+    content = bytearray()
+    while piece := file.read(PIECE):
+        if isinstance(piece, str):
+            raise ImageError(f"{name}: is a text file, expected a binary one; open it with mode 'rb'")
+        content += piece
+        if len(content) > limits.file_bytes:
+            break
+    _check_bytes(len(content), name, limits)
+    return bytes(content)
 
 
-def _decoded(picture: Image.Image, name: str) -> Image.Image:
+def _check_bytes(count: int, name: str, limits: Limits) -> None:
+    if not count:
+        raise ImageError(f"{name}: is empty (0 bytes), expected an image")
+    if count > limits.file_bytes:
+        raise ImageError(
+            f"{name}: has more bytes than the {limits.file_bytes} that are read; "
+            "make it smaller, or allow more with Limits(file_bytes=...)"
+        )
+
+
+def _decoded(picture: Image.Image, name: str, limits: Limits | None = None) -> Image.Image:
+    """Decode and turn upright; with `limits` the picture is the caller's own, which is not changed."""
+    if limits is not None and getattr(picture, "tile", None) and picture.width * picture.height > limits.pixels:
+        raise TooManyPixelsError(f"{picture.width} x {picture.height}")  # its owner has not decoded it yet
+    levels = _levels(picture)
     try:
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
-    except MemoryError:
+        turn = UPRIGHT.get(_orientation(picture))
+        upright = picture if turn is None else picture.transpose(turn)
+    except (MemoryError, TooManyPixelsError):
         raise
-    except Exception as error:  # decoders raise many types on damaged files: OSError, SyntaxError, struct.error, ...
-        raise ImageError(f"{name}: is damaged or cut off ({error}); replace it") from error
-    result = upright.copy() if upright is picture else upright
-    result.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
-    return result
+    except Exception as error:
+        raise ImageError(f"{name}: is damaged or cut off ({_brief(error)}); replace it") from error
+    if upright is picture and limits is not None:
+        upright = picture.copy()
+    upright.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
+    if levels is not None:
+        upright.info[LEVELS] = levels
+    return upright
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) where there is none, or its EXIF is damaged, as every viewer does."""
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # of many types
+        return 1
+
+
+def _levels(picture: Image.Image) -> tuple[int, int] | None:
+    """(black, white) as the file's header says; None where it does not."""
+    if picture.format == "PPM":
+        return 0, 65_535  # Pillow scales them itself
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None or not picture.mode.startswith("I;16"):
+        return None
+    white = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+    return (white, 0) if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else (0, white)
 
 
 def name_of(source: object) -> str:
     """What to call an image in a message: its path where it has one."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return os.fsdecode(source)
     return str(getattr(source, "name", None) or "image")
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    channels = array.shape[2] if array.ndim == 3 else 1
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(
-            f"array: found {array.dtype} {list(array.shape)}, expected uint8 [height, width] or "
-            "[height, width, 1, 3 or 4] with values 0..255"
-        )
-    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
+def _brief(error: Exception) -> str:
+    return one_line(str(error))[:200] or type(error).__name__
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit images to 8 bits; Pillow's own conversion clamps them to white."""
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    if picture.mode == "I":  # 16-bit PGM, but also 32-bit files that hold anything: what is white has to be a guess
-        values = np.asarray(picture)
-        if values.min() < 0 or not 255 < values.max() <= 65_535:
-            raise ImageError(f"{name}: has 32-bit values {values.min()}..{values.max()}, expected 16 bits; convert it")
-        return Image.fromarray((values // 257).astype(np.uint8))
     if picture.mode == "F":
         raise ImageError(f"{name}: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")
-    return picture
+    if not picture.mode.startswith("I"):
+        return picture
+    values, levels = np.asarray(picture), picture.info.get(LEVELS)
+    is_guess = picture.mode == "I" and levels is None  # 32-bit files hold anything
+    if is_guess and (values.min() < 0 or not 255 < values.max() <= 65_535):
+        raise ImageError(f"{name}: has 32-bit values {values.min()}..{values.max()}, expected 16 bits; convert it")
+    black, white = levels or (0, 65_535)
+    grey = (values.astype(np.uint32) * 255 // max(black, white)).astype(np.uint8)
+    return Image.fromarray(grey if white else 255 - grey)
 
 
 @dataclass(frozen=True, kw_only=True)

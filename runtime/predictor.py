@@ -19,6 +19,7 @@ from runtime.golden import GOLDEN_KEY, Golden, golden_tolerance
 from runtime.image import ImageSource, fit, load_image, restore
 from runtime.metadata import read_metadata
 from runtime.result import Segmentation
+from runtime.safety import check_model
 from runtime.tiling import Size, Tta, Way, augmented, tiled, way_of
 
 CACHED_PREDICTORS = 4
@@ -51,6 +52,7 @@ class Predictor:
         metadata = read_metadata(self.path)
         self.card = _card_of(self.path, metadata)
         self._golden = _golden_of(self.path, metadata, self.card)
+        check_model(self.path)
         self._threads = threads or providers.available_threads()
         self._session, self.report = self._open(device)
 
