@@ -121,9 +121,9 @@ class Session:
         try:
             value = onnxruntime.OrtValue.from_dlpack(tensor)
         except Exception as error:  # each library has its own
+            found = f"{type(tensor).__name__} {getattr(tensor, 'dtype', '')} {list(getattr(tensor, 'shape', ()))}"
             raise ImageError(
-                f"tensor: cannot be taken by DLPack ({one_line(str(error))[:200]}), expected a contiguous, writable "
-                f"one, {expected}"
+                f"tensor: found {found}, which DLPack does not take, expected a contiguous, writable {expected}"
             ) from error
         shape, kind, place = value.shape(), value.data_type(), tuple(value.__dlpack_device__())
         here = (DLPACK_CPU, 0) if self.device.kind == "cpu" else (DLPACK_CUDA, self.device.index)

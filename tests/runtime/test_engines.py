@@ -421,14 +421,17 @@ def test_process_that_is_killed_half_way_is_in_nobodys_way(root, cache, notes):
     assert names(cache.folder) == [KEY, f"{KEY}.lock"]
 
 
-def test_lock_that_prune_removed_while_somebody_waited_is_taken_anew(cache, notes):
-    cache.open(KEY, {}, Builder(), notes.append)
-    waiter = threading.Thread(target=lambda: opened(cache, notes))
-    with engines._locked(cache.folder / f"{KEY}.lock", None):
-        waiter.start()
-        while not notes:
-            time.sleep(0.01)
-        (cache.folder / f"{KEY}.lock").unlink()
-    waiter.join(10)
-    assert not waiter.is_alive()
-    assert (cache.folder / f"{KEY}.lock").exists()
+def test_lock_that_prune_removes_before_it_is_held_is_not_held(tmp_path, monkeypatch):
+    path, real = tmp_path / "lock", engines._try_lock
+
+    def late(descriptor):
+        path.unlink()
+        return real(descriptor)
+
+    monkeypatch.setattr(engines, "_try_lock", late)
+    assert engines._held(path) is None
+    monkeypatch.setattr(engines, "_try_lock", real)
+    descriptor = engines._held(path)
+    assert descriptor is not None
+    assert engines._held(path) is None
+    os.close(descriptor)
