@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from runtime.card import Images, ModelCard, OutputSpec, Parity, ProofRow
 from runtime.errors import ProofError
 from runtime.golden import Golden, golden_image, synthetic_image
-from runtime.providers import PROVIDER, available_threads, session_options
+from runtime.options import session_options
+from runtime.providers import PROVIDER, available_threads
 from runtime.result import mask_of
 from unet_core.model import Segmenter
 

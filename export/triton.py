@@ -19,7 +19,7 @@ from runtime.files import make_folder, replacing, write_bytes, write_text
 from runtime.golden import GOLDEN_KEY, Golden
 from runtime.metadata import read_metadata
 from runtime.predictor import Predictor
-from runtime.providers import Device, provider_options
+from runtime.shapes import profile_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names of models: they are folders and parts of addresses."""
@@ -152,11 +152,9 @@ model_warmup [
 
 def _tensorrt(source: Path, card: ModelCard, name: str, max_batch: int) -> str:
     mode = card.precision.upper()
-    options = provider_options(Device(kind="tensorrt"), card, max_batch)
     profile = "\n".join(
         f'        parameters {{ key: "{key}" value: "{value}" }}'
-        for key, value in options.items()
-        if key.startswith("trt_profile_")
+        for key, value in profile_of(card, max_batch).options().items()
     )
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

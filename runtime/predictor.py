@@ -1,11 +1,14 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
+import logging
 import os
 import sys
+import time
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import onnxruntime
@@ -18,10 +21,14 @@ from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, 
 from runtime.golden import GOLDEN_KEY, Golden, golden_tolerance
 from runtime.image import ImageSource, fit, load_image, restore
 from runtime.metadata import read_metadata
+from runtime.options import ProviderOptions
+from runtime.providers import Device
 from runtime.result import Segmentation
 from runtime.safety import check_model
+from runtime.session import AutoSession, Run, Session, must_build, open_session
 from runtime.tiling import Size, Tta, Way, augmented, tiled, way_of
 
+LOG = logging.getLogger(__package__)
 CACHED_PREDICTORS = 4
 MAX_THREADS = 1_024
 
@@ -34,27 +41,41 @@ class Predictor:
         device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
             "tensorrt" and "tensorrt:N" run there or raise.
         threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
+        options: `runtime.options.ProviderOptions`, how it runs on a device.
+
+    With "auto", CUDA serves while a TensorRT engine is built, and shapes that the engine does not take. Builds are told
+    of by the logger "runtime", as warnings, since Python shows these by default and they explain a wait of minutes.
 
     Attributes:
         card: `ModelCard`, what the model expects and answers.
-        report: `runtime.providers.Report`, where it runs, what was skipped and why.
+        report: `runtime.providers.Report`, where it runs, what was skipped and why; replaced by a new one at a switch.
 
     Raises:
         ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
         DeviceError: an explicit device does not run here; the message says why.
-        ConfigError: `threads` is out of its bounds.
+        ConfigError: `threads` is out of its bounds, or `options` do not fit the model.
     """
 
-    def __init__(self, model: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+        options: ProviderOptions | None = None,
+    ) -> None:
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
+        if options is not None and not isinstance(options, ProviderOptions):
+            raise ConfigError(f"options: found {options!r}, expected runtime.options.ProviderOptions, or None")
         self.path = Path(model)
         metadata = read_metadata(self.path)
         self.card = _card_of(self.path, metadata)
         self._golden = _golden_of(self.path, metadata, self.card)
         check_model(self.path)
         self._threads = threads or providers.available_threads()
-        self._session, self.report = self._open(device)
+        self._options = options or ProviderOptions()
+        self._options.bucket_of(self.card)  # refused on every device, not only where it matters
+        self._open(device)
 
     def __repr__(self) -> str:
         return f"Predictor({os.fspath(self.path)!r}, device={self.report.device!r})"
@@ -137,68 +158,111 @@ class Predictor:
                 f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 "
                 f"[batch, height, width, {self.card.architecture.in_channels}]"
             )
-        try:
-            answer: NDArray[np.float32] = self._session.run(["probability"], {"image": batch})[0]
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise DeviceError(
-                f"device {self.report.device}: cannot run a batch of {list(batch.shape)} ({_brief(error)}); "
-                "try a smaller one"
-            ) from error
-        return answer
+        return self._session.run(batch)
 
-    def _open(self, device: str) -> tuple[Any, providers.Report]:
-        skipped: list[tuple[str, str]] = []
-        for candidate in providers.candidates(device):
-            try:
-                session, error = self._try(candidate)
-                break
-            except DeviceError as refusal:
-                if device != "auto":
-                    raise
-                skipped.append((candidate.kind, str(refusal).removeprefix(f"device {candidate}: ")))
-        report = providers.Report(
+    def prepare(self) -> None:
+        """Wait for a TensorRT engine that is being built, and run one image, so that the first user waits for nothing.
+
+        Raises:
+            DeviceError: the device gives up on it.
+        """
+        self._session.prepare()
+
+    def _open(self, device: str) -> None:
+        devices = providers.candidates(device)
+        chosen, (session, error), skipped, late = providers.choose(devices, self._try, self._put_off)
+        self._session = session
+        self.report = replace(
+            self._report(session, error),
             requested=device,
-            device=str(candidate),
-            provider=providers.PROVIDER[candidate.kind],
-            nodes=providers.placement(session),
+            skipped=tuple((other.kind, reason) for other, reason in skipped),
+        )
+        if skipped:
+            _warn_once(self.report.device, self.report.skipped)
+        if late:
+            self._build_later(session, late[0])
+        elif device == "auto" and chosen.kind == "tensorrt":
+            cuda = devices[devices.index(chosen) + 1]
+            self._session = AutoSession(best=session, open_other=lambda: self._try(cuda)[0])
+
+    def _build_later(self, session: Session, device: Device) -> None:
+        """Let a session serve until the engine of a better device is built."""
+        start, before, errors = time.monotonic(), self.report, [0.0]
+        self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
+        auto = self._session = AutoSession(other=session, open_other=lambda: session)
+
+        def open_best() -> Session:
+            best, errors[0] = self._try(device)
+            return best
+
+        def done(best: Session | None, reason: str) -> None:
+            if best is None:
+                self.report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
+            else:
+                text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
+                report = self._report(best, errors[0])
+                self.report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
+            LOG.warning(self.report.switch)
+
+        auto.build(open_best, done)
+
+    def _put_off(self, device: Device) -> bool:
+        """Whether another device should serve until this one's engine is built."""
+        return (
+            self._options.background
+            and providers.why_not(device) is None
+            and must_build(self.path, device, self.card, self._options)
+        )
+
+    def _report(self, session: Session, error: float) -> providers.Report:
+        return providers.Report(
+            requested=str(session.device),
+            device=str(session.device),
+            provider=providers.PROVIDER[session.device.kind],
+            nodes=session.placement(),
             golden_error=error,
             threads=self._threads,
             onnxruntime=onnxruntime.__version__,
-            skipped=tuple(skipped),
+            node_placement=session.nodes,
         )
-        if skipped:
-            _warn_once(report.device, report.skipped)
-        return session, report
 
-    def _try(self, device: providers.Device) -> tuple[Any, float]:
+    def _try(self, device: Device) -> tuple[Session, float]:
         """Open a session on the device and replay the golden sample there."""
         reason = providers.why_not(device)
         if reason:
             raise DeviceError(f"device {device}: {reason}")
-        wrong = ModelError if device.kind == "cpu" else DeviceError
+        errors = [0.0]
         try:
-            session = providers.open_session(self.path, device, self.card, self._threads)
-            self._check_signature(session)
-            error = self._golden.error(lambda image: session.run(["probability"], {"image": image})[0])
+            session = open_session(
+                self.path,
+                device,
+                self.card,
+                self._options,
+                note=LOG.warning,
+                threads=self._threads,
+                check=lambda run: errors.append(self._check_golden(device, run)),
+            )
         except UnetError:
             raise
         except Exception as failure:  # ONNX Runtime's errors share no base class
-            where = self.path if device.kind == "cpu" else f"device {device}"
-            raise wrong(f"{where}: ONNX Runtime cannot run the model ({_brief(failure)})") from failure
-        tolerance = golden_tolerance(self.card, device.kind)
-        if error > tolerance:
-            raise wrong(
-                f"{self.path if device.kind == 'cpu' else f'device {device}'}: answers the golden sample wrongly "
-                f"(off by {error:.2g}, expected at most {tolerance:g}); "
-                "export the model again, update the driver or choose another device"
-            )
-        return session, error
+            raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
+        return session, errors[-1]
 
-    def _check_signature(self, session: Any) -> None:
-        found = [(item.name, item.type, len(item.shape)) for item in (*session.get_inputs(), *session.get_outputs())]
-        expected = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
-        if found != expected:
-            raise ModelError(f"{self.path}: found the inputs and outputs {found}, expected {expected}; export it again")
+    def _check_golden(self, device: Device, run: Run) -> float:
+        error, tolerance = self._golden.error(run), golden_tolerance(self.card, device.kind)
+        if error > tolerance:
+            raise _wrong(
+                self.path,
+                device,
+                f"answers the golden sample wrongly (off by {error:.2g}, expected at most {tolerance:g}); "
+                "export the model again, update the driver or choose another device",
+            )
+        return error
+
+
+def _wrong(path: Path, device: Device, what: str) -> UnetError:
+    """What goes wrong on the CPU is the file's fault, elsewhere the device's."""
+    return ModelError(f"{path}: {what}") if device.kind == "cpu" else DeviceError(f"device {device}: {what}")
 
 
 def predict(image: ImageSource, model: str | os.PathLike[str], device: str = "auto") -> Segmentation:

@@ -1,4 +1,4 @@
-"""Which ONNX Runtime execution provider runs, with which options, and why not another.
+"""Which ONNX Runtime execution provider runs, and why not another.
 
 ONNX Runtime lists providers that cannot run on the machine at hand and falls back to the CPU with no more than a log
 line. So nothing it claims is believed: the driver and the libraries are looked for before a session is made, and the
@@ -11,17 +11,15 @@ import io
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import onnxruntime
 
-from runtime.card import ModelCard
 from runtime.errors import DeviceError
-from runtime.golden import GOLDEN_SIZE
 
 Kind = Literal["tensorrt", "cuda", "cpu"]
 
@@ -39,9 +37,6 @@ HEAVY_OPERATORS = frozenset(
 TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 """What ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
 
-ERRORS_ONLY = 3
-"""ONNX Runtime's log severity: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -55,11 +50,21 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node of the graph: its name in the file, its operator, and the execution provider that computes it."""
+
+    name: str
+    operator: str
+    provider: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What runs, and what was passed over.
 
-    `nodes` counts the graph's nodes by execution provider; `golden_error` is the largest difference between this
-    device's answer to the golden sample and the file's; `skipped` gives (device, reason) in the order they were tried.
+    `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
+    largest difference between this device's answer to the golden sample and the file's; `skipped` gives (device,
+    reason), best device first; `switch` says what became of an engine that was built while another device served.
     """
 
     requested: str
@@ -70,11 +75,13 @@ class Report:
     threads: int
     onnxruntime: str
     skipped: tuple[tuple[str, str], ...] = ()
+    switch: str = ""
+    node_placement: tuple[Node, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         places = ", ".join(f"{count} on {name}" for name, count in self.nodes.items())
         lines = [f"{self.device}: {self.provider}, nodes: {places}; golden sample off by {self.golden_error:.1e}"]
-        return "\n".join([*lines, *grouped(self.skipped)])
+        return "\n".join([*lines, *grouped(self.skipped), *([self.switch] if self.switch else [])])
 
 
 def grouped(skipped: Sequence[tuple[str, str]]) -> list[str]:
@@ -176,70 +183,106 @@ def _preload_tensorrt() -> None:
             ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
 
 
-def provider_options(device: Device, card: ModelCard, max_batch: int = 16) -> dict[str, str]:
-    """Options of the device's provider (onnxruntime.ai, execution providers).
-
-    For TensorRT they hold the profile: batches of 1 to `max_batch` at sizes from the golden sample's to the card's.
-    Shapes outside it fail. Engines are not cached yet: ONNX Runtime names them after the graph, not after its weights.
-    """
-    if device.kind == "cpu":
-        return {}
-    if device.kind == "cuda":
-        return {"device_id": str(device.index)}
-    smallest, largest = (tuple(map(best, GOLDEN_SIZE, card.input.size)) for best in (min, max))
-    shapes = {"min": (1, *smallest), "opt": (1, *card.input.size), "max": (max_batch, *largest)}
-    return {"device_id": str(device.index)} | {
-        f"trt_profile_{name}_shapes": f"image:{batch}x{height}x{width}x{card.architecture.in_channels}"
-        for name, (batch, height, width) in shapes.items()
-    }
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options common to all devices."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = ERRORS_ONLY
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return options
-
-
-def open_session(path: Path, device: Device, card: ModelCard, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` that runs on `device`, and is known to.
-
-    Raises:
-        DeviceError: it would run somewhere else, in whole or in a part that matters.
-    """
-    chosen = PROVIDER[device.kind]
-    order: tuple[Kind, ...] = ("tensorrt", "cuda", "cpu")
-    chain = [Device(kind=kind, index=device.index) for kind in order[order.index(device.kind) :]]
-    session = onnxruntime.InferenceSession(
-        str(path),
-        session_options(threads),
-        providers=[(PROVIDER[item.kind], provider_options(item, card)) for item in chain],
-        enable_fallback=0,
+def node_placement(session: Any) -> tuple[Node, ...]:
+    """Where `onnxruntime.InferenceSession` put each node of the graph, as it was before it joined some."""
+    return tuple(
+        Node(name=node.name, operator=node.op_type, provider=part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
     )
-    if chosen not in session.get_providers():
-        raise DeviceError(f"device {device}: ONNX Runtime opened the model on {session.get_providers()[0]} instead")
-    strays = strays_of(session, chosen)
-    if strays:
-        raise DeviceError(f"device {device}: {sum(strays.values())} nodes would run elsewhere: {dict(strays)}")
-    return session
 
 
-def placement(session: Any) -> dict[str, int]:
+def placement(nodes: Iterable[Node]) -> dict[str, int]:
     """Number of graph nodes by the execution provider that they were given to."""
-    counts: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        counts[part.ep_name] += len(part.get_nodes())
-    return dict(counts)
+    return dict(Counter(node.provider for node in nodes))
 
 
-def strays_of(session: Any, provider: str) -> Counter[str]:
+def strays_of(nodes: Iterable[Node], provider: str) -> Counter[str]:
     """Heavy nodes that were not given to `provider`, counted as "operator on provider"."""
     return Counter(
-        f"{node.op_type} on {part.ep_name}"
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != provider
-        for node in part.get_nodes()
-        if node.op_type in HEAVY_OPERATORS
+        f"{node.operator} on {node.provider}"
+        for node in nodes
+        if node.provider != provider and node.operator in HEAVY_OPERATORS
     )
+
+
+T = TypeVar("T")
+
+
+def choose(
+    devices: Sequence[Device], attempt: Callable[[Device], T], put_off: Callable[[Device], bool]
+) -> tuple[Device, T, list[tuple[Device, str]], list[Device]]:
+    """Try devices, best first; of several, one that is `put_off` comes after the next one, and only if that fails.
+
+    Returns the device, what `attempt` gave for it, what was passed over and why (in the order of `devices`), and what
+    was put off and not tried.
+
+    Raises:
+        DeviceError: `attempt` raised it for the last device.
+    """
+    order = list(devices)
+    late = [device for device in order[:-1] if put_off(device)]
+    for device in late:
+        place = order.index(device)
+        order[place], order[place + 1] = order[place + 1], order[place]
+    refused: dict[Device, str] = {}
+    for device in order:
+        try:
+            found = attempt(device)
+        except DeviceError as refusal:
+            if device == order[-1]:
+                raise
+            refused[device] = str(refusal).removeprefix(f"device {device}: ")
+            continue
+        skipped = [(other, refused[other]) for other in devices if other in refused]
+        return device, found, skipped, [other for other in late if other != device and other not in refused]
+    raise AssertionError("no device was given")
+
+
+COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76
+"""Of CUdevice_attribute in cuda.h."""
+
+
+def gpu_facts(index: int) -> dict[str, str]:
+    """What an engine depends on beside its model: GPU, compute capability, driver and the versions of the libraries.
+
+    Raises:
+        DeviceError: the driver or TensorRT does not tell.
+    """
+    preload()
+    windows = platform.system() == "Windows"
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if windows else "libcuda.so.1")
+        tensorrt = ctypes.CDLL("nvinfer_10.dll" if windows else "libnvinfer.so.10")
+        device, version = ctypes.c_int(), ctypes.c_int()
+        major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+        status = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), index)
+        status = status or cuda.cuDeviceGetName(name, len(name), device)
+        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_MAJOR, device)
+        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(minor), COMPUTE_MINOR, device)
+        status = status or cuda.cuDriverGetVersion(ctypes.byref(version))
+        if status:
+            raise DeviceError(
+                f"device cuda:{index}: the NVIDIA driver does not describe it (CUDA driver error {status})"
+            )
+        return {
+            "gpu": name.value.decode(errors="replace"),
+            "compute_capability": f"{major.value}.{minor.value}",
+            "driver": _driver_version(windows),
+            "driver_cuda": str(version.value),
+            "cuda": str(getattr(onnxruntime, "cuda_version", "")),
+            "tensorrt": str(tensorrt.getInferLibVersion()),
+            "onnxruntime": onnxruntime.__version__,
+        }
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"device cuda:{index}: its versions cannot be told ({error}); see nvidia-smi") from error
+
+
+def _driver_version(windows: bool) -> str:
+    """The driver's own version ("580.65.06"), by NVML."""
+    management = ctypes.CDLL("nvml.dll" if windows else "libnvidia-ml.so.1")
+    text = ctypes.create_string_buffer(96)
+    status = management.nvmlInit_v2() or management.nvmlSystemGetDriverVersion(text, len(text))
+    if status:
+        raise OSError(f"NVML error {status}")
+    return text.value.decode(errors="replace")

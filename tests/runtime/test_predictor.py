@@ -174,25 +174,21 @@ def test_auto_tells_of_no_driver(no_gpu, models):
 def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(models, monkeypatch):
     """A GPU that opens the model but is off by more than its tolerance is found by the golden sample."""
 
-    class Wrong:
-        def __init__(self, session):
-            self.session = session
-
-        def run(self, names, feeds):
-            return [self.session.run(names, feeds)[0] + np.float32(0.03)]
-
-        def __getattr__(self, name):
-            return getattr(self.session, name)
-
     cpu = providers.Device(kind="cpu")
-    real = providers.open_session
+    real = module.open_session
 
-    def fake(path, device, card, threads):
-        session = real(path, cpu, card, threads)
-        return session if device.kind == "cpu" else Wrong(session)
+    def fake(path, device, card, options, *, check, **named):
+        return real(
+            path,
+            cpu,
+            card,
+            options,
+            check=lambda run: check(run if device == cpu else lambda image: run(image) + np.float32(0.03)),
+            **named,
+        )
 
     monkeypatch.setattr(providers, "why_not", lambda device: None)
-    monkeypatch.setattr(providers, "open_session", fake)
+    monkeypatch.setattr(module, "open_session", fake)
     module._warn_once.cache_clear()
     with pytest.raises(DeviceError) as caught:
         Predictor(models["conv"], "cuda:1")

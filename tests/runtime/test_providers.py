@@ -13,19 +13,58 @@ import pytest
 
 from runtime import providers
 from runtime.errors import DeviceError
-from runtime.golden import GOLDEN_SIZE, TOLERANCE
+from runtime.golden import TOLERANCE
+from runtime.options import ProviderOptions, provider_chain, session_options
 from runtime.predictor import Predictor
-from runtime.providers import Device, Report, candidates, open_session, placement, provider_options, strays_of, why_not
+from runtime.providers import (
+    Device,
+    Node,
+    Report,
+    candidates,
+    choose,
+    gpu_facts,
+    node_placement,
+    placement,
+    strays_of,
+    why_not,
+)
+from runtime.session import open_inference
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 GPU = Device(kind="cuda")
 
 
 class Driver:
-    """What ctypes gives for libcuda: two functions, a status and a number of GPUs."""
+    """What ctypes gives for libcuda, libnvinfer and libnvidia-ml, as far as they are asked."""
 
-    def __init__(self, gpus=1, init=0, count=0):
-        self.gpus, self.init, self.count = gpus, init, count
+    def __init__(self, gpus=1, init=0, count=0, name=0, management=0):
+        self.gpus, self.init, self.count, self.name, self.management = gpus, init, count, name, management
+
+    def cuDeviceGet(self, pointer, index):  # noqa: N802
+        pointer._obj.value = 40 + index
+        return 0
+
+    def cuDeviceGetName(self, buffer, length, device):  # noqa: N802
+        buffer.value = f"GPU {device.value}".encode()
+        return self.name
+
+    def cuDeviceGetAttribute(self, pointer, attribute, device):  # noqa: N802
+        pointer._obj.value = {75: 9, 76: 1}[attribute]
+        return 0
+
+    def cuDriverGetVersion(self, pointer):  # noqa: N802
+        pointer._obj.value = 13000
+        return 0
+
+    def getInferLibVersion(self):  # noqa: N802
+        return 101300
+
+    def nvmlInit_v2(self):  # noqa: N802
+        return self.management
+
+    def nvmlSystemGetDriverVersion(self, buffer, length):  # noqa: N802
+        buffer.value = b"580.65.06"
+        return 0
 
     def cuInit(self, flags):  # noqa: N802
         return self.init
@@ -69,11 +108,20 @@ class FakeSession:
     def get_providers(self):
         return self.opened
 
+    def get_inputs(self):
+        return [SimpleNamespace(name="image", type="tensor(uint8)", shape=["n", "h", "w", 3])]
+
+    def get_outputs(self):
+        return [SimpleNamespace(name="probability", type="tensor(float)", shape=["n", 1, "h", "w"])]
+
     def get_provider_graph_assignment_info(self):
         return [
             SimpleNamespace(
                 ep_name=name,
-                get_nodes=lambda operators=operators: [SimpleNamespace(op_type=operator) for operator in operators],
+                get_nodes=lambda operators=operators: [
+                    SimpleNamespace(op_type=operator, name=f"{operator.lower()}_{index}")
+                    for index, operator in enumerate(operators)
+                ],
             )
             for name, operators in self.parts
         ]
@@ -187,37 +235,82 @@ def test_provider_library_is_loaded_after_what_it_stands_on(libraries):
     assert libraries["asked"] == ["libcuda.so.1", *wanted]
 
 
-# Options
+# What an engine depends on
 
 
-def test_options_of_each_provider(make_card):
-    card = make_card(size=(160, 240), fit="stretch")
-    assert provider_options(Device(kind="cpu"), card) == {}
-    assert provider_options(Device(kind="cuda", index=1), card) == {"device_id": "1"}
-    assert provider_options(Device(kind="tensorrt", index=2), card, max_batch=4) == {
-        "device_id": "2",
-        "trt_profile_min_shapes": "image:1x56x88x3",
-        "trt_profile_opt_shapes": "image:1x160x240x3",
-        "trt_profile_max_shapes": "image:4x160x240x3",
+def test_facts_are_told_by_driver_and_libraries(libraries, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    libraries["libnvinfer.so.10"] = libraries["libnvidia-ml.so.1"] = Driver()
+    assert gpu_facts(2) == {
+        "gpu": "GPU 42",
+        "compute_capability": "9.1",
+        "driver": "580.65.06",
+        "driver_cuda": "13000",
+        "cuda": "13.0",
+        "tensorrt": "101300",
+        "onnxruntime": onnxruntime.__version__,
     }
 
 
-def test_tensorrt_profile_of_a_grey_model_has_one_channel(make_card):
-    options = provider_options(Device(kind="tensorrt"), make_card(channels=1, size=(8, 16)))
-    assert options["trt_profile_opt_shapes"] == "image:1x8x16x1"
-    assert options["trt_profile_max_shapes"] == "image:16x56x88x1"
+@pytest.mark.parametrize(
+    ("part", "answer", "told"),
+    [
+        ("libcuda.so.1", Driver(name=101), "the NVIDIA driver does not describe it (CUDA driver error 101)"),
+        ("libnvidia-ml.so.1", Driver(management=9), "its versions cannot be told (NVML error 9); see nvidia-smi"),
+        ("libnvinfer.so.10", OSError("no libnvinfer"), "its versions cannot be told (no libnvinfer); see nvidia-smi"),
+    ],
+)
+def test_facts_that_cannot_be_had_are_a_device_error(libraries, part, answer, told):
+    libraries["libnvinfer.so.10"] = libraries["libnvidia-ml.so.1"] = Driver()
+    libraries[part] = answer
+    with pytest.raises(DeviceError) as caught:
+        gpu_facts(0)
+    assert str(caught.value) == f"device cuda:0: {told}"
 
 
-@pytest.mark.parametrize("size", [(160, 240), (8, 16), (8, 400), (300, 20)])
-def test_tensorrt_profile_holds_the_golden_sample_and_the_trained_size(make_card, size):
-    """Outside its profile TensorRT fails, so an engine that cannot replay the golden sample would never be taken."""
-    options = provider_options(Device(kind="tensorrt"), make_card(size=size), max_batch=4)
-    low, high = (
-        [int(side) for side in options[f"trt_profile_{name}_shapes"].removeprefix("image:").split("x")]
-        for name in ("min", "max")
-    )
-    for shape in [(1, *GOLDEN_SIZE, 3), (1, *size, 3), (4, *size, 3)]:
-        assert all(a <= side <= b for a, side, b in zip(low, shape, high, strict=True))
+# The order
+
+
+TRT, CPU_DEVICE = Device(kind="tensorrt"), Device(kind="cpu")
+ALL = [TRT, GPU, CPU_DEVICE]
+
+
+@pytest.mark.parametrize(
+    ("works", "late", "tried", "skipped", "left"),
+    [
+        ([TRT, GPU, CPU_DEVICE], [], [TRT], [], []),
+        ([GPU, CPU_DEVICE], [], [TRT, GPU], [TRT], []),
+        ([CPU_DEVICE], [], [TRT, GPU, CPU_DEVICE], [TRT, GPU], []),
+        ([TRT, GPU, CPU_DEVICE], [TRT], [GPU], [], [TRT]),
+        ([TRT, CPU_DEVICE], [TRT], [GPU, TRT], [GPU], []),
+        ([CPU_DEVICE], [TRT], [GPU, TRT, CPU_DEVICE], [TRT, GPU], []),
+    ],
+)
+def test_best_device_that_works_is_chosen_and_what_takes_long_comes_later(works, late, tried, skipped, left):
+    asked = []
+
+    def attempt(device):
+        asked.append(device)
+        if device not in works:
+            raise DeviceError(f"device {device}: it is raining")
+        return str(device)
+
+    chosen, found, refused, put_off = choose(ALL, attempt, lambda device: device in late)
+    assert asked == tried
+    assert (chosen, found) == (tried[-1], str(tried[-1]))
+    assert refused == [(device, "it is raining") for device in skipped]
+    assert put_off == left
+
+
+def test_device_asked_for_by_name_is_never_put_off_and_its_error_is_told():
+    def attempt(device):
+        raise DeviceError(f"device {device}: it is raining")
+
+    with pytest.raises(DeviceError, match=r"^device tensorrt:0: it is raining$"):
+        choose([TRT], attempt, lambda device: True)
+
+
+# Threads
 
 
 def test_threads_are_those_that_the_scheduler_gives(monkeypatch):
@@ -228,29 +321,26 @@ def test_threads_are_those_that_the_scheduler_gives(monkeypatch):
     assert providers.available_threads() == 64
 
 
-def test_session_is_quiet_and_takes_the_threads():
-    options = providers.session_options(3)
-    assert options.intra_op_num_threads == 3
-    assert options.log_severity_level == 3
-
-
 # Placement
 
 
-def test_nodes_are_counted_by_provider():
+def test_nodes_are_named_and_counted_by_provider():
     session = FakeSession([(CUDA, ["Conv", "Relu"]), (CPU, ["Shape"]), (CUDA, ["Sigmoid"])])
-    assert placement(session) == {CUDA: 3, CPU: 1}
+    nodes = node_placement(session)
+    assert nodes[2] == Node(name="shape_0", operator="Shape", provider=CPU)
+    assert placement(nodes) == {CUDA: 3, CPU: 1}
 
 
 def test_strays_are_heavy_nodes_elsewhere():
     session = FakeSession([(CUDA, ["Conv", "Sigmoid"]), (CPU, ["Shape", "Gather", "Conv", "ConvTranspose", "Conv"])])
-    assert strays_of(session, CUDA) == {f"Conv on {CPU}": 2, f"ConvTranspose on {CPU}": 1}
-    assert strays_of(session, CPU) == {f"Conv on {CUDA}": 1, f"Sigmoid on {CUDA}": 1}
+    nodes = node_placement(session)
+    assert strays_of(nodes, CUDA) == {f"Conv on {CPU}": 2, f"ConvTranspose on {CPU}": 1}
+    assert strays_of(nodes, CPU) == {f"Conv on {CUDA}": 1, f"Sigmoid on {CUDA}": 1}
 
 
 @pytest.mark.parametrize("operator", ["Shape", "Cast", "Add", "Pad", "Slice", "MemcpyFromHost"])
 def test_arithmetic_on_shapes_may_stray(operator):
-    assert strays_of(FakeSession([(CPU, [operator])]), CUDA) == {}
+    assert strays_of(node_placement(FakeSession([(CPU, [operator])])), CUDA) == {}
 
 
 @pytest.fixture
@@ -264,7 +354,8 @@ def opened(monkeypatch, make_card):
             return session
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", make)
-        return open_session(Path("m.onnx"), device, make_card(), threads=1), asked
+        chain = provider_chain(device, make_card(), ProviderOptions())
+        return open_inference(Path("m.onnx"), device, chain, session_options(1)), asked
 
     return open_with
 
@@ -348,7 +439,7 @@ def check_on_gpu(predictor, answers, provider, tolerance, operators):
     """The GPU answers as numpy does, and every heavy node is there."""
     assert predictor.report.provider == provider
     assert predictor.report.golden_error <= tolerance
-    assert strays_of(predictor._session, provider) == {}
+    assert strays_of(predictor.report.node_placement, provider) == {}
     assert predictor.report.nodes[provider] >= operators
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8)
     assert np.abs(predictor.run(images) - answers(images)).max() <= tolerance

@@ -1,0 +1,260 @@
+"""Options of the execution providers: typed, checked, and turned into ONNX Runtime's own.
+
+After onnxruntime.ai, execution providers, CUDA and TensorRT, and the header of session options.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import onnxruntime
+
+from runtime.card import MAX_SIDE, ModelCard
+from runtime.errors import ConfigError
+from runtime.providers import PROVIDER, Device, Kind
+from runtime.shapes import Profile, Size, profile_of
+
+Search = Literal["exhaustive", "heuristic", "default"]
+
+MAX_BATCH = 1_024
+GIB = 2**30
+
+ERRORS_ONLY = 3
+"""ONNX Runtime's log severity: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
+
+RESERVED = frozenset(
+    {
+        "device_id",
+        "gpu_mem_limit",
+        "use_tf32",
+        "cudnn_conv_algo_search",
+        "arena_extend_strategy",
+        "enable_cuda_graph",
+        "has_user_compute_stream",
+        "user_compute_stream",
+        "trt_cuda_graph_enable",
+        "trt_max_workspace_size",
+        "trt_builder_optimization_level",
+        "trt_fp16_enable",
+        "trt_int8_enable",
+        "trt_bf16_enable",
+        "trt_engine_cache_enable",
+        "trt_engine_cache_path",
+        "trt_engine_cache_prefix",
+        "trt_timing_cache_enable",
+        "trt_timing_cache_path",
+        "trt_profile_min_shapes",
+        "trt_profile_opt_shapes",
+        "trt_profile_max_shapes",
+    }
+)
+"""What `extra` may not set: the library sets it, has a field for it, or its engine cache stands on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProviderOptions:
+    """How a model runs on a device; the defaults are for U-Nets, and none of those for a GPU has been measured yet.
+
+    GPU
+        max_batch: images in one run, 1 to `MAX_BATCH`; larger batches are run in parts. Upper end of TensorRT's
+            profile. Activations of U-Nets are large, so a GPU is full with few images.
+        max_size: (height, width) that TensorRT's profile reaches up to; None: the card's. Others are refused.
+        min_size: (height, width) that it reaches down to; None: the smaller of the card's and the golden sample's.
+        gpu_mem_limit: bytes of ONNX Runtime's arena on the GPU (`gpu_mem_limit`); None: no limit. TensorRT's own memory
+            and cuDNN's come on top.
+        tf32: multiply in TF32 where the GPU can (`use_tf32`; for TensorRT the CUDA nodes only). 10 bits of mantissa are
+            enough for a mask; False for numbers nearer to the CPU's.
+
+    CUDA
+        cudnn_search: how cuDNN chooses its kernels (`cudnn_conv_algo_search`). Each new shape costs a search, so None
+            is "heuristic" for cards with fit "native" and "exhaustive", once, where images are all brought to one size.
+        cuda_graphs: replay the kernels of a shape as one graph (`enable_cuda_graph`, `gpu_graph_id`). It saves
+            launches, which are little of a U-Net's time, holds the memory of every shape, and runs one batch at a time.
+        bucket: sides are padded to multiples of this before the GPU sees them, so that fewer shapes cost a search.
+            None is the network's stride, which does not change answers; a multiple of it does near right and bottom.
+
+    TensorRT
+        allow_rebuild: build another engine, for minutes, inside predict when a shape is outside the profile.
+        workspace: bytes that a kernel may use for itself (`trt_max_workspace_size`).
+        builder_optimization_level: 0 to 5, how long to look for kernels (`trt_builder_optimization_level`).
+        timing_cache: keep measured kernels, so that a retrained model builds faster (`trt_timing_cache_enable`).
+        engine_cache: keep engines (`trt_engine_cache_enable`), found by content; see `runtime.engines`.
+        engine_folder: where; None is engines/ in the user's cache folder.
+        background: with device="auto", predict on CUDA while an engine builds, then switch.
+
+    CPU
+        arena: keep freed memory for the next run (`enable_cpu_mem_arena`). False gives it back after each run, and
+            takes longer to get it.
+        spinning: idle threads wait busily (`session.intra_op.allow_spinning`). It may save a little time alone on a
+            machine; with pauses of 10 ms between images it cost 70 ms of CPU time an image instead of 40, for the same
+            latency beside other work.
+
+    extra: other options, by ONNX Runtime's name; those beginning with trt_ go to TensorRT, others to CUDA.
+
+    Raises:
+        ConfigError: a value is out of its bounds, or `extra` sets what a field sets.
+    """
+
+    max_batch: int = 8
+    max_size: Size | None = None
+    min_size: Size | None = None
+    gpu_mem_limit: int | None = None
+    tf32: bool = True
+    cudnn_search: Search | None = None
+    cuda_graphs: bool = False
+    bucket: int | None = None
+    allow_rebuild: bool = False
+    workspace: int = 2 * GIB
+    builder_optimization_level: int = 3
+    timing_cache: bool = True
+    engine_cache: bool = True
+    engine_folder: str | os.PathLike[str] | None = None
+    background: bool = True
+    arena: bool = True
+    spinning: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _integer("max_batch", self.max_batch, 1, MAX_BATCH)
+        _integer("workspace", self.workspace, 2**20, 2**40)
+        _integer("builder_optimization_level", self.builder_optimization_level, 0, 5)
+        if self.gpu_mem_limit is not None:
+            _integer("gpu_mem_limit", self.gpu_mem_limit, 2**20, 2**40)
+        if self.bucket is not None:
+            _integer("bucket", self.bucket, 1, MAX_SIDE)
+        for name in ("max_size", "min_size"):
+            _size(name, getattr(self, name))
+        for name in ("tf32", "cuda_graphs", "allow_rebuild", "timing_cache", "engine_cache", "background"):
+            _choice(name, getattr(self, name), (True, False))
+        for name in ("arena", "spinning"):
+            _choice(name, getattr(self, name), (True, False))
+        _choice("cudnn_search", self.cudnn_search, (*get_args(Search), None))
+        if self.engine_folder is not None and not isinstance(self.engine_folder, str | os.PathLike):
+            raise _refusal("engine_folder", self.engine_folder, "a path or None")
+        self._check_extra()
+
+    def _check_extra(self) -> None:
+        if not isinstance(self.extra, Mapping):
+            raise _refusal("extra", self.extra, "a mapping of names to texts")
+        for name, value in self.extra.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise _refusal("extra", {name: value}, "names and values that are texts")
+            if name in RESERVED:
+                raise ConfigError(f"extra: found {name!r}, which ProviderOptions sets itself; use its field")
+
+    def bucket_of(self, card: ModelCard) -> int:
+        """The step of the buckets for a model.
+
+        Raises:
+            ConfigError: it is no multiple of the network's stride.
+        """
+        step = self.bucket or card.input.stride
+        if step % card.input.stride:
+            raise ConfigError(f"bucket: found {step}, expected a multiple of the network's stride {card.input.stride}")
+        return step
+
+    def profile(self, card: ModelCard) -> Profile:
+        """TensorRT's profile for a model."""
+        return profile_of(card, self.max_batch, min_size=self.min_size, max_size=self.max_size)
+
+
+def cuda_options(device: Device, card: ModelCard, options: ProviderOptions) -> dict[str, str]:
+    """Options of ONNX Runtime's CUDA provider.
+
+    The arena grows by what is asked for (`arena_extend_strategy`): to double it each time wastes up to half of a GPU.
+    """
+    search = options.cudnn_search or ("heuristic" if card.input.fit == "native" else "exhaustive")
+    limit = {} if options.gpu_mem_limit is None else {"gpu_mem_limit": str(options.gpu_mem_limit)}
+    return {
+        "device_id": str(device.index),
+        "use_tf32": str(int(options.tf32)),
+        "cudnn_conv_algo_search": search.upper(),
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": str(int(options.cuda_graphs and device.kind == "cuda")),
+        **limit,
+        **{name: value for name, value in options.extra.items() if not name.startswith("trt_")},
+    }
+
+
+def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, profile: Profile) -> dict[str, str]:
+    """Options of ONNX Runtime's TensorRT provider that make the engine what it is; the cache's are `cache_options`.
+
+    TensorRT 10 builds weakly typed networks: without its flag it would compute an fp16 or int8 file in fp32.
+    """
+    return {
+        "device_id": str(device.index),
+        "trt_fp16_enable": str(int(card.precision == "fp16")),
+        "trt_int8_enable": str(int(card.precision == "int8")),
+        "trt_max_workspace_size": str(options.workspace),
+        "trt_builder_optimization_level": str(options.builder_optimization_level),
+        **profile.options(),
+        **{name: value for name, value in options.extra.items() if name.startswith("trt_")},
+    }
+
+
+def cache_options(folder: Path, *, timing: bool) -> dict[str, str]:
+    """Options that let ONNX Runtime read and write an engine in a folder, and its timing cache while it builds one."""
+    engine = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_engine_cache_prefix": "unet"}
+    if not timing:
+        return engine
+    return engine | {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+
+
+def provider_chain(
+    device: Device,
+    card: ModelCard,
+    options: ProviderOptions,
+    *,
+    profile: Profile | None = None,
+    cache: Mapping[str, str] | None = None,
+) -> list[tuple[str, dict[str, str]]]:
+    """The providers to ask for, best first, with their options: below TensorRT is CUDA, below CUDA the CPU."""
+    order: tuple[Kind, ...] = ("tensorrt", "cuda", "cpu")
+    made: dict[Kind, dict[str, str]] = {
+        "tensorrt": {**tensorrt_options(device, card, options, profile or options.profile(card)), **(cache or {})},
+        "cuda": cuda_options(device, card, options),
+        "cpu": {},
+    }
+    return [(PROVIDER[kind], made[kind]) for kind in order[order.index(device.kind) :]]
+
+
+def session_options(threads: int, options: ProviderOptions | None = None) -> Any:
+    """`onnxruntime.SessionOptions` for all devices; logs errors only and records which provider each node gets.
+
+    No memory patterns: ONNX Runtime keeps one for each shape and lays out a block for it, so memory grows with varied
+    shapes. A U-Net of 5 levels (2.8 M weights) after 500 sizes from 32 to 700: 404 MB and growing with them, 278 MB and
+    flat without, for the same CPU time; 224 MB, peaks of 395 MB and 15 % more CPU time without the arena.
+    """
+    options = options or ProviderOptions()
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.log_severity_level = ERRORS_ONLY
+    made.enable_mem_pattern = False
+    made.enable_cpu_mem_arena = options.arena
+    made.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    made.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return made
+
+
+def _refusal(name: str, found: object, expected: str) -> ConfigError:
+    return ConfigError(f"{name}: found {found!r}, expected {expected}")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise _refusal(name, value, f"an integer from {low} to {high}")
+
+
+def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in choices):
+        raise _refusal(name, value, "one of " + ", ".join(map(str, choices)))
+
+
+def _size(name: str, value: object) -> None:
+    if value is None:
+        return
+    sides = value if isinstance(value, tuple) and len(value) == 2 else ()
+    if not sides or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides):
+        raise _refusal(name, value, f"(height, width), each from 1 to {MAX_SIDE}, or None")

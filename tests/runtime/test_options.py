@@ -1,0 +1,168 @@
+"""Options: what is refused, and what ONNX Runtime is told."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.options import (
+    RESERVED,
+    ProviderOptions,
+    cache_options,
+    cuda_options,
+    provider_chain,
+    session_options,
+    tensorrt_options,
+)
+from runtime.providers import Device
+
+GPU, TRT = Device(kind="cuda", index=1), Device(kind="tensorrt", index=2)
+PLAIN = ProviderOptions()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("max_batch", 0, "an integer from 1 to 1024"),
+        ("max_batch", True, "an integer from 1 to 1024"),
+        ("max_batch", 8.0, "an integer from 1 to 1024"),
+        ("workspace", 5, "an integer from 1048576 to 1099511627776"),
+        ("gpu_mem_limit", "2GB", "an integer from 1048576 to 1099511627776"),
+        ("builder_optimization_level", 6, "an integer from 0 to 5"),
+        ("bucket", 0, "an integer from 1 to 32768"),
+        ("max_size", (160,), "(height, width), each from 1 to 32768, or None"),
+        ("max_size", [160, 240], "(height, width), each from 1 to 32768, or None"),
+        ("min_size", (0, 240), "(height, width), each from 1 to 32768, or None"),
+        ("tf32", 1, "one of True, False"),
+        ("background", "yes", "one of True, False"),
+        ("arena", None, "one of True, False"),
+        ("cudnn_search", "fast", "one of exhaustive, heuristic, default, None"),
+        ("engine_folder", 5, "a path or None"),
+        ("extra", ["a"], "a mapping of names to texts"),
+    ],
+)
+def test_value_out_of_bounds_is_refused_by_name(field, value, expected):
+    with pytest.raises(ConfigError) as caught:
+        ProviderOptions(**{field: value})
+    assert str(caught.value) == f"{field}: found {value!r}, expected {expected}"
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_extra_may_not_set_what_the_library_sets(name):
+    with pytest.raises(ConfigError) as caught:
+        ProviderOptions(extra={name: "1"})
+    assert str(caught.value) == f"extra: found {name!r}, which ProviderOptions sets itself; use its field"
+
+
+@pytest.mark.parametrize("extra", [{"prefer_nhwc": 1}, {1: "x"}])
+def test_extra_holds_texts(extra):
+    with pytest.raises(ConfigError, match="expected names and values that are texts"):
+        ProviderOptions(extra=extra)
+
+
+def test_everything_that_is_set_is_reserved(make_card):
+    """So `extra` never overrides a field, silently."""
+    card = make_card()
+    full = ProviderOptions(gpu_mem_limit=2**30)
+    told = cuda_options(GPU, card, full).keys() | tensorrt_options(TRT, card, full, full.profile(card)).keys()
+    assert told | cache_options(Path("x"), timing=True).keys() <= RESERVED
+
+
+def test_options_travel_between_processes():
+    options = ProviderOptions(max_size=(640, 960), extra={"prefer_nhwc": "1"})
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_cuda_is_told(make_card):
+    card = make_card(size=(160, 240), fit="stretch")
+    assert cuda_options(GPU, card, PLAIN) == {
+        "device_id": "1",
+        "use_tf32": "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "0",
+    }
+    other = ProviderOptions(
+        gpu_mem_limit=2**31,
+        tf32=False,
+        cuda_graphs=True,
+        cudnn_search="default",
+        extra={"prefer_nhwc": "1", "trt_sparsity_enable": "1"},
+    )
+    assert cuda_options(GPU, card, other) == {
+        "device_id": "1",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "DEFAULT",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "1",
+        "gpu_mem_limit": "2147483648",
+        "prefer_nhwc": "1",
+    }
+
+
+def test_varied_sizes_are_not_searched_exhaustively_unless_asked(make_card):
+    card = make_card(fit="native")
+    assert cuda_options(GPU, card, PLAIN)["cudnn_conv_algo_search"] == "HEURISTIC"
+    asked = ProviderOptions(cudnn_search="exhaustive")
+    assert cuda_options(GPU, card, asked)["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+
+
+@pytest.mark.parametrize(("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "0", "1")])
+def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, int8):
+    card = replace(make_card(size=(160, 240), fit="stretch"), precision=precision)
+    options = ProviderOptions(max_batch=4, workspace=2**30, extra={"trt_sparsity_enable": "1", "prefer_nhwc": "1"})
+    assert tensorrt_options(TRT, card, options, options.profile(card)) == {
+        "device_id": "2",
+        "trt_fp16_enable": fp16,
+        "trt_int8_enable": int8,
+        "trt_max_workspace_size": "1073741824",
+        "trt_builder_optimization_level": "3",
+        "trt_profile_min_shapes": "image:1x56x88x3",
+        "trt_profile_opt_shapes": "image:1x160x240x3",
+        "trt_profile_max_shapes": "image:4x160x240x3",
+        "trt_sparsity_enable": "1",
+    }
+
+
+def test_cache_is_told_with_its_folder():
+    assert cache_options(Path("/x"), timing=False) == {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "/x",
+        "trt_engine_cache_prefix": "unet",
+    }
+    assert cache_options(Path("/x"), timing=True) == cache_options(Path("/x"), timing=False) | {
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": "/x",
+    }
+
+
+def test_providers_follow_each_other_on_the_same_gpu(make_card):
+    card = make_card()
+    chain = provider_chain(TRT, card, ProviderOptions(cuda_graphs=True), cache={"trt_engine_cache_enable": "1"})
+    names, told = zip(*chain, strict=True)
+    assert names == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert [options.get("device_id") for options in told] == ["2", "2", None]
+    assert told[0]["trt_engine_cache_enable"] == "1"
+    assert told[1]["enable_cuda_graph"] == "0"  # not of the nodes that TensorRT leaves
+    assert [name for name, _ in provider_chain(GPU, card, PLAIN)] == list(names[1:])
+    assert provider_chain(Device(kind="cpu"), card, PLAIN) == [("CPUExecutionProvider", {})]
+
+
+def test_bucket_is_a_multiple_of_the_stride(make_card):
+    card = make_card(stride=4)
+    assert PLAIN.bucket_of(card) == 4
+    assert ProviderOptions(bucket=64).bucket_of(card) == 64
+    with pytest.raises(ConfigError, match="bucket: found 6, expected a multiple of the network's stride 4"):
+        ProviderOptions(bucket=6).bucket_of(card)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_session_is_quiet_takes_the_threads_and_keeps_no_memory_patterns(value):
+    options = session_options(3, ProviderOptions(arena=value, spinning=value))
+    assert options.intra_op_num_threads == 3
+    assert options.log_severity_level == 3
+    assert options.enable_mem_pattern is False
+    assert options.enable_cpu_mem_arena is value
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(value))
