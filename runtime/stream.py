@@ -16,9 +16,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 
-READ_AHEAD_BATCHES = 3
-"""By default: one batch that is loaded, one that runs, one that is finished."""
-
 
 @overload
 def stream(
@@ -72,7 +69,8 @@ def stream(
         run_many: answers a list of 1 to `batch_size` loaded items of one key, in order; called in one thread.
         finish: called in the same `workers` threads, before they load further items.
         batch_size: items in a batch. Fewer are run when nothing more is being loaded.
-        read_ahead: items that are between reading and being taken, at least 1; three batches if None.
+        read_ahead: items between being read and being taken, at least 1. None is what keeps all busy: one batch that
+            runs, one that is next, and one item for each worker.
         errors: "raise" ends the stream with the error of an item, when its turn has come; "yield" gives the exception
             in its place and goes on.
 
@@ -82,7 +80,7 @@ def stream(
     """
     at_least_one("batch_size", batch_size)
     at_least_one("workers", workers)
-    ahead = READ_AHEAD_BATCHES * batch_size if read_ahead is None else read_ahead
+    ahead = 2 * batch_size + workers if read_ahead is None else read_ahead
     at_least_one("read_ahead", ahead)
     if errors not in ("raise", "yield"):
         raise ConfigError(f"errors: found {errors!r}, expected 'raise' or 'yield'")
@@ -192,6 +190,8 @@ class _Pipeline(Generic[S, T, R, A]):
         if os.getpid() != self._process:
             return
         self._stop()
+        if any(thread.is_current() for thread in self._threads):
+            return  # one of them closes the stream, or collects it, perhaps with the lock held that the others need
         for thread in self._threads:
             thread.join()
 

@@ -117,7 +117,7 @@ def test_slow_source_is_not_waited_for_to_fill_a_batch():
 # Bounds
 
 
-@pytest.mark.parametrize(("read_ahead", "bound"), [(1, 1), (5, 5), (None, 12)])
+@pytest.mark.parametrize(("read_ahead", "bound"), [(1, 1), (5, 5), (None, 10)])
 def test_no_more_is_read_ahead_than_said(read_ahead, bound):
     def sources():
         for item in count():
@@ -316,6 +316,21 @@ def test_running_batch_is_waited_for_and_no_other_starts():
     batches = len(recorded.batches)
     time.sleep(0.1)
     assert len(recorded.batches) == batches
+
+
+def test_one_of_its_own_threads_may_close_it():
+    def finish(loaded, answer):
+        if loaded == 3:
+            go.passing(loaded)
+            answers.close()
+        return loaded
+
+    go = Gate()
+    answers = run(count(), finish=finish)
+    assert next(answers) == 0
+    go.open()
+    wait_until(lambda: not our_threads())
+    assert list(answers) == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
