@@ -116,7 +116,6 @@ def _answers(
         if broken:
             raise broken
     finally:
-        broken = None  # its traceback holds this frame
         pipeline.close()
         if isinstance(sources, Generator):
             sources.close()

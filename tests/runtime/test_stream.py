@@ -114,6 +114,34 @@ def test_slow_source_is_not_waited_for_to_fill_a_batch():
     assert recorded.batches == [[0], [1], [2]]
 
 
+def test_slow_source_does_not_hold_back_what_is_ready():
+    def slowly():
+        for item in count():
+            reads.append(item)
+            yield item
+            time.sleep(0.02)
+
+    reads = []
+    answers = run(slowly(), read_ahead=50)
+    assert next(answers) == (0, 0)
+    assert len(reads) < 25
+    answers.close()
+
+
+def test_finishing_comes_before_further_loading():
+    def load(item):
+        time.sleep(0.005)
+        loads.append(item)
+        return item
+
+    loads, loads_then = [], []
+    answers = run(
+        range(20), load=load, finish=lambda *both: loads_then.append(len(loads)), batch_size=1, workers=1, read_ahead=20
+    )
+    list(answers)
+    assert loads_then[0] < 15
+
+
 # Bounds
 
 
@@ -277,7 +305,8 @@ def endless(closed):
 
 def test_closing_ends_the_threads_and_closes_the_source():
     closed = []
-    answers = run(endless(closed), load=lambda item: time.sleep(0.01) or item)
+    sources = endless(closed)
+    answers = run(sources, load=lambda item: time.sleep(0.01) or item)
     assert list(islice(answers, 3)) == [(0, 0), (1, 1), (2, 4)]
     start = time.monotonic()
     answers.close()

@@ -42,6 +42,23 @@ def test_threads_and_coroutines_stand_in_one_line():
     assert served == ["thread"]
 
 
+def test_place_offered_to_a_task_that_was_cancelled_is_given_once():
+    async def main():
+        task = asyncio.create_task(places.acquire_async())
+        await asyncio.sleep(0.02)
+        places._line[0].cancel()
+        places.release()  # before the task has been woken
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    places = Places(1, "full")
+    places.acquire()
+    asyncio.run(main())
+    places.acquire(timeout=0)
+    with pytest.raises(BusyError):
+        places.acquire(timeout=0)
+
+
 def test_as_many_as_were_made_and_no_more():
     places = Places(2, "two are taken")
     places.acquire(timeout=0)
