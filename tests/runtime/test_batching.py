@@ -88,7 +88,7 @@ def test_full_batch_goes_off_before_its_delay():
 
 def test_batch_larger_than_what_may_wait_goes_off_when_all_places_are_taken():
     with batcher_of(max_batch=8, max_delay_ms=1e6, max_waiting=2) as batcher:
-        futures = [batcher.submit(item) for item in range(4)]
+        futures = [batcher.submit(item, timeout=PATIENCE) for item in range(4)]
         assert [future.result(PATIENCE) for future in futures] == [0, 1, 4, 9]
 
 
