@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.card import ModelCard as ModelCard
+    from runtime.errors import BusyError as BusyError
     from runtime.errors import CheckpointError as CheckpointError
+    from runtime.errors import ClosedError as ClosedError
     from runtime.errors import ConfigError as ConfigError
     from runtime.errors import DataError as DataError
     from runtime.errors import DeviceError as DeviceError
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when ONNX Runtime is imported
 
 _ERRORS = (
+    "BusyError",
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
     "DataError",
     "DeviceError",

@@ -9,7 +9,9 @@
     ├── ConfigError       a setting out of its bounds
     ├── CheckpointError   a .pth file that cannot be loaded or resumed
     ├── NotFiniteError    training that ran into NaN or infinity
-    └── ProofError        an exported graph that does not equal its checkpoint
+    ├── ProofError        an exported graph that does not equal its checkpoint
+    ├── BusyError         a queue that is full, where the caller does not want to wait
+    └── ClosedError       something that was closed, or belongs to another process
 
 A message is one line: the thing, what was found, what was expected, what to do next. The command line tools print that
 line and exit with `exit_code`; everything else is a bug and keeps its traceback.
@@ -71,6 +73,14 @@ class ProofError(UnetError):
     def __init__(self, message: str, card: object = None) -> None:
         super().__init__(message)
         self.card = card
+
+
+class BusyError(UnetError):
+    """Too many items wait already, and the caller does not want to wait: try again later, or answer "503" upstream."""
+
+
+class ClosedError(UnetError):
+    """A queue or stream was closed, or belongs to the process that this one was forked from."""
 
 
 class DeviceWarning(UserWarning):

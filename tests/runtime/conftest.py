@@ -1,7 +1,10 @@
 """Tiny ONNX models made by hand, whose answers can be worked out with pencil and numpy."""
 
+import contextlib
 import ctypes
 import dataclasses
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +219,23 @@ def _device_or_skip(kind):
 def root():
     """The repository, to start fresh Python processes in."""
     return Path(__file__).parents[2]
+
+
+@pytest.fixture
+def interrupted():
+    """A context manager: Ctrl-C comes 50 ms into its block, which must end by it within a second."""
+
+    @contextlib.contextmanager
+    def block():
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        start = time.monotonic()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - start < 1
+
+    return block
