@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.batching import Batching as Batching
     from runtime.card import ModelCard as ModelCard
     from runtime.errors import BusyError as BusyError
     from runtime.errors import CheckpointError as CheckpointError
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from runtime.errors import OutputError as OutputError
     from runtime.errors import ProofError as ProofError
     from runtime.errors import UnetError as UnetError
+    from runtime.options import ProviderOptions as ProviderOptions
+    from runtime.pillow import Limits as Limits
     from runtime.predictor import Predictor as Predictor
-    from runtime.predictor import predict as predict
     from runtime.result import Segmentation as Segmentation
+    from runtime.result import Times as Times
+    from runtime.shared import predict as predict
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when ONNX Runtime is imported
 
@@ -55,8 +59,12 @@ _ERRORS = (
 _HOMES = {
     "ModelCard": "card",
     "Predictor": "predictor",
-    "predict": "predictor",
+    "predict": "shared",
     "Segmentation": "result",
+    "Times": "result",
+    "Batching": "batching",
+    "Limits": "pillow",
+    "ProviderOptions": "options",
     **dict.fromkeys(_ERRORS, "errors"),
 }
 

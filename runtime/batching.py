@@ -20,6 +20,16 @@ from runtime.threads import Outcome, Places, Worker, attempt
 T = TypeVar("T")
 R = TypeVar("R")
 
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How `Predictor.submit` gathers images: see `Batcher`, whose checks apply."""
+
+    max_batch: int = 8
+    max_delay_ms: float = 0.0
+    max_waiting: int = 32
+
+
 End = Literal["finish", "cancel"]
 """What becomes of the items that wait when a batcher is closed."""
 

@@ -6,6 +6,7 @@ so batches travel from and to ordinary memory.
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -21,7 +22,7 @@ from runtime.engines import EngineCache, engine_key, timing_key
 from runtime.errors import DeviceError
 from runtime.options import ProviderOptions, cache_options, provider_chain, tensorrt_options
 from runtime.providers import Device, gpu_facts
-from runtime.session import Check, Note, Session, telling
+from runtime.session import COPIES, Check, Note, Session, telling
 from runtime.shapes import Profile, Shape, Size, bucketed, cropped, padded, parts
 
 IDLE_BUFFERS = 8
@@ -89,10 +90,15 @@ class Buffers:
 
     def run(self, batch: NDArray[np.uint8], options: Any) -> NDArray[np.float32]:
         """Copy the batch in, run, and copy the answer out."""
+        start = time.perf_counter()
         self._input.update_inplace(batch)
+        copied = time.perf_counter()
         self._inference.run_with_iobinding(self._binding, options)
+        done = time.perf_counter()
         answer: NDArray[np.float32] = self._output.numpy()
-        return answer if answer.flags.owndata else answer.copy()  # on the CPU it is the buffer itself
+        answer = answer if answer.flags.owndata else answer.copy()  # on the CPU it is the buffer itself
+        COPIES.seconds += copied - start + time.perf_counter() - done
+        return answer
 
 
 class Engine:

@@ -1,36 +1,53 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
+import ctypes
 import logging
 import os
-import sys
-import time
-import warnings
-from dataclasses import replace
-from functools import lru_cache
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import overload
+from typing import Literal, Self, Unpack, overload
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from runtime import providers
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard
-from runtime.console import one_line
-from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError, UnetError
-from runtime.golden import GOLDEN_KEY, Golden, golden_tolerance
-from runtime.image import ImageSource, fit, load_image, restore
-from runtime.metadata import read_metadata
+from runtime.batching import Batcher, Batching
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
+from runtime.image import ImageSource, Limits
+from runtime.model import read_model
+from runtime.opening import Opened
 from runtime.options import ProviderOptions
-from runtime.providers import Device
 from runtime.result import Segmentation
-from runtime.safety import check_model
-from runtime.session import AutoSession, Run, Session, must_build, open_session
-from runtime.tiling import Size, Tta, Way, augmented, tiled, way_of
+from runtime.session import Session
+from runtime.stages import Answer, Loaded, finish, infer, load
+from runtime.stream import stream as pipeline
+from runtime.threads import Places
+from runtime.tiling import Asking, Way, way_of
 
 LOG = logging.getLogger(__package__)
-CACHED_PREDICTORS = 4
 MAX_THREADS = 1_024
+
+GPU_BATCH = 8
+"""Images that run together on a GPU, unless told otherwise."""
+
+MAX_WORKERS = 16
+"""Threads that decode for one stream, however many cores there are."""
+
+_reopening = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock, and is not there to let go of it."""
+    global _reopening
+    _reopening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Predictor:
@@ -41,14 +58,21 @@ class Predictor:
         device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
             "tensorrt" and "tensorrt:N" run there or raise.
         threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
-        options: `runtime.options.ProviderOptions`, how it runs on a device.
+        options: `ProviderOptions`, how it runs on a device.
+        limits: `Limits`, pixels and bytes that an encoded image may have.
+        batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
+            more gain nothing, and up to eight on a GPU.
+
+    It may be used by any number of threads. After a fork, a predictor of the CPU opens its file again in the new
+    process when it is first used there; on a GPU that is refused, since CUDA does not survive it. It can be pickled,
+    and is opened again where it is unpickled. `close()`, or a `with` block, gives its memory back.
 
     With "auto", CUDA serves while a TensorRT engine is built, and shapes that the engine does not take. Builds are told
     of by the logger "runtime", as warnings, since Python shows these by default and they explain a wait of minutes.
 
     Attributes:
         card: `ModelCard`, what the model expects and answers.
-        report: `runtime.providers.Report`, where it runs, what was skipped and why; replaced by a new one at a switch.
+        report: `runtime.providers.Report`, where it runs, what was skipped and why; another one after a switch.
 
     Raises:
         ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
@@ -62,52 +86,49 @@ class Predictor:
         device: str = "auto",
         threads: int | None = None,
         options: ProviderOptions | None = None,
+        limits: Limits | None = None,
+        batching: Batching | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
         if options is not None and not isinstance(options, ProviderOptions):
             raise ConfigError(f"options: found {options!r}, expected runtime.options.ProviderOptions, or None")
         self.path = Path(model)
-        metadata = read_metadata(self.path)
-        self.card = _card_of(self.path, metadata)
-        self._golden = _golden_of(self.path, metadata, self.card)
-        check_model(self.path)
+        self.card, self._golden = read_model(self.path)
+        self._given = (device, threads, options, limits, batching)
         self._threads = threads or providers.available_threads()
+        self._limits = limits or Limits()
+        self._batching = batching
         self._options = options or ProviderOptions()
         self._options.bucket_of(self.card)  # refused on every device, not only where it matters
-        self._open(device)
+        self._closed = False
+        self._begin(device)
+
+    def _begin(self, device: str) -> None:
+        """Open the model in this process."""
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._batcher: Batcher[Loaded, Segmentation] | None = None
+        self._opened = Opened(self.path, self.card, self._golden, device, self._threads, self._options)
+        most = self._batching or Batching(max_batch=self._batch_size())
+        self._decoding = Places(most.max_waiting, "")
+
+    @property
+    def report(self) -> providers.Report:
+        """Where it runs, what was skipped and why; another one after a switch."""
+        return self._opened.report
 
     def __repr__(self) -> str:
         return f"Predictor({os.fspath(self.path)!r}, device={self.report.device!r})"
 
     @overload
     def predict(
-        self,
-        image: list[ImageSource],
-        *,
-        size: Size | None = None,
-        tile: tuple[int, int] | None = None,
-        overlap: float = 0.25,
-        tta: Tta | None = None,
+        self, image: list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[Asking]
     ) -> list[Segmentation]: ...
     @overload
+    def predict(self, image: ImageSource, **asking: Unpack[Asking]) -> Segmentation: ...
     def predict(
-        self,
-        image: ImageSource,
-        *,
-        size: Size | None = None,
-        tile: tuple[int, int] | None = None,
-        overlap: float = 0.25,
-        tta: Tta | None = None,
-    ) -> Segmentation: ...
-    def predict(
-        self,
-        image: ImageSource | list[ImageSource],
-        *,
-        size: Size | None = None,
-        tile: tuple[int, int] | None = None,
-        overlap: float = 0.25,
-        tta: Tta | None = None,
+        self, image: ImageSource | list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[Asking]
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
 
@@ -116,7 +137,7 @@ class Predictor:
             size: that the network sees: (height, width), or "native" for the image's own; by default as trained, or
                 with `tile` the image's own.
             tile: (height, width) of the tiles that a large image is cut into; memory is then bounded.
-            overlap: what neighbouring tiles share at least, 0 to 0.9 of a tile's side.
+            overlap: what neighbouring tiles share at least, 0 to 0.9 of a tile's side; by default 0.25.
             tta: "flip" also asks about the mirror image, "d4" about all turns and mirror images, and takes the mean.
 
         Raises:
@@ -124,22 +145,171 @@ class Predictor:
             ConfigError: `size`, `tile`, `overlap` or `tta` is none of these.
             DeviceError: the device gives up, most likely for want of memory.
         """
-        way = way_of(self.card, size, tile, overlap, tta)
         if isinstance(image, list | tuple):
-            return [self._predict_one(item, way) for item in image]
-        return self._predict_one(image, way)
+            return self.predict_batch(image, **asking)
+        loaded = self._load(image, way_of(self.card, **asking))
+        return self._finish(loaded, self._infer([loaded])[0])
 
     __call__ = predict
 
-    def _predict_one(self, source: ImageSource, way: Way) -> Segmentation:
-        image = load_image(source, self.card.input.channels)
-        fitted = fit(image, way.spec)
-        run = augmented(self.run, way.tta)
-        if way.tile is None:
-            probability = run(fitted.image[None])[0]
-        else:
-            probability = tiled(run, fitted.image, len(self.card.output.classes), way.tile, overlap=way.overlap)
-        return Segmentation(probability=restore(probability, fitted), image=image, output=self.card.output)
+    def predict_batch(
+        self, images: Iterable[ImageSource], *, batch_size: int | None = None, **asking: Unpack[Asking]
+    ) -> list[Segmentation]:
+        """Segment images, `batch_size` of one fitted size together; options and errors as of `predict`.
+
+        By default a batch is one image on the CPU, where more gain nothing, and eight on a GPU. All results are held
+        in memory: for many images take `stream`.
+        """
+        return list(self.stream(images, batch_size=batch_size, workers=1, **asking))
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["raise"] = "raise",
+        **asking: Unpack[Asking],
+    ) -> Generator[Segmentation]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["yield"],
+        **asking: Unpack[Asking],
+    ) -> Generator[Segmentation | Exception]: ...
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["raise", "yield"] = "raise",
+        **asking: Unpack[Asking],
+    ) -> Generator[Segmentation | Exception]:
+        """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
+
+        Args:
+            images: any iterable, also an endless one; read a few images ahead, in the caller's thread.
+            batch_size: images of one fitted size that run together; by default as of `predict_batch`.
+            workers: threads that decode and restore; by default as many as the cores that this process may use.
+            errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
+            asking: as of `predict`.
+
+        Raises:
+            ConfigError, ImageError, DeviceError: as `predict`.
+        """
+        if isinstance(images, str | bytes | os.PathLike | np.ndarray):
+            raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
+        way = way_of(self.card, **asking)
+        answers: Generator[Segmentation | Exception] = pipeline(
+            images,
+            load=partial(self._load, way=way),
+            key=attrgetter("key"),
+            run_many=self._infer,
+            finish=self._finish,
+            batch_size=batch_size or self._batch_size(),
+            workers=workers or min(providers.available_threads(), MAX_WORKERS),
+            errors=errors,
+        )
+        return answers
+
+    def submit(
+        self, image: ImageSource, *, timeout: float | None = None, **asking: Unpack[Asking]
+    ) -> Future[Segmentation]:
+        """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
+
+        For servers, where images come from many threads at once. An image that cannot be read fails its own Future.
+
+        Args:
+            image: as of `predict`.
+            timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
+            asking: as of `predict`.
+
+        Raises:
+            BusyError: too many images wait.
+            ClosedError: the predictor is closed.
+            ConfigError: as `predict`.
+        """
+        way = way_of(self.card, **asking)
+        try:
+            loaded = self._load(image, way)
+        except ImageError as error:
+            failed: Future[Segmentation] = Future()
+            failed.set_exception(error)
+            return failed
+        return self._batches().submit(loaded, timeout=timeout)
+
+    async def predict_async(self, image: ImageSource, **asking: Unpack[Asking]) -> Segmentation:
+        """`predict` for asyncio: decodes in a thread, runs in a batch with others, and never holds up the event loop.
+
+        Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
+        """
+        import asyncio  # costs an app that does not use it 30 ms at its start
+
+        way, batches = way_of(self.card, **asking), self._batches()  # first: after a fork it opens the file
+        await self._decoding.acquire_async()  # or decoded images would pile up before the batches
+        try:
+            loaded = await asyncio.to_thread(self._load, image, way)
+            return await batches.run_async(loaded)
+        finally:
+            self._decoding.release()
+
+    def close(self) -> None:
+        """Finish what was submitted, and give the model's memory back; predicting again raises a DeviceError."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._closed = True
+                batcher = self._batcher
+            if batcher is not None:
+                batcher.close()
+            self._opened.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Pickled by path and options; the file is opened again where it is unpickled."""
+        return type(self), (self.path.absolute(), *self._given)
+
+    def _load(self, source: ImageSource, way: Way) -> Loaded:
+        return load(source, way, self.card, self._limits)
+
+    def _infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
+        return infer(self.run, loaded, len(self.card.output.classes), self._batch_size())
+
+    def _finish(self, loaded: Loaded, answer: Answer) -> Segmentation:
+        return finish(loaded, answer, self.card)
+
+    def _answer(self, loaded: list[Loaded]) -> list[Segmentation]:
+        return [self._finish(one, answer) for one, answer in zip(loaded, self._infer(loaded), strict=True)]
+
+    def _batch_size(self) -> int:
+        """Images that run together: on a CPU more than one gain nothing."""
+        return 1 if self._opened.session.device.kind == "cpu" else min(GPU_BATCH, self._options.max_batch)
+
+    def _batches(self) -> Batcher[Loaded, Segmentation]:
+        self._serving()
+        with self._lock:
+            if self._closed:
+                raise ClosedError("predictor: is closed; open another one")
+            if self._batcher is None:
+                batching = self._batching or Batching(max_batch=self._batch_size())
+                self._batcher = Batcher(
+                    self._answer,
+                    key=attrgetter("key"),
+                    max_batch=batching.max_batch,
+                    max_delay_ms=batching.max_delay_ms,
+                    max_waiting=batching.max_waiting,
+                )
+            return self._batcher
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -158,7 +328,7 @@ class Predictor:
                 f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 "
                 f"[batch, height, width, {self.card.architecture.in_channels}]"
             )
-        return self._session.run(batch)
+        return self._serving().run(batch)
 
     def prepare(self) -> None:
         """Wait for a TensorRT engine that is being built, and run one image, so that the first user waits for nothing.
@@ -166,168 +336,21 @@ class Predictor:
         Raises:
             DeviceError: the device gives up on it.
         """
-        self._session.prepare()
+        self._serving().prepare()
 
-    def _open(self, device: str) -> None:
-        devices = providers.candidates(device)
-        chosen, (session, error), skipped, late = providers.choose(devices, self._try, self._put_off)
-        self._session = session
-        self.report = replace(
-            self._report(session, error),
-            requested=device,
-            skipped=tuple((other.kind, reason) for other, reason in skipped),
-        )
-        if skipped:
-            _warn_once(self.report.device, self.report.skipped)
-        if late:
-            self._build_later(session, late[0])
-        elif device == "auto" and chosen.kind == "tensorrt":
-            cuda = devices[devices.index(chosen) + 1]
-            self._session = AutoSession(best=session, open_other=lambda: self._try(cuda)[0])
-
-    def _build_later(self, session: Session, device: Device) -> None:
-        """Let a session serve until the engine of a better device is built."""
-        start, before, errors = time.monotonic(), self.report, [0.0]
-        self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
-        auto = self._session = AutoSession(other=session, open_other=lambda: session)
-
-        def open_best() -> Session:
-            best, errors[0] = self._try(device)
-            return best
-
-        def done(best: Session | None, reason: str) -> None:
-            if best is None:
-                self.report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
-            else:
-                text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
-                report = self._report(best, errors[0])
-                self.report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
-            LOG.warning(self.report.switch)
-
-        auto.build(open_best, done)
-
-    def _put_off(self, device: Device) -> bool:
-        """Whether another device should serve until this one's engine is built."""
-        return (
-            self._options.background
-            and providers.why_not(device) is None
-            and must_build(self.path, device, self.card, self._options)
-        )
-
-    def _report(self, session: Session, error: float) -> providers.Report:
-        return providers.Report(
-            requested=str(session.device),
-            device=str(session.device),
-            provider=providers.PROVIDER[session.device.kind],
-            nodes=session.placement(),
-            golden_error=error,
-            threads=self._threads,
-            onnxruntime=onnxruntime.__version__,
-            node_placement=session.nodes,
-        )
-
-    def _try(self, device: Device) -> tuple[Session, float]:
-        """Open a session on the device and replay the golden sample there."""
-        reason = providers.why_not(device)
-        if reason:
-            raise DeviceError(f"device {device}: {reason}")
-        errors = [0.0]
-        try:
-            session = open_session(
-                self.path,
-                device,
-                self.card,
-                self._options,
-                note=LOG.warning,
-                threads=self._threads,
-                check=lambda run: errors.append(self._check_golden(device, run)),
+    def _serving(self) -> Session:
+        """The session of this process; ONNX Runtime's does not survive a fork, having lost its threads."""
+        if os.getpid() == self._process:
+            return self._opened.session
+        device = self._opened.session.device
+        if device.kind != "cpu":
+            raise DeviceError(
+                f"device {device}: was opened in process {self._process} and does not survive a fork; "
+                "open the predictor in each process, or start them by multiprocessing's 'spawn'"
             )
-        except UnetError:
-            raise
-        except Exception as failure:  # ONNX Runtime's errors share no base class
-            raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
-        return session, errors[-1]
-
-    def _check_golden(self, device: Device, run: Run) -> float:
-        error, tolerance = self._golden.error(run), golden_tolerance(self.card, device.kind)
-        if error > tolerance:
-            raise _wrong(
-                self.path,
-                device,
-                f"answers the golden sample wrongly (off by {error:.2g}, expected at most {tolerance:g}); "
-                "export the model again, update the driver or choose another device",
-            )
-        return error
-
-
-def _wrong(path: Path, device: Device, what: str) -> UnetError:
-    """What goes wrong on the CPU is the file's fault, elsewhere the device's."""
-    return ModelError(f"{path}: {what}") if device.kind == "cpu" else DeviceError(f"device {device}: {what}")
-
-
-def predict(image: ImageSource, model: str | os.PathLike[str], device: str = "auto") -> Segmentation:
-    """Segment one image with the model in a file; see `Predictor`, which this keeps open for the next call.
-
-    The last few models stay loaded; a file that was replaced is loaded anew.
-    """
-    path = Path(model)
-    try:
-        stamp = path.stat()
-        identity = (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
-    except (OSError, ValueError):  # `Predictor` says what is wrong with it
-        identity = (0, 0, 0)
-    return _cached(path.absolute(), device, identity).predict(image)
-
-
-@lru_cache(maxsize=CACHED_PREDICTORS)
-def _cached(path: Path, device: str, _identity: tuple[int, int, int]) -> Predictor:
-    return Predictor(path, device)
-
-
-@lru_cache(maxsize=32)
-def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
-    text = f"running on {device}; {'; '.join(providers.grouped(skipped))}"
-    warnings.warn(text, DeviceWarning, stacklevel=_level_of_user() - 1)
-
-
-def _level_of_user() -> int:
-    """How many frames up, counted from here, the first one outside this package is: the line that a warning blames."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
-    if RAW_KEY in metadata:
-        raise ModelError(f"{path}: is a raw export (normalised planes in, logits out); export it again without --raw")
-    if CARD_KEY not in metadata:
-        raise ModelError(
-            f"{path}: is an ONNX file without a card (metadata key {CARD_KEY}), so its input and output are unknown; "
-            "make it from its checkpoint with: unet-export model.pth"
-        )
-    try:
-        return ModelCard.from_json(metadata[CARD_KEY])
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-
-
-def _golden_of(path: Path, metadata: dict[str, str], card: ModelCard) -> Golden:
-    if GOLDEN_KEY not in metadata:
-        raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
-    try:
-        golden = Golden.from_json(metadata[GOLDEN_KEY])
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    found = golden.image.shape[2], golden.probability.shape[0]
-    expected = card.architecture.in_channels, card.architecture.classes
-    if found != expected:
-        raise ModelError(
-            f"{path}: golden sample: has {found[0]} channels and {found[1]} classes, "
-            f"the card says {expected[0]} and {expected[1]}; export the model again"
-        )
-    return golden
-
-
-def _brief(error: Exception) -> str:
-    return one_line(str(error))[:300]
+        with _reopening:
+            if os.getpid() != self._process:
+                # Taking the old session apart would wait for its threads.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
+                self._begin("cpu")
+        return self._opened.session

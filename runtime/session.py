@@ -28,6 +28,15 @@ Note = Callable[[str], None]
 Check = Callable[[Run], None]
 """Replays the golden sample; raises where the answer is wrong."""
 
+
+class Copies(threading.local):
+    """Seconds that this thread has spent copying to and from a GPU."""
+
+    seconds = 0.0
+
+
+COPIES = Copies()
+
 SIGNATURE = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
 """Name, type and number of axes of what a graph takes and gives."""
 

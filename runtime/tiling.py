@@ -10,7 +10,7 @@ result, memory is that of a few tiles.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,22 @@ class Way:
     tta: Tta | None
 
 
-def way_of(card: ModelCard, size: Size | None, tile: tuple[int, int] | None, overlap: float, tta: Tta | None) -> Way:
+class Asking(TypedDict, total=False):
+    """The options of `Predictor.predict`."""
+
+    size: Size | None
+    tile: tuple[int, int] | None
+    overlap: float
+    tta: Tta | None
+
+
+def way_of(
+    card: ModelCard,
+    size: Size | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.25,
+    tta: Tta | None = None,
+) -> Way:
     """Check what is asked for; the meanings are those of `Predictor.predict`.
 
     Raises:
@@ -55,7 +70,8 @@ def way_of(card: ModelCard, size: Size | None, tile: tuple[int, int] | None, ove
         raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
-    return Way(spec=_spec(card.input, size, native=tile is not None), tile=tile, overlap=overlap, tta=tta)
+    spec = _spec(card.input, size, native=tile is not None)
+    return Way(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
 
 
 def _spec(spec: InputSpec, size: Size | None, *, native: bool) -> InputSpec:

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime import predictor, providers
+from runtime import opening, providers
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
 from runtime.golden import GOLDEN_KEY, Golden, golden_image
 
@@ -191,9 +191,9 @@ def no_gpu():
 def cpu_build(monkeypatch):
     """As if ONNX Runtime were built for the CPU alone, and nothing had been warned of yet."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    predictor._warn_once.cache_clear()
+    opening._warn_once.cache_clear()
     yield
-    predictor._warn_once.cache_clear()
+    opening._warn_once.cache_clear()
 
 
 @pytest.fixture

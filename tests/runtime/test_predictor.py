@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import predictor as module
-from runtime import providers
+from runtime import opening, providers, shared
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
-from runtime.predictor import Predictor, predict
+from runtime.predictor import Predictor
+from runtime.shared import predict
 
 
 def random_image(height, width, seed=0):
@@ -166,7 +166,7 @@ def test_warning_points_at_the_user_s_line(cpu_build, write_model, load):
 
 
 def test_auto_tells_of_no_driver(no_gpu, models):
-    module._warn_once.cache_clear()
+    opening._warn_once.cache_clear()
     with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped|is built without"):
         Predictor(models["brightness"])
 
@@ -175,7 +175,7 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
     """A GPU that opens the model but is off by more than its tolerance is found by the golden sample."""
 
     cpu = providers.Device(kind="cpu")
-    real = module.open_session
+    real = opening.open_session
 
     def fake(path, device, card, options, *, check, **named):
         return real(
@@ -188,8 +188,8 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
         )
 
     monkeypatch.setattr(providers, "why_not", lambda device: None)
-    monkeypatch.setattr(module, "open_session", fake)
-    module._warn_once.cache_clear()
+    monkeypatch.setattr(opening, "open_session", fake)
+    opening._warn_once.cache_clear()
     with pytest.raises(DeviceError) as caught:
         Predictor(models["conv"], "cuda:1")
     assert str(caught.value).startswith(
@@ -224,7 +224,7 @@ def test_nonsense_device_is_refused(models):
 @pytest.fixture
 def loads(monkeypatch):
     """How often a file was opened by `predict`, starting with an empty cache."""
-    module._cached.cache_clear()
+    shared._open.clear()
     opened = []
     real = Predictor.__init__
 
@@ -234,7 +234,7 @@ def loads(monkeypatch):
 
     monkeypatch.setattr(Predictor, "__init__", count)
     yield opened
-    module._cached.cache_clear()
+    shared._open.clear()
 
 
 def test_function_keeps_the_model_open(write_model, loads, monkeypatch):
@@ -265,7 +265,7 @@ def test_function_does_not_remember_a_failure(write_model, tmp_path, loads):
 
 
 def test_function_keeps_only_the_last_few_models(write_model, loads):
-    paths = [write_model(name=f"{index}.onnx") for index in range(module.CACHED_PREDICTORS + 1)]
+    paths = [write_model(name=f"{index}.onnx") for index in range(shared.CACHED_PREDICTORS + 1)]
     for path in [*paths, paths[-1], paths[0]]:
         predict(random_image(1, 1), path, device="cpu")
-    assert len(loads) == module.CACHED_PREDICTORS + 2
+    assert len(loads) == shared.CACHED_PREDICTORS + 2

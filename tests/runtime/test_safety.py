@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime import predictor, safety
+from runtime import opening, safety
 from runtime.errors import ModelError
 from runtime.predictor import Predictor
 from runtime.safety import check_model
@@ -321,7 +321,7 @@ def test_predictor_checks_before_it_makes_a_session(write_model, make_graph, mon
     graph = make_graph()
     in_weights(graph.graph, external())
     path = write_model(graph=graph)
-    monkeypatch.setattr(predictor.providers, "open_session", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(opening, "open_session", lambda *_, **__: pytest.fail("a session was made"))
     with pytest.raises(ModelError, match=r"keeps the tensor 'six' in another file"):
         Predictor(path, "cpu")
 

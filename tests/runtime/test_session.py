@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime import gpu, predictor, providers
+from runtime import gpu, opening, providers
 from runtime import session as module
 from runtime.errors import ConfigError, DeviceError, ImageError
 from runtime.gpu import CudaSession, Pool, TensorRtSession
@@ -410,7 +410,7 @@ def test_cached_engine_that_answers_wrongly_is_built_anew_once(models, card, ten
 def test_auto_serves_on_cuda_while_the_engine_builds_and_says_when_it_switches(
     models, tensorrt_stand_in, monkeypatch, answers, caplog
 ):
-    go, real = threading.Event(), predictor.open_session
+    go, real = threading.Event(), opening.open_session
     served = []
 
     def slowly(path, device, card, options, **named):
@@ -423,7 +423,7 @@ def test_auto_serves_on_cuda_while_the_engine_builds_and_says_when_it_switches(
         CudaSession, "run", lambda self, batch: served.append(self.device.kind) or real_run(self, batch)
     )
     monkeypatch.setattr(providers, "why_not", lambda device: None)
-    monkeypatch.setattr(predictor, "open_session", slowly)
+    monkeypatch.setattr(opening, "open_session", slowly)
     model = Predictor(models["softmax"])
     assert (model.report.device, model.report.requested) == ("cuda:0", "auto")
     assert model.report.switch == "tensorrt:0 is being built, cuda:0 serves until then"
@@ -445,7 +445,7 @@ def test_auto_serves_on_cuda_while_the_engine_builds_and_says_when_it_switches(
 
 
 def test_build_that_fails_in_the_background_stays_on_cuda_with_the_reason(models, tensorrt_stand_in, monkeypatch):
-    real = predictor.open_session
+    real = opening.open_session
 
     def fail(path, device, card, options, **named):
         if device.kind == "tensorrt":
@@ -453,7 +453,7 @@ def test_build_that_fails_in_the_background_stays_on_cuda_with_the_reason(models
         return real(path, device, card, options, **named)
 
     monkeypatch.setattr(providers, "why_not", lambda device: None)
-    monkeypatch.setattr(predictor, "open_session", fail)
+    monkeypatch.setattr(opening, "open_session", fail)
     model = Predictor(models["softmax"])
     model.prepare()
     assert model.report.device == "cuda:0"

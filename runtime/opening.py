@@ -1,0 +1,154 @@
+"""Opening a model on the best device that works, or on the one that was asked for, and saying where it runs."""
+
+import logging
+import sys
+import time
+import warnings
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import onnxruntime
+
+from runtime import providers
+from runtime.card import ModelCard
+from runtime.console import one_line
+from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError
+from runtime.golden import Golden, golden_tolerance
+from runtime.options import ProviderOptions
+from runtime.providers import Device
+from runtime.session import AutoSession, Run, Session, must_build, open_session
+
+LOG = logging.getLogger(__package__)
+
+
+class Opened:
+    """A model's session and where it runs; with "auto" both may change when a TensorRT engine is built.
+
+    Raises:
+        ModelError: it answers its golden sample wrongly on the CPU, or ONNX Runtime cannot run it.
+        DeviceError: an explicit device does not run here.
+    """
+
+    def __init__(
+        self, path: Path, card: ModelCard, golden: Golden, device: str, threads: int, options: ProviderOptions
+    ) -> None:
+        self._path, self._card, self._golden = path, card, golden
+        self._threads, self._options = threads, options
+        self.session: Session
+        self.report: providers.Report
+        self._open(device)
+
+    def _open(self, device: str) -> None:
+        devices = providers.candidates(device)
+        chosen, (session, error), skipped, late = providers.choose(devices, self._try, self._put_off)
+        self.session = session
+        self.report = replace(
+            self._report(session, error),
+            requested=device,
+            skipped=tuple((other.kind, reason) for other, reason in skipped),
+        )
+        if skipped:
+            _warn_once(self.report.device, self.report.skipped)
+        if late:
+            self._build_later(session, late[0])
+        elif device == "auto" and chosen.kind == "tensorrt":
+            cuda = devices[devices.index(chosen) + 1]
+            self.session = AutoSession(best=session, open_other=lambda: self._try(cuda)[0])
+
+    def _build_later(self, session: Session, device: Device) -> None:
+        """Let a session serve until the engine of a better device is built."""
+        start, before, errors = time.monotonic(), self.report, [0.0]
+        self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
+        auto = self.session = AutoSession(other=session, open_other=lambda: session)
+
+        def open_best() -> Session:
+            best, errors[0] = self._try(device)
+            return best
+
+        def done(best: Session | None, reason: str) -> None:
+            if best is None:
+                self.report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
+            else:
+                text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
+                report = self._report(best, errors[0])
+                self.report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
+            LOG.warning(self.report.switch)
+
+        auto.build(open_best, done)
+
+    def _put_off(self, device: Device) -> bool:
+        """Whether another device should serve until this one's engine is built."""
+        return (
+            self._options.background
+            and providers.why_not(device) is None
+            and must_build(self._path, device, self._card, self._options)
+        )
+
+    def _report(self, session: Session, error: float) -> providers.Report:
+        return providers.Report(
+            requested=str(session.device),
+            device=str(session.device),
+            provider=providers.PROVIDER[session.device.kind],
+            nodes=session.placement(),
+            golden_error=error,
+            threads=self._threads,
+            onnxruntime=onnxruntime.__version__,
+            node_placement=session.nodes,
+        )
+
+    def _try(self, device: Device) -> tuple[Session, float]:
+        """Open a session on the device and replay the golden sample there."""
+        reason = providers.why_not(device)
+        if reason:
+            raise DeviceError(f"device {device}: {reason}")
+        errors = [0.0]
+        try:
+            session = open_session(
+                self._path,
+                device,
+                self._card,
+                self._options,
+                note=LOG.warning,
+                threads=self._threads,
+                check=lambda run: errors.append(self._check_golden(device, run)),
+            )
+        except UnetError:
+            raise
+        except Exception as failure:  # ONNX Runtime's errors share no base class
+            raise _wrong(self._path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
+        return session, errors[-1]
+
+    def _check_golden(self, device: Device, run: Run) -> float:
+        error, tolerance = self._golden.error(run), golden_tolerance(self._card, device.kind)
+        if error > tolerance:
+            raise _wrong(
+                self._path,
+                device,
+                f"answers the golden sample wrongly (off by {error:.2g}, expected at most {tolerance:g}); "
+                "export the model again, update the driver or choose another device",
+            )
+        return error
+
+
+def _wrong(path: Path, device: Device, what: str) -> UnetError:
+    """What goes wrong on the CPU is the file's fault, elsewhere the device's."""
+    return ModelError(f"{path}: {what}") if device.kind == "cpu" else DeviceError(f"device {device}: {what}")
+
+
+@lru_cache(maxsize=32)
+def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
+    text = f"running on {device}; {'; '.join(providers.grouped(skipped))}"
+    warnings.warn(text, DeviceWarning, stacklevel=_level_of_user() - 1)
+
+
+def _level_of_user() -> int:
+    """How many frames up, counted from here, the first one outside this package is: the line that a warning blames."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _brief(error: Exception) -> str:
+    return one_line(str(error))[:300]

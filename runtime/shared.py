@@ -1,0 +1,73 @@
+"""predict(): one line for one image, with models that stay open for the next call."""
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Unpack
+
+from runtime.image import ImageSource
+from runtime.predictor import Predictor
+from runtime.result import Segmentation
+from runtime.tiling import Asking
+
+CACHED_PREDICTORS = 4
+
+_Key = tuple[Path, str, tuple[int, ...]]
+
+_open: OrderedDict[_Key, Predictor] = OrderedDict()
+_locks: dict[_Key, threading.Lock] = {}
+_lock = threading.Lock()
+
+
+def predict(
+    image: ImageSource, model: str | os.PathLike[str], device: str = "auto", **asking: Unpack[Asking]
+) -> Segmentation:
+    """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes.
+
+    The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
+    """
+    return _predictor(Path(model), device).predict(image, **asking)
+
+
+def _predictor(path: Path, device: str) -> Predictor:
+    key = (path.absolute(), device, _identity(path))
+    with _lock:
+        if key in _open:
+            _open.move_to_end(key)
+            return _open[key]
+        opening = _locks.setdefault(key, threading.Lock())
+    with opening:  # one thread opens it, others that want the same wait
+        with _lock:
+            if key in _open:
+                return _open[key]
+        try:
+            predictor = Predictor(path, device)
+        finally:
+            with _lock:
+                _locks.pop(key, None)
+        with _lock:
+            _open[key] = predictor
+            while len(_open) > CACHED_PREDICTORS:
+                _open.popitem(last=False)
+        return predictor
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # `Predictor` says what is wrong with it
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def _after_fork() -> None:
+    """Other threads may have held the locks, and are not there to let go of them."""
+    global _lock
+    _lock = threading.Lock()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

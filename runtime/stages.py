@@ -1,0 +1,87 @@
+"""One image from its file to its answer, in three stages that different threads may do: load, infer, finish."""
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import ModelCard
+from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
+from runtime.result import Segmentation, Times
+from runtime.session import COPIES
+from runtime.tiling import Run, Way, augmented, tiled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A decoded and fitted image, how the network is to be asked about it, and the milliseconds that took."""
+
+    image: NDArray[np.uint8]
+    fitted: Fitted
+    way: Way
+    decode: float
+    fit: float
+
+    @property
+    def key(self) -> Hashable:
+        """What images of one batch have in common."""
+        return self.fitted.image.shape, self.way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Probability float32 [classes, height, width] of a fitted image; milliseconds of copying and of computing it."""
+
+    probability: NDArray[np.float32]
+    transfer: float
+    infer: float
+
+
+def load(source: ImageSource, way: Way, card: ModelCard, limits: Limits) -> Loaded:
+    """Decode an image and fit it to the network.
+
+    Raises:
+        ImageError: see `load_image`.
+    """
+    start = time.perf_counter()
+    image = load_image(source, card.input.channels, limits=limits)
+    decoded = time.perf_counter()
+    fitted = fit(image, way.spec)
+    return Loaded(
+        image=image, fitted=fitted, way=way, decode=1e3 * (decoded - start), fit=1e3 * (time.perf_counter() - decoded)
+    )
+
+
+def infer(run: Run, loaded: Sequence[Loaded], classes: int, tiles: int) -> list[Answer]:
+    """Ask the network about images of one key together; `tiles` are run at once where they are cut.
+
+    Raises:
+        DeviceError: the device gives up.
+    """
+    start, copied, way = time.perf_counter(), COPIES.seconds, loaded[0].way
+    run = augmented(run, way.tta)
+    pictures = [one.fitted.image for one in loaded]
+    if way.tile is not None:
+        found = [tiled(run, one, classes, way.tile, overlap=way.overlap, batch_size=tiles) for one in pictures]
+    else:
+        found = list(run(pictures[0][None] if len(pictures) == 1 else np.stack(pictures)))
+    transfer = COPIES.seconds - copied
+    share = 1e3 / len(loaded)
+    spent = time.perf_counter() - start - transfer
+    return [Answer(probability=one, transfer=share * transfer, infer=share * spent) for one in found]
+
+
+def finish(loaded: Loaded, answer: Answer, card: ModelCard) -> Segmentation:
+    """Bring the probabilities back to the image's own size."""
+    start = time.perf_counter()
+    probability = restore(answer.probability, loaded.fitted)
+    times = Times(
+        decode=loaded.decode,
+        fit=loaded.fit,
+        transfer=answer.transfer,
+        infer=answer.infer,
+        restore=1e3 * (time.perf_counter() - start),
+    )
+    return Segmentation(probability=probability, image=loaded.image, output=card.output, times=times)

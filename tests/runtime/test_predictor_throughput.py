@@ -1,0 +1,244 @@
+"""Predictor for many images at once: batches, streams, futures, coroutines, processes."""
+
+import asyncio
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.batching import Batching
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
+from runtime.pillow import Limits
+from runtime.predictor import Predictor
+from runtime.result import Segmentation
+from runtime.shared import predict
+from runtime.stages import infer
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+IMAGES = [random_image(20 + seed % 3, 30 + seed % 2, seed) for seed in range(24)]
+
+
+@pytest.fixture
+def model(models):
+    with Predictor(models["conv"], "cpu") as predictor:
+        yield predictor
+
+
+@pytest.fixture
+def serial(model):
+    return [model.predict(image).probability for image in IMAGES]
+
+
+def same(results, expected):
+    return all(np.array_equal(one.probability, other) for one, other in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5, 100])
+def test_batches_and_streams_answer_as_single_images_in_order(model, serial, batch_size):
+    assert same(model.predict_batch(IMAGES, batch_size=batch_size), serial)
+    assert same(model.stream(iter(IMAGES), batch_size=batch_size, workers=3), serial)
+    assert same(model.predict(IMAGES), serial)
+
+
+def test_images_of_one_size_run_together(model, monkeypatch):
+    sizes = []
+    real = model.run
+    monkeypatch.setattr(model, "run", lambda batch: sizes.append(len(batch)) or real(batch))
+    model.predict_batch([IMAGES[0]] * 7, batch_size=4)
+    assert max(sizes) > 1 and sum(sizes) == 7
+    sizes.clear()
+    model.predict_batch([IMAGES[0]] * 7)
+    assert sizes == [1] * 7  # on a CPU larger batches gain nothing
+
+
+def test_options_reach_every_way_of_asking(model):
+    image = random_image(40, 50)
+    asking = {"tile": (16, 16), "overlap": 0.5, "tta": "flip"}
+    expected = [model.predict(image, **asking).probability]
+    assert not np.array_equal(expected[0], model.predict(image).probability)
+    assert same(model.predict_batch([image], **asking), expected)
+    assert same(model.stream([image], **asking), expected)
+    assert same([model.submit(image, **asking).result()], expected)
+    assert same([asyncio.run(model.predict_async(image, **asking))], expected)
+    assert same([predict(image, model.path, "cpu", **asking)], expected)
+    with pytest.raises(TypeError, match="sise"):
+        model.predict(image, sise=(8, 8))
+
+
+def test_a_bad_image_has_its_own_error(model, tmp_path):
+    sources = [IMAGES[0], tmp_path / "gone.png", IMAGES[1]]
+    found = list(model.stream(sources, errors="yield"))
+    assert [type(one) for one in found] == [Segmentation, ImageError, Segmentation]
+    with pytest.raises(ImageError, match=r"gone\.png: no such file"):
+        model.predict_batch(sources)
+    futures = [model.submit(source) for source in sources]
+    assert [type(future.exception()) for future in futures] == [type(None), ImageError, type(None)]
+
+
+@pytest.mark.parametrize("one", ["car.png", b"bytes", IMAGES[0]])
+def test_one_image_is_no_stream(model, one):
+    with pytest.raises(ConfigError, match=r"images: found one \w+, expected several; put it into a list"):
+        model.stream(one)
+
+
+def test_what_many_threads_submit_is_answered_as_serial(models, serial):
+    with Predictor(models["conv"], "cpu", batching=Batching(max_batch=4, max_delay_ms=5)) as model:
+        with ThreadPoolExecutor(16) as pool:
+            results = list(pool.map(lambda image: model.submit(image).result(), IMAGES))
+        assert same(results, serial)
+
+
+def test_coroutines_are_answered_as_serial_while_the_loop_goes_on(models, serial):
+    async def gather(model):
+        beats = 0
+
+        async def beat():
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0)
+                beats += 1
+
+        heart = asyncio.create_task(beat())
+        results = await asyncio.gather(*[model.predict_async(image) for image in IMAGES])
+        heart.cancel()
+        return results, beats
+
+    with Predictor(models["conv"], "cpu", batching=Batching(max_batch=4, max_waiting=3)) as model:
+        results, beats = asyncio.run(gather(model))
+    assert same(results, serial)
+    assert beats > len(IMAGES)
+
+
+def test_a_coroutine_raises_what_predict_does(model, tmp_path):
+    with pytest.raises(ImageError, match="no such file"):
+        asyncio.run(model.predict_async(tmp_path / "gone.png"))
+
+
+def test_closed_is_closed(models):
+    model = Predictor(models["conv"], "cpu")
+    waiting = [model.submit(image) for image in IMAGES]
+    model.close()
+    model.close()
+    assert all(future.result().size == image.shape[:2] for future, image in zip(waiting, IMAGES, strict=True))
+    with pytest.raises(DeviceError, match="the session is closed; open another one"):
+        model.predict(IMAGES[0])
+    with pytest.raises(ClosedError, match="predictor: is closed; open another one"):
+        model.submit(IMAGES[0])
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("unet")]
+
+
+def test_limits_are_those_that_were_given(models, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    model = Predictor(models["conv"], "cpu", limits=Limits(pixels=1000))
+    with pytest.raises(ImageError, match="expected at most 1000 in all"):
+        model.predict(tmp_path / "a.png")
+
+
+def test_times_are_those_of_the_stages(model, models):
+    times = model.predict(IMAGES[0]).times
+    assert times.transfer == 0
+    assert all(value > 0 for value in (times.decode, times.infer, times.restore))
+    assert times.total < 10_000
+
+
+def test_a_batch_shares_its_time(model, monkeypatch):
+    loaded = [model._load(IMAGES[0], way) for way in [model_way(model)] * 4]
+    clock = iter([10.0, 10.008])
+    monkeypatch.setattr("runtime.stages.time.perf_counter", lambda: next(clock))
+    answers = infer(model.run, loaded, 1, 1)
+    assert [answer.infer for answer in answers] == pytest.approx([2.0] * 4)
+
+
+def model_way(model):
+    from runtime.tiling import way_of
+
+    return way_of(model.card)
+
+
+def test_a_pickled_predictor_is_opened_again(models, monkeypatch, serial, tmp_path):
+    model = Predictor(models["conv"], "cpu", threads=1, limits=Limits(pixels=5000))
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(pickle.dumps(model))
+    assert same(again.predict(IMAGES), serial)
+    assert again.report.threads == 1
+    assert again._limits == Limits(pixels=5000)
+
+
+def _predict_in_process(arguments):
+    model, image = arguments
+    return model.predict(image).probability
+
+
+def test_other_processes_answer_the_same(models, serial):
+    model = Predictor(models["conv"], "cpu")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.map(_predict_in_process, [(model, image) for image in IMAGES[:3]])
+    assert all(np.array_equal(one, other) for one, other in zip(found, serial[:3], strict=True))
+
+
+FORKED = """
+import os, sys, warnings
+import numpy as np
+from runtime import Predictor, predict
+warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+path = sys.argv[1]
+image = np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8)
+model = Predictor(path, "cpu", threads=2)
+expected = model.predict(image).probability
+model.submit(image).result()
+predict(image, path, "cpu")
+child = os.fork()
+if not child:
+    ok = np.array_equal(model.predict(image).probability, expected)
+    ok = ok and np.array_equal(model.submit(image).result().probability, expected)
+    ok = ok and np.array_equal(predict(image, path, "cpu").probability, expected)
+    ok = ok and all(np.array_equal(one.probability, expected) for one in model.stream([image] * 3))
+    sys.exit(0 if ok else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert np.array_equal(model.predict(image).probability, expected)
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_opens_its_own(models, root):
+    done = subprocess.run([sys.executable, "-c", FORKED, str(models["conv"])], cwd=root, timeout=120, check=False)
+    assert done.returncode == 0
+
+
+def test_a_gpu_does_not_survive_a_fork(models, monkeypatch):
+    model = Predictor(models["conv"], "cpu")
+    model._process = -1
+    monkeypatch.setattr(model._opened.session, "device", type(model._opened.session.device)(kind="cuda"))
+    with pytest.raises(DeviceError, match=r"device cuda:0: was opened in process -1 and does not survive a fork; open"):
+        model.predict(IMAGES[0])
+
+
+def test_threads_that_ask_for_one_file_at_once_open_it_once(write_model, monkeypatch):
+    path, opened = write_model(), []
+    real = Predictor.__init__
+
+    def count(self, *arguments, **named):
+        opened.append(self)
+        real(self, *arguments, **named)
+
+    monkeypatch.setattr(Predictor, "__init__", count)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: predict(IMAGES[0], path, "cpu"), range(16)))
+    assert len(opened) == 1
+
+
+def test_thirty_two_threads_equal_serial(model, serial):
+    with ThreadPoolExecutor(32) as pool:
+        assert same(pool.map(model.predict, IMAGES * 4), serial * 4)
