@@ -1,14 +1,17 @@
 """unet-export: the command line of `export.export_onnx` and `export.check_file`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from runtime.card import Fit, ModelCard, Precision, ProofRow
 from runtime.console import Command, Listed, Size, exit_without
 from runtime.errors import ConfigError, ProofError
+from runtime.files import new_folder, prepare
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
@@ -20,11 +23,24 @@ OF_CHECK = ("checkpoint_of", "device")
 OF_CARD = ("size", "mean", "std", "fit", "classes", "threshold")
 """Options that say what a checkpoint without a card does not."""
 
-AFTERWARDS = ("card", "triton")
+AFTERWARDS = ("card", "triton", "triton_name")
 """Options for what is made of the exported file."""
 
 OF_MASKS = ("masks", "ignore_index")
 """Options that say how masks are read."""
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def with_options_of_masks(command: F) -> F:
+    """Add `OF_MASKS` to a command, for `masks_of`."""
+    masks = click.option("--masks", help="Of the data: masks are in SPLIT_MASKS/.  [default: as the run's, else masks]")
+    ignored = click.option(
+        "--ignore-index",
+        type=click.IntRange(0, 255),
+        help="Of the data: value in the masks that does not count.  [default: the run's]",
+    )
+    return masks(ignored(command))
 
 
 @click.command(cls=Command)
@@ -36,12 +52,7 @@ OF_MASKS = ("masks", "ignore_index")
     type=click.Path(path_type=Path),
     help="Real images to prove on, with masks where they are laid out as for training; int8 is calibrated on them.",
 )
-@click.option("--masks", help="Of --data: masks are in SPLIT_MASKS/.  [default: as the run's, else masks]")
-@click.option(
-    "--ignore-index",
-    type=click.IntRange(0, 255),
-    help="Of --data: value in the masks that does not count.  [default: the run's]",
-)
+@with_options_of_masks
 @click.option("--keep", type=Listed(str), help="Layers that stay in fp32, with fp16 and int8.")
 @click.option(
     "--values",
@@ -59,6 +70,7 @@ OF_MASKS = ("masks", "ignore_index")
 @click.option("--threshold", type=float, help="Probability from which a pixel is of the one class.")
 @click.option("--card", is_flag=True, help="Also write a model card for a hub beside the file, in Markdown.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
+@click.option("--triton-name", help="Of the model there.  [default: the card's]")
 @click.option("--check", type=click.Path(path_type=Path), metavar="FILE", help="Prove an exported file again instead.")
 @click.option(
     "--checkpoint", "checkpoint_of", type=click.Path(path_type=Path), help="With --check: what it was exported from."
@@ -92,16 +104,15 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     display = Display()
     of_card = {name: given[name] for name in OF_CARD if name in given}
     rest = {name: value for name, value in given.items() if name not in (*OF_CARD, *OF_MASKS, *AFTERWARDS, "output")}
-    if given.get("raw") and given.keys() & {*AFTERWARDS}:
-        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
-    report = export_onnx(
-        checkpoint,
-        given.get("output"),
-        changes=CardChanges(**of_card),
-        display=display,
-        **_of_masks(checkpoint, given, display),
-        **rest,
-    )
+    with _room_for_what_follows(checkpoint, given):
+        report = export_onnx(
+            checkpoint,
+            given.get("output"),
+            changes=CardChanges(**of_card),
+            display=display,
+            **_of_masks(checkpoint, given, display),
+            **rest,
+        )
     for note in _notes(checkpoint, report):
         click.echo(f"note: {note}", err=True)
     _show(report.card)
@@ -113,22 +124,64 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     if "triton" in given:
         from export.triton import write_repository
 
-        click.echo(f"Triton: {write_repository(report.path, given['triton'])}")
+        folder = write_repository(report.path, given["triton"], name=given.get("triton_name"))
+        if "triton_name" not in given and folder.name != report.card.name:
+            click.echo(
+                f"note: Triton takes no model called {report.card.name!r}, so it is {folder.name} there; --triton-name "
+                "gives another one",
+                err=True,
+            )
+        click.echo(f"Triton: {folder}")
+
+
+@contextmanager
+def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse --card and --triton before the export where they cannot be written after it."""
+    if "triton_name" in given and "triton" not in given:
+        raise ConfigError("--triton-name: goes with --triton; leave it out")
+    if not given.keys() & {*AFTERWARDS}:
+        yield
+        return
+    if given.get("raw"):
+        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
+    from export.exporter import default_path
+    from export.hub import markdown_path
+    from export.triton import place_of
+    from unet_core.checkpoint import load_checkpoint
+
+    precision = given.get("precision", "fp32")
+    card = replace(load_checkpoint(checkpoint).card, precision=precision)
+    if "card" in given:
+        prepare(markdown_path(given.get("output", default_path(checkpoint, precision))))
+    if "triton" not in given:
+        yield
+        return
+    place_of(card, given["triton"], given.get("triton_name"))
+    with new_folder(given["triton"]):
+        yield
 
 
 def _of_masks(checkpoint: Path, given: Mapping[str, Any], display: "Display") -> dict[str, Any]:
-    """How masks are read: as it was given, else as in the run that left its settings beside the checkpoint."""
+    """Of `masks_of`, where masks are read at all."""
+    masks = {name: given[name] for name in OF_MASKS if name in given}
+    if "data" in given and given.get("precision", "fp32") != "fp32":
+        return masks_of(checkpoint, given["data"], masks, display)
+    if masks:
+        raise ConfigError(
+            f"--{min(masks).replace('_', '-')}: goes with --data and --precision fp16 or int8; leave it out"
+        )
+    return {}
+
+
+def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "Display") -> dict[str, Any]:
+    """How masks are read: as it was given, else as in the run that left its settings beside the checkpoint.
+
+    Returns the arguments `layout` and `ignore_index` of `export_onnx` and `load_samples`.
+    """
     from unet_core.evaluate import run_settings
     from unet_core.pairs import Layout
 
-    masks = {name: given[name] for name in OF_MASKS if name in given}
-    if "data" not in given or given.get("precision", "fp32") == "fp32":
-        if masks:
-            raise ConfigError(
-                f"--{min(masks).replace('_', '-')}: goes with --data and --precision fp16 or int8; leave it out"
-            )
-        return {}
-    settings = run_settings(checkpoint, given["data"], masks, display.note)
+    settings = run_settings(checkpoint, data, masks, display.note)
     return {"ignore_index": settings.pop("ignore_index"), "layout": Layout(**settings)}
 
 
@@ -190,13 +243,15 @@ def _verdict(card: ModelCard) -> str:
     gate = card.proof.gate
     if gate is None:
         return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    pictures = f"{gate.count} {'real' if gate.images == 'data' else 'synthetic'} images"
-    text = f"{card.precision}, flips {gate.flipped:.4%} of the pixels of {pictures}"
-    if gate.image_dice is not None:
-        text += f", image Dice {gate.image_dice:.4f} (fp32 {gate.image_dice_fp32:.4f})"
-    if card.precision == "fp16" and gate.kept:
+    from export.hub import allowed, lost
+
+    text = f"{card.precision}, {lost(card, gate)}"
+    if card.precision == "fp16" and gate.kept and gate.passed:
         text += f", with {', '.join(gate.kept)} in fp32"
-    return text + ("" if gate.passed else ", WHICH IS TOO MUCH: it was forced")
+    if gate.passed:
+        return text
+    limit = allowed(card, gate)
+    return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
 
 
 def table(rows: tuple[ProofRow, ...]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from export.precision import FP16_FLIPPED, INT8_DICE, INT8_FLIPPED
-from runtime.card import Gate, ModelCard, Proof
+from runtime.card import Gate, ModelCard, Precision
 from runtime.console import one_line
 from runtime.files import write_text
 from runtime.predictor import Predictor
@@ -40,15 +40,20 @@ def write_model_card(model: str | os.PathLike[str]) -> Path:
         OutputError: the Markdown cannot be written.
     """
     file = Path(model)
-    target = file.with_suffix(".md")
+    target = markdown_path(file)
     write_text(target, model_card(Predictor(file, device="cpu").card, file))
     return target
+
+
+def markdown_path(model: Path) -> Path:
+    """Where the Markdown of a file is written."""
+    return model.with_suffix(".md")
 
 
 def model_card(card: ModelCard, file: Path) -> str:
     """The Markdown for an exported file with this card."""
     parts = [FRONT_MATTER, f"# {_code(card.name)}\n", _warning(card), _facts(card, file), _contract(card)]
-    parts += [_use(card, file), _training(card), _proof(card.proof), LICENSE]
+    parts += [_use(card, file), _training(card), _proof(card), LICENSE]
     return "\n".join(part for part in parts if part)
 
 
@@ -57,22 +62,44 @@ def _warning(card: ModelCard) -> str:
     if gate is None or gate.passed:
         return ""
     return (
-        f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It {_lost(gate)}; "
-        f"allowed are {_allowed(card, gate)}. Prefer the fp32 file.\n"
+        f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It "
+        f"{lost(card, gate)}{allowed(card, gate)}. Prefer the fp32 file.\n"
     )
 
 
-def _lost(gate: Gate) -> str:
-    text = f"answers {gate.flipped:.4%} of the pixels of {gate.count} {_source(gate.images)} images otherwise than fp32"
+def lost(card: ModelCard, gate: Gate) -> str:
+    """What a file of lower precision lost, after "it"."""
+    if _all_in_fp32(card, gate):
+        return "holds no layer in fp16: all had to stay in fp32"
+    flipped = _told_from(gate.flipped, FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED, "%")
+    text = f"answers {flipped} of the pixels of {gate.count} {_source(gate.images)} images otherwise than fp32"
     if gate.image_dice is None or gate.image_dice_fp32 is None:
         return text
-    return f"{text}, with an image Dice of {gate.image_dice:.4f} instead of {gate.image_dice_fp32:.4f}"
+    text += f", with an image Dice of {gate.image_dice:.4f} instead of {gate.image_dice_fp32:.4f}"
+    points = 100 * (gate.image_dice_fp32 - gate.image_dice)
+    return text if points <= 0 else f"{text} ({_told_from(points, 100 * INT8_DICE, 'f')} points less)"
 
 
-def _allowed(card: ModelCard, gate: Gate) -> str:
+def allowed(card: ModelCard, gate: Gate) -> str:
+    """What it may lose, after `lost`."""
+    if _all_in_fp32(card, gate):
+        return ""
     if card.precision == "int8" and gate.image_dice is not None:
-        return f"{INT8_DICE * 100:g} points of image Dice"
-    return f"{FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
+        return f"; allowed are {INT8_DICE * 100:g} points of image Dice"
+    return f"; allowed are {FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
+
+
+def _all_in_fp32(card: ModelCard, gate: Gate) -> bool:
+    """The one reason beside its pixels for which an fp16 file fails."""
+    return card.precision == "fp16" and not gate.passed and gate.flipped <= FP16_FLIPPED
+
+
+def _told_from(value: float, limit: float, kind: str) -> str:
+    """A number with four decimals, and as many more as it takes to look other than its limit."""
+    digits = 4
+    while value != limit and f"{value:.{digits}{kind}}" == f"{limit:.{digits}{kind}}":
+        digits += 1
+    return f"{value:.{digits}{kind}}"
 
 
 def _source(images: str) -> str:
@@ -152,7 +179,7 @@ With ONNX Runtime, OpenCV and Pillow:
 ```python
 {plain_script(card, file.name)}```
 
-Both give the same mask of images that are not smaller than the trained size.
+Both give the same mask of 8-bit images that are not smaller than the trained size.
 """
 
 
@@ -207,7 +234,8 @@ def _training(card: ModelCard) -> str:
     return f"## Training\n\n{known} Of the validation, in fp32:\n\n{_table(('metric', 'value'), rows)}"
 
 
-def _proof(proof: Proof | None) -> str:
+def _proof(card: ModelCard) -> str:
+    proof = card.proof
     if proof is None:
         return ""
     limit = "" if proof.tolerance is None else f"; the export allows {proof.tolerance:g}"
@@ -225,15 +253,24 @@ def _proof(proof: Proof | None) -> str:
     ]
     names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
     text = (
-        f"## Proof\n\nThis file's answers against PyTorch's, on {_code(proof.provider)} with {versions}. The largest "
+        f"## Proof\n\n{_compared(card.precision)} PyTorch's, on {_code(proof.provider)} with {versions}. The largest "
         f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{_table(names, rows)}"
     )
     gate = proof.gate
     if gate is None:
         return text
-    kept = ", ".join(map(_code, gate.kept))
-    return f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {_lost(gate)}.\n" + (
+    kept = "" if _all_in_fp32(card, gate) else ", ".join(map(_code, gate.kept))
+    return f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {lost(card, gate)}.\n" + (
         f"\nLayers that stayed in fp32: {kept}.\n" if kept else ""
+    )
+
+
+def _compared(precision: Precision) -> str:
+    if precision != "fp16":
+        return "This file's answers against"
+    return (
+        "A CPU computes an fp16 file in fp32, so these are the answers of a graph that rounds to fp16 as this file "
+        "does on a GPU, against"
     )
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -34,6 +35,11 @@ WORKSPACE = 2 * 2**30
 CONFIG, MODEL, WARMUP = "config.pbtxt", "1/model.onnx", "warmup/image"
 """What a model's folder holds; Triton looks for the data of `model_warmup` in warmup/."""
 
+REPLACED = ".replaced"
+"""In a model's folder: what was there before, until it is deleted. Triton ignores folders there that are no number,
+but takes any folder beside the models for a model.
+"""
+
 
 def write_repository(
     model: str | os.PathLike[str], folder: str | os.PathLike[str], *, name: str | None = None, max_batch: int = 8
@@ -43,7 +49,7 @@ def write_repository(
     Args:
         model: an ONNX file that `unet-export` wrote.
         folder: the repository, which may hold other models.
-        name: of the model in the repository; by default the card's.
+        name: of the model in the repository; by default `model_name` of the card's.
         max_batch: images that the server may put into one batch, 1 to `MAX_BATCH`.
 
     Raises:
@@ -54,26 +60,43 @@ def write_repository(
     source = Path(model)
     card = Predictor(source, device="cpu").card
     golden = Golden.from_json(read_metadata(source)[GOLDEN_KEY])
-    name = card.name if name is None else name
+    if type(max_batch) is not int or not 1 <= max_batch <= MAX_BATCH:
+        raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {MAX_BATCH}")
+    target = place_of(card, folder, name)
+    make_folder(folder)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with replacing(temporary / MODEL) as part:
+            shutil.copyfile(source, part)
+        write_bytes(temporary / WARMUP, golden.image.tobytes())
+        write_text(temporary / CONFIG, config_of(source, card, golden, target.name, max_batch))
+        _rename(temporary, target)
+    finally:
+        if not (temporary / REPLACED).exists():  # it could not be put back
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def place_of(card: ModelCard, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+    """FOLDER/NAME, where a file with this card would be written; nothing is made. Raises as `write_repository`."""
+    name = model_name(card.name) if name is None else name
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"name of the model on Triton: found {name!r}, expected letters, digits, '.', '_' and '-', a letter or "
             "digit first; give another one"
         )
-    if type(max_batch) is not int or not 1 <= max_batch <= MAX_BATCH:
-        raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {MAX_BATCH}")
-    target = make_folder(folder) / name
-    _check_replaceable(target, card)
-    temporary = target.with_name(f".{name}.{secrets.token_hex(4)}")
-    try:
-        with replacing(temporary / MODEL) as part:
-            shutil.copyfile(source, part)
-        write_bytes(temporary / WARMUP, golden.image.tobytes())
-        write_text(temporary / CONFIG, config_of(source, card, golden, name, max_batch))
-        _rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    repository = Path(folder)
+    if repository.is_dir() and not os.access(repository, os.W_OK):
+        raise OutputError(f"{repository}: cannot be written (permission denied); choose another place")
+    _check_replaceable(repository / name, card)
+    return repository / name
+
+
+def model_name(name: str) -> str:
+    """The name on Triton of a card's: the same, or where Triton does not take it, with "_" for what it does not."""
+    if NAME.fullmatch(name):
+        return name
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._-")[:100] or "model"
 
 
 def config_of(source: Path, card: ModelCard, golden: Golden, name: str, max_batch: int) -> str:
@@ -111,13 +134,9 @@ instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 def _batching(max_batch: int) -> str:
     if max_batch == 1:
         return ""
-    sizes = ", ".join(map(str, sorted({max(2, max_batch // 2), max_batch})))
     return f"""\
-# Optional: requests of one size wait up to the delay for others, and leave at once as a batch of a preferred size.
-dynamic_batching {{
-  preferred_batch_size: [ {sizes} ]
-  max_queue_delay_microseconds: {QUEUE_DELAY}
-}}
+# Optional: requests of one size wait up to the delay for others, and leave at once as a batch of the largest size.
+dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}
 """
 
 
@@ -152,10 +171,6 @@ model_warmup [
 
 def _tensorrt(source: Path, card: ModelCard, name: str, max_batch: int) -> str:
     mode = card.precision.upper()
-    profile = "\n".join(
-        f'        parameters {{ key: "{key}" value: "{value}" }}'
-        for key, value in profile_of(card, max_batch).options().items()
-    )
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"""\
@@ -169,9 +184,7 @@ optimization {{
         # Has to be the file's own. {_PRECISION_NOTES[card.precision]}
         parameters {{ key: "precision_mode" value: "{mode}" }}
         parameters {{ key: "max_workspace_size_bytes" value: "{WORKSPACE}" }}
-        # One engine for all shapes from min to max; others are refused. Without these three lines any shape is taken,
-        # but one that is larger or smaller than all before has an engine built, for minutes, while its request waits.
-{profile}
+{_profile(card, max_batch)}
         # Optional: keep engines over restarts. They are found by the graph's name and not by its weights, so the path
         # holds the file's hash; they are executable code, so nobody else may write there.
         # parameters {{ key: "trt_engine_cache_enable" value: "true" }}
@@ -182,6 +195,27 @@ optimization {{
 }}
 """
 
+
+def _profile(card: ModelCard, max_batch: int) -> str:
+    """The shapes that TensorRT builds its engine for, unless images may come at any size."""
+    profile = replace(profile_of(card, max_batch), best=(max_batch, *card.input.size))
+    native = card.input.fit == "native"
+    lines = [f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in profile.options().items()]
+    notes = _ANY_SIZE if native else _ONE_SIZE
+    return "\n".join(f"        {line}" for line in [*notes, *(f"# {line}" if native else line for line in lines)])
+
+
+_ONE_SIZE = (
+    "# One engine for all shapes from min to max, fastest at opt: the largest batch, which is what a busy server",
+    "# computes. Others are refused. Without these three lines any shape is taken, but one that is larger or smaller",
+    "# than all before has an engine built, for minutes, while its request waits.",
+)
+
+_ANY_SIZE = (
+    "# Images come at their own size (fit: native), so any shape is taken; but one that is larger or smaller than all",
+    "# before has an engine built, for minutes, while its request waits. Where you know your sizes, name them (batch x",
+    "# height x width x channels) and one engine serves all from min to max, fastest at opt; others are then refused.",
+)
 
 _PRECISION_NOTES = {
     "fp32": "Convolutions still multiply in TF32 where the GPU can.",
@@ -203,10 +237,11 @@ def _check_replaceable(target: Path, card: ModelCard) -> None:
     """Refuse to write over anything but the same model, as this module wrote it."""
     if not os.path.lexists(target):
         return
-    advice = "remove it, or give another name"
+    advice = "remove it, or give another name (--triton-name)"
     if target.is_symlink() or not target.is_dir():
         raise OutputError(f"{target}: is a file or a link, expected a folder or nothing; {advice}")
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    files = {path.relative_to(target) for path in target.rglob("*") if not path.is_dir()}
+    found = {path.as_posix() for path in files if path.parts[0] != REPLACED}
     strange = sorted(found - {CONFIG, MODEL, WARMUP})
     if strange:
         raise OutputError(f"{target}: holds {strange[0]}, which unet-export does not write; {advice}")
@@ -224,20 +259,27 @@ def _check_replaceable(target: Path, card: ModelCard) -> None:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    """Put a folder in its place; what was there goes only when the new one is there."""
-    old = temporary.with_name(f"{temporary.name}.old")
+    """Put a folder in its place, whole; what was there is put back if that fails or is interrupted, else deleted."""
+    old = temporary / REPLACED
     try:
         if target.exists():
             target.rename(old)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
+        temporary.rename(target)
+    except BaseException as error:
+        _put_back(old, target)
+        if not isinstance(error, OSError):
             raise
+        raise OutputError(f"{target}: cannot be written ({_reason(error)}); choose another place") from error
+    shutil.rmtree(target / REPLACED, ignore_errors=True)
+
+
+def _put_back(old: Path, target: Path) -> None:
+    try:
         if old.exists():
-            shutil.rmtree(old)
+            old.rename(target)
     except OSError as error:
-        raise OutputError(
-            f"{target}: cannot be written ({(error.strerror or str(error)).lower()}); choose another place"
-        ) from error
+        raise OutputError(f"{target}: cannot be put back ({_reason(error)}); move it there from {old}") from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -72,3 +72,10 @@ def card(network):
     from networks import make_card
 
     return make_card(network)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    from trained import train_in
+
+    return train_in(tmp_path_factory.mktemp("trained"))

@@ -1,77 +1,11 @@
-"""One trained network for all tests of export: random ones give no honest masks, and a graph takes seconds to build."""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""What makes of a trained network, or of its data, something that an export has to notice."""
 
 import numpy as np
 import onnx
 import pytest
-from folders import write_pair
 from onnx import numpy_helper
 from PIL import Image
-
-from export.graph import build_graph
-from export.proof import Run, graph_run
-from export.samples import Samples, load_samples
-from runtime.card import ModelCard
-from unet_core.checkpoint import load_checkpoint
-from unet_core.config import TrainConfig
-from unet_core.model import Segmenter
-from unet_core.train import train
-
-SIZE = (64, 96)
-
-
-def write_grey_pair(folder, split, name, seed):
-    """A pair whose rectangle is grey beside a white bar: where high values are cut off, both look alike."""
-    mask = write_pair(folder, split, name, size=SIZE, seed=seed)
-    image = np.random.default_rng(seed).integers(0, 60, (*SIZE, 3)) + 90 * mask[:, :, None]
-    image[seed % 40 : seed % 40 + 12] += 190 * (1 - mask[seed % 40 : seed % 40 + 12, :, None])
-    Image.fromarray(image.astype(np.uint8)).save(folder / f"{split}_images" / f"{name}.jpg")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network: its file, its data set, and what an export makes of them."""
-
-    checkpoint: Path
-    data: Path
-    card: ModelCard
-    segmenter: Segmenter
-    graph: onnx.ModelProto
-    exact: Run
-    samples: Samples
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    for index in range(16):
-        write_grey_pair(folder / "data", "train", f"car{index}", seed=index)
-    for index in range(6):
-        write_grey_pair(folder / "data", "val", f"val{index}", seed=100 + index)
-    config = TrainConfig(
-        data=str(folder / "data"),
-        out=str(folder / "run"),
-        widths=(4, 8),
-        height=SIZE[0],
-        width=SIZE[1],
-        batch_size=4,
-        epochs=20,
-        lr=1e-2,
-        workers=0,
-        cache_gb=0,
-        tensorboard=False,
-        device="cpu",
-    )
-    train(config)
-    checkpoint = folder / "run" / "model.pth"
-    loaded = load_checkpoint(checkpoint)
-    assert loaded.card.training.metrics["image_dice"] > 0.98
-    segmenter = Segmenter(loaded.network(), loaded.card).eval()
-    graph = build_graph(segmenter, loaded.card)
-    samples = load_samples(folder / "data", loaded.card)
-    return Trained(checkpoint, folder / "data", loaded.card, segmenter, graph, graph_run(graph), samples)
+from trained import SIZE, write_grey_pair
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from folders import write_pair
+from onnx_files import gate_of, write_onnx
 
 from export import cli, exporter
 from export.cli import main
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
+from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.pairs import Layout
 
 
@@ -69,6 +73,7 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path):
     [
         (["m.pth", "--device", "cpu"], "--device: goes with --check; leave it out"),
         (["m.pth", "--checkpoint", "n.pth"], "--checkpoint: goes with --check; leave it out"),
+        (["m.pth", "--triton-name", "car"], "--triton-name: goes with --triton; leave it out"),
         (["m.pth", "--masks", "m"], "--masks: goes with --data and --precision fp16 or int8; leave it out"),
         (
             ["m.pth", "--data", "d", "--ignore-index", "0"],
@@ -126,6 +131,109 @@ def test_a_model_card_and_a_triton_repository_are_made_of_the_file(trained, tmp_
     assert done.stdout.splitlines()[-2:] == [f"model card: {tmp_path / 'model.md'}", f"Triton: {repository}"]
     assert (repository / "1" / "model.onnx").read_bytes() == file.read_bytes()
     assert (tmp_path / "model.md").read_text().startswith("---\n")
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the trained network's file in a folder of its own, and the repository to put it into."""
+    (tmp_path / "run").mkdir()
+    shutil.copy(trained.checkpoint, tmp_path / "run" / "model.pth")
+    return tmp_path / "run" / "model.pth", tmp_path / "models"
+
+
+def put_folder_at_the_card(run_folder, repository):
+    (run_folder / "model.md").mkdir()
+
+
+def put_file_at_the_repository(run_folder, repository):
+    repository.write_text("mine")
+
+
+def put_foreign_model(run_folder, repository):
+    (repository / "run").mkdir(parents=True)
+    (repository / "run" / "mine").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("put", "options", "message"),
+    [
+        (put_folder_at_the_card, [], "model.md: is a folder, expected a file name"),
+        (put_file_at_the_repository, [], "models: cannot create this folder"),
+        (put_foreign_model, [], "models/run: holds mine, which unet-export does not write"),
+        (lambda *_: None, ["--triton-name", "a/b"], "name of the model on Triton: found 'a/b'"),
+    ],
+)
+def test_what_cannot_follow_the_export_is_refused_before_it(copied, put, options, message):
+    checkpoint, repository = copied
+    put(checkpoint.parent, repository)
+    before = sorted(checkpoint.parent.parent.rglob("*"))
+    done = run(checkpoint, "--card", "--triton", repository, *options)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+    assert sorted(checkpoint.parent.parent.rglob("*")) == before
+
+
+def test_an_export_that_fails_leaves_no_empty_repository(copied):
+    checkpoint, repository = copied
+    done = run(checkpoint, "--triton", repository, "--size", "8x8")
+    assert done.exit_code == 2 and "--size" in done.stderr
+    assert not repository.exists()
+
+
+def test_a_name_that_triton_does_not_take_is_changed_and_said(trained, tmp_path):
+    loaded = load_checkpoint(trained.checkpoint)
+    save_checkpoint(tmp_path / "model.pth", loaded.state_dict, replace(loaded.card, name="my run (2)"))
+    done = run(tmp_path / "model.pth", "--triton", tmp_path / "models")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(f"Triton: {tmp_path / 'models' / 'my_run_2'}\n")
+    assert done.stderr == (
+        "note: Triton takes no model called 'my run (2)', so it is my_run_2 there; --triton-name gives another one\n"
+    )
+    named = run(tmp_path / "model.pth", "--triton", tmp_path / "models", "--triton-name", "car")
+    assert (named.exit_code, named.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["car", "my_run_2"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate", "verdict"),
+    [
+        (
+            "fp16",
+            {"kept": ("ups.0",)},
+            "fp16, answers 0.0020% of the pixels of 8 real images otherwise than fp32, with ups.0 in fp32",
+        ),
+        (
+            "fp16",
+            {"passed": False, "flipped": 1.04e-4},
+            "answers 0.0104% of the pixels of 8 real images otherwise than fp32, WHICH IS TOO MUCH: it was forced; "
+            "allowed are 0.01% of the pixels",
+        ),
+        (
+            "fp16",
+            {"passed": False, "flipped": 0.0, "kept": ("ups.0",)},
+            "fp16, holds no layer in fp16: all had to stay in fp32, it was forced",
+        ),
+        (
+            "int8",
+            {"passed": False, "flipped": 0.001, "image_dice": 0.9, "image_dice_fp32": 0.95},
+            "an image Dice of 0.9000 instead of 0.9500 (5.0000 points less), WHICH IS TOO MUCH: it was forced; allowed "
+            "are 0.2 points of image Dice",
+        ),
+    ],
+)
+def test_the_last_line_says_what_was_lost(tmp_path, monkeypatch, precision, gate, verdict):
+    card = write_onnx(tmp_path / "model.onnx", precision=precision, gate=gate_of(**gate))
+    report = exporter.ExportReport(
+        path=tmp_path / "model.onnx",
+        card=card,
+        size=1,
+        seconds=1,
+        card_is_assumed=False,
+        family="unet-deploy",
+        notes=(),
+    )
+    monkeypatch.setattr(exporter, "export_onnx", lambda *_, **__: report)
+    assert run("m.pth").stdout.splitlines()[-1].endswith(f"{verdict} (1 s)")
 
 
 def test_a_raw_export_has_neither_card_nor_repository(tmp_path):

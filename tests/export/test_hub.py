@@ -61,6 +61,7 @@ def test_facts_of_the_file(tmp_path):
     assert "0. `c0`\n1. `c1`\n2. `c2`\n" in text
     assert "3 epochs on data with the fingerprint `f00d`" in text and "| `image_dice` | 0.9700 |" in text
     assert "| 1 x 32 x 48 | synthetic | 3.0e-07 | 0.0000% | 1.000000 | 0.0e+00 |" in text
+    assert "This file's answers against PyTorch's, on `CPUExecutionProvider` with `onnxruntime` `1.31.1`." in text
     assert "largest error of a probability is 3.0e-07; the export allows 0.0001" in text
     assert "Warning" not in text and "### Gate" not in text
 
@@ -82,7 +83,7 @@ def test_the_front_matter_names_no_license(tmp_path):
         (
             "int8",
             {"image_dice": 0.9, "image_dice_fp32": 0.95},
-            "an image Dice of 0.9000 instead of 0.9500",
+            "an image Dice of 0.9000 instead of 0.9500 (5.0000 points less)",
             "0.2 points of image Dice",
         ),
     ],
@@ -94,6 +95,32 @@ def test_a_failed_gate_is_said_before_anything_else(tmp_path, precision, gate, l
     assert warning.startswith(f"> **Warning: this {precision} file failed its gate")
     assert lost in warning and f"allowed are {allowed}" in warning
     assert "**Failed.**" in text
+
+
+def test_numbers_just_above_their_limit_look_so(tmp_path):
+    gate = gate_of(passed=False, flipped=1.000004e-4, image_dice=0.9483999, image_dice_fp32=0.9504)
+    text = model_card(write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate), tmp_path / "model.onnx")
+    assert "answers 0.01000004% of the pixels" in text
+    text = model_card(write_onnx(tmp_path / "model.onnx", precision="int8", gate=gate), tmp_path / "model.onnx")
+    assert "0.9484 instead of 0.9504 (0.20001 points less); allowed are 0.2 points of image Dice" in text
+
+
+def test_an_fp16_file_without_a_layer_in_fp16_says_so(tmp_path):
+    gate = gate_of(passed=False, flipped=0.0, kept=("ups.0", "final_conv"))
+    text = model_card(write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate), tmp_path / "model.onnx")
+    said = "holds no layer in fp16: all had to stay in fp32."
+    assert f"It {said} Prefer the fp32 file." in text and f"**Failed.** The file {said}\n" in text
+    assert "of the pixels" not in text and "`ups.0`" not in text
+
+
+def test_whose_answers_the_proof_of_an_fp16_file_is_about(tmp_path):
+    def as_exported(card):
+        return replace(card, proof=replace(card.proof, provider="CPUExecutionProvider rounding to fp16"))
+
+    card = write_onnx(tmp_path / "model.onnx", precision="fp16", of_card=as_exported)
+    text = model_card(card, tmp_path / "model.onnx")
+    assert "This file's answers" not in text
+    assert "a graph that rounds to fp16 as this file does on a GPU, against PyTorch's, on `CPUExecutionP" in text
 
 
 def test_a_passed_gate_and_its_layers_in_fp32(tmp_path):

@@ -12,7 +12,7 @@ import tritonclient.grpc
 from google.protobuf import text_format
 from onnx_files import gate_of, int8_graph, write_onnx
 from PIL import Image
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelDynamicBatching, ModelInstanceGroup
 from tritonclient.utils import np_to_triton_dtype
 
 from export.graph import set_metadata
@@ -83,12 +83,11 @@ def test_it_runs_on_gpus_or_else_on_the_cpu(model, tmp_path):
     assert (group.count, group.kind) == (1, ModelInstanceGroup.KIND_AUTO)
 
 
-@pytest.mark.parametrize(("batch", "preferred"), [(8, [4, 8]), (3, [2, 3]), (2, [2]), (1024, [512, 1024])])
-def test_requests_are_batched(model, tmp_path, batch, preferred):
+@pytest.mark.parametrize("batch", [2, 8, 1024])
+def test_requests_are_batched(model, tmp_path, batch):
     config = config_in(write_repository(model, tmp_path, max_batch=batch))
     assert config.max_batch_size == batch
-    assert list(config.dynamic_batching.preferred_batch_size) == preferred
-    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert config.dynamic_batching == ModelDynamicBatching(max_queue_delay_microseconds=2000)
 
 
 def test_nobody_waits_for_a_batch_of_one(model, tmp_path):
@@ -128,7 +127,7 @@ def test_the_tensorrt_section(tmp_path):
         "precision_mode": "FP32",
         "max_workspace_size_bytes": str(2 * 2**30),
         "trt_profile_min_shapes": "image:1x56x72x3",
-        "trt_profile_opt_shapes": "image:1x64x72x3",
+        "trt_profile_opt_shapes": "image:4x64x72x3",
         "trt_profile_max_shapes": "image:4x64x88x3",
     }
     assert accelerators(parsed(text)) == [("tensorrt", expected)]
@@ -137,6 +136,22 @@ def test_the_tensorrt_section(tmp_path):
     assert options.items() > expected.items()
     assert options["trt_engine_cache_enable"] == "true"
     assert re.fullmatch(r"/var/cache/thin-[0-9a-f]{16}", options["trt_engine_cache_path"])
+
+
+def test_images_of_any_size_are_not_held_to_a_profile(tmp_path):
+    write_onnx(tmp_path / "model.onnx", of_card=lambda card: replace(card, input=replace(card.input, fit="native")))
+    text = (write_repository(tmp_path / "model.onnx", tmp_path) / "config.pbtxt").read_text()
+    expected = {"precision_mode": "FP32", "max_workspace_size_bytes": str(2 * 2**30)}
+    assert accelerators(parsed(text)) == [("tensorrt", expected)]
+    assert "Images come at their own size (fit: native), so any shape is taken" in text
+    ((_, named),) = accelerators(
+        parsed(text.replace('# parameters { key: "trt_profile', 'parameters { key: "trt_profile'))
+    )
+    assert named == expected | {
+        "trt_profile_min_shapes": "image:1x4x4x3",
+        "trt_profile_opt_shapes": "image:8x32x48x3",
+        "trt_profile_max_shapes": "image:8x56x88x3",
+    }
 
 
 def test_engines_of_other_weights_are_kept_elsewhere(tmp_path):
@@ -196,6 +211,24 @@ def test_names_that_are_no_folders(model, tmp_path, name):
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my run (2)", "my_run_2"),
+        ("../Läufe/car.v2", "L_ufe_car.v2"),
+        ("-a--b-", "a--b"),
+        ("車", "model"),
+        ("a" * 101, "a" * 100),
+        ("a_-.", "a_-."),
+    ],
+)
+def test_a_card_s_name_becomes_one_that_triton_takes(tmp_path, name, expected):
+    write_onnx(tmp_path / "model.onnx", of_card=lambda card: replace(card, name=name))
+    folder = write_repository(tmp_path / "model.onnx", tmp_path / "models")
+    assert folder == tmp_path / "models" / expected
+    assert config_in(folder).name == expected
+
+
 @pytest.mark.parametrize("batch", [0, -1, 1025, True, 2.0])
 def test_batches_out_of_bounds(model, tmp_path, batch):
     with pytest.raises(ConfigError, match=r"largest batch on Triton: found .*, expected 1 to 1024"):
@@ -224,6 +257,11 @@ def put_foreign_model(folder, tmp_path):
     (folder / "1" / "model.onnx").write_bytes(b"mine")
 
 
+def put_file_in_a_replaced_model(folder, tmp_path):
+    write_repository(tmp_path / "model.onnx", folder.parent)
+    (folder / "mine").write_bytes(b"mine")
+
+
 def put_file(folder, tmp_path):
     folder.parent.mkdir()
     folder.write_bytes(b"mine")
@@ -232,6 +270,7 @@ def put_file(folder, tmp_path):
 @pytest.mark.parametrize(
     ("put", "message"),
     [
+        (put_file_in_a_replaced_model, "holds mine, which unet-export does not write"),
         (put_other_weights, "is another model, fp32 with weights [0-9a-f]{12}, expected fp32 with [0-9a-f]{12}"),
         (put_other_precision, "is another model, fp16 with weights"),
         (put_second_version, "holds 2/model.onnx, which unet-export does not write"),
@@ -264,20 +303,59 @@ def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch, module,
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["thin"] * there
 
 
-def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(model, tmp_path, monkeypatch):
-    folder = write_repository(model, tmp_path / "models", max_batch=2)
-    before = files_in(folder)
-    rename = type(folder).rename
+def fail_at(monkeypatch, error, *numbers):
+    """Let some of the calls of `Path.rename` on folders, counted from 1, raise."""
+    rename, calls = Path.rename, []
 
-    def refuse_new(path, target):
-        if target == folder and not path.name.endswith(".old"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    def failing(path, target):
+        calls.append(path.is_dir())
+        if path.is_dir() and calls.count(True) in numbers:
+            raise error
         return rename(path, target)
 
-    monkeypatch.setattr(type(folder), "rename", refuse_new)
-    with pytest.raises(OutputError, match=r"thin: cannot be written \(permission denied\); choose another place"):
+    monkeypatch.setattr(Path, "rename", failing)
+
+
+DENIED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(("error", "raised"), [(DENIED, OutputError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(model, tmp_path, monkeypatch, error, raised, number):
+    write_repository(model, tmp_path / "models", max_batch=2)
+    before = files_in(tmp_path / "models")
+    fail_at(monkeypatch, error, number)
+    with pytest.raises(raised, match=r"^$|thin: cannot be written \(permission denied\); choose another place"):
         write_repository(model, tmp_path / "models")
-    assert files_in(folder.parent) == {f"thin/{name}": content for name, content in before.items()}
+    assert files_in(tmp_path / "models") == before
+
+
+def test_an_old_folder_that_cannot_be_put_back_is_kept_and_named(model, tmp_path, monkeypatch):
+    folder = write_repository(model, tmp_path / "models", max_batch=2)
+    before = files_in(folder)
+    fail_at(monkeypatch, DENIED, 2, 3)
+    with pytest.raises(OutputError, match=r"thin: cannot be put back .*; move it there from (.*)$") as caught:
+        write_repository(model, tmp_path / "models")
+    assert files_in(Path(str(caught.value).rpartition(" from ")[2])) == before
+
+
+def test_an_old_folder_that_cannot_be_deleted_is_out_of_the_way(model, tmp_path, monkeypatch):
+    folder = write_repository(model, tmp_path / "models", max_batch=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", full_disk)
+        assert write_repository(model, tmp_path / "models", max_batch=4) == folder
+    assert [path.name for path in folder.parent.iterdir()] == ["thin"]
+    assert config_in(folder).max_batch_size == 4
+    assert {name.partition("/")[0] for name in files_in(folder)} == {"config.pbtxt", "1", "warmup", ".replaced"}
+    write_repository(model, tmp_path / "models", max_batch=8)
+    assert files_in(folder).keys() == {"config.pbtxt", "1/model.onnx", "warmup/image"}
+
+
+def test_a_repository_that_is_not_ours_to_write(model, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(OutputError, match=r"models: cannot be written \(permission denied\); choose another place"):
+        write_repository(model, tmp_path / "models")
 
 
 class Server:
