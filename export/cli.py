@@ -14,7 +14,6 @@ from runtime.errors import ConfigError, ProofError
 from runtime.files import new_folder, prepare
 
 if TYPE_CHECKING:
-    from export.exporter import ExportReport
     from unet_core.display import Display
 
 OF_CHECK = ("checkpoint_of", "device")
@@ -79,7 +78,7 @@ def with_options_of_masks(command: F) -> F:
 def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):
-        raise click.UsageError("Give a CHECKPOINT to export, or --check FILE.")
+        raise click.UsageError("Give either a CHECKPOINT to export, or --check FILE.")
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     try:
         if check is not None:
@@ -113,7 +112,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
             **_of_masks(checkpoint, given, display),
             **rest,
         )
-    for note in _notes(checkpoint, report):
+    for note in report.notes:
         click.echo(f"note: {note}", err=True)
     _show(report.card)
     click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
@@ -152,7 +151,8 @@ def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterat
     precision = given.get("precision", "fp32")
     card = replace(load_checkpoint(checkpoint).card, precision=precision)
     if "card" in given:
-        prepare(markdown_path(given.get("output", default_path(checkpoint, precision))))
+        kind = "u8" if given.get("values") == "u8" else precision
+        prepare(markdown_path(given.get("output", default_path(checkpoint, kind))))
     if "triton" not in given:
         yield
         return
@@ -183,23 +183,6 @@ def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "D
 
     settings = run_settings(checkpoint, data, masks, display.note)
     return {"ignore_index": settings.pop("ignore_index"), "layout": Layout(**settings)}
-
-
-def _notes(checkpoint: Path, report: "ExportReport") -> list[str]:
-    notes = list(report.notes)
-    if report.card_is_assumed:
-        height, width = report.card.input.size
-        notes.insert(
-            0,
-            f"{checkpoint} is {report.family}'s and has no card; assumed: trained at {width}x{height}, mean "
-            f"{_joined(report.card.input.mean)}, std {_joined(report.card.input.std)} of values in 0..1, classes "
-            f"{', '.join(report.card.output.classes)} (--size, --mean, --std, --classes)",
-        )
-    return notes
-
-
-def _joined(numbers: tuple[float, ...]) -> str:
-    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _check(file: Path, given: Mapping[str, Any]) -> None:

@@ -115,6 +115,8 @@ def export_onnx(
     loaded = load_checkpoint(checkpoint)
     check_size(loaded.state_dict)
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
+    if loaded.card_is_assumed:
+        display.note(_assumed(checkpoint, loaded.family, card, changes or CardChanges()))
     target = _target(path, Path(checkpoint), "raw" if raw else "u8" if values == "u8" else precision)
     samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
@@ -145,6 +147,25 @@ def export_onnx(
         family=loaded.family,
         notes=(*loaded.notes, *_blind(expected, card), *(() if converted is None else converted.notes)),
     )
+
+
+def _assumed(checkpoint: str | os.PathLike[str], family: str, card: ModelCard, changes: CardChanges) -> str:
+    """What was not given of a card that the checkpoint does not have."""
+    height, width = card.input.size
+    values = {
+        "size": f"trained at {width}x{height}",
+        "mean": f"mean {_joined(card.input.mean)} of values in 0..1",
+        "std": f"std {_joined(card.input.std)}",
+        "fit": f"fit {card.input.fit}",
+        "classes": f"classes {', '.join(card.output.classes)}",
+    }
+    left = [name for name in values if getattr(changes, name) is None]
+    assumed = f"; assumed: {', '.join(values[name] for name in left)} (--{', --'.join(left)})" if left else ""
+    return f"{os.fspath(checkpoint)} is {family}'s and has no card{assumed}"
+
+
+def _joined(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 def _check_options(
