@@ -92,7 +92,7 @@ def test_options_that_contradict_each_other_are_one_line(arguments, message):
 def test_either_a_checkpoint_or_a_file_to_check(arguments):
     done = run(*arguments)
     assert done.exit_code == 2
-    assert done.stderr.endswith("Give a CHECKPOINT to export, or --check FILE.\n")
+    assert done.stderr.endswith("Give either a CHECKPOINT to export, or --check FILE.\n")
 
 
 @pytest.mark.parametrize("checkpoint", [".", "/", "nowhere.pth"])
