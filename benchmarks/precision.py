@@ -24,6 +24,7 @@ from runtime.card import Gate, Parity, Precision
 from runtime.console import Command
 from runtime.files import make_folder, write_text
 from runtime.image import place, restore
+from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 from runtime.result import mask_of
 from unet_core.checkpoint import load_checkpoint
@@ -38,7 +39,7 @@ KINDS: Mapping[str, tuple[Precision, Values | None]] = {
     "int8 s8": ("int8", "s8"),
     "int8 u8": ("int8", "u8"),
 }
-"""What is exported: precision and values, by the name in the table."""
+"""What is exported: precision and values, by the name in the table. On CUDA fp32 runs in TF32 too, under that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,11 @@ def measure_precisions(
         )
         for name, (precision, values) in KINDS.items()
     }
-    predictors = {name: Predictor(report.path, device) for name, report in reports.items()}
+    exact = ProviderOptions(tf32=False)
+    predictors = {name: Predictor(report.path, device, options=exact) for name, report in reports.items()}
+    if predictors["fp32"].report.device.startswith("cuda"):
+        reports["tf32"] = reports["fp32"]
+        predictors["tf32"] = Predictor(reports["tf32"].path, device, options=ProviderOptions(tf32=True))
     card = reports["fp32"].card
     samples = load_samples(data, card, layout=layout, ignore_index=ignore_index, display=display)
     segmenter = Segmenter(load_checkpoint(checkpoint).network(), card).eval()

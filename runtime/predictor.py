@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -329,6 +329,10 @@ class Predictor:
                 f"[batch, height, width, {self.card.architecture.in_channels}]"
             )
         return self._serving().run(batch)
+
+    def run_dlpack(self, tensor: Any) -> Any:
+        """`run` without a copy, for those who hold tensors on the device already; see `Session.run_dlpack`."""
+        return self._serving().run_dlpack(tensor)
 
     def prepare(self) -> None:
         """Wait for a TensorRT engine that is being built, and run one image, so that the first user waits for nothing.

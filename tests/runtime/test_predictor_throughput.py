@@ -242,3 +242,9 @@ def test_threads_that_ask_for_one_file_at_once_open_it_once(write_model, monkeyp
 def test_thirty_two_threads_equal_serial(model, serial):
     with ThreadPoolExecutor(32) as pool:
         assert same(pool.map(model.predict, IMAGES * 4), serial * 4)
+
+
+def test_tensors_come_and_go_without_a_copy(model):
+    batch = np.stack([IMAGES[0]] * 2)
+    answer = np.from_dlpack(model.run_dlpack(batch))
+    assert np.array_equal(answer, model.run(batch))
