@@ -1,89 +1,231 @@
-"""unet-predict: masks for files and folders from the command line."""
+"""unet-predict: masks for files, folders and pipes from the command line."""
 
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-from PIL import Image
 
-from runtime.console import Command, one_line, progress_hidden
-from runtime.errors import ImageError, OutputError
-from runtime.files import make_folder
-from runtime.image import list_images
-from runtime.predictor import Predictor
-from runtime.result import Segmentation, save_picture
+from runtime import providers
+from runtime.console import Command, Size, one_line, progress_hidden, version_option
+from runtime.errors import ConfigError, DeviceError, ImageError
+from runtime.image import Limits
+from runtime.outputs import SUFFIX, TABLE, Files, Table, Tally, encoded, rows_in, sink
+from runtime.plan import Job, find, jobs_of, rows_of
+from runtime.predictor import GPU_BATCH, MAX_WORKERS, Predictor
+from runtime.result import Segmentation
+from runtime.stages import Answer, Loaded, finish, infer, load
+from runtime.stream import stream
+from runtime.tiling import Asking, way_of
+
+PIPE = "-"
+THRESHOLDED = ("mask", "overlay", TABLE)
+"""Formats that a threshold changes."""
+
+Finish = Callable[[Segmentation], Segmentation]
+
+
+class NetworkSize(Size):
+    """`WIDTHxHEIGHT`, or "native" for each image's own size."""
+
+    name = "WxH|native"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "native" else super().convert(value, param, ctx)
 
 
 @click.command(cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for NAME.png of each image.")
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for NAME.png of each image; folders below are kept. With rle-csv: the file, NAME.csv.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.")
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["mask", "overlay"]),
+    type=click.Choice([*SUFFIX, TABLE]),
     default="mask",
     show_default=True,
-    help="mask: 0/255 for one class, class indices for several. overlay: the image with its foreground tinted.",
+    help="mask: 0/255 for one class, class indices for several. probability: of the foreground, 16-bit grey. "
+    "npy: of all classes, NAME.npy, float32 [classes, height, width]. overlay: the image with its foreground tinted. "
+    "cutout: all but the foreground transparent. rle-csv: one table of run lengths, as Kaggle's Carvana takes it.",
 )
-def predict(model: Path, images: tuple[Path, ...], out: Path, device: str, kind: str) -> None:
-    """Segment IMAGES (files or folders) with MODEL (an .onnx file) and write OUT/NAME.png at each image's own size."""
-    targets = plan(images, out)
-    predictor = Predictor(model, device)
-    make_folder(out)
-    failures = []
-    with click.progressbar(targets.items(), label="predicting", hidden=progress_hidden()) as items:
-        for source, target in items:
-            try:
-                save_picture(render(predictor.predict(source), kind), target)
-            except ImageError as error:
-                failures.append(str(error))
-    for failure in failures:
-        click.echo(f"error: {one_line(failure)}", err=True)
-    written = len(targets) - len(failures)
-    click.echo(f"{written} of {len(targets)} written to {out} on {predictor.report.device}")
-    if failures:
-        click.get_current_context().exit(1 if written else ImageError.exit_code)
+@click.option("--threshold", type=click.FloatRange(0, 1, True, True), help="Another one than the model's; one class.")
+@click.option("--size", type=NetworkSize(), help="Size that the network sees; by default as trained.")
+@click.option("--tile", type=Size(), help="Cut large images into tiles of this size, so that memory is bounded.")
+@click.option("--overlap", type=click.FloatRange(0, 0.9), help="What tiles share, of their side.  [default: 0.25]")
+@click.option(
+    "--tta", type=click.Choice(["flip", "d4"]), help="Mean over mirror images (2 runs) or turns too (8 runs)."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1, 1024), help="Images run together.  [default: 1 on the CPU, else 8]"
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out images whose file, or row, is there already.")
+@version_option
+def predict(
+    model: Path,
+    images: tuple[str, ...],
+    out: Path | None,
+    device: str,
+    kind: str,
+    threshold: float | None,
+    batch_size: int | None,
+    skip_existing: bool,
+    **asked: Any,
+) -> None:
+    """Segment IMAGES with MODEL (an .onnx file) and write the answers to OUT, each at its image's own size.
 
+    IMAGES are files, folders (searched with all folders below) and patterns in quotes ('in/**/*.jpg'), or - alone: one
+    image from standard input, its answer to standard output.
 
-def plan(images: Iterable[Path], out: Path) -> dict[Path, Path]:
-    """Which file each image is written to: {image: OUT/NAME.png}.
-
-    Raises:
-        ImageError: an image or folder is missing, or a folder holds no images.
-        OutputError: two images would be written to one file, or OUT is where the images are.
+    An image that cannot be read does not stop the others. Exit code: 0 if all were written, 1 if some were not, 2 if
+    none was or the command cannot begin, 130 after Ctrl-C.
     """
-    targets: dict[Path, Path] = {}
-    taken: dict[str, Path] = {}
-    for source in _files(images):
-        target = out / f"{source.stem}.png"
-        if source.parent.resolve() == out.resolve():
-            raise OutputError(
-                f"{out}: holds {source.name} itself and perhaps other images; choose another folder with -o"
-            )
-        other = taken.setdefault(target.name.casefold(), source)  # on many disks Car.png and car.png are one file
-        if other.resolve() != source.resolve():
-            raise OutputError(f"{target}: would hold the masks of both {other} and {source}; run them apart")
-        if other is source:
-            targets[source] = target
-    return targets
+    if threshold is not None and kind not in THRESHOLDED:
+        raise click.UsageError(f"--threshold changes nothing with --format {kind}")
+    if asked["overlap"] is not None and asked["tile"] is None:
+        raise click.UsageError("--overlap is for --tile")
+    asking: Asking = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
+    if PIPE in images:
+        _check_pipe(images, out, kind, skip_existing)
+        predictor, finished = _opened(model, device, threshold)
+        _answer_pipe(predictor, finished, asking, kind)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '-o' / '--out', where to write to.")
+    jobs, skipped = _planned(images, out, kind, skip_existing)
+    predictor, finished = _opened(model, device, threshold)
+    tally = Tally()
+    try:
+        with sink(kind, out, skip_existing, tally) as place:
+            answers = _answers(predictor, jobs, place, finished, asking, batch_size)
+            _take_all(jobs, answers, place, tally.failures)
+    finally:  # whatever ends it
+        click.echo(_summary(tally, len(jobs), skipped, f"{out} on {predictor.report.device}"))
+    if tally.failures:
+        click.get_current_context().exit(1 if tally.written or skipped else ImageError.exit_code)
 
 
-def _files(images: Iterable[Path]) -> Iterable[Path]:
-    for path in images:
-        if path.is_dir():
-            found = list_images(path)
-            if not found:
-                raise ImageError(f"{path}: no images in this folder (its sub-folders are not searched)")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise ImageError(f"{path}: no such file or folder")
+def _opened(model: Path, device: str, threshold: float | None) -> tuple[Predictor, Finish]:
+    predictor = Predictor(model, device)
+    if threshold is None:
+        return predictor, lambda result: result
+    classes = len(predictor.card.output.classes)
+    if classes > 1:
+        raise ConfigError(f"--threshold: is for one class, {model} has {classes} and takes the most probable")
+    return predictor, lambda result: result.threshold(threshold)
 
 
-def render(result: Segmentation, kind: str) -> Image.Image:
-    """The picture to write for one answer."""
-    return result.picture() if kind == "mask" else Image.fromarray(np.asarray(result.overlay()))
+def _check_pipe(images: tuple[str, ...], out: Path | None, kind: str, skip_existing: bool) -> None:
+    if len(images) > 1 or out is not None or skip_existing or kind == TABLE:
+        raise click.UsageError(f"- is one image to standard output: no other images, no -o, no {TABLE}")
+    if sys.stdin.isatty():
+        raise click.UsageError("- reads an image from standard input, which is a terminal; use < or |")
+    if sys.stdout.isatty():
+        raise click.UsageError("- writes a file's bytes to standard output, which is a terminal; use > or |")
+
+
+def _answer_pipe(predictor: Predictor, finished: Finish, asking: Asking, kind: str) -> None:
+    result = predictor.predict(sys.stdin.buffer, **asking)
+    output = sys.stdout.buffer
+    output.write(encoded(finished(result), kind))
+    output.flush()
+
+
+def _planned(images: tuple[str, ...], out: Path, kind: str, skip_existing: bool) -> tuple[list[Job], int]:
+    """What is to be done, and how many images are left out since their answers are there."""
+    found = find(images, out)
+    if kind != TABLE:
+        jobs = jobs_of(found, out, SUFFIX[kind])
+        left = [job for job in jobs if not (skip_existing and job.target.is_file())]
+        return left, len(jobs) - len(left)
+    jobs = rows_of(found, out)
+    present = {name for name, _ in rows_in(out)} if skip_existing and out.exists() else set()
+    left = [job for job in jobs if job.name not in present]
+    return left, len(jobs) - len(left)
+
+
+def _answers(
+    predictor: Predictor,
+    jobs: list[Job],
+    place: Files | Table,
+    finished: Finish,
+    asking: Asking,
+    batch_size: int | None,
+) -> Generator[Any]:
+    """What the sink makes of each answer, or the exception in its place, in order; decoded and written in threads."""
+    card, way, limits = predictor.card, way_of(predictor.card, **asking), Limits()
+    batch = batch_size or (1 if predictor.report.device == "cpu" else GPU_BATCH)
+
+    def load_job(job: Job) -> tuple[Job, Loaded]:
+        return job, load(job.source, way, card, limits)
+
+    def run_jobs(items: list[tuple[Job, Loaded]]) -> list[Answer]:
+        return infer(predictor.run, [loaded for _, loaded in items], len(card.output.classes), batch)
+
+    def finish_job(item: tuple[Job, Loaded], answer: Answer) -> Any:
+        job, loaded = item
+        return place.make(job, finished(finish(loaded, answer, card)))
+
+    return stream(
+        jobs,
+        load=load_job,
+        key=lambda item: item[1].key,
+        run_many=run_jobs,
+        finish=finish_job,
+        batch_size=batch,
+        workers=min(providers.available_threads(), MAX_WORKERS),
+        errors="yield",
+    )
+
+
+def _take_all(jobs: list[Job], answers: Generator[Any], place: Files | Table, failures: list[str]) -> None:
+    start = time.monotonic()
+    with (
+        closing(answers),
+        click.progressbar(
+            length=len(jobs),
+            label="predicting",
+            show_pos=True,
+            item_show_func=lambda rate: rate,
+            file=sys.stderr,
+            hidden=progress_hidden(),
+        ) as bar,
+    ):
+        for done, (job, answer) in enumerate(zip(jobs, answers, strict=True), 1):
+            if isinstance(answer, Exception):
+                failures.append(_failure(job, answer))
+                _tell(failures[-1])
+            else:
+                place.take(answer)
+            bar.update(1, f"{done / (time.monotonic() - start):.1f} images/s")
+
+
+def _failure(job: Job, error: Exception) -> str:
+    """One line of an image that failed; what is no fault of one image is raised."""
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, DeviceError):
+        return f"{job.source}: {error}"
+    if isinstance(error, MemoryError):
+        return f"{job.source}: takes more memory than there is; try --tile"
+    raise error
+
+
+def _tell(failure: str) -> None:
+    clear = "" if progress_hidden() else "\r\x1b[K"  # over the progress bar, which is drawn anew
+    click.echo(f"{clear}error: {one_line(failure)}", err=True)
+
+
+def _summary(tally: Tally, jobs: int, skipped: int, where: str) -> str:
+    parts = [f"{tally.written} of {jobs} written to {where}"]
+    parts += [f"{len(tally.failures)} failed"] if tally.failures else []
+    parts += [f"{skipped} skipped"] if skipped else []
+    return ", ".join(parts)

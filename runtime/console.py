@@ -5,11 +5,16 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from runtime.errors import DeviceWarning, UnetError
+
+DISTRIBUTION = "unet-deploy"
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
@@ -67,6 +72,19 @@ def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
     """End a command whose packages are not installed with one line that says which extra brings them."""
     click.echo(f"error: {error.name} is not installed; install unet-deploy with its extra [{extra}]", err=True)
     sys.exit(UnetError.exit_code)
+
+
+def version_option(command: F) -> F:
+    """Give a command the option `--version`: the version of the installed distribution."""
+    return click.version_option(installed_version(), message="%(prog)s %(version)s")(command)
+
+
+def installed_version() -> str:
+    """The version of this library; "(not installed)" where it runs from a folder alone."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def one_line(text: str) -> str:

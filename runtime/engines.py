@@ -114,7 +114,7 @@ class EngineCache:
         Raises:
             DeviceError: the folder is not ours alone, or cannot be written; and whatever building raises.
         """
-        self._make_safe()
+        self.make_safe()
         with _locked(self._lock(key), note):
             self._sweep(key)
             entry = self.folder / key
@@ -224,7 +224,7 @@ class EngineCache:
         """
         if not self.folder.is_dir():
             return []
-        self._make_safe()
+        self.make_safe()
         self._remove_unfinished()
         entries = self.entries()
         left, removed = sum(entry.bytes for entry in entries), []
@@ -258,7 +258,7 @@ class EngineCache:
     def _lock(self, key: str) -> Path:
         return self.folder / f"{key}{LOCK}"
 
-    def _make_safe(self) -> None:
+    def make_safe(self) -> None:
         with _explained(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)

@@ -22,10 +22,8 @@ from runtime.files import replacing
 from runtime.image import resize
 from runtime.outline import Polygon, box_of, polygons_of
 from runtime.overlay import COLOURS, shrunk, strips, tinted
+from runtime.pictures import LOSSLESS, save_picture
 from runtime.rle import coco_encode, encode
-
-LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
-"""Suffixes that a mask may be saved under; others change its values."""
 
 LEGEND = 20
 """Classes of the legend in a notebook, at most."""
@@ -342,25 +340,6 @@ def mask_of(probability: NDArray[np.float32], output: OutputSpec) -> NDArray[np.
     for rows in strips(probability.shape[1:]):
         index[rows] = probability[:, rows].argmax(axis=0)  # int64, and a copy of what it looks at
     return index
-
-
-def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Write a picture without loss, atomically.
-
-    Raises:
-        OutputError: a lossy or unknown suffix, or the file cannot be written.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in LOSSLESS:
-        raise OutputError(f"{target}: would not keep a mask exactly; expected one of {', '.join(sorted(LOSSLESS))}")
-    if picture.mode == "I;16" and target.suffix.lower() in (".gif", ".bmp"):
-        raise OutputError(f"{target}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff")
-    with replacing(target) as temporary:
-        if target.suffix.lower() == ".gif":
-            picture.save(temporary, optimize=False)  # or Pillow renumbers the values to those in use
-        else:
-            picture.save(temporary)
-    return target
 
 
 def _write_json(result: Segmentation, file: io.BufferedWriter) -> None:

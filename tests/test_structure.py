@@ -51,7 +51,9 @@ def test_four_packages_are_installed_and_nothing_else():
     assert {"train", "export", "gpu", "tensorrt", "bench", "dev", "all"} == set(
         project["project"]["optional-dependencies"]
     )
-    assert {"unet-train", "unet-evaluate", "unet-export", "unet-predict"} == set(project["project"]["scripts"])
+    assert {"unet-train", "unet-evaluate", "unet-export", "unet-predict", "unet-doctor"} == set(
+        project["project"]["scripts"]
+    )
 
 
 def test_constraints_are_exact_versions_without_addresses():

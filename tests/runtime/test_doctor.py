@@ -1,0 +1,220 @@
+"""unet-doctor: what it tells, in which order, and the exit code; no part of it may crash."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+
+import pytest
+from click.testing import CliRunner
+
+from runtime import checkup, machine, providers
+from runtime.doctor import main
+from runtime.engines import MANIFEST, EngineCache
+
+GPU = {"driver": "580.1", "gpus": [{"name": "GPU 0", "memory_bytes": 8_000_000_000, "free_bytes": 4_000_000_000}]}
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch, tmp_path):
+    """A machine without a GPU, whose libraries load, with an empty cache; latency is looked at for a moment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkup, "SECONDS", 0.01)
+    monkeypatch.setattr(machine, "death_by", lambda program: None)
+    monkeypatch.setattr(machine, "nvidia_cards", lambda: 0)
+    monkeypatch.setattr(machine, "gpus", dict)
+    monkeypatch.setattr(machine, "clashes_of", lambda folder: [folder])
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no NVIDIA driver")
+
+
+@pytest.fixture
+def run():
+    def call(*arguments):
+        result = CliRunner().invoke(main, [str(item) for item in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert result.stderr == "" or result.exit_code == 2
+        return result
+
+    return call
+
+
+@pytest.fixture
+def report(run):
+    def call(*arguments):
+        result = run(*arguments, "--json")
+        found = json.loads(result.stdout)
+        assert found["ok"] == (result.exit_code == 0)
+        return found
+
+    return call
+
+
+def test_machine_without_gpu_is_well(run):
+    result = run()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "All is well."
+    assert f"unet-deploy {version('unet-deploy')}" in result.stdout
+    assert lines[lines.index("Devices") + 1 :][:3] == [
+        "  tensorrt  no NVIDIA driver",
+        "  cuda      no NVIDIA driver",
+        "  cpu       nothing is missing",
+    ]
+
+
+def test_model_is_replayed_and_timed(report, run, models):
+    found = report(models["conv"])
+    assert found["problems"] == []
+    model = found["model"]
+    assert (model["safe"], model["bytes"]) == (True, models["conv"].stat().st_size)
+    assert (model["card"]["size"], model["card"]["classes"], model["card"]["threshold"]) == ([8, 12], ["car"], 0.5)
+    assert list(model["devices"]) == ["cpu"]
+    cpu = model["devices"]["cpu"]
+    assert cpu["golden_error"] < 1e-6 and cpu["tolerance"] == 1e-4
+    assert list(cpu["nodes"]) == ["CPUExecutionProvider"]
+    assert cpu["latency"]["runs"] >= 1 and 0 < cpu["latency"]["median_ms"] <= cpu["latency"]["p95_ms"]
+    text = run(models["conv"]).stdout
+    assert "golden sample off by" in text and "images/s" in text
+
+
+def test_file_that_is_refused_is_a_line(report, tmp_path, write_model):
+    found = report(tmp_path / "gone.onnx")
+    line = f"{tmp_path / 'gone.onnx'}: no such file; make it with: unet-export model.pth"
+    assert found["model"] == {"failed": line}
+    assert found["problems"] == [{"severity": "error", "what": line, "do": ""}]
+
+
+def test_wrong_answer_is_an_error(report, write_model, make_golden):
+    golden = make_golden("softmax")
+    golden.probability[0, 0, 0] += 0.5
+    path = write_model("softmax", metadata={"unet.golden": golden.to_json()})
+    (problem,) = report(path)["problems"]
+    assert problem["severity"] == "error"
+    assert problem["what"].startswith(f"{path}: answers the golden sample wrongly (off by 0.5")
+
+
+def test_two_onnxruntimes_come_before_advice(monkeypatch, report, run):
+    both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"], "cv2": ["opencv-python", "opencv-python-headless"]}
+    monkeypatch.setattr(machine, "clashes_of", lambda folder: both.get(folder, [folder]))
+    monkeypatch.setattr(machine, "SHARED", ("cv2", "onnxruntime"))
+    problems = report()["problems"]
+    assert [problem["severity"] for problem in problems] == ["error", "advice"]
+    overwritten = "are installed together and overwrite each other's files in onnxruntime/"
+    assert problems[0]["what"] == f"onnxruntime and onnxruntime-gpu {overwritten}"
+    assert problems[0]["do"] == "pip uninstall onnxruntime onnxruntime-gpu, then install unet-deploy again"
+    assert "What to do, worst first\n  1. error: onnxruntime and" in run().stdout
+
+
+@pytest.mark.parametrize(
+    ("working", "expected"),
+    [
+        ({"cpu"}, [("error", "there is a GPU, but device cuda does not run", "libx.so is missing")]),
+        (
+            {"cpu", "cuda"},
+            [("advice", "device tensorrt does not run; it may be faster than cuda", "libx.so is missing")],
+        ),
+        ({"cpu", "cuda", "tensorrt"}, []),
+    ],
+)
+def test_gpu_that_is_not_used_is_an_error(monkeypatch, report, run, working, expected):
+    monkeypatch.setattr(machine, "gpus", lambda: GPU)
+    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind in working else "libx.so is missing")
+    monkeypatch.setattr(checkup.importlib.util, "find_spec", lambda name: None)
+    assert [(one["severity"], one["what"], one["do"]) for one in report()["problems"]] == expected
+    assert "  0: GPU 0, 4.0 GB of 8.0 GB free" in run().stdout
+
+
+def test_gpu_without_a_driver_is_advice(monkeypatch, report):
+    monkeypatch.setattr(machine, "nvidia_cards", lambda: 2)
+    found = report()
+    assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are plugged in")
+
+
+def test_quota_below_the_threads_is_advice(monkeypatch, report):
+    monkeypatch.setattr(machine, "cores", lambda: {"machine": 64, "allowed": 16, "quota": 2.5})
+    (problem,) = report()["problems"]
+    assert problem["what"] == "16 threads are started, but the cgroup's quota is 2.5 cores, so they are held up"
+    assert problem["do"].startswith("Predictor(..., threads=2); for unet-predict: taskset -c 0-1;")
+
+
+def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):
+    monkeypatch.setattr(machine, "death_by", lambda program: "crashes Python (exit code -4)")
+    found = report(models["conv"])
+    assert [problem["what"] for problem in found["problems"]] == ["onnxruntime crashes Python (exit code -4)"]
+    unseen = {"failed": "not looked at, since ONNX Runtime cannot be used"}
+    assert (found["devices"], found["model"]) == (unseen, unseen)
+    assert found["engines"]["engines"] == []
+
+
+def test_crash_of_a_driver_is_a_line(monkeypatch, report, models):
+    monkeypatch.setattr(machine, "death_by", lambda program: "does not end" if "why_not" in program else None)
+    found = report(models["conv"])
+    line = "loading the libraries of CUDA and TensorRT does not end; install them again, by the extra [gpu]"
+    assert [problem["what"] for problem in found["problems"]] == [line]
+    assert found["model"] == {"failed": "not looked at, since ONNX Runtime cannot be used"}
+
+
+@pytest.mark.parametrize("part", ["python", "gpus", "cores", "variables"])
+def test_part_that_fails_is_a_line(monkeypatch, report, run, part):
+    def fail():
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(machine, part, fail)
+    (problem,) = report()["problems"]
+    assert problem["what"].endswith("cannot be looked at (ValueError: two lines)")
+    assert run().exit_code == 1
+
+
+@pytest.fixture
+def cache():
+    """Two engines: one of today, one that was used 40 days ago."""
+    cache = EngineCache()
+    for key, days in (("a" * 64, 0), ("b" * 64, 40)):
+
+        def build(folder, building):
+            (folder / "unet.engine").write_bytes(b"engine")
+
+        cache.open(key, {"model": f"{key[0]}.onnx"}, build, lambda text: None)
+        then = time.time() - 86_400 * days
+        os.utime(cache.folder / key / MANIFEST, (then, then))
+    return cache
+
+
+def test_engines_are_listed_and_pruned(report, run, cache):
+    assert [one["key"][0] for one in report()["engines"]["engines"]] == ["b", "a"]
+    text = run("--prune").stdout
+    assert f"{cache.folder}: 1 engines, 0.0 MB, 1 removed" in text and "a.onnx, used 0 days ago" in text
+    assert report("--prune", "--unused-days", 0)["engines"]["removed"] == ["a" * 64]
+    assert cache.entries() == []
+
+
+def test_cache_that_others_can_read_is_an_error(report, cache):
+    cache.folder.chmod(0o755)
+    found = report()
+    assert found["engines"]["failed"].startswith(f"{cache.folder}: has mode 755, expected 700")
+    assert not found["ok"]
+
+
+def test_nothing_is_written(run, models, tmp_path):
+    run(models["conv"], "--prune")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wrong_arguments(run):
+    result = run("--unused-days", 3)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "Error: --unused-days is for --prune")
+
+
+def test_control_characters_of_a_card_are_not_printed(run, write_model, make_card):
+    text = make_card("conv").to_json().replace('"name": "conv"', '"name": "x\\u001b[2Jy"')
+    assert "x [2Jy: car; 12x8 RGB" in run(write_model("conv", metadata={"unet.card": text})).stdout
+
+
+def test_command_in_a_process_of_its_own(models, root):
+    program = "from runtime.doctor import main; main(prog_name='unet-doctor')"
+    done = subprocess.run([sys.executable, "-c", program, "--json"], cwd=root, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["installed"]["onnxruntime"] is not None

@@ -1,0 +1,106 @@
+"""What a machine offers, by made-up folders and libraries."""
+
+import ctypes
+from importlib import metadata
+
+import pytest
+
+from runtime import machine
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n", "cpu.max": "max"}, 1.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000", "a/cpu.max": "150000 100000"}, 0.5),
+        ("0::/not/here\n", {"cpu.max": "400000 100000"}, 4.0),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        (
+            "5:memory:/x\n4:cpu,cpuacct:/x\n",
+            {"cpu,cpuacct/x/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n"},
+            2.5,
+        ),
+        ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, None),
+        ("", {}, None),
+    ],
+)
+def test_quota_is_the_least_of_all_groups_above(tmp_path, groups, files, quota):
+    (tmp_path / "own").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert machine.cpu_quota(tmp_path / "cgroup", tmp_path / "own") == quota
+
+
+def test_cores_and_variables_are_those_of_this_process(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5}, raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    assert machine.cores() == {"machine": 64, "allowed": 2, "quota": 1.5}
+    monkeypatch.setattr("os.environ", {"OMP_NUM_THREADS": "3", "HOME": "/h", "CUDA_VISIBLE_DEVICES": ""})
+    assert machine.variables() == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3"}
+
+
+def test_distributions_of_one_folder(monkeypatch):
+    brought = {"onnxruntime": ["onnxruntime_gpu", "onnxruntime", "onnxruntime"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: brought)
+    assert machine.clashes_of("onnxruntime") == ["onnxruntime", "onnxruntime-gpu"]
+    assert machine.clashes_of("cv2") == []
+
+
+@pytest.mark.parametrize(
+    ("program", "death"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "crashes Python (exit code -11)"),
+        ("raise ImportError", None),
+        ("import runtime.errors", None),
+    ],
+)
+def test_crashes_are_told_from_errors(program, death):
+    assert machine.death_by(program) == death
+
+
+def test_what_never_ends_is_ended(monkeypatch):
+    monkeypatch.setattr(machine, "PROBE_SECONDS", 0.2)
+    assert machine.death_by("import time; time.sleep(60)") == "does not end within 0.2 s"
+
+
+class Nvml:
+    """A driver with two GPUs, the second one without memory of its own."""
+
+    def __init__(self, status=0):
+        self.status = status
+
+    def nvmlInit_v2(self):  # noqa: N802
+        return self.status
+
+    def nvmlSystemGetDriverVersion(self, text, size):  # noqa: N802
+        text.value = b"580.1"
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count):  # noqa: N802
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
+        handle._obj.value = index + 1
+        return 0
+
+    def nvmlDeviceGetName(self, handle, name, size):  # noqa: N802
+        name.value = b"GPU %d" % (handle.value - 1)
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, handle, memory):  # noqa: N802
+        memory._obj.total, memory._obj.free = 100, 40
+        return 0 if handle.value == 1 else 3
+
+
+def test_gpus_by_nvml(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml())
+    first = {"name": "GPU 0", "memory_bytes": 100, "free_bytes": 40}
+    second = {"name": "GPU 1", "memory_bytes": None, "free_bytes": None}
+    assert machine.gpus() == {"driver": "580.1", "gpus": [first, second]}
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml(9))
+    with pytest.raises(OSError, match="the NVIDIA driver answers NVML error 9; see nvidia-smi"):
+        machine.gpus()
