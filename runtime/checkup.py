@@ -218,8 +218,9 @@ def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> di
                 "latency": latency(predictor),
             }
     except Exception as error:
-        what = str(error) if isinstance(error, UnetError) else f"device {kind}: {type(error).__name__}: {error}"
-        findings.error(what, f"until it is mended choose another device than {kind}")
+        told = isinstance(error, UnetError)  # which says what to do itself
+        what = str(error) if told else f"device {kind}: {type(error).__name__}: {error}"
+        findings.error(what, "" if told else f"until it is mended choose another device than {kind}")
         return {"failed": one_line(what)}
 
 
