@@ -31,6 +31,7 @@ from runtime.files import make_folder, write_text
 from runtime.golden import synthetic_image
 from runtime.image import list_images
 from runtime.predictor import Predictor
+from runtime.result import Segmentation
 from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 
@@ -210,9 +211,12 @@ def _folder(
         with ThreadPoolExecutor(predictor.report.threads) as threads:
             list(threads.map(answer, paths))
 
+    def save(path: Path, result: Segmentation) -> Path:
+        return result.save(out / f"{path.stem}.png")
+
     def stream() -> None:
-        for path, result in zip(paths, predictor.stream(paths), strict=True):
-            result.save(out / f"{path.stem}.png")
+        for _ in predictor.stream(paths, then=save):
+            pass
 
     return {SCRIPT: _script(checkpoint, predictor, paths, out), LOOP: loop, POOL: pool, STREAM: stream}
 

@@ -9,17 +9,13 @@ from typing import Any
 
 import click
 
-from runtime import providers
 from runtime.console import Command, Size, one_line, progress_hidden, version_option
 from runtime.errors import ConfigError, DeviceError, ImageError
-from runtime.image import Limits
 from runtime.outputs import SUFFIX, TABLE, Files, Table, Tally, encoded, rows_in, sink
 from runtime.plan import Job, find, jobs_of, rows_of
-from runtime.predictor import GPU_BATCH, MAX_WORKERS, Predictor
+from runtime.predictor import Predictor
 from runtime.result import Segmentation
-from runtime.stages import Answer, Loaded, finish, infer, load
-from runtime.stream import stream
-from runtime.tiling import Asking, way_of
+from runtime.tiling import Asking
 
 PIPE = "-"
 THRESHOLDED = ("mask", "overlay", TABLE)
@@ -161,29 +157,12 @@ def _answers(
     batch_size: int | None,
 ) -> Generator[Any]:
     """What the sink makes of each answer, or the exception in its place, in order; decoded and written in threads."""
-    card, way, limits = predictor.card, way_of(predictor.card, **asking), Limits()
-    batch = batch_size or (1 if predictor.report.device == "cpu" else GPU_BATCH)
+    by_source = {job.source: job for job in jobs}
 
-    def load_job(job: Job) -> tuple[Job, Loaded]:
-        return job, load(job.source, way, card, limits)
+    def make(source: Path, result: Segmentation) -> Any:
+        return place.make(by_source[source], finished(result))
 
-    def run_jobs(items: list[tuple[Job, Loaded]]) -> list[Answer]:
-        return infer(predictor.run, [loaded for _, loaded in items], len(card.output.classes), batch)
-
-    def finish_job(item: tuple[Job, Loaded], answer: Answer) -> Any:
-        job, loaded = item
-        return place.make(job, finished(finish(loaded, answer, card)))
-
-    return stream(
-        jobs,
-        load=load_job,
-        key=lambda item: item[1].key,
-        run_many=run_jobs,
-        finish=finish_job,
-        batch_size=batch,
-        workers=min(providers.available_threads(), MAX_WORKERS),
-        errors="yield",
-    )
+    return predictor.stream(list(by_source), then=make, batch_size=batch_size, errors="yield", **asking)
 
 
 def _take_all(jobs: list[Job], answers: Generator[Any], place: Files | Table, failures: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
 
 RUN_LENGTHS = 3
 """Z_RLE of zlib.h. Masks of 1918x1280 take 8 % fewer bytes than by zlib's default strategy, in 60 to 80 % of the time.
-Colours would take 2 to 10 % more, so they keep the default."""
+Overlays and cut-outs take 1 to 10 % more, in a quarter of the time."""
+
+PNG_OPTIONS: Mapping[str, Any] = {"compress_level": 1, "compress_type": RUN_LENGTHS}
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
@@ -34,18 +37,12 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> Path:
         if suffix == ".gif":
             picture.save(temporary, optimize=False)  # or Pillow renumbers the values to those in use
         else:
-            picture.save(temporary, **(_png_options(picture) if suffix == ".png" else {}))
+            picture.save(temporary, **(PNG_OPTIONS if suffix == ".png" else {}))
     return target
 
 
 def png_of(picture: Image.Image) -> bytes:
     """A picture as the bytes of a PNG file."""
     file = io.BytesIO()
-    picture.save(file, "PNG", **_png_options(picture))
+    picture.save(file, "PNG", **PNG_OPTIONS)
     return file.getvalue()
-
-
-def _png_options(picture: Image.Image) -> dict[str, Any]:
-    if picture.mode in ("RGB", "RGBA"):
-        return {}
-    return {"compress_level": 1, "compress_type": RUN_LENGTHS}

@@ -4,12 +4,11 @@ import ctypes
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,9 @@ from runtime.tiling import Asking, Way, way_of
 
 LOG = logging.getLogger(__package__)
 MAX_THREADS = 1_024
+
+S = TypeVar("S", bound=ImageSource)
+T = TypeVar("T")
 
 GPU_BATCH = 8
 """Images that run together on a GPU, unless told otherwise."""
@@ -182,19 +184,33 @@ class Predictor:
         errors: Literal["yield"],
         **asking: Unpack[Asking],
     ) -> Generator[Segmentation | Exception]: ...
+    @overload
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[S],
         *,
+        then: Callable[[S, Segmentation], T],
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["raise", "yield"] = "raise",
         **asking: Unpack[Asking],
-    ) -> Generator[Segmentation | Exception]:
+    ) -> Generator[T | Exception]: ...
+    def stream(
+        self,
+        images: Iterable[Any],
+        *,
+        then: Callable[[Any, Segmentation], Any] | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["raise", "yield"] = "raise",
+        **asking: Unpack[Asking],
+    ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
 
         Args:
             images: any iterable, also an endless one; read a few images ahead, in the caller's thread.
+            then: called with each image (as it was given) and its result, in one of the threads; what it returns is
+                given instead of the result. The place to encode and save.
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
@@ -206,12 +222,23 @@ class Predictor:
         if isinstance(images, str | bytes | os.PathLike | np.ndarray):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
         way = way_of(self.card, **asking)
-        answers: Generator[Segmentation | Exception] = pipeline(
+
+        def load_one(source: Any) -> tuple[Any, Loaded]:
+            return source, self._load(source, way)
+
+        def infer_all(items: list[tuple[Any, Loaded]]) -> list[Answer]:
+            return self._infer([loaded for _, loaded in items])
+
+        def finish_one(item: tuple[Any, Loaded], answer: Answer) -> Any:
+            result = self._finish(item[1], answer)
+            return result if then is None else then(item[0], result)
+
+        answers: Generator[Any] = pipeline(
             images,
-            load=partial(self._load, way=way),
-            key=attrgetter("key"),
-            run_many=self._infer,
-            finish=self._finish,
+            load=load_one,
+            key=lambda item: item[1].key,
+            run_many=infer_all,
+            finish=finish_one,
             batch_size=batch_size or self._batch_size(),
             workers=workers or min(providers.available_threads(), MAX_WORKERS),
             errors=errors,

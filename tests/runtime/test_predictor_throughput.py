@@ -248,3 +248,23 @@ def test_tensors_come_and_go_without_a_copy(model):
     batch = np.stack([IMAGES[0]] * 2)
     answer = np.from_dlpack(model.run_dlpack(batch))
     assert np.array_equal(answer, model.run(batch))
+
+
+def test_then_is_called_in_threads_with_image_and_result(model, serial):
+    threads = set()
+
+    def then(image, result):
+        threads.add(threading.current_thread())
+        return image.shape[:2] == result.size and result.probability
+
+    found = list(model.stream(IMAGES, then=then, workers=2))
+    assert all(np.array_equal(one, other) for one, other in zip(found, serial, strict=True))
+    assert threading.current_thread() not in threads
+
+
+def test_what_then_raises_is_that_image_s_error(model):
+    def then(image, result):
+        raise OSError("full")
+
+    (error,) = model.stream(IMAGES[:1], then=then, errors="yield")
+    assert str(error) == "full"
