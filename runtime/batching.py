@@ -23,11 +23,20 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How `Predictor.submit` gathers images: see `Batcher`, whose checks apply."""
+    """How `Predictor.submit` gathers images; the fields are those of `Batcher`.
+
+    Raises:
+        ConfigError: a number is out of its bounds.
+    """
 
     max_batch: int = 8
     max_delay_ms: float = 0.0
     max_waiting: int = 32
+
+    def __post_init__(self) -> None:
+        at_least_one("Batching.max_batch", self.max_batch)
+        at_least_one("Batching.max_waiting", self.max_waiting)
+        _check_delay("Batching.max_delay_ms", self.max_delay_ms)
 
 
 End = Literal["finish", "cancel"]
@@ -67,8 +76,7 @@ class Batcher(Generic[T, R]):
     ) -> None:
         at_least_one("max_batch", max_batch)
         at_least_one("max_waiting", max_waiting)
-        if type(max_delay_ms) not in (int, float) or not 0 <= max_delay_ms < math.inf:
-            raise ConfigError(f"max_delay_ms: found {max_delay_ms!r}, expected a number of milliseconds from 0")
+        _check_delay("max_delay_ms", max_delay_ms)
         self.run_many = run_many
         self._key = key
         self._places = Places(
@@ -96,8 +104,7 @@ class Batcher(Generic[T, R]):
             ClosedError: the batcher was closed, or belongs to another process (after a fork).
         """
         self._check_process()
-        inside = self._worker is not None and self._worker.is_current()
-        self._places.acquire(0 if inside else timeout)
+        self._places.acquire(0 if self.is_current() else timeout)
         return self._enqueue(item)
 
     async def run_async(self, item: T) -> R:
@@ -113,6 +120,10 @@ class Batcher(Generic[T, R]):
         self._check_process()
         await self._places.acquire_async()
         return await asyncio.wrap_future(self._enqueue(item))
+
+    def is_current(self) -> bool:
+        """Whether the caller runs in its thread, as callbacks of its Futures do."""
+        return self._worker is not None and self._worker.is_current()
 
     def close(self, *, cancel: bool = False) -> None:
         """Take no more items, finish (or cancel) what waits, and wait until the thread has ended.
@@ -185,6 +196,11 @@ def at_least_one(name: str, value: object) -> None:
     """
     if type(value) is not int or value < 1:
         raise ConfigError(f"{name}: found {value!r}, expected an integer from 1")
+
+
+def _check_delay(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ConfigError(f"{name}: found {value!r}, expected a number of milliseconds from 0")
 
 
 def _run_all(run_many: Callable[[list[T]], Sequence[R]], items: list[T]) -> Sequence[R]:

@@ -9,6 +9,15 @@ from runtime.metadata import read_metadata
 from runtime.safety import check_model
 
 
+def identity_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; () where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
 def read_model(path: Path) -> tuple[ModelCard, Golden]:
     """The card and the golden sample of an ONNX file that `unet-export` wrote.
 

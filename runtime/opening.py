@@ -1,9 +1,12 @@
 """Opening a model on the best device that works, or on the one that was asked for, and saying where it runs."""
 
+import ctypes
 import logging
+import os
 import sys
 import time
 import warnings
+import weakref
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +23,18 @@ from runtime.providers import Device
 from runtime.session import AutoSession, Run, Session, must_build, open_session
 
 LOG = logging.getLogger(__package__)
+
+_alive: weakref.WeakSet["Opened"] = weakref.WeakSet()
+
+
+def _keep_alive() -> None:
+    """After a fork, ONNX Runtime's sessions must never be taken apart: that would wait for threads that are gone."""
+    for opened in _alive:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_alive)
 
 
 class Opened:
@@ -38,6 +53,7 @@ class Opened:
         self.session: Session
         self.report: providers.Report
         self._open(device)
+        _alive.add(self)
 
     def _open(self, device: str) -> None:
         devices = providers.candidates(device)

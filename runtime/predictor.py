@@ -1,6 +1,5 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
-import ctypes
 import logging
 import os
 import threading
@@ -12,17 +11,18 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from runtime import providers
 from runtime.batching import Batcher, Batching
-from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
-from runtime.model import read_model
+from runtime.model import identity_of, read_model
 from runtime.opening import Opened
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
 from runtime.session import Session
-from runtime.stages import Answer, Loaded, finish, infer, load
+from runtime.stages import Answer, Loaded, check_batch, finish, infer, load
 from runtime.stream import stream as pipeline
 from runtime.threads import Places
 from runtime.tiling import Asking, Way, way_of
@@ -38,6 +38,8 @@ GPU_BATCH = 8
 
 MAX_WORKERS = 16
 """Threads that decode for one stream, however many cores there are."""
+
+ONE_IMAGE = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
 
 _reopening = threading.Lock()
 
@@ -65,9 +67,8 @@ class Predictor:
         batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
             more gain nothing, and up to eight on a GPU.
 
-    It may be used by any number of threads. After a fork, a predictor of the CPU opens its file again in the new
-    process when it is first used there; on a GPU that is refused, since CUDA does not survive it. It can be pickled,
-    and is opened again where it is unpickled. `close()`, or a `with` block, gives its memory back.
+    Any number of threads may use it. After a fork, a predictor of the CPU opens its file again when it is first used;
+    a GPU's is refused, since CUDA does not survive. `close()`, or a `with` block, gives its memory back.
 
     With "auto", CUDA serves while a TensorRT engine is built, and shapes that the engine does not take. Builds are told
     of by the logger "runtime", as warnings, since Python shows these by default and they explain a wait of minutes.
@@ -95,7 +96,16 @@ class Predictor:
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
         if options is not None and not isinstance(options, ProviderOptions):
             raise ConfigError(f"options: found {options!r}, expected runtime.options.ProviderOptions, or None")
-        self.path = Path(model)
+        if batching is not None and not isinstance(batching, Batching):
+            raise ConfigError(f"batching: found {batching!r}, expected runtime.Batching, or None")
+        if limits is not None and not isinstance(limits, Limits):
+            raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
+        try:
+            self.path = Path(model)
+        except TypeError as error:
+            raise ModelError(f"model: found {type(model).__name__}, expected the path of an .onnx file") from error
+        self._file = self.path.absolute()  # the folder that it is relative to may be left
+        before = identity_of(self.path)
         self.card, self._golden = read_model(self.path)
         self._given = (device, threads, options, limits, batching)
         self._threads = threads or providers.available_threads()
@@ -104,16 +114,18 @@ class Predictor:
         self._options = options or ProviderOptions()
         self._options.bucket_of(self.card)  # refused on every device, not only where it matters
         self._closed = False
-        self._begin(device)
+        self._begin(device, self.path)
+        if identity_of(self.path) != before:
+            raise ModelError(f"{self.path}: was replaced while it was being opened; open it again")
 
-    def _begin(self, device: str) -> None:
+    def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._batcher: Batcher[Loaded, Segmentation] | None = None
-        self._opened = Opened(self.path, self.card, self._golden, device, self._threads, self._options)
+        self._opened = Opened(path, self.card, self._golden, device, self._threads, self._options)
         most = self._batching or Batching(max_batch=self._batch_size())
         self._decoding = Places(most.max_waiting, "")
+        self._lock = threading.Lock()
+        self._batcher: Batcher[Loaded, Segmentation] | None = None
+        self._process = os.getpid()
 
     @property
     def report(self) -> providers.Report:
@@ -159,8 +171,7 @@ class Predictor:
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors as of `predict`.
 
-        By default a batch is one image on the CPU, where more gain nothing, and eight on a GPU. All results are held
-        in memory: for many images take `stream`.
+        By default one on the CPU, where more gain nothing, and eight on a GPU. For many images take `stream`.
         """
         return list(self.stream(images, batch_size=batch_size, workers=1, **asking))
 
@@ -219,7 +230,7 @@ class Predictor:
         Raises:
             ConfigError, ImageError, DeviceError: as `predict`.
         """
-        if isinstance(images, str | bytes | os.PathLike | np.ndarray):
+        if isinstance(images, ONE_IMAGE) or hasattr(images, "read"):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
         way = way_of(self.card, **asking)
 
@@ -239,8 +250,8 @@ class Predictor:
             key=lambda item: item[1].key,
             run_many=infer_all,
             finish=finish_one,
-            batch_size=batch_size or self._batch_size(),
-            workers=workers or min(providers.available_threads(), MAX_WORKERS),
+            batch_size=self._batch_size() if batch_size is None else batch_size,
+            workers=min(providers.available_threads(), MAX_WORKERS) if workers is None else workers,
             errors=errors,
         )
         return answers
@@ -278,6 +289,7 @@ class Predictor:
         """
         import asyncio  # costs an app that does not use it 30 ms at its start
 
+        self._check_open()
         way, batches = way_of(self.card, **asking), self._batches()  # first: after a fork it opens the file
         await self._decoding.acquire_async()  # or decoded images would pile up before the batches
         try:
@@ -288,13 +300,17 @@ class Predictor:
 
     def close(self) -> None:
         """Finish what was submitted, and give the model's memory back; predicting again raises a DeviceError."""
-        if os.getpid() == self._process:
-            with self._lock:
-                self._closed = True
-                batcher = self._batcher
-            if batcher is not None:
-                batcher.close()
-            self._opened.session.close()
+        self._closed = True
+        if os.getpid() != self._process:
+            return  # nothing was opened here
+        with self._lock:
+            batcher = self._batcher
+        if batcher is not None and batcher.is_current():  # in a Future's callback: what waits comes first
+            threading.Thread(target=self.close, name="unet-close").start()
+            return
+        if batcher is not None:
+            batcher.close()
+        self._opened.session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -304,13 +320,14 @@ class Predictor:
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         """Pickled by path and options; the file is opened again where it is unpickled."""
-        return type(self), (self.path.absolute(), *self._given)
+        return type(self), (self._file, *self._given)
 
     def _load(self, source: ImageSource, way: Way) -> Loaded:
+        self._check_open()
         return load(source, way, self.card, self._limits)
 
     def _infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
-        return infer(self.run, loaded, len(self.card.output.classes), self._batch_size())
+        return infer(self._run, loaded, len(self.card.output.classes), self._batch_size())
 
     def _finish(self, loaded: Loaded, answer: Answer) -> Segmentation:
         return finish(loaded, answer, self.card)
@@ -325,8 +342,6 @@ class Predictor:
     def _batches(self) -> Batcher[Loaded, Segmentation]:
         self._serving()
         with self._lock:
-            if self._closed:
-                raise ClosedError("predictor: is closed; open another one")
             if self._batcher is None:
                 batching = self._batching or Batching(max_batch=self._batch_size())
                 self._batcher = Batcher(
@@ -345,20 +360,13 @@ class Predictor:
             ImageError: the array is of another type or shape.
             DeviceError: the device gives up on it, most likely for want of memory.
         """
-        if (
-            batch.dtype != np.uint8
-            or batch.ndim != 4
-            or batch.shape[3] != self.card.architecture.in_channels
-            or not batch.size
-        ):
-            raise ImageError(
-                f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 "
-                f"[batch, height, width, {self.card.architecture.in_channels}]"
-            )
-        return self._serving().run(batch)
+        self._check_open()
+        check_batch(batch, self.card.architecture.in_channels)
+        return self._run(batch)
 
     def run_dlpack(self, tensor: Any) -> Any:
         """`run` without a copy, for those who hold tensors on the device already; see `Session.run_dlpack`."""
+        self._check_open()
         return self._serving().run_dlpack(tensor)
 
     def prepare(self) -> None:
@@ -367,7 +375,15 @@ class Predictor:
         Raises:
             DeviceError: the device gives up on it.
         """
+        self._check_open()
         self._serving().prepare()
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._serving().run(batch)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("predictor: is closed; open another one")
 
     def _serving(self) -> Session:
         """The session of this process; ONNX Runtime's does not survive a fork, having lost its threads."""
@@ -381,7 +397,7 @@ class Predictor:
             )
         with _reopening:
             if os.getpid() != self._process:
-                # Taking the old session apart would wait for its threads.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
-                self._begin("cpu")
+                if read_model(self._file)[0] != self.card:
+                    raise ModelError(f"{self._file}: was replaced since the parent process opened it; open it anew")
+                self._begin("cpu", self._file)
         return self._opened.session

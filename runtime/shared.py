@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from runtime.image import ImageSource
+from runtime.model import identity_of
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 from runtime.tiling import Asking
@@ -31,7 +32,7 @@ def predict(
 
 
 def _predictor(path: Path, device: str) -> Predictor:
-    key = (path.absolute(), device, _identity(path))
+    key = (path.absolute(), str(device), identity_of(path))
     with _lock:
         if key in _open:
             _open.move_to_end(key)
@@ -43,23 +44,18 @@ def _predictor(path: Path, device: str) -> Predictor:
                 return _open[key]
         try:
             predictor = Predictor(path, device)
-        finally:
+        except BaseException:
             with _lock:
                 _locks.pop(key, None)
+            raise
         with _lock:
+            _locks.pop(key, None)
+            for other in [other for other in _open if other[:2] == key[:2]]:
+                del _open[other]  # of a file that is not there any more
             _open[key] = predictor
             while len(_open) > CACHED_PREDICTORS:
                 _open.popitem(last=False)
         return predictor
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # `Predictor` says what is wrong with it
-        return ()
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _after_fork() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
+from runtime.errors import ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
 from runtime.result import Segmentation, Times
 from runtime.session import COPIES
@@ -54,6 +55,14 @@ def load(source: ImageSource, way: Way, card: ModelCard, limits: Limits) -> Load
     )
 
 
+def check_batch(batch: NDArray[np.uint8], channels: int) -> None:
+    """Raise an ImageError unless it is uint8 [batch, height, width, channels] with something in it."""
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels or not batch.size:
+        raise ImageError(
+            f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 [batch, height, width, {channels}]"
+        )
+
+
 def infer(run: Run, loaded: Sequence[Loaded], classes: int, tiles: int) -> list[Answer]:
     """Ask the network about images of one key together; `tiles` are run at once where they are cut.
 
@@ -77,6 +86,9 @@ def finish(loaded: Loaded, answer: Answer, card: ModelCard) -> Segmentation:
     """Bring the probabilities back to the image's own size."""
     start = time.perf_counter()
     probability = restore(answer.probability, loaded.fitted)
+    whole = probability.base
+    if isinstance(whole, np.ndarray) and whole.nbytes > probability.nbytes:
+        probability = probability.copy()  # or one result would hold its whole batch
     times = Times(
         decode=loaded.decode,
         fit=loaded.fit,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runtime.errors import BusyError, ClosedError
 
@@ -90,7 +90,7 @@ class Places:
     def __init__(self, count: int, full: str) -> None:
         self._free = count
         self._full = full
-        self._line: deque[Future[None]] = deque()
+        self._line: deque[tuple[Future[None], Any]] = deque()  # each with the event loop that it waits in, if any
         self._lock = threading.Lock()
         self._closed = ""
 
@@ -123,10 +123,12 @@ class Places:
         """
         import asyncio  # costs an app that does not use it 30 ms at its start
 
-        ticket = self._ask()
+        ticket = self._ask(asyncio.get_running_loop())
         try:
             await asyncio.wrap_future(ticket)
-        except asyncio.CancelledError:
+        except ClosedError:
+            raise
+        except BaseException:  # cancelled, or its event loop was closed
             if not self._withdraw(ticket) and not ticket.cancelled():
                 self.release()
             raise
@@ -138,7 +140,9 @@ class Places:
                 if not self._line:
                     self._free += 1
                     return
-                ticket = self._line.popleft()
+                ticket, loop = self._line.popleft()
+            if loop is not None and loop.is_closed():
+                continue  # nobody would come for it
             if ticket.set_running_or_notify_cancel():
                 ticket.set_result(None)
                 return
@@ -148,18 +152,18 @@ class Places:
         with self._lock:
             self._closed = reason
             line, self._line = self._line, deque()
-        for ticket in line:
-            if ticket.set_running_or_notify_cancel():
+        for ticket, loop in line:
+            if (loop is None or not loop.is_closed()) and ticket.set_running_or_notify_cancel():
                 ticket.set_exception(ClosedError(reason))
 
-    def _ask(self) -> Future[None]:
+    def _ask(self, loop: Any = None) -> Future[None]:
         """A Future that is done once the place is given."""
         ticket: Future[None] = Future()
         with self._lock:
             if self._closed:
                 raise ClosedError(self._closed)
             if not self._free:
-                self._line.append(ticket)
+                self._line.append((ticket, loop))
                 return ticket
             self._free -= 1
         ticket.set_result(None)
@@ -168,10 +172,10 @@ class Places:
     def _withdraw(self, ticket: Future[None]) -> bool:
         """Leave the line; False if the place had been given by then."""
         with self._lock:
-            if ticket not in self._line:
-                return False
-            self._line.remove(ticket)
-            return True
+            left = [entry for entry in self._line if entry[0] is not ticket]
+            was_there = len(left) < len(self._line)
+            self._line = deque(left)
+            return was_there
 
 
 def _runs_event_loop() -> bool:

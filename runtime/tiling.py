@@ -7,9 +7,10 @@ are normalised before anything is computed, and answers are added straight into 
 result, memory is that of a few tiles.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
@@ -28,6 +29,7 @@ SIGMA = 1 / 8
 """Standard deviation of a tile's weights, as a share of its side."""
 
 MAX_OVERLAP = 0.9
+MAX_TILES = 1_000_000
 
 
 Size = tuple[int, int] | Literal["native"]
@@ -66,7 +68,7 @@ def way_of(
     """
     if tile is not None:
         _check_size("tile", tile, "")
-    if not isinstance(overlap, int | float) or not 0 <= overlap <= MAX_OVERLAP:
+    if not isinstance(overlap, int | float | np.floating) or not 0 <= overlap <= MAX_OVERLAP:
         raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
@@ -111,14 +113,21 @@ def tiled(
         tile: (height, width) in pixels.
         overlap: the least that neighbours share, 0 to `MAX_OVERLAP` of a tile's side.
         batch_size: tiles given to `run` at once, which changes speed and memory but nothing else.
+
+    Raises:
+        ConfigError: more than `MAX_TILES` tiles.
     """
     height, width = picture.shape[:2]
     rows = weighted_spans(height, min(tile[0], height), overlap)
     columns = weighted_spans(width, min(tile[1], width), overlap)
     result = np.zeros((classes, height, width), np.float32)
-    grid = list(product(rows, columns))
-    for first in range(0, len(grid), batch_size):
-        part = grid[first : first + batch_size]
+    if len(rows) * len(columns) > MAX_TILES:
+        raise ConfigError(
+            f"tile: cuts {width}x{height} pixels into {len(rows) * len(columns)} tiles, expected at most {MAX_TILES}; "
+            "give larger ones, or less overlap"
+        )
+    grid = product(rows, columns)
+    while part := list(islice(grid, batch_size)):
         tiles = np.stack([picture[row, column] for (row, _), (column, _) in part])
         for ((row, high), (column, wide)), answer in zip(part, run(tiles), strict=True):
             result[:, row, column] += answer * (high[:, None] * wide)
@@ -142,7 +151,7 @@ def weighted_spans(side: int, tile: int, overlap: float) -> list[Span]:
 
 def starts(side: int, tile: int, overlap: float) -> list[int]:
     """Where tiles begin: as few as overlap by at least that share, the first at 0 and the last at the end."""
-    step = max(1, int(tile * (1 - overlap)))
+    step = max(1, tile - math.ceil(round(tile * overlap, 9)))
     count = 1 + -(-(side - tile) // step)
     return [round(place) for place in np.linspace(0, side - tile, count)]
 

@@ -1,6 +1,7 @@
 """Predictor for many images at once: batches, streams, futures, coroutines, processes."""
 
 import asyncio
+import io
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from runtime.batching import Batching
-from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.pillow import Limits
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
@@ -53,8 +54,8 @@ def test_batches_and_streams_answer_as_single_images_in_order(model, serial, bat
 
 def test_images_of_one_size_run_together(model, monkeypatch):
     sizes = []
-    real = model.run
-    monkeypatch.setattr(model, "run", lambda batch: sizes.append(len(batch)) or real(batch))
+    real = model._run
+    monkeypatch.setattr(model, "_run", lambda batch: sizes.append(len(batch)) or real(batch))
     model.predict_batch([IMAGES[0]] * 7, batch_size=4)
     assert max(sizes) > 1 and sum(sizes) == 7
     sizes.clear()
@@ -86,7 +87,9 @@ def test_a_bad_image_has_its_own_error(model, tmp_path):
     assert [type(future.exception()) for future in futures] == [type(None), ImageError, type(None)]
 
 
-@pytest.mark.parametrize("one", ["car.png", b"bytes", IMAGES[0]])
+@pytest.mark.parametrize(
+    "one", ["car.png", b"bytes", bytearray(b"bytes"), IMAGES[0], Image.new("L", (2, 2)), io.BytesIO(b"bytes")]
+)
 def test_one_image_is_no_stream(model, one):
     with pytest.raises(ConfigError, match=r"images: found one \w+, expected several; put it into a list"):
         model.stream(one)
@@ -131,10 +134,14 @@ def test_closed_is_closed(models):
     model.close()
     model.close()
     assert all(future.result().size == image.shape[:2] for future, image in zip(waiting, IMAGES, strict=True))
-    with pytest.raises(DeviceError, match="the session is closed; open another one"):
-        model.predict(IMAGES[0])
-    with pytest.raises(ClosedError, match="predictor: is closed; open another one"):
-        model.submit(IMAGES[0])
+    for ask in (
+        model.predict,
+        model.submit,
+        lambda image: asyncio.run(model.predict_async(image)),
+        model.predict_batch,
+    ):
+        with pytest.raises(ClosedError, match="predictor: is closed; open another one"):
+            ask(IMAGES[0] if ask != model.predict_batch else IMAGES)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("unet")]
 
 
@@ -268,3 +275,97 @@ def test_what_then_raises_is_that_image_s_error(model):
 
     (error,) = model.stream(IMAGES[:1], then=then, errors="yield")
     assert str(error) == "full"
+
+
+def test_closing_in_a_callback_finishes_what_waits(models):
+    model = Predictor(models["conv"], "cpu")
+    held = threading.Event()
+    real = model._run
+    model._run = lambda batch: held.wait(10) and real(batch)  # type: ignore[method-assign]
+    futures = [model.submit(image) for image in IMAGES[:4]]
+    futures[0].add_done_callback(lambda _: model.close())
+    held.set()
+    assert all(future.result(10).size == image.shape[:2] for future, image in zip(futures, IMAGES, strict=False))
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", -1), ("workers", 0)])
+def test_numbers_below_one_are_refused(model, name, value):
+    with pytest.raises(ConfigError, match=rf"{name}: found {value}, expected an integer from 1"):
+        model.stream(IMAGES, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batching": 3}, "batching: found 3, expected runtime.Batching, or None"),
+        ({"limits": 5}, "limits: found 5, expected runtime.Limits, or None"),
+    ],
+)
+def test_options_of_the_wrong_type(models, given, message):
+    with pytest.raises(ConfigError) as caught:
+        Predictor(models["conv"], "cpu", **given)
+    assert str(caught.value) == message
+
+
+def test_a_model_that_is_no_path(models):
+    with pytest.raises(ModelError, match=r"model: found NoneType, expected the path of an \.onnx file"):
+        Predictor(None)
+    with pytest.raises(DeviceError, match="expected auto, cpu, cuda"):
+        predict(IMAGES[0], models["conv"], ["cpu"])
+
+
+@pytest.mark.parametrize("given", [{"max_batch": 0}, {"max_waiting": -1}, {"max_delay_ms": -1}, {"max_delay_ms": True}])
+def test_batching_out_of_bounds(given):
+    (name,) = given
+    with pytest.raises(ConfigError, match=rf"^Batching\.{name}: found "):
+        Batching(**given)
+
+
+def test_one_result_does_not_hold_its_batch(model):
+    results = model.predict_batch([IMAGES[0]] * 4, batch_size=4)
+    assert all(result.probability.base is None for result in results)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_refused(write_model, monkeypatch):
+    path = write_model()
+    real = Predictor._begin
+
+    def begin(self, *given):
+        real(self, *given)
+        os.utime(path, (1, 1))
+
+    monkeypatch.setattr(Predictor, "_begin", begin)
+    with pytest.raises(ModelError, match="was replaced while it was being opened"):
+        Predictor(path, "cpu")
+
+
+FREED = """
+import os, sys, warnings
+import numpy as np
+from runtime import Predictor, predict
+warnings.simplefilter("ignore", DeprecationWarning)
+paths = sys.argv[1:]
+image = np.zeros((20, 30, 3), np.uint8)
+for path in paths[:4]:
+    predict(image, path, "cpu")
+model = Predictor(paths[0], "cpu", threads=2)
+os.chdir("/")
+children = []
+for ask in (lambda: predict(image, paths[4], "cpu"), lambda: model.predict(image), lambda: None):
+    child = os.fork()
+    if not child:
+        ask()
+        del model
+        sys.exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_may_let_go_of_what_it_inherited(write_model, root):
+    paths = [os.path.relpath(write_model("conv", name=f"{index}.onnx"), root) for index in range(5)]
+    program = FREED.replace("os.chdir", "paths[4] = os.path.abspath(paths[4]); os.chdir")
+    done = subprocess.run([sys.executable, "-c", program, *paths], cwd=root, timeout=60, check=False)
+    assert done.returncode == 0

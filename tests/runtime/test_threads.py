@@ -1,6 +1,7 @@
 """Places in a line: given in the order of asking, to threads and coroutines alike, and never lost."""
 
 import asyncio
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +47,7 @@ def test_place_offered_to_a_task_that_was_cancelled_is_given_once():
     async def main():
         task = asyncio.create_task(places.acquire_async())
         await asyncio.sleep(0.02)
-        places._line[0].cancel()
+        places._line[0][0].cancel()
         places.release()  # before the task has been woken
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -127,3 +128,18 @@ def test_worker_that_joins_itself_goes_on():
     workers[0].join()
     assert ended == [True]
     assert our_threads() == []
+
+
+def test_a_coroutine_that_is_thrown_away_leaves_the_line():
+    places = Places(1, "full")
+    places.acquire()
+    waiting = places.acquire_async()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(waiting)
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    task._log_destroy_pending = False
+    del task, waiting
+    gc.collect()
+    places.release()
+    places.acquire(timeout=1)

@@ -29,6 +29,8 @@ def place_of(batch):
         (100, 40, 0.25, [0, 30, 60]),
         (101, 40, 0.25, [0, 20, 41, 61]),
         (3, 1, 0.9, [0, 1, 2]),
+        (24, 20, 0.9, [0, 2, 4]),
+        (12, 10, 0.8, [0, 2]),
     ],
 )
 def test_tiles_begin_at_0_end_at_the_end_and_are_even(side, tile, overlap, expected):
@@ -194,3 +196,12 @@ def test_what_cannot_be_asked_for(make_card, asked, message):
     with pytest.raises(ConfigError) as caught:
         way_of(make_card(), asked.get("size"), asked.get("tile"), asked.get("overlap", 0.25), asked.get("tta"))
     assert str(caught.value) == message
+
+
+def test_so_many_tiles_that_nobody_means_it(answers):
+    with pytest.raises(ConfigError, match=r"tile: cuts 1500x1500 pixels into 2250000 tiles, expected at most 1000000;"):
+        tiled(answers["conv"], np.zeros((1500, 1500, 3), np.uint8), 1, (1, 1))
+
+
+def test_overlap_may_be_any_number(make_card):
+    assert way_of(make_card(), overlap=np.float32(0.5)).overlap == 0.5
