@@ -8,6 +8,9 @@ from PIL import Image
 
 from runtime.errors import ImageError
 
+ROUNDING = 1e-3
+"""How far floating-point numbers may be out of 0..1, as resizing leaves them: a fourth of a level of 255."""
+
 PIECE = 2**20
 """Pixels whose numbers are scaled at once."""
 
@@ -22,7 +25,7 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
         channels: "RGB" or "L" (grey).
 
     Raises:
-        ImageError: another type or shape, or floating-point numbers out of 0..1.
+        ImageError: another type or shape, or floating-point numbers out of 0..1 by more than `ROUNDING`.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(
@@ -54,11 +57,11 @@ def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _bytes_of_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())  # NaN if there is one
-    if not (low >= 0 and high <= 1):
-        advice = "divide by 255" if low >= 0 and 1 < high <= 255 else "scale it, or replace what is no number"
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        advice = "divide by 255" if low >= 0 and 2 < high <= 255 else "scale it, or replace what is no number"
         raise ImageError(f"array: found {array.dtype} values from {low!r} to {high!r}, expected 0 to 1; {advice}")
     result = np.empty(array.shape, np.uint8)
     rows = max(1, PIECE // array.shape[1])
     for start in range(0, len(array), rows):  # a large image's products need not be in memory at once
-        result[start : start + rows] = np.rint(array[start : start + rows] * array.dtype.type(255))
+        result[start : start + rows] = np.rint(np.clip(array[start : start + rows], 0, 1) * array.dtype.type(255))
     return result

@@ -32,6 +32,9 @@ class Command(click.Command):
             click.echo(f"error: {one_line(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None:
+                click.echo("error: standard output: cannot be written (no space left on device)", err=True)
+                ctx.exit(UnetError.exit_code)
             if error.filename is None or error.errno == errno.EPIPE:
                 raise
             click.echo(f"error: {one_line(os.fsdecode(error.filename))}: {(error.strerror or '').lower()}", err=True)

@@ -28,6 +28,7 @@ Tta = Literal["flip", "d4"]
 SIGMA = 1 / 8
 """Standard deviation of a tile's weights, as a share of its side."""
 
+OVERLAP = 0.25
 MAX_OVERLAP = 0.9
 MAX_TILES = 1_000_000
 
@@ -50,7 +51,7 @@ class Asking(TypedDict, total=False):
 
     size: Size | None
     tile: tuple[int, int] | None
-    overlap: float
+    overlap: float | None
     tta: Tta | None
 
 
@@ -58,7 +59,7 @@ def way_of(
     card: ModelCard,
     size: Size | None = None,
     tile: tuple[int, int] | None = None,
-    overlap: float = 0.25,
+    overlap: float | None = None,
     tta: Tta | None = None,
 ) -> Way:
     """Check what is asked for; the meanings are those of `Predictor.predict`.
@@ -68,6 +69,9 @@ def way_of(
     """
     if tile is not None:
         _check_size("tile", tile, "")
+    if overlap is not None and tile is None:
+        raise ConfigError(f"overlap: found {overlap!r} without tile, whose neighbours it is of; give tile too")
+    overlap = OVERLAP if overlap is None else overlap
     if not isinstance(overlap, int | float | np.floating) or not 0 <= overlap <= MAX_OVERLAP:
         raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
     if tta is not None and tta not in get_args(Tta):
@@ -101,7 +105,7 @@ def tiled(
     classes: int,
     tile: tuple[int, int],
     *,
-    overlap: float = 0.25,
+    overlap: float = OVERLAP,
     batch_size: int = 1,
 ) -> NDArray[np.float32]:
     """Probabilities float32 [classes, height, width] of a picture, uint8 [height, width, channels], in tiles.

@@ -49,6 +49,12 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path):
     assert result.stderr == f"error: {tmp_path / 'x'}: permission denied\n"
 
 
+def test_a_full_disk_behind_standard_output_is_one_line():
+    result = run(raising(OSError(errno.ENOSPC, "No space left on device")))
+    assert result.exit_code == 2
+    assert result.stderr == "error: standard output: cannot be written (no space left on device)\n"
+
+
 def test_other_error_of_the_system_keeps_its_traceback():
     assert isinstance(run(raising(OSError("odd"))).exception, OSError)
 

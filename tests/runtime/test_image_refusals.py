@@ -245,7 +245,7 @@ def test_array_of_another_shape_is_refused_with_its_shape(array):
         (np.array([[0.5, np.nan]]), "float64 values from nan to nan, expected 0 to 1; scale it, or replace what is no"),
         (np.array([[0.5, np.inf]]), "float64 values from 0.5 to inf, expected 0 to 1; scale it"),
         (np.array([[-0.25, 1]]), "float64 values from -0.25 to 1.0, expected 0 to 1; scale it"),
-        (np.array([[0, 1 + 2**-52]]), "float64 values from 0.0 to 1.0000000000000002, expected 0 to 1; divide"),
+        (np.array([[0, 1.5]]), "float64 values from 0.0 to 1.5, expected 0 to 1; scale it"),
     ],
 )
 def test_array_of_other_values_is_refused_with_advice(array, message):

@@ -181,3 +181,8 @@ def test_picture_that_its_owner_has_not_decoded_yet_is_read_and_stays_usable():
         assert np.array_equal(np.asarray(picture), PIXELS)
         assert picture.info == Image.open(io.BytesIO(CONTENT)).info
     assert np.array_equal(load_image(Image.fromarray(GREY), "L")[:, :, 0], GREY)
+
+
+def test_floats_that_resizing_left_just_outside_are_clipped():
+    found = load_image(np.array([[-0.0009, 1.0009, 0.5]], np.float32), "L")
+    assert found[:, :, 0].tolist() == [[0, 255, 128]]

@@ -165,12 +165,12 @@ def test_no_augmentation_is_the_network_itself(answers):
     ],
 )
 def test_what_the_network_sees(make_card, asked, fit, size):
-    way = way_of(make_card(fit="letterbox"), asked.get("size"), asked.get("tile"), 0.25, None)
+    way = way_of(make_card(fit="letterbox"), asked.get("size"), asked.get("tile"), None, None)
     assert (way.spec.fit, way.spec.size, way.tile) == (fit, size, asked.get("tile"))
 
 
 def test_a_size_that_is_asked_for_of_a_native_model_is_stretched_to(make_card):
-    assert way_of(make_card(fit="native"), (20, 30), None, 0.25, None).spec.fit == "stretch"
+    assert way_of(make_card(fit="native"), (20, 30)).spec.fit == "stretch"
 
 
 SIZES = "expected (height, width), each 1 to 32768"
@@ -185,16 +185,17 @@ SIZES = "expected (height, width), each 1 to 32768"
         ({"tile": (True, 8)}, f"tile: found (True, 8), {SIZES}"),
         ({"size": (8, 40_000)}, f"size: found (8, 40000), {SIZES}, or 'native'"),
         ({"size": "whole"}, f"size: found 'whole', {SIZES}, or 'native'"),
-        ({"overlap": 1}, "overlap: found 1, expected 0 to 0.9, a share of the tile"),
-        ({"overlap": float("nan")}, "overlap: found nan, expected 0 to 0.9, a share of the tile"),
-        ({"overlap": "0.5"}, "overlap: found '0.5', expected 0 to 0.9, a share of the tile"),
+        ({"tile": (8, 8), "overlap": 1}, "overlap: found 1, expected 0 to 0.9, a share of the tile"),
+        ({"tile": (8, 8), "overlap": float("nan")}, "overlap: found nan, expected 0 to 0.9, a share of the tile"),
+        ({"tile": (8, 8), "overlap": "0.5"}, "overlap: found '0.5', expected 0 to 0.9, a share of the tile"),
+        ({"overlap": 0.5}, "overlap: found 0.5 without tile, whose neighbours it is of; give tile too"),
         ({"tta": "mirror"}, "tta: found 'mirror', expected 'flip', 'd4' or None"),
     ],
     ids=str,
 )
 def test_what_cannot_be_asked_for(make_card, asked, message):
     with pytest.raises(ConfigError) as caught:
-        way_of(make_card(), asked.get("size"), asked.get("tile"), asked.get("overlap", 0.25), asked.get("tta"))
+        way_of(make_card(), asked.get("size"), asked.get("tile"), asked.get("overlap"), asked.get("tta"))
     assert str(caught.value) == message
 
 
@@ -204,4 +205,4 @@ def test_so_many_tiles_that_nobody_means_it(answers):
 
 
 def test_overlap_may_be_any_number(make_card):
-    assert way_of(make_card(), overlap=np.float32(0.5)).overlap == 0.5
+    assert way_of(make_card(), tile=(8, 8), overlap=np.float32(0.5)).overlap == 0.5
