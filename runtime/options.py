@@ -5,7 +5,7 @@ After onnxruntime.ai, execution providers, CUDA and TensorRT, and the header of 
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,7 +71,9 @@ class ProviderOptions:
         cudnn_search: how cuDNN chooses its kernels (`cudnn_conv_algo_search`). Each new shape costs a search, so None
             is "heuristic" for cards with fit "native" and "exhaustive", once, where images are all brought to one size.
         cuda_graphs: replay the kernels of a shape as one graph (`enable_cuda_graph`, `gpu_graph_id`). It saves
-            launches, which are little of a U-Net's time, holds the memory of every shape, and runs one batch at a time.
+            launches, which are little of a U-Net's time, holds the memory of every shape, and runs one batch at a time,
+            in a thread of its own. Other CUDA work of the process may break a capture, so with device="auto" and
+            TensorRT it is refused unless `background` is False.
         bucket: sides are padded to multiples of this before the GPU sees them, so that fewer shapes cost a search.
             None is the network's stride, which does not change answers; a multiple of it does near right and bottom.
 
@@ -91,7 +93,8 @@ class ProviderOptions:
             machine; with pauses of 10 ms between images it cost 70 ms of CPU time an image instead of 40, for the same
             latency beside other work.
 
-    extra: other options, by ONNX Runtime's name; those beginning with trt_ go to TensorRT, others to CUDA.
+    extra: other options, a mapping by ONNX Runtime's name; those beginning with trt_ go to TensorRT, others to CUDA. It
+        is kept as pairs in the order of names, so that options can be keys of a dict and nobody changes them later.
 
     Raises:
         ConfigError: a value is out of its bounds, or `extra` sets what a field sets.
@@ -114,7 +117,7 @@ class ProviderOptions:
     background: bool = True
     arena: bool = True
     spinning: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _integer("max_batch", self.max_batch, 1, MAX_BATCH)
@@ -136,13 +139,16 @@ class ProviderOptions:
         self._check_extra()
 
     def _check_extra(self) -> None:
-        if not isinstance(self.extra, Mapping):
+        """Check the mapping, or the pairs that `dataclasses.replace` hands on, and keep it as pairs."""
+        pairs = tuple(self.extra.items()) if isinstance(self.extra, Mapping) else self.extra
+        if not isinstance(pairs, tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             raise _refusal("extra", self.extra, "a mapping of names to texts")
-        for name, value in self.extra.items():
+        for name, value in pairs:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise _refusal("extra", {name: value}, "names and values that are texts")
             if name in RESERVED:
                 raise ConfigError(f"extra: found {name!r}, which ProviderOptions sets itself; use its field")
+        object.__setattr__(self, "extra", tuple(sorted(pairs)))
 
     def bucket_of(self, card: ModelCard) -> int:
         """The step of the buckets for a model.
@@ -174,7 +180,7 @@ def cuda_options(device: Device, card: ModelCard, options: ProviderOptions) -> d
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": str(int(options.cuda_graphs and device.kind == "cuda")),
         **limit,
-        **{name: value for name, value in options.extra.items() if not name.startswith("trt_")},
+        **{name: value for name, value in dict(options.extra).items() if not name.startswith("trt_")},
     }
 
 
@@ -190,7 +196,7 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
         "trt_max_workspace_size": str(options.workspace),
         "trt_builder_optimization_level": str(options.builder_optimization_level),
         **profile.options(),
-        **{name: value for name, value in options.extra.items() if name.startswith("trt_")},
+        **{name: value for name, value in dict(options.extra).items() if name.startswith("trt_")},
     }
 
 

@@ -279,10 +279,11 @@ def gpu_facts(index: int) -> dict[str, str]:
 
 
 def _driver_version(windows: bool) -> str:
-    """The driver's own version ("580.65.06"), by NVML."""
-    management = ctypes.CDLL("nvml.dll" if windows else "libnvidia-ml.so.1")
+    """The driver's own version ("580.65.06"), by NVML; "" where that does not tell, as in some containers."""
     text = ctypes.create_string_buffer(96)
-    status = management.nvmlInit_v2() or management.nvmlSystemGetDriverVersion(text, len(text))
-    if status:
-        raise OSError(f"NVML error {status}")
-    return text.value.decode(errors="replace")
+    try:
+        management = ctypes.CDLL("nvml.dll" if windows else "libnvidia-ml.so.1")
+        status = management.nvmlInit_v2() or management.nvmlSystemGetDriverVersion(text, len(text))
+    except (OSError, AttributeError):
+        return ""
+    return "" if status else text.value.decode(errors="replace")

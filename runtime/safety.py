@@ -279,7 +279,7 @@ class _Check:
         sides = []
         for _, _, value in self.parts(_SHAPE, length):
             known = [signed(side) for number, _, side in self.parts(_DIMENSION, value) if number == 1]
-            sides.append(known[0] if known else 1)
+            sides.append(known[0] if known and known[0] >= 0 else 1)  # some exporters write -1 for unknown
             self.bounded(sides)
         if math.prod(sides) > MAX_ELEMENTS:
             raise self.refusal(f"has a value of the sizes {sides}", f"at most {MAX_ELEMENTS} elements")

@@ -41,6 +41,7 @@ PLAIN = ProviderOptions()
         ("cudnn_search", "fast", "one of exhaustive, heuristic, default, None"),
         ("engine_folder", 5, "a path or None"),
         ("extra", ["a"], "a mapping of names to texts"),
+        ("extra", ("ab", "c"), "a mapping of names to texts"),
     ],
 )
 def test_value_out_of_bounds_is_refused_by_name(field, value, expected):
@@ -73,6 +74,15 @@ def test_everything_that_is_set_is_reserved(make_card):
 def test_options_travel_between_processes():
     options = ProviderOptions(max_size=(640, 960), extra={"prefer_nhwc": "1"})
     assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_options_are_keys_and_nobody_changes_them_later():
+    extra = {"b": "2", "a": "1"}
+    options = ProviderOptions(extra=extra)
+    extra["user_compute_stream"] = "7"
+    assert options.extra == (("a", "1"), ("b", "2"))
+    assert {options: "found"}[ProviderOptions(extra={"a": "1", "b": "2"})] == "found"
+    assert replace(options, max_batch=2).extra == options.extra
 
 
 def test_cuda_is_told(make_card):

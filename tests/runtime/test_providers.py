@@ -253,10 +253,18 @@ def test_facts_are_told_by_driver_and_libraries(libraries, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "management", [Driver(management=9), OSError("libnvidia-ml.so.1: cannot open shared object file"), object()]
+)
+def test_device_is_described_where_nvml_does_not_tell(libraries, management):
+    libraries["libnvinfer.so.10"], libraries["libnvidia-ml.so.1"] = Driver(), management
+    facts = gpu_facts(0)
+    assert (facts["gpu"], facts["driver"], facts["driver_cuda"]) == ("GPU 40", "", "13000")
+
+
+@pytest.mark.parametrize(
     ("part", "answer", "told"),
     [
         ("libcuda.so.1", Driver(name=101), "the NVIDIA driver does not describe it (CUDA driver error 101)"),
-        ("libnvidia-ml.so.1", Driver(management=9), "its versions cannot be told (NVML error 9); see nvidia-smi"),
         ("libnvinfer.so.10", OSError("no libnvinfer"), "its versions cannot be told (no libnvinfer); see nvidia-smi"),
     ],
 )

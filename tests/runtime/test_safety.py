@@ -238,7 +238,6 @@ def test_packed_dimensions_and_numbers_are_read_too(check):
             "has a value of the sizes [1, 1073741824, 1073741824, 3], expected at most 1099511627776 ",
         ),
         (["n", 2**40], "has a tensor of the sizes [1, 1099511627776], expected each from 0 to 2147483647"),
-        (["n", -1], "has a tensor of the sizes [1, -1], expected each from 0 to 2147483647"),
         ([1] * 17, "has a tensor of more than 16 dimensions"),
     ],
 )
@@ -246,6 +245,16 @@ def test_absurd_sizes_of_an_input_are_refused(check, make_graph, sides, refusal)
     model = make_graph()
     model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, sides))
     assert check(model).startswith(refusal)
+
+
+def test_negative_side_of_a_value_is_an_unknown_one_as_onnx_runtime_has_it(write_model, make_graph):
+    model = make_graph("softmax")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for place, side in enumerate(value.type.tensor_type.shape.dim):
+            if side.dim_param:
+                value.type.tensor_type.shape.dim[place].dim_value = -1
+    path = write_model("softmax", graph=model)
+    assert Predictor(path, "cpu", threads=1).run(np.zeros((2, 8, 12, 3), np.uint8)).shape == (2, 3, 8, 12)
 
 
 def test_nodes_are_counted_through_all_graphs(check, monkeypatch):
