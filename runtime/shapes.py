@@ -44,11 +44,11 @@ class Profile:
         Raises:
             DeviceError: the engine does not take this shape.
         """
-        sizes = zip(("batch", "height", "width"), self.low, shape, self.high, strict=True)
+        sizes = zip(("images", "height", "width"), self.low, shape, self.high, strict=True)
         for axis, low, found, high in sizes:
             if low <= found <= high:
                 continue
-            option = "max_batch" if axis == "batch" else "max_size" if found > high else "min_size"
+            option = "max_batch" if axis == "images" else "max_size" if found > high else "min_size"
             raise DeviceError(
                 f"{axis} of the batch: found {found}, the TensorRT engine takes {low} to {high}; give "
                 f"ProviderOptions({option}=...), or allow_rebuild=True to have another engine built"

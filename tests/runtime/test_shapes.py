@@ -46,7 +46,7 @@ def test_profile_takes_what_is_between_its_ends(shape):
 @pytest.mark.parametrize(
     ("shape", "axis", "found", "low", "high", "option"),
     [
-        ((9, 100, 100), "batch", 9, 1, 8, "max_batch"),
+        ((9, 100, 100), "images", 9, 1, 8, "max_batch"),
         ((1, 321, 100), "height", 321, 32, 320, "max_size"),
         ((1, 31, 100), "height", 31, 32, 320, "min_size"),
         ((1, 100, 481), "width", 481, 48, 480, "max_size"),
