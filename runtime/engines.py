@@ -10,10 +10,8 @@ a folder of its own, named after a hash over everything that makes it what it is
         timing-<hash>/                    measured kernels of one GPU and its versions
 
 An engine is published by renaming its folder, so others see all of it or nothing. What is damaged, or what TensorRT
-does not take, is built anew once. Folders or files that belong to somebody else, or that others may write, are refused.
-Whoever may write in the folders above could swap them between check and use: those must not be open to all, but a group
-may write there, since many systems give every user a group of their own. Windows has no such modes: there the user's
-profile folder is what protects them.
+does not take, is built anew once; other errors, of full memory say, are not the engine's fault and pass through.
+Whose folders and files may be is in `runtime.owners`.
 """
 
 import hashlib
@@ -21,7 +19,6 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.console import one_line
 from runtime.errors import DeviceError, OutputError
 from runtime.files import write_text
+from runtime.owners import check_own, check_parent
 
 if sys.platform == "win32":
     import msvcrt
@@ -50,8 +47,8 @@ Load = Callable[[Path, bool], T]
 """Opens a session on a folder's engine; with True it builds one there instead."""
 
 
-class _DamagedError(Exception):
-    """An entry that has to be built anew; says why."""
+class DamagedError(Exception):
+    """An engine that has to be built anew; says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +96,8 @@ class EngineCache:
     """Engines in a folder; any number of threads and processes may use it at once."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = Path(folder).absolute() if folder is not None else user_cache() / "engines"
+        given = Path(folder).absolute() if folder is not None else user_cache() / "engines"
+        self.folder = Path(os.path.realpath(given.parent)) / given.name
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an engine under this key, by its manifest; `open` looks closer."""
@@ -108,11 +106,12 @@ class EngineCache:
     def open(self, key: str, about: Mapping[str, Any], load: Load[T], note: Note, *, timing: str = "") -> T:
         """Load an engine, or build and publish it, and return what `load` gives.
 
-        `load` is called with an engine's folder and False; where there is none, or `load` raises or rebuilds it, with
-        an empty folder and True, once. `timing` is what measured kernels are kept under; "" keeps none.
+        `load` is called with an engine's folder and False; where there is none, or `load` raises `DamagedError` or
+        rebuilds it, with an empty folder and True, once. `timing` is what measured kernels are kept under; "" keeps
+        none.
 
         Raises:
-            DeviceError: the folder is not ours alone, or cannot be written; and whatever building raises.
+            DeviceError: the folder is not ours alone, or cannot be written; and whatever else `load` raises.
         """
         self.make_safe()
         with _locked(self._lock(key), note):
@@ -121,26 +120,23 @@ class EngineCache:
             if os.path.lexists(entry):
                 try:
                     return self._load(entry, load)
-                except _DamagedError as damage:
+                except DamagedError as damage:
                     note(f"engine {key[:12]}: {damage}; it is built anew")
             return self._build(key, about, load, note, timing)
 
     def _load(self, entry: Path, load: Load[T]) -> T:
-        _check_own(entry, private=True)
+        check_own(entry, private=True)
         files = _read_manifest(entry)["files"]
         found = {path.name for path in entry.iterdir()} - {MANIFEST}
         if found != files.keys():
-            raise _DamagedError(f"has other files than its manifest says ({', '.join(sorted(found ^ files.keys()))})")
+            raise DamagedError(f"has other files than its manifest says ({', '.join(sorted(found ^ files.keys()))})")
         for name, expected in files.items():
-            _check_own(entry / name)
+            check_own(entry / name)
             if _digest(entry / name) != expected:
-                raise _DamagedError(f"{name} does not have its hash")
-        try:
-            loaded = load(entry, False)
-        except Exception as error:
-            raise _DamagedError(f"is not taken ({one_line(str(error))[:200]})") from error
+                raise DamagedError(f"{name} does not have its hash")
+        loaded = load(entry, False)
         if _manifest_of(entry) != files:
-            raise _DamagedError("was changed when it was loaded, so TensorRT found it stale")
+            raise DamagedError("was changed when it was loaded, so TensorRT found it stale")
         with suppress(OSError):  # a read-only disk
             os.utime(entry / MANIFEST)
         return loaded
@@ -180,9 +176,9 @@ class EngineCache:
         kept = self.folder / f"timing-{timing}"
         if not timing or not os.path.lexists(kept):
             return
-        _check_own(kept, private=True)
+        check_own(kept, private=True)
         for path in kept.glob(f"*{TIMING}"):
-            _check_own(path)
+            check_own(path)
             shutil.copyfile(path, folder / path.name)
 
     def _keep_timing(self, folder: Path, timing: str) -> None:
@@ -200,7 +196,7 @@ class EngineCache:
         """All engines, the longest unused first."""
         found = []
         for manifest in self.folder.glob(f"{'[0-9a-f]' * KEY_DIGITS}/{MANIFEST}"):
-            with suppress(OSError, _DamagedError):  # removed just now, or built anew at its next use
+            with suppress(OSError, DamagedError):  # removed just now, or built anew at its next use
                 data = _read_manifest(manifest.parent)
                 found.append(
                     Entry(
@@ -262,9 +258,9 @@ class EngineCache:
         with _explained(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            _check_own(self.folder, private=True)
+            check_own(self.folder, private=True)
             for parent in self.folder.parents:
-                _check_parent(parent)
+                check_parent(parent)
 
 
 @contextmanager
@@ -330,41 +326,12 @@ def _is_still(descriptor: int, path: Path) -> bool:
     return False
 
 
-def _check_own(path: Path, *, private: bool = False) -> None:
-    """Refuse what is not ours, or what others may write (`private`: or read)."""
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        raise DeviceError(f"{path}: is a link, expected the engine cache's own; remove it")
-    if not hasattr(os, "getuid"):
-        return
-    if status.st_uid != os.getuid():
-        raise DeviceError(
-            f"{path}: belongs to user {status.st_uid}, expected {os.getuid()}, since engines are executable code; "
-            "remove it, or give ProviderOptions(engine_folder=...)"
-        )
-    if status.st_mode & (0o077 if private else 0o022):
-        raise DeviceError(
-            f"{path}: has mode {stat.S_IMODE(status.st_mode):o}, expected {'700' if private else '600'}, since engines "
-            f"are executable code; if nobody else wrote there: chmod {'700' if private else '600'} {path}"
-        )
-
-
-def _check_parent(folder: Path) -> None:
-    """Refuse a folder above where anybody may put another in place of ours; the sticky bit forbids that in /tmp."""
-    mode = folder.stat().st_mode
-    if hasattr(os, "getuid") and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise DeviceError(
-            f"{folder}: may be written by everybody, and engines below it are executable code; chmod o-w {folder}, or "
-            "give ProviderOptions(engine_folder=...)"
-        )
-
-
 def _read_manifest(entry: Path) -> dict[str, Any]:
     path = entry / MANIFEST
     try:
-        _check_own(path)
+        check_own(path)
         if path.stat().st_size > MAX_MANIFEST:
-            raise _DamagedError("its manifest is too large")
+            raise DamagedError("its manifest is too large")
         data = json.loads(path.read_bytes())
         whole = (
             data["key"] == entry.name
@@ -373,9 +340,9 @@ def _read_manifest(entry: Path) -> dict[str, Any]:
             and isinstance(data["created"], float)
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _DamagedError("has no manifest that can be read") from error
+        raise DamagedError("has no manifest that can be read") from error
     if not whole:
-        raise _DamagedError("has another engine's manifest")
+        raise DamagedError("has another engine's manifest")
     return dict(data)
 
 

@@ -4,29 +4,35 @@ ONNX Runtime 1.31 offers no pinned host memory in Python for its CUDA provider (
 so batches travel from and to ordinary memory.
 """
 
+import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
-from runtime.engines import EngineCache, engine_key, timing_key
+from runtime.console import one_line
+from runtime.engines import DamagedError, EngineCache, engine_key, timing_key
 from runtime.errors import DeviceError
 from runtime.options import ProviderOptions, cache_options, provider_chain, tensorrt_options
 from runtime.providers import Device, gpu_facts
-from runtime.session import COPIES, Check, Note, Session, telling
+from runtime.session import COPIES, Check, Note, Session, run_value, telling
 from runtime.shapes import Profile, Shape, Size, bucketed, cropped, padded, parts
 
 IDLE_BUFFERS = 8
 """Sets of buffers that are kept between runs: one for each thread at one size, or several sizes in one thread."""
+
+IDLE_BYTES = 2**28
+"""Bytes that they hold together; the last used one is kept whatever its size."""
 
 MAX_GRAPHS = 8
 """Shapes whose kernels are kept as a CUDA graph; each holds its memory."""
@@ -39,15 +45,27 @@ OUT_OF_MEMORY = re.compile(
 )
 """How the arena, CUDA, cuBLAS and cuDNN say that the GPU is full."""
 
+ABOUT_THE_ENGINE = re.compile(r"\bengine|deseriali[sz]|execution context|golden sample", re.IGNORECASE)
+"""How ONNX Runtime says that TensorRT does not take an engine, or `check` that it answers wrongly."""
+
 K = TypeVar("K")
-V = TypeVar("V")
+T = TypeVar("T")
+
+
+class HoldsBytes(Protocol):
+    """Something that holds so many bytes."""
+
+    nbytes: int
+
+
+V = TypeVar("V", bound=HoldsBytes)
 
 
 class Pool(Generic[K, V]):
-    """Things for reuse: each is lent to one user at a time, and the longest unused go when too many are idle."""
+    """Things for reuse: each is lent to one user at a time; the longest unused go when too many or too large."""
 
-    def __init__(self, make: Callable[[K], V], limit: int) -> None:
-        self._make, self._limit = make, limit
+    def __init__(self, make: Callable[[K], V], limit: int, max_bytes: int) -> None:
+        self._make, self._limit, self._max_bytes = make, limit, max_bytes
         self._idle: list[tuple[K, V]] = []
         self._lock = threading.Lock()
 
@@ -61,6 +79,8 @@ class Pool(Generic[K, V]):
         with self._lock:
             self._idle.append((key, item))
             del self._idle[: -self._limit]
+            while len(self._idle) > 1 and sum(idle.nbytes for _, idle in self._idle) > self._max_bytes:
+                del self._idle[0]
 
     def _take(self, key: K) -> V | None:
         with self._lock:
@@ -81,6 +101,7 @@ class Buffers:
     def __init__(self, inference: Any, place: tuple[str, int], shape: tuple[int, ...], classes: int) -> None:
         batch, height, width, _ = shape
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        self.nbytes = math.prod(shape) + 4 * batch * classes * height * width
         self._inference = inference
         self._input = make(shape, np.uint8, *place)
         self._output = make((batch, classes, height, width), np.float32, *place)
@@ -102,28 +123,54 @@ class Buffers:
 
 
 class Engine:
-    """An `onnxruntime.InferenceSession` with its buffers and CUDA graphs."""
+    """An `onnxruntime.InferenceSession` with its buffers and CUDA graphs.
+
+    With graphs everything runs in one thread: ONNX Runtime captures them for each thread anew, and a capture breaks
+    when another thread calls CUDA.
+    """
 
     def __init__(self, inference: Any, place: tuple[str, int], classes: int, graphs: int) -> None:
+
+        def make(shape: tuple[int, ...]) -> Buffers:  # not a method: a cycle would hold the memory after `close`
+            return Buffers(inference, place, shape, classes)
+
         self.inference = inference
-        self._place, self._classes = place, classes
-        self._pool: Pool[tuple[int, ...], Buffers] = Pool(self._make, IDLE_BUFFERS)
+        self._index, self._make = place[1], make
+        self._pool: Pool[tuple[int, ...], Buffers] = Pool(make, IDLE_BUFFERS, IDLE_BYTES)
         self._allowed = graphs
         self._graphs: dict[tuple[int, ...], tuple[int, Buffers]] = {}
         self._graph_ids = count(1)
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "unet-cuda-graphs") if graphs else None
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run one batch as it is, as a CUDA graph if there is one for its shape, or room for another."""
-        if self._allowed:
-            with self._lock:  # a CUDA graph may not be used by two threads at once
-                if batch.shape in self._graphs or len(self._graphs) < self._allowed:
-                    return self._replay(batch)
+        return self._in_thread(self._run, batch)
+
+    def run_value(self, value: Any) -> Any:
+        """Run an OrtValue where it is; never as a graph, whose addresses would have to stay."""
+        return self._in_thread(run_value, self.inference, value, self._index, self._options(NO_GRAPH))
+
+    def shrink(self) -> None:
+        """Give idle buffers back."""
+        self._in_thread(self._pool.clear)
+
+    def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._thread is None:
+            return function(*arguments)
+
+        def timed() -> tuple[T, float]:
+            before = COPIES.seconds
+            return function(*arguments), COPIES.seconds - before
+
+        answer, copying = self._thread.submit(timed).result()
+        COPIES.seconds += copying
+        return answer
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if batch.shape in self._graphs or len(self._graphs) < self._allowed:
+            return self._replay(batch)
         with self._pool.lend(batch.shape) as buffers:
             return buffers.run(batch, self._options(NO_GRAPH))
-
-    def _make(self, shape: tuple[int, ...]) -> Buffers:
-        return Buffers(self.inference, self._place, shape, self._classes)
 
     def _replay(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         number, buffers = self._graphs.get(batch.shape) or (next(self._graph_ids), self._make(batch.shape))
@@ -137,10 +184,6 @@ class Engine:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
         return options
-
-    def shrink(self) -> None:
-        """Give idle buffers back."""
-        self._pool.clear()
 
 
 class CudaSession(Session):
@@ -174,6 +217,9 @@ class CudaSession(Session):
             answers.append(self._piece(batch[done : done + part.stop]))
             done += part.stop
         return answers[0] if len(answers) == 1 else np.concatenate(answers)
+
+    def _run_value(self, value: Any) -> Any:
+        return self._opened().run_value(value)
 
     def _limit(self, batch: NDArray[np.uint8]) -> int:
         if self._most_pixels is None:
@@ -232,11 +278,20 @@ class TensorRtSession(CudaSession):
         self.profile = profile
         self._reopen, self._rebuilds = reopen, options.allow_rebuild
         self._stride = card.input.stride
-        self._rebuilding = threading.Lock()
+        self._rebuilding, self._closing = threading.Lock(), threading.Lock()
+
+    def close(self) -> None:
+        """As `Session.close`; an engine that is being built is not taken any more."""
+        with self._closing:
+            super().close()
 
     def takes(self, shape: Shape) -> bool:
         """As `Session.takes`; a larger batch is run in parts."""
         return self._rebuilds or self.profile.inside((1, *self._fitted((shape[1], shape[2]))))
+
+    def takes_whole(self, shape: Shape) -> bool:
+        """As `Session.takes_whole`."""
+        return self._rebuilds or self.profile.inside(shape)
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._make_fit((1, *self._fitted((batch.shape[1], batch.shape[2]))))
@@ -258,10 +313,13 @@ class TensorRtSession(CudaSession):
         with self._rebuilding:
             if self.profile.inside(shape):
                 return
+            self._opened()  # it may have been closed while another thread built
             wider = self._reopen(self.profile.widened(shape))
-            # the engine first: between these lines it takes all that the old profile allows
-            self._inference, self._engine, self.nodes = wider._inference, wider._engine, wider.nodes
-            self.profile = wider.profile
+            with self._closing:
+                self._opened()
+                # the engine first: between these lines it takes all that the old profile allows
+                self._inference, self._engine, self.nodes = wider._inference, wider._engine, wider.nodes
+                self.profile = wider.profile
 
 
 def open_tensorrt(
@@ -293,7 +351,14 @@ def open_tensorrt(
 
         def load(folder: Path, building: bool) -> TensorRtSession:
             cache = cache_options(folder, timing=building and options.timing_cache)
-            return built(cache) if building else opened(cache)
+            if building:
+                return built(cache)
+            try:
+                return opened(cache)
+            except Exception as error:  # ONNX Runtime's errors share no base class
+                if OUT_OF_MEMORY.search(str(error)) or not ABOUT_THE_ENGINE.search(str(error)):
+                    raise
+                raise DamagedError(f"is not taken ({one_line(str(error))[:200]})") from error
 
         if not options.engine_cache:
             return built({})
@@ -311,9 +376,9 @@ def is_built(path: Path, device: Device, card: ModelCard, options: ProviderOptio
         return False
     try:
         key, _ = _key(path, device, card, options, options.profile(card))
-    except DeviceError:
+        return key in EngineCache(options.engine_folder)
+    except (DeviceError, OSError):
         return True
-    return key in EngineCache(options.engine_folder)
 
 
 def _key(

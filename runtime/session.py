@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from runtime.card import ModelCard
 from runtime.console import one_line
-from runtime.errors import DeviceError, ImageError, ModelError, UnetError
+from runtime.errors import ConfigError, DeviceError, ImageError, ModelError, UnetError
 from runtime.options import ProviderOptions, provider_chain, session_options
 from runtime.providers import PROVIDER, Device, Node, available_threads, node_placement, placement, strays_of
 from runtime.shapes import Shape
+from runtime.threads import Worker
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, height, width, channels] -> probability float32 [batch, classes, height, width]; thread-safe."""
@@ -101,6 +102,10 @@ class Session:
         """Whether a batch of (batch, height, width) can run here."""
         return True
 
+    def takes_whole(self, shape: Shape) -> bool:  # noqa: ARG002 - as above
+        """Whether it can run in one part and without padding, as `run_dlpack` does."""
+        return True
+
     def placement(self) -> Mapping[str, int]:
         """Number of graph nodes by execution provider."""
         return placement(self.nodes)
@@ -118,12 +123,7 @@ class Session:
         return answer
 
     def _run_value(self, value: Any) -> Any:
-        inference = self._opened_inference()
-        binding = inference.io_binding()
-        binding.bind_ortvalue_input("image", value)
-        binding.bind_output("probability", value.device_name(), self.device.index)
-        inference.run_with_iobinding(binding)
-        return binding.get_outputs()[0]
+        return run_value(self._opened_inference(), value, self.device.index)
 
     def _imported(self, tensor: Any) -> Any:
         expected = f"uint8 [batch, height, width, {self._card.architecture.in_channels}] on {self.device}"
@@ -153,6 +153,15 @@ class Session:
         )
 
 
+def run_value(inference: Any, value: Any, index: int, options: Any = None) -> Any:
+    """Run an OrtValue where it is, on the device `index` of its kind; the answer's OrtValue is there too."""
+    binding = inference.io_binding()
+    binding.bind_ortvalue_input("image", value)
+    binding.bind_output("probability", value.device_name(), index)
+    inference.run_with_iobinding(binding, options)
+    return binding.get_outputs()[0]
+
+
 class AutoSession(Session):
     """The best session there is, and another one for what it does not take; the best may come later.
 
@@ -163,7 +172,7 @@ class AutoSession(Session):
     def __init__(self, *, best: Session | None = None, other: Session | None = None, open_other: Callable[[], Session]):
         self._best, self._other, self._open_other = best, other, open_other
         self._lock = threading.Lock()
-        self._builder: threading.Thread | None = None
+        self._builder: Worker | None = None
         self._closed = False
 
     @property
@@ -180,6 +189,7 @@ class AutoSession(Session):
         """Open the best session in another thread and switch to it.
 
         `done` is called there when it serves, with "", or when it failed, with None and the reason. Nothing is raised.
+        The end of the program waits for it: a build cannot be stopped, and Python must not be taken down around it.
         """
 
         def work() -> None:
@@ -189,14 +199,16 @@ class AutoSession(Session):
                 if not self._closed:
                     done(None, one_line(str(error)))
                 return
-            if self._closed:
+            with self._lock:
+                closed = self._closed
+                if not closed:
+                    self._best = best
+            if closed:
                 best.close()
-                return
-            self._best = best
-            done(best, "")
+            else:
+                done(best, "")
 
-        self._builder = threading.Thread(target=work, name="tensorrt-build", daemon=True)
-        self._builder.start()
+        self._builder = Worker("unet-tensorrt-build", work, stop=lambda: None)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `Session.run`."""
@@ -204,8 +216,12 @@ class AutoSession(Session):
 
     def run_dlpack(self, tensor: Any) -> Any:
         """As `Session.run_dlpack`."""
-        shape = tuple(tensor.shape)[:3]
-        return (self._for(shape) if len(shape) == 3 else self._now()).run_dlpack(tensor)
+        value = self._now()._imported(tensor)
+        batch, height, width, _ = value.shape()
+        best = self._best
+        if best is not None and best.takes_whole((batch, height, width)):
+            return best.run_dlpack(value)
+        return self._opened_other().run_dlpack(value)
 
     def prepare(self) -> None:
         """Wait for the build, if there is one, and run one batch."""
@@ -215,8 +231,10 @@ class AutoSession(Session):
 
     def close(self) -> None:
         """Close both; an engine that is still being built is closed when it is done."""
-        self._closed = True
-        for session in (self._best, self._other):
+        with self._lock:
+            self._closed = True
+            opened = self._best, self._other
+        for session in opened:
             if session is not None:
                 session.close()
 
@@ -293,9 +311,18 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
 
 
 def must_build(path: Path, device: Device, card: ModelCard, options: ProviderOptions) -> bool:
-    """Whether opening this device takes minutes, for a TensorRT engine that nobody has built yet."""
+    """Whether opening this device takes minutes, for a TensorRT engine that nobody has built yet.
+
+    Raises:
+        ConfigError: another device would serve by CUDA graphs meanwhile, and a build breaks their capture.
+    """
     if device.kind != "tensorrt":
         return False
+    if options.cuda_graphs and options.background:
+        raise ConfigError(
+            "cuda_graphs: found True with background=True, and building a TensorRT engine breaks the capture of CUDA "
+            "graphs; give background=False, or device='cuda'"
+        )
     from runtime.gpu import is_built
 
     return not is_built(path, device, card, options)

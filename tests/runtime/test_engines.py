@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runtime import engines
-from runtime.engines import EngineCache, engine_key, timing_key, user_cache
+from runtime.engines import DamagedError, EngineCache, engine_key, timing_key, user_cache
 from runtime.errors import DeviceError
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -162,14 +162,25 @@ def test_engine_that_is_refused_is_built_anew_once_and_then_the_error_is_told(re
 
     def refuse(folder, building):
         calls.append(building)
-        raise DeviceError("answers wrongly")
+        raise DamagedError("answers wrongly")
 
-    with pytest.raises(DeviceError, match=r"^answers wrongly$"):
+    with pytest.raises(DamagedError, match=r"^answers wrongly$"):
         ready.open(KEY, {}, refuse, notes.append)
     assert calls == [False, True]
-    assert notes == [f"engine {KEY[:12]}: is not taken (answers wrongly); it is built anew"]
+    assert notes == [f"engine {KEY[:12]}: answers wrongly; it is built anew"]
     assert names(ready.folder) == [KEY, f"{KEY}.lock"]
     assert opened(ready, notes) == (b"engine", [False])  # it may have been the GPU's fault
+
+
+def test_error_that_is_not_the_engines_fault_is_told_and_costs_no_build(ready, notes):
+    def fail(folder, building):
+        assert not building
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        ready.open(KEY, {}, fail, notes.append)
+    assert notes == []
+    assert opened(ready, notes) == (b"engine", [False])
 
 
 def test_engine_that_onnx_runtime_rebuilds_in_its_folder_is_not_kept_as_it_was(ready, notes):
@@ -285,6 +296,63 @@ def test_folder_below_one_that_everybody_may_write_is_refused(tmp_path, notes):
         opened(EngineCache(tmp_path / "open" / "engines"), notes)
     (tmp_path / "open").chmod(0o1777)
     assert opened(EngineCache(tmp_path / "open" / "engines"), notes)[0] == b"new"
+
+
+@posix
+@pytest.mark.parametrize("name", ["unet.engine", "manifest.json"])
+def test_pipe_is_refused_and_not_waited_for(ready, notes, name):
+    path = ready.folder / KEY / name
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(DeviceError) as caught:
+        opened(ready, notes)
+    assert str(caught.value) == f"{path}: is not a regular file, expected one; remove it"
+
+
+@posix
+def test_folder_is_judged_where_it_is_not_by_the_link_that_leads_there(tmp_path, notes):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open" / "inner").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "open" / "inner")
+    cache = EngineCache(tmp_path / "link" / "engines")
+    assert cache.folder == tmp_path.resolve() / "open" / "inner" / "engines"
+    with pytest.raises(DeviceError, match=rf"^{cache.folder.parents[1]}: may be written by everybody"):
+        opened(cache, notes)
+
+
+@posix
+def test_folder_above_that_becomes_a_link_is_refused(tmp_path, notes):
+    cache = EngineCache(tmp_path / "above" / "engines")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "above").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DeviceError, match=r"above: has become a link, expected a folder; try again$"):
+        opened(cache, notes)
+
+
+@posix
+def test_folder_above_must_be_ours_or_roots(tmp_path, notes, monkeypatch):
+    above, real = tmp_path.resolve() / "above", Path.lstat
+    above.mkdir(mode=0o755)
+
+    def belongs_to(owner):
+        def lstat(self):
+            fields = list(real(self))
+            fields[4] = owner if self == above else fields[4]
+            return os.stat_result(fields)
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+
+    us = os.getuid()
+    belongs_to(0)
+    assert opened(EngineCache(above / "engines"), notes)[0] == b"new"
+    belongs_to(us + 1)
+    with pytest.raises(DeviceError) as caught:
+        opened(EngineCache(above / "engines"), notes)
+    assert str(caught.value) == (
+        f"{above}: belongs to user {us + 1}, expected {us} or root, since engines below it are executable code; "
+        "give ProviderOptions(engine_folder=...)"
+    )
 
 
 def test_folder_that_cannot_be_made_is_told_with_the_options(tmp_path, notes):

@@ -1,9 +1,13 @@
 """Sessions: the CPU for real; the GPU's buffers and bindings on CPU memory; full memory, switching, progress."""
 
+import contextlib
 import dataclasses
 import gc
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -129,6 +133,12 @@ def test_tensor_of_another_kind_is_refused(models, card, tensor, found):
     assert str(caught.value).endswith("uint8 [batch, height, width, 3] on cpu")
 
 
+def test_tensor_that_is_none_is_refused_by_auto_too(models, card):
+    session = open_session(models["softmax"], CPU, card, ProviderOptions(), note=print)
+    with pytest.raises(ImageError, match=r"^tensor: found object  \[\], which DLPack does not take, expected a contig"):
+        AutoSession(best=session, open_other=lambda: session).run_dlpack(object())
+
+
 def test_tensor_on_another_device_is_refused(inference, card):
     with pytest.raises(ImageError, match=r"on cpu, expected uint8 \[batch, height, width, 3\] on cuda:0$"):
         on_cpu_memory(inference, card).run_dlpack(images(1, 8, 8))
@@ -171,9 +181,39 @@ def test_buffers_are_reused_by_bucket(inference, card, monkeypatch):
     assert made == [(1, 8, 8, 3), (1, 12, 8, 3)]
 
 
+class Thing:
+    def __init__(self, nbytes=1):
+        self.nbytes = nbytes
+
+
+def test_pool_keeps_no_more_bytes_than_it_may_and_always_the_last_used():
+    made = []
+    pool = Pool(lambda size: made.append(size) or Thing(size), limit=9, max_bytes=100)
+    for size in (60, 40, 30, 40, 60, 500, 500, 60):
+        with pool.lend(size):
+            pass
+    assert made == [60, 40, 30, 60, 500, 60]
+
+
+def test_buffers_know_their_bytes(inference):
+    assert gpu.Buffers(inference, ("cpu", 0), (2, 5, 7, 3), 3).nbytes == 2 * 5 * 7 * 3 + 2 * 3 * 5 * 7 * 4
+
+
+def test_closed_session_gives_its_memory_back_at_once(inference, card):
+    session = on_cpu_memory(inference, card)
+    session.run(images(1, 8, 8))
+    engine = weakref.ref(session._engine)
+    gc.disable()
+    try:
+        session.close()
+        assert engine() is None
+    finally:
+        gc.enable()
+
+
 def test_pool_lends_to_one_at_a_time_and_keeps_the_last_used():
     made = []
-    pool = Pool(lambda key: made.append(key) or [key], limit=2)
+    pool = Pool(lambda key: made.append(key) or Thing(), limit=2, max_bytes=100)
     with pool.lend("a") as first, pool.lend("a") as second:
         assert first is not second
     with pool.lend("a") as again:
@@ -226,21 +266,56 @@ def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkey
     assert len({address for _, address in used}) == 3
 
 
-def test_graphs_are_used_by_one_thread_at_a_time(inference, card, monkeypatch):
-    busy, most = [], []
+class Recording:
+    """An inference session that notes the graph and the thread of each run."""
 
-    def run(self, batch, options):
-        busy.append(1)
-        most.append(len(busy))
-        time.sleep(0.005)
-        busy.pop()
-        return np.zeros((1, 3, 8, 8), np.float32)
+    def __init__(self, inference):
+        self.inference, self.graphs, self.threads = inference, [], set()
 
-    monkeypatch.setattr(gpu.Buffers, "run", run)
-    session = on_cpu_memory(inference, card, cuda_graphs=True)
+    def __getattr__(self, name):
+        return getattr(self.inference, name)
+
+    def run_with_iobinding(self, binding, options):
+        self.graphs.append(options and options.get_run_config_entry("gpu_graph_id"))
+        self.threads.add(threading.current_thread().name)
+        self.inference.run_with_iobinding(binding, options)
+
+
+def test_with_graphs_every_run_is_in_one_thread_since_each_captures_its_own(inference, card, answers, monkeypatch):
+    monkeypatch.setattr(module, "DLPACK_CUDA", module.DLPACK_CPU)
+    recording = Recording(inference)
+    session = on_cpu_memory(recording, card, cuda_graphs=True)
+    batch = images(1, 8, 8)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(session.run, [images(1, 8, 8)] * 12))
-    assert max(most) == 1
+        found = list(pool.map(session.run, [batch] * 12))
+        found += map(np.from_dlpack, pool.map(session.run_dlpack, [batch] * 12))
+    assert all(np.abs(answer - answers["softmax"](batch)).max() < 1e-6 for answer in found)
+    assert recording.threads == {"unet-cuda-graphs_0"}
+
+
+@pytest.mark.parametrize(("graphs", "told"), [(True, ["-1"]), (False, [None])])
+def test_tensor_from_outside_is_never_captured_since_its_address_does_not_stay(
+    inference, card, monkeypatch, graphs, told
+):
+    monkeypatch.setattr(module, "DLPACK_CUDA", module.DLPACK_CPU)
+    recording = Recording(inference)
+    on_cpu_memory(recording, card, cuda_graphs=graphs).run_dlpack(images(1, 8, 8))
+    assert recording.graphs == told
+
+
+def test_copying_is_timed_in_the_callers_thread_with_graphs_too(inference, card):
+    session, before = on_cpu_memory(inference, card, cuda_graphs=True), module.COPIES.seconds
+    session.run(images(1, 8, 8))
+    assert module.COPIES.seconds > before
+
+
+def test_graphs_are_refused_beside_a_build_in_the_background(models, card, tensorrt_stand_in, monkeypatch, tmp_path):
+    monkeypatch.setattr(providers, "why_not", lambda device: None)
+    with pytest.raises(ConfigError, match=r"^cuda_graphs: found True with background=True, and building a TensorRT en"):
+        Predictor(models["softmax"], options=ProviderOptions(cuda_graphs=True))
+    options = ProviderOptions(cuda_graphs=True, background=False, engine_folder=tmp_path / "engines")
+    assert Predictor(models["softmax"], options=options).report.device == "tensorrt:0"
+    assert Predictor(models["softmax"], "cuda", options=ProviderOptions(cuda_graphs=True)).report.device == "cuda:0"
 
 
 # Memory that runs out
@@ -352,6 +427,47 @@ def test_engine_is_rebuilt_where_that_is_allowed_and_once_for_all_threads(engine
     assert len(built) == 2
 
 
+def test_engine_that_was_closed_while_it_was_rebuilt_stays_closed(inference, card):
+    session, began, go, built = None, threading.Event(), threading.Event(), []
+
+    def reopen(profile):
+        built.append(profile)
+        began.set()
+        assert go.wait(10)
+        return TensorRtSession(inference, TRT, card, options, profile, reopen, memory="cpu")
+
+    options = ProviderOptions(allow_rebuild=True)
+    session = TensorRtSession(inference, TRT, card, options, PROFILE, reopen, memory="cpu")
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(session.run, images(1, 70, 90)) for _ in range(2)]
+        assert began.wait(10)
+        session.close()
+        go.set()
+        for run in waiting:
+            with pytest.raises(DeviceError, match="the session is closed"):
+                run.result()
+    with pytest.raises(DeviceError, match="the session is closed"):
+        session.run(images(1, 8, 8))
+    assert len(built) == 1
+
+
+def test_auto_hands_tensors_that_the_engine_does_not_take_whole_to_the_other_one(inference, card, answers, monkeypatch):
+    monkeypatch.setattr(module, "DLPACK_CUDA", module.DLPACK_CPU)
+    options = ProviderOptions(max_batch=4)
+    engine = TensorRtSession(inference, TRT, card, options, PROFILE, lambda profile: None, memory="cpu")
+    used, other = [], on_cpu_memory(inference, card)
+    auto = AutoSession(best=engine, open_other=lambda: used.append(1) or other)
+    for shape, others in [((4, 8, 8), 0), ((5, 8, 8), 1), ((1, 3, 8), 1)]:  # one too many, one that needs padding
+        batch = images(*shape)
+        assert auto.run(batch).shape == (shape[0], 3, *shape[1:]) and engine.takes(shape)
+        assert np.abs(np.from_dlpack(auto.run_dlpack(batch)) - answers["softmax"](batch)).max() < 1e-6
+        assert len(used) == others
+    with pytest.raises(
+        DeviceError, match=r"^images of the batch: found 5, the TensorRT engine takes 1 to 4; give Prov"
+    ):
+        engine.run_dlpack(images(5, 8, 8))
+
+
 @pytest.fixture
 def tensorrt_stand_in(models, card, monkeypatch, tmp_path):
     """Open "TensorRT": the real code around a CPU session that writes an engine into the folder it is told."""
@@ -402,6 +518,33 @@ def test_cached_engine_that_answers_wrongly_is_built_anew_once(models, card, ten
     open_session(models["softmax"], TRT, card, options, note=notes.append, check=check)
     assert "is not taken (answers the golden sample wrongly); it is built anew" in notes[0]
     assert len(tensorrt_stand_in) == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "builds"),
+    [
+        ("TensorRT EP could not deserialize engine from cache: /x", 2),
+        ("TensorRT EP failed to create execution context", 2),
+        (FULL, 1),
+        ("could not deserialize engine: CUDA failure 2: out of memory", 1),
+        ("device tensorrt:0: 2 nodes would run elsewhere: {'Conv on CPUExecutionProvider': 2}", 1),
+    ],
+)
+def test_only_an_error_about_the_engine_costs_a_build(models, card, tensorrt_stand_in, tmp_path, message, builds):
+    options, errors, notes = ProviderOptions(engine_folder=tmp_path / "engines"), [RuntimeError(message)], []
+    open_session(models["softmax"], TRT, card, options, note=notes.append)
+
+    def check(run):
+        if errors:
+            raise errors.pop()
+
+    with pytest.raises(RuntimeError) if builds == 1 else contextlib.nullcontext():
+        open_session(models["softmax"], TRT, card, options, note=notes.append, check=check)
+    assert len([note for note in notes if note.endswith("minutes")]) == builds
+
+
+def test_what_keeps_an_engine_from_being_looked_for_is_left_to_opening(models, card, tensorrt_stand_in, tmp_path):
+    assert not module.must_build(tmp_path / "gone.onnx", TRT, card, ProviderOptions())
 
 
 # auto
@@ -492,7 +635,7 @@ def test_auto_closes_what_it_opened_also_what_comes_later():
     auto.build(lambda: go.wait(30) and late, lambda best, reason: said.append(reason))
     auto.close()
     go.set()
-    auto._builder.join(10)
+    auto._builder.join()
     assert (first.closed, late.closed, said) == (True, True, [])
 
 
@@ -506,6 +649,53 @@ def test_auto_opens_the_other_one_only_when_it_is_needed():
     auto.close()
     with pytest.raises(DeviceError, match="the session is closed"):
         auto.run(images(1, 2, 2))
+
+
+class ClosedInBetween(AutoSession):
+    """Another thread closes it between the builder's look at whether it is closed and the switch, if it can."""
+
+    closer = None
+
+    @property
+    def _closed(self):
+        closed = self.closed
+        if self._builder is not None and self.closer is None:
+            self.closer = threading.Thread(target=self.close)
+            self.closer.start()
+            self.closer.join(0.2)
+        return closed
+
+    @_closed.setter
+    def _closed(self, value):
+        self.closed = value
+
+
+def test_close_beside_the_end_of_a_build_leaves_nothing_open():
+    go, late, first = threading.Event(), Answering(2), Answering(1)
+    auto = ClosedInBetween(other=first, open_other=lambda: first)
+    auto.build(lambda: go.wait(10) and late, lambda best, reason: None)
+    go.set()
+    auto._builder.join()
+    auto.closer.join(10)
+    assert (first.closed, late.closed) == (True, True)
+
+
+PROGRAM = """
+import time
+from runtime.session import AutoSession
+
+def build():
+    time.sleep(0.5)
+    print("built", flush=True)
+    raise ValueError("no engine")
+
+AutoSession(open_other=None).build(build, lambda best, reason: print(reason, flush=True))
+"""
+
+
+def test_program_does_not_end_inside_a_build(root):
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "built\nno engine\n" and done.stderr == ""
 
 
 # Progress
@@ -542,13 +732,15 @@ def test_cuda_keeps_buffers_and_graphs(cuda, models, card, answers, graphs):
 
 
 @pytest.mark.gpu
-def test_cuda_takes_and_gives_dlpack(cuda, models, card, answers):
-    session = open_session(models["softmax"], cuda, card, ProviderOptions(), note=print)
-    batch = images(1, 8, 12)
-    value = onnxruntime.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)
-    answer = session.run_dlpack(value)
-    assert tuple(answer.__dlpack_device__()) == (2, 0)
-    assert np.abs(answer.numpy() - answers["softmax"](batch)).max() < 1e-3
+@pytest.mark.parametrize("graphs", [False, True])
+def test_cuda_takes_and_gives_dlpack(cuda, models, card, answers, graphs):
+    session = open_session(models["softmax"], cuda, card, ProviderOptions(cuda_graphs=graphs), note=print)
+    for seed in range(4):
+        batch = images(1, 8, 12, seed=seed)
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)
+        answer = session.run_dlpack(value)
+        assert tuple(answer.__dlpack_device__()) == (2, 0)
+        assert np.abs(answer.numpy() - answers["softmax"](batch)).max() < 1e-3
 
 
 @pytest.mark.gpu
