@@ -45,8 +45,8 @@ OUT_OF_MEMORY = re.compile(
 )
 """How the arena, CUDA, cuBLAS and cuDNN say that the GPU is full."""
 
-ABOUT_THE_ENGINE = re.compile(r"\bengine|deseriali[sz]|execution context|golden sample", re.IGNORECASE)
-"""How ONNX Runtime says that TensorRT does not take an engine, or `check` that it answers wrongly."""
+ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
+"""How ONNX Runtime's TensorRT library says that an engine is not taken, and `check` that it answers wrongly."""
 
 K = TypeVar("K")
 T = TypeVar("T")

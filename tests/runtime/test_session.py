@@ -524,7 +524,9 @@ def test_cached_engine_that_answers_wrongly_is_built_anew_once(models, card, ten
     ("message", "builds"),
     [
         ("TensorRT EP could not deserialize engine from cache: /x", 2),
-        ("TensorRT EP failed to create execution context", 2),
+        ("TensorRT EP failed to create context", 2),
+        ("TensorRT EP execution context enqueue failed.", 2),
+        ("/home/user/.cache/unet-deploy/engines/x: Permission denied", 1),
         (FULL, 1),
         ("could not deserialize engine: CUDA failure 2: out of memory", 1),
         ("device tensorrt:0: 2 nodes would run elsewhere: {'Conv on CPUExecutionProvider': 2}", 1),
