@@ -26,6 +26,7 @@ def test_all_parts_are_measured_and_written(exported, trained, tmp_path):
     assert report["calls"][RUN]["median"] > 0 and report["cold"][COLD_OURS]["median"] > 100
     assert len(report["memory"]) == 10 and min(report["memory"]) > 20
     assert len(report["tiles"]) == 3
+    assert all(seconds > 0 and megabytes > 1 for seconds, megabytes in report["tiles"].values())
     assert (tmp_path / "serving.md").read_text().strip() in result.output
 
 
