@@ -261,7 +261,7 @@ class Predictor:
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
 
-        For servers, where images come from many threads at once. An image that cannot be read fails its own Future.
+        An image that cannot be read fails its own Future.
 
         Args:
             image: as of `predict`.
