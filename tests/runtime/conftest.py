@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from answers import one_class, three_classes
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime import opening, providers
@@ -239,3 +240,15 @@ def interrupted():
         assert time.monotonic() - start < 1
 
     return block
+
+
+@pytest.fixture
+def single():
+    """A result of one class."""
+    return one_class()
+
+
+@pytest.fixture
+def several():
+    """A result of three classes."""
+    return three_classes()

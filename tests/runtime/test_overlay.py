@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from answers import IMAGE, ONE, THREE, TIMES, one_class, three_classes
+from answers import IMAGE, ONE, THREE, TIMES
 from PIL import Image
 
 from runtime import overlay
@@ -15,16 +15,6 @@ from runtime.card import OutputSpec
 from runtime.errors import ConfigError
 from runtime.overlay import COLOURS
 from runtime.result import PREVIEW, Segmentation
-
-
-@pytest.fixture
-def single():
-    return one_class()
-
-
-@pytest.fixture
-def several():
-    return three_classes()
 
 
 @pytest.mark.parametrize("opacity", [0, 0.25, 0.5, 1])

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from answers import IMAGE, ONE, TIMES, one_class, three_classes
+from answers import IMAGE, ONE, TIMES
 from PIL import Image
 
 from runtime.card import OutputSpec
@@ -19,16 +19,6 @@ from runtime.result import Segmentation, mask_of
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "runtime.md"
 STAND_IN_ANNOTATOR = SimpleNamespace(annotate=lambda scene, detections: scene)
-
-
-@pytest.fixture
-def single():
-    return one_class()
-
-
-@pytest.fixture
-def several():
-    return three_classes()
 
 
 def test_mask_is_one_strictly_above_the_threshold(single):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from answers import IMAGE, THREE, TIMES, one_class, three_classes
+from answers import IMAGE, THREE, TIMES
 from PIL import Image
 
 from runtime.card import OutputSpec
@@ -16,16 +16,6 @@ from runtime.errors import ConfigError, OutputError
 from runtime.image import load_labels
 from runtime.result import Segmentation
 from runtime.rle import coco_decode
-
-
-@pytest.fixture
-def single():
-    return one_class()
-
-
-@pytest.fixture
-def several():
-    return three_classes()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif", ".tiff", ".PNG"])
