@@ -11,8 +11,7 @@ import torch
 
 from export.names import CONVOLUTIONS, rename
 from runtime.card import ModelCard
-from runtime.console import one_line
-from runtime.errors import ConfigError, ModelError
+from runtime.errors import ConfigError, ModelError, one_line
 from unet_core.model import Segmenter
 
 OPSET = 20

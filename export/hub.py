@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.precision import FP16_FLIPPED, INT8_DICE, INT8_FLIPPED
 from runtime.card import Gate, ModelCard, Precision
-from runtime.console import one_line
+from runtime.errors import one_line
 from runtime.files import write_text
 from runtime.predictor import Predictor
 

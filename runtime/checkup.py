@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runtime import machine
 from runtime.card import CHANNEL_COUNT, ModelCard
-from runtime.console import one_line
-from runtime.errors import DeviceError, UnetError
+from runtime.errors import DeviceError, UnetError, one_line
 
 if TYPE_CHECKING:
     from runtime.predictor import Predictor

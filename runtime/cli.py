@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from runtime.console import Command, Size, one_line, progress_hidden, version_option
-from runtime.errors import ConfigError, DeviceError, ImageError
+from runtime.console import Command, Size, progress_hidden, version_option
+from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.outputs import SUFFIX, TABLE, Files, Table, Tally, encoded, rows_in, sink
 from runtime.plan import Job, find, jobs_of, rows_of
 from runtime.predictor import Predictor

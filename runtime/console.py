@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from runtime.errors import DeviceWarning, UnetError
+from runtime.errors import DeviceWarning, UnetError, one_line
 
 DISTRIBUTION = "unet-deploy"
 
@@ -88,11 +88,6 @@ def installed_version() -> str:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
         return "(not installed)"
-
-
-def one_line(text: str) -> str:
-    """Fold line breaks, so that a library's long message stays one line."""
-    return " ".join(text.split())
 
 
 def progress_hidden() -> bool:

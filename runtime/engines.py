@@ -17,7 +17,6 @@ Whose folders and files may be is in `runtime.owners`.
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -142,7 +141,7 @@ class EngineCache:
         return loaded
 
     def _build(self, key: str, about: Mapping[str, Any], load: Load[T], note: Note, timing: str) -> T:
-        temporary = self.folder / f".{key}.{secrets.token_hex(4)}"
+        temporary = self.folder / f".{key}.{os.urandom(4).hex()}"
         start = time.monotonic()
         try:
             with _explained(self.folder):

@@ -85,3 +85,8 @@ class ClosedError(UnetError):
 
 class DeviceWarning(UserWarning):
     """`device="auto"` passed over a faster device."""
+
+
+def one_line(text: str) -> str:
+    """Fold line breaks, so that a library's long message stays one line."""
+    return " ".join(text.split())

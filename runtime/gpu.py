@@ -20,9 +20,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
-from runtime.console import one_line
 from runtime.engines import DamagedError, EngineCache, engine_key, timing_key
-from runtime.errors import DeviceError
+from runtime.errors import DeviceError, one_line
 from runtime.options import ProviderOptions, cache_options, provider_chain, tensorrt_options
 from runtime.providers import Device, gpu_facts
 from runtime.session import COPIES, Check, Note, Session, run_value, telling

@@ -30,8 +30,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 
 from runtime.arrays import from_array
 from runtime.card import InputSpec
-from runtime.console import one_line
-from runtime.errors import ImageError
+from runtime.errors import ImageError, one_line
 from runtime.pillow import Limits as Limits
 from runtime.pillow import TooManyPixelsError, strict
 

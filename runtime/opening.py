@@ -15,8 +15,7 @@ import onnxruntime
 
 from runtime import providers
 from runtime.card import ModelCard
-from runtime.console import one_line
-from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError
+from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
 from runtime.golden import Golden, golden_tolerance
 from runtime.options import ProviderOptions
 from runtime.providers import Device

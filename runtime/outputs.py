@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime.errors import OutputError
 from runtime.files import make_folder, replacing, write_bytes
@@ -38,10 +37,10 @@ def encoded(result: Segmentation, kind: str) -> bytes:
         np.save(file, result.probability)
         return file.getvalue()
     if kind == "mask":
-        return png_of(result.picture())
+        return png_of(np.asarray(result.picture()))
     if kind == "probability":
-        return png_of(Image.fromarray(foreground_16(result)))
-    return png_of(Image.fromarray(result.overlay() if kind == "overlay" else result.cutout()))
+        return png_of(foreground_16(result))
+    return png_of(result.overlay() if kind == "overlay" else result.cutout())
 
 
 def foreground_16(result: Segmentation) -> NDArray[np.uint16]:

@@ -15,8 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
-from runtime.console import one_line
-from runtime.errors import ConfigError, DeviceError, ImageError, ModelError, UnetError
+from runtime.errors import ConfigError, DeviceError, ImageError, ModelError, UnetError, one_line
 from runtime.options import ProviderOptions, provider_chain, session_options
 from runtime.providers import PROVIDER, Device, Node, available_threads, node_placement, placement, strays_of
 from runtime.shapes import Shape

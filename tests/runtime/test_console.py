@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from runtime.console import Command, Size, one_line
-from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError
+from runtime.console import Command, Size
+from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line
 
 
 def run(work, *arguments):
