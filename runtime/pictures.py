@@ -16,8 +16,8 @@ LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
 """Suffixes that a mask may be saved under; others change its values."""
 
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-"""For pictures of 1918x1280: masks take 15 % fewer bytes than by Pillow in half of the time, overlays and cut-outs up to
-27 % more, in half of the time too."""
+"""In half of Pillow's time; at 1918x1280 masks take 15 % fewer bytes than with it, overlays and cut-outs up to 27 %
+more."""
 
 MAX_PNG_SIDE = 1_000_000
 """Pixels that libpng writes in a row or a column."""

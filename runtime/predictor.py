@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import providers
-from runtime.batching import Batcher, Batching
+from runtime.batching import Batching
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
 from runtime.model import identity_of, read_model
@@ -24,7 +23,7 @@ from runtime.result import Segmentation
 from runtime.session import Session
 from runtime.stages import Answer, Loaded, check_batch, finish, infer, load
 from runtime.stream import stream as pipeline
-from runtime.threads import Places
+from runtime.submissions import Submissions
 from runtime.tiling import Asking, Way, way_of
 
 LOG = logging.getLogger(__package__)
@@ -121,10 +120,8 @@ class Predictor:
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
         self._opened = Opened(path, self.card, self._golden, device, self._threads, self._options)
-        most = self._batching or Batching(max_batch=self._batch_size())
-        self._decoding = Places(most.max_waiting, "")
-        self._lock = threading.Lock()
-        self._batcher: Batcher[Loaded, Segmentation] | None = None
+        batching = self._batching or Batching(max_batch=self._batch_size())
+        self._submissions = Submissions(self._infer, self._finish, batching)
         self._process = os.getpid()
 
     @property
@@ -280,36 +277,28 @@ class Predictor:
             failed: Future[Segmentation] = Future()
             failed.set_exception(error)
             return failed
-        return self._batches().submit(loaded, timeout=timeout)
+        self._serving()  # after a fork it opens the file
+        return self._submissions.submit(loaded, timeout=timeout)
 
     async def predict_async(self, image: ImageSource, **asking: Unpack[Asking]) -> Segmentation:
-        """`predict` for asyncio: decodes in a thread, runs in a batch with others, and never holds up the event loop.
+        """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
 
         Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
         """
-        import asyncio  # costs an app that does not use it 30 ms at its start
-
         self._check_open()
-        way, batches = way_of(self.card, **asking), self._batches()  # first: after a fork it opens the file
-        await self._decoding.acquire_async()  # or decoded images would pile up before the batches
-        try:
-            loaded = await asyncio.to_thread(self._load, image, way)
-            return await batches.run_async(loaded)
-        finally:
-            self._decoding.release()
+        way = way_of(self.card, **asking)
+        self._serving()  # after a fork it opens the file
+        return await self._submissions.predict(lambda: self._load(image, way))
 
     def close(self) -> None:
         """Finish what was submitted, and give the model's memory back; predicting again raises a DeviceError."""
         self._closed = True
         if os.getpid() != self._process:
             return  # nothing was opened here
-        with self._lock:
-            batcher = self._batcher
-        if batcher is not None and batcher.is_current():  # in a Future's callback: what waits comes first
+        if self._submissions.is_current():  # in a Future's callback: what waits comes first
             threading.Thread(target=self.close, name="unet-close").start()
             return
-        if batcher is not None:
-            batcher.close()
+        self._submissions.close()
         self._opened.session.close()
 
     def __enter__(self) -> Self:
@@ -332,26 +321,9 @@ class Predictor:
     def _finish(self, loaded: Loaded, answer: Answer) -> Segmentation:
         return finish(loaded, answer, self.card)
 
-    def _answer(self, loaded: list[Loaded]) -> list[Segmentation]:
-        return [self._finish(one, answer) for one, answer in zip(loaded, self._infer(loaded), strict=True)]
-
     def _batch_size(self) -> int:
         """Images that run together: on a CPU more than one gain nothing."""
         return 1 if self._opened.session.device.kind == "cpu" else min(GPU_BATCH, self._options.max_batch)
-
-    def _batches(self) -> Batcher[Loaded, Segmentation]:
-        self._serving()
-        with self._lock:
-            if self._batcher is None:
-                batching = self._batching or Batching(max_batch=self._batch_size())
-                self._batcher = Batcher(
-                    self._answer,
-                    key=attrgetter("key"),
-                    max_batch=batching.max_batch,
-                    max_delay_ms=batching.max_delay_ms,
-                    max_waiting=batching.max_waiting,
-                )
-            return self._batcher
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import predictor
 from runtime.batching import Batching
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.pillow import Limits
@@ -120,6 +121,25 @@ def test_coroutines_are_answered_as_serial_while_the_loop_goes_on(models, serial
         results, beats = asyncio.run(gather(model))
     assert same(results, serial)
     assert beats > len(IMAGES)
+
+
+def test_coroutines_decode_and_restore_beside_the_batches(models, monkeypatch):
+    threads = {}
+
+    def noted(name):
+        stage = getattr(predictor, name)
+
+        def run(*arguments):
+            threads[name] = threading.current_thread().name.split("_")[0]
+            return stage(*arguments)
+
+        monkeypatch.setattr(predictor, name, run)
+
+    for name in ("load", "infer", "finish"):
+        noted(name)
+    with Predictor(models["conv"], "cpu") as model:
+        asyncio.run(model.predict_async(IMAGES[0]))
+    assert threads == {"load": "asyncio", "infer": "unet-batcher", "finish": "asyncio"}
 
 
 def test_a_coroutine_raises_what_predict_does(model, tmp_path):

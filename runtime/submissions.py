@@ -1,0 +1,73 @@
+"""What `Predictor.submit` and `predict_async` do: single images in, batches to the network, single answers out."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from runtime.batching import Batcher, Batching
+from runtime.result import Segmentation
+from runtime.stages import Answer, Loaded
+from runtime.threads import Places
+
+Infer = Callable[[Sequence[Loaded]], list[Answer]]
+Finish = Callable[[Loaded, Answer], Segmentation]
+
+
+class _Entry(NamedTuple):
+    loaded: Loaded
+    is_finished_here: bool
+    """Whether the thread that runs the batch brings the answer back to the image's size."""
+
+
+class Submissions:
+    """Gathers images from threads and coroutines into batches, which one thread runs; see `Batcher`.
+
+    Args:
+        infer: asks the network about images of one key together.
+        finish: brings an answer back to its image's own size.
+        batching: how images are gathered.
+    """
+
+    def __init__(self, infer: Infer, finish: Finish, batching: Batching) -> None:
+        self._infer, self._finish = infer, finish
+        self._decoding = Places(batching.max_waiting, "")
+        self._batcher: Batcher[_Entry, Answer | Segmentation] = Batcher(
+            self._run,
+            key=lambda entry: entry.loaded.key,
+            max_batch=batching.max_batch,
+            max_delay_ms=batching.max_delay_ms,
+            max_waiting=batching.max_waiting,
+        )
+
+    def submit(self, loaded: Loaded, *, timeout: float | None) -> Future[Segmentation]:
+        """See `Predictor.submit`. The Future's callbacks run in the batches' thread, which restores the answer too."""
+        future: Future[Segmentation] = self._batcher.submit(_Entry(loaded, True), timeout=timeout)  # type: ignore[assignment]
+        return future
+
+    async def predict(self, load: Callable[[], Loaded]) -> Segmentation:
+        """Decode and restore in threads beside the event loop, run in a batch between."""
+        import asyncio  # costs an app that does not use it 30 ms at its start
+
+        await self._decoding.acquire_async()  # or decoded images would pile up before the batches
+        try:
+            loaded = await asyncio.to_thread(load)
+            answer = await self._batcher.run_async(_Entry(loaded, False))
+            assert isinstance(answer, Answer)
+            return await asyncio.to_thread(self._finish, loaded, answer)
+        finally:
+            self._decoding.release()
+
+    def is_current(self) -> bool:
+        """Whether the caller runs in the batches' thread, as callbacks of Futures do."""
+        return self._batcher.is_current()
+
+    def close(self) -> None:
+        """Finish what was submitted, and take no more; not to be called where `is_current`."""
+        self._batcher.close()
+
+    def _run(self, entries: list[_Entry]) -> list[Answer | Segmentation]:
+        answers = self._infer([entry.loaded for entry in entries])
+        return [
+            self._finish(entry.loaded, answer) if entry.is_finished_here else answer
+            for entry, answer in zip(entries, answers, strict=True)
+        ]
