@@ -1,9 +1,10 @@
-"""Tiny ONNX models made by hand, whose answers can be worked out with pencil and numpy."""
+"""Tiny ONNX models made by hand, whose answers can be worked out with pencil and numpy, and where they run."""
 
 import contextlib
 import ctypes
 import dataclasses
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,11 +13,17 @@ import onnx
 import onnxruntime
 import pytest
 from answers import one_class, three_classes
+from devices import CPU
+from engine_files import KEY, Builder
 from onnx import TensorProto, helper, numpy_helper
+from waiting import our_threads, wait_until
 
-from runtime import opening, providers
+from runtime import gpu, opening, providers, session
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.engines import EngineCache
 from runtime.golden import GOLDEN_KEY, Golden, golden_image
+from runtime.options import ProviderOptions, session_options
+from runtime.session import open_inference
 
 OPSET, IR = 20, 10
 RANDOM = np.random.default_rng(7)
@@ -243,6 +250,15 @@ def interrupted():
 
 
 @pytest.fixture
+def no_thread_left():
+    """None of our threads is there at the end of the test, and soon no other one that was not there before."""
+    before = threading.active_count()
+    yield
+    assert our_threads() == []
+    wait_until(lambda: threading.active_count() <= before)
+
+
+@pytest.fixture
 def single():
     """A result of one class."""
     return one_class()
@@ -252,3 +268,59 @@ def single():
 def several():
     """A result of three classes."""
     return three_classes()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """An engine cache whose folder is not there yet."""
+    return EngineCache(tmp_path / "engines")
+
+
+@pytest.fixture
+def notes():
+    """What users were told."""
+    return []
+
+
+@pytest.fixture
+def ready(cache, notes):
+    """A cache with one engine."""
+    assert cache.open(KEY, {"model": "m.onnx"}, Builder(), notes.append) == b"engine"
+    assert notes == []
+    return cache
+
+
+@pytest.fixture
+def inference(models):
+    """ONNX Runtime's session of the softmax model on the CPU."""
+    chain = [("CPUExecutionProvider", {})]
+    return open_inference(models["softmax"], CPU, chain, session_options(1, ProviderOptions()))
+
+
+@pytest.fixture
+def card(make_card):
+    """The card of the softmax model."""
+    return make_card("softmax")
+
+
+@pytest.fixture
+def tensorrt_stand_in(models, card, monkeypatch, tmp_path):
+    """Open "TensorRT": the real code around a CPU session that writes an engine into the folder it is told."""
+    told = []
+
+    def infer(path, device, chain, options):
+        options_told = chain[0][1] if device.kind == "tensorrt" else {}
+        if "trt_engine_cache_path" in options_told:
+            told.append(options_told)
+            folder = Path(options_told["trt_engine_cache_path"])
+            if not (folder / "unet.engine").exists():
+                (folder / "unet.engine").write_bytes(b"engine")
+        return open_inference(path, CPU, [("CPUExecutionProvider", {})], options)
+
+    real = gpu.CudaSession.__init__
+    monkeypatch.setattr(
+        gpu.CudaSession, "__init__", lambda self, *args, memory=None, **named: real(self, *args, memory="cpu", **named)
+    )
+    monkeypatch.setattr(session, "open_inference", infer)
+    monkeypatch.setattr(gpu, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
+    return told

@@ -1,58 +1,19 @@
-"""stream: order, batches, bounds, overlap, errors of items and of the source, and the ways to stop early."""
+"""stream: order, batches, bounds, overlap, errors of items and of the source."""
 
 import gc
-import os
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
-import weakref
 from itertools import count, islice
 
 import pytest
+from batched import Recorded, loaded_only, pair, squares, stream_of
 from waiting import Gate, our_threads, wait_until
 
 from runtime.errors import ConfigError
-from runtime.stream import stream
 
-
-@pytest.fixture(autouse=True)
-def no_thread_left():
-    before = threading.active_count()
-    yield
-    assert our_threads() == []
-    assert threading.active_count() <= before
-
-
-def same(value):
-    return value
-
-
-def pair(loaded, answer):
-    return (loaded, answer)
-
-
-def squares(items):
-    return [item * item for item in items]
-
-
-def run(sources, *, load=same, key=lambda item: 0, run_many=squares, finish=pair, batch_size=4, workers=2, **more):
-    return stream(
-        sources, load=load, key=key, run_many=run_many, finish=finish, batch_size=batch_size, workers=workers, **more
-    )
-
-
-class Recorded:
-    """A `run_many` that squares and remembers its batches."""
-
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, items):
-        self.batches.append(items)
-        return squares(items)
+pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 def sometimes_slow(function, seed):
@@ -71,7 +32,7 @@ def sometimes_slow(function, seed):
 
 @pytest.mark.parametrize(("workers", "batch_size", "read_ahead"), [(1, 1, 1), (1, 4, 3), (3, 2, None), (8, 5, 40)])
 def test_answers_are_those_of_a_loop_in_its_order(workers, batch_size, read_ahead):
-    answers = run(
+    answers = stream_of(
         range(300),
         load=sometimes_slow(lambda item: item + 1, 1),
         key=lambda item: item % 3,
@@ -85,12 +46,12 @@ def test_answers_are_those_of_a_loop_in_its_order(workers, batch_size, read_ahea
 
 
 def test_nothing_in_gives_nothing():
-    assert list(run([])) == []
+    assert list(stream_of([])) == []
 
 
 def test_batches_are_full_where_items_load_faster_than_they_run():
     recorded = Recorded()
-    assert len(list(run(range(40), run_many=recorded, batch_size=4))) == 40
+    assert len(list(stream_of(range(40), run_many=recorded, batch_size=4))) == 40
     assert [len(batch) for batch in recorded.batches].count(4) >= 8
     assert max(map(len, recorded.batches)) == 4
 
@@ -98,7 +59,7 @@ def test_batches_are_full_where_items_load_faster_than_they_run():
 def test_batches_have_one_key():
     recorded = Recorded()
     sources = [random.Random(seed).choice([1, 22, 333]) for seed in range(100)]
-    assert list(run(sources, key=lambda item: len(str(item)), run_many=recorded)) == [(x, x * x) for x in sources]
+    assert list(stream_of(sources, key=lambda item: len(str(item)), run_many=recorded)) == [(x, x * x) for x in sources]
     assert all(len(set(batch)) == 1 for batch in recorded.batches)
     assert max(map(len, recorded.batches)) > 1
 
@@ -110,7 +71,7 @@ def test_slow_source_is_not_waited_for_to_fill_a_batch():
             wait_until(lambda item=item: sum(map(len, recorded.batches)) == item + 1)
 
     recorded = Recorded()
-    assert list(run(slowly(), run_many=recorded)) == [(0, 0), (1, 1), (2, 4)]
+    assert list(stream_of(slowly(), run_many=recorded)) == [(0, 0), (1, 1), (2, 4)]
     assert recorded.batches == [[0], [1], [2]]
 
 
@@ -122,7 +83,7 @@ def test_slow_source_does_not_hold_back_what_is_ready():
             time.sleep(0.02)
 
     reads = []
-    answers = run(slowly(), read_ahead=50)
+    answers = stream_of(slowly(), read_ahead=50)
     assert next(answers) == (0, 0)
     assert len(reads) < 25
     answers.close()
@@ -135,7 +96,7 @@ def test_finishing_comes_before_further_loading():
         return item
 
     loads, loads_then = [], []
-    answers = run(
+    answers = stream_of(
         range(20), load=load, finish=lambda *both: loads_then.append(len(loads)), batch_size=1, workers=1, read_ahead=20
     )
     list(answers)
@@ -153,7 +114,7 @@ def test_no_more_is_read_ahead_than_said(read_ahead, bound):
             yield item
 
     reads, taken = [], 0
-    answers = run(sources(), batch_size=4, read_ahead=read_ahead)
+    answers = stream_of(sources(), batch_size=4, read_ahead=read_ahead)
     for taken, answer in enumerate(islice(answers, 60), 1):
         assert answer == (taken - 1, (taken - 1) ** 2)
         time.sleep(0.001)
@@ -174,7 +135,7 @@ def test_what_is_in_memory_at_once_is_bounded_when_the_consumer_is_slow():
         def __del__(self):
             Thing.alive -= 1
 
-    answers = run(range(100), load=Thing, run_many=lambda items: [0] * len(items), finish=Thing, read_ahead=6)
+    answers = stream_of(range(100), load=Thing, run_many=lambda items: [0] * len(items), finish=Thing, read_ahead=6)
     for _ in answers:
         time.sleep(0.002)
     assert 2 < Thing.most <= 2 * 7  # what was loaded and what was made of it, for each read ahead and the one in hand
@@ -183,7 +144,7 @@ def test_what_is_in_memory_at_once_is_bounded_when_the_consumer_is_slow():
 
 
 def test_work_goes_on_while_the_consumer_is_busy():
-    answers = run(range(20), finish=lambda loaded, answer: finished.append(loaded), batch_size=2, read_ahead=6)
+    answers = stream_of(range(20), finish=lambda loaded, answer: finished.append(loaded), batch_size=2, read_ahead=6)
     finished = []
     next(answers)
     wait_until(lambda: len(finished) >= 6)
@@ -205,7 +166,7 @@ def test_loading_running_and_finishing_overlap():
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    answers = run(
+    answers = stream_of(
         range(3), load=load, run_many=run_many, finish=lambda *both: finishes.passing(both), batch_size=1, workers=2
     )
     assert list(answers) == [(0, 0), (1, 1), (2, 2)]
@@ -213,7 +174,7 @@ def test_loading_running_and_finishing_overlap():
 
 
 def test_threads_start_with_the_first_answer_that_is_asked_for():
-    answers = run(range(5), workers=3)
+    answers = stream_of(range(5), workers=3)
     assert our_threads() == []
     next(answers)
     assert len(our_threads()) == 4
@@ -237,8 +198,8 @@ def fail_on(bad):
 def test_error_of_an_item_is_raised_in_its_turn(stage):
     failing = fail_on(5)
     function = (lambda items: [failing(item) for item in items]) if stage == "run_many" else failing
-    settings = {"run_many": list, "finish": same2, "key": lambda item: 0} | {stage: function}
-    answers = run(range(20), **settings)
+    settings = {"run_many": list, "finish": loaded_only, "key": lambda item: 0} | {stage: function}
+    answers = stream_of(range(20), **settings)
     given = []
     with pytest.raises(ValueError) as caught:
         given.extend(answers)
@@ -247,15 +208,12 @@ def test_error_of_an_item_is_raised_in_its_turn(stage):
     assert list(answers) == []
 
 
-def same2(loaded, _answer):
-    return loaded
-
-
 @pytest.mark.parametrize("stage", ["load", "run_many", "finish"])
 def test_error_of_an_item_is_given_in_its_place(stage):
     failing = fail_on(5)
     function = (lambda items: [failing(item) for item in items]) if stage == "run_many" else failing
-    answers = list(run(range(20), errors="yield", **({"run_many": list, "finish": same2} | {stage: function})))
+    settings = {"run_many": list, "finish": loaded_only} | {stage: function}
+    answers = list(stream_of(range(20), errors="yield", **settings))
     assert [type(answer) for answer in answers].index(ValueError) == 5
     assert str(answers[5]) == "bad 5"
     assert answers[:5] + answers[6:] == [item for item in range(20) if item != 5]
@@ -263,7 +221,7 @@ def test_error_of_an_item_is_given_in_its_place(stage):
 
 def test_exit_in_a_thread_is_raised_even_where_errors_are_given():
     with pytest.raises(SystemExit):
-        list(run(range(3), load=lambda item: sys.exit(item), errors="yield"))
+        list(stream_of(range(3), load=lambda item: sys.exit(item), errors="yield"))
 
 
 @pytest.mark.parametrize("errors", ["raise", "yield"])
@@ -274,7 +232,7 @@ def test_what_was_read_is_answered_before_the_source_s_error_is_raised(errors):
 
     given = []
     with pytest.raises(OSError, match="the disk is gone"):
-        given.extend(run(sources(), errors=errors))
+        given.extend(stream_of(sources(), errors=errors))
     assert given == [(item, item * item) for item in range(7)]
 
 
@@ -289,158 +247,5 @@ def test_what_was_read_is_answered_before_the_source_s_error_is_raised(errors):
 )
 def test_settings_out_of_bounds_are_refused_at_the_call(settings, message):
     with pytest.raises(ConfigError) as caught:
-        run([1], **settings)
+        stream_of([1], **settings)
     assert str(caught.value) == message
-
-
-# Stopping early
-
-
-def endless(closed):
-    try:
-        yield from count()
-    finally:
-        closed.append(True)
-
-
-def test_closing_ends_the_threads_and_closes_the_source():
-    closed = []
-    sources = endless(closed)
-    answers = run(sources, load=lambda item: time.sleep(0.01) or item)
-    assert list(islice(answers, 3)) == [(0, 0), (1, 1), (2, 4)]
-    start = time.monotonic()
-    answers.close()
-    assert time.monotonic() - start < 0.5
-    assert (our_threads(), closed) == ([], [True])
-
-
-def test_forgetting_ends_the_threads_and_closes_the_source():
-    closed = []
-    for answer in run(endless(closed)):
-        if answer[0] == 10:
-            break
-    assert (our_threads(), closed) == ([], [True])
-
-
-def test_closing_before_the_start_starts_nothing():
-    closed = []
-    run(endless(closed)).close()
-    assert (our_threads(), closed) == ([], [])
-
-
-def test_file_that_is_read_from_stays_open(tmp_path):
-    (tmp_path / "list.txt").write_text("1\n2\n3\n")
-    with open(tmp_path / "list.txt") as lines:
-        answers = run(lines, load=int, read_ahead=1)
-        assert next(answers) == (1, 1)
-        answers.close()
-        assert lines.readline() in ("2\n", "3\n")
-
-
-def test_running_batch_is_waited_for_and_no_other_starts():
-    recorded = Recorded()
-    answers = run(count(), run_many=lambda items: time.sleep(0.05) or recorded(items), batch_size=1)
-    next(answers)
-    answers.close()
-    batches = len(recorded.batches)
-    time.sleep(0.1)
-    assert len(recorded.batches) == batches
-
-
-def test_one_of_its_own_threads_may_close_it():
-    def finish(loaded, answer):
-        if loaded == 3:
-            go.passing(loaded)
-            answers.close()
-        return loaded
-
-    go = Gate()
-    answers = run(count(), finish=finish)
-    assert next(answers) == 0
-    go.open()
-    wait_until(lambda: not our_threads())
-    assert list(answers) == []
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer signals")
-@pytest.mark.parametrize("stage", ["load", "source", "consumer"])
-def test_ctrl_c_ends_everything(interrupted, stage):
-    def sources():
-        for item in count():
-            if stage == "source" and item:
-                time.sleep(0.5)
-            yield item
-
-    slow = {"load": lambda item: time.sleep(0.2) or item} if stage == "load" else {}
-    with interrupted():
-        for _ in run(sources(), **slow):
-            if stage == "consumer":
-                time.sleep(0.5)
-    assert our_threads() == []
-
-
-def test_sources_and_answers_are_not_kept():
-    class Thing:
-        pass
-
-    def run_many(items):
-        kept.extend(weakref.ref(item) for item in items)
-        return items
-
-    kept = []
-    answers = run([Thing() for _ in range(1)], run_many=run_many, finish=same2)
-    first = next(answers)
-    assert kept[0]() is first
-    del first
-    list(answers)
-    gc.collect()
-    assert kept[0]() is None
-
-
-PROGRAM = """
-import os, sys, time
-from itertools import count
-from runtime.stream import stream
-
-def load(item):
-    time.sleep(0.02)
-    return item
-
-answers = stream(count(), load=load, key=type, run_many=list, finish=max, batch_size=2, workers=2)
-print(next(answers), next(answers), flush=True)
-"""
-
-
-def run_program(root, ending):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + ending], cwd=root, capture_output=True, text=True, timeout=60
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout.splitlines()
-
-
-def test_program_that_ends_in_the_middle_does_not_hang(root):
-    assert run_program(root, "") == ["0 1"]
-
-
-FORK = """
-child = os.fork()
-if not child:
-    try:
-        next(answers)
-    except Exception as error:
-        print(type(error).__name__, str(error).replace(str(os.getppid()), "A").replace(str(os.getpid()), "B"))
-    sys.exit(0)
-print("child", os.waitpid(child, 0)[1])
-print(next(answers))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_after_a_fork_the_child_is_told_and_both_end(root):
-    assert run_program(root, FORK) == [
-        "0 1",
-        "ClosedError stream: belongs to process A, this is process B, forked from it; start one in each process",
-        "child 0",
-        "2",
-    ]
