@@ -12,6 +12,22 @@ from runtime.errors import DeviceError
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no owners")
 
 
+@pytest.fixture
+def give(monkeypatch):
+    """Make a path seem to belong to a user; only the last one given does."""
+    real = Path.lstat
+
+    def to(path, owner):
+        def lstat(self):
+            fields = list(real(self))
+            fields[4] = owner if self == path else fields[4]
+            return os.stat_result(fields)
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+
+    return to
+
+
 @posix
 @pytest.mark.parametrize(
     ("part", "mode", "expected"),
@@ -35,16 +51,9 @@ def test_what_others_may_write_is_refused_with_advice(ready, notes, part, mode, 
 
 @posix
 @pytest.mark.parametrize("part", ["", KEY, f"{KEY}/unet.engine"])
-def test_what_belongs_to_another_user_is_refused(ready, notes, monkeypatch, part):
-    path, real, us = ready.folder / part, Path.lstat, os.getuid()
-
-    def lstat(self):
-        status = real(self)
-        fields = list(status)
-        fields[4] = us + 1 if self == path else us
-        return os.stat_result(fields)
-
-    monkeypatch.setattr(Path, "lstat", lstat)
+def test_what_belongs_to_another_user_is_refused(ready, notes, give, part):
+    path, us = ready.folder / part, os.getuid()
+    give(path, us + 1)
     with pytest.raises(DeviceError) as caught:
         opened(ready, notes)
     assert str(caught.value).startswith(f"{path}: belongs to user {us + 1}, expected {us}, since engines are")
@@ -103,22 +112,12 @@ def test_folder_above_that_becomes_a_link_is_refused(tmp_path, notes):
 
 
 @posix
-def test_folder_above_must_be_ours_or_roots(tmp_path, notes, monkeypatch):
-    above, real = tmp_path.resolve() / "above", Path.lstat
+def test_folder_above_must_be_ours_or_roots(tmp_path, notes, give):
+    above, us = tmp_path.resolve() / "above", os.getuid()
     above.mkdir(mode=0o755)
-
-    def belongs_to(owner):
-        def lstat(self):
-            fields = list(real(self))
-            fields[4] = owner if self == above else fields[4]
-            return os.stat_result(fields)
-
-        monkeypatch.setattr(Path, "lstat", lstat)
-
-    us = os.getuid()
-    belongs_to(0)
+    give(above, 0)
     assert opened(EngineCache(above / "engines"), notes)[0] == b"new"
-    belongs_to(us + 1)
+    give(above, us + 1)
     with pytest.raises(DeviceError) as caught:
         opened(EngineCache(above / "engines"), notes)
     assert str(caught.value) == (

@@ -200,19 +200,13 @@ def test_session_with_strays_is_refused(opened):
 @pytest.mark.parametrize(
     ("kind", "order"), [("tensorrt", [TENSORRT, CUDA, CPU]), ("cuda", [CUDA, CPU]), ("cpu", [CPU])]
 )
-def test_providers_are_asked_for_in_order_and_without_fallback(opened, kind, order):
+def test_providers_are_asked_for_in_order_on_the_same_gpu_and_without_fallback(opened, kind, order):
     session = FakeSession([(order[0], ["Conv"]), (CPU, ["Shape"])], opened=order)
-    result, asked = opened(session, Device(kind=kind))
+    result, asked = opened(session, Device(kind=kind, index=3))
     assert result is session
     assert [name for name, _ in asked["providers"]] == order
+    assert [options.get("device_id") for _, options in asked["providers"]] == ["3"] * (len(order) - 1) + [None]
     assert asked["enable_fallback"] == 0
-
-
-@pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
-def test_every_gpu_provider_gets_the_same_gpu(opened, kind):
-    names = [TENSORRT, CUDA, CPU] if kind == "tensorrt" else [CUDA, CPU]
-    _, asked = opened(FakeSession([(names[0], ["Conv"])], opened=names), Device(kind=kind, index=3))
-    assert [options.get("device_id") for _, options in asked["providers"]] == ["3"] * (len(names) - 1) + [None]
 
 
 # The report

@@ -185,21 +185,21 @@ def test_threads_start_with_the_first_answer_that_is_asked_for():
 # Errors
 
 
-def fail_on(bad):
-    def function(item, *_):
-        if item == bad:
+def failing(stage):
+    """The settings of a stream whose stage of this name fails on the item 5."""
+
+    def fail(item, *_):
+        if item == 5:
             raise ValueError(f"bad {item}")
         return item
 
-    return function
+    function = (lambda items: [fail(item) for item in items]) if stage == "run_many" else fail
+    return {"run_many": list, "finish": loaded_only} | {stage: function}
 
 
 @pytest.mark.parametrize("stage", ["load", "key", "run_many", "finish"])
 def test_error_of_an_item_is_raised_in_its_turn(stage):
-    failing = fail_on(5)
-    function = (lambda items: [failing(item) for item in items]) if stage == "run_many" else failing
-    settings = {"run_many": list, "finish": loaded_only, "key": lambda item: 0} | {stage: function}
-    answers = stream_of(range(20), **settings)
+    answers = stream_of(range(20), **failing(stage))
     given = []
     with pytest.raises(ValueError) as caught:
         given.extend(answers)
@@ -210,10 +210,7 @@ def test_error_of_an_item_is_raised_in_its_turn(stage):
 
 @pytest.mark.parametrize("stage", ["load", "run_many", "finish"])
 def test_error_of_an_item_is_given_in_its_place(stage):
-    failing = fail_on(5)
-    function = (lambda items: [failing(item) for item in items]) if stage == "run_many" else failing
-    settings = {"run_many": list, "finish": loaded_only} | {stage: function}
-    answers = list(stream_of(range(20), errors="yield", **settings))
+    answers = list(stream_of(range(20), errors="yield", **failing(stage)))
     assert [type(answer) for answer in answers].index(ValueError) == 5
     assert str(answers[5]) == "bad 5"
     assert answers[:5] + answers[6:] == [item for item in range(20) if item != 5]
