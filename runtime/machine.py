@@ -2,7 +2,6 @@
 nothing else does; nothing is written."""
 
 import ctypes
-import math
 import os
 import platform
 import subprocess
@@ -10,6 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from runtime.cores import affinity, available_threads, own_quota, text_of
 
 PACKAGES = ("unet-deploy", "numpy", "pillow", "opencv-python-headless", "click", "torch", "tensorrt-cu13")
 """What is told of if it is installed, beside what has ONNX Runtime in it."""
@@ -80,7 +81,7 @@ def variables() -> dict[str, str]:
 def nvidia_cards() -> int:
     """NVIDIA GPUs that are plugged in, whether there is a driver or not; 0 where the system does not tell."""
     return sum(
-        _text(device / "vendor") == NVIDIA and _text(device / "class").startswith(DISPLAY)
+        text_of(device / "vendor") == NVIDIA and text_of(device / "class").startswith(DISPLAY)
         for device in Path("/sys/bus/pci/devices").glob("*")
     )
 
@@ -117,39 +118,11 @@ def _check(status: int) -> None:
 
 
 def cores() -> dict[str, Any]:
-    """CPU cores: {"machine", "allowed" by this process's affinity, "quota" of its cgroup or None}."""
-    machine = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    return {"machine": machine, "allowed": allowed, "quota": cpu_quota()}
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The least cores that this process's cgroups, versions 1 and 2, let it use on average; None without a limit."""
-    quotas = []
-    for line in _text(own).splitlines():
-        _, controllers, place = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        path = base / place.strip("/")
-        # In a container the path is the host's and may not exist, but its root is the container's own group.
-        for folder in [base, *(part for part in (path, *path.parents) if base in part.parents)]:
-            quotas.append(_quota(folder))
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _quota(folder: Path) -> float | None:
-    limit, _, period = _text(folder / "cpu.max").partition(" ")
-    if not limit:
-        limit, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
-    if not (limit.isdecimal() and period.isdecimal() and int(period)):  # "max", or -1
-        return None
-    quota = int(limit) / int(period)
-    return quota if math.isfinite(quota) and quota > 0 else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    """CPU cores: {"machine", "allowed" by this process's affinity, "quota" of its cgroup or None, "threads" that are
+    started for one prediction}."""
+    return {
+        "machine": os.cpu_count() or 1,
+        "allowed": affinity(),
+        "quota": own_quota(),
+        "threads": available_threads(),
+    }

@@ -8,7 +8,6 @@ provider of every node is looked up afterwards.
 import contextlib
 import ctypes
 import io
-import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import onnxruntime
 
+from runtime.cores import available_threads as available_threads
 from runtime.errors import DeviceError
 
 Kind = Literal["tensorrt", "cuda", "cpu"]
@@ -106,13 +106,6 @@ def candidates(device: str) -> list[Device]:
     if kind not in get_args(Kind) or (separator and (kind == "cpu" or not index.isdecimal() or len(index) > 3)):
         raise DeviceError(f"device {device!r}: expected auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
     return [Device(kind=kind, index=int(index or 0))]  # type: ignore[arg-type]
-
-
-def available_threads() -> int:
-    """CPU cores that this process may use (its affinity), not those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def why_not(device: Device) -> str | None:

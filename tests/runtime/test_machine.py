@@ -8,36 +8,11 @@ import pytest
 from runtime import machine
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "quota"),
-    [
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n", "cpu.max": "max"}, 1.5),
-        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000", "a/cpu.max": "150000 100000"}, 0.5),
-        ("0::/not/here\n", {"cpu.max": "400000 100000"}, 4.0),
-        ("0::/\n", {"cpu.max": "max 100000"}, None),
-        (
-            "5:memory:/x\n4:cpu,cpuacct:/x\n",
-            {"cpu,cpuacct/x/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n"},
-            2.5,
-        ),
-        ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, None),
-        ("", {}, None),
-    ],
-)
-def test_quota_is_the_least_of_all_groups_above(tmp_path, groups, files, quota):
-    (tmp_path / "own").write_text(groups)
-    for name, text in files.items():
-        path = tmp_path / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert machine.cpu_quota(tmp_path / "cgroup", tmp_path / "own") == quota
-
-
-def test_cores_and_variables_are_those_of_this_process(monkeypatch):
+def test_cores_and_variables_are_those_of_this_process(monkeypatch, quota):
+    quota(1.5)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5}, raising=False)
-    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
-    assert machine.cores() == {"machine": 64, "allowed": 2, "quota": 1.5}
+    assert machine.cores() == {"machine": 64, "allowed": 2, "quota": 1.5, "threads": 2}
     monkeypatch.setattr("os.environ", {"OMP_NUM_THREADS": "3", "HOME": "/h", "CUDA_VISIBLE_DEVICES": ""})
     assert machine.variables() == {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "3"}
 

@@ -134,17 +134,6 @@ def test_device_asked_for_by_name_is_never_put_off_and_its_error_is_told():
         choose([TRT], attempt, lambda device: True)
 
 
-# Threads
-
-
-def test_threads_are_those_that_the_scheduler_gives(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7}, raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert providers.available_threads() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert providers.available_threads() == 64
-
-
 # Placement
 
 

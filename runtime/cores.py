@@ -1,0 +1,60 @@
+"""CPU cores that this process may use: the scheduler's affinity and the quota of its cgroups. Standard library only."""
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+
+
+def available_threads() -> int:
+    """CPU cores that this process may use, not those of the machine: its affinity, or the quota of its cgroups, rounded
+    up, where that is less. More threads than that would only hold each other up."""
+    quota = own_quota()
+    return affinity() if quota is None else min(affinity(), math.ceil(quota))
+
+
+def affinity() -> int:
+    """CPU cores that the scheduler gives this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def own_quota() -> float | None:
+    """`cpu_quota` of this process, read once."""
+    return cpu_quota()
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The least cores that this process's cgroups, versions 1 and 2, let it use on average; None without a limit."""
+    quotas = []
+    for line in text_of(own).splitlines():
+        _, _, entry = line.partition(":")
+        controllers, _, place = entry.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / controllers if controllers else root
+        path = base / place.strip("/")
+        # In a container the path is the host's and may not exist, but its root is the container's own group.
+        for folder in [base, *(part for part in (path, *path.parents) if base in part.parents)]:
+            quotas.append(_quota(folder))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    limit, _, period = text_of(folder / "cpu.max").partition(" ")
+    if not limit:
+        limit, period = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
+    if not (limit.isdecimal() and period.isdecimal() and int(period)):  # "max", or -1
+        return None
+    quota = int(limit) / int(period)
+    return quota if math.isfinite(quota) and quota > 0 else None
+
+
+def text_of(path: Path) -> str:
+    """What a file of the system says, without white space around it; "" where it cannot be read."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
