@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 """How long the latency on one device is looked at."""
 
+OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that say how many threads are started; not ONNX Runtime's, which are `available_threads`."""
+
+REPORT = "mend it, or report it"
+OTHERWISE = {"model": "give another file, or export the model again: unet-export model.pth"}
+"""Advice for what failed in a part, where the error gives none."""
+
 KINDS: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
 
 PROBE = "from runtime.providers import Device, why_not; [why_not(Device(kind=kind)) for kind in ('tensorrt', 'cuda')]"
@@ -32,8 +39,7 @@ Severity = Literal["error", "advice"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong ("error": something does not work; "advice": it works, but not as well as it could), what to do
-    if `what` does not say that itself."""
+    """What is wrong ("error": something does not work; "advice": it works, but not as well as it could), what to do."""
 
     severity: Severity
     what: str
@@ -56,12 +62,11 @@ class Findings:
             return
         try:
             self.parts[part] = find(self)
-        except UnetError as error:  # which says what to do itself
-            self._failed(part, str(error), "")
+        except UnetError as error:
+            self._failed(part, str(error), *parted(str(error), OTHERWISE.get(part, REPORT)))
         except Exception as error:
-            self._failed(
-                part, f"{part}: cannot be looked at ({type(error).__name__}: {error})", "mend it, or report it"
-            )
+            what = f"{part}: cannot be looked at ({type(error).__name__}: {error})"
+            self._failed(part, what, what, REPORT)
 
     def error(self, what: str, do: str) -> None:
         """Note something that does not work."""
@@ -75,9 +80,17 @@ class Findings:
         """Errors first, each kind in the order in which it was found."""
         return sorted(self.problems, key=lambda problem: problem.severity != "error")
 
-    def _failed(self, part: str, what: str, do: str) -> None:
-        self.parts[part] = {"failed": one_line(what)}
+    def _failed(self, part: str, message: str, what: str, do: str) -> None:
+        self.parts[part] = {"failed": one_line(message)}
         self.error(what, do)
+
+
+def parted(message: str, otherwise: str) -> tuple[str, str]:
+    """What is wrong and what to do, of the message of an error of ours: the latter stands behind the last semicolon.
+    One that only tells what was expected gets the advice `otherwise`."""
+    what, _, do = one_line(message).rpartition("; ")
+    is_whole = ": " in what and what.count("(") == what.count(")")  # not of a path, nor of another library's message
+    return (what, do) if is_whole else (one_line(message), otherwise)
 
 
 def installed(findings: Findings) -> dict[str, Any]:
@@ -118,7 +131,7 @@ def devices(findings: Findings) -> dict[str, str | None]:
     death = machine.death_by(PROBE)
     if death is not None:
         findings.usable = False
-        raise DeviceError(f"loading the libraries of CUDA and TensorRT {death}; install them again, by the extra [gpu]")
+        raise DeviceError(f"CUDA and TensorRT: loading the libraries {death}; install them again, by the extra [gpu]")
     from runtime.providers import Device, why_not
 
     found: dict[str, str | None] = {kind: why_not(Device(kind=kind)) for kind in KINDS}
@@ -135,16 +148,16 @@ def devices(findings: Findings) -> dict[str, str | None]:
 
 def threads(findings: Findings) -> dict[str, Any]:
     """Cores, and the environment variables of threads and devices."""
-    cores = machine.cores()
-    quota = cores["quota"]
-    if quota is not None and quota < cores["allowed"]:
-        count = max(1, math.floor(quota))
-        findings.advise(
-            f"{cores['allowed']} threads are started, but the cgroup's quota is {quota:g} cores, so they are held up",
-            f"Predictor(..., threads={count}); for unet-predict: taskset -c 0-{count - 1}; or start the container with "
-            "--cpuset-cpus instead of --cpus",
-        )
-    return {**cores, "environment": machine.variables()}
+    cores, variables = machine.cores(), machine.variables()
+    for name in OF_THREADS:
+        count = variables.get(name, "").strip()
+        if count.isdecimal() and int(count) > cores["threads"]:
+            findings.advise(
+                f"{name}={count}: NumPy and PyTorch start {count} threads, where this process may use "
+                f"{cores['threads']} cores, so they hold each other up",
+                f"set {name}={cores['threads']}",
+            )
+    return {**cores, "environment": variables}
 
 
 def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
@@ -217,10 +230,9 @@ def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> di
                 "latency": latency(predictor),
             }
     except Exception as error:
-        told = isinstance(error, UnetError)  # which says what to do itself
-        what = str(error) if told else f"device {kind}: {type(error).__name__}: {error}"
-        findings.error(what, "" if told else f"until it is mended choose another device than {kind}")
-        return {"failed": one_line(what)}
+        message = str(error) if isinstance(error, UnetError) else f"device {kind}: {type(error).__name__}: {error}"
+        findings.error(*parted(message, f"until it is mended choose another device than {kind}"))
+        return {"failed": one_line(message)}
 
 
 def latency(predictor: "Predictor") -> dict[str, Any]:

@@ -69,8 +69,7 @@ def text_of(findings: Findings) -> Iterator[str]:
     yield "What to do, worst first" if problems else "All is well."
     for number, problem in enumerate(problems, 1):
         yield f"  {number}. {problem.severity}: {problem.what}"
-        if problem.do:
-            yield f"     {problem.do}"
+        yield f"     {problem.do}"
 
 
 def _installed(found: dict[str, Any]) -> Iterator[str]:
@@ -97,7 +96,10 @@ def _devices(found: dict[str, Any]) -> Iterator[str]:
 
 def _threads(found: dict[str, Any]) -> Iterator[str]:
     quota = "none" if found["quota"] is None else f"{found['quota']:g} cores"
-    yield f"{found['allowed']} of {found['machine']} cores may be used by this process; quota of its cgroup: {quota}"
+    yield (
+        f"{found['threads']} for a prediction; this process may use {found['allowed']} of {found['machine']} cores, "
+        f"quota of its cgroup: {quota}"
+    )
     for name, value in found["environment"].items():
         yield f"{name}={value}"
 
@@ -138,7 +140,7 @@ def _size(count: float) -> str:
 
 
 def _print(lines: Iterator[str]) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # closed it is None
     for line in lines:
         shown = "".join(letter if letter.isprintable() else " " for letter in line)  # of a card, say
         click.echo(shown.encode(encoding, "backslashreplace").decode(encoding))

@@ -13,13 +13,16 @@ import onnx
 import onnxruntime
 import pytest
 from answers import one_class, three_classes
+from click.testing import CliRunner
 from devices import CPU
 from engine_files import KEY, Builder
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from waiting import our_threads, wait_until
 
-from runtime import gpu, opening, providers, session
+from runtime import cores, gpu, machine, opening, providers, session
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.cli import predict
 from runtime.engines import EngineCache
 from runtime.golden import GOLDEN_KEY, Golden, golden_image
 from runtime.options import ProviderOptions, session_options
@@ -183,6 +186,52 @@ def models(tmp_path_factory):
     """{kind: path} of the three models as they should be, with fit "native"."""
     folder = tmp_path_factory.mktemp("models")
     return {kind: save_model(folder / f"{kind}.onnx", kind) for kind in NODES}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of three pictures of different sizes; the value of a pixel is its grey level in all channels."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, size in (("a.png", (3, 5)), ("b.bmp", (1, 1)), ("c.tif", (8, 12))):
+        grey = np.random.default_rng(len(name) + size[1]).integers(0, 256, size, np.uint8)
+        Image.fromarray(np.dstack([grey] * 3)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run_predict(models, out):
+    """Run unet-predict on the CPU with the brightness model."""
+
+    def call(*arguments, model=None, device="cpu", to=out):
+        named = [model or models["brightness"], *arguments, "-o", to, "--device", device]
+        return CliRunner().invoke(predict, [str(item) for item in named])
+
+    return call
+
+
+@pytest.fixture
+def row(tmp_path):
+    """One picture of three pixels, of brightness 0, 100 and 200 of 255."""
+    Image.fromarray(np.array([[[0] * 3, [100] * 3, [200] * 3]], np.uint8)).save(tmp_path / "row.png")
+    return tmp_path / "row.png"
+
+
+@pytest.fixture
+def quota(monkeypatch):
+    """Give this process's cgroup so many cores, or None."""
+
+    def give(limit):
+        monkeypatch.setattr(cores, "own_quota", lambda: limit)
+        monkeypatch.setattr(machine, "own_quota", lambda: limit)
+
+    return give
 
 
 @pytest.fixture

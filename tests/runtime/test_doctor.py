@@ -18,7 +18,7 @@ GPU = {"driver": "580.1", "gpus": [{"name": "GPU 0", "memory_bytes": 8_000_000_0
 
 
 @pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch, tmp_path):
+def quiet_machine(monkeypatch, tmp_path, quota):
     """A machine without a GPU, whose libraries load, with an empty cache; latency is looked at for a moment."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(checkup, "SECONDS", 0.01)
@@ -26,7 +26,9 @@ def quiet_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "nvidia_cards", lambda: 0)
     monkeypatch.setattr(machine, "gpus", dict)
     monkeypatch.setattr(machine, "clashes_of", lambda folder: [folder])
-    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    for name in checkup.OF_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    quota(None)
     monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no NVIDIA driver")
 
 
@@ -80,11 +82,39 @@ def test_model_is_replayed_and_timed(report, run, models):
     assert "golden sample off by" in text and "images/s" in text
 
 
-def test_file_that_is_refused_is_a_line(report, tmp_path, write_model):
-    found = report(tmp_path / "gone.onnx")
-    line = f"{tmp_path / 'gone.onnx'}: no such file; make it with: unet-export model.pth"
-    assert found["model"] == {"failed": line}
-    assert found["problems"] == [{"severity": "error", "what": line, "do": ""}]
+@pytest.mark.parametrize(
+    ("name", "what", "do"),
+    [
+        ("gone.onnx", "no such file", "make it with: unet-export model.pth"),
+        ("cut; off.onnx", "is not an ONNX file, or is cut off (the file ends early)", "copy or export it again"),
+        (
+            "a; folder.onnx",
+            "is a folder, expected an .onnx file",
+            "give another file, or export the model again: unet-export model.pth",
+        ),
+    ],
+)
+def test_file_that_is_refused_is_a_line_with_what_to_do(report, run, tmp_path, write_model, name, what, do):
+    (tmp_path / "a; folder.onnx").mkdir()
+    (tmp_path / "cut; off.onnx").write_bytes(write_model().read_bytes()[:-3])
+    found = report(tmp_path / name)
+    assert found["problems"] == [{"severity": "error", "what": f"{tmp_path / name}: {what}", "do": do}]
+    assert found["model"]["failed"].startswith(f"{tmp_path / name}: {what}")
+    assert run(tmp_path / name).stdout.splitlines()[-2:] == [f"  1. error: {tmp_path / name}: {what}", f"     {do}"]
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        ("x: is wrong; mend it", ("x: is wrong", "mend it")),
+        ("x: a; b; mend it", ("x: a; b", "mend it")),
+        ("x: is wrong", ("x: is wrong", "else")),
+        ("x: fails (see y; z)", ("x: fails (see y; z)", "else")),
+        ("a; b.onnx: is wrong", ("a; b.onnx: is wrong", "else")),
+    ],
+)
+def test_advice_is_what_stands_behind_the_last_semicolon(message, parts):
+    assert checkup.parted(message, "else") == parts
 
 
 def test_wrong_answer_is_an_error(report, write_model, make_golden):
@@ -94,6 +124,7 @@ def test_wrong_answer_is_an_error(report, write_model, make_golden):
     (problem,) = report(path)["problems"]
     assert problem["severity"] == "error"
     assert problem["what"].startswith(f"{path}: answers the golden sample wrongly (off by 0.5")
+    assert problem["do"] == "export the model again, update the driver or choose another device"
 
 
 def test_two_onnxruntimes_come_before_advice(monkeypatch, report, run):
@@ -133,11 +164,25 @@ def test_gpu_without_a_driver_is_advice(monkeypatch, report):
     assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are plugged in")
 
 
-def test_quota_below_the_threads_is_advice(monkeypatch, report):
-    monkeypatch.setattr(machine, "cores", lambda: {"machine": 64, "allowed": 16, "quota": 2.5})
+@pytest.mark.parametrize(("limit", "threads"), [(2.5, 3), (None, 16)])
+def test_threads_above_the_cores_are_advice_where_a_variable_asks_for_them(
+    monkeypatch, report, run, quota, limit, threads
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+    quota(limit)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    found = report()
+    assert (found["problems"], found["threads"]["threads"]) == ([], threads)
+    shown = "none" if limit is None else "2.5 cores"
+    line = f"  {threads} for a prediction; this process may use 16 of 64 cores, quota of its cgroup: {shown}"
+    assert line in run().stdout.splitlines()
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
     (problem,) = report()["problems"]
-    assert problem["what"] == "16 threads are started, but the cgroup's quota is 2.5 cores, so they are held up"
-    assert problem["do"].startswith("Predictor(..., threads=2); for unet-predict: taskset -c 0-1;")
+    assert problem["what"].startswith(
+        f"OMP_NUM_THREADS=17: NumPy and PyTorch start 17 threads, where this process may use {threads}"
+    )
+    assert problem["do"] == f"set OMP_NUM_THREADS={threads}"
 
 
 def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):
@@ -152,8 +197,9 @@ def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):
 def test_crash_of_a_driver_is_a_line(monkeypatch, report, models):
     monkeypatch.setattr(machine, "death_by", lambda program: "does not end" if "why_not" in program else None)
     found = report(models["conv"])
-    line = "loading the libraries of CUDA and TensorRT does not end; install them again, by the extra [gpu]"
-    assert [problem["what"] for problem in found["problems"]] == [line]
+    line = "CUDA and TensorRT: loading the libraries does not end"
+    do = "install them again, by the extra [gpu]"
+    assert found["problems"] == [{"severity": "error", "what": line, "do": do}]
     assert found["model"] == {"failed": "not looked at, since ONNX Runtime cannot be used"}
 
 
