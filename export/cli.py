@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from runtime.card import Fit, ModelCard, Precision, ProofRow
-from runtime.console import Command, Listed, Size, exit_without
+from runtime.console import Command, IgnoredValue, Listed, Size, exit_without
 from runtime.errors import ConfigError, ProofError
 from runtime.files import new_folder, prepare
 
@@ -36,8 +36,8 @@ def with_options_of_masks(command: F) -> F:
     masks = click.option("--masks", help="Of the data: masks are in SPLIT_MASKS/.  [default: as the run's, else masks]")
     ignored = click.option(
         "--ignore-index",
-        type=click.IntRange(0, 255),
-        help="Of the data: value in the masks that does not count.  [default: the run's]",
+        type=IgnoredValue(),
+        help="Of the data: value in the masks that does not count; none: all count.  [default: the run's]",
     )
     return masks(ignored(command))
 

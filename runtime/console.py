@@ -4,7 +4,8 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, TypeVar
 
@@ -23,35 +24,44 @@ INTERRUPTED = 130
 class Command(click.Command):
     """A `click.Command` that prints a `UnetError` as one line on stderr and exits with its `exit_code`."""
 
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        with _told():  # --help and --version are printed here
+            return super().make_context(*arguments, **named)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _show_warning(warnings.showwarning)
-                return super().invoke(ctx)
-        except UnetError as error:
-            click.echo(f"error: {one_line(str(error))}", err=True)
-            ctx.exit(error.exit_code)
-        except OSError as error:
-            if error.errno == errno.ENOSPC and error.filename is None:
-                click.echo("error: standard output: cannot be written (no space left on device)", err=True)
-                ctx.exit(UnetError.exit_code)
-            if error.filename is None or error.errno == errno.EPIPE:
-                raise
-            click.echo(f"error: {one_line(os.fsdecode(error.filename))}: {(error.strerror or '').lower()}", err=True)
-            ctx.exit(UnetError.exit_code)
-        except KeyboardInterrupt:
-            _interrupted(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        with _told(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning(warnings.showwarning)
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what is no bug into a line on stderr and an exit code."""
+    try:
+        yield
+    except UnetError as error:
+        _end(f"error: {one_line(str(error))}", error.exit_code)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _end("error: standard output: cannot be written (no space left on device)", UnetError.exit_code)
+        if error.filename is None or error.errno == errno.EPIPE:
             raise
-        except Exception as error:
-            if not _was_interrupted(error):
-                raise
-            _interrupted(ctx)
+        name, reason = one_line(os.fsdecode(error.filename)), (error.strerror or "").lower()
+        _end(f"error: {name}: {reason}", UnetError.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if not _was_interrupted(error):
+            raise
+        _end("interrupted", INTERRUPTED)
 
 
-def _interrupted(ctx: click.Context) -> NoReturn:
-    click.echo("interrupted", err=True)
-    ctx.exit(INTERRUPTED)
+def _end(line: str, code: int) -> NoReturn:
+    with suppress(OSError):  # stderr may be full or gone, too
+        click.echo(line, err=True)
+    raise click.exceptions.Exit(code)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -91,8 +101,8 @@ def installed_version() -> str:
 
 
 def progress_hidden() -> bool:
-    """True where stderr is no terminal: progress bars would only fill a log."""
-    return not sys.stderr.isatty()
+    """True where stderr is no terminal, or closed: progress bars would only fill a log."""
+    return sys.stderr is None or not sys.stderr.isatty()
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):
@@ -109,6 +119,22 @@ class Listed(click.ParamType[tuple[Any, ...]]):
         except ValueError:
             whole = "whole " if self.kind is int else ""
             self.fail(f"{value!r}: expected {whole}numbers with commas between them", param, ctx)
+
+
+NONE = "none"
+"""What `IgnoredValue` is given where all values count."""
+
+
+class IgnoredValue(click.IntRange):
+    """A value in masks, 0 to 255, that does not count; or `NONE`."""
+
+    name = "0..255|none"
+
+    def __init__(self) -> None:
+        super().__init__(0, 255)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return NONE if value == NONE else super().convert(value, param, ctx)
 
 
 class Size(click.ParamType[tuple[int, int]]):

@@ -14,7 +14,7 @@ import torch
 
 from runtime import rle
 from runtime.card import ModelCard
-from runtime.console import Command
+from runtime.console import NONE, Command, IgnoredValue
 from runtime.errors import ConfigError, DataError, DeviceError, ImageError, OutputError, UnetError
 from runtime.files import replacing
 from runtime.image import list_images
@@ -48,9 +48,6 @@ from unet_core.validation import (
 )
 
 Measured = Split | Literal["test"]
-
-NONE = "none"
-"""What --ignore-index is given to count all pixels, also where the run did not."""
 
 OF_RUN = {name: getattr(TrainConfig, name) for name in ("masks", "ignore_index", "val_share", "group")}
 """Settings of a run by which the same labels of the same images are found again, with their defaults."""
@@ -257,18 +254,6 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
 def _default(name: str) -> str:
     """What the help shows."""
     return f"the run's, else {'none' if OF_RUN[name] is None else OF_RUN[name]}"
-
-
-class IgnoredValue(click.IntRange):
-    """A value in a mask, or `NONE`."""
-
-    name = "0..255|none"
-
-    def __init__(self) -> None:
-        super().__init__(0, 255)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return NONE if value == NONE else super().convert(value, param, ctx)
 
 
 @click.command(cls=Command)

@@ -59,13 +59,14 @@ def test_what_is_not_given_is_left_to_the_export(asked):
     assert options.keys() == {"changes", "display"}
 
 
-def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path):
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("none", None)])
+def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, text, value):
     settings = {"masks": "labels", "ignore_index": 7, "val_share": 0.3, "group": "-"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    done = run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path, "--ignore-index", 0)
+    done = run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path, "--ignore-index", text)
     assert done.stderr.startswith(f"note: {tmp_path / 'config.json'}: --masks 'labels'")
     assert asked[0][1]["layout"] == Layout(masks="labels", val_share=0.3, group="-")
-    assert asked[0][1]["ignore_index"] == 0
+    assert asked[0][1]["ignore_index"] == value
 
 
 @pytest.mark.parametrize(

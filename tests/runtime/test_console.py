@@ -1,13 +1,18 @@
 """What the command line tools share."""
 
 import errno
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from runtime.console import Command, Size
+from runtime.console import NONE, Command, IgnoredValue, Size
 from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line
 
 
@@ -53,6 +58,47 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     result = run(raising(OSError(errno.ENOSPC, "No space left on device")))
     assert result.exit_code == 2
     assert result.stderr == "error: standard output: cannot be written (no space left on device)\n"
+
+
+COMMANDS = ["runtime.cli:predict", "runtime.doctor:main", "export.cli:main"]
+
+
+def start(root, command, *arguments, **streams):
+    module, _, name = command.partition(":")
+    program = f"from {module} import {name}; {name}(prog_name='p')"
+    return subprocess.run([sys.executable, "-c", program, *arguments], cwd=root, text=True, **streams)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_on_a_full_disk_is_one_line(root, command):
+    with open("/dev/full", "w") as full:
+        done = start(root, command, "--help", stdout=full, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: standard output: cannot be written (no space left on device)\n",
+        )
+        assert start(root, command, "--help", stdout=full, stderr=full).returncode == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_for_a_reader_that_has_gone_is_silent(root, command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = start(root, command, "--help", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("command", ["runtime.cli:predict", "runtime.doctor:main"])
+def test_commands_work_without_standard_streams(root, models, tmp_path, command):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    arguments = [tmp_path / "a.png", "-o", tmp_path / "out", "--device", "cpu"] if "cli" in command else []
+    script = 'exec "$@" <&- >&- 2>&-'
+    module, _, name = command.partition(":")
+    program = f"from {module} import {name}; {name}(prog_name='p')"
+    line = ["sh", "-c", script, "sh", sys.executable, "-c", program, models["brightness"], *arguments]
+    assert subprocess.run([str(item) for item in line], cwd=root).returncode == 0
 
 
 def test_other_error_of_the_system_keeps_its_traceback():
@@ -111,3 +157,14 @@ def test_nonsense_is_not_a_size(text):
 
 def test_one_line_folds_white_space():
     assert one_line(" a\n\n b\tc \r\n") == "a b c"
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("255", 255), ("none", NONE)])
+def test_value_that_does_not_count(text, value):
+    assert IgnoredValue().convert(text, None, None) == value
+
+
+@pytest.mark.parametrize("text", ["-1", "256", "None", ""])
+def test_nonsense_is_no_value_that_does_not_count(text):
+    with pytest.raises(click.BadParameter):
+        IgnoredValue().convert(text, None, None)
