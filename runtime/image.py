@@ -92,6 +92,8 @@ def load_image(
     picture, name = open_image(source, at_least, limits), name_of(source)
     try:
         picture = _eight_bits(picture, name)
+        if picture.mode == "LAB":  # which Pillow turns to RGB alone
+            picture = picture.convert("RGB")
         array = np.array(picture if picture.mode == channels else picture.convert(channels))
     except ValueError as error:
         raise ImageError(f"{name}: has pixels that are not read ({error}); convert it to RGB") from error
@@ -149,8 +151,8 @@ def open_image(source: Any, at_least: tuple[int, int] | None = None, limits: Lim
             return _decoded(picture, name)
 
 
-def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS) -> tuple[int, int]:
-    """(height, width) of an image file as displayed, from its header alone.
+def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
+    """(height, width) of an image file as displayed; if it need not be `upright`, from its header alone.
 
     Raises:
         ImageError: it cannot be read, or is above the limits.
@@ -158,7 +160,8 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS) -> tuple[i
     name = name_of(path)
     with _strict(name, limits), _file_of(path, name, limits) as file, Image.open(file, formats=FORMATS) as picture:
         width, height = picture.size
-        turned = picture.format != "TIFF" and _orientation(picture) in TURNED  # Pillow turns the sides of a TIFF itself
+        # Pillow turns the sides of a TIFF itself; a PNG it decodes, whose EXIF may come last.
+        turned = upright and picture.format != "TIFF" and _orientation(picture) in TURNED
     return (width, height) if turned else (height, width)
 
 

@@ -150,6 +150,23 @@ def test_cmyk_jpeg_whose_inks_are_inverted_as_adobe_does():
     assert np.abs(load_image(content, "L").astype(int) - 76).max() <= 3
 
 
+def lab_tiff(*pixels):
+    """A row of CIELAB pixels, L 0..255 and signed a and b, uncompressed."""
+    content = b"".join(struct.pack("<Bbb", *pixel) for pixel in pixels)
+    tags = {256: len(pixels), 257: 1, 258: 8, 259: 1, 262: 8, 273: 132, 277: 3, 278: 1, 279: len(content)}
+    entries = [struct.pack("<HHLHH", tag, 3, 1, value, 0) for tag, value in tags.items()]
+    entries[2] = struct.pack("<HHLL", 258, 3, 3, 126)  # bits of three channels, which lie behind the list
+    head = b"II*\0" + struct.pack("<LH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    return head.ljust(126, b"\0") + struct.pack("<HHH", 8, 8, 8) + content
+
+
+def test_lab_is_seen_as_its_colour_and_as_the_grey_of_that():
+    content = lab_tiff((0, 0, 0), (137, 0, 0), (255, 0, 0), (138, 81, 70), (224, -79, 81))  # of red and green, last
+    grey, colour = load_image(content, "L")[0, :, 0].astype(int), load_image(content)[0].astype(int)
+    assert np.abs(colour - [[0] * 3, [128] * 3, [255] * 3, [255, 0, 0], [0, 255, 0]]).max() <= 14
+    assert np.abs(grey - colour @ [0.299, 0.587, 0.114]).max() <= 1
+
+
 @pytest.mark.parametrize("form", ["MPO", "PNG"])
 def test_first_picture_of_several_is_read(form):
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ((255, 0, 0), (0, 0, 255)))
