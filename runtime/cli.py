@@ -11,9 +11,11 @@ import click
 
 from runtime.console import Command, Size, progress_hidden, version_option
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
-from runtime.outputs import SUFFIX, TABLE, Files, Table, Tally, encoded, rows_in, sink
+from runtime.image import image_size
+from runtime.model import read_model
+from runtime.outputs import SUFFIX, TABLE, Files, Table, Tally, encoded, is_finished, rows_in, sink
 from runtime.plan import Job, find, jobs_of, rows_of
-from runtime.predictor import Predictor
+from runtime.predictor import MAX_THREADS, MAX_WORKERS, Predictor
 from runtime.result import Segmentation
 from runtime.tiling import Asking
 
@@ -63,7 +65,12 @@ class NetworkSize(Size):
 @click.option(
     "--batch-size", type=click.IntRange(1, 1024), help="Images run together.  [default: 1 on the CPU, else 8]"
 )
-@click.option("--skip-existing", is_flag=True, help="Leave out images whose file, or row, is there already.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="Of the CPU, for the network and for reading and writing.  [default: all cores that this process may use]",
+)
+@click.option("--skip-existing", is_flag=True, help="Leave out images whose finished file, or row, is there already.")
 @version_option
 def predict(
     model: Path,
@@ -73,6 +80,7 @@ def predict(
     kind: str,
     threshold: float | None,
     batch_size: int | None,
+    threads: int | None,
     skip_existing: bool,
     **asked: Any,
 ) -> None:
@@ -89,28 +97,34 @@ def predict(
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap is for --tile")
     asking: Asking = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
+    _check_pipes(model, images, out)
     if PIPE in images:
-        _check_pipe(images, out, kind, skip_existing)
-        predictor, finished = _opened(model, device, threshold)
+        _check_pipe(images, out, kind, skip_existing or batch_size is not None)
+        predictor, finished = _opened(model, device, threads, threshold)
         _answer_pipe(predictor, finished, asking, kind)
         return
     if out is None:
         raise click.UsageError("Missing option '-o' / '--out', where to write to.")
-    jobs, skipped = _planned(images, out, kind, skip_existing)
-    predictor, finished = _opened(model, device, threshold)
+    jobs = _planned(images, out, kind)
+    left = _unfinished(jobs, out, kind, model) if skip_existing else jobs
+    skipped = len(jobs) - len(left)
+    if not left:
+        click.echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
+        return
+    predictor, finished = _opened(model, device, threads, threshold)
     tally = Tally()
     try:
         with sink(kind, out, skip_existing, tally) as place:
-            answers = _answers(predictor, jobs, place, finished, asking, batch_size)
-            _take_all(jobs, answers, place, tally.failures)
+            answers = _answers(predictor, left, place, finished, asking, batch_size, threads)
+            _take_all(left, answers, place, tally.failures)
     finally:  # whatever ends it
-        click.echo(_summary(tally, len(jobs), skipped, f"{out} on {predictor.report.device}"))
+        click.echo(_summary(tally, len(left), skipped, f"{out} on {predictor.report.device}"))
     if tally.failures:
         click.get_current_context().exit(1 if tally.written or skipped else ImageError.exit_code)
 
 
-def _opened(model: Path, device: str, threshold: float | None) -> tuple[Predictor, Finish]:
-    predictor = Predictor(model, device)
+def _opened(model: Path, device: str, threads: int | None, threshold: float | None) -> tuple[Predictor, Finish]:
+    predictor = Predictor(model, device, threads)
     if threshold is None:
         return predictor, lambda result: result
     classes = len(predictor.card.output.classes)
@@ -119,13 +133,28 @@ def _opened(model: Path, device: str, threshold: float | None) -> tuple[Predicto
     return predictor, lambda result: result.threshold(threshold)
 
 
-def _check_pipe(images: tuple[str, ...], out: Path | None, kind: str, skip_existing: bool) -> None:
-    if len(images) > 1 or out is not None or skip_existing or kind == TABLE:
-        raise click.UsageError(f"- is one image to standard output: no other images, no -o, no {TABLE}")
-    if sys.stdin.isatty():
-        raise click.UsageError("- reads an image from standard input, which is a terminal; use < or |")
-    if sys.stdout.isatty():
-        raise click.UsageError("- writes a file's bytes to standard output, which is a terminal; use > or |")
+def _check_pipes(model: Path, images: tuple[str, ...], out: Path | None) -> None:
+    if str(model) == PIPE:
+        raise click.UsageError("MODEL cannot be -, standard input is for an image; name an .onnx file")
+    if out is not None and str(out) == PIPE and PIPE not in images:
+        raise click.UsageError(
+            "-o - is no folder (one called so is ./-); for one image to standard output: MODEL - < IMAGE > MASK"
+        )
+
+
+def _check_pipe(images: tuple[str, ...], out: Path | None, kind: str, for_several: bool) -> None:
+    if len(images) > 1:
+        raise click.UsageError("- is one image from standard input; give it alone, and the other images without it")
+    if out is not None:
+        raise click.UsageError("- is answered to standard output; leave out -o and add > FILE")
+    if kind == TABLE:
+        raise click.UsageError(f"- has no name for a table; leave out --format {TABLE}, or name a file")
+    if for_several:
+        raise click.UsageError("- is one image; leave out --skip-existing and --batch-size")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise click.UsageError("- reads an image from standard input, which is a terminal or closed; use < or |")
+    if sys.stdout is None or sys.stdout.isatty():
+        raise click.UsageError("- writes a file's bytes to standard output, which is a terminal or closed; use > or |")
 
 
 def _answer_pipe(predictor: Predictor, finished: Finish, asking: Asking, kind: str) -> None:
@@ -135,17 +164,30 @@ def _answer_pipe(predictor: Predictor, finished: Finish, asking: Asking, kind: s
     output.flush()
 
 
-def _planned(images: tuple[str, ...], out: Path, kind: str, skip_existing: bool) -> tuple[list[Job], int]:
-    """What is to be done, and how many images are left out since their answers are there."""
+def _planned(images: tuple[str, ...], out: Path, kind: str) -> list[Job]:
     found = find(images, out)
-    if kind != TABLE:
-        jobs = jobs_of(found, out, SUFFIX[kind])
-        left = [job for job in jobs if not (skip_existing and job.target.is_file())]
-        return left, len(jobs) - len(left)
-    jobs = rows_of(found, out)
-    present = {name for name, _ in rows_in(out)} if skip_existing and out.exists() else set()
-    left = [job for job in jobs if job.name not in present]
-    return left, len(jobs) - len(left)
+    return rows_of(found, out) if kind == TABLE else jobs_of(found, out, SUFFIX[kind])
+
+
+def _unfinished(jobs: list[Job], out: Path, kind: str, model: Path) -> list[Job]:
+    """The jobs whose answers are not there, or not as this format writes them; of the latter a note tells."""
+    classes = len(read_model(model)[0].output.classes)
+    if kind == TABLE:
+        present = {name for name, _ in rows_in(out)} if out.exists() else set()
+        return [job for job in jobs if job.name not in present]
+    left = [job for job in jobs if not (job.target.is_file() and _is_finished(job, kind, classes))]
+    others = sum(job.target.is_file() for job in left)
+    if others:
+        click.echo(f"note: {others} files are cut off, or of another format or size, and are written anew", err=True)
+    return left
+
+
+def _is_finished(job: Job, kind: str, classes: int) -> bool:
+    try:
+        size = image_size(job.source, upright=False)
+    except ImageError:  # which is told when it is read again
+        return False
+    return is_finished(job.target, kind, classes, size)
 
 
 def _answers(
@@ -155,6 +197,7 @@ def _answers(
     finished: Finish,
     asking: Asking,
     batch_size: int | None,
+    threads: int | None,
 ) -> Generator[Any]:
     """What the sink makes of each answer, or the exception in its place, in order; decoded and written in threads."""
     by_source = {job.source: job for job in jobs}
@@ -162,7 +205,10 @@ def _answers(
     def make(source: Path, result: Segmentation) -> Any:
         return place.make(by_source[source], finished(result))
 
-    return predictor.stream(list(by_source), then=make, batch_size=batch_size, errors="yield", **asking)
+    workers = None if threads is None else min(threads, MAX_WORKERS)
+    return predictor.stream(
+        list(by_source), then=make, batch_size=batch_size, workers=workers, errors="yield", **asking
+    )
 
 
 def _take_all(jobs: list[Job], answers: Generator[Any], place: Files | Table, failures: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ from runtime.result import Segmentation
 SUFFIX = {"mask": ".png", "probability": ".png", "npy": ".npy", "overlay": ".png", "cutout": ".png"}
 """Of the files that each format is written to."""
 
+PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
+PNG_KIND = {"mask": (8, 0), "probability": (16, 0), "overlay": (8, 2), "cutout": (8, 6)}
+"""Bits of a channel and type of colour in the header of each format's PNG."""
+
 TABLE = "rle-csv"
 HEADER = ["img", "rle_mask"]
 """First row of Carvana's tables."""
@@ -41,6 +47,34 @@ def encoded(result: Segmentation, kind: str) -> bytes:
     if kind == "probability":
         return png_of(foreground_16(result))
     return png_of(result.overlay() if kind == "overlay" else result.cutout())
+
+
+def is_finished(path: Path, kind: str, classes: int, size: tuple[int, int]) -> bool:
+    """Whether a file is whole and of the kind that `encoded` gives for an image of that (height, width), or turned.
+
+    Its header, its end and its length are looked at, which costs little; the model that wrote it cannot be told.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            begin = file.read(128)
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - len(PNG_END)))
+            end = file.read(len(PNG_END))
+    except OSError:
+        return False
+    if kind == "npy":
+        head = npy_head(classes, size), npy_head(classes, size[::-1])
+        return begin in head and length == len(begin) + 4 * classes * size[0] * size[1]
+    bits, colour = (16, 0) if kind == "mask" and classes > 256 else PNG_KIND[kind]
+    heads = [PNG_BEGIN + struct.pack(">LLBB", width, height, bits, colour) for height, width in (size, size[::-1])]
+    return begin.startswith(tuple(heads)) and end == PNG_END
+
+
+def npy_head(classes: int, size: tuple[int, int]) -> bytes:
+    """What a .npy file of float32 [classes, height, width] begins with: 128 bytes."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (classes, *size)})
+    return file.getvalue()
 
 
 def foreground_16(result: Segmentation) -> NDArray[np.uint16]:

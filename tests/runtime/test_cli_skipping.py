@@ -1,0 +1,135 @@
+"""unet-predict --skip-existing: what counts as finished, and what is done about the rest."""
+
+import os
+
+import numpy as np
+import pytest
+from masks import names_in, pixels_of
+from PIL import Image
+
+from runtime.predictor import Predictor
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """No model may be opened."""
+    monkeypatch.setattr(Predictor, "__init__", lambda *_: pytest.fail("a model was opened"))
+
+
+def kept(folder):
+    """{name: what changes when a file is replaced}."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def finish(run_predict, pictures, out):
+    """Write the answers of all three pictures; return what they are known by."""
+
+    def run(*options):
+        assert run_predict(pictures, *options).exit_code == 0
+        return kept(out)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["mask", "probability", "npy", "overlay", "cutout"])
+def test_all_that_is_there_is_told_without_opening_the_model(run_predict, pictures, out, finish, request, kind):
+    before = finish("--format", kind)
+    request.getfixturevalue("closed")
+    result = run_predict(pictures, "--format", kind, "--skip-existing")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        0,
+        f"nothing to do: 3 of 3 are in {out} already\n",
+        "",
+    )
+    assert kept(out) == before
+
+
+def test_what_is_missing_is_written_and_the_rest_left_alone(run_predict, pictures, out, finish):
+    before = finish()
+    (out / "c.png").unlink()
+    (pictures / "bad.jpg").write_bytes(b"no picture")
+    result = run_predict(pictures, "--skip-existing")
+    assert (result.exit_code, result.stdout) == (1, f"1 of 2 written to {out} on cpu, 1 failed, 2 skipped\n")
+    after = kept(out)
+    assert after.keys() == before.keys()
+    assert {name for name in before if after[name] != before[name]} == {"c.png"}
+
+
+KINDS = {"mask": ("L", np.uint8), "probability": ("I;16", np.uint16), "overlay": ("RGB", np.uint8)}
+
+
+@pytest.mark.parametrize(("before", "after"), [("overlay", "mask"), ("mask", "probability"), ("cutout", "overlay")])
+def test_files_of_another_format_are_written_anew_and_told(run_predict, pictures, out, finish, before, after):
+    finish("--format", before)
+    result = run_predict(pictures, "--format", after, "--skip-existing")
+    assert (result.exit_code, result.stdout) == (0, f"3 of 3 written to {out} on cpu\n")
+    assert result.stderr == "note: 3 files are cut off, or of another format or size, and are written anew\n"
+    with Image.open(out / "c.png") as picture:
+        assert (picture.mode, np.asarray(picture).dtype) == KINDS[after]
+
+
+@pytest.mark.parametrize("kind", ["mask", "npy"])
+@pytest.mark.parametrize("rest", [0, 20, -1])
+def test_a_file_that_is_cut_off_is_written_anew(run_predict, pictures, out, finish, kind, rest):
+    finish("--format", kind)
+    path = next(path for path in out.iterdir() if path.stem == "c")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:rest])
+    result = run_predict(pictures, "--format", kind, "--skip-existing")
+    assert result.stdout == f"1 of 1 written to {out} on cpu, 2 skipped\n"
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["mask", "npy"])
+def test_an_image_that_has_another_size_now_is_done_again(run_predict, pictures, out, finish, kind):
+    finish("--format", kind)
+    Image.new("RGB", (12, 9)).save(pictures / "c.tif")
+    assert run_predict(pictures, "--format", kind, "--skip-existing").stdout.startswith("1 of 1 written")
+    assert run_predict(pictures, "--format", kind, "--skip-existing").stdout.startswith("nothing to do: 3 of 3")
+
+
+@pytest.mark.parametrize("kind", ["mask", "npy"])
+def test_the_mask_of_a_turned_photo_is_finished(run_predict, tmp_path, out, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 9)).save(tmp_path / "turned.jpg", exif=exif)
+    arguments = [tmp_path / "turned.jpg", "--format", kind, "--skip-existing"]
+    run_predict(*arguments)
+    if kind == "mask":
+        assert pixels_of(out / "turned.png").shape == (4, 9)
+    assert run_predict(*arguments).stdout.startswith("nothing to do: 1 of 1")
+
+
+def test_masks_of_several_classes_and_npy_of_another_model(run_predict, pictures, out, models):
+    for kind in ("mask", "npy"):
+        run_predict(pictures, "--format", kind, model=models["softmax"])
+        found = run_predict(pictures, "--format", kind, "--skip-existing", model=models["softmax"])
+        assert found.stdout.startswith("nothing to do: 3 of 3")
+    assert run_predict(pictures, "--format", "npy", "--skip-existing").stdout.startswith("3 of 3 written")
+    assert np.load(out / "c.npy").shape == (1, 8, 12)
+
+
+def test_a_table_that_has_all_rows_is_left_as_it_is(run_predict, pictures, tmp_path, request):
+    table, arguments = tmp_path / "t.csv", [pictures, "--format", "rle-csv", "--skip-existing"]
+    assert run_predict(*arguments, to=table).stdout == f"3 of 3 written to {table} on cpu\n"
+    request.getfixturevalue("closed")
+    before = kept(tmp_path)["t.csv"]
+    assert run_predict(*arguments, to=table).stdout == f"nothing to do: 3 of 3 are in {table} already\n"
+    assert kept(tmp_path)["t.csv"] == before
+
+
+def test_a_wrong_model_is_told_though_all_is_there(run_predict, pictures, out, finish, tmp_path):
+    finish()
+    result = run_predict(pictures, "--skip-existing", model=tmp_path / "gone.onnx")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {tmp_path / 'gone.onnx'}: no such file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_the_place_of_a_mask_is_not_waited_for(run_predict, pictures, out, finish):
+    finish()
+    (out / "c.png").unlink()
+    os.mkfifo(out / "c.png")
+    assert run_predict(pictures, "--skip-existing").stdout == f"1 of 1 written to {out} on cpu, 2 skipped\n"
+    assert names_in(out) == ["a.png", "b.png", "c.png"] and (out / "c.png").is_file()
