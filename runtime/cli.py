@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runtime.console import Command, Size, progress_hidden, version_option
+from runtime.console import Command, Named, Size, progress_hidden, version_option
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.image import image_size
 from runtime.model import read_model
@@ -36,12 +36,12 @@ class NetworkSize(Size):
 
 
 @click.command(cls=Command)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=Named("standard input is for an image, name an .onnx file"))
 @click.argument("images", nargs=-1, required=True)
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=Named("standard output is for one image, without -o, as in MODEL - < IMAGE > MASK"),
     help="Folder for NAME.png of each image; folders below are kept. With rle-csv: the file, NAME.csv.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.")
@@ -92,12 +92,13 @@ def predict(
     An image that cannot be read does not stop the others. Exit code: 0 if all were written, 1 if some were not, 2 if
     none was or the command cannot begin, 130 after Ctrl-C.
     """
+    if "" in images:
+        raise click.UsageError("IMAGES: one name is empty; leave it out (is a variable of the shell unset?)")
     if threshold is not None and kind not in THRESHOLDED:
         raise click.UsageError(f"--threshold changes nothing with --format {kind}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap is for --tile")
     asking: Asking = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
-    _check_pipes(model, images, out)
     if PIPE in images:
         _check_pipe(images, out, kind, skip_existing or batch_size is not None)
         predictor, finished = _opened(model, device, threads, threshold)
@@ -131,15 +132,6 @@ def _opened(model: Path, device: str, threads: int | None, threshold: float | No
     if classes > 1:
         raise ConfigError(f"--threshold: is for one class, {model} has {classes} and takes the most probable")
     return predictor, lambda result: result.threshold(threshold)
-
-
-def _check_pipes(model: Path, images: tuple[str, ...], out: Path | None) -> None:
-    if str(model) == PIPE:
-        raise click.UsageError("MODEL cannot be -, standard input is for an image; name an .onnx file")
-    if out is not None and str(out) == PIPE and PIPE not in images:
-        raise click.UsageError(
-            "-o - is no folder (one called so is ./-); for one image to standard output: MODEL - < IMAGE > MASK"
-        )
 
 
 def _check_pipe(images: tuple[str, ...], out: Path | None, kind: str, for_several: bool) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -103,6 +104,25 @@ def installed_version() -> str:
 def progress_hidden() -> bool:
     """True where stderr is no terminal, or closed: progress bars would only fill a log."""
     return sys.stderr is None or not sys.stderr.isatty()
+
+
+class Named(click.ParamType[Path]):
+    """A path that is not empty, as those of unset shell variables are: to `Path`, "" is the folder at hand.
+
+    `no_pipe` says what to do instead where "-" is given, if that is not a file's name like others.
+    """
+
+    name = "path"
+
+    def __init__(self, no_pipe: str = "") -> None:
+        self.no_pipe = no_pipe
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if value == "":
+            self.fail("is empty; name a file or folder (is a variable of the shell unset?)", param, ctx)
+        if value == "-" and self.no_pipe:  # here, since to `Path` ./- is the same
+            self.fail(f"-: {self.no_pipe}; what is called so is ./-", param, ctx)
+        return Path(value)
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):

@@ -13,13 +13,13 @@ import click
 
 from runtime import checkup
 from runtime.checkup import Findings
-from runtime.console import Command, installed_version, version_option
+from runtime.console import Command, Named, installed_version, version_option
 
 UNUSED_DAYS = 30.0
 
 
 @click.command(cls=Command)
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=Named())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @click.option("--prune", is_flag=True, help="Remove TensorRT engines that were not used for long, and unfinished ones.")
 @click.option(

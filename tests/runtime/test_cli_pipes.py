@@ -31,10 +31,13 @@ def test_pipe_takes_an_image_and_gives_its_mask(models, pictures):
     assert result.stderr.endswith(": is empty (0 bytes), expected an image\n")
 
 
+OUT = "-: standard output is for one image, without -o, as in MODEL - < IMAGE > MASK; what is called so is ./-"
+MODEL = "-: standard input is for an image, name an .onnx file; what is called so is ./-"
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["m.onnx", "-", "-o", "-"], "- is answered to standard output; leave out -o and add > FILE"),
         (["m.onnx", "-", "-o", "out"], "- is answered to standard output; leave out -o and add > FILE"),
         (
             ["m.onnx", "-", "a.jpg"],
@@ -47,12 +50,10 @@ def test_pipe_takes_an_image_and_gives_its_mask(models, pictures):
         ),
         (["m.onnx", "-", "--skip-existing"], "- is one image; leave out --skip-existing and --batch-size"),
         (["m.onnx", "-", "--batch-size", "2"], "- is one image; leave out --skip-existing and --batch-size"),
-        (
-            ["m.onnx", "a.jpg", "-o", "-"],
-            "-o - is no folder (one called so is ./-); for one image to standard output: MODEL - < IMAGE > MASK",
-        ),
-        (["-", "a.jpg", "-o", "out"], "MODEL cannot be -, standard input is for an image; name an .onnx file"),
-        (["-", "-"], "MODEL cannot be -, standard input is for an image; name an .onnx file"),
+        (["m.onnx", "-", "-o", "-"], f"Invalid value for '-o' / '--out': {OUT}"),
+        (["m.onnx", "a.jpg", "-o", "-"], f"Invalid value for '-o' / '--out': {OUT}"),
+        (["-", "a.jpg", "-o", "out"], f"Invalid value for 'MODEL': {MODEL}"),
+        (["-", "-"], f"Invalid value for 'MODEL': {MODEL}"),
     ],
     ids=" ".join,
 )
@@ -60,6 +61,16 @@ def test_wrong_uses_of_the_pipe_say_what_to_do(arguments, line):
     result = CliRunner().invoke(predict, arguments, input=b"")
     assert (result.exit_code, result.stdout_bytes) == (2, b"")
     assert result.stderr.splitlines()[-1] == f"Error: {line}"
+
+
+def test_what_is_called_like_the_pipe_is_a_file_or_folder(models, pictures, monkeypatch):
+    (pictures / "sub").mkdir()
+    (pictures / "sub" / "-").write_bytes(models["brightness"].read_bytes())
+    monkeypatch.chdir(pictures / "sub")
+    assert CliRunner().invoke(predict, ["./-", "../a.png", "-o", "../out", "--device", "cpu"]).exit_code == 0
+    monkeypatch.chdir(pictures)
+    assert CliRunner().invoke(predict, ["sub/-", "a.png", "-o", "./-", "--device", "cpu"]).exit_code == 0
+    assert names_in(pictures / "-") == names_in(pictures / "out") == ["a.png"]
 
 
 @pytest.mark.parametrize("kind", ["mask", "rle-csv"])

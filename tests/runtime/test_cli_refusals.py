@@ -151,3 +151,17 @@ def test_table_that_is_none_is_not_added_to(run_predict, row, out):
     line = f"{out / 't.csv'}: is no table of img,rle_mask, so nothing can be added; remove it"
     assert (result.exit_code, result.stderr) == (2, f"error: {line}\n")
     assert (out / "t.csv").read_text() == "name,mask\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["", "a.png", "-o", "out"], "Invalid value for 'MODEL': is empty; name a file or folder"),
+        (["m.onnx", "a.png", "-o", ""], "Invalid value for '-o' / '--out': is empty; name a file or folder"),
+        (["m.onnx", "a.png", "", "-o", "out"], "IMAGES: one name is empty; leave it out"),
+    ],
+)
+def test_names_of_unset_variables_are_refused(arguments, name):
+    result = CliRunner().invoke(predict, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: {name} (is a variable of the shell unset?)"

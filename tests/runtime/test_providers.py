@@ -1,6 +1,5 @@
 """Which device runs: parsing, the order, and not believing what ONNX Runtime claims."""
 
-import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
