@@ -170,7 +170,7 @@ def _unfinished(jobs: list[Job], out: Path, kind: str, model: Path) -> list[Job]
     left = [job for job in jobs if not (job.target.is_file() and _is_finished(job, kind, classes))]
     others = sum(job.target.is_file() for job in left)
     if others:
-        click.echo(f"note: {others} files are cut off, or of another format or size, and are written anew", err=True)
+        click.echo(f"note: made anew, being cut off or of another format or size: {others} of {len(jobs)}", err=True)
     return left
 
 
