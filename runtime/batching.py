@@ -1,8 +1,8 @@
 """Batcher: items come one by one from threads and coroutines, run in batches, and are answered one by one."""
 
-import math
 import os
 import queue
+import reprlib
 import threading
 import time
 import weakref
@@ -16,6 +16,9 @@ from typing import Generic, Literal, Self, TypeVar
 
 from runtime.errors import ClosedError, ConfigError
 from runtime.threads import Outcome, Places, Worker, attempt
+
+MAX_DELAY_MS = 3_600_000
+CLOSED = "batcher: is closed; make another one"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,6 +63,7 @@ class Batcher(Generic[T, R]):
         max_delay_ms: how long a batch waits for more, in milliseconds; with 0 it takes what has come while the batch
             before it ran.
         max_waiting: items that may wait, beside the batch that runs; further ones wait in `submit`, in order.
+        closed: the message of `ClosedError`.
 
     Raises:
         ConfigError: a number is out of its bounds.
@@ -73,6 +77,7 @@ class Batcher(Generic[T, R]):
         max_batch: int,
         max_delay_ms: float,
         max_waiting: int,
+        closed: str = CLOSED,
     ) -> None:
         at_least_one("max_batch", max_batch)
         at_least_one("max_waiting", max_waiting)
@@ -89,7 +94,7 @@ class Batcher(Generic[T, R]):
         self._inbox: queue.SimpleQueue[_Entry[T, R] | End] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._worker: Worker | None = None
-        self._closed = False
+        self._closed, self._closed_text = False, closed
         self._process = os.getpid()
 
     def submit(self, item: T, *, timeout: float | None = None) -> Future[R]:
@@ -128,11 +133,12 @@ class Batcher(Generic[T, R]):
     def close(self, *, cancel: bool = False) -> None:
         """Take no more items, finish (or cancel) what waits, and wait until the thread has ended.
 
-        May be called again, from any thread; after a fork it does nothing.
+        May be called again, from any thread, but not from a signal handler, which may have interrupted the thread that
+        holds a lock; after a fork it does nothing.
         """
         if os.getpid() != self._process:
             return
-        self._places.close("batcher: is closed; make another one")
+        self._places.close(self._closed_text)
         with self._lock:
             self._closed = True
             worker = self._worker
@@ -156,7 +162,7 @@ class Batcher(Generic[T, R]):
             entry = _Entry(item, key, Future[R](), time.monotonic(), self)
             with self._lock:
                 if self._closed:
-                    raise ClosedError("batcher: is closed; make another one")
+                    raise ClosedError(self._closed_text)
                 self._worker = self._worker or self._start()
                 self._inbox.put(entry)
         except BaseException:
@@ -199,8 +205,9 @@ def at_least_one(name: str, value: object) -> None:
 
 
 def _check_delay(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ConfigError(f"{name}: found {value!r}, expected a number of milliseconds from 0")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_DELAY_MS:
+        found = reprlib.repr(value)
+        raise ConfigError(f"{name}: found {found}, expected a number of milliseconds from 0 to {MAX_DELAY_MS}")
 
 
 def _run_all(run_many: Callable[[list[T]], Sequence[R]], items: list[T]) -> Sequence[R]:
@@ -299,7 +306,8 @@ def _answer(batch: list[_Entry[T, R]], places: Places) -> None:
         return
     outcomes = run_each(running[0].batcher.run_many, [entry.item for entry in running])
     for entry, (answer, error) in zip(running, outcomes, strict=True):
+        # A callback that raises SystemExit must not end the thread that others wait for.
         if error is None:
-            entry.future.set_result(answer)  # type: ignore[arg-type]
+            attempt(entry.future.set_result, answer)
         else:
-            entry.future.set_exception(error)
+            attempt(entry.future.set_exception, error)

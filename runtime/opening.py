@@ -7,7 +7,8 @@ import sys
 import time
 import warnings
 import weakref
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +21,12 @@ from runtime.golden import Golden, golden_tolerance
 from runtime.options import ProviderOptions
 from runtime.providers import Device
 from runtime.session import AutoSession, Run, Session, must_build, open_session
+from runtime.stages import Answer, Loaded, infer
 
 LOG = logging.getLogger(__package__)
+
+GPU_BATCH = 8
+"""Images that run together on a GPU, unless told otherwise."""
 
 _alive: weakref.WeakSet["Opened"] = weakref.WeakSet()
 
@@ -39,6 +44,8 @@ if hasattr(os, "register_at_fork"):
 class Opened:
     """A model's session and where it runs; with "auto" both may change when a TensorRT engine is built.
 
+    Nothing that it holds refers back to it, so its memory is given back as soon as it is dropped.
+
     Raises:
         ModelError: it answers its golden sample wrongly on the CPU, or ONNX Runtime cannot run it.
         DeviceError: an explicit device does not run here.
@@ -47,19 +54,32 @@ class Opened:
     def __init__(
         self, path: Path, card: ModelCard, golden: Golden, device: str, threads: int, options: ProviderOptions
     ) -> None:
-        self._path, self._card, self._golden = path, card, golden
-        self._threads, self._options = threads, options
+        self._opener = _Opener(path, card, golden, threads, options)
         self.session: Session
         self.report: providers.Report
         self._open(device)
         _alive.add(self)
 
+    @property
+    def kind(self) -> str:
+        """ "cpu", "cuda" or "tensorrt": where most runs go now. Takes no lock, so that it can be asked after a fork."""
+        return self.report.device.partition(":")[0]
+
+    @property
+    def batch_size(self) -> int:
+        """Images that run together: on a CPU more than one gain nothing."""
+        return 1 if self.kind == "cpu" else min(GPU_BATCH, self._opener.options.max_batch)
+
+    def infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
+        """Ask the network about images of one key together; see `runtime.stages.infer`."""
+        return infer(self.session.run, loaded, len(self._opener.card.output.classes), self.batch_size)
+
     def _open(self, device: str) -> None:
-        devices = providers.candidates(device)
-        chosen, (session, error), skipped, late = providers.choose(devices, self._try, self._put_off)
+        opener, devices = self._opener, providers.candidates(device)
+        chosen, (session, error), skipped, late = providers.choose(devices, opener.open, opener.put_off)
         self.session = session
         self.report = replace(
-            self._report(session, error),
+            opener.report(session, error),
             requested=device,
             skipped=tuple((other.kind, reason) for other, reason in skipped),
         )
@@ -69,76 +89,93 @@ class Opened:
             self._build_later(session, late[0])
         elif device == "auto" and chosen.kind == "tensorrt":
             cuda = devices[devices.index(chosen) + 1]
-            self.session = AutoSession(best=session, open_other=lambda: self._try(cuda)[0])
+            # Capturing a CUDA graph fails while TensorRT works in another thread.
+            other = replace(opener, options=replace(opener.options, cuda_graphs=False))
+            self.session = AutoSession(best=session, open_other=lambda: other.open(cuda)[0])
 
     def _build_later(self, session: Session, device: Device) -> None:
         """Let a session serve until the engine of a better device is built."""
         start, before, errors = time.monotonic(), self.report, [0.0]
+        opener, here = self._opener, weakref.ref(self)
         self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
         auto = self.session = AutoSession(other=session, open_other=lambda: session)
 
         def open_best() -> Session:
-            best, errors[0] = self._try(device)
+            best, errors[0] = opener.open(device)
             return best
 
         def done(best: Session | None, reason: str) -> None:
             if best is None:
-                self.report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
+                report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
             else:
                 text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
-                report = self._report(best, errors[0])
-                self.report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
-            LOG.warning(self.report.switch)
+                report = opener.report(best, errors[0])
+                report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
+            opened = here()
+            if opened is not None:
+                opened.report = report
+                LOG.warning(report.switch)
 
         auto.build(open_best, done)
 
-    def _put_off(self, device: Device) -> bool:
+
+@dataclass(frozen=True)
+class _Opener:
+    """What it takes to open a model's file on any device."""
+
+    path: Path
+    card: ModelCard
+    golden: Golden
+    threads: int
+    options: ProviderOptions
+
+    def put_off(self, device: Device) -> bool:
         """Whether another device should serve until this one's engine is built."""
         return (
-            self._options.background
+            self.options.background
             and providers.why_not(device) is None
-            and must_build(self._path, device, self._card, self._options)
+            and must_build(self.path, device, self.card, self.options)
         )
 
-    def _report(self, session: Session, error: float) -> providers.Report:
-        return providers.Report(
-            requested=str(session.device),
-            device=str(session.device),
-            provider=providers.PROVIDER[session.device.kind],
-            nodes=session.placement(),
-            golden_error=error,
-            threads=self._threads,
-            onnxruntime=onnxruntime.__version__,
-            node_placement=session.nodes,
-        )
-
-    def _try(self, device: Device) -> tuple[Session, float]:
-        """Open a session on the device and replay the golden sample there."""
+    def open(self, device: Device) -> tuple[Session, float]:
+        """Open a session on the device and replay the golden sample there: the session, and the largest error."""
         reason = providers.why_not(device)
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
         try:
             session = open_session(
-                self._path,
+                self.path,
                 device,
-                self._card,
-                self._options,
+                self.card,
+                self.options,
                 note=LOG.warning,
-                threads=self._threads,
+                threads=self.threads,
                 check=lambda run: errors.append(self._check_golden(device, run)),
             )
         except UnetError:
             raise
         except Exception as failure:  # ONNX Runtime's errors share no base class
-            raise _wrong(self._path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
+            raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
         return session, errors[-1]
 
+    def report(self, session: Session, error: float) -> providers.Report:
+        return providers.Report(
+            requested=str(session.device),
+            device=str(session.device),
+            provider=providers.PROVIDER[session.device.kind],
+            nodes=session.placement(),
+            golden_error=error,
+            threads=self.threads,
+            onnxruntime=onnxruntime.__version__,
+            node_placement=session.nodes,
+        )
+
     def _check_golden(self, device: Device, run: Run) -> float:
-        error, tolerance = self._golden.error(run), golden_tolerance(self._card, device.kind)
+        error, tolerance = self.golden.error(run), golden_tolerance(self.card, device.kind)
         if error > tolerance:
             raise _wrong(
-                self._path,
+                self.path,
                 device,
                 f"answers the golden sample wrongly (off by {error:.2g}, expected at most {tolerance:g}); "
                 "export the model again, update the driver or choose another device",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.errors import OutputError
+from runtime.errors import OutputError, one_line
 from runtime.files import replacing, write_bytes
 
 LOSSLESS = frozenset({".png", ".gif", ".bmp", ".tif", ".tiff"})
@@ -53,6 +53,7 @@ def png_of(picture: NDArray[Any]) -> bytes:
 
     Raises:
         OutputError: a side is above `MAX_PNG_SIDE`.
+        MemoryError: there is not enough.
     """
     if max(picture.shape) > MAX_PNG_SIDE:
         raise OutputError(
@@ -63,6 +64,17 @@ def png_of(picture: NDArray[Any]) -> bytes:
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # before it, OpenCV took one filter for all
         is_mask = picture.ndim == 2 and picture.dtype == np.uint8
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE if is_mask else cv2.IMWRITE_PNG_FILTER_UP]
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, TO_OPENCV[picture.shape[2]])
-    return bytes(cv2.imencode(".png", picture, options)[1])
+    return _encoded(picture, options)
+
+
+def _encoded(picture: NDArray[Any], options: list[int]) -> bytes:
+    """OpenCV says in several ways that memory ran out: an error, or False and half a file."""
+    try:
+        if picture.ndim == 3:
+            picture = cv2.cvtColor(picture, TO_OPENCV[picture.shape[2]])
+        is_whole, content = cv2.imencode(".png", picture, options)
+    except cv2.error as error:
+        raise MemoryError(f"PNG: cannot encode {list(picture.shape)} ({one_line(str(error))})") from error
+    if not is_whole:
+        raise MemoryError(f"PNG: cannot encode {list(picture.shape)}")
+    return content.tobytes()

@@ -3,8 +3,10 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -20,10 +22,9 @@ from runtime.model import identity_of, read_model
 from runtime.opening import Opened
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
-from runtime.session import Session
-from runtime.stages import Answer, Loaded, check_batch, finish, infer, load
+from runtime.stages import Answer, Loaded, check_batch, finish, load
 from runtime.stream import stream as pipeline
-from runtime.submissions import Submissions
+from runtime.submissions import CLOSED, Submissions
 from runtime.tiling import Asking, Way, way_of
 
 LOG = logging.getLogger(__package__)
@@ -31,9 +32,6 @@ MAX_THREADS = 1_024
 
 S = TypeVar("S", bound=ImageSource)
 T = TypeVar("T")
-
-GPU_BATCH = 8
-"""Images that run together on a GPU, unless told otherwise."""
 
 MAX_WORKERS = 16
 """Threads that decode for one stream, however many cores there are."""
@@ -115,14 +113,16 @@ class Predictor:
         self._closed = False
         self._begin(device, self.path)
         if identity_of(self.path) != before:
+            self.close()
             raise ModelError(f"{self.path}: was replaced while it was being opened; open it again")
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
-        self._opened = Opened(path, self.card, self._golden, device, self._threads, self._options)
-        batching = self._batching or Batching(max_batch=self._batch_size())
-        self._submissions = Submissions(self._infer, self._finish, batching)
-        self._process = os.getpid()
+        opened = Opened(path, self.card, self._golden, device, self._threads, self._options)
+        batching = self._batching or Batching(max_batch=opened.batch_size)
+        # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
+        self._submissions = Submissions(opened.infer, partial(finish, card=self.card), batching)
+        self._opened, self._process = opened, os.getpid()
 
     @property
     def report(self) -> providers.Report:
@@ -159,7 +159,7 @@ class Predictor:
         if isinstance(image, list | tuple):
             return self.predict_batch(image, **asking)
         loaded = self._load(image, way_of(self.card, **asking))
-        return self._finish(loaded, self._infer([loaded])[0])
+        return finish(loaded, self._infer([loaded])[0], self.card)
 
     __call__ = predict
 
@@ -200,7 +200,18 @@ class Predictor:
         then: Callable[[S, Segmentation], T],
         batch_size: int | None = None,
         workers: int | None = None,
-        errors: Literal["raise", "yield"] = "raise",
+        errors: Literal["raise"] = "raise",
+        **asking: Unpack[Asking],
+    ) -> Generator[T]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[S],
+        *,
+        then: Callable[[S, Segmentation], T],
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["yield"],
         **asking: Unpack[Asking],
     ) -> Generator[T | Exception]: ...
     def stream(
@@ -232,13 +243,13 @@ class Predictor:
         way = way_of(self.card, **asking)
 
         def load_one(source: Any) -> tuple[Any, Loaded]:
-            return source, self._load(source, way)
+            return source if then else None, self._load(source, way)
 
         def infer_all(items: list[tuple[Any, Loaded]]) -> list[Answer]:
             return self._infer([loaded for _, loaded in items])
 
         def finish_one(item: tuple[Any, Loaded], answer: Answer) -> Any:
-            result = self._finish(item[1], answer)
+            result = finish(item[1], answer, self.card)
             return result if then is None else then(item[0], result)
 
         answers: Generator[Any] = pipeline(
@@ -247,7 +258,7 @@ class Predictor:
             key=lambda item: item[1].key,
             run_many=infer_all,
             finish=finish_one,
-            batch_size=self._batch_size() if batch_size is None else batch_size,
+            batch_size=self._opened.batch_size if batch_size is None else batch_size,
             workers=min(providers.available_threads(), MAX_WORKERS) if workers is None else workers,
             errors=errors,
         )
@@ -291,10 +302,15 @@ class Predictor:
         return await self._submissions.predict(lambda: self._load(image, way))
 
     def close(self) -> None:
-        """Finish what was submitted, and give the model's memory back; predicting again raises a DeviceError."""
-        self._closed = True
-        if os.getpid() != self._process:
-            return  # nothing was opened here
+        """Finish what was submitted, and give the model's memory back; predicting again raises a ClosedError.
+
+        May be called from any thread, also in a Future's callback, but not from a signal handler.
+        """
+        with _reopening:
+            self._closed = True
+            is_here = os.getpid() == self._process
+        if not is_here:
+            return  # nothing was opened in this process
         if self._submissions.is_current():  # in a Future's callback: what waits comes first
             threading.Thread(target=self.close, name="unet-close").start()
             return
@@ -316,14 +332,8 @@ class Predictor:
         return load(source, way, self.card, self._limits)
 
     def _infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
-        return infer(self._run, loaded, len(self.card.output.classes), self._batch_size())
-
-    def _finish(self, loaded: Loaded, answer: Answer) -> Segmentation:
-        return finish(loaded, answer, self.card)
-
-    def _batch_size(self) -> int:
-        """Images that run together: on a CPU more than one gain nothing."""
-        return 1 if self._opened.session.device.kind == "cpu" else min(GPU_BATCH, self._options.max_batch)
+        with self._telling_that_it_is_closed():
+            return self._serving().infer(loaded)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -334,12 +344,14 @@ class Predictor:
         """
         self._check_open()
         check_batch(batch, self.card.architecture.in_channels)
-        return self._run(batch)
+        with self._telling_that_it_is_closed():
+            return self._serving().session.run(batch)
 
     def run_dlpack(self, tensor: Any) -> Any:
         """`run` without a copy, for those who hold tensors on the device already; see `Session.run_dlpack`."""
         self._check_open()
-        return self._serving().run_dlpack(tensor)
+        with self._telling_that_it_is_closed():
+            return self._serving().session.run_dlpack(tensor)
 
     def prepare(self) -> None:
         """Wait for a TensorRT engine that is being built, and run one image, so that the first user waits for nothing.
@@ -348,28 +360,36 @@ class Predictor:
             DeviceError: the device gives up on it.
         """
         self._check_open()
-        self._serving().prepare()
-
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._serving().run(batch)
+        with self._telling_that_it_is_closed():
+            self._serving().session.prepare()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("predictor: is closed; open another one")
+            raise ClosedError(CLOSED)
 
-    def _serving(self) -> Session:
-        """The session of this process; ONNX Runtime's does not survive a fork, having lost its threads."""
+    @contextmanager
+    def _telling_that_it_is_closed(self) -> Iterator[None]:
+        """A session that another thread closes meanwhile is no fault of the device."""
+        try:
+            yield
+        except DeviceError as error:
+            if self._closed:
+                raise ClosedError(CLOSED) from error
+            raise
+
+    def _serving(self) -> Opened:
+        """What was opened in this process; ONNX Runtime's sessions do not survive a fork, having lost their threads."""
         if os.getpid() == self._process:
-            return self._opened.session
-        device = self._opened.session.device
-        if device.kind != "cpu":
+            return self._opened
+        if self._opened.kind != "cpu":
             raise DeviceError(
-                f"device {device}: was opened in process {self._process} and does not survive a fork; "
+                f"device {self.report.device}: was opened in process {self._process} and does not survive a fork; "
                 "open the predictor in each process, or start them by multiprocessing's 'spawn'"
             )
         with _reopening:
+            self._check_open()
             if os.getpid() != self._process:
                 if read_model(self._file)[0] != self.card:
                     raise ModelError(f"{self._file}: was replaced since the parent process opened it; open it anew")
                 self._begin("cpu", self._file)
-        return self._opened.session
+        return self._opened

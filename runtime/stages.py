@@ -55,12 +55,13 @@ def load(source: ImageSource, way: Way, card: ModelCard, limits: Limits) -> Load
     )
 
 
-def check_batch(batch: NDArray[np.uint8], channels: int) -> None:
+def check_batch(batch: object, channels: int) -> None:
     """Raise an ImageError unless it is uint8 [batch, height, width, channels] with something in it."""
+    expected = f"expected uint8 [batch, height, width, {channels}]"
+    if not isinstance(batch, np.ndarray):
+        raise ImageError(f"batch: found {type(batch).__name__}, {expected}")
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels or not batch.size:
-        raise ImageError(
-            f"batch: found {batch.dtype} {list(batch.shape)}, expected uint8 [batch, height, width, {channels}]"
-        )
+        raise ImageError(f"batch: found {batch.dtype} {list(batch.shape)}, {expected}")
 
 
 def infer(run: Run, loaded: Sequence[Loaded], classes: int, tiles: int) -> list[Answer]:

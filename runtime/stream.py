@@ -193,6 +193,7 @@ class _Pipeline(Generic[S, T, R, A]):
             return  # one of them closes the stream, or collects it, perhaps with the lock held that the others need
         for thread in self._threads:
             thread.join()
+        self._threads = []  # they refer back to this, and it to a model
 
     def _stop(self) -> None:
         if os.getpid() != self._process:

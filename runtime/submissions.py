@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from runtime.batching import Batcher, Batching
 from runtime.result import Segmentation
 from runtime.stages import Answer, Loaded
 from runtime.threads import Places
+
+if TYPE_CHECKING:
+    import asyncio
+
+CLOSED = "predictor: is closed; open another one"
 
 Infer = Callable[[Sequence[Loaded]], list[Answer]]
 Finish = Callable[[Loaded, Answer], Segmentation]
@@ -29,14 +35,15 @@ class Submissions:
     """
 
     def __init__(self, infer: Infer, finish: Finish, batching: Batching) -> None:
-        self._infer, self._finish = infer, finish
-        self._decoding = Places(batching.max_waiting, "")
+        self._finish = finish
+        self._decoding = Places(batching.max_waiting + batching.max_batch, "")
         self._batcher: Batcher[_Entry, Answer | Segmentation] = Batcher(
-            self._run,
+            partial(_run, infer, finish),
             key=lambda entry: entry.loaded.key,
             max_batch=batching.max_batch,
             max_delay_ms=batching.max_delay_ms,
             max_waiting=batching.max_waiting,
+            closed=CLOSED,
         )
 
     def submit(self, loaded: Loaded, *, timeout: float | None) -> Future[Segmentation]:
@@ -49,13 +56,22 @@ class Submissions:
         import asyncio  # costs an app that does not use it 30 ms at its start
 
         await self._decoding.acquire_async()  # or decoded images would pile up before the batches
+        decoding = asyncio.ensure_future(asyncio.to_thread(load))
         try:
-            loaded = await asyncio.to_thread(load)
+            loaded = await asyncio.shield(decoding)
             answer = await self._batcher.run_async(_Entry(loaded, False))
-            assert isinstance(answer, Answer)
-            return await asyncio.to_thread(self._finish, loaded, answer)
-        finally:
-            self._decoding.release()
+        finally:  # a thread that decodes what nobody awaits any more keeps its place until it is done
+            if decoding.done() or decoding.get_loop().is_closed():
+                self._release(decoding)
+            else:
+                decoding.add_done_callback(self._release)
+        assert isinstance(answer, Answer)
+        return await asyncio.to_thread(self._finish, loaded, answer)
+
+    def _release(self, decoding: "asyncio.Future[Loaded]") -> None:
+        if decoding.done() and not decoding.cancelled():
+            decoding.exception()  # or asyncio tells of an error that nobody has taken
+        self._decoding.release()
 
     def is_current(self) -> bool:
         """Whether the caller runs in the batches' thread, as callbacks of Futures do."""
@@ -65,9 +81,10 @@ class Submissions:
         """Finish what was submitted, and take no more; not to be called where `is_current`."""
         self._batcher.close()
 
-    def _run(self, entries: list[_Entry]) -> list[Answer | Segmentation]:
-        answers = self._infer([entry.loaded for entry in entries])
-        return [
-            self._finish(entry.loaded, answer) if entry.is_finished_here else answer
-            for entry, answer in zip(entries, answers, strict=True)
-        ]
+
+def _run(infer: Infer, finish: Finish, entries: list[_Entry]) -> list[Answer | Segmentation]:
+    answers = infer([entry.loaded for entry in entries])
+    return [
+        finish(entry.loaded, answer) if entry.is_finished_here else answer
+        for entry, answer in zip(entries, answers, strict=True)
+    ]

@@ -142,7 +142,8 @@ class Places:
                     return
                 ticket, loop = self._line.popleft()
             if loop is not None and loop.is_closed():
-                continue  # nobody would come for it
+                ticket.cancel()  # nobody comes for it, and its coroutine must not give back what it never had
+                continue
             if ticket.set_running_or_notify_cancel():
                 ticket.set_result(None)
                 return
@@ -153,7 +154,9 @@ class Places:
             self._closed = reason
             line, self._line = self._line, deque()
         for ticket, loop in line:
-            if (loop is None or not loop.is_closed()) and ticket.set_running_or_notify_cancel():
+            if loop is not None and loop.is_closed():
+                ticket.cancel()
+            elif ticket.set_running_or_notify_cancel():
                 ticket.set_exception(ClosedError(reason))
 
     def _ask(self, loop: Any = None) -> Future[None]:

@@ -84,9 +84,10 @@ def test_odd_key_is_not_starved_by_full_batches():
         ("max_batch", 0, "an integer from 1"),
         ("max_batch", True, "an integer from 1"),
         ("max_waiting", 1.5, "an integer from 1"),
-        ("max_delay_ms", -1, "a number of milliseconds from 0"),
-        ("max_delay_ms", float("nan"), "a number of milliseconds from 0"),
-        ("max_delay_ms", "2", "a number of milliseconds from 0"),
+        ("max_delay_ms", -1, "a number of milliseconds from 0 to 3600000"),
+        ("max_delay_ms", float("nan"), "a number of milliseconds from 0 to 3600000"),
+        ("max_delay_ms", 1e13, "a number of milliseconds from 0 to 3600000"),
+        ("max_delay_ms", "2", "a number of milliseconds from 0 to 3600000"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(setting, value, expected):

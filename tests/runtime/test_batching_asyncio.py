@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from batched import CLOSED, FULL, Gated, batcher_of, reciprocals
+from batched import FULL, Gated, batcher_of, reciprocals
 from waiting import PATIENCE
 
+from runtime.batching import CLOSED
 from runtime.errors import BusyError
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -87,7 +88,8 @@ def test_close_reaches_coroutines_that_wait():
         tasks = [asyncio.create_task(gated.batcher.run_async(item)) for item in range(2)]
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(asyncio.to_thread(gated.batcher.close))
-        await asyncio.sleep(0.02)
+        while not gated.batcher._places._closed:
+            await asyncio.sleep(0.002)
         gated.gate.open()
         await closing
         return await asyncio.gather(*tasks, return_exceptions=True)

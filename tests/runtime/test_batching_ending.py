@@ -13,9 +13,10 @@ import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import pytest
-from batched import CLOSED, Gated, batcher_of
+from batched import Gated, batcher_of
 from waiting import PATIENCE, our_threads, wait_until
 
+from runtime.batching import CLOSED
 from runtime.errors import ClosedError
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -45,6 +46,15 @@ def test_close_with_cancel_lets_the_running_batch_end_and_cancels_the_rest():
     assert all(future.cancelled() for future in futures)
     assert len(wait(futures, 0).done) == 6
     assert gated.batches == []
+
+
+def test_a_callback_that_exits_harms_nobody_else():
+    with Gated(max_batch=1) as gated:
+        futures = [gated.batcher.submit(item) for item in range(3)]
+        futures[0].add_done_callback(lambda _: sys.exit())
+        gated.gate.open()
+        assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
+        assert gated.batcher.submit(4).result(PATIENCE) == 4
 
 
 def test_with_block_left_by_an_error_cancels_what_waits():

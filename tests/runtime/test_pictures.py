@@ -1,11 +1,13 @@
 import io
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from runtime.errors import OutputError
-from runtime.pictures import MAX_PNG_SIDE, png_of
+from runtime.pictures import MAX_PNG_SIDE, png_of, save_picture
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,20 @@ def test_a_png_holds_the_values_it_was_made_of(shape: tuple[int, ...], dtype: ty
 def test_a_side_that_libpng_does_not_write_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(OutputError, match=r"a side of 1000001 pixels cannot be written, expected at most 1000000"):
         png_of(np.zeros(shape, np.uint8))
+
+
+def _raise(*_: object) -> None:
+    raise cv2.error("OpenCV(4.10.0) error: Insufficient memory")
+
+
+@pytest.mark.parametrize("encode", [lambda *_: (False, np.ones(9, np.uint8)), _raise])
+def test_what_opencv_could_not_finish_is_never_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: object
+) -> None:
+    target = tmp_path / "mask.png"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(cv2, "imencode", encode)
+    with pytest.raises(MemoryError, match=r"^PNG: cannot encode \[5, 7\]"):
+        save_picture(Image.fromarray(np.zeros((5, 7), np.uint8)), target)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

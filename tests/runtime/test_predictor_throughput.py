@@ -1,33 +1,22 @@
-"""Predictor for many images at once: batches, streams, futures, coroutines, processes."""
+"""Predictor for many images at once: batches, streams, futures, threads."""
 
 import asyncio
 import io
-import os
-import pickle
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from asked import IMAGES, probabilities, random_image, same
 from PIL import Image
 
-from runtime import predictor
 from runtime.batching import Batching
-from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
+from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
 from runtime.pillow import Limits
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 from runtime.shared import predict
 from runtime.stages import infer
-
-
-def random_image(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-IMAGES = [random_image(20 + seed % 3, 30 + seed % 2, seed) for seed in range(24)]
 
 
 @pytest.fixture
@@ -38,11 +27,7 @@ def model(models):
 
 @pytest.fixture
 def serial(model):
-    return [model.predict(image).probability for image in IMAGES]
-
-
-def same(results, expected):
-    return all(np.array_equal(one.probability, other) for one, other in zip(results, expected, strict=True))
+    return probabilities(model)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 100])
@@ -54,8 +39,8 @@ def test_batches_and_streams_answer_as_single_images_in_order(model, serial, bat
 
 def test_images_of_one_size_run_together(model, monkeypatch):
     sizes = []
-    real = model._run
-    monkeypatch.setattr(model, "_run", lambda batch: sizes.append(len(batch)) or real(batch))
+    real = model._opened.session.run
+    monkeypatch.setattr(model._opened.session, "run", lambda batch: sizes.append(len(batch)) or real(batch))
     model.predict_batch([IMAGES[0]] * 7, batch_size=4)
     assert max(sizes) > 1 and sum(sizes) == 7
     sizes.clear()
@@ -102,68 +87,6 @@ def test_what_many_threads_submit_is_answered_as_serial(models, serial):
         assert same(results, serial)
 
 
-def test_coroutines_are_answered_as_serial_while_the_loop_goes_on(models, serial):
-    async def gather(model):
-        beats = 0
-
-        async def beat():
-            nonlocal beats
-            while True:
-                await asyncio.sleep(0)
-                beats += 1
-
-        heart = asyncio.create_task(beat())
-        results = await asyncio.gather(*[model.predict_async(image) for image in IMAGES])
-        heart.cancel()
-        return results, beats
-
-    with Predictor(models["conv"], "cpu", batching=Batching(max_batch=4, max_waiting=3)) as model:
-        results, beats = asyncio.run(gather(model))
-    assert same(results, serial)
-    assert beats > len(IMAGES)
-
-
-def test_coroutines_decode_and_restore_beside_the_batches(models, monkeypatch):
-    threads = {}
-
-    def noted(name):
-        stage = getattr(predictor, name)
-
-        def run(*arguments):
-            threads[name] = threading.current_thread().name.split("_")[0]
-            return stage(*arguments)
-
-        monkeypatch.setattr(predictor, name, run)
-
-    for name in ("load", "infer", "finish"):
-        noted(name)
-    with Predictor(models["conv"], "cpu") as model:
-        asyncio.run(model.predict_async(IMAGES[0]))
-    assert threads == {"load": "asyncio", "infer": "unet-batcher", "finish": "asyncio"}
-
-
-def test_a_coroutine_raises_what_predict_does(model, tmp_path):
-    with pytest.raises(ImageError, match="no such file"):
-        asyncio.run(model.predict_async(tmp_path / "gone.png"))
-
-
-def test_closed_is_closed(models):
-    model = Predictor(models["conv"], "cpu")
-    waiting = [model.submit(image) for image in IMAGES]
-    model.close()
-    model.close()
-    assert all(future.result().size == image.shape[:2] for future, image in zip(waiting, IMAGES, strict=True))
-    for ask in (
-        model.predict,
-        model.submit,
-        lambda image: asyncio.run(model.predict_async(image)),
-        model.predict_batch,
-    ):
-        with pytest.raises(ClosedError, match="predictor: is closed; open another one"):
-            ask(IMAGES[0] if ask != model.predict_batch else IMAGES)
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("unet")]
-
-
 def test_limits_are_those_that_were_given(models, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     model = Predictor(models["conv"], "cpu", limits=Limits(pixels=1000))
@@ -190,66 +113,6 @@ def model_way(model):
     from runtime.tiling import way_of
 
     return way_of(model.card)
-
-
-def test_a_pickled_predictor_is_opened_again(models, monkeypatch, serial, tmp_path):
-    model = Predictor(models["conv"], "cpu", threads=1, limits=Limits(pixels=5000))
-    monkeypatch.chdir(tmp_path)
-    again = pickle.loads(pickle.dumps(model))
-    assert same(again.predict(IMAGES), serial)
-    assert again.report.threads == 1
-    assert again._limits == Limits(pixels=5000)
-
-
-ELSEWHERE = """
-import pickle, sys
-model, image = pickle.load(sys.stdin.buffer)
-sys.stdout.buffer.write(model.predict(image).probability.tobytes())
-"""
-
-
-def test_another_process_answers_the_same(models, serial, root):
-    given = pickle.dumps((Predictor(models["conv"], "cpu"), IMAGES[0]))
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE], input=given, capture_output=True, cwd=root, timeout=60)
-    assert done.stdout == serial[0].tobytes(), done.stderr
-
-
-FORKED = """
-import os, sys, warnings
-import numpy as np
-from runtime import Predictor, predict
-warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
-path = sys.argv[1]
-image = np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8)
-model = Predictor(path, "cpu", threads=2)
-expected = model.predict(image).probability
-model.submit(image).result()
-predict(image, path, "cpu")
-child = os.fork()
-if not child:
-    ok = np.array_equal(model.predict(image).probability, expected)
-    ok = ok and np.array_equal(model.submit(image).result().probability, expected)
-    ok = ok and np.array_equal(predict(image, path, "cpu").probability, expected)
-    ok = ok and all(np.array_equal(one.probability, expected) for one in model.stream([image] * 3))
-    sys.exit(0 if ok else 1)
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-assert np.array_equal(model.predict(image).probability, expected)
-sys.exit(status)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_opens_its_own(models, root):
-    done = subprocess.run([sys.executable, "-c", FORKED, str(models["conv"])], cwd=root, timeout=120, check=False)
-    assert done.returncode == 0
-
-
-def test_a_gpu_does_not_survive_a_fork(models, monkeypatch):
-    model = Predictor(models["conv"], "cpu")
-    model._process = -1
-    monkeypatch.setattr(model._opened.session, "device", type(model._opened.session.device)(kind="cuda"))
-    with pytest.raises(DeviceError, match=r"device cuda:0: was opened in process -1 and does not survive a fork; open"):
-        model.predict(IMAGES[0])
 
 
 def test_threads_that_ask_for_one_file_at_once_open_it_once(write_model, monkeypatch):
@@ -297,17 +160,6 @@ def test_what_then_raises_is_that_image_s_error(model):
     assert str(error) == "full"
 
 
-def test_closing_in_a_callback_finishes_what_waits(models):
-    model = Predictor(models["conv"], "cpu")
-    held = threading.Event()
-    real = model._run
-    model._run = lambda batch: held.wait(10) and real(batch)  # type: ignore[method-assign]
-    futures = [model.submit(image) for image in IMAGES[:4]]
-    futures[0].add_done_callback(lambda _: model.close())
-    held.set()
-    assert all(future.result(10).size == image.shape[:2] for future, image in zip(futures, IMAGES, strict=False))
-
-
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", -1), ("workers", 0)])
 def test_numbers_below_one_are_refused(model, name, value):
     with pytest.raises(ConfigError, match=rf"{name}: found {value}, expected an integer from 1"):
@@ -344,48 +196,3 @@ def test_batching_out_of_bounds(given):
 def test_one_result_does_not_hold_its_batch(model):
     results = model.predict_batch([IMAGES[0]] * 4, batch_size=4)
     assert all(result.probability.base is None for result in results)
-
-
-def test_a_file_that_is_replaced_while_it_is_opened_is_refused(write_model, monkeypatch):
-    path = write_model()
-    real = Predictor._begin
-
-    def begin(self, *given):
-        real(self, *given)
-        os.utime(path, (1, 1))
-
-    monkeypatch.setattr(Predictor, "_begin", begin)
-    with pytest.raises(ModelError, match="was replaced while it was being opened"):
-        Predictor(path, "cpu")
-
-
-FREED = """
-import os, sys, warnings
-import numpy as np
-from runtime import Predictor, predict
-warnings.simplefilter("ignore", DeprecationWarning)
-paths = sys.argv[1:]
-image = np.zeros((20, 30, 3), np.uint8)
-for path in paths[:4]:
-    predict(image, path, "cpu")
-model = Predictor(paths[0], "cpu", threads=2)
-os.chdir("/")
-children = []
-for ask in (lambda: predict(image, paths[4], "cpu"), lambda: model.predict(image), lambda: None):
-    child = os.fork()
-    if not child:
-        ask()
-        del model
-        sys.exit(0)
-    children.append(child)
-for child in children:
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_may_let_go_of_what_it_inherited(write_model, root):
-    paths = [os.path.relpath(write_model("conv", name=f"{index}.onnx"), root) for index in range(5)]
-    program = FREED.replace("os.chdir", "paths[4] = os.path.abspath(paths[4]); os.chdir")
-    done = subprocess.run([sys.executable, "-c", program, *paths], cwd=root, timeout=60, check=False)
-    assert done.returncode == 0

@@ -53,6 +53,21 @@ def test_auto_serves_on_cuda_while_the_engine_builds_and_says_when_it_switches(
     assert again.run(images(1, 5000, 4)).shape == (1, 3, 5000, 4)
 
 
+def test_what_serves_outside_of_an_engine_s_profile_captures_no_graphs(models, tensorrt_stand_in, monkeypatch):
+    """A capture fails while TensorRT works in another thread."""
+    graphs, real = [], opening.open_session
+
+    def noting(path, device, card, options, **named):
+        graphs.append((device.kind, options.cuda_graphs))
+        return real(path, device, card, options, **named)
+
+    monkeypatch.setattr(providers, "why_not", lambda device: None)
+    monkeypatch.setattr(opening, "open_session", noting)
+    model = Predictor(models["softmax"], options=ProviderOptions(cuda_graphs=True, background=False))
+    model.run(images(1, 5000, 4))
+    assert graphs == [("tensorrt", True), ("cuda", False)]
+
+
 def test_build_that_fails_in_the_background_stays_on_cuda_with_the_reason(models, tensorrt_stand_in, monkeypatch):
     real = opening.open_session
 

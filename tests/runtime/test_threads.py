@@ -130,16 +130,21 @@ def test_worker_that_joins_itself_goes_on():
     assert our_threads() == []
 
 
-def test_a_coroutine_that_is_thrown_away_leaves_the_line():
+@pytest.mark.parametrize("is_collected_first", [True, False])
+@pytest.mark.parametrize("end", [Places.release, lambda places: places.close("closed")])
+def test_coroutines_that_are_thrown_away_leave_the_line_and_give_nothing_back(is_collected_first, end):
     places = Places(1, "full")
     places.acquire()
-    waiting = places.acquire_async()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(waiting)
+    tasks = [loop.create_task(places.acquire_async()) for _ in range(3)]
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    task._log_destroy_pending = False
-    del task, waiting
+    for task in tasks:
+        task._log_destroy_pending = False
+    if not is_collected_first:
+        end(places)
+    del task, tasks
     gc.collect()
-    places.release()
-    places.acquire(timeout=1)
+    if is_collected_first:
+        end(places)
+    assert places._free == (1 if end is Places.release else 0)

@@ -6,7 +6,6 @@ from runtime.batching import Batcher
 from runtime.stream import stream
 
 FULL = "batcher: 2 items wait already (max_waiting); try again later, or in a coroutine await the answer"
-CLOSED = "batcher: is closed; make another one"
 
 
 def squares(items):

@@ -1,0 +1,139 @@
+"""Predictors that are closed or dropped: their memory, and what others find who are in the middle of a call."""
+
+import asyncio
+import gc
+import os
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from asked import IMAGES, random_image
+
+from runtime import predictor, shared
+from runtime.errors import ClosedError, ModelError
+from runtime.predictor import Predictor
+
+CLOSED = r"^predictor: is closed; open another one$"
+
+
+@pytest.fixture
+def no_collector():
+    """What has no reference left goes at once; circles stay."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model.predict(IMAGES[0]),
+        lambda model: list(model.stream(IMAGES)),
+        lambda model: model.submit(IMAGES[0]).result(),
+    ],
+)
+def test_a_dropped_predictor_gives_its_memory_back_at_once(models, use):
+    model = Predictor(models["conv"], "cpu")
+    use(model)
+    session = weakref.ref(model._opened.session)
+    model._submissions.close()  # its thread may still be about to let go of the last batch
+    del model
+    assert session() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_closed_predictor_gives_its_memory_back_at_once(models):
+    model = Predictor(models["conv"], "cpu")
+    inference = weakref.ref(model._opened.session._inference)
+    model.close()
+    assert inference() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_replaced_file_s_predictor_goes(write_model):
+    before = weakref.ref(shared._predictor(write_model("conv"), "cpu"))
+    assert shared._predictor(write_model("brightness"), "cpu") is not before()
+    assert before() is None
+
+
+def test_closed_is_closed(models):
+    model = Predictor(models["conv"], "cpu")
+    waiting = [model.submit(image) for image in IMAGES]
+    model.close()
+    model.close()
+    assert all(future.result().size == image.shape[:2] for future, image in zip(waiting, IMAGES, strict=True))
+    batch = np.zeros((1, 20, 30, 3), np.uint8)
+    for ask in (
+        lambda: model.predict(IMAGES[0]),
+        lambda: model.submit(IMAGES[0]),
+        lambda: asyncio.run(model.predict_async(IMAGES[0])),
+        lambda: model.predict_batch(IMAGES),
+        lambda: model.run(batch),
+        lambda: model.run_dlpack(batch),
+        model.prepare,
+    ):
+        with pytest.raises(ClosedError, match=CLOSED):
+            ask()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("unet")]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.predict(IMAGES[0]),
+        lambda model: model.predict(random_image(40, 50), tile=(16, 16)),
+        lambda model: list(model.stream(IMAGES)),
+        lambda model: model.submit(IMAGES[0]).result(),
+        lambda model: asyncio.run(model.predict_async(IMAGES[0])),
+    ],
+)
+def test_closing_while_somebody_decodes_is_told_as_that(models, monkeypatch, ask):
+    model, real = Predictor(models["conv"], "cpu"), predictor.load
+    monkeypatch.setattr(predictor, "load", lambda *given: (real(*given), model.close())[0])
+    with pytest.raises(ClosedError, match=CLOSED):
+        ask(model)
+
+
+def test_closing_in_a_callback_finishes_what_waits(models, monkeypatch):
+    model = Predictor(models["conv"], "cpu")
+    held, real = threading.Event(), model._opened.session.run
+    monkeypatch.setattr(model._opened.session, "run", lambda batch: held.wait(10) and real(batch))
+    futures = [model.submit(image) for image in IMAGES[:4]]
+    futures[0].add_done_callback(lambda _: model.close())
+    held.set()
+    assert all(future.result(10).size == image.shape[:2] for future, image in zip(futures, IMAGES, strict=False))
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_refused_and_closed(write_model, monkeypatch):
+    path, opened = write_model(), []
+    real = Predictor._begin
+
+    def begin(self, *given):
+        real(self, *given)
+        opened.append(self)
+        os.utime(path, (1, 1))
+
+    monkeypatch.setattr(Predictor, "_begin", begin)
+    with pytest.raises(ModelError, match="was replaced while it was being opened"):
+        Predictor(path, "cpu")
+    with pytest.raises(ClosedError):
+        opened[0].predict(IMAGES[0])
+
+
+def test_a_stream_does_not_keep_sources_that_nobody_asks_back(models, monkeypatch):
+    model, sources, alive = Predictor(models["conv"], "cpu"), [], []
+
+    def source():
+        image = random_image(20, 30)
+        sources.append(weakref.ref(image))
+        return image
+
+    real = model._opened.session.run
+    monkeypatch.setattr(
+        model._opened.session, "run", lambda batch: (alive.append([ref() for ref in sources]), real(batch))[1]
+    )
+    list(model.stream(source() for _ in range(1)))
+    assert alive == [[None]]
