@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from runtime.console import NONE, Command, IgnoredValue, Size
+from runtime.console import NONE, Command, IgnoredValue, Size, start
 from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line
 
 
@@ -63,7 +63,7 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 COMMANDS = ["runtime.cli:predict", "runtime.doctor:main", "export.cli:main"]
 
 
-def start(root, command, *arguments, **streams):
+def started(root, command, *arguments, **streams):
     module, _, name = command.partition(":")
     program = f"from {module} import {name}; {name}(prog_name='p')"
     return subprocess.run([sys.executable, "-c", program, *arguments], cwd=root, text=True, **streams)
@@ -73,19 +73,19 @@ def start(root, command, *arguments, **streams):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_on_a_full_disk_is_one_line(root, command):
     with open("/dev/full", "w") as full:
-        done = start(root, command, "--help", stdout=full, stderr=subprocess.PIPE)
+        done = started(root, command, "--help", stdout=full, stderr=subprocess.PIPE)
         assert (done.returncode, done.stderr) == (
             2,
             "error: standard output: cannot be written (no space left on device)\n",
         )
-        assert start(root, command, "--help", stdout=full, stderr=full).returncode == 2
+        assert started(root, command, "--help", stdout=full, stderr=full).returncode == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_for_a_reader_that_has_gone_is_silent(root, command):
     reading, writing = os.pipe()
     os.close(reading)
-    done = start(root, command, "--help", stdout=writing, stderr=subprocess.PIPE)
+    done = started(root, command, "--help", stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -168,3 +168,18 @@ def test_value_that_does_not_count(text, value):
 def test_nonsense_is_no_value_that_does_not_count(text):
     with pytest.raises(click.BadParameter):
         IgnoredValue().convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "code"), [("raise KeyboardInterrupt", 130), ("def main(): raise SystemExit(7)", 7)])
+def test_a_command_is_imported_when_it_is_started(tmp_path, monkeypatch, text, code):
+    (tmp_path / "started_by_a_test.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "started_by_a_test", raising=False)
+    with pytest.raises(SystemExit) as left:
+        start("started_by_a_test")
+    assert left.value.code == code
+
+
+def test_a_module_that_is_missing_is_an_error_of_ours_where_no_extra_brings_it():
+    with pytest.raises(ModuleNotFoundError):
+        start("there_is_no_such_module")
