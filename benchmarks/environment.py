@@ -48,7 +48,7 @@ def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ModelError: the model cannot be read.
     """
-    card, _ = read_model(model)
+    card, _ = read_model(Path(model))
     with open(model, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {

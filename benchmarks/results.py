@@ -118,6 +118,14 @@ class Measurement:
         return self._percentile(99)
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of the median's 90 % bootstrap interval, in `unit`; 0 and infinity with too few values."""
+        if len(self.values) < MIN_ROUNDS:
+            return 0.0, math.inf
+        low, high = np.percentile(_medians(np.array(self.values, np.float64), np.random.default_rng(0)), [5, 95])
+        return float(low), float(high)
+
+    @property
     def spread(self) -> float:
         """Interquartile range over median; 0 where the median is 0."""
         return (self._percentile(75) - self._percentile(25)) / self.median if self.median else 0.0
@@ -177,9 +185,13 @@ def ratio_of_medians(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> 
     if min(len(ours), len(theirs)) < MIN_ROUNDS or min(ours.min(), theirs.min()) <= 0:
         return Ratio(median=median, low=0.0, high=math.inf)
     random = np.random.default_rng(0)
-    tops, bottoms = (np.median(random.choice(values, (DRAWS, len(values))), axis=1) for values in (ours, theirs))
-    low, high = np.percentile(tops / bottoms, [5, 95])
+    low, high = np.percentile(_medians(ours, random) / _medians(theirs, random), [5, 95])
     return Ratio(median=median, low=float(low), high=float(high))
+
+
+def _medians(values: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """The medians [draws] of as many values, drawn with replacement."""
+    return np.asarray(np.median(random.choice(values, (DRAWS, len(values))), axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,12 @@ def test_percentiles_and_spread():
     assert measured(0.0).spread == 0.0
 
 
+def test_the_interval_of_a_median_lies_around_it():
+    low, high = measured(*range(101)).interval
+    assert 30 < low < 50 < high < 70
+    assert measured(1, 2, 3, 4).interval == (0, math.inf)
+
+
 def test_contestants_measured_in_turns_are_compared_round_by_round():
     drift = np.linspace(1, 10, 40)
     ours, theirs = measured(*(3 * drift), group="a"), measured(*drift, group="a")
