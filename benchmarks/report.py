@@ -51,11 +51,13 @@ METHOD = (
 )
 
 FACTS: Mapping[str, tuple[str, str]] = {
-    "provider": ("runs on", ""),
+    "peak_share": ("of the peak", "share"),
+    "epochs": ("epochs", ""),
+    "trained_s": ("trained in s", "s"),
+    "mb": ("file in MB", "MB"),
     "max_abs_error": ("largest error", "error"),
     "compile_s": ("compiled in s", "s"),
-    "epochs": ("epochs", ""),
-    "file_mb": ("file MB", "MB"),
+    "provider": ("runs on", ""),
 }
 """Facts that tables show where they are given: their heads, and the units that they are written in."""
 
@@ -75,7 +77,8 @@ def markdown(results: Results) -> str:
     lines = [f"# Benchmarks of {cell(str(environment.get('model', 'this machine')))}", ""]
     if results.disturbance:
         lines += [f"**Not a measurement**: {cell(results.disturbance)}.", ""]
-    lines += [f"Measured on {_machine(results)}; {shown_settings(results.method)}.", "", METHOD, ""]
+    how = f"; {cell(shown_settings(results.method))}" if results.method else ""
+    lines += [f"Measured on {_machine(results)}{how}.", "", METHOD, ""]
     for part in PARTS:
         lines += _section(part, results)
     return "\n".join([*lines, "## Environment", "", *environment_lines(environment)]) + "\n"
@@ -93,7 +96,7 @@ def _section(part: str, results: Results) -> list[str]:
         return []
     lines = [f"## {part[0].upper()}{part[1:]}", ""]
     if measured:
-        lines += [NOTES[part], "", *SECTIONS[part](results, measured), ""]
+        lines += [NOTES[part], "", *SECTIONS[part](measured), ""]
     return lines + _skipped(skipped)
 
 
@@ -116,19 +119,21 @@ def _where(places: Sequence[str]) -> str:
     return f" ({cell('; '.join(named))})" if named else ""
 
 
-def _contest(results: Results, measured: Sequence[Measurement]) -> list[str]:
+def _contest(measured: Sequence[Measurement]) -> list[str]:
     """A table for each work and unit, in which contestants are compared with the first that took turns with them."""
     varied = varying(measured)
-    how = [name for name in varied if name in HOW]
+    how, machines = [name for name in varied if name in HOW], len({machine_of(one) for one in measured})
     works: dict[str, list[Measurement]] = {}
     for one in measured:
-        works.setdefault(_settings_of(one, [name for name in varied if name not in HOW]), []).append(one)
+        work = _settings_of(one, [name for name in varied if name not in HOW])
+        places = [work, machine_of(one)] if machines > 1 else [work]
+        works.setdefault(", ".join(filter(None, places)), []).append(one)
     lines = _common(measured)
     for work, together in works.items():
         lines += [f"**{cell(work)}**", ""] if work else []
         for unit in dict.fromkeys(one.unit for one in together):
             rivals = [one for one in together if one.unit == unit]
-            columns = [*_names(how), *_figures(rivals), *_bounds(results, rivals), *_facts(rivals)]
+            columns = [*_names(how), *_figures(rivals, how), *_facts(rivals)]
             lines += [*_shown(columns, rivals), ""]
     return lines[:-1]
 
@@ -156,8 +161,8 @@ def _setting(name: str, one: Measurement) -> str:
     return str(one.settings.get(name, NONE))
 
 
-def _figures(rivals: Sequence[Measurement]) -> list[Column]:
-    """The median; of several values also how much they spread, of times the slow calls; the ratio."""
+def _figures(rivals: Sequence[Measurement], how: Sequence[str]) -> list[Column]:
+    """The median; of several values also how much they spread, of times the slow calls; the ratio; GFLOP/s."""
     reference = rivals[0]
     columns: list[Column] = [(f"{reference.unit} >", _median)]
     if any(len(one.values) > 1 for one in rivals):
@@ -166,7 +171,10 @@ def _figures(rivals: Sequence[Measurement]) -> list[Column]:
         columns.append(("spread >", lambda one: percent_of(100 * one.spread)))
         columns.append(("rounds >", lambda one: str(len(one.values))))
     if len(rivals) > 1 and reference.unit in SPEEDS:
-        columns.append((f"times as fast as {reference.contestant} >", partial(_speed_up, reference)))
+        name = ", ".join([reference.contestant, *([_setting("precision", reference)] if "precision" in how else [])])
+        columns.append((f"times as fast as {name} >", partial(_speed_up, reference)))
+    if any(achieved(one) is not None for one in rivals):
+        columns.append(("GFLOP/s >", lambda one: number(achieved(one) or math.nan)))
     return columns
 
 
@@ -181,16 +189,6 @@ def _speed_up(reference: Measurement, one: Measurement) -> str:
     return shown_ratio(ratio_of(one, reference) if UNITS[one.unit] == HIGHER else ratio_of(reference, one))
 
 
-def _bounds(results: Results, rivals: Sequence[Measurement]) -> list[Column]:
-    """What is achieved of what the machine can, where the operations of the graph are known."""
-    columns: list[Column] = []
-    if any(achieved(one) is not None for one in rivals):
-        columns.append(("GFLOP/s >", lambda one: number(achieved(one) or math.nan)))
-    if any(peak_share(one, results) is not None for one in rivals):
-        columns.append(("of the peak >", lambda one: percent_of(100 * (peak_share(one, results) or math.nan))))
-    return columns
-
-
 def achieved(one: Measurement) -> float | None:
     """GFLOP/s by the operations that the graph counts; None where they or the time are not known."""
     work = one.facts.get("gflop")
@@ -199,16 +197,9 @@ def achieved(one: Measurement) -> float | None:
     return work / (one.median / 1e3 if one.unit == "ms" else one.median)
 
 
-def peak_share(one: Measurement, results: Results) -> float | None:
-    """Share of the largest measured matrix product of the same device and precision that it achieves."""
-    speed = achieved(one)
-    peaks = [peak.median for peak in results.of("peak") if peak.unit == "GFLOP/s" and how_of(peak) == how_of(one)]
-    return speed / max(peaks) if peaks and speed else None
-
-
-def how_of(one: Measurement) -> tuple[str, str]:
-    """Kind of device and precision: ("cpu", "fp32") where nothing else is said."""
-    return str(one.settings.get("device", "cpu")).partition(":")[0], str(one.settings.get("precision", "fp32"))
+def machine_of(one: Measurement) -> str:
+    """What the work is done by: "cpu", where nothing else is said, or "gpu"."""
+    return "cpu" if one.settings.get("device", "cpu") == "cpu" else "gpu"
 
 
 def _facts(rows: Sequence[Measurement]) -> list[Column]:
@@ -224,7 +215,7 @@ def _fact(name: str, unit: str, one: Measurement) -> str:
     return str(value) if isinstance(value, str) or not unit else in_unit(float(value), unit)
 
 
-def _pivot(_: Results, measured: Sequence[Measurement]) -> list[str]:
+def _pivot(measured: Sequence[Measurement]) -> list[str]:
     """A row for each contestant with its settings, a column for each unit."""
     varied = varying(measured)
     units = list(dict.fromkeys(one.unit for one in measured))
@@ -240,10 +231,12 @@ def _pivot(_: Results, measured: Sequence[Measurement]) -> list[str]:
         whole = replace(next(iter(row.values())), facts=facts)
         values = [_median(row[unit]) if unit in row else NONE for unit in units]
         shown.append([*names, *values, *(show(whole) for _, show in columns)])
+    if all(settings in ("", contestant) for contestant, settings in rows):
+        heads, shown = [heads[0], *heads[2:]], [[row[0], *row[2:]] for row in shown]
     return [*_common(measured), *table(heads, shown)]
 
 
-def _stages(_: Results, measured: Sequence[Measurement]) -> list[str]:
+def _stages(measured: Sequence[Measurement]) -> list[str]:
     """A row for each size, a column for each stage."""
     stages = list(dict.fromkeys(one.contestant for one in measured))
     varied = varying(measured)
@@ -258,7 +251,7 @@ def _stages(_: Results, measured: Sequence[Measurement]) -> list[str]:
     return [*_common(measured), *table(["image", *(f"{stage} >" for stage in stages), "sum >"], shown)]
 
 
-def _memory(_: Results, measured: Sequence[Measurement]) -> list[str]:
+def _memory(measured: Sequence[Measurement]) -> list[str]:
     """In the order of the predictions: what grows and does not stop is a leak."""
     rows = [
         [one.contestant, shown_settings(one.settings), *map(number, (one.values[0], one.values[-1], max(one.values)))]
@@ -267,11 +260,11 @@ def _memory(_: Results, measured: Sequence[Measurement]) -> list[str]:
     return table(["contestant", "with", "first >", "last >", "largest >"], rows)
 
 
-def _scaling(results: Results, measured: Sequence[Measurement]) -> list[str]:
+def _scaling(measured: Sequence[Measurement]) -> list[str]:
     """The sweep, and a line for each curve that was fitted to it."""
     fits = [one for one in measured if one.unit == "exponent"]
     sweep = [one for one in measured if one.unit != "exponent"]
-    lines = _pivot(results, sweep) if sweep else []
+    lines = _pivot(sweep) if sweep else []
     return [*lines, *([""] if sweep and fits else []), *(f"- {_fitted(one)}" for one in fits)]
 
 
@@ -284,7 +277,7 @@ def _fitted(one: Measurement) -> str:
     return f"{cell(one.contestant)}, {of} over {over}: exponent {one.median:.3f}{interval}{off}."
 
 
-SECTIONS: Mapping[str, Callable[[Results, Sequence[Measurement]], list[str]]] = {
+SECTIONS: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = {
     **dict.fromkeys(PARTS, _contest),
     "stages": _stages,
     "memory": _memory,

@@ -40,10 +40,9 @@ def number(value: float) -> str:
         return NONE
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
-    if size < -4:
-        return f"{value:.1e}"
-    return f"{round(value, 2 - size):,.{max(0, 2 - size)}f}"
+    rounded = float(f"{value:.3g}")
+    size = math.floor(math.log10(abs(rounded)))
+    return f"{value:.1e}" if size < -4 else f"{rounded:,.{max(0, 2 - size)}f}"
 
 
 def percent_of(value: float) -> str:

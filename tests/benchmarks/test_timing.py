@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import timing
-from benchmarks.report import framed
 from benchmarks.timing import Timing, interleave, ratio
 
 
@@ -123,17 +122,6 @@ def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
     found = timing.disturbance(before, after)
     assert found is None if words is None else words in found
-
-
-@pytest.mark.parametrize(("doubt", "first"), [(None, []), ("it rained", ["**Not a measurement**: it rained.", ""])])
-def test_a_report_ends_with_what_it_was_measured_on_and_begins_with_doubts(doubt, first):
-    environment = {"cpu": "Abacus", "cores": 2, "versions": {"torch": "3", "numpy": "4"}}
-    assert framed(["a", "b"], doubt, environment).splitlines() == [
-        *first,
-        "a",
-        "b",
-        "Abacus, 2 cores; torch 3, numpy 4",
-    ]
 
 
 def test_percentiles():
