@@ -120,7 +120,7 @@ def _service(script: str, *arguments: object) -> Iterator[Callable[[], None]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            bufsize=0,  # nothing is left to be written when it has ended already
             env=environment(),
         ) as process,
     ):
@@ -130,8 +130,7 @@ def _service(script: str, *arguments: object) -> Iterator[Callable[[], None]]:
 
         def ask() -> None:
             with suppress(BrokenPipeError):
-                asks.write("\n")
-                asks.flush()
+                asks.write(b"\n")
             if not answers.readline():
                 code = process.wait()
                 errors.seek(0)

@@ -16,6 +16,8 @@ from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
 
+OURS = "unet-deploy"
+
 
 def measure(
     model: Path,
@@ -39,7 +41,7 @@ def measure(
     """
     if checkpoint is None or not images:
         reason = "needs --checkpoint" if checkpoint is None else "needs images, by --data"
-        return [Skipped(part="parity", contestant=f"ONNX Runtime, {device}", settings={}, reason=reason)]
+        return [Skipped(part="parity", contestant=OURS, settings={}, reason=reason)]
     files = spread(images, MAX_VALUES)
     found: list[Parity] = []
     with pinned(threads), Predictor(model, device, threads) as predictor:
@@ -56,7 +58,7 @@ def measure(
     return [
         Measurement(
             part="parity",
-            contestant=f"ONNX Runtime, {runs_on}",
+            contestant=OURS,
             settings=settings,
             unit=unit,
             values=tuple(values),
@@ -93,6 +95,6 @@ def check(found: Sequence[Measurement | Skipped]) -> None:
         error, allowed = float(one.facts["max_abs_error"]), float(one.facts["allowed"])
         if error > allowed:
             raise ProofError(
-                f"{one.contestant}: its answers differ from PyTorch's by {error:.2g}, expected at most {allowed:g}; "
-                "are model and checkpoint the same?"
+                f"parity on {one.settings['device']}: answers differ by {error:.2g} from PyTorch's, "
+                f"expected at most {allowed:g}; are model and checkpoint the same?"
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.fresh import MEMORY, available_megabytes, fresh, no_memory_figures
 from benchmarks.results import Measurement, Settings, Skipped
-from benchmarks.timing import MIN_ROUNDS, interleave, pinned, ratio
+from benchmarks.timing import MIN_ROUNDS, interleave, pinned
 from runtime.card import InputSpec
 from runtime.errors import DeviceError
 from runtime.golden import GOLDEN_SIZE, synthetic_image
@@ -199,27 +199,19 @@ def _exponent(
         return [Skipped(part="scaling", contestant=OURS, settings=settings, reason=reason)]
     sizes = np.array([shape[0] if over == "images" else math.prod(shape) for shape in shapes], np.float64)
     fitted = fit(sizes, costs)
-    return [_measurement(settings, "exponent", fitted.exponents, fitted.facts())]
+    return [_measurement(settings, "exponent", fitted.exponents, {"scale": fitted.scale, "miss": fitted.miss})]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """cost = scale * size ** exponent: the exponent of each round, the 90 % interval of their median, the scale.
+    """cost = scale * size ** exponent: the exponent of each round, and the scale that suits their median.
 
     `miss` is the largest share by which the median cost of a size is off the curve; it tells whether there is one.
-    Fewer than `MIN_ROUNDS` rounds have no interval: 0 and infinity.
     """
 
     exponents: tuple[float, ...]
-    low: float
-    high: float
     scale: float
     miss: float
-
-    def facts(self) -> Settings:
-        """Scale and miss, and the interval if there is one."""
-        interval = {"low": self.low, "high": self.high} if math.isfinite(self.high) else {}
-        return {**interval, "scale": self.scale, "miss": self.miss}
 
 
 def fit(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Fit:
@@ -228,14 +220,11 @@ def fit(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Fit:
     centred = x - x.mean()
     slopes = np.maximum(centred @ y / (centred @ centred), 0.0)  # [rounds]
     median = float(np.median(slopes))
-    low, high = (0.0, math.inf) if len(slopes) < MIN_ROUNDS else ratio(slopes, np.ones_like(slopes))[1:]
     middle = np.log(np.median(costs, axis=1))
     intercept = float((middle - median * x).mean())
     miss = np.abs(np.expm1(middle - (intercept + median * x))).max()
     return Fit(
         exponents=tuple(slopes.tolist()),
-        low=low,
-        high=high,
         scale=math.exp(intercept),
         miss=float(miss),
     )

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,6 +33,7 @@ from unet_core.evaluate import evaluate
 from unet_core.folder import BEST
 from unet_core.pairs import Layout, find_pairs
 
+OURS = "unet-deploy"
 BASES = (8, 16, 32, 64)
 """Channels of the first level; each of the `LEVELS` has twice those of the one above it."""
 
@@ -100,27 +101,27 @@ def measure(
     """
     display = display or Display(quiet=True)
     kinds = kinds or (CPU_KINDS if device == "cpu" else GPU_KINDS)
-    files: dict[str, File] = {}
+    files: list[File] = []
     found: list[Measurement | Skipped] = []
     with pinned(threads):
         for base in bases:
             own = replace(config, widths=widths_of(base), out=str(folder / f"base-{base}"))
-            names = {f"base {base}, {kind}": _settings(own, base, kind, device, threads) for kind in kinds}
+            wanted = [_settings(own, base, kind, device, threads) for kind in kinds]
             try:
                 trained = train_within(own, limit_s, display)
             except DeviceError as error:
-                found += [_skipped(name, settings, error) for name, settings in names.items()]
+                found += [_skipped(settings, error) for settings in wanted]
                 continue
-            for name, settings in names.items():
+            for settings in wanted:
                 try:
-                    files[name] = _file(own, trained, settings, display)
+                    files.append(_file(own, trained, settings, display))
                 except ProofError as error:
-                    found.append(_skipped(name, settings, error))
+                    found.append(_skipped(settings, error))
         display.note(f"trade-off: {rounds} rounds of {len(files)} files in turns")
         times = _times(files, device, threads, rounds, budget_s)
-    for name, file in files.items():
-        found.append(_measurement(name, file, "ms", times[name].tolist(), group="trade-off"))
-        found.append(_measurement(name, file, "Dice", [file.image_dice]))
+    for file, values in zip(files, times, strict=True):
+        found.append(_measurement(file, "ms", values.tolist(), group="trade-off"))
+        found.append(_measurement(file, "Dice", [file.image_dice]))
     return found
 
 
@@ -205,7 +206,7 @@ def _file(config: TrainConfig, trained: Trained, settings: Settings, display: Di
         "trained_s": trained.seconds,
         "images": len(pairs),
         "pixel_dice": metrics.pixel_dice,
-        "mb": report.size / 1e6,
+        "file_mb": report.size / 1e6,
     }
     gate = report.card.proof.gate if report.card.proof else None
     if gate is not None:
@@ -215,16 +216,16 @@ def _file(config: TrainConfig, trained: Trained, settings: Settings, display: Di
 
 
 def _times(
-    files: Mapping[str, File], device: str, threads: int, rounds: int, budget_s: float | None
-) -> dict[str, NDArray[np.float64]]:
+    files: Sequence[File], device: str, threads: int, rounds: int, budget_s: float | None
+) -> list[NDArray[np.float64]]:
     """Milliseconds float64 [rounds] of one image as trained, all files in turns."""
     with ExitStack() as stack:
         calls = {}
-        for name, file in files.items():
+        for index, file in enumerate(files):
             predictor = stack.enter_context(Predictor(file.path, device, threads))
             batch = synthetic_image(*predictor.card.input.size, predictor.card.architecture.in_channels, 0)[None]
-            calls[name] = partial(predictor.run, batch)
-        return interleave(calls, rounds, budget_s=budget_s)
+            calls[str(index)] = partial(predictor.run, batch)
+        return list(interleave(calls, rounds, budget_s=budget_s).values())
 
 
 def _settings(config: TrainConfig, base: int, kind: str, device: str, threads: int) -> Settings:
@@ -241,14 +242,14 @@ def _settings(config: TrainConfig, base: int, kind: str, device: str, threads: i
     }
 
 
-def _skipped(name: str, settings: Settings, error: Exception) -> Skipped:
-    return Skipped(part="trade-off", contestant=name, settings=settings, reason=one_line(str(error)))
+def _skipped(settings: Settings, error: Exception) -> Skipped:
+    return Skipped(part="trade-off", contestant=OURS, settings=settings, reason=one_line(str(error)))
 
 
-def _measurement(name: str, file: File, unit: str, values: Sequence[float], group: str = "") -> Measurement:
+def _measurement(file: File, unit: str, values: Sequence[float], group: str = "") -> Measurement:
     return Measurement(
         part="trade-off",
-        contestant=name,
+        contestant=OURS,
         settings=file.settings,
         unit=unit,
         values=tuple(values),

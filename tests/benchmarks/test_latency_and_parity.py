@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from folders import write_pair
 from networks import make_card, make_network
 
-from benchmarks import latency, parity, timing
+from benchmarks import latency, timing
 from benchmarks.environment import environment
 from export import export_onnx
 from runtime.console import Command
@@ -81,40 +81,6 @@ def test_latency_pins_the_threads_of_both(files, monkeypatch):
         assert report.threads == threads
         assert torch.get_num_threads() == before
     assert pinned == [1, 3]
-
-
-def test_parity_on_images_at_their_own_size(files, tmp_path):
-    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--images", files / "val_images"]
-    result = run(parity.main, *arguments, "--out", tmp_path)
-    assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "parity.json").read_text())
-    assert set(report["images"]) == {"v0.jpg", "v1.jpg", "v2.jpg"}
-    assert 0 < report["worst"]["max_abs_error"] < 2e-6
-    assert report["worst"]["max_abs_error"] == max(item["max_abs_error"] for item in report["images"].values())
-    assert "worst of 3" in result.output
-
-
-def test_parity_of_two_different_models_fails_after_its_table(files):
-    arguments = [files / "model.onnx", "--checkpoint", files / "other.pth", "--images", files / "val_images"]
-    result = run(parity.main, *arguments)
-    assert result.exit_code == 1
-    assert "worst of 3" in result.stdout
-    assert "their answers differ by" in result.stderr
-
-
-def test_parity_shows_another_models_difference(files):
-    found = parity.measure_parity(files / "model.onnx", files / "other.pth", [files / "val_images" / "v0.jpg"])
-    assert found.worst.max_abs_error > 0.01
-
-
-@pytest.mark.parametrize("folder", ["nowhere", "empty"])
-def test_parity_without_images_is_one_line(files, tmp_path, folder):
-    (tmp_path / "empty").mkdir()
-    arguments = [files / "model.onnx", "--checkpoint", files / "model.pth", "--images", tmp_path / folder]
-    result = run(parity.main, *arguments)
-    assert result.exit_code == 2
-    assert result.stderr.count("\n") == 1
-    assert folder in result.stderr
 
 
 def test_environment_names_machine_versions_and_model(files):
