@@ -33,7 +33,7 @@ MIN_POINTS = 3
 """Sizes of a fit, at least: two lie on any curve."""
 
 LEAST_PIXELS = 4 * math.prod(GOLDEN_SIZE)
-"""Of shapes whose memory is fitted: smaller ones find room in what replaying the golden sample took at the opening."""
+"""Of shapes whose memory is told: smaller ones find room in what replaying the golden sample took at the opening."""
 
 MIN_CALLS = 2 * MIN_ROUNDS + 2
 """Calls of each shape that timing makes, at least: two a round, and the warm-up."""
@@ -108,7 +108,8 @@ def measure(
     for shape, cost in costs.items():
         settings = _settings(shape, threads)
         found.append(_measurement(settings, "ms", times[shape].tolist()))
-        found.append(_measurement(settings, "MB", [cost.megabytes]))
+        if math.prod(shape) >= LEAST_PIXELS:
+            found.append(_measurement(settings, "MB", [cost.megabytes]))
     for over, shapes in (("pixels", alone), ("images", together)):
         kept = [shape for shape in dict.fromkeys(shapes) if shape in costs]
         found += _exponent(over, "ms", kept, np.array([times[shape] for shape in kept]), threads)

@@ -53,20 +53,24 @@ def test_sizes_have_the_trained_ratio_and_are_multiples_of_the_stride():
 
 
 def test_every_shape_has_its_time_and_its_peak(thin, costs):
-    found = measure(thin / "model.onnx", sizes=SIZES[:1] * 2, batches=(1, 2, 3), threads=1, rounds=5)
+    found = measure(thin / "model.onnx", sizes=[(160, 240), (160, 480)], batches=(1, 2, 3), threads=1, rounds=5)
     rows = [one for one in found if isinstance(one, Measurement) and one.unit != "exponent"]
-    assert [(one.settings["batch"], one.unit) for one in rows] == [
-        (batch, unit) for batch in (1, 2, 3) for unit in ("ms", "MB")
+    assert [(one.settings["batch"], one.settings["width"], one.unit) for one in rows[:4]] == [
+        (1, 48, "ms"),  # of the trained size, 32x48, for which the opening leaves room
+        (2, 48, "ms"),
+        (3, 48, "ms"),
+        (1, 240, "ms"),
     ]
-    assert [one.values for one in rows[2:4]] == [(2.0, 4.0, 6.0, 8.0, 10.0), (3072 / 500,)]
+    assert [one.values for one in rows[3:5]] == [(4.0, 8.0, 12.0, 16.0, 20.0), (38_400 / 500,)]
+    assert rows[4].unit == "MB"
     (curve,) = [one for one in found if isinstance(one, Measurement) and one.unit == "exponent"]
     assert curve.settings == {"of": "ms", "over": "images", "device": "cpu", "threads": 1}
     assert curve.values == pytest.approx([1.0] * 5)
     assert curve.facts["scale"] == pytest.approx(3.0)
     skipped = {(one.settings["of"], one.settings["over"]): one.reason for one in found if isinstance(one, Skipped)}
     assert skipped == {
-        ("ms", "pixels"): "found 1 shapes, expected at least 3 to fit a curve to",
-        ("MB", "pixels"): "found 0 shapes, expected at least 3 to fit a curve to",
+        ("ms", "pixels"): "found 2 shapes, expected at least 3 to fit a curve to",
+        ("MB", "pixels"): "found 2 shapes, expected at least 3 to fit a curve to",
         ("MB", "images"): "found 0 shapes, expected at least 3 to fit a curve to",
     }
 

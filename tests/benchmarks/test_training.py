@@ -58,7 +58,7 @@ def test_a_run_like_the_cards_trains_such_a_network(tmp_path):
     assert config.architecture == card.architecture
     assert config.input.size == (48, 64)
     assert (config.input.channels, config.output.classes, config.epochs) == ("L", ("c0", "c1", "c2"), 5)
-    with pytest.raises(ConfigError, match="^--height 45: expected a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"^--height 45: expected a multiple of 4"):
         config_like(replace(card, input=replace(card.input, size=(45, 64))), tmp_path)
 
 
