@@ -24,6 +24,7 @@ from benchmarks.precision import KINDS
 from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import interleave, pinned
 from export.exporter import export_onnx
+from runtime import providers
 from runtime.errors import DeviceError, ProofError, one_line
 from runtime.golden import synthetic_image
 from runtime.predictor import Predictor
@@ -99,6 +100,9 @@ def measure(
     Raises:
         DataError, DeviceError, OutputError: see `train`, `Predictor` and `export_onnx`.
     """
+    reason = providers.why_not(providers.candidates(device)[-1])
+    if reason:  # before hours of training
+        return [Skipped(part="trade-off", contestant=OURS, settings={"device": device}, reason=reason)]
     display = display or Display(quiet=True)
     kinds = kinds or (CPU_KINDS if device == "cpu" else GPU_KINDS)
     files: list[File] = []
@@ -158,6 +162,9 @@ def train_within(config: TrainConfig, limit_s: float, display: Display) -> Train
             for line in process.stdout:
                 advance(int(line.startswith("epoch")), line.strip())
             code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves, and is waited for
+            raise
         finally:
             limit.cancel()
         errors.seek(0)

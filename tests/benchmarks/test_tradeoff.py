@@ -1,3 +1,4 @@
+import subprocess
 from contextlib import contextmanager
 
 import pytest
@@ -66,6 +67,20 @@ def test_a_training_that_is_stopped_counts_with_its_complete_epochs(tmp_path, da
     assert load_checkpoint(trained.checkpoint).card.training.epochs in range(1, trained.epochs + 1)
 
 
+def test_a_training_is_not_left_running_by_an_error(tmp_path, data, monkeypatch):
+    started, popen = [], subprocess.Popen
+
+    def start(*given, **named):
+        started.append(popen(*given, **named))
+        return started[0]
+
+    monkeypatch.setattr(tradeoff.subprocess, "Popen", start)
+    monkeypatch.setattr(Stopwatch, "go_off", lambda: 1 / 0, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        train_within(config_of(data, tmp_path, epochs=10**6), 600.0, Watched())
+    assert started[0].returncode is not None
+
+
 def test_a_training_without_an_epoch_is_refused(tmp_path, data):
     with pytest.raises(DeviceError) as caught:
         train_within(config_of(data, tmp_path), 0.0, QUIET)
@@ -121,6 +136,14 @@ def test_all_files_take_turns_and_failures_are_told(stand_ins, tmp_path):
     ]
     assert rows[0].settings["epochs"] == 7
     assert rows[0].facts == {"epochs": 4}
+
+
+def test_a_device_that_is_not_there_is_told_before_the_training(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setattr(tradeoff.providers, "why_not", lambda device: f"{device} is away")
+    monkeypatch.setattr(tradeoff, "train_within", None)
+    found = measure(config_of(tmp_path, tmp_path), tmp_path, device="cuda:1", threads=1)
+    settings = {"device": "cuda:1"}
+    assert found == [Skipped(part="trade-off", contestant="unet-deploy", settings=settings, reason="cuda:1 is away")]
 
 
 @pytest.mark.slow
