@@ -1,94 +1,100 @@
-"""Does the exported model answer as its checkpoint on real images: `python -m benchmarks.parity MODEL.onnx ...`."""
+"""Does the exported model answer as its checkpoint on real images, at their original size?"""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import click
-
-from benchmarks.environment import environment
+from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
+from benchmarks.timing import pinned
 from export.proof import network_run, parity, worst
+from export.samples import spread
 from runtime.card import Parity
-from runtime.console import Command
-from runtime.errors import ImageError, ProofError
-from runtime.files import make_folder, write_text
+from runtime.errors import ProofError
 from runtime.golden import TOLERANCE
-from runtime.image import fit, list_images, load_image, restore
+from runtime.image import fit, load_image, restore
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
 
-SHOWN = 5
-"""Images in the table; the JSON holds all."""
+OURS = "unet-deploy"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParityReport:
-    """Parity of the exported model against PyTorch, at each image's original size, and the worst of each figure."""
+def measure(
+    model: Path,
+    checkpoint: Path | None,
+    images: Sequence[Path],
+    *,
+    device: str = "cpu",
+    threads: int,
+    display: Display | None = None,
+) -> list[Measurement | Skipped]:
+    """Compare the exported model with the PyTorch network on image files, one value an image, in the files' order.
 
-    device: str
-    images: dict[str, Parity]
-    worst: Parity
-    environment: dict[str, object]
+    Two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose class
+    differs ("share"). `facts` have the worst of all images, the file with the largest error, and the error that is
+    allowed for an fp32 file on this device; `check` refuses a larger one. Of more than `MAX_VALUES` files so many are
+    taken.
 
-    def table(self) -> str:
-        """The images with the largest errors, and the worst figures of all."""
-        ordered = sorted(self.images.items(), key=lambda item: -item[1].max_abs_error)
-        rows = [(name, figures) for name, figures in ordered[:SHOWN]]
-        lines = [f"{'image':<32} max error   pixels flipped   mask IoU   flip distance"]
-        for name, figures in [*rows, (f"worst of {len(self.images)}", self.worst)]:
-            lines.append(
-                f"{name:<32} {figures.max_abs_error:9.1e}   {figures.flipped:13.4%}   {figures.iou:8.6f}   "
-                f"{figures.flip_distance:13.1e}"
-            )
-        return "\n".join([*lines, f"on {self.device}, against PyTorch on the CPU"])
-
-
-def measure_parity(model: Path, checkpoint: Path, images: Sequence[Path], *, device: str = "cpu") -> ParityReport:
-    """Compare the exported model with the PyTorch network on image files, at their original size."""
-    predictor = Predictor(model, device)
-    loaded = load_checkpoint(checkpoint)
-    eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
-    found = {}
-    for path in Display().through(images, "comparing", len(images)):
-        fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
-        reference = restore(eager(fitted.image[None])[0], fitted)
-        found[path.name] = parity(predictor.predict(path).probability, reference, loaded.card.output)
-    return ParityReport(
-        device=predictor.report.device,
-        images=found,
-        worst=worst(list(found.values())),
-        environment=environment(model),
-    )
-
-
-@click.command(cls=Command)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="What MODEL was exported from.")
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of real images.")
-@click.option("--device", default="cpu", show_default=True, help="Of ONNX Runtime; PyTorch runs on the CPU.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for parity.json.")
-def main(model: Path, checkpoint: Path, images: Path, device: str, out: Path | None) -> None:
-    """Compare MODEL (.onnx) with its checkpoint in PyTorch on every image of a folder."""
-    if not images.is_dir():
-        raise ImageError(f"{images}: no such folder; expected one with images")
-    files = list_images(images)
-    if not files:
-        raise ImageError(f"{images}: no images in this folder")
-    if out is not None:
-        make_folder(out)
-    report = measure_parity(model, checkpoint, files, device=device)
-    click.echo(report.table())
-    if out is not None:
-        write_text(out / "parity.json", json.dumps(asdict(report), indent=2) + "\n")
-    if report.worst.max_abs_error > TOLERANCE[report.device.partition(":")[0]]:
-        raise ProofError(
-            f"{model} and {checkpoint}: their answers differ by {report.worst.max_abs_error:.2g}, expected at most "
-            f"{TOLERANCE[report.device.partition(':')[0]]:g}; are they the same model?"
+    Raises:
+        ModelError, CheckpointError, ImageError: a file cannot be used.
+        DeviceError: the device does not run here.
+    """
+    if checkpoint is None or not images:
+        reason = "needs --checkpoint" if checkpoint is None else "needs images, by --data"
+        return [Skipped(part="parity", contestant=OURS, settings={}, reason=reason)]
+    files = spread(images, MAX_VALUES)
+    found: list[Parity] = []
+    with pinned(threads), Predictor(model, device, threads) as predictor:
+        runs_on = predictor.report.device
+        loaded = load_checkpoint(checkpoint)
+        eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
+        for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
+            fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
+            reference = restore(eager(fitted.image[None])[0], fitted)
+            found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
+        precision = predictor.card.precision
+    settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
+    facts = _facts(files, found) | ({"allowed": TOLERANCE[runs_on.partition(":")[0]]} if precision == "fp32" else {})
+    return [
+        Measurement(
+            part="parity",
+            contestant=OURS,
+            settings=settings,
+            unit=unit,
+            values=tuple(values),
+            facts=facts,
         )
+        for unit, values in (
+            ("error", [one.max_abs_error for one in found]),
+            ("share", [one.flipped for one in found]),
+        )
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def _facts(files: Sequence[Path], found: Sequence[Parity]) -> dict[str, str | float]:
+    """The worst figures of all images, and where the largest error is."""
+    figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
+    return {
+        "max_abs_error": figures.max_abs_error,
+        "flipped": figures.flipped,
+        "iou": figures.iou,
+        "flip_distance": figures.flip_distance,
+        "worst_image": "".join(letter if letter.isprintable() else "?" for letter in files[largest].name),
+    }
+
+
+def check(found: Sequence[Measurement | Skipped]) -> None:
+    """Refuse answers that differ by more than is allowed.
+
+    Raises:
+        ProofError: an error of parity is larger.
+    """
+    for one in found:
+        if isinstance(one, Skipped) or one.part != "parity" or "allowed" not in one.facts:
+            continue
+        error, allowed = float(one.facts["max_abs_error"]), float(one.facts["allowed"])
+        if error > allowed:
+            raise ProofError(
+                f"parity on {one.settings['device']}: answers differ by {error:.2g} from PyTorch's, "
+                f"expected at most {allowed:g}; are model and checkpoint the same?"
+            )

@@ -2,15 +2,25 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-WARM_UP_SECONDS = 1.0
-MIN_WARM_UP_CALLS = 3
+WARM_UP_SECONDS = 10.0
+"""A contestant that is not stable by then is timed as it is; its spread tells."""
+WINDOW_CALLS = 3
+WINDOW_SECONDS = 0.25
+STABLE = 0.02
+"""Two windows of calls in a row are stable where their medians differ by no more than this share."""
+MIN_ROUNDS = 5
+"""The median lies between the smallest and the largest of 5 values with 94 %, of 4 with 88 %: too few for 90 %."""
+DRAWS = 2_000
+"""Of a bootstrap."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BUSY = 0.15
 """Share of the cores that other programs may keep busy during a measurement."""
 STATISTICS = Path("/proc/stat")
@@ -31,32 +41,83 @@ class Timing:
         return cls(median=float(median), p90=float(p90), p99=float(p99))
 
 
-def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
+def interleave(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, *, budget_s: float | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Time each contestant once a round, A B A B ..., so that a drifting machine is the same for all.
 
     Before its timed call each makes one that does not count: thread pools of the one before it may still be spinning.
+    A contestant comes back when its work is done, with the answer in host memory. With a budget in seconds (warm-up
+    included, which takes a quarter of it at most) there are fewer rounds, but never fewer than `MIN_ROUNDS` of those
+    asked for.
 
     Returns:
         Milliseconds, float64 [rounds], by contestant.
     """
+    started = time.perf_counter()
+    limit = WARM_UP_SECONDS if budget_s is None else min(WARM_UP_SECONDS, budget_s / 4 / max(1, len(contestants)))
     for call in contestants.values():
-        warm_up(call)
+        warm_up(call, limit)
     times: dict[str, list[int]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    first = time.perf_counter()
+    for done in range(rounds):
+        now = time.perf_counter()
+        if budget_s is not None and done >= MIN_ROUNDS and now - started + (now - first) / done > budget_s:
+            break
         for name, call in contestants.items():
             call()
-            started = time.perf_counter_ns()
+            before = time.perf_counter_ns()
             call()
-            times[name].append(time.perf_counter_ns() - started)
+            times[name].append(time.perf_counter_ns() - before)
     return {name: np.array(values, np.float64) / 1e6 for name, values in times.items()}
 
 
-def warm_up(call: Callable[[], object]) -> None:
-    """Call at least `MIN_WARM_UP_CALLS` times and for `WARM_UP_SECONDS`."""
-    started, calls = time.perf_counter(), 0
-    while calls < MIN_WARM_UP_CALLS or time.perf_counter() - started < WARM_UP_SECONDS:
+def warm_up(call: Callable[[], object], limit: float) -> None:
+    """Call until it is stable, at least once; after `limit` seconds no further call is begun.
+
+    Calls are looked at in windows of at least `WINDOW_CALLS` and `WINDOW_SECONDS`; it is stable when the medians of
+    two windows in a row differ by no more than `STABLE`.
+    """
+    ends = time.perf_counter() + limit
+    previous = None
+    while True:
+        median = _window(call, ends)
+        if time.perf_counter() >= ends or (previous and abs(median - previous) <= STABLE * previous):
+            return
+        previous = median
+
+
+def _window(call: Callable[[], object], ends: float) -> float:
+    """The median of a window's calls, in nanoseconds; ends early at `ends`."""
+    started, times = time.perf_counter(), list[int]()
+    while True:
+        before = time.perf_counter_ns()
         call()
-        calls += 1
+        times.append(time.perf_counter_ns() - before)
+        now = time.perf_counter()
+        if now >= ends or (len(times) >= WINDOW_CALLS and now - started >= WINDOW_SECONDS):
+            return float(np.median(times))
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Within the block, PyTorch (within an operator), OpenCV and processes started in it have this many threads."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads(), {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+        for name, value in before[2].items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
@@ -91,12 +152,12 @@ def disturbance(before: float | None, after: float | None) -> str | None:
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:
-    """How many times as long `slow` took, round by round: median, and the 5th and 95th percentile of 2,000 bootstraps.
+    """How many times as long `slow` took, round by round: median, and the 5th and 95th percentile of the bootstraps.
 
     The rounds are drawn as pairs (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993).
     """
     ratios = slow / fast
     random = np.random.default_rng(0)
-    draws = np.median(random.choice(ratios, (2_000, len(ratios))), axis=1)
+    draws = np.median(random.choice(ratios, (DRAWS, len(ratios))), axis=1)
     low, high = np.percentile(draws, [5, 95])
     return float(np.median(ratios)), float(low), float(high)

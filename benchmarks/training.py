@@ -3,14 +3,13 @@
 *loading*: pictures per second from the decoded cache, without and with augmentation. *epochs*: the first look at the
 pictures, which decodes and keeps them, against a later one, and against decoding each time. *step*: the trainer's step
 against a bare PyTorch loop with the same network on the same pictures; on CUDA also mixed precision, memory layout and
-compilation, each against plain fp32.
+compilation.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,24 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from benchmarks.environment import machine
-from benchmarks.report import framed
-from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
-from runtime.console import Command, Size
+from benchmarks.report import markdown
+from benchmarks.results import Measurement, Results, Settings, Skipped
+from benchmarks.timing import busy_cores, disturbance, interleave, pinned
+from runtime.card import ModelCard
+from runtime.console import Command, Listed, Size
 from runtime.files import make_folder, write_text
+from runtime.providers import available_threads
 from unet_core.cache import open_cache, pending, prepare
 from unet_core.config import TrainConfig
 from unet_core.data import EpochBatches, TrainingSet, quiet_worker
 from unet_core.display import Display
+from unet_core.labels import IGNORED
 from unet_core.model import UNet
 from unet_core.pairs import find_pairs
 from unet_core.records import Recipe, Records
@@ -44,10 +48,9 @@ AUGMENTATIONS = ("off", "basic", "strong")
 
 BARE = "bare PyTorch loop"
 VARIANT = "on CUDA: "
-PLAIN = f"{VARIANT}fp32 (TF32 convolutions)"
 
 GPU_VARIANTS: dict[str, dict[str, Any]] = {
-    PLAIN: {"amp": "off", "channels_last": False},
+    f"{VARIANT}fp32 (TF32 convolutions)": {"amp": "off", "channels_last": False},
     f"{VARIANT}fp32, channels_last": {"amp": "off"},
     f"{VARIANT}fp16": {"amp": "fp16", "channels_last": False},
     f"{VARIANT}fp16, channels_last": {"amp": "fp16"},
@@ -58,76 +61,85 @@ GPU_VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingReport:
-    """`loading` and `epochs` in pictures per second; `steps` in ms, `ratios` against `_reference`."""
-
-    size: tuple[int, int]
-    batch_size: int
-    widths: tuple[int, ...]
-    device: str
-    loading: dict[str, float]
-    epochs: dict[str, float]
-    steps: dict[str, Timing]
-    ratios: dict[str, tuple[float, float, float]]
-    disturbance: str | None
-    environment: dict[str, object]
-
-    def table(self) -> str:
-        """The report as Markdown."""
-        height, width = self.size
-        lines = [
-            f"{width}x{height}, batches of {self.batch_size}, widths {','.join(map(str, self.widths))}, {self.device}.",
-            "",
-            f"| {'pictures':<42} | per second |",
-            f"|{'-' * 44}|-----------:|",
-        ]
-        lines += [f"| {name:<42} | {value:10.0f} |" for name, value in (self.loading | self.epochs).items()]
-        lines += [
-            "",
-            f"| {'step':<42} | median ms |    p90 | times as long as | ratio, 90 % interval    |",
-            f"|{'-' * 44}|----------:|-------:|------------------|------------------------:|",
-        ]
-        for name, timing in self.steps.items():
-            middle, low, high = self.ratios[name]
-            shown = f"{middle:.3f} ({low:.3f} to {high:.3f})"
-            against = "the bare loop" if _reference(name) == BARE else "fp32 on CUDA"
-            lines.append(f"| {name:<42} | {timing.median:9.1f} | {timing.p90:6.1f} | {against:<16} | {shown:>23} |")
-        return framed([*lines, ""], self.disturbance, self.environment)
-
-
-def measure_training(config: TrainConfig, rounds: int = 10) -> TrainingReport:
+def measure(
+    config: TrainConfig, *, threads: int, rounds: int = 10, display: Display | None = None
+) -> list[Measurement | Skipped]:
     """Measure all parts with the settings of a run; its `out` and `cache_dir` are not touched.
+
+    Images per second of loading, and of epochs, once each; milliseconds of a step.
+
+    Args:
+        config: of the run; `config_like` makes one from a model's card.
+        threads: of each process that computes; one that loads takes one.
+        rounds: of loading and of the steps.
+        display: where it is said what is being measured; nothing is drawn while a clock runs.
 
     Raises:
         DataError: the data cannot be used.
     """
-    busy_before = busy_cores()
+    display = display or Display(quiet=True)
     device = torch_device(config.device)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pinned(threads):
         config = replace(
             config, out=str(Path(folder) / "run"), cache_dir=str(Path(folder) / "cache"), tensorboard=False
         )
+        display.note("training: an epoch that decodes, and epochs from the cache")
         records, epochs = _epochs(config)
+        display.note(f"training: {rounds} rounds of loading in turns")
         loading = _loading(records, config, rounds)
+        display.note(f"training: {rounds} rounds of steps in turns")
         steps = interleave(_contestants(records, config, device), rounds)
-    return TrainingReport(
-        size=(config.height, config.width),
-        batch_size=config.batch_size,
-        widths=config.widths,
-        device=str(device),
-        loading=loading,
-        epochs=epochs,
-        steps={name: Timing.of(values) for name, values in steps.items()},
-        ratios={name: ratio(values, steps[_reference(name)]) for name, values in steps.items()},
-        disturbance=disturbance(busy_before, busy_cores()),
-        environment=machine() | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
+    settings = _settings(config, str(device), threads)
+    found: list[Measurement | Skipped] = [
+        _measurement(name, settings, "images/s", values, group="loading") for name, values in loading.items()
+    ]
+    found += [_measurement(name, settings, "images/s", np.array([speed])) for name, speed in epochs.items()]
+    found += [_measurement(name, settings, "ms", values, group="steps") for name, values in steps.items()]
+    if device.type != "cuda":
+        reason = "need a CUDA device, by --device cuda"
+        found.append(Skipped(part="training", contestant=f"{VARIANT}all", settings=settings, reason=reason))
+    return found
+
+
+def config_like(card: ModelCard, data: Path, **settings: Any) -> TrainConfig:
+    """The settings of a run on `data` that trains a network like the card's; others as given, or their defaults.
+
+    Raises:
+        ConfigError: no run has such settings, as with a size that is no multiple of the stride.
+    """
+    height, width = card.input.size
+    of_card: dict[str, Any] = {
+        "classes": card.output.classes,
+        "channels": card.input.channels,
+        "height": height,
+        "width": width,
+        "fit": card.input.fit,
+        "widths": card.architecture.widths,
+        "up": card.architecture.up,
+    }
+    return TrainConfig(**{"data": str(data), "out": "unused", **of_card, **settings})
+
+
+def _settings(config: TrainConfig, device: str, threads: int) -> Settings:
+    return {
+        "batch": config.batch_size,
+        "height": config.height,
+        "width": config.width,
+        "widths": ",".join(map(str, config.widths)),
+        "device": device,
+        "threads": threads,
+    }
+
+
+def _measurement(name: str, settings: Settings, unit: str, values: NDArray[np.float64], group: str = "") -> Measurement:
+    return Measurement(
+        part="training",
+        contestant=name,
+        settings=settings,
+        unit=unit,
+        values=tuple(values.tolist()),
+        group=group,
     )
-
-
-def _reference(name: str) -> str:
-    """Variants on a GPU are compared with the trainer in plain fp32, the others with the bare loop."""
-    return PLAIN if name.startswith(VARIANT) else BARE
 
 
 def _epochs(config: TrainConfig) -> tuple[Records, dict[str, float]]:
@@ -163,8 +175,8 @@ def _loader(dataset: TrainingSet, batch_size: int, workers: int) -> DataLoader[A
     )
 
 
-def _loading(records: Records, config: TrainConfig, rounds: int) -> dict[str, float]:
-    """Pictures per second through the loader: medians of passes in turns, its processes being started already."""
+def _loading(records: Records, config: TrainConfig, rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Pictures per second through the loader [rounds]: passes in turns, its processes being started already."""
     passes = -(-ONE_PASS // len(records))
     contestants: dict[str, Callable[[], object]] = {}
     for augment in AUGMENTATIONS:
@@ -174,7 +186,7 @@ def _loading(records: Records, config: TrainConfig, rounds: int) -> dict[str, fl
             shown = "no augmentation" if augment == "off" else f"{augment} augmentation"
             contestants[f"from the cache, {shown}, {workers} workers"] = _passes(loader, passes)
     times = interleave(contestants, rounds)
-    return {name: passes * len(records) / float(np.median(values)) * 1e3 for name, values in times.items()}
+    return {name: 1e3 * passes * len(records) / values for name, values in times.items()}
 
 
 def _passes(loader: DataLoader[Any], count: int) -> Callable[[], None]:
@@ -206,17 +218,24 @@ def _bare(batches: list[tuple[Tensor, Tensor]], config: TrainConfig, device: tor
     """What one writes without any library: pictures that are floats already, forward, loss, backward, step."""
     network = UNet(config.architecture).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
-    ready = cycle([(images.permute(0, 3, 1, 2).float() / 255, labels[:, None].float()) for images, labels in batches])
+    ready = cycle([(images.permute(0, 3, 1, 2).float() / 255, labels) for images, labels in batches])
 
     def step() -> None:
-        images, targets = (part.to(device) for part in next(ready))
-        loss = functional.binary_cross_entropy_with_logits(network(images), targets)
+        images, labels = (part.to(device) for part in next(ready))
+        loss = _loss(network(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss.item()  # to show it, as every loop does
 
     return step
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of logits [batch, classes, height, width] and uint8 labels [batch, height, width]."""
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(logits, labels[:, None].float())
+    return functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
 
 
 def _trainer(
@@ -237,13 +256,21 @@ def _trainer(
 @click.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--size", type=Size(), default="240x160", show_default=True, help="Pictures are brought to this.")
-@click.option("--widths", default="16,32,64,128", show_default=True, help="Channels of each level.")
+@click.option("--widths", type=Listed(int), default=(16, 32, 64, 128), help="Channels of each level.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=5), default=10, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of PyTorch.  [default: the cores this process may use]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for training.json and training.md.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json and training.md.")
 def main(
-    data: Path, size: tuple[int, int], widths: str, batch_size: int, rounds: int, device: str, out: Path | None
+    data: Path,
+    size: tuple[int, int],
+    widths: tuple[int, ...],
+    batch_size: int,
+    rounds: int,
+    threads: int | None,
+    device: str,
+    out: Path | None,
 ) -> None:
     """Measure loading, decoding and training steps on the training pictures of DATA (masks of one class)."""
     if out is not None:
@@ -253,16 +280,25 @@ def main(
         out="unused",
         height=size[0],
         width=size[1],
-        widths=tuple(int(width) for width in widths.split(",")),
+        widths=widths,
         batch_size=batch_size,
         device=device,
         amp="off",
     )
-    report = measure_training(config, rounds)
-    click.echo(report.table())
+    threads = threads or available_threads()
+    busy_before = busy_cores()
+    found = measure(config, threads=threads, rounds=rounds, display=Display())
+    results = Results(
+        environment=machine(),
+        method={"rounds": rounds, "threads": threads},
+        disturbance=disturbance(busy_before, busy_cores()),
+        measurements=tuple(one for one in found if isinstance(one, Measurement)),
+        skipped=tuple(one for one in found if isinstance(one, Skipped)),
+    )
+    click.echo(markdown(results))
     if out is not None:
-        write_text(out / "training.json", json.dumps(asdict(report), indent=2) + "\n")
-        write_text(out / "training.md", report.table() + "\n")
+        results.write(out)
+        write_text(out / "training.md", markdown(results))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from known_times import in_known_time
 from PIL import Image
 
 from benchmarks import precision
@@ -13,13 +14,6 @@ from runtime.predictor import Predictor
 
 IGNORED = 7
 """A value that masks of one class cannot have."""
-
-
-def in_known_time(contestants, rounds):
-    """Call each contestant; the first took 1, 2, 3 ... milliseconds, the second twice as long, and so on."""
-    for call in contestants.values():
-        call()
-    return {name: factor * np.arange(1.0, rounds + 1) for factor, name in enumerate(contestants, 1)}
 
 
 @pytest.fixture(scope="module")

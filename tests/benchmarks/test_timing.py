@@ -1,28 +1,91 @@
+import os
 import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import timing
-from benchmarks.report import framed
 from benchmarks.timing import Timing, interleave, ratio
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when a test says so, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: round(now[0] * 1e9))
+    return now
+
+
+def taking(clock, *seconds):
+    """A call that takes so many seconds, the last of them for ever; `calls` counts."""
+
+    def call():
+        clock[0] += seconds[min(call.calls, len(seconds) - 1)]
+        call.calls += 1
+
+    call.calls = 0
+    return call
 
 
 def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_count(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
     calls = []
     times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
-    assert "".join(calls) == "aaabbb" + "aabb" * 3
+    assert "".join(calls) == "ab" + "aabb" * 3
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
-def test_times_are_milliseconds(monkeypatch):
-    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
-    ticks = iter(range(0, 10**12, 5_000_000))
-    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: next(ticks))
-    assert interleave({"a": lambda: None}, rounds=4)["a"].tolist() == [5.0] * 4
+def test_times_are_milliseconds(clock):
+    times = interleave({"a": taking(clock, 0.005), "b": taking(clock, 0.25)}, rounds=4)
+    assert times["a"] == pytest.approx([5.0] * 4)
+    assert times["b"] == pytest.approx([250.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [
+        ((0.1,), 6),  # two windows of three calls
+        ((0.01,), 50),  # two windows of 0.25 s
+        ((0.2, 0.2, 0.2, 0.1), 9),  # the first window is slower
+        ((0.103, 0.103, 0.103, 0.1), 9),
+        ((0.101, 0.101, 0.101, 0.1), 6),  # less than 2 % slower
+        ((4.0,), 3),  # 10 s are over
+        ((60.0,), 1),
+    ],
+)
+def test_warming_up_ends_when_two_windows_agree_or_the_time_is_over(clock, seconds, calls):
+    call = taking(clock, *seconds)
+    timing.warm_up(call, limit=10.0)
+    assert call.calls == calls
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(None, 30), (1000.0, 30), (40.0, 17), (1.0, timing.MIN_ROUNDS)])
+def test_a_budget_means_fewer_rounds_but_at_least_five(clock, budget, rounds):
+    times = interleave({"a": taking(clock, 1.0)}, 30, budget_s=budget)
+    assert len(times["a"]) == rounds
+
+
+def test_a_budget_does_not_add_rounds(clock):
+    assert len(interleave({"a": taking(clock, 1.0)}, 2, budget_s=1.0)["a"]) == 2
+
+
+def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+
+    def found():
+        return torch.get_num_threads(), cv2.getNumThreads(), *map(os.environ.get, timing.THREAD_VARIABLES[:2])
+
+    before = found()
+    with timing.pinned(3):
+        assert found() == (3, 3, "3", "3")
+    assert found() == before
+    assert before[2:] == ("7", None)
 
 
 @pytest.mark.skipif(not timing.STATISTICS.exists(), reason="needs /proc/stat")
@@ -59,17 +122,6 @@ def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
     found = timing.disturbance(before, after)
     assert found is None if words is None else words in found
-
-
-@pytest.mark.parametrize(("doubt", "first"), [(None, []), ("it rained", ["**Not a measurement**: it rained.", ""])])
-def test_a_report_ends_with_what_it_was_measured_on_and_begins_with_doubts(doubt, first):
-    environment = {"cpu": "Abacus", "cores": 2, "versions": {"torch": "3", "numpy": "4"}}
-    assert framed(["a", "b"], doubt, environment).splitlines() == [
-        *first,
-        "a",
-        "b",
-        "Abacus, 2 cores; torch 3, numpy 4",
-    ]
 
 
 def test_percentiles():

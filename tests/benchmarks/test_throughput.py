@@ -1,0 +1,86 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from folders import write_pair
+from known_times import in_known_time
+from measuring import write_model
+from PIL import Image
+
+from benchmarks import throughput
+from benchmarks.results import Skipped
+from benchmarks.throughput import BARE, LOOP, POOL, PREDICT, RUN, SCRIPT, STREAM, folder_calls, measure, overhead_calls
+from export import export_onnx
+from runtime.image import list_images
+from runtime.predictor import Predictor
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Known times; what was pinned while contestants took turns, and the files that were there afterwards."""
+    seen = []
+
+    def interleave(contestants, rounds, *, budget_s=None):
+        seen.append((torch.get_num_threads(), cv2.getNumThreads(), rounds, budget_s))
+        return in_known_time(contestants, rounds)
+
+    monkeypatch.setattr(throughput, "interleave", interleave)
+    return seen
+
+
+def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
+    images = list_images(thin / "val_images")
+    found = measure(
+        thin / "model.onnx",
+        thin / "model.pth",
+        images,
+        folder_sizes=(2, 5),
+        threads=1,
+        rounds=6,
+        passes=5,
+        budget_s=9.0,
+    )
+    overhead = {one.contestant: one.values for one in found if one.part == "overhead"}
+    steps = np.arange(1.0, 7)
+    assert overhead == {BARE: tuple(steps), RUN: tuple(2 * steps), PREDICT: tuple(3 * steps)}
+    folders = [one for one in found if one.part == "folder"]
+    assert [one.contestant for one in folders] == [SCRIPT, LOOP, POOL, STREAM] * 2
+    assert [one.settings["images"] for one in folders] == [2] * 4 + [5] * 4
+    assert [one.facts["different"] for one in folders] == [2] * 4 + [3] * 4
+    assert {one.group for one in folders} == {"folder of 2", "folder of 5"}
+    assert folders[5].values == pytest.approx([2500.0, 1250.0, 2500 / 3, 625.0, 500.0])  # 5 images in 2, 4, 6 ... ms
+    assert known == [(1, 1, 6, 9.0), (1, 1, 5, 9.0), (1, 1, 5, 9.0)]
+
+
+def test_what_is_missing_is_said(thin, known):
+    model, images = thin / "model.onnx", list_images(thin / "val_images")
+    without_images = measure(model, thin / "model.pth", [], threads=1)
+    assert [one.part for one in without_images[:-1]] == ["overhead"] * 3
+    assert without_images[-1] == Skipped(part="folder", contestant="all", settings={}, reason="needs images, by --data")
+    found = measure(model, None, images, folder_sizes=(3,), threads=1)
+    assert [one.contestant for one in found if one.part == "folder"] == [SCRIPT, LOOP, POOL, STREAM]
+    assert [one.reason for one in found if isinstance(one, Skipped)] == ["needs --checkpoint"]
+
+
+def test_the_bare_session_answers_as_ours(thin):
+    with Predictor(thin / "model.onnx", "cpu", 1) as predictor:
+        calls = overhead_calls(predictor, None)
+        (bare,) = calls[BARE]()
+        assert np.array_equal(bare, calls[RUN]())
+        assert np.array_equal(bare[0], calls[PREDICT]().probability)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_all_ways_through_a_folder_write_the_same_masks(tmp_path, classes):
+    for index in range(3):
+        write_pair(tmp_path, "val", f"v{index}", seed=index)  # of the trained size: nothing is resized
+    paths, written = list_images(tmp_path / "val_images"), {}
+    write_model(tmp_path / "model.pth", paths, classes=classes)
+    export_onnx(tmp_path / "model.pth")
+    with Predictor(tmp_path / "model.onnx", "cpu", 2) as predictor:
+        for name, run in folder_calls(predictor, tmp_path / "model.pth", paths, tmp_path).items():
+            run()
+            written[name] = [np.asarray(Image.open(tmp_path / f"{path.stem}.png")) for path in paths]
+    assert list(written) == [SCRIPT, LOOP, POOL, STREAM]
+    assert all(np.array_equal(written[name], written[LOOP]) for name in written)
+    assert len(np.unique(written[LOOP])) == max(2, classes)
