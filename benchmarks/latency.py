@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from benchmarks.environment import memory_mb
 from benchmarks.peaks import peak_of
-from benchmarks.peer import Arithmetic, Opened, Peer, Shape, Subject, difference
+from benchmarks.peer import CPU, Arithmetic, Opened, Peer, Shape, Subject, difference
 from benchmarks.peers import chosen, peers_on
 from benchmarks.peers_onnx import PlainPeer
 from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import MIN_ROUNDS, interleave, pinned
 from benchmarks.work import Work, count
 from export.proof import network_run
-from runtime.errors import UnetError, one_line
+from runtime.errors import DeviceError, UnetError, one_line
 from runtime.golden import synthetic_image
 from runtime.providers import Device, available_threads, candidates
 from unet_core.display import Advance, Display
@@ -29,9 +29,6 @@ PART = "latency"
 
 DISTINCT = 4
 """Images that differ in a batch; a larger one repeats them, so that the reference need not be asked so often."""
-
-MARGIN = 1.5
-"""How much more memory a peer takes than the values that it must hold: copies in its own layout, and its allocator."""
 
 CALLS = 2 * MIN_ROUNDS + 2
 """Of a peer in a group, at least: one to look at its answer, one to warm up, two a round."""
@@ -82,18 +79,23 @@ def measure(
         DeviceError: there is no such device.
     """
     threads = threads or available_threads()
-    ends = None if budget_s is None else time.perf_counter() + budget_s
     display = display or Display(quiet=True)
     found: Found = []
     machines = [_fit_of(subject, one, found) for one in _machines(device, peers, precisions)]
     shapes = [(batch, *size) for batch in batches for size in sizes or (subject.card.input.size,)]
     groups = [(able, shape) for shape in sorted(shapes, key=np.prod) for able in machines if able]
-    task = _Task(subject=subject, graph=onnx.load(subject.model), threads=threads, rounds=rounds, peaks=peaks)
+    task = _Task(
+        subject=subject,
+        graph=onnx.load(subject.model),
+        threads=threads,
+        rounds=rounds,
+        ends=None if budget_s is None else time.perf_counter() + budget_s,
+        peaks=peaks,
+    )
     total = sum(len(able) for able, _ in groups)
     with pinned(threads), display.bar(PART, total, unit="peer") as advance:
         for index, (able, shape) in enumerate(groups):
-            left = None if ends is None else max(0.0, ends - time.perf_counter())
-            found += _group(task, able, shape, left, len(groups) - index, advance)
+            found += _group(task, able, shape, len(groups) - index, advance)
             gc.collect()  # whatever a library's objects hold, before the next group asks what is free
     return found
 
@@ -106,12 +108,45 @@ class _Task:
     graph: onnx.ModelProto
     threads: int
     rounds: int
+    ends: float | None
     peaks: Sequence[Measurement]
+
+    def left(self) -> float | None:
+        """Seconds of the budget that are left."""
+        return None if self.ends is None else max(0.0, self.ends - time.perf_counter())
 
     def settings(self, peer: Peer, shape: Shape) -> Settings:
         batch, height, width = shape
         of_shape = {"batch": batch, "height": height, "width": width, "threads": self.threads}
         return {**of_shape, "precision": peer.precision, "device": str(peer.device)}
+
+    def skipped(self, peers: Sequence[Peer], shape: Shape, reason: str) -> Found:
+        return [
+            Skipped(part=PART, contestant=peer.name, settings=self.settings(peer, shape), reason=reason)
+            for peer in peers
+        ]
+
+    def measured(self, entry: "_Entry", shape: Shape, work: Work, milliseconds: NDArray[np.float64]) -> Measurement:
+        peer = entry.peer
+        facts: dict[str, str | int | float | bool] = {
+            **entry.facts,
+            "gflop": work.gflop,
+            "mb_moved": WIDTH[peer.precision] * (work.weights_mb + work.activations_mb),
+            "mb_least": work.least_mb,
+        }
+        peak = peak_of(self.peaks, peer.device, peer.precision)
+        if peak is not None:
+            facts["peak_share"] = work.gflop / (float(np.median(milliseconds)) / 1e3) / peak.median
+        machine = "cpu" if peer.device == CPU else "gpu"
+        return Measurement(
+            part=PART,
+            contestant=peer.name,
+            settings=self.settings(peer, shape),
+            unit="ms",
+            values=tuple(map(float, milliseconds)),
+            group=f"{PART} {machine} " + "x".join(map(str, shape)),
+            facts=facts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,55 +179,54 @@ def _fit_of(subject: Subject, peers: Sequence[Peer], skipped: Found) -> list[Pee
     return able
 
 
-def _group(
-    task: _Task, peers: Sequence[Peer], shape: Shape, left: float | None, groups: int, advance: Advance
-) -> Found:
-    """Measure one batch and size; `left` seconds are for `groups` groups, this one among them."""
-
-    def skipped(these: Sequence[Peer], reason: str) -> Found:
-        advance(len(these), figures)
-        return [
-            Skipped(part=PART, contestant=peer.name, settings=task.settings(peer, shape), reason=reason)
-            for peer in these
-        ]
-
-    batch, height, width = shape
-    figures = f"{batch} x {width}x{height}"
-    work = count(task.graph, *shape)
-    one_image = count(task.graph, 1, height, width)
-    on_cpu = peers[0].device.kind == "cpu"
-    free = free_mb(peers[0].device)
-    if MARGIN * one_image.peak_mb > free_mb(Device(kind="cpu")):
-        return skipped(peers, f"the reference needs about {MARGIN * one_image.peak_mb:.0f} MB, which are not free")
+def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advance: Advance) -> Found:
+    """Measure one batch and size; what is left of the budget is for `groups` groups, this one among them."""
+    work, of_one = count(task.graph, *shape), count(task.graph, 1, *shape[1:])
+    reference_mb = PlainPeer.memory * of_one.peak_mb
+    if reference_mb > free_mb(CPU):
+        reason = f"the answer to compare with needs about {reference_mb:.0f} MB, and they are not free"
+        advance(len(peers))
+        return task.skipped(peers, shape, reason)
     images, reference, seconds = _reference(task, shape)
-    least = seconds * CALLS * len(peers)
-    if on_cpu and left is not None and least > left:
-        return skipped(peers, f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left")
-    found: Found = []
-    entries: list[_Entry] = []
-    started = time.perf_counter()
+    least, left = seconds * CALLS * len(peers), task.left()
+    if peers[0].device == CPU and left is not None and least > left:
+        reason = f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left"
+        advance(len(peers))
+        return task.skipped(peers, shape, reason)
+    needs = {peer: peer.memory * (work if peer.whole_batch else of_one).peak_mb for peer in peers}
+    entries, found = list[_Entry](), Found()
     try:
         for peer in peers:
-            need = MARGIN * (work if peer.whole_batch else one_image).peak_mb
-            if need > free:
-                reason = f"needs about {need:.0f} MB beside those opened before it, {max(free, 0):.0f} MB are free"
-                found += skipped([peer], reason)
-                continue
             try:
+                _require_memory(peer, [entry.peer for entry in entries], needs)
                 entries.append(_entered(task, peer, images, reference))
             except Exception as error:  # libraries' errors share no base class
-                found += skipped([peer], _reason(error))
-                continue
-            free -= need
-            advance(1, figures)
-        share = None if left is None else max(0.0, left - (time.perf_counter() - started)) / groups
-        try:
-            return found + _timed(task, entries, shape, images, work, share)
-        except Exception as error:  # as above
-            return found + skipped([entry.peer for entry in entries], _reason(error))
+                found += task.skipped([peer], shape, _reason(error))
+            advance(1)
+        left = task.left()
+        times = interleave(
+            {str(index): _call(entry.opened, images) for index, entry in enumerate(entries)},
+            task.rounds,
+            budget_s=None if left is None else left / groups,
+        )
+    except Exception as error:  # as above
+        return found + task.skipped([entry.peer for entry in entries], shape, _reason(error))
     finally:
         for entry in entries:
             entry.opened.close()
+    return found + [task.measured(entry, shape, work, times[str(index)]) for index, entry in enumerate(entries)]
+
+
+def _require_memory(peer: Peer, before: Sequence[Peer], needs: Mapping[Peer, float]) -> None:
+    """Raise a DeviceError where a peer has not enough memory (`needs`, MB) beside those that were opened before it.
+
+    Those that give theirs back after each call need it again when it is their turn.
+    """
+    again = max((needs[one] for one in before if not one.keeps_memory), default=0.0)
+    need = needs[peer] + again if peer.keeps_memory else max(needs[peer], again)
+    free = free_mb(peer.device)
+    if need > free:
+        raise DeviceError(f"needs about {need:.0f} MB beside those before it, and {free:.0f} MB are free")
 
 
 def _entered(task: _Task, peer: Peer, images: NDArray[np.uint8], reference: NDArray[np.float32]) -> _Entry:
@@ -218,38 +252,6 @@ def _entered(task: _Task, peer: Peer, images: NDArray[np.uint8], reference: NDAr
 
 class WrongAnswerError(UnetError):
     """A peer does not answer as the subject does, so its time means nothing."""
-
-
-def _timed(
-    task: _Task, entries: Sequence[_Entry], shape: Shape, images: NDArray[np.uint8], work: Work, share: float | None
-) -> Found:
-    if not entries:
-        return []
-    calls = {str(index): _call(entry.opened, images) for index, entry in enumerate(entries)}
-    times = interleave(calls, task.rounds, budget_s=share)
-    machine = "cpu" if entries[0].peer.device.kind == "cpu" else "gpu"
-    group = f"{PART} {machine} " + "x".join(map(str, shape))
-    found: Found = []
-    for index, entry in enumerate(entries):
-        peer, milliseconds = entry.peer, times[str(index)]
-        moved = WIDTH[peer.precision] * (work.weights_mb + work.activations_mb)
-        facts: dict[str, str | int | float | bool] = {**entry.facts, "gflop": work.gflop, "mb_moved": moved}
-        facts["mb_least"] = work.least_mb
-        peak = peak_of(task.peaks, peer.device, peer.precision)
-        if peak is not None:
-            facts["peak_share"] = work.gflop / (float(np.median(milliseconds)) / 1e3) / peak.median
-        found.append(
-            Measurement(
-                part=PART,
-                contestant=peer.name,
-                settings=task.settings(peer, shape),
-                unit="ms",
-                values=tuple(map(float, milliseconds)),
-                group=group,
-                facts=facts,
-            )
-        )
-    return found
 
 
 def _call(opened: Opened, images: NDArray[np.uint8]) -> Callable[[], object]:
@@ -279,6 +281,7 @@ def _reference(task: _Task, shape: Shape) -> tuple[NDArray[np.uint8], NDArray[np
 def free_mb(device: Device) -> float:
     """Memory in MB (10^6 bytes) that is free on a device; infinite where the system does not tell."""
     if device.kind != "cpu":
+        torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
     if not MEMORY.exists():
         return float("inf")

@@ -1,6 +1,7 @@
 """ONNX Runtime as a peer: a bare session with its default options, and this library's `Predictor`."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
@@ -15,10 +16,15 @@ from runtime.session import open_inference
 PLAIN = "ONNX Runtime"
 OURS = "unet-deploy"
 
+ARENA = 2.8
+"""ONNX Runtime's `memory`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlainPeer(Peer):
     """`onnxruntime.InferenceSession` as anybody makes one: default options, but for the number of threads."""
+
+    memory: ClassVar[float] = ARENA
 
     name: str = PLAIN
 
@@ -49,6 +55,8 @@ class PlainPeer(Peer):
 @dataclass(frozen=True, kw_only=True)
 class OurPeer(Peer):
     """`runtime.Predictor` with its default options, but for TF32 and, on TensorRT, a profile that takes the shape."""
+
+    memory: ClassVar[float] = ARENA
 
     name: str = OURS
 

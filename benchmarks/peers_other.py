@@ -28,6 +28,8 @@ CONVERSION_SECONDS = 300
 class OpenVinoPeer(Peer):
     """The exported file in OpenVINO, compiled for one shape, multiplying in float32 whatever the processor offers."""
 
+    memory: ClassVar[float] = 1.5
+
     name: str = OPENVINO
 
     def why_not(self, subject: Subject) -> str | None:
@@ -70,6 +72,7 @@ class NcnnPeer(Peer):
     are in its graph. It knows no batches, so images are run one after another, each with all threads.
     """
 
+    memory: ClassVar[float] = 7.0  # it keeps its weights transformed, and room to transform the images
     whole_batch: ClassVar[bool] = False
 
     name: str = NCNN

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ class EagerPeer(Peer):
     layout, of planes, has to be asked for as well.
     """
 
+    memory: ClassVar[float] = 1.75
+    keeps_memory: ClassVar[bool] = False
+
     layout: torch.memory_format
 
     def why_not(self, subject: Subject) -> str | None:
@@ -53,6 +56,9 @@ class CompiledPeer(Peer):
 
     It is compiled anew each time, without the caches on disk, and the seconds are a fact of its measurements.
     """
+
+    memory: ClassVar[float] = 1.75
+    keeps_memory: ClassVar[bool] = False
 
     name: str = COMPILED
 
