@@ -4,7 +4,7 @@ A product and a sum are two operations, so a bias is free: a sum of k products a
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -80,6 +80,7 @@ def count(model: str | os.PathLike[str] | onnx.ModelProto, batch: int, height: i
     graph = _at_size(whole, (batch, height, width))
     values = {item.name: item.type.tensor_type for item in (*graph.input, *graph.value_info, *graph.output)}
     weights = {item.name for item in whole.graph.initializer}
+    nodes, constants = _running(graph, weights)
     shapes = {name: _shape(kind) for name, kind in values.items()}
     for node in graph.node:
         for name in node.output:
@@ -88,17 +89,17 @@ def count(model: str | os.PathLike[str] | onnx.ModelProto, batch: int, height: i
     known = {name: shape for name, shape in shapes.items() if shape is not None}
     sizes = {name: prod(shape) * _bytes_of(values[name]) / MEGABYTE for name, shape in known.items()}
     sizes |= {item.name: _megabytes(item) for item in whole.graph.initializer}
-    known |= {item.name: tuple(item.dims) for item in whole.graph.initializer}
-    nodes = tuple(_node_work(node, known, sizes, weights) for node in graph.node)
+    known |= {item.name: tuple(item.dims) for item in (*whole.graph.initializer, *graph.initializer)}
+    works = tuple(_node_work(node, known, sizes, constants) for node in nodes)
     weights_mb = sum(sizes[name] for name in weights)
     (image, *_), (answer, *_) = graph.input, graph.output
     return Work(
-        gflop=sum(node.gflop for node in nodes),
+        gflop=sum(node.gflop for node in works),
         weights_mb=weights_mb,
-        activations_mb=sum(node.mb_moved for node in nodes),
+        activations_mb=sum(node.mb_moved for node in works),
         least_mb=weights_mb + sizes[image.name] + sizes[answer.name],
-        peak_mb=weights_mb + _peak(graph, sizes, weights),
-        nodes=nodes,
+        peak_mb=weights_mb + _peak(nodes, graph, sizes, constants),
+        nodes=works,
     )
 
 
@@ -164,9 +165,9 @@ def _fold_shapes(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> bool:
 
 
 def _node_work(
-    node: onnx.NodeProto, shapes: Mapping[str, Shape], sizes: Mapping[str, float], weights: set[str]
+    node: onnx.NodeProto, shapes: Mapping[str, Shape], sizes: Mapping[str, float], constants: Collection[str]
 ) -> NodeWork:
-    touched = [name for name in (*node.input, *node.output) if name in sizes and name not in weights]
+    touched = [name for name in (*node.input, *node.output) if name in sizes and name not in constants]
     moved = 0.0 if node.op_type in FREE else sum(sizes[name] for name in touched)
     return NodeWork(name=node.name, operator=node.op_type, gflop=_operations(node, shapes) / 1e9, mb_moved=moved)
 
@@ -206,14 +207,28 @@ PRODUCTS: Mapping[str, Callable[[onnx.NodeProto, Shape, Shape, Shape], int]] = {
 """How many products an operator has, from the shapes of its first two inputs and of its output."""
 
 
-def _peak(graph: onnx.GraphProto, sizes: Mapping[str, float], weights: set[str]) -> float:
+def _running(graph: onnx.GraphProto, weights: Collection[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes that depend on the image, and the names of all values that do not: those are made once."""
+    constants = {*weights, *(item.name for item in graph.initializer)}
+    nodes = []
+    for node in graph.node:
+        if constants.issuperset(filter(None, node.input)):
+            constants.update(node.output)
+        else:
+            nodes.append(node)
+    return nodes, constants
+
+
+def _peak(
+    nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, sizes: Mapping[str, float], constants: Collection[str]
+) -> float:
     """The most megabytes of activations that are held at once, node by node."""
-    last = {name: index for index, node in enumerate(graph.node) for name in node.input}
-    last |= dict.fromkeys((item.name for item in graph.output), len(graph.node))
+    last = {name: index for index, node in enumerate(nodes) for name in node.input}
+    last |= dict.fromkeys((item.name for item in graph.output), len(nodes))
     held = {graph.input[0].name}
     peak = 0.0
-    for index, node in enumerate(graph.node):
-        held |= {name for name in node.output if name in sizes and name not in weights}
+    for index, node in enumerate(nodes):
+        held |= {name for name in node.output if name in sizes and name not in constants}
         peak = max(peak, sum(sizes[name] for name in held))
         held = {name for name in held if last.get(name, -1) > index}
     return peak
