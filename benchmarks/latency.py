@@ -1,134 +1,298 @@
-"""PyTorch against ONNX Runtime on the same input, in turns: `python -m benchmarks.latency`."""
+"""How long a batch takes, from images in host memory to probabilities in host memory, by every peer in turns."""
 
-import json
-from dataclasses import asdict, dataclass
+import gc
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
 
-from benchmarks.environment import environment
-from benchmarks.report import framed
-from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
+from benchmarks.environment import memory_mb
+from benchmarks.peaks import peak_of
+from benchmarks.peer import CPU, Arithmetic, Opened, Peer, Shape, Subject, difference
+from benchmarks.peers import chosen, peers_on
+from benchmarks.peers_onnx import PlainPeer
+from benchmarks.results import Measurement, Settings, Skipped
+from benchmarks.timing import MIN_ROUNDS, interleave, pinned
+from benchmarks.work import Work, count
 from export.proof import network_run
-from runtime.console import Command, Size
-from runtime.errors import ProofError
-from runtime.files import make_folder, write_text
-from runtime.golden import TOLERANCE, synthetic_image
-from runtime.predictor import Predictor
-from runtime.providers import available_threads
-from unet_core.checkpoint import load_checkpoint
-from unet_core.model import Segmenter
+from runtime.errors import DeviceError, UnetError, one_line
+from runtime.golden import synthetic_image
+from runtime.providers import Device, available_threads, candidates
+from unet_core.display import Advance, Display
 
-EAGER = "PyTorch eager, CPU"
+PART = "latency"
+
+DISTINCT = 4
+"""Images that differ in a batch; a larger one repeats them, so that the reference need not be asked so often."""
+
+CALLS = 2 * MIN_ROUNDS + 2
+"""Of a peer in a group, at least: one to look at its answer, one to warm up, two a round."""
+
+WIDTH: Mapping[Arithmetic, float] = {"fp32": 1, "tf32": 1, "fp16": 0.5, "bf16": 0.5, "int8": 0.25}
+"""Bytes of a value between layers and of a weight, as a share of fp32's."""
+
+MEMORY = Path("/proc/meminfo")
+
+Found = list[Measurement | Skipped]
+
+
+def measure(
+    subject: Subject,
+    *,
+    batches: Collection[int] = (1,),
+    sizes: Collection[tuple[int, int]] = (),
+    precisions: Collection[Arithmetic] = (),
+    peers: Collection[str] = (),
+    threads: int | None = None,
+    device: str = "cpu",
+    rounds: int = 30,
+    budget_s: float | None = None,
+    peaks: Sequence[Measurement] = (),
+    display: Display | None = None,
+) -> Found:
+    """Time all peers, those of one batch and size in turns; what cannot be timed is `Skipped`, with the reason.
+
+    Before it is timed, each peer's answer is compared with PyTorch's on the CPU, or without a checkpoint with ONNX
+    Runtime's; one that is beyond its precision's tolerance is no row. Nor is one that runs elsewhere than asked.
+
+    Args:
+        subject: the model, and its checkpoint if PyTorch is to run.
+        batches, sizes: (height, width); by default one image as trained.
+        precisions, peers: those of `benchmarks.peers` that are wanted; all, if none are named.
+        threads: of every peer; by default as many as this process may use.
+        device: "cpu"; "cuda" or "cuda:N" for what runs on that GPU, TensorRT among it; "auto" for both.
+        rounds: timed calls of each, `MIN_ROUNDS` where the time is short.
+        budget_s: seconds for all of it. Small batches come first; what would not fit any more is skipped.
+        peaks: of `benchmarks.peaks`, for the share of them that is achieved.
+
+    Returns:
+        Milliseconds a batch. Facts: provider; gflop; mb_moved, if nothing is fused, and mb_least; max_abs_error and
+        mean_abs_error; peak_share where `peaks` has the peak; and what the peer adds, file or compile_s.
+
+    Raises:
+        ConfigError: there is no such peer or precision.
+        DeviceError: there is no such device.
+    """
+    threads = threads or available_threads()
+    display = display or Display(quiet=True)
+    found: Found = []
+    machines = [_fit_of(subject, one, found) for one in _machines(device, peers, precisions)]
+    shapes = [(batch, *size) for batch in batches for size in sizes or (subject.card.input.size,)]
+    groups = [(able, shape) for shape in sorted(shapes, key=np.prod) for able in machines if able]
+    task = _Task(
+        subject=subject,
+        graph=onnx.load(subject.model),
+        threads=threads,
+        rounds=rounds,
+        ends=None if budget_s is None else time.perf_counter() + budget_s,
+        peaks=peaks,
+    )
+    total = sum(len(able) for able, _ in groups)
+    with pinned(threads), display.bar(PART, total, unit="peer") as advance:
+        for index, (able, shape) in enumerate(groups):
+            found += _group(task, able, shape, len(groups) - index, advance)
+            gc.collect()  # whatever a library's objects hold, before the next group asks what is free
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyReport:
-    """`timings` in ms a batch by contestant; `ratio` PyTorch's time over ONNX Runtime's: median and 90 % interval."""
+class _Task:
+    """What all groups share."""
 
-    shape: tuple[int, ...]
+    subject: Subject
+    graph: onnx.ModelProto
     threads: int
     rounds: int
-    timings: dict[str, Timing]
-    ratio: tuple[float, float, float]
-    max_abs_error: float
-    disturbance: str | None
-    environment: dict[str, object]
+    ends: float | None
+    peaks: Sequence[Measurement]
 
-    def table(self) -> str:
-        """The report as Markdown."""
-        batch, height, width, _ = self.shape
-        lines = [
-            f"Batch {batch}, {width}x{height}, {self.threads} threads, {self.rounds} rounds in turns; milliseconds.",
-            "",
-            f"| {'':<28} | median |    p90 |    p99 |",
-            f"|{'-' * 30}|-------:|-------:|-------:|",
+    def left(self) -> float | None:
+        """Seconds of the budget that are left."""
+        return None if self.ends is None else max(0.0, self.ends - time.perf_counter())
+
+    def settings(self, peer: Peer, shape: Shape) -> Settings:
+        batch, height, width = shape
+        of_shape = {"batch": batch, "height": height, "width": width, "threads": self.threads}
+        return {**of_shape, "precision": peer.precision, "device": str(peer.device)}
+
+    def skipped(self, peers: Sequence[Peer], shape: Shape, reason: str) -> Found:
+        return [
+            Skipped(part=PART, contestant=peer.name, settings=self.settings(peer, shape), reason=reason)
+            for peer in peers
         ]
-        for name, timing in self.timings.items():
-            lines.append(f"| {name:<28} | {timing.median:6.1f} | {timing.p90:6.1f} | {timing.p99:6.1f} |")
-        lines += [
-            "",
-            "PyTorch takes {:.2f} times as long (90 % interval {:.2f} to {:.2f}).".format(*self.ratio),
-            f"Both answers agree within {self.max_abs_error:.1e}.",
-        ]
-        return framed(lines, self.disturbance, self.environment)
+
+    def measured(self, entry: "_Entry", shape: Shape, work: Work, milliseconds: NDArray[np.float64]) -> Measurement:
+        peer = entry.peer
+        facts: dict[str, str | int | float | bool] = {
+            **entry.facts,
+            "gflop": work.gflop,
+            "mb_moved": WIDTH[peer.precision] * (work.weights_mb + work.activations_mb),
+            "mb_least": work.least_mb,
+        }
+        peak = peak_of(self.peaks, peer.device, peer.precision)
+        if peak is not None:
+            facts["peak_share"] = work.gflop / (float(np.median(milliseconds)) / 1e3) / peak.median
+        machine = "cpu" if peer.device == CPU else "gpu"
+        return Measurement(
+            part=PART,
+            contestant=peer.name,
+            settings=self.settings(peer, shape),
+            unit="ms",
+            values=tuple(map(float, milliseconds)),
+            group=f"{PART} {machine} " + "x".join(map(str, shape)),
+            facts=facts,
+        )
 
 
-def measure_latency(
-    model: Path,
-    checkpoint: Path,
-    *,
-    batch: int = 1,
-    size: tuple[int, int] | None = None,
-    rounds: int = 30,
-    threads: int | None = None,
-    device: str = "cpu",
-) -> LatencyReport:
-    """Time the exported graph and the PyTorch network it came from: uint8 images in, probabilities out.
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A peer that may be timed: opened, and how far its answer was off."""
+
+    peer: Peer
+    opened: Opened
+    facts: Settings
+
+
+def _machines(device: str, peers: Collection[str], precisions: Collection[Arithmetic]) -> list[tuple[Peer, ...]]:
+    """The peers that are wanted, those of the CPU and those of a GPU apart."""
+    wanted = candidates("cpu") + candidates("cuda") if device == "auto" else candidates(device)
+    every = [peer for one in wanted for peer in peers_on(one)]
+    left = chosen(every, names=peers, precisions=precisions)
+    return [tuple(peer for peer in left if (peer.device.kind == "cpu") == on_cpu) for on_cpu in (True, False)]
+
+
+def _fit_of(subject: Subject, peers: Sequence[Peer], skipped: Found) -> list[Peer]:
+    """Those that can run; the others are added to `skipped`."""
+    able = []
+    for peer in peers:
+        reason = peer.why_not(subject)
+        if reason is None:
+            able.append(peer)
+        else:
+            settings = {"precision": peer.precision, "device": str(peer.device)}
+            skipped.append(Skipped(part=PART, contestant=peer.name, settings=settings, reason=reason))
+    return able
+
+
+def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advance: Advance) -> Found:
+    """Measure one batch and size; what is left of the budget is for `groups` groups, this one among them."""
+    work, of_one = count(task.graph, *shape), count(task.graph, 1, *shape[1:])
+    reference_mb = PlainPeer.memory * of_one.peak_mb
+    if reference_mb > free_mb(CPU):
+        reason = f"the answer to compare with needs about {reference_mb:.0f} MB, and they are not free"
+        advance(len(peers))
+        return task.skipped(peers, shape, reason)
+    images, reference, seconds = _reference(task, shape)
+    least, left = seconds * CALLS * len(peers), task.left()
+    if peers[0].device == CPU and left is not None and least > left:
+        reason = f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left"
+        advance(len(peers))
+        return task.skipped(peers, shape, reason)
+    needs = {peer: peer.memory * (work if peer.whole_batch else of_one).peak_mb for peer in peers}
+    entries, found = list[_Entry](), Found()
+    try:
+        for peer in peers:
+            try:
+                _require_memory(peer, [entry.peer for entry in entries], needs)
+                entries.append(_entered(task, peer, images, reference))
+            except Exception as error:  # libraries' errors share no base class
+                found += task.skipped([peer], shape, _reason(error))
+            advance(1)
+        left = task.left()
+        times = interleave(
+            {str(index): _call(entry.opened, images) for index, entry in enumerate(entries)},
+            task.rounds,
+            budget_s=None if left is None else left / groups,
+        )
+    except Exception as error:  # as above
+        return found + task.skipped([entry.peer for entry in entries], shape, _reason(error))
+    finally:
+        for entry in entries:
+            entry.opened.close()
+    return found + [task.measured(entry, shape, work, times[str(index)]) for index, entry in enumerate(entries)]
+
+
+def _require_memory(peer: Peer, before: Sequence[Peer], needs: Mapping[Peer, float]) -> None:
+    """Raise a DeviceError where a peer has not enough memory (`needs`, MB) beside those that were opened before it.
+
+    Those that give theirs back after each call need it again when it is their turn.
+    """
+    again = max((needs[one] for one in before if not one.keeps_memory), default=0.0)
+    need = needs[peer] + again if peer.keeps_memory else max(needs[peer], again)
+    free = free_mb(peer.device)
+    if need > free:
+        raise DeviceError(f"needs about {need:.0f} MB beside those before it, and {free:.0f} MB are free")
+
+
+def _entered(task: _Task, peer: Peer, images: NDArray[np.uint8], reference: NDArray[np.float32]) -> _Entry:
+    """Open a peer and compare its answer.
 
     Raises:
-        ProofError: the two do not give the same answer, so comparing their speed would mean nothing.
+        DeviceError: it runs elsewhere than asked.
+        WrongAnswerError: it answers otherwise than the subject.
     """
-    threads = threads or available_threads()
-    busy_before = busy_cores()
-    predictor = Predictor(model, device, threads)
-    loaded = load_checkpoint(checkpoint)
-    eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
-    channels = predictor.card.architecture.in_channels
-    images = np.stack([synthetic_image(*(size or predictor.card.input.size), channels, seed) for seed in range(batch)])
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    batch, height, width, _ = images.shape
+    opened = peer.open(task.subject, task.threads, (batch, height, width))
     try:
-        error = float(np.abs(predictor.run(images) - eager(images)).max())
-        if not error <= TOLERANCE[predictor.report.device.partition(":")[0]]:
-            raise ProofError(f"{model} and {checkpoint}: their answers differ by {error:.2g}; are they the same model?")
-        runtime_name = f"ONNX Runtime, {predictor.report.device}"
-        contestants = {EAGER: lambda: eager(images), runtime_name: lambda: predictor.run(images)}
-        times = interleave(contestants, rounds)
-    finally:
-        torch.set_num_threads(before)
-    return LatencyReport(
-        shape=images.shape,
-        threads=threads,
-        rounds=rounds,
-        timings={name: Timing.of(values) for name, values in times.items()},
-        ratio=ratio(times[EAGER], times[runtime_name]),
-        max_abs_error=error,
-        disturbance=disturbance(busy_before, busy_cores()),
-        environment=environment(model),
-    )
+        off = difference(opened(images), reference)
+        refusal = off.refusal(peer.precision)
+        if refusal is not None:
+            raise WrongAnswerError(refusal)
+    except BaseException:
+        opened.close()
+        raise
+    facts = {"provider": opened.provider, "max_abs_error": off.largest, "mean_abs_error": off.mean, **opened.facts}
+    return _Entry(peer=peer, opened=opened, facts=facts)
 
 
-@click.command(cls=Command)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="What MODEL was exported from.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--size", type=Size(), help="Of the images.  [default: as trained]")
-@click.option("--rounds", type=click.IntRange(min=5), default=30, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="For both.  [default: the cores this process may use]")
-@click.option("--device", default="cpu", show_default=True, help="Of ONNX Runtime; PyTorch runs on the CPU.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for latency.json and latency.md.")
-def main(
-    model: Path,
-    checkpoint: Path,
-    batch: int,
-    size: tuple[int, int] | None,
-    rounds: int,
-    threads: int | None,
-    device: str,
-    out: Path | None,
-) -> None:
-    """Time MODEL (.onnx) against its checkpoint in PyTorch, in turns."""
-    if out is not None:
-        make_folder(out)
-    report = measure_latency(model, checkpoint, batch=batch, size=size, rounds=rounds, threads=threads, device=device)
-    click.echo(report.table())
-    if out is not None:
-        write_text(out / "latency.json", json.dumps(asdict(report), indent=2) + "\n")
-        write_text(out / "latency.md", report.table() + "\n")
+class WrongAnswerError(UnetError):
+    """A peer does not answer as the subject does, so its time means nothing."""
 
 
-if __name__ == "__main__":
-    main()
+def _call(opened: Opened, images: NDArray[np.uint8]) -> Callable[[], object]:
+    return lambda: opened(images)
+
+
+def _reference(task: _Task, shape: Shape) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
+    """The batch uint8 [batch, h, w, channels], the answer to it, and the seconds that a batch takes there.
+
+    Each image is asked about alone, so that it needs little memory, and so that places in a batch are compared, too.
+    """
+    batch, height, width = shape
+    subject = task.subject
+    channels = subject.card.architecture.in_channels
+    images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(min(batch, DISTINCT))])
+    if subject.checkpoint is not None:
+        run = network_run(subject.segmenter())
+    else:
+        run = PlainPeer().open(subject, task.threads, (1, height, width)).run
+    seconds, answers = [], []
+    for image in (images[0], *images):  # the first answer takes longer, and counts for nothing
+        started = time.perf_counter()
+        answers.append(run(image[None]))
+        seconds.append(time.perf_counter() - started)
+    places = np.arange(batch) % len(images)
+    return images[places], np.concatenate(answers[1:])[places], min(seconds) * batch
+
+
+def free_mb(device: Device) -> float:
+    """Memory in MB (10^6 bytes) that is free on a device; infinite where the system does not tell."""
+    if device.kind != "cpu":
+        torch.cuda.empty_cache()
+        return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
+    if not MEMORY.exists():
+        return float("inf")
+    lines = MEMORY.read_text().splitlines()
+    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return min(kilobytes * 1.024e-3, float(memory_mb() or float("inf")))
+
+
+def _reason(error: Exception) -> str:
+    """Why something is skipped: our own messages as they are, others with the name of their error."""
+    text = one_line(str(error))[:400]
+    return text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"

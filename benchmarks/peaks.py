@@ -1,0 +1,116 @@
+"""What the machine can do at most: a matrix product and a copy of memory, by PyTorch, with the same threads."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from benchmarks.peer import Arithmetic
+from benchmarks.peers_torch import arithmetic, place
+from benchmarks.results import Measurement, Settings
+from benchmarks.timing import interleave, pinned
+from runtime.providers import Device, available_threads, candidates
+
+PART = "peak"
+PRODUCT = "matrix product"
+COPY = "copy of memory"
+
+SIDES: Mapping[str, tuple[int, ...]] = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+"""Of square matrices, by kind of device; that with the best median counts."""
+
+TYPES: Mapping[Arithmetic, torch.dtype] = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
+
+COPIED = 2**28
+"""Bytes that are copied at least; on a CPU at least `BEYOND` times its last cache."""
+BEYOND = 4
+
+
+def measure(*, threads: int | None = None, device: str = "cpu", rounds: int = 20) -> list[Measurement]:
+    """GFLOP/s of a product of matrices, by precision on a GPU, and GB/s of a copy, bytes read and written both counted.
+
+    `device` is "cpu", "cuda" or "cuda:N"; the facts name the side of the matrices and the bytes of the copy. All are
+    taken in turns.
+    """
+    threads = threads or available_threads()
+    (where,) = candidates(device)
+    target = place(where)
+    common: Settings = {"device": str(where), "threads": threads}
+    kinds: tuple[Arithmetic, ...] = ("fp32",) if target.type == "cpu" else ("fp32", "tf32", "fp16")
+    products = {(kind, side): _product(target, kind, side) for kind in kinds for side in SIDES[target.type]}
+    size = _copied(target)
+    copied = f"copy of {size}"
+    with pinned(threads):
+        calls = {f"{kind} {side}": call for (kind, side), call in products.items()}
+        times = interleave({**calls, copied: _copy(target, size)}, rounds)
+    found = []
+    for kind in kinds:
+        rates = {side: 2e-6 * side**3 / times[f"{kind} {side}"] for side in SIDES[target.type]}
+        best = max(rates, key=lambda side: sorted(rates[side])[len(rates[side]) // 2])
+        found.append(
+            Measurement(
+                part=PART,
+                contestant=PRODUCT,
+                settings={**common, "precision": kind},
+                unit="GFLOP/s",
+                values=tuple(map(float, rates[best])),
+                group=f"{PART} {where}",
+                facts={"side": best},
+            )
+        )
+    bandwidth = 2e-6 * size / times[copied]
+    return [
+        *found,
+        Measurement(
+            part=PART,
+            contestant=COPY,
+            settings=common,
+            unit="GB/s",
+            values=tuple(map(float, bandwidth)),
+            group=f"{PART} {where}",
+            facts={"bytes": size},
+        ),
+    ]
+
+
+def peak_of(peaks: Sequence[Measurement], device: Device, precision: Arithmetic) -> Measurement | None:
+    """The measured peak of products for a device and precision, if there is one; TensorRT's is that of its GPU."""
+    name = "cpu" if device.kind == "cpu" else f"cuda:{device.index}"
+    for one in peaks:
+        asked = one.settings.get("device"), one.settings.get("precision")
+        if one.contestant == PRODUCT and asked == (name, precision):
+            return one
+    return None
+
+
+def _product(target: torch.device, kind: Arithmetic, side: int) -> Callable[[], None]:
+    left, right = (torch.rand(side, side, device=target).to(TYPES[kind]) for _ in range(2))
+    answer = torch.empty_like(left)
+
+    def call() -> None:
+        with torch.inference_mode(), arithmetic(target, "tf32" if kind == "tf32" else "fp32"):
+            torch.mm(left, right, out=answer)
+        _wait(target)
+
+    return call
+
+
+def _copy(target: torch.device, size: int) -> Callable[[], None]:
+    source, answer = (torch.ones(size // 4, dtype=torch.float32, device=target) for _ in range(2))
+
+    def call() -> None:
+        answer.copy_(source)
+        _wait(target)
+
+    return call
+
+
+def _copied(target: torch.device) -> int:
+    """Bytes of the copy: more than any cache holds."""
+    known = getattr(os, "sysconf_names", {})
+    cache = os.sysconf("SC_LEVEL3_CACHE_SIZE") if target.type == "cpu" and "SC_LEVEL3_CACHE_SIZE" in known else 0
+    return max(COPIED, BEYOND * cache)
+
+
+def _wait(target: torch.device) -> None:
+    if target.type == "cuda":
+        torch.cuda.synchronize(target)

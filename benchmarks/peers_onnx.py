@@ -1,0 +1,103 @@
+"""ONNX Runtime as a peer: a bare session with its default options, and this library's `Predictor`."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from benchmarks.peer import Arithmetic, Opened, Peer, Shape, Subject, require
+from runtime.options import ProviderOptions
+from runtime.predictor import Predictor
+from runtime.providers import PROVIDER, Device
+from runtime.session import open_inference
+
+PLAIN = "ONNX Runtime"
+OURS = "unet-deploy"
+
+ARENA = 2.8
+"""ONNX Runtime's `memory`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPeer(Peer):
+    """`onnxruntime.InferenceSession` as anybody makes one: default options, but for the number of threads."""
+
+    memory: ClassVar[float] = ARENA
+
+    name: str = PLAIN
+
+    def why_not(self, subject: Subject) -> str | None:
+        """No such device, or no file of this precision."""
+        return self._lacks(subject)
+
+    def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:  # noqa: ARG002 - it takes every shape
+        """Make the session."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # where its nodes are
+        chain: list[tuple[str, dict[str, str]]] = [(PROVIDER["cpu"], {})]
+        if self.device.kind != "cpu":
+            chain.insert(0, (PROVIDER[self.device.kind], {"device_id": str(self.device.index)}))
+        path = subject.file(self.precision)
+        assert path is not None
+        held = [open_inference(path, self.device, chain, options)]
+
+        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            answer: NDArray[np.float32] = held[0].run(["probability"], {"image": images})[0]
+            return answer
+
+        return Opened(run=run, provider=PROVIDER[self.device.kind], facts={"file": path.name}, close=held.clear)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurPeer(Peer):
+    """`runtime.Predictor` with its default options, but for TF32 and, on TensorRT, a profile that takes the shape."""
+
+    memory: ClassVar[float] = ARENA
+
+    name: str = OURS
+
+    def why_not(self, subject: Subject) -> str | None:
+        """No such device, or no file of this precision."""
+        if self.device.kind == "tensorrt" and self.precision == "fp32":
+            return "ONNX Runtime has no option that keeps TensorRT from multiplying in TF32; see the row of tf32"
+        return self._lacks(subject)
+
+    def options(self, subject: Subject, shape: Shape) -> ProviderOptions:
+        """What the predictor is opened with for a shape."""
+        options = ProviderOptions(tf32=self.precision != "fp32")
+        if self.device.kind != "tensorrt":
+            return options
+        batch, height, width = shape
+        options = replace(options, max_batch=max(batch, options.max_batch))
+        if options.profile(subject.card).inside(shape):
+            return options
+        return replace(options, min_size=(height, width), max_size=(height, width))
+
+    def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:
+        """Open the file; a TensorRT engine that is not there yet is built, which takes minutes."""
+        path = subject.file(self.precision)
+        assert path is not None
+        predictor = Predictor(path, str(self.device), threads, self.options(subject, shape))
+        require(predictor.report.device, str(self.device), f"{self.name}: device")
+        return Opened(
+            run=predictor.run, provider=predictor.report.provider, facts={"file": path.name}, close=predictor.close
+        )
+
+
+def onnx_peers(device: Device) -> tuple[Peer, ...]:
+    """All of ONNX Runtime's on a device."""
+    if device.kind == "cpu":
+        kinds: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
+        return (*_of(PlainPeer, kinds, device), *_of(OurPeer, kinds, device))
+    kinds = ("fp32", "tf32", "fp16", "int8")
+    if device.kind == "tensorrt":
+        return _of(OurPeer, kinds, device)
+    return (*_of(PlainPeer, kinds[1:], device), *_of(OurPeer, kinds, device))
+
+
+def _of(kind: type[PlainPeer] | type[OurPeer], kinds: tuple[Arithmetic, ...], device: Device) -> tuple[Peer, ...]:
+    return tuple(kind(precision=precision, device=device) for precision in kinds)

@@ -1,0 +1,170 @@
+"""PyTorch as a peer: eager, in both layouts of memory, and compiled."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.backends import cuda, cudnn
+
+from benchmarks.peer import Arithmetic, Opened, Peer, Shape, Subject, require
+from runtime.providers import Device
+
+EAGER = "PyTorch eager"
+CHANNELS_LAST = "PyTorch eager, channels_last"
+COMPILED = "torch.compile"
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EagerPeer(Peer):
+    """The checkpoint's network as PyTorch runs it; `layout` is that of its activations and weights.
+
+    Images come as [batch, h, w, channels], which PyTorch would keep as channels_last throughout, so that the usual
+    layout, of planes, has to be asked for as well.
+    """
+
+    memory: ClassVar[float] = 1.75
+    keeps_memory: ClassVar[bool] = False
+
+    layout: torch.memory_format
+
+    def why_not(self, subject: Subject) -> str | None:
+        """No checkpoint, or no GPU that this PyTorch can use."""
+        return why_not_torch(subject, self.device)
+
+    def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:  # noqa: ARG002 - `pinned` sets PyTorch's
+        """Put the network onto the device, in its layout."""
+        module = subject.segmenter().to(place(self.device)).to(memory_format=self.layout)
+        module.network.register_forward_pre_hook(self._laid_out)
+        return opened(module, self.device, self.precision)
+
+    def _laid_out(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:  # noqa: ARG002
+        return (inputs[0].contiguous(memory_format=self.layout),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledPeer(Peer):
+    """The checkpoint's network through `torch.compile`, for exactly one shape and as one graph: eager code is refused.
+
+    It is compiled anew each time, without the caches on disk, and the seconds are a fact of its measurements.
+    """
+
+    memory: ClassVar[float] = 1.75
+    keeps_memory: ClassVar[bool] = False
+
+    name: str = COMPILED
+
+    def why_not(self, subject: Subject) -> str | None:
+        """As of `EagerPeer`."""
+        return why_not_torch(subject, self.device)
+
+    def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:  # noqa: ARG002 - `pinned` sets PyTorch's
+        """Compile for the shape."""
+        module = subject.segmenter().to(place(self.device))
+        found = opened(
+            torch.compile(module, fullgraph=True, dynamic=False), self.device, self.precision, torch.compiler.reset
+        )
+        images = np.zeros((*shape, subject.card.architecture.in_channels), np.uint8)
+        started = time.perf_counter()
+        with _set(torch.compiler.config, "force_disable_caches", True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about caches that are off, and options that it would choose otherwise
+            found(images)
+        return Opened(
+            run=found.run,
+            provider=found.provider,
+            facts={"compile_s": time.perf_counter() - started},
+            close=found.close,
+        )
+
+
+def why_not_torch(subject: Subject, device: Device) -> str | None:
+    """Why PyTorch cannot run the subject on a device."""
+    if subject.checkpoint is None:
+        return "runs the checkpoint that the model was exported from, and none was given; give --checkpoint"
+    if device.kind == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no GPU that it can use; see nvidia-smi"
+    if device.index >= torch.cuda.device_count():
+        return f"GPU {device.index} does not exist, PyTorch sees {torch.cuda.device_count()}"
+    return None
+
+
+def place(device: Device) -> torch.device:
+    """Where PyTorch puts tensors."""
+    return torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", device.index)
+
+
+def opened(
+    module: Callable[[torch.Tensor], torch.Tensor],
+    device: Device,
+    precision: Arithmetic,
+    close: Callable[[], None] = lambda: None,
+) -> Opened:
+    """A module on a device as a function of arrays; copying the answer to host memory waits for the GPU."""
+    target, held = place(device), [module]
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode(), arithmetic(target, precision):
+            answer = held[0](torch.from_numpy(images).to(target))
+            require(answer.device, target, "PyTorch's answer")
+            result: NDArray[np.float32] = answer.cpu().numpy()
+        return result
+
+    def let_go() -> None:
+        held.clear()
+        close()
+        if target.type == "cuda":
+            torch.cuda.empty_cache()
+
+    return Opened(run=run, provider=f"PyTorch, {target}", close=let_go)
+
+
+@contextmanager
+def arithmetic(target: torch.device, precision: Arithmetic) -> Iterator[None]:
+    """Multiply in a precision: PyTorch's convolutions on a GPU are in TF32 unless told otherwise.
+
+    cuDNN measures its kernels for the shape (`cudnn.benchmark`), as ONNX Runtime lets it.
+    """
+    multiplied = "tf32" if precision == "tf32" else "ieee"
+    convolutions: Any = cudnn  # its module is replaced by an object that has more
+    cast = torch.autocast(target.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
+    with (
+        _set(convolutions.conv, "fp32_precision", multiplied),
+        _set(cuda.matmul, "fp32_precision", multiplied),
+        _set(cudnn, "benchmark", True),
+        cast,
+    ):
+        yield
+
+
+@contextmanager
+def _set(owner: object, name: str, value: object) -> Iterator[None]:
+    """Set an attribute within the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def torch_peers(device: Device) -> tuple[Peer, ...]:
+    """All of PyTorch's on a device."""
+    found: list[Peer] = []
+    kinds: tuple[Arithmetic, ...] = ("fp32",) if device.kind == "cpu" else ("fp32", "tf32", "fp16", "bf16")
+    for precision in kinds:
+        found += [
+            EagerPeer(name=EAGER, precision=precision, device=device, layout=torch.contiguous_format),
+            EagerPeer(name=CHANNELS_LAST, precision=precision, device=device, layout=torch.channels_last),
+            CompiledPeer(precision=precision, device=device),
+        ]
+    return tuple(found)

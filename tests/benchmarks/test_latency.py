@@ -1,0 +1,249 @@
+"""Peers in turns: what is measured, what is skipped and why, what of budget and memory is left."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from devices import CPU, GPU
+from subjects import MadeUpPeer, write_bare_subject, write_subject
+
+from benchmarks import latency, timing
+from benchmarks.latency import measure
+from benchmarks.peers_onnx import OURS, PLAIN
+from benchmarks.peers_torch import CHANNELS_LAST, EAGER
+from benchmarks.results import Measurement, Results, Skipped
+from benchmarks.work import count
+from runtime.errors import ConfigError, DeviceError
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    return write_subject(tmp_path_factory.mktemp("subject"))
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """Sets the peers that there are: those of the CPU, and of GPU 0."""
+
+    def set_peers(*made):
+        def on(device):
+            return tuple(one for one in made if (one.device == CPU) == (device.kind == "cpu"))
+
+        monkeypatch.setattr(latency, "peers_on", on)
+        return made
+
+    return set_peers
+
+
+def peak(precision="fp32", device="cpu", value=100.0):
+    settings = {"device": device, "precision": precision, "threads": 1}
+    return Measurement(part="peak", contestant="matrix product", settings=settings, unit="GFLOP/s", values=(value,))
+
+
+def test_real_peers_of_one_size_are_one_group(subject):
+    names = [EAGER, CHANNELS_LAST, PLAIN, OURS]
+    found = measure(
+        subject, batches=[1, 5], sizes=[(20, 24)], peers=names, precisions=["fp32"], threads=1, rounds=5, peaks=[peak()]
+    )
+    assert [(one.contestant, one.settings["batch"]) for one in found] == [(n, b) for b in (1, 5) for n in names]
+    assert {one.group for one in found} == {"latency cpu 1x20x24", "latency cpu 5x20x24"}
+    work = count(subject.model, 5, 20, 24)
+    last = found[-1]
+    expected = {"batch": 5, "height": 20, "width": 24, "threads": 1, "precision": "fp32", "device": "cpu"}
+    assert (last.settings, last.unit, len(last.values)) == (expected, "ms", 5)
+    assert min(last.values) > 0
+    assert last.facts["provider"] == "CPUExecutionProvider"
+    assert (last.facts["gflop"], last.facts["mb_least"]) == (work.gflop, work.least_mb)
+    assert last.facts["mb_moved"] == work.weights_mb + work.activations_mb
+    assert last.facts["peak_share"] == pytest.approx(work.gflop / last.median * 1e3 / 100)
+    assert all(0 <= one.facts["mean_abs_error"] <= one.facts["max_abs_error"] < 5e-6 for one in found)
+    Results(environment={}, method={}, disturbance=None, measurements=tuple(found))
+
+
+def test_without_a_checkpoint_the_answer_is_onnx_runtimes(tmp_path):
+    found = measure(write_bare_subject(tmp_path), precisions=["fp32"], peers=[EAGER, PLAIN, OURS], threads=1, rounds=5)
+    assert [(type(one), one.contestant) for one in found] == [
+        (Skipped, EAGER),
+        (Measurement, PLAIN),
+        (Measurement, OURS),
+    ]
+    assert found[0].settings == {"precision": "fp32", "device": "cpu"}
+    assert found[0].reason.endswith("give --checkpoint")
+    assert found[1].facts["max_abs_error"] == 0
+    assert (found[1].settings["height"], found[1].settings["width"]) == (32, 48)
+
+
+def test_what_is_wrong_with_a_peer_is_its_reason_and_the_others_are_measured(subject, peers):
+    made = peers(
+        MadeUpPeer(name="good"),
+        MadeUpPeer(name="off", off=0.01),
+        MadeUpPeer(name="nan", off=np.nan),
+        MadeUpPeer(name="elsewhere", error=DeviceError("device: found cpu, expected cuda")),
+        MadeUpPeer(name="broken", error=ValueError("two\nlines")),
+        MadeUpPeer(name="absent", reason="not installed"),
+    )
+    found = {one.contestant: one for one in measure(subject, threads=1, rounds=5)}
+    assert {name: one.reason for name, one in found.items() if isinstance(one, Skipped)} == {
+        "off": "answers differ by 0.01, expected at most 0.0001 in fp32",
+        "nan": "answers differ by inf, expected at most 0.0001 in fp32",
+        "elsewhere": "device: found cpu, expected cuda",
+        "broken": "ValueError: two lines",
+        "absent": "not installed",
+    }
+    assert found["good"].facts["provider"] == "made up" and found["good"].facts["file"] == "f"
+    assert found["off"].settings["batch"] == 1
+    told = {one.name: one.told for one in made}
+    assert told["good"] == [("open", 1, (1, 32, 48)), *["run"] * 12, "close"]
+    assert told["off"] == told["nan"] == [("open", 1, (1, 32, 48)), "run", "close"]
+    assert told["absent"] == []
+
+
+def test_one_that_fails_while_it_is_timed_ends_its_group_only(subject, peers, monkeypatch):
+    made = peers(MadeUpPeer(name="one"), MadeUpPeer(name="two"))
+    groups = []
+
+    def interleave(contestants, rounds, budget_s):
+        groups.append(len(contestants))
+        if len(groups) == 1:
+            raise MemoryError
+        return timing.interleave(contestants, rounds, budget_s=budget_s)
+
+    monkeypatch.setattr(latency, "interleave", interleave)
+    found = measure(subject, batches=[1, 2], threads=1, rounds=5)
+    assert [(type(one).__name__, one.settings["batch"]) for one in found] == [
+        ("Skipped", 1),
+        ("Skipped", 1),
+        ("Measurement", 2),
+        ("Measurement", 2),
+    ]
+    assert found[0].reason == "MemoryError: "
+    assert all(one.told.count("close") == 2 for one in made)
+
+
+def test_images_of_a_batch_are_compared_at_their_places(subject, peers):
+    """A peer that answers the first image for all of them is found out."""
+
+    class FirstOnly(MadeUpPeer):
+        def open(self, subject, threads, shape):
+            opened = super().open(subject, threads, shape)
+            return dataclasses.replace(opened, run=lambda images: opened.run(np.repeat(images[:1], len(images), 0)))
+
+    peers(FirstOnly(name="first"))
+    assert isinstance(measure(subject, batches=[1], threads=1, rounds=5)[0], Measurement)
+    (found,) = measure(subject, batches=[6], threads=1, rounds=5)
+    assert found.reason.startswith("answers differ by ")
+
+
+def test_threads_are_pinned_for_every_peer(subject, peers):
+    seen = []
+
+    class Watched(MadeUpPeer):
+        def open(self, subject, threads, shape):
+            seen.append((threads, torch.get_num_threads()))
+            return super().open(subject, threads, shape)
+
+    peers(Watched(name="watched"))
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        assert measure(subject, threads=threads, rounds=5)[0].settings["threads"] == threads
+        assert torch.get_num_threads() == before
+    assert seen == [(1, 1), (3, 3)]
+
+
+def test_a_gpus_peers_are_a_group_of_their_own(subject, peers, monkeypatch):
+    monkeypatch.setattr(latency, "free_mb", lambda device: 1e6)
+    peers(MadeUpPeer(name="a"), MadeUpPeer(name="a", device=GPU, precision="tf32"))
+    both = measure(subject, device="auto", threads=1, rounds=5, peaks=[peak(), peak("tf32", "cuda:0", 50.0)])
+    assert [(one.group, one.settings["device"]) for one in both] == [
+        ("latency cpu 1x32x48", "cpu"),
+        ("latency gpu 1x32x48", "cuda:0"),
+    ]
+    assert both[1].facts["peak_share"] == pytest.approx(both[1].facts["gflop"] / both[1].median * 1e3 / 50)
+    assert [one.settings["device"] for one in measure(subject, device="cuda", threads=1, rounds=5)] == ["cuda:0"]
+
+
+def test_small_batches_come_first_and_what_does_not_fit_the_budget_is_skipped(subject, peers, monkeypatch):
+    peers(MadeUpPeer(name="one"), MadeUpPeer(name="two"))
+    now, taken, given = [0.0], {1: 1.0, 2: 30.0}, []
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    reference = latency._reference
+
+    def slow(task, shape):
+        images, answers, _ = reference(task, shape)
+        return images, answers, taken[shape[0]]
+
+    def interleave(contestants, rounds, budget_s):
+        given.append(budget_s)
+        now[0] += 40
+        return {name: np.ones(5) for name in contestants}
+
+    monkeypatch.setattr(latency, "_reference", slow)
+    monkeypatch.setattr(latency, "interleave", interleave)
+    found = measure(subject, batches=[2, 1], threads=1, budget_s=100)
+    assert [(type(one).__name__, one.settings["batch"]) for one in found] == [
+        ("Measurement", 1),
+        ("Measurement", 1),
+        ("Skipped", 2),
+        ("Skipped", 2),
+    ]
+    assert given == [50]  # half of it, for one of two groups
+    assert found[2].reason == "all would take 720 s or so, and 60 s of the budget are left"
+
+
+@pytest.mark.parametrize(
+    ("free", "reasons"),
+    [
+        (0.1, ["the answer to compare with needs about 0 MB, and they are not free"] * 3),
+        (8.0, [None, "needs about 10 MB beside those before it, and 8 MB are free", None]),
+        (20.0, [None, None, None]),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_skipped(subject, peers, monkeypatch, free, reasons):
+    """The first gives its memory back, and needs it again beside the second, which does not."""
+    unit = count(subject.model, 1, 32, 48).peak_mb
+
+    class Large(MadeUpPeer):
+        memory = 6 / unit
+        keeps_memory = False
+
+    class Kept(MadeUpPeer):
+        memory = 4 / unit
+
+    class Again(Large):
+        memory = 7 / unit
+
+    peers(Large(name="large"), Kept(name="kept"), Again(name="again"))
+    monkeypatch.setattr(latency, "free_mb", lambda device: free)
+    found = measure(subject, threads=1, rounds=5)
+    given = {one.contestant: getattr(one, "reason", None) for one in found}
+    assert [given[name] for name in ("large", "kept", "again")] == reasons
+
+
+def test_free_memory_is_the_systems(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "MEMORY", tmp_path / "meminfo")
+    assert latency.free_mb(CPU) == float("inf")
+    (tmp_path / "meminfo").write_text("MemTotal: 5000 kB\nMemAvailable:    2000 kB\n")
+    monkeypatch.setattr(latency, "memory_mb", lambda: 100)
+    assert latency.free_mb(CPU) == pytest.approx(2.048)
+    monkeypatch.setattr(latency, "memory_mb", lambda: 1)
+    assert latency.free_mb(CPU) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "words"),
+    [
+        ({"peers": ["caffe"]}, ConfigError, "peer: found 'caffe', expected of "),
+        ({"device": "cpu", "precisions": ["tf32"]}, ConfigError, "precision: found 'tf32', expected of "),
+        ({"device": "tpu"}, DeviceError, "device 'tpu': expected "),
+    ],
+)
+def test_absurd_questions(subject, asked, kind, words):
+    with pytest.raises(kind) as error:
+        measure(subject, **asked)
+    assert str(error.value).startswith(words)

@@ -1,0 +1,267 @@
+"""What a subject is, what a peer's answer is held against, and the peers that need nothing but our dependencies."""
+
+import numpy as np
+import pytest
+import torch
+from devices import CPU, GPU, TRT, images
+from onnx_files import gate_of, write_onnx
+from subjects import write_bare_subject, write_subject
+
+from benchmarks import peer as peer_module
+from benchmarks import peers_onnx, peers_torch
+from benchmarks.peer import Difference, Subject, absent, difference, require
+from benchmarks.peers import PEERS, chosen, peers_on
+from benchmarks.peers_onnx import OURS, PLAIN, OurPeer, PlainPeer
+from benchmarks.peers_torch import CHANNELS_LAST, COMPILED, EAGER, CompiledPeer, EagerPeer, arithmetic
+from benchmarks.timing import pinned
+from export.proof import network_run
+from runtime.errors import ClosedError, ConfigError, DeviceError, ModelError, ProofError
+from runtime.providers import Device
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    return write_subject(tmp_path_factory.mktemp("subject"), widths=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return write_bare_subject(tmp_path_factory.mktemp("bare"))
+
+
+def of(name, device=CPU, precision="fp32"):
+    (found,) = (one for one in peers_on(device) if (one.name, one.precision, one.device) == (name, precision, device))
+    return found
+
+
+def test_a_subject_with_files_of_other_precisions(tmp_path):
+    write_onnx(tmp_path / "model.onnx")
+    write_onnx(tmp_path / "model.fp16.onnx", precision="fp16", gate=gate_of())
+    found = Subject.read(tmp_path / "model.onnx", others=[tmp_path / "model.fp16.onnx"])
+    paths = {name: found.file(name) for name in ("fp32", "tf32", "fp16", "bf16", "int8")}
+    exact, half = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
+    assert paths == {"fp32": exact, "tf32": exact, "fp16": half, "bf16": None, "int8": None}
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "words"),
+    [
+        ("half", (), "half.onnx: found fp16, expected the fp32 file; give this one beside it"),
+        ("model", ("other",), "other.onnx: is of other weights than {}/model.onnx; export both from one checkpoint"),
+        ("model", ("half", "half"), "half.onnx: is a second fp16 file, expected one of each precision"),
+        ("model", ("model",), "model.onnx: is a second fp32 file, expected one of each precision"),
+    ],
+)
+def test_files_that_do_not_belong_together(tmp_path, model, others, words):
+    write_onnx(tmp_path / "model.onnx")
+    write_onnx(tmp_path / "half.onnx", precision="fp16")
+    write_onnx(tmp_path / "other.onnx", classes=3)
+    with pytest.raises(ModelError) as error:
+        Subject.read(tmp_path / f"{model}.onnx", others=[tmp_path / f"{one}.onnx" for one in others])
+    assert str(error.value) == f"{tmp_path}/{words.format(tmp_path)}"
+
+
+def test_a_checkpoint_of_another_model_is_refused(subject, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_subject(other, widths=(4, 8), seed=1)
+    with pytest.raises(ProofError) as error:
+        Subject.read(subject.model, other / "model.pth")
+    assert str(error.value).startswith(f"{subject.model} and {other / 'model.pth'}: answers differ by 0.")
+    assert str(error.value).endswith("; are they the same model?")
+
+
+def test_no_two_peers_are_named_alike_and_each_device_has_its_own():
+    names = [(one.name, one.precision, one.device) for one in PEERS]
+    assert len(set(names)) == len(names)
+    assert {(name, precision) for name, precision, device in names if device == CPU} == {
+        *((name, "fp32") for name in (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, "OpenVINO", "ncnn")),
+        *((name, precision) for name in (PLAIN, OURS) for precision in ("fp16", "int8")),
+        ("OpenVINO", "int8"),
+    }
+    assert {(name, precision) for name, precision, device in names if device == GPU} == {
+        *((n, p) for n in (EAGER, CHANNELS_LAST, COMPILED) for p in ("fp32", "tf32", "fp16", "bf16")),
+        *((PLAIN, precision) for precision in ("tf32", "fp16", "int8")),
+        *((OURS, precision) for precision in ("fp32", "tf32", "fp16", "int8")),
+    }
+    assert {(n, p) for n, p, device in names if device == TRT} == {(OURS, p) for p in ("fp32", "tf32", "fp16", "int8")}
+    second = Device(kind="cuda", index=1)
+    assert {one.device for one in peers_on(second)} == {second, Device(kind="tensorrt", index=1)}
+
+
+def test_choosing_peers():
+    on_cpu = peers_on(CPU)
+    assert chosen(on_cpu) == on_cpu
+    assert [one.name for one in chosen(on_cpu, names=[OURS, EAGER], precisions=["fp32"])] == [EAGER, OURS]
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, names=["caffe"])
+    known = "ONNX Runtime, OpenVINO, PyTorch eager, PyTorch eager, channels_last, ncnn, torch.compile, unet-deploy"
+    assert str(error.value) == f"peer: found 'caffe', expected of {known}"
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, precisions=["tf32"])
+    assert str(error.value) == "precision: found 'tf32', expected of fp16, fp32, int8"
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, names=["ncnn"], precisions=["int8"])
+    assert str(error.value) == "peers: none of ncnn is in int8; choose others"
+
+
+@pytest.mark.parametrize("name", [EAGER, CHANNELS_LAST, PLAIN, OURS])
+@pytest.mark.parametrize("shape", [(1, 32, 48), (3, 31, 45)])
+def test_peers_answer_as_the_network(subject, name, shape):
+    batch = images(*shape)
+    peer = of(name)
+    assert peer.why_not(subject) is None
+    with pinned(1):
+        opened = peer.open(subject, 1, shape)
+        found = difference(opened(batch), network_run(subject.segmenter())(batch))
+    assert found.largest < 5e-6 and found.refusal("fp32") is None
+    assert opened.provider == ("PyTorch, cpu" if "PyTorch" in name else "CPUExecutionProvider")
+    opened.close()
+    with pytest.raises((IndexError, ClosedError)):
+        opened(batch)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_for_its_shape_only_as_one_graph(subject):
+    batch = images(2, 20, 24)
+    with pinned(1):
+        opened = CompiledPeer().open(subject, 1, (2, 20, 24))
+        assert difference(opened(batch), network_run(subject.segmenter())(batch)).largest < 5e-6
+    assert opened.facts["compile_s"] > 0
+    opened.close()
+
+
+def test_layouts_are_those_that_their_names_say(subject, monkeypatch):
+    """Left alone, PyTorch keeps [batch, h, w, channels] as channels_last, so both peers would be the same one."""
+    seen = []
+    segmenters = Subject.segmenter
+
+    def watched(self):
+        segmenter = segmenters(self)
+        segmenter.network.downs[0].conv[3].register_forward_hook(lambda module, given, answer: seen.append(answer))
+        return segmenter
+
+    monkeypatch.setattr(Subject, "segmenter", watched)
+    for name, last in ((EAGER, False), (CHANNELS_LAST, True)):
+        of(name).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+        answer = seen.pop()
+        assert answer.is_contiguous() is not last
+        assert answer.is_contiguous(memory_format=torch.channels_last) is last
+
+
+def test_what_keeps_peers_from_running(subject, bare, monkeypatch):
+    monkeypatch.setattr(peer_module.providers, "why_not", lambda device: f"no {device}" if device != CPU else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    without = "runs the checkpoint that the model was exported from, and none was given; give --checkpoint"
+    assert {of(name).why_not(bare) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {without}
+    gpu_missing = f"PyTorch {torch.__version__} finds no GPU that it can use; see nvidia-smi"
+    assert {of(name, GPU, "bf16").why_not(subject) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {gpu_missing}
+    missing = "no int8 file was given; make one with unet-export --precision int8"
+    assert of(OURS, CPU, "int8").why_not(subject) == of(PLAIN, CPU, "int8").why_not(subject) == missing
+    assert of(OURS, GPU, "tf32").why_not(subject) == of(PLAIN, GPU, "tf32").why_not(subject) == "no cuda:0"
+    assert of(OURS, TRT, "fp16").why_not(subject) == "no tensorrt:0"
+    assert "no option that keeps TensorRT from multiplying in TF32" in of(OURS, TRT).why_not(subject)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    second = EagerPeer(name=EAGER, device=Device(kind="cuda", index=1), layout=torch.contiguous_format)
+    assert second.why_not(subject) == "GPU 1 does not exist, PyTorch sees 1"
+    assert of(EAGER, GPU).why_not(subject) is None
+
+
+def test_arithmetic_of_pytorch_is_set_for_a_call_and_then_as_before():
+    from torch.backends import cuda, cudnn
+
+    def now():
+        return cudnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.benchmark, torch.is_autocast_enabled("cuda")
+
+    before, target = now(), torch.device("cuda", 0)
+    expected = {"fp32": ("ieee", "ieee", True, False), "tf32": ("tf32", "tf32", True, False)}
+    for precision, wanted in expected.items():
+        with arithmetic(target, precision):
+            assert now() == wanted
+        assert now() == before
+    with pytest.raises(ZeroDivisionError), arithmetic(target, "fp32"):
+        raise ZeroDivisionError
+    assert now() == before
+
+
+def test_half_precision_is_autocast():
+    with arithmetic(torch.device("cpu"), "bf16"):
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_our_options_by_device_and_precision(subject):
+    options = {
+        one: of(OURS, *one).options(subject, (4, 32, 48)) for one in ((CPU, "fp32"), (GPU, "fp32"), (GPU, "tf32"))
+    }
+    assert [one.tf32 for one in options.values()] == [False, False, True]
+    engine = of(OURS, TRT, "fp16")
+    assert engine.options(subject, (4, 32, 48)).profile(subject.card).high == (8, 56, 88)
+    wide = engine.options(subject, (16, 100, 30))
+    assert wide.profile(subject.card).inside((16, 100, 30))
+    assert wide.max_batch == 16
+
+
+def test_a_session_that_runs_elsewhere_is_an_error(subject, monkeypatch):
+    monkeypatch.setattr(peers_onnx, "Predictor", lambda *given: type("P", (), {"report": CPU_REPORT})())
+    with pytest.raises(DeviceError) as error:
+        OurPeer(device=GPU).open(subject, 1, (1, 32, 48))
+    assert str(error.value) == "unet-deploy: device: found cpu, expected cuda:0"
+
+
+def test_the_bare_session_has_the_same_threads_and_our_checks(subject, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peers_onnx, "open_inference", lambda *given: asked.append(given))
+    PlainPeer(device=GPU, precision="tf32").open(subject, 3, (1, 32, 48))
+    (path, device, chain, options) = asked[0]
+    assert (path, device, options.intra_op_num_threads) == (subject.model, GPU, 3)
+    assert chain == [("CUDAExecutionProvider", {"device_id": "0"}), ("CPUExecutionProvider", {})]
+
+
+class CPU_REPORT:  # noqa: N801 - stands in for a report
+    device = "cpu"
+
+
+def test_an_answer_elsewhere_than_asked_is_an_error(subject):
+    opened = peers_torch.opened(lambda images: torch.zeros(1, 1, 32, 48, device="meta"), CPU, "fp32")
+    with pytest.raises(DeviceError) as error:
+        opened(images(1, 32, 48))
+    assert str(error.value) == "PyTorch's answer: found meta, expected cpu"
+
+
+@pytest.mark.parametrize(
+    ("answer", "largest", "mean"),
+    [([0.5, 0.25], 0.25, 0.125), ([0.5, np.nan], np.inf, np.inf), ([0.5, 0.5, 0.5], np.inf, np.inf)],
+)
+def test_differences(answer, largest, mean):
+    found = difference(np.array(answer, np.float32), np.array([0.5, 0.5], np.float32))
+    assert found == Difference(largest=largest, mean=mean)
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "mean", "words"),
+    [
+        ("fp32", 9e-5, 9e-5, None),
+        ("fp32", 2e-4, 0.0, "answers differ by 0.0002, expected at most 0.0001 in fp32"),
+        ("tf32", 1e-2, 1e-2, None),
+        ("tf32", 3e-2, 0.0, "answers differ by 0.03, expected at most 0.02 in tf32"),
+        ("fp16", 0.9, 9e-3, None),
+        ("fp16", 0.9, 2e-2, "answers differ in the mean by 0.02, expected at most 0.01 in fp16"),
+        ("int8", np.inf, np.inf, "answers differ in the mean by inf, expected at most 0.05 in int8"),
+        ("bf16", 0.9, 6e-2, "answers differ in the mean by 0.06, expected at most 0.05 in bf16"),
+    ],
+)
+def test_what_a_precision_may_differ_by(precision, largest, mean, words):
+    assert Difference(largest=largest, mean=mean).refusal(precision) == words
+
+
+def test_packages_that_are_absent_are_named_and_how_to_get_them():
+    assert absent("json", "numpy") is None
+    assert absent("json", "no_such", "nor_this") == "not installed: no_such, nor_this; pip install no_such nor_this"
+
+
+def test_require():
+    require(3, 3, "threads")
+    with pytest.raises(DeviceError) as error:
+        require(2, 3, "threads")
+    assert str(error.value) == "threads: found 2, expected 3"
