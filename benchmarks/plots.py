@@ -72,7 +72,7 @@ def _plain(text: str) -> str:
 
 def _latency(results: Results) -> Figure | None:
     """Bars with the 90 % intervals of the medians: a row of panels for each machine and size, columns by batch."""
-    measured = [one for one in results.of("latency") if one.unit == "ms"]
+    measured = [one for one in results.of("latency") if one.unit == "ms" and {"height", "width"} <= one.settings.keys()]
     if not measured:
         return None
     machines = {name: [one for one in measured if machine_of(one) == name] for name in map(machine_of, measured)}
@@ -107,7 +107,7 @@ def _bars(axes: Axes, found: Mapping[str, Measurement], bars: Mapping[str, str])
         low, high = _ends(one)
         axes.errorbar(one.median, place, xerr=[[one.median - low], [high - one.median]], color=INK, capsize=2.5, lw=1)
         axes.annotate(number(one.median), (high, place), **_beside(5))
-    axes.set_xlim(0, 1.25 * max((one.median for one in found.values()), default=1.0))
+    axes.set_xlim(0, 1.25 * max((_ends(one)[1] for one in found.values()), default=1.0))
     axes.xaxis.set_major_locator(MaxNLocator(4) if found else FixedLocator([]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _tidy(axes, "x")
@@ -367,6 +367,7 @@ def _tidy(axes: Axes, grid: Literal["both", "x"]) -> None:
     axes.tick_params(labelsize=8.5)
     for axis, kind in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if kind == "log":
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 7)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axis.set_minor_formatter(NullFormatter())

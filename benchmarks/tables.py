@@ -46,8 +46,8 @@ def number(value: float) -> str:
 
 
 def percent_of(value: float) -> str:
-    """A value in percent: "0.52 %"."""
-    return f"{number(value)} %"
+    """A value in percent: "0.52 %"; less than a millionth of a percent is none."""
+    return f"{number(round(value, 6))} %"
 
 
 def in_unit(value: float, unit: str) -> str:

@@ -41,6 +41,7 @@ def test_every_picture_is_drawn_and_not_empty(tmp_path):
 
 def test_only_what_was_measured_is_drawn(tmp_path):
     assert draw(run(), tmp_path) == []
+    assert draw(run(measurement("latency", "of no size", CPU, "ms", 1.0)), tmp_path) == []
     assert [path.name for path in draw(run(*stages()), tmp_path)] == ["stages.png"]
     assert [path.name for path in draw(run(*latency()), tmp_path)] == ["latency.png"]
 
@@ -69,6 +70,13 @@ def test_bars_are_as_long_as_medians_with_their_intervals():
     ends = [line.get_segments()[0][:, 0].tolist() for line in axes.collections]
     assert ends == [pytest.approx(one.interval) for one in rows]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["eager", "ours"]
+
+
+def test_the_whole_interval_of_a_bar_is_seen():
+    settings = {"batch": 1, "height": 160, "width": 240, **CPU}
+    one = measurement("latency", "ours", settings, "ms", (1.0, 1.0, 1.0, 900.0, 900.0), group="a")
+    (axes,) = plots._latency(run(one)).axes
+    assert one.median == 1 and axes.get_xlim()[1] > one.interval[1] == 900
 
 
 def test_batches_stand_beside_each_other_and_gaps_are_named():

@@ -110,6 +110,15 @@ def test_memory_is_told_in_the_order_of_the_predictions():
     assert row(text, "ours") == ["ours", "images 9", "310", "401", "402"]
 
 
+def test_of_parity_the_worst_image_counts():
+    text = report(
+        measurement("parity", "ours", {"images": 3}, "error", (2.4e-7, 4.8e-7, 1.2e-7)),
+        measurement("parity", "ours", {"images": 3}, "share", (0.0, 0.0, 2e-5)),
+    )
+    assert row(text, "contestant") == ["contestant", "error", "share"]
+    assert row(text, "ours") == ["ours", "4.8e-07", "0.00200 %"]
+
+
 def test_what_was_skipped_is_told_once_for_each_reason():
     def skip(contestant, reason, batch):
         return Skipped(part="latency", contestant=contestant, settings={"batch": batch}, reason=reason)
@@ -150,6 +159,7 @@ def test_numbers_have_three_digits_that_mean_something(value, text):
 def test_units_are_written_as_they_are_read():
     assert in_unit(0.87654, "Dice") == "0.8765"
     assert in_unit(0.000123, "share") == "0.0123 %"
+    assert in_unit(1e-17, "share") == "0 %"
     assert in_unit(2.44e-7, "error") == "2.4e-07"
 
 
