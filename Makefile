@@ -26,15 +26,15 @@ test: $(READY)
 	$(BIN)/pytest
 
 # Each step leaves a file, so a second call does only what is missing.
-demo: demo/latency.md demo/.predicted
+demo: demo/bench/report.md demo/.predicted
 	@echo
-	@cat demo/latency.md
+	@cat demo/bench/report.md
 	@echo
 	@echo "training curve           demo/run/curves.png"
 	@echo "image | truth | answer   $$(ls demo/run/saved_images/*.png | head -1)"
 	@echo "overlay at full size     $$(ls demo/overlays/*.png | head -1)"
 	@echo "masks                    $$(ls demo/masks/*.png | head -1)"
-	@echo "latency table            demo/latency.md"
+	@echo "latency table            demo/bench/report.md"
 
 demo/.data: | $(READY)
 	rm -rf demo/data
@@ -55,8 +55,8 @@ demo/.predicted: demo/run/model.onnx
 	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data --device cpu
 	@touch $@
 
-demo/latency.md: demo/run/model.onnx
-	$(BIN)/python -m benchmarks.latency demo/run/model.onnx --checkpoint demo/run/model.pth --out demo
+demo/bench/report.md: demo/run/model.onnx
+	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu
 
 clean:
 	rm -rf demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

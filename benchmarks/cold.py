@@ -137,3 +137,9 @@ def _service(script: str, *arguments: object) -> Iterator[Callable[[], None]]:
                 raise DeviceError(f"a process that stays open: {why_ended(code, errors.read())}")
 
         yield ask
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("cold-start")

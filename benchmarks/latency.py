@@ -296,3 +296,9 @@ def _reason(error: Exception) -> str:
     """Why something is skipped: our own messages as they are, others with the name of their error."""
     text = one_line(str(error))[:400]
     return text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("latency")

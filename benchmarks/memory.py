@@ -120,3 +120,9 @@ def _tiles(model: Path, threads: int, side: int, rounds: int, display: Display) 
         for name, pairs in found.items()
         for place, unit in enumerate(("s", "MB"))
     ]
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("memory")

@@ -98,3 +98,9 @@ def check(found: Sequence[Measurement | Skipped]) -> None:
                 f"parity on {one.settings['device']}: answers differ by {error:.2g} from PyTorch's, "
                 f"expected at most {allowed:g}; are model and checkpoint the same?"
             )
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("parity")

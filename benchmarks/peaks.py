@@ -114,3 +114,9 @@ def _copied(target: torch.device) -> int:
 def _wait(target: torch.device) -> None:
     if target.type == "cuda":
         torch.cuda.synchronize(target)
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("peak")

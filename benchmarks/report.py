@@ -28,7 +28,6 @@ SPEEDS = (*TIMES, "images/s")
 NOTES: Mapping[str, str] = {
     "latency": "One batch of uint8 pixels in host memory to its probabilities in host memory. GFLOP/s count the "
     "graph's operations, so an algorithm that does fewer (Winograd's) can exceed the peak of a matrix product.",
-    "throughput": "Images per second.",
     "overhead": "What the runtime costs around the session.",
     "stages": "Where the time of one prediction goes: medians in ms.",
     "folder": "Image files to PNG masks on disk.",

@@ -30,7 +30,6 @@ MAX_TEXT = 2_000
 
 PARTS = (
     "latency",
-    "throughput",
     "overhead",
     "stages",
     "folder",

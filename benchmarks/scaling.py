@@ -229,3 +229,9 @@ def fit(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Fit:
         scale=math.exp(intercept),
         miss=float(miss),
     )
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("scaling")

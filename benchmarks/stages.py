@@ -70,3 +70,9 @@ def _measurement(
     return Measurement(
         part="stages", contestant=stage, settings=settings, unit="ms", values=tuple(values), group="stages"
     )
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("stages")

@@ -43,42 +43,58 @@ Calls = Mapping[str, Callable[[], object]]
 """Contestants by name."""
 
 
-def measure(
+def overhead(
+    model: Path,
+    image: Path | None = None,
+    *,
+    threads: int,
+    rounds: int = 15,
+    budget_s: float | None = None,
+    display: Display | None = None,
+) -> list[Measurement | Skipped]:
+    """One image of the trained size on the CPU: a bare session, ours, and ours from decoded pixels (or synthetic ones).
+
+    Raises:
+        ModelError, ImageError: a file cannot be used.
+    """
+    (display or Display(quiet=True)).note(f"overhead: {rounds} rounds in turns")
+    with pinned(threads), Predictor(model, "cpu", threads) as predictor:
+        return [*_overhead(predictor, image, rounds, budget_s)]
+
+
+def folder(
     model: Path,
     checkpoint: Path | None,
     images: Sequence[Path],
     *,
     folder_sizes: Sequence[int] = FOLDER_SIZES,
     threads: int,
-    rounds: int = 15,
     passes: int = PASSES,
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Overhead and folders on the CPU; `budget_s` is for each group that takes turns.
+    """Files to PNG masks on disk, on the CPU.
 
     Args:
         model: an .onnx file.
         checkpoint: what it was exported from; without it there is no PyTorch script.
-        images: files to answer; where a pass needs more they are taken again. Without any there are no folders.
+        images: files to answer; where a pass needs more they are taken again.
         folder_sizes: numbers of files.
         threads: of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
-        rounds, passes: of the overhead, and over each folder.
-        budget_s: seconds for each group; at least five rounds are made.
+        passes: over each folder.
+        budget_s: seconds for each folder; at least five passes are made.
         display: where it is said what is being measured; nothing is drawn while a clock runs.
 
     Raises:
         ModelError, CheckpointError, ImageError: a file cannot be used.
     """
+    if not images:
+        return [_skipped("all", {}, "needs images, by --data")]
     display = display or Display(quiet=True)
+    found: list[Measurement | Skipped] = []
+    if checkpoint is None:
+        found.append(_skipped(SCRIPT, {}, "needs --checkpoint"))
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
-        display.note(f"overhead: {rounds} rounds in turns")
-        found: list[Measurement | Skipped] = []
-        found += _overhead(predictor, images[0] if images else None, rounds, budget_s)
-        if not images:
-            return [*found, _skipped("all", {}, "needs images, by --data")]
-        if checkpoint is None:
-            found.append(_skipped(SCRIPT, {}, "needs --checkpoint"))
         for count in folder_sizes:
             display.note(f"folder: {passes} passes over {count} files in turns")
             found += _folder(predictor, checkpoint, images, count, passes, budget_s)
@@ -209,3 +225,9 @@ def _script(
             Image.fromarray(mask.numpy().astype(np.uint8)).save(target_of(path))
 
     return run
+
+
+if __name__ == "__main__":
+    from benchmarks.cli import only
+
+    only("overhead", "folder")

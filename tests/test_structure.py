@@ -51,7 +51,7 @@ def test_four_packages_are_installed_and_nothing_else():
     assert {"train", "export", "gpu", "tensorrt", "bench", "dev", "all"} == set(
         project["project"]["optional-dependencies"]
     )
-    assert {"unet-train", "unet-evaluate", "unet-export", "unet-predict", "unet-doctor"} == set(
+    assert {"unet-train", "unet-evaluate", "unet-export", "unet-predict", "unet-doctor", "unet-bench"} == set(
         project["project"]["scripts"]
     )
 

@@ -9,7 +9,19 @@ from PIL import Image
 
 from benchmarks import throughput
 from benchmarks.results import Skipped
-from benchmarks.throughput import BARE, LOOP, POOL, PREDICT, RUN, SCRIPT, STREAM, folder_calls, measure, overhead_calls
+from benchmarks.throughput import (
+    BARE,
+    LOOP,
+    POOL,
+    PREDICT,
+    RUN,
+    SCRIPT,
+    STREAM,
+    folder,
+    folder_calls,
+    overhead,
+    overhead_calls,
+)
 from export import export_onnx
 from runtime.image import list_images
 from runtime.predictor import Predictor
@@ -30,20 +42,13 @@ def known(monkeypatch):
 
 def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
     images = list_images(thin / "val_images")
-    found = measure(
-        thin / "model.onnx",
-        thin / "model.pth",
-        images,
-        folder_sizes=(2, 5),
-        threads=1,
-        rounds=6,
-        passes=5,
-        budget_s=9.0,
-    )
-    overhead = {one.contestant: one.values for one in found if one.part == "overhead"}
+    model, asked = thin / "model.onnx", {"threads": 1, "budget_s": 9.0}
+    calls = overhead(model, images[0], rounds=6, **asked)
+    folders = folder(model, thin / "model.pth", images, folder_sizes=(2, 5), passes=5, **asked)
     steps = np.arange(1.0, 7)
-    assert overhead == {BARE: tuple(steps), RUN: tuple(2 * steps), PREDICT: tuple(3 * steps)}
-    folders = [one for one in found if one.part == "folder"]
+    values = {one.contestant: one.values for one in calls if one.part == "overhead"}
+    assert values == {BARE: tuple(steps), RUN: tuple(2 * steps), PREDICT: tuple(3 * steps)}
+    assert {one.part for one in folders} == {"folder"}
     assert [one.contestant for one in folders] == [SCRIPT, LOOP, POOL, STREAM] * 2
     assert [one.settings["images"] for one in folders] == [2] * 4 + [5] * 4
     assert [one.facts["different"] for one in folders] == [2] * 4 + [3] * 4
@@ -54,10 +59,11 @@ def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
 
 def test_what_is_missing_is_said(thin, known):
     model, images = thin / "model.onnx", list_images(thin / "val_images")
-    without_images = measure(model, thin / "model.pth", [], threads=1)
-    assert [one.part for one in without_images[:-1]] == ["overhead"] * 3
-    assert without_images[-1] == Skipped(part="folder", contestant="all", settings={}, reason="needs images, by --data")
-    found = measure(model, None, images, folder_sizes=(3,), threads=1)
+    reason = "needs images, by --data"
+    assert folder(model, thin / "model.pth", [], threads=1) == [
+        Skipped(part="folder", contestant="all", settings={}, reason=reason)
+    ]
+    found = folder(model, None, images, folder_sizes=(3,), threads=1)
     assert [one.contestant for one in found if one.part == "folder"] == [SCRIPT, LOOP, POOL, STREAM]
     assert [one.reason for one in found if isinstance(one, Skipped)] == ["needs --checkpoint"]
 

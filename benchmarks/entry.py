@@ -1,0 +1,8 @@
+"""unet-bench: its module is imported when it is run, and kind without PyTorch."""
+
+from runtime.console import start
+
+
+def bench() -> None:
+    """unet-bench."""
+    start("benchmarks.cli", extra="bench")

@@ -1,0 +1,156 @@
+"""unet-bench from the command line, with parts that give known figures where a real one is not needed."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import cli
+from benchmarks.results import Measurement, Results
+from runtime.errors import ImageError
+
+
+def bench(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def measured(part, value=2.0, settings=None):
+    return Measurement(part=part, contestant="it", settings=settings or {}, unit="ms", values=(value,) * 5)
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The parts are stand-ins that note what they were asked; the order of their calls."""
+    asked = []
+
+    def stand_in(name):
+        def part(plan, budget_s):
+            asked.append((name, plan, budget_s))
+            return [measured(name.replace("-", " ") if name == "cold-start" else name)]
+
+        return part
+
+    monkeypatch.setattr(cli, "PARTS", {name: stand_in(name) for name in cli.PARTS})
+    monkeypatch.setattr(cli, "busy_cores", lambda: 0.0)
+    return asked
+
+
+def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_path):
+    done = bench(thin / "model.onnx", "--out", tmp_path / "out", "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert [name for name, *_ in parts] == [name for name in cli.PARTS if name not in ("training", "trade-off")]
+    results = Results.read(tmp_path / "out")
+    assert [one.part.replace(" ", "-") for one in results.measurements] == [name for name, *_ in parts]
+    assert results.method == {"rounds": 20, "threads": 1, "quick": False}
+    assert results.environment["model"] == "model.onnx"
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# Benchmarks of model.onnx\n")
+
+
+def test_named_parts_with_what_was_asked(thin, parts):
+    options = ("--part", "scaling", "--part", "latency", "--quick", "--batch", "1,4", "--size", "64x48,32x16")
+    done = bench(
+        thin / "model.onnx", "--data", thin, "--checkpoint", thin / "model.pth", *options, "--precision", "fp32"
+    )
+    assert done.exit_code == 0, done.output
+    assert [name for name, *_ in parts] == ["latency", "scaling"]
+    plan = parts[0][1]
+    assert (plan.batches, plan.sizes, plan.precisions) == ((1, 4), [(48, 64), (16, 32)], ("fp32",))
+    assert (plan.rounds, plan.folder_sizes, plan.side) == (5, (8,), 1024)
+    assert [path.name for path in plan.images] == ["v0.jpg", "v1.jpg", "v2.jpg"]
+
+
+def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
+    clock = iter([0.0, 10.0, 40.0, 90.0])
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    plan = cli.Plan(**dict.fromkeys(cli.Plan.__dataclass_fields__))
+    cli.measure(plan, ["peak", "latency", "overhead"], 100.0)
+    assert [budget for *_, budget in parts] == [30.0, 30.0, 10.0]
+
+
+def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypatch):
+    def fail(*_):
+        raise ImageError("a.jpg: is empty")
+
+    monkeypatch.setitem(cli.PARTS, "cold-start", fail)
+    done = bench(thin / "model.onnx", "--part", "cold-start", "--part", "memory")
+    assert done.exit_code == 0
+    assert "- all: a.jpg: is empty\n" in done.output
+    assert [name for name, *_ in parts] == ["memory"]
+
+
+def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, tmp_path, monkeypatch):
+    facts = {"allowed": 1e-4, "max_abs_error": 0.5}
+    wrong = Measurement(part="parity", contestant="it", settings={}, unit="error", values=(0.5,), facts=facts)
+    monkeypatch.setitem(cli.PARTS, "parity", lambda *_: [wrong])
+    done = bench(thin / "model.onnx", "--part", "parity", "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "error: " in done.output
+    assert Results.read(tmp_path / "out").measurements == (wrong,)
+
+
+def test_real_parts_land_in_one_file(thin, tmp_path):
+    options = ("--quick", "--threads", 1, "--device", "cpu", "--peer", "unet-deploy", "--predictions", 10)
+    options += ("--part", "latency", "--part", "overhead", "--part", "parity")
+    done = bench(
+        thin / "model.onnx", "--checkpoint", thin / "model.pth", "--data", thin, "--out", tmp_path / "out", *options
+    )
+    assert done.exit_code == 0, done.output
+    results = Results.read(tmp_path / "out")
+    assert {one.part for one in results.measurements} == {"latency", "overhead", "parity"}
+    assert (tmp_path / "out" / "latency.png").stat().st_size > 1000
+    assert "![latency](latency.png)" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "{thin}/nothing"), "nothing: cannot be listed"),
+        (("--size", "12"), "'12' is not a size"),
+        (("--part", "speed"), "'speed' is not one of 'peak', 'latency'"),
+        (("--also", "{thin}/model.onnx"), "is a second fp32 file"),
+        (("--checkpoint", "{thin}/other.pth"), "are they the same model?"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_measured(thin, parts, arguments, message):
+    done = bench(thin / "model.onnx", *(argument.format(thin=thin) for argument in arguments))
+    assert done.exit_code in (1, 2)
+    assert message in done.output
+    assert "Traceback" not in done.output and parts == []
+
+
+def written(folder, *measurements):
+    results = Results(environment={}, method={}, disturbance=None, measurements=measurements)
+    results.write(folder)
+    return folder
+
+
+def test_comparing_two_runs(tmp_path):
+    old = written(tmp_path / "old", measured("latency", 2.0))
+    slower = written(tmp_path / "slower", measured("latency", 3.0))
+    same = bench("compare", old, old)
+    assert (same.exit_code, "same within noise" in same.output) == (0, True)
+    worse = bench("compare", old, slower / "results.json")
+    assert (worse.exit_code, "**REGRESSION**: 50.0 % worse" in worse.output) == (1, True)
+    assert bench("compare", old, slower, "--fail-above", "60").exit_code == 0
+    (slower / "results.json").write_text(json.dumps({"schema": 9}))
+    refused = bench("compare", old, slower)
+    assert (refused.exit_code, "schema: found 9, expected 1" in refused.output) == (2, True)
+
+
+def test_a_part_as_a_module(thin, monkeypatch, parts):
+    monkeypatch.setattr("sys.argv", ["latency", str(thin / "model.onnx")])
+    with pytest.raises(SystemExit) as left:
+        cli.only("overhead", "folder")
+    assert left.value.code == 0
+    assert [name for name, *_ in parts] == ["overhead", "folder"]
+
+
+def test_images_are_those_of_the_validation(tmp_path):
+    for name in ("train_images", "val_images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").touch()
+    assert [path.name for path in cli.images_in(tmp_path)] == ["val_images.png"]
+    (tmp_path / "val_images" / "val_images.png").unlink()
+    with pytest.raises(ImageError, match="no images in this folder"):
+        cli.images_in(tmp_path)
+    assert cli.images_in(None) == []
