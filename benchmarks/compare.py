@@ -57,7 +57,7 @@ def compare(old: Results, new: Results, *, relative_to: str | None = None) -> li
             found.append(Comparison(old=one, new=other, ratio=ratio))
     if not found:
         names = sorted({one.contestant for one, _ in pairs if one.group})
-        among = f"one of {', '.join(names)}" if names else "one of a run in which contestants took turns"
+        among = f"one of {', '.join(names)}" if names else "a run in which contestants took turns"
         raise ConfigError(f"relative to {relative_to!r}: nothing took turns with it in both runs, expected {among}")
     return found
 

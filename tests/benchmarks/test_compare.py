@@ -90,7 +90,7 @@ def test_what_was_measured_alone_is_not_divided():
     both = run(latency(100.0, "PyTorch eager", group=""), latency(50.0, group=""))
     with pytest.raises(ConfigError) as caught:
         compare(both, both, relative_to="PyTorch eager")
-    assert str(caught.value).endswith("expected one of a run in which contestants took turns")
+    assert str(caught.value).endswith("expected a run in which contestants took turns")
 
 
 def test_a_reference_that_nothing_took_turns_with_is_refused():
