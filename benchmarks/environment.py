@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.machine import cpu_quota, gpus
+from runtime.cores import cpu_quota
+from runtime.machine import gpus
 from runtime.model import read_model
 from runtime.providers import available_threads
 
