@@ -56,10 +56,9 @@ def compare(old: Results, new: Results, *, relative_to: str | None = None) -> li
             ratio = _ratio_of_ratios((one, reference[0]), (other, reference[1]))
             found.append(Comparison(old=one, new=other, ratio=ratio))
     if not found:
-        names = ", ".join(sorted({one.contestant for one, _ in pairs if one.group})) or "nothing that took turns"
-        raise ConfigError(
-            f"relative to {relative_to!r}: nothing took turns with it in both runs, expected one of {names}"
-        )
+        names = sorted({one.contestant for one, _ in pairs if one.group})
+        among = f"one of {', '.join(names)}" if names else "a run in which contestants took turns"
+        raise ConfigError(f"relative to {relative_to!r}: nothing took turns with it in both runs, expected {among}")
     return found
 
 

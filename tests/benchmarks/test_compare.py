@@ -86,6 +86,13 @@ def test_what_did_not_take_turns_with_the_reference_is_not_divided_by_it():
     assert [one.new.contestant for one in found] == ["another precision"]
 
 
+def test_what_was_measured_alone_is_not_divided():
+    both = run(latency(100.0, "PyTorch eager", group=""), latency(50.0, group=""))
+    with pytest.raises(ConfigError) as caught:
+        compare(both, both, relative_to="PyTorch eager")
+    assert str(caught.value).endswith("expected a run in which contestants took turns")
+
+
 def test_a_reference_that_nothing_took_turns_with_is_refused():
     both = run(latency(1.0, "PyTorch eager"), latency(2.0))
     with pytest.raises(ConfigError) as caught:

@@ -84,6 +84,7 @@ def test_operations_become_gflop_per_second_and_a_share_of_the_peak():
     text = report(measurement("latency", "ours", ONE, "ms", 600.0, facts=facts))
     assert row(text, "contestant") == ["contestant", "ms", "GFLOP/s", "of the peak", "largest error", "runs on"]
     assert row(text, "ours") == ["ours", "600", "160", "73.4 %", "3.1e-07", "CPUExecutionProvider"]
+    assert row(report(measurement("tiles", "ours", ONE, "s", 0.5, facts=facts)), "ours")[1:3] == ["0.500", "192"]
 
 
 def test_stages_stand_in_one_row_with_their_sum():

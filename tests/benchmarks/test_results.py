@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +109,7 @@ def test_numbers_of_numpy_can_be_written(tmp_path):
         ("values", [1.0], "measurements.values: found [1.0], expected a list"),
         ("values", (math.nan,), "measurements.values: found nan, expected finite numbers from 0"),
         ("values", (-1.0,), "measurements.values: found -1.0, expected finite numbers from 0"),
+        ("values", (1e15,), "measurements.values: found 1000000000000000.0, expected finite numbers from 0"),
         ("values", (True,), "measurements.values: found True, expected finite numbers from 0"),
         ("settings", {"shape": (1, 2)}, "measurements.settings.shape: found (1, 2), expected a text, a finite number"),
         ("settings", ["batch"], "measurements.settings: found ['batch'], expected a record of at most 200 entries"),
@@ -195,3 +198,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         results().write(tmp_path / "file")
+
+
+def test_reading_and_comparing_need_neither_pytorch_nor_onnx_runtime():
+    program = (
+        "import sys, benchmarks.compare, benchmarks.report;"
+        "print({'torch', 'onnx', 'onnxruntime', 'matplotlib', 'cv2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -70,6 +70,12 @@ def test_a_budget_means_fewer_rounds_but_at_least_five(clock, budget, rounds):
     assert len(times["a"]) == rounds
 
 
+def test_warming_up_takes_a_quarter_of_a_budget_at_most(clock):
+    calls = {"a": taking(clock, 1.0), "b": taking(clock, 1.0)}
+    interleave(calls, 1, budget_s=16.0)
+    assert [call.calls for call in calls.values()] == [2 + 2] * 2
+
+
 def test_a_budget_does_not_add_rounds(clock):
     assert len(interleave({"a": taking(clock, 1.0)}, 2, budget_s=1.0)["a"]) == 2
 
