@@ -34,7 +34,7 @@ demo: demo/bench/report.md demo/.predicted
 	@echo "image | truth | answer   $$(ls demo/run/saved_images/*.png | head -1)"
 	@echo "overlay at full size     $$(ls demo/overlays/*.png | head -1)"
 	@echo "masks                    $$(ls demo/masks/*.png | head -1)"
-	@echo "latency table            demo/bench/report.md"
+	@echo "report of benchmarks     demo/bench/report.md"
 
 demo/.data: | $(READY)
 	rm -rf demo/data

@@ -80,7 +80,9 @@ def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypa
 
 def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, tmp_path, monkeypatch):
     facts = {"allowed": 1e-4, "max_abs_error": 0.5}
-    wrong = Measurement(part="parity", contestant="it", settings={}, unit="error", values=(0.5,), facts=facts)
+    wrong = Measurement(
+        part="parity", contestant="it", settings={"device": "cpu"}, unit="error", values=(0.5,), facts=facts
+    )
     monkeypatch.setitem(cli.PARTS, "parity", lambda *_: [wrong])
     done = bench(thin / "model.onnx", "--part", "parity", "--out", tmp_path / "out")
     assert done.exit_code == 1
