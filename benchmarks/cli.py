@@ -31,6 +31,9 @@ Found = list[Measurement | Skipped]
 IMAGE_FOLDERS = ("val_images", "val", "train_images", "train")
 """Of a data set, in the order in which they are looked for."""
 
+LATENCY_SHARES = 5
+"""How much more of the budget the latency gets than each other part, having a matrix of contestants and shapes."""
+
 QUICK = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
 """What --quick does less of: for a look, not for figures that are told to others."""
 
@@ -180,8 +183,9 @@ def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> 
     chosen = [name for name in PARTS if name in set(parts)]
     for index, name in enumerate(chosen):
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
+        weights = [LATENCY_SHARES if other == "latency" else 1 for other in chosen[index:]]
         try:
-            found += PARTS[name](plan, left and left / (len(chosen) - index))
+            found += PARTS[name](plan, left and left * weights[0] / sum(weights))
         except (UnetError, OSError, MemoryError) as error:
             part = name.replace("-", " ") if name == "cold-start" else name
             reason = one_line(str(error))[:1000] or type(error).__name__

@@ -1,6 +1,6 @@
 """unet-bench: its module is imported when it is run, and kind without PyTorch."""
 
-from runtime.console import start
+from runtime.entry import start
 
 
 def bench() -> None:

@@ -20,7 +20,7 @@ from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import MIN_ROUNDS, interleave, pinned
 from benchmarks.work import Work, count
 from export.proof import network_run
-from runtime.errors import DeviceError, UnetError, one_line
+from runtime.errors import DeviceError, ProofError, UnetError, one_line
 from runtime.golden import synthetic_image
 from runtime.providers import Device, available_threads, candidates
 from unet_core.display import Advance, Display
@@ -250,7 +250,7 @@ def _entered(task: _Task, peer: Peer, images: NDArray[np.uint8], reference: NDAr
     return _Entry(peer=peer, opened=opened, facts=facts)
 
 
-class WrongAnswerError(UnetError):
+class WrongAnswerError(ProofError):
     """A peer does not answer as the subject does, so its time means nothing."""
 
 

@@ -63,7 +63,7 @@ class Batcher(Generic[T, R]):
         max_delay_ms: how long a batch waits for more, in milliseconds; with 0 it takes what has come while the batch
             before it ran.
         max_waiting: items that may wait, beside the batch that runs; further ones wait in `submit`, in order.
-        closed: the message of `ClosedError`.
+        closed, full: the messages of `ClosedError` and `BusyError`, where others are better.
 
     Raises:
         ConfigError: a number is out of its bounds.
@@ -78,6 +78,7 @@ class Batcher(Generic[T, R]):
         max_delay_ms: float,
         max_waiting: int,
         closed: str = CLOSED,
+        full: str = "",
     ) -> None:
         at_least_one("max_batch", max_batch)
         at_least_one("max_waiting", max_waiting)
@@ -86,8 +87,7 @@ class Batcher(Generic[T, R]):
         self._key = key
         self._places = Places(
             max_waiting,
-            f"batcher: {max_waiting} items wait already (max_waiting); "
-            "try again later, or in a coroutine await the answer",
+            full or f"batcher: {max_waiting} items wait already; try again later, or in a coroutine await the answer",
         )
         # With fewer places than a batch has, a batch of max_batch would never be complete.
         self._serve = partial(_serve, self._places, min(max_batch, max_waiting), max_delay_ms / 1000)

@@ -6,21 +6,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from runtime.entry import INTERRUPTED
 from runtime.errors import DeviceWarning, UnetError, one_line
 
 DISTRIBUTION = "unet-deploy"
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 
 class Command(click.Command):
@@ -87,22 +84,6 @@ def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
     """End a command whose packages are not installed with one line that says which extra brings them."""
     click.echo(f"error: {error.name} is not installed; install unet-deploy with its extra [{extra}]", err=True)
     sys.exit(UnetError.exit_code)
-
-
-def start(module: str, name: str = "main", extra: str | None = None) -> None:
-    """Import a command and run it; what imports it takes a while, and Ctrl-C meanwhile is no error.
-
-    `extra` is the one that brings the packages which the module needs.
-    """
-    try:
-        command = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if extra is None:
-            raise
-        exit_without(error, extra)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    command()
 
 
 def version_option(command: F) -> F:

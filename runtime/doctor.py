@@ -32,7 +32,7 @@ def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | No
     """Look at this installation, its devices and, if it is given, at MODEL (an .onnx file).
 
     Nothing is sent anywhere, and nothing is written but for --prune. Exit code: 0 if all is well for what this machine
-    has (none need have a GPU), 1 if something is wrong, 2 for wrong arguments.
+    has (none need have a GPU), 1 if something is wrong, 2 for wrong arguments or if this cannot be written.
     """
     if unused_days is not None and not prune:
         raise click.UsageError("--unused-days is for --prune")

@@ -1,6 +1,31 @@
-"""unet-predict and unet-doctor: their modules are imported when they are run."""
+"""Entry points of commands: their modules are imported when they are run, here unet-predict's and unet-doctor's.
 
-from runtime.console import start
+What this module imports is loaded before anybody guards against Ctrl-C, so it is next to nothing.
+"""
+
+import sys
+from importlib import import_module
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
+
+
+def start(module: str, name: str = "main", extra: str | None = None) -> None:
+    """Import a command and run it; what imports it takes a while, and Ctrl-C meanwhile is no error.
+
+    `extra` is the one that brings the packages which the module needs.
+    """
+    try:
+        command = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        from runtime.console import exit_without
+
+        exit_without(error, extra)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    command()
 
 
 def predict() -> None:

@@ -47,11 +47,17 @@ def prepare(path: str | os.PathLike[str]) -> Path:
         OutputError: the folder cannot be made or written to, or the name is a folder's.
     """
     target = Path(path)
-    if target.is_symlink():
-        target = Path(os.path.realpath(target))
-    make_folder(target.parent)
-    if target.is_dir():
+    try:
+        if target.is_symlink():
+            target = Path(os.path.realpath(target))
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise OutputError(f"{target}: is no name of a file ({_reason(error)}); choose another one") from error
+    if "\0" in str(target):
+        raise OutputError(f"{str(target)!r}: is no name of a file (embedded null byte); choose another one")
+    if is_folder:
         raise OutputError(f"{target}: is a folder, expected a file name; add one")
+    make_folder(target.parent)
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"{target}: its folder cannot be written to; choose another place")
     return target

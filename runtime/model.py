@@ -9,6 +9,18 @@ from runtime.metadata import read_metadata
 from runtime.safety import check_model
 
 
+def path_of(model: object) -> Path:
+    """The path of a model's file.
+
+    Raises:
+        ModelError: it is no path.
+    """
+    try:
+        return Path(model)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ModelError(f"model: found {type(model).__name__}, expected the path of an .onnx file") from error
+
+
 def identity_of(path: Path) -> tuple[int, ...]:
     """What changes when a file is replaced or written to; () where there is none."""
     try:

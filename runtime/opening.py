@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 import weakref
@@ -12,11 +13,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from runtime import providers
 from runtime.card import ModelCard
-from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
+from runtime.errors import ClosedError, DeviceError, DeviceWarning, ModelError, UnetError, one_line
 from runtime.golden import Golden, golden_tolerance
 from runtime.options import ProviderOptions
 from runtime.providers import Device
@@ -70,9 +73,19 @@ class Opened:
         """Images that run together: on a CPU more than one gain nothing."""
         return 1 if self.kind == "cpu" else min(GPU_BATCH, self._opener.options.max_batch)
 
-    def infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
-        """Ask the network about images of one key together; see `runtime.stages.infer`."""
-        return infer(self.session.run, loaded, len(self._opener.card.output.classes), self.batch_size)
+    def infer(self, loaded: Sequence[Loaded], stopped: threading.Event | None = None) -> list[Answer]:
+        """Ask the network about images of one key together; see `runtime.stages.infer`.
+
+        Raises:
+            ClosedError: `stopped` was set; it is looked at before each run, of which an image in tiles takes many.
+        """
+
+        def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if stopped is not None and stopped.is_set():
+                raise ClosedError("stream: was stopped")
+            return self.session.run(batch)
+
+        return infer(run, loaded, len(self._opener.card.output.classes), self.batch_size)
 
     def _open(self, device: str) -> None:
         opener, devices = self._opener, providers.candidates(device)

@@ -192,7 +192,7 @@ def sink(kind: str, out: Path, keep: bool, tally: Tally) -> Iterator[Files | Tab
 
 
 def rows_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Names and run lengths of a table, one by one.
+    """Names and run lengths of a table, one by one, but for rows that were cut off: an end of a line or a length lacks.
 
     Raises:
         OutputError: it is no such table.
@@ -200,15 +200,21 @@ def rows_in(path: Path) -> Iterator[tuple[str, str]]:
     limit = csv.field_size_limit(MAX_FIELD)
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(_whole_lines(file))
             header = next(rows, None)
             if header != HEADER:
                 raise OutputError(f"{path}: is no table of {','.join(HEADER)}, so nothing can be added; remove it")
             for row in rows:
                 if len(row) != len(HEADER):
                     raise OutputError(f"{path}: line {rows.line_num} has {len(row)} fields, expected 2; remove it")
-                yield row[0], row[1]
+                if len(row[1].split()) % 2 == 0:
+                    yield row[0], row[1]
     except csv.Error as error:
         raise OutputError(f"{path}: is no table of {','.join(HEADER)}, so nothing can be added; remove it") from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """The lines of a table that end; no field of ours holds a line break."""
+    return (line for line in file if line.endswith(("\n", "\r")))

@@ -108,6 +108,8 @@ def jobs_of(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
     """
     if out.suffix.lower() in SUFFIXES and not out.is_dir():
         raise OutputError(f"{out}: looks like a file, expected a folder; files in it are named after their images")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file, expected a folder; choose another one with -o")
     jobs: list[Job] = []
     taken: dict[str, Found] = {}
     real: dict[Path, str] = {}

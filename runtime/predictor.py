@@ -18,7 +18,7 @@ from runtime import providers
 from runtime.batching import Batching
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
-from runtime.model import identity_of, read_model
+from runtime.model import identity_of, path_of, read_model
 from runtime.opening import Opened
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
@@ -97,24 +97,30 @@ class Predictor:
             raise ConfigError(f"batching: found {batching!r}, expected runtime.Batching, or None")
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
-        try:
-            self.path = Path(model)
-        except TypeError as error:
-            raise ModelError(f"model: found {type(model).__name__}, expected the path of an .onnx file") from error
+        self.path = path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
-        before = identity_of(self.path)
-        self.card, self._golden = read_model(self.path)
         self._given = (device, threads, options, limits, batching)
         self._threads = threads or providers.available_threads()
         self._limits = limits or Limits()
         self._batching = batching
         self._options = options or ProviderOptions()
-        self._options.bucket_of(self.card)  # refused on every device, not only where it matters
         self._closed = False
-        self._begin(device, self.path)
+        before = identity_of(self.path)
+        replaced = f"{self.path}: was replaced while it was being opened; open it again"
+        try:
+            self._read(device)
+        except ModelError as error:
+            if identity_of(self.path) == before:
+                raise
+            raise ModelError(replaced) from error  # the card of one file and the graph of another
         if identity_of(self.path) != before:
             self.close()
-            raise ModelError(f"{self.path}: was replaced while it was being opened; open it again")
+            raise ModelError(replaced)
+
+    def _read(self, device: str) -> None:
+        self.card, self._golden = read_model(self.path)
+        self._options.bucket_of(self.card)  # refused on every device, not only where it matters
+        self._begin(device, self.path)
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
@@ -238,15 +244,15 @@ class Predictor:
         Raises:
             ConfigError, ImageError, DeviceError: as `predict`.
         """
-        if isinstance(images, ONE_IMAGE) or hasattr(images, "read"):
+        if isinstance(images, ONE_IMAGE) or hasattr(images, "read") or not isinstance(images, Iterable):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
-        way = way_of(self.card, **asking)
+        way, stopped = way_of(self.card, **asking), threading.Event()
 
         def load_one(source: Any) -> tuple[Any, Loaded]:
             return source if then else None, self._load(source, way)
 
         def infer_all(items: list[tuple[Any, Loaded]]) -> list[Answer]:
-            return self._infer([loaded for _, loaded in items])
+            return self._infer([loaded for _, loaded in items], stopped)
 
         def finish_one(item: tuple[Any, Loaded], answer: Answer) -> Any:
             result = finish(item[1], answer, self.card)
@@ -261,6 +267,7 @@ class Predictor:
             batch_size=self._opened.batch_size if batch_size is None else batch_size,
             workers=min(providers.available_threads(), MAX_WORKERS) if workers is None else workers,
             errors=errors,
+            stopped=stopped,
         )
         return answers
 
@@ -331,9 +338,9 @@ class Predictor:
         self._check_open()
         return load(source, way, self.card, self._limits)
 
-    def _infer(self, loaded: Sequence[Loaded]) -> list[Answer]:
+    def _infer(self, loaded: Sequence[Loaded], stopped: threading.Event | None = None) -> list[Answer]:
         with self._telling_that_it_is_closed():
-            return self._serving().infer(loaded)
+            return self._serving().infer(loaded, stopped)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].

@@ -6,13 +6,16 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Unpack
 
+from runtime.errors import ModelError
 from runtime.image import ImageSource
-from runtime.model import identity_of
+from runtime.model import identity_of, path_of
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 from runtime.tiling import Asking
 
 CACHED_PREDICTORS = 4
+ATTEMPTS = 5
+"""Of opening a file that is replaced meanwhile, again and again."""
 
 _Key = tuple[Path, str, tuple[int, ...]]
 
@@ -28,11 +31,22 @@ def predict(
 
     The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
     """
-    return _predictor(Path(model), device).predict(image, **asking)
+    return _predictor(path_of(model), device).predict(image, **asking)
 
 
 def _predictor(path: Path, device: str) -> Predictor:
-    key = (path.absolute(), str(device), identity_of(path))
+    for _ in range(ATTEMPTS - 1):
+        identity = identity_of(path)
+        try:
+            return _opened(path, device, identity)
+        except ModelError:
+            if identity_of(path) == identity:
+                raise
+    return _opened(path, device, identity_of(path))
+
+
+def _opened(path: Path, device: str, identity: tuple[int, ...]) -> Predictor:
+    key = (path.absolute(), str(device), identity)
     with _lock:
         if key in _open:
             _open.move_to_end(key)

@@ -29,6 +29,7 @@ def stream(
     workers: int,
     read_ahead: int | None = None,
     errors: Literal["raise"] = "raise",
+    stopped: threading.Event | None = None,
 ) -> Generator[A]: ...
 @overload
 def stream(
@@ -42,6 +43,7 @@ def stream(
     workers: int,
     read_ahead: int | None = None,
     errors: Literal["yield"],
+    stopped: threading.Event | None = None,
 ) -> Generator[A | Exception]: ...
 def stream(
     sources: Iterable[S],
@@ -54,6 +56,7 @@ def stream(
     workers: int,
     read_ahead: int | None = None,
     errors: Literal["raise", "yield"] = "raise",
+    stopped: threading.Event | None = None,
 ) -> Generator[A | Exception]:
     """Answer each source, in order: finish(loaded, answer), where loaded = load(source) and answer is run_many's.
 
@@ -73,6 +76,7 @@ def stream(
             runs, one that is next, and one item for each worker.
         errors: "raise" ends the stream with the error of an item, when its turn has come; "yield" gives the exception
             in its place and goes on.
+        stopped: is set when the stream is closed, so that `run_many` can end early; the threads are waited for.
 
     Raises:
         ConfigError: a number is out of its bounds.
@@ -84,7 +88,7 @@ def stream(
     at_least_one("read_ahead", ahead)
     if errors not in ("raise", "yield"):
         raise ConfigError(f"errors: found {errors!r}, expected 'raise' or 'yield'")
-    pipeline = _Pipeline(load, key, run_many, finish, batch_size)
+    pipeline = _Pipeline(load, key, run_many, finish, batch_size, stopped or threading.Event())
     return _answers(iter(sources), pipeline, workers, ahead, errors == "yield")
 
 
@@ -144,6 +148,7 @@ class _Pipeline(Generic[S, T, R, A]):
         run_many: Callable[[list[T]], Sequence[R]],
         finish: Callable[[T, R], A],
         batch_size: int,
+        stopped: threading.Event,
     ) -> None:
         self._load_one, self._key, self._run_many, self._finish_one = load, key, run_many, finish
         self._batch_size = batch_size
@@ -152,7 +157,7 @@ class _Pipeline(Generic[S, T, R, A]):
         self._loading = 0  # items that were read and are not loaded yet
         self._to_run: list[_Item] = []
         self._to_finish: deque[_Item] = deque()
-        self._stopped = False
+        self._stopped, self._told = False, stopped
         self._threads: list[Worker] = []
         self._process = os.getpid()
 
@@ -198,6 +203,7 @@ class _Pipeline(Generic[S, T, R, A]):
     def _stop(self) -> None:
         if os.getpid() != self._process:
             return  # the lock may have been held when the process was forked
+        self._told.set()
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

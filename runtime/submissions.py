@@ -44,6 +44,8 @@ class Submissions:
             max_delay_ms=batching.max_delay_ms,
             max_waiting=batching.max_waiting,
             closed=CLOSED,
+            full=f"predictor: {batching.max_waiting} images wait already (Batching.max_waiting); try again later, "
+            "or in a coroutine await predict_async",
         )
 
     def submit(self, loaded: Loaded, *, timeout: float | None) -> Future[Segmentation]:

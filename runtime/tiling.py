@@ -31,6 +31,8 @@ SIGMA = 1 / 8
 OVERLAP = 0.25
 MAX_OVERLAP = 0.9
 MAX_TILES = 1_000_000
+MAX_PIXELS = 200_000_000
+"""Of what the network sees at once; some 440 bytes for each were seen."""
 
 
 Size = tuple[int, int] | Literal["native"]
@@ -61,12 +63,17 @@ def way_of(
     tile: tuple[int, int] | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
+    **unknown: object,
 ) -> Way:
     """Check what is asked for; the meanings are those of `Predictor.predict`.
 
     Raises:
-        ConfigError: no size, sides below 1, an overlap outside 0..`MAX_OVERLAP`, an unknown augmentation.
+        ConfigError: no size, sides below 1, an overlap outside 0..`MAX_OVERLAP`, an unknown augmentation or option.
     """
+    if unknown:
+        name = next(iter(unknown))
+        hint = "; of the result: result.threshold(0.3)" if name == "threshold" else ""
+        raise ConfigError(f"{name}: is no option of predict, expected {', '.join(Asking.__annotations__)}{hint}")
     if tile is not None:
         _check_size("tile", tile, "")
     if overlap is not None and tile is None:
@@ -81,7 +88,7 @@ def way_of(
 
 
 def _spec(spec: InputSpec, size: Size | None, *, native: bool) -> InputSpec:
-    if size == "native" or (size is None and native):
+    if (isinstance(size, str) and size == "native") or (size is None and native):
         return replace(spec, fit="native")
     if size is None:
         return spec
@@ -97,6 +104,8 @@ def _check_size(name: str, size: object, other: str) -> None:
         or not all(1 <= side <= MAX_SIDE for side in size)
     ):
         raise ConfigError(f"{name}: found {size!r}, expected (height, width), each 1 to {MAX_SIDE}{other}")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ConfigError(f"{name}: found {size!r}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")
 
 
 def tiled(

@@ -1,6 +1,6 @@
 """unet-train and unet-evaluate: the same as `python -m unet_core.train` and `.evaluate`, and kind without PyTorch."""
 
-from runtime.console import start
+from runtime.entry import start
 
 
 def train() -> None:

@@ -13,7 +13,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from runtime.card import CHANNEL_COUNT
-from runtime.console import INTERRUPTED, Command, Listed
+from runtime.console import Command, Listed
+from runtime.entry import INTERRUPTED
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.files import new_folder
 from unet_core.advice import settings_without_effect

@@ -90,7 +90,7 @@ def test_out_that_is_a_file_is_one_line(run_predict, pictures, out):
     out.write_text("kept")
     result = run_predict(pictures)
     assert result.exit_code == 2
-    assert result.stderr == f"error: {out}: cannot create this folder (file exists); choose another one\n"
+    assert result.stderr == f"error: {out}: is a file, expected a folder; choose another one with -o\n"
     assert out.read_text() == "kept"
 
 

@@ -133,3 +133,19 @@ def test_a_pipe_in_the_place_of_a_mask_is_not_waited_for(run_predict, pictures, 
     os.mkfifo(out / "c.png")
     assert run_predict(pictures, "--skip-existing").stdout == f"1 of 1 written to {out} on cpu, 2 skipped\n"
     assert names_in(out) == ["a.png", "b.png", "c.png"] and (out / "c.png").is_file()
+
+
+@pytest.mark.parametrize("rest", ["c.tif,5 ", "c.tif,5 1 9", "c.tif,5 1", "c.t"])
+def test_a_row_that_is_cut_off_is_made_anew(run_predict, pictures, tmp_path, rest):
+    table, arguments = tmp_path / "t.csv", [pictures, "--format", "rle-csv", "--skip-existing"]
+    run_predict(*arguments, to=table)
+    whole = table.read_text()
+    table.write_text(whole[: whole.index("c.tif")] + rest)
+    assert run_predict(*arguments, to=table).stdout == f"1 of 1 written to {table} on cpu, 2 skipped\n"
+    assert table.read_text() == whole
+
+
+def test_a_row_whose_last_length_lacks_is_made_anew(run_predict, pictures, tmp_path):
+    table, arguments = tmp_path / "t.csv", [pictures, "--format", "rle-csv", "--skip-existing"]
+    table.write_text("img,rle_mask\na.png,5 1 9\n")
+    assert run_predict(*arguments, to=table).stdout == f"3 of 3 written to {table} on cpu\n"

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from runtime.console import NONE, Command, IgnoredValue, Size, start
+from runtime.console import NONE, Command, IgnoredValue, Size
+from runtime.entry import start
 from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line
 
 

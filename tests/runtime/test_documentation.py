@@ -1,5 +1,6 @@
-"""The examples of docs/embedding.md run as they stand, one after the other."""
+"""docs/embedding.md: its examples run as they stand, one after the other, and its reference is true."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+
+import runtime
+from runtime.tiling import Asking
 
 
 @pytest.mark.slow
@@ -32,3 +36,25 @@ def test_examples_run(models, root, tmp_path):
     assert "5 masks; image: is not an image of a known format" in done.stdout
     assert "(30, 40, 4)" in done.stdout
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [f"{seed}.png" for seed in range(5)]
+
+
+def test_the_reference_has_the_signatures(root):
+    text = (root / "docs" / "embedding.md").read_text()
+    lines = re.search(r"^```text\n(.*?)^```", text, re.M | re.S)[1].splitlines()
+    asking, documented = (
+        [line for line in lines if line.startswith("asking: ")],
+        [line for line in lines if "(" in line],
+    )
+    assert asking == [f"asking: {', '.join(f'{name}=None' for name in Asking.__annotations__)}"]
+    found = []
+    for line in documented:
+        name = line.partition("(")[0]
+        owner, _, method = name.partition(".")
+        called = getattr(getattr(runtime, owner), method) if method else getattr(runtime, owner)
+        parameters = [
+            one.replace(annotation=inspect.Parameter.empty)
+            for one in inspect.signature(called).parameters.values()
+            if one.name != "self"
+        ]
+        found.append(f"{name}{inspect.Signature(parameters)}")
+    assert documented == found

@@ -154,3 +154,9 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, m
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match=r"a\.txt: its folder cannot be written to; choose another place"):
         prepare(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("x" * 300, "file name too long"), ("a\0b", "embedded null byte")])
+def test_what_is_no_name_of_a_file_is_an_output_error(tmp_path, name, reason):
+    with pytest.raises(OutputError, match=rf"is no name of a file \({reason}\); choose another one$"):
+        write_bytes(tmp_path / name, b"x")

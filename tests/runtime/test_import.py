@@ -95,3 +95,7 @@ def test_unknown_attribute_is_an_attribute_error():
         _ = runtime.pedict
     with pytest.raises(ImportError, match="cannot import name 'pedict'"):
         exec("from runtime import pedict")
+
+
+def test_what_is_imported_before_ctrl_c_is_guarded_against_is_next_to_nothing(root):
+    assert fresh("import runtime.entry; " + loaded(["click", "numpy", "email", "dataclasses"]), root) == "[]"

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import os
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -123,6 +125,48 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_refused_and_closed(write_
         opened[0].predict(IMAGES[0])
 
 
+def test_the_card_of_one_file_and_the_graph_of_another_are_told_as_that(write_model, monkeypatch):
+    path = write_model("conv")
+    real = predictor.read_model
+
+    def read(given):
+        found = real(given)
+        write_model("softmax")
+        return found
+
+    monkeypatch.setattr(predictor, "read_model", read)
+    with pytest.raises(ModelError, match=r"model.onnx: was replaced while it was being opened; open it again$"):
+        Predictor(path, "cpu")
+
+
+def test_predict_opens_a_file_again_that_was_replaced_while_it_was_being_opened(write_model, monkeypatch):
+    path, real, opened = write_model("conv"), shared.Predictor, []
+
+    def open_while_it_is_replaced(*given):
+        opened.append(given)
+        if len(opened) < 3:
+            os.utime(path, (len(opened), 1))
+            raise ModelError(f"{path}: was replaced")
+        return real(*given)
+
+    monkeypatch.setattr(shared, "Predictor", open_while_it_is_replaced)
+    assert shared.predict(IMAGES[0], path, "cpu").size == IMAGES[0].shape[:2]
+    assert len(opened) == 3
+
+
+def test_predict_does_not_try_again_what_cannot_be_opened(write_model, monkeypatch):
+    opened = []
+    monkeypatch.setattr(shared, "Predictor", lambda *given: opened.append(given) or real(*given))
+    real = Predictor
+    path = write_model("conv")
+    path.write_bytes(b"no model")
+    with pytest.raises(ModelError):
+        shared.predict(IMAGES[0], path, "cpu")
+    with pytest.raises(ModelError, match=r"^model: found NoneType, expected the path of an \.onnx file$"):
+        shared.predict(IMAGES[0], None)
+    assert len(opened) == 1
+
+
 def test_a_stream_does_not_keep_sources_that_nobody_asks_back(models, monkeypatch):
     model, sources, alive = Predictor(models["conv"], "cpu"), [], []
 
@@ -137,3 +181,21 @@ def test_a_stream_does_not_keep_sources_that_nobody_asks_back(models, monkeypatc
     )
     list(model.stream(source() for _ in range(1)))
     assert alive == [[None]]
+
+
+def test_a_stream_that_is_interrupted_ends_between_two_tiles(models, monkeypatch):
+    """The caller waits for an image of many tiles when Ctrl-C comes."""
+    model, runs = Predictor(models["conv"], "cpu"), []
+    real = model._opened.session.run
+
+    def run(batch):
+        runs.append(batch.shape)
+        if len(runs) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return real(batch)
+
+    monkeypatch.setattr(model._opened.session, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        list(model.stream([random_image(400, 600)], tile=(8, 8)))
+    assert 3 <= len(runs) < 500  # of some 7,000

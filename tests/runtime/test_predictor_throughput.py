@@ -58,7 +58,7 @@ def test_options_reach_every_way_of_asking(model):
     assert same([model.submit(image, **asking).result()], expected)
     assert same([asyncio.run(model.predict_async(image, **asking))], expected)
     assert same([predict(image, model.path, "cpu", **asking)], expected)
-    with pytest.raises(TypeError, match="sise"):
+    with pytest.raises(ConfigError, match="sise: is no option of predict, expected size, tile, overlap, tta"):
         model.predict(image, sise=(8, 8))
 
 

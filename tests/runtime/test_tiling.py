@@ -206,3 +206,21 @@ def test_so_many_tiles_that_nobody_means_it(answers):
 
 def test_overlap_may_be_any_number(make_card):
     assert way_of(make_card(), tile=(8, 8), overlap=np.float32(0.5)).overlap == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"threshold": 0.3}, "threshold: is no option of predict, expected size, tile, overlap, tta; of the result: "),
+        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta"),
+        ({"size": np.array([8, 8])}, "size: found array"),
+        (
+            {"size": (20_000, 20_000)},
+            "size: found (20000, 20000), expected at most 200000000 pixels, which take some 90",
+        ),
+    ],
+)
+def test_what_is_asked_for_wrongly(make_card, asked, message):
+    with pytest.raises(ConfigError) as caught:
+        way_of(make_card(), **asked)
+    assert str(caught.value).startswith(message)

@@ -5,7 +5,7 @@ from waiting import Gate, wait_until
 from runtime.batching import Batcher
 from runtime.stream import stream
 
-FULL = "batcher: 2 items wait already (max_waiting); try again later, or in a coroutine await the answer"
+FULL = "batcher: 2 items wait already; try again later, or in a coroutine await the answer"
 
 
 def squares(items):
