@@ -1,6 +1,5 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -27,7 +26,6 @@ from runtime.stream import stream as pipeline
 from runtime.submissions import CLOSED, Submissions
 from runtime.tiling import Asking, Way, way_of
 
-LOG = logging.getLogger(__package__)
 MAX_THREADS = 1_024
 
 S = TypeVar("S", bound=ImageSource)
