@@ -171,7 +171,8 @@ def _config(plan: Plan) -> TrainConfig:
     if plan.data is None:
         raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
     recipe = read_settings(plan.recipe) if plan.recipe is not None else {}
-    return training.config_like(plan.subject.card, plan.data, **{**recipe, "data": str(plan.data), "out": "unused"})
+    own = {name: value for name, value in recipe.items() if name not in ("data", "out")}
+    return training.config_like(plan.subject.card, plan.data, **own)
 
 
 def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> tuple[Measurement | Skipped, ...]:

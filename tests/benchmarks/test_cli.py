@@ -156,3 +156,15 @@ def test_images_are_those_of_the_validation(tmp_path):
     with pytest.raises(ImageError, match="no images in this folder"):
         cli.images_in(tmp_path)
     assert cli.images_in(None) == []
+
+
+@pytest.mark.parametrize("part", ["training", "trade-off"])
+def test_parts_that_train_take_the_recipe_s_settings_and_train_on_the_data(thin, data, tmp_path, monkeypatch, part):
+    asked = []
+    module = {"training": cli.training, "trade-off": cli.tradeoff}[part]
+    monkeypatch.setattr(module, "measure", lambda config, *_, **named: asked.append(config) or [])
+    (tmp_path / "recipe.toml").write_text('data = "elsewhere"\nepochs = 7\nloss = "dice"\n')
+    options = ("--part", part, "--data", data, "--recipe", tmp_path / "recipe.toml", "--bases", "2")
+    done = bench(thin / "model.onnx", *options)
+    assert done.exit_code == 0, done.output
+    assert [(config.data, config.epochs, config.loss) for config in asked] == [(str(data), 7, "dice")]
