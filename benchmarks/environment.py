@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runtime.card import ModelCard
 from runtime.cores import cpu_quota
 from runtime.machine import gpus
 from runtime.model import read_model
@@ -44,7 +45,7 @@ GIT_SECONDS = 10
 
 
 def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
-    """The machine, and name, hash and card's name of the measured model.
+    """The machine, and name, hash, card's name and network of the measured model.
 
     Raises:
         ModelError: the model cannot be read.
@@ -58,7 +59,15 @@ def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
         "model_mb": round(Path(model).stat().st_size / 1e6, 3),
         "model_sha256": digest,
         "card": card.name,
+        "network": network_of(card),
     }
+
+
+def network_of(card: ModelCard) -> str:
+    """In words: widths, trained size as width x height, number of classes."""
+    height, width = card.input.size
+    widths, classes = ",".join(map(str, card.architecture.widths)), len(card.output.classes)
+    return f"U-Net of widths {widths}, {width}x{height}, {classes} {'class' if classes == 1 else 'classes'}"
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.peer import CPU, Arithmetic, Opened, Peer, Shape, Subject, diffe
 from benchmarks.peers import chosen, peers_on
 from benchmarks.peers_onnx import PlainPeer
 from benchmarks.results import Measurement, Settings, Skipped
-from benchmarks.timing import MIN_ROUNDS, interleave, pinned
+from benchmarks.timing import interleave, least_seconds, pinned
 from benchmarks.work import Work, count
 from export.proof import network_run
 from runtime.errors import DeviceError, ProofError, UnetError, one_line
@@ -29,9 +29,6 @@ PART = "latency"
 
 DISTINCT = 4
 """Images that differ in a batch; a larger one repeats them, so that the reference need not be asked so often."""
-
-CALLS = 2 * MIN_ROUNDS + 2
-"""Of a peer in a group, at least: one to look at its answer, one to warm up, two a round."""
 
 WIDTH: Mapping[Arithmetic, float] = {"fp32": 1, "tf32": 1, "fp16": 0.5, "bf16": 0.5, "int8": 0.25}
 """Bytes of a value between layers and of a weight, as a share of fp32's."""
@@ -126,6 +123,12 @@ class _Task:
             for peer in peers
         ]
 
+    def all_skipped(self, peers: Sequence[Peer], shape: Shape, reason: str) -> Found:
+        """One entry for all, with the settings that they share."""
+        first, *others = (self.settings(peer, shape) for peer in peers)
+        shared = {name: value for name, value in first.items() if all(one[name] == value for one in others)}
+        return [Skipped(part=PART, contestant="all", settings=shared, reason=reason)]
+
     def measured(self, entry: "_Entry", shape: Shape, work: Work, milliseconds: NDArray[np.float64]) -> Measurement:
         peer = entry.peer
         facts: dict[str, str | int | float | bool] = {
@@ -186,13 +189,13 @@ def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advanc
     if reference_mb > free_mb(CPU):
         reason = f"the answer to compare with needs about {reference_mb:.0f} MB, and they are not free"
         advance(len(peers))
-        return task.skipped(peers, shape, reason)
+        return task.all_skipped(peers, shape, reason)
     images, reference, seconds = _reference(task, shape)
-    least, left = seconds * CALLS * len(peers), task.left()
+    least, left = (seconds + least_seconds(seconds)) * len(peers), task.left()  # and one to look at its answer
     if peers[0].device == CPU and left is not None and least > left:
         reason = f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left"
         advance(len(peers))
-        return task.skipped(peers, shape, reason)
+        return task.all_skipped(peers, shape, reason)
     needs = {peer: peer.memory * (work if peer.whole_batch else of_one).peak_mb for peer in peers}
     entries, found = list[_Entry](), Found()
     try:

@@ -36,7 +36,7 @@ def chosen(
     ):
         unknown = [one for one in found if one not in known]
         if unknown:
-            raise ConfigError(f"{what}: found {unknown[0]!r}, expected of {', '.join(sorted(known))}")
+            raise ConfigError(f"{what}: found {unknown[0]!r}, expected of {', '.join(map(repr, sorted(known)))}")
     left = tuple(
         peer for peer in peers if (not names or peer.name in names) and (not precisions or peer.precision in precisions)
     )

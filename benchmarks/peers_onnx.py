@@ -15,6 +15,7 @@ from runtime.session import open_inference
 
 PLAIN = "ONNX Runtime"
 OURS = "unet-deploy"
+SPINNING = "unet-deploy, spinning"
 
 ARENA = 2.8
 """ONNX Runtime's `memory`."""
@@ -54,11 +55,15 @@ class PlainPeer(Peer):
 
 @dataclass(frozen=True, kw_only=True)
 class OurPeer(Peer):
-    """`runtime.Predictor` with its default options, but for TF32 and, on TensorRT, a profile that takes the shape."""
+    """`runtime.Predictor` with its default options, but for TF32 and, on TensorRT, a profile that takes the shape.
+
+    With threads that spin while they wait, if asked for, as a bare session's do: what the default costs small networks.
+    """
 
     memory: ClassVar[float] = ARENA
 
     name: str = OURS
+    spinning: bool = False
 
     def why_not(self, subject: Subject) -> str | None:
         """No such device, or no file of this precision."""
@@ -68,7 +73,7 @@ class OurPeer(Peer):
 
     def options(self, subject: Subject, shape: Shape) -> ProviderOptions:
         """What the predictor is opened with for a shape."""
-        options = ProviderOptions(tf32=self.precision != "fp32")
+        options = ProviderOptions(tf32=self.precision != "fp32", spinning=self.spinning)
         if self.device.kind != "tensorrt":
             return options
         batch, height, width = shape
@@ -92,7 +97,7 @@ def onnx_peers(device: Device) -> tuple[Peer, ...]:
     """All of ONNX Runtime's on a device."""
     if device.kind == "cpu":
         kinds: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
-        return (*_of(PlainPeer, kinds, device), *_of(OurPeer, kinds, device))
+        return (*_of(PlainPeer, kinds, device), *_of(OurPeer, kinds, device), OurPeer(name=SPINNING, spinning=True))
     kinds = ("fp32", "tf32", "fp16", "int8")
     if device.kind == "tensorrt":
         return _of(OurPeer, kinds, device)

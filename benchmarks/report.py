@@ -34,7 +34,8 @@ NOTES: Mapping[str, str] = {
     "cold start": "One image file to its mask on disk, from the start of the process.",
     "memory": "Resident memory of the whole process after each tenth of its predictions, in MB.",
     "tiles": "One large image; MB at the peak, beyond the process before it.",
-    "scaling": "Cost against size; peak MB beyond the process before it. Cost = scale x size ^ exponent.",
+    "scaling": "Cost against size; peak MB beyond the loaded network, of what needs more than its weights do. "
+    "Cost = scale x size ^ exponent.",
     "trade-off": "Accuracy against speed.",
     "parity": "How far answers are from PyTorch's: the largest error of a probability, and the share of pixels whose "
     "class differs; each of the image where it is worst.",
@@ -74,7 +75,7 @@ def framed(body: Iterable[str], disturbance: str | None, environment: dict[str, 
 def markdown(results: Results) -> str:
     """All of a run as Markdown."""
     environment = results.environment
-    lines = [f"# Benchmarks of {cell(str(environment.get('model', 'this machine')))}", ""]
+    lines = [f"# Benchmarks of {cell(_subject(results))}", ""]
     if results.disturbance:
         lines += [f"**Not a measurement**: {cell(results.disturbance)}.", ""]
     how = f"; {cell(shown_settings(results.method))}" if results.method else ""
@@ -82,6 +83,14 @@ def markdown(results: Results) -> str:
     for part in PARTS:
         lines += _section(part, results)
     return "\n".join([*lines, "## Environment", "", *environment_lines(environment)]) + "\n"
+
+
+def _subject(results: Results) -> str:
+    """The card's name with what the network is, and the file's name."""
+    found = results.environment
+    named = [str(found[name]) for name in ("card", "network") if found.get(name)]
+    file = str(found.get("model", "this machine"))
+    return f"{', '.join(named)} ({file})" if named else file
 
 
 def _machine(results: Results) -> str:

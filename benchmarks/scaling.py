@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from benchmarks.fresh import MEMORY, available_megabytes, fresh, no_memory_figures
 from benchmarks.results import Measurement, Settings, Skipped
-from benchmarks.timing import MIN_ROUNDS, interleave, pinned
+from benchmarks.timing import interleave, least_seconds, pinned
 from runtime.card import InputSpec
 from runtime.errors import DeviceError
-from runtime.golden import GOLDEN_SIZE, synthetic_image
+from runtime.golden import synthetic_image
 from runtime.model import read_model
 from runtime.predictor import Predictor
 from unet_core.display import Display
@@ -32,12 +32,6 @@ BATCHES = (1, 2, 4, 8)
 MIN_POINTS = 3
 """Sizes of a fit, at least: two lie on any curve."""
 
-LEAST_PIXELS = 4 * math.prod(GOLDEN_SIZE)
-"""Of shapes whose memory is told: smaller ones find room in what replaying the golden sample took at the opening."""
-
-MIN_CALLS = 2 * MIN_ROUNDS + 2
-"""Calls of each shape that timing makes, at least: two a round, and the warm-up."""
-
 ROOM = 0.8
 """Share of the memory that is there which a shape may be expected to take."""
 
@@ -48,15 +42,19 @@ PEAK_SCRIPT = (
     MEMORY
     + """
 import json, sys, time
-import numpy as np
-from runtime import Predictor
+import numpy as np, onnxruntime
+from runtime.model import read_model
+from runtime.options import session_options
 model, threads, batch, height, width = sys.argv[1], *map(int, sys.argv[2:6])
-predictor = Predictor(model, "cpu", threads)
-images = np.full((batch, height, width, predictor.card.architecture.in_channels), 128, np.uint8)
+session = onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
+images = np.full((batch, height, width, read_model(model)[0].architecture.in_channels), 128, np.uint8)
+give_back = onnxruntime.RunOptions()
+give_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+session.run(["probability"], {"image": images[:1, :16, :16]}, give_back)
 forget_peak()
 before = megabytes("VmHWM")
 start = time.perf_counter_ns()
-predictor.run(images)
+session.run(["probability"], {"image": images})
 seconds = (time.perf_counter_ns() - start) / 1e9
 print(json.dumps([megabytes("VmHWM") - before, seconds]))
 """
@@ -65,7 +63,10 @@ print(json.dumps([megabytes("VmHWM") - before, seconds]))
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shape took in a process of its own: MB beyond the process before it, and seconds of its first call."""
+    """What a shape took in a process of its own, with a session of `runtime`'s options: MB, and seconds of its call.
+
+    The MB are the peak beyond the process before it, which has loaded the model and computed 16x16 pixels.
+    """
 
     megabytes: float
     seconds: float
@@ -82,6 +83,9 @@ def measure(
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
     """Milliseconds and peak MB of our runtime on the CPU over sizes (one image) and batches (of the trained size).
+
+    MB are told of shapes that take more than the model's file has: loading leaves free memory behind, as much as the
+    weights have at most, in which smaller ones find room, so that they would seem to cost next to nothing.
 
     Args:
         model: an .onnx file.
@@ -104,16 +108,18 @@ def measure(
         costs, skipped = _costs(model, sorted({*alone, *together}, key=math.prod), threads, budget_s, display)
         display.note(f"scaling: {rounds} rounds of {len(costs)} shapes in turns")
         times = _times(model, list(costs), threads, rounds, budget_s)
+    least = model.stat().st_size / 1e6
+    told = [shape for shape, cost in costs.items() if cost.megabytes > least]
     found: list[Measurement | Skipped] = [*skipped]
     for shape, cost in costs.items():
         settings = _settings(shape, threads)
         found.append(_measurement(settings, "ms", times[shape].tolist()))
-        if math.prod(shape) >= LEAST_PIXELS:
+        if shape in told:
             found.append(_measurement(settings, "MB", [cost.megabytes]))
     for over, shapes in (("pixels", alone), ("images", together)):
         kept = [shape for shape in dict.fromkeys(shapes) if shape in costs]
         found += _exponent(over, "ms", kept, np.array([times[shape] for shape in kept]), threads)
-        kept = [shape for shape in kept if math.prod(shape) >= LEAST_PIXELS and costs[shape].megabytes > 0]
+        kept = [shape for shape in kept if shape in told]
         found += _exponent(over, "MB", kept, np.array([[costs[shape].megabytes] for shape in kept]), threads)
     return found
 
@@ -151,7 +157,7 @@ def _check_room(shape: Shape, costs: Mapping[Shape, Cost], budget_s: float | Non
     room, megabytes = available_megabytes(), growth * cost.megabytes
     if room is not None and megabytes > ROOM * room:
         raise DeviceError(f"would take about {megabytes:.0f} MB, expected at most {ROOM:.0%} of the {room:.0f} MB free")
-    seconds = MIN_CALLS * (growth * cost.seconds + sum(one.seconds for one in costs.values()))
+    seconds = sum(map(least_seconds, (growth * cost.seconds, *(one.seconds for one in costs.values()))))
     if budget_s is not None and seconds > budget_s:
         raise DeviceError(f"the sweep up to here would take about {seconds:.0f} s, the budget is {budget_s:.0f} s")
 

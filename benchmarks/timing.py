@@ -16,6 +16,8 @@ WINDOW_CALLS = 3
 WINDOW_SECONDS = 0.25
 STABLE = 0.02
 """Two windows of calls in a row are stable where their medians differ by no more than this share."""
+LONG_SECONDS, PAUSE_SECONDS = 2.0, 0.5
+"""A call that takes longer than this is preceded by a pause, not by a call that does not count."""
 MIN_ROUNDS = 5
 """The median lies between the smallest and the largest of 5 values with 94 %, of 4 with 88 %: too few for 90 %."""
 DRAWS = 2_000
@@ -46,18 +48,17 @@ def interleave(
 ) -> dict[str, NDArray[np.float64]]:
     """Time each contestant once a round, A B A B ..., so that a drifting machine is the same for all.
 
-    Before its timed call each makes one that does not count: thread pools of the one before it may still be spinning.
-    A contestant comes back when its work is done, with the answer in host memory. With a budget in seconds (warm-up
-    included, which takes a quarter of it at most) there are fewer rounds, but never fewer than `MIN_ROUNDS` of those
-    asked for.
+    Before its timed call each makes one that does not count: thread pools of the one before it may still be spinning,
+    and its data have left the caches. Where calls are long, a pause is enough (`LONG_SECONDS`). A contestant comes back
+    when its work is done, with the answer in host memory. With a budget in seconds (warm-up included, which takes a
+    quarter of it at most) there are fewer rounds, but never fewer than `MIN_ROUNDS` of those asked for.
 
     Returns:
         Milliseconds, float64 [rounds], by contestant.
     """
     started = time.perf_counter()
     limit = WARM_UP_SECONDS if budget_s is None else min(WARM_UP_SECONDS, budget_s / 4 / max(1, len(contestants)))
-    for call in contestants.values():
-        warm_up(call, limit)
+    usual = {name: warm_up(call, limit) for name, call in contestants.items()}
     times: dict[str, list[int]] = {name: [] for name in contestants}
     first = time.perf_counter()
     for done in range(rounds):
@@ -65,15 +66,23 @@ def interleave(
         if budget_s is not None and done >= MIN_ROUNDS and now - started + (now - first) / done > budget_s:
             break
         for name, call in contestants.items():
-            call()
+            if usual[name] > LONG_SECONDS:
+                time.sleep(PAUSE_SECONDS)
+            else:
+                call()
             before = time.perf_counter_ns()
             call()
             times[name].append(time.perf_counter_ns() - before)
     return {name: np.array(values, np.float64) / 1e6 for name, values in times.items()}
 
 
-def warm_up(call: Callable[[], object], limit: float) -> None:
-    """Call until it is stable, at least once; after `limit` seconds no further call is begun.
+def least_seconds(call_s: float) -> float:
+    """What `interleave` takes for a contestant with calls of so many seconds: one to warm up, and the fewest rounds."""
+    return call_s + MIN_ROUNDS * (call_s + (PAUSE_SECONDS if call_s > LONG_SECONDS else call_s))
+
+
+def warm_up(call: Callable[[], object], limit: float) -> float:
+    """Call until it is stable, at least once, and return its seconds; after `limit` seconds no further call is begun.
 
     Calls are looked at in windows of at least `WINDOW_CALLS` and `WINDOW_SECONDS`; it is stable when the medians of
     two windows in a row differ by no more than `STABLE`.
@@ -83,7 +92,7 @@ def warm_up(call: Callable[[], object], limit: float) -> None:
     while True:
         median = _window(call, ends)
         if time.perf_counter() >= ends or (previous and abs(median - previous) <= STABLE * previous):
-            return
+            return median / 1e9
         previous = median
 
 

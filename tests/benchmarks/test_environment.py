@@ -39,6 +39,7 @@ def test_it_names_model_and_versions_and_can_be_written(tmp_path):
     assert found["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert found["model_mb"] == pytest.approx(model.stat().st_size / 1e6, abs=5e-4)
     assert found["card"] == card.name
+    assert found["network"] == "U-Net of widths 4,8, 48x32, 1 class"
     assert found["versions"]["numpy"] == np.__version__
     assert found["cpu"]
     results = Results(environment=found, method={}, disturbance=None, measurements=())

@@ -40,6 +40,21 @@ def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_c
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
+def test_long_calls_follow_a_pause(clock, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(timing.time, "sleep", pauses.append)
+    short, long = taking(clock, 2.0), taking(clock, 2.1)
+    interleave({"short": short, "long": long}, rounds=5, budget_s=1.0)
+    assert (short.calls, long.calls, pauses) == (1 + 10, 1 + 5, [timing.PAUSE_SECONDS] * 5)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.1])
+def test_what_it_takes_at_least(clock, monkeypatch, seconds):
+    monkeypatch.setattr(timing.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
+    interleave({"a": taking(clock, seconds)}, timing.MIN_ROUNDS, budget_s=0.1)
+    assert clock[0] == pytest.approx(timing.least_seconds(seconds))
+
+
 def test_times_are_milliseconds(clock):
     times = interleave({"a": taking(clock, 0.005), "b": taking(clock, 0.25)}, rounds=4)
     assert times["a"] == pytest.approx([5.0] * 4)
