@@ -3,16 +3,17 @@
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
 from benchmarks import cold, compare, latency, memory, parity, peaks, scaling, stages, throughput, tradeoff, training
 from benchmarks.environment import environment
 from benchmarks.peer import Arithmetic, Subject
+from benchmarks.peers_torch import usable
 from benchmarks.plots import draw
 from benchmarks.report import markdown
 from benchmarks.results import Measurement, Results, Settings, Skipped
@@ -22,11 +23,13 @@ from runtime.errors import ConfigError, ImageError, UnetError, one_line
 from runtime.files import make_folder, write_text
 from runtime.image import list_images
 from runtime.predictor import MAX_THREADS
-from runtime.providers import available_threads, candidates, why_not
+from runtime.providers import available_threads, candidates
 from unet_core.config import TrainConfig, read_settings
 from unet_core.display import Display
 
 Found = list[Measurement | Skipped]
+
+T = TypeVar("T")
 
 IMAGE_FOLDERS = ("val_images", "val", "train_images", "train")
 """Of a data set, in the order in which they are looked for."""
@@ -68,17 +71,23 @@ class Plan:
         return self.images[0] if self.images else None
 
     @property
+    def one_device(self) -> str:
+        """Of the parts that run on one: the CPU, unless another was asked for."""
+        return "cpu" if self.device == "auto" else self.device
+
+    @property
     def common(self) -> dict[str, Any]:
         """What every part takes."""
         return {"threads": self.threads, "display": self.display}
 
 
-def _peak(plan: Plan, _: float | None) -> Found:
+def _peak(plan: Plan, budget_s: float | None) -> Found:
     plan.display.note(f"peak: {plan.rounds} rounds")
-    plan.peaks.extend(peaks.measure(threads=plan.threads, device="cpu", rounds=plan.rounds))
-    gpu = "cuda" if plan.device == "auto" else plan.device
-    if gpu != "cpu" and why_not(candidates(gpu)[0]) is None:
-        plan.peaks.extend(peaks.measure(threads=plan.threads, device=gpu, rounds=plan.rounds))
+    gpu = candidates("cuda" if plan.device == "auto" else plan.device)[-1]
+    places = ["cpu"] if gpu.kind == "cpu" or not usable(gpu) else ["cpu", f"cuda:{gpu.index}"]
+    for place in places:
+        share = budget_s and budget_s / len(places)
+        plan.peaks.extend(peaks.measure(threads=plan.threads, device=place, rounds=plan.rounds, budget_s=share))
     return [*plan.peaks]
 
 
@@ -101,9 +110,10 @@ def _overhead(plan: Plan, budget_s: float | None) -> Found:
     return throughput.overhead(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
 
 
-def _stages(plan: Plan, _: float | None) -> Found:
-    device = "cpu" if plan.device == "auto" else plan.device
-    return stages.measure(plan.subject.model, plan.image, device=device, rounds=plan.rounds, **plan.common)
+def _stages(plan: Plan, budget_s: float | None) -> Found:
+    return stages.measure(
+        plan.subject.model, plan.image, device=plan.one_device, rounds=plan.rounds, budget_s=budget_s, **plan.common
+    )
 
 
 def _folder(plan: Plan, budget_s: float | None) -> Found:
@@ -121,8 +131,10 @@ def _cold(plan: Plan, budget_s: float | None) -> Found:
     return cold.measure(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
 
 
-def _memory(plan: Plan, _: float | None) -> Found:
-    return memory.measure(plan.subject.model, predictions=plan.predictions, side=plan.side, **plan.common)
+def _memory(plan: Plan, budget_s: float | None) -> Found:
+    return memory.measure(
+        plan.subject.model, predictions=plan.predictions, side=plan.side, budget_s=budget_s, **plan.common
+    )
 
 
 def _scaling(plan: Plan, budget_s: float | None) -> Found:
@@ -130,18 +142,26 @@ def _scaling(plan: Plan, budget_s: float | None) -> Found:
 
 
 def _parity(plan: Plan, _: float | None) -> Found:
-    device = "cpu" if plan.device == "auto" else plan.device
-    return parity.measure(plan.subject.model, plan.subject.checkpoint, plan.images, device=device, **plan.common)
+    return parity.measure(
+        plan.subject.model, plan.subject.checkpoint, plan.images, device=plan.one_device, **plan.common
+    )
 
 
 def _trade_off(plan: Plan, _: float | None) -> Found:
     return tradeoff.measure(
-        _config(plan), plan.work, bases=plan.bases, limit_s=plan.limit_s, rounds=plan.rounds, **plan.common
+        _config(plan),
+        plan.work,
+        bases=plan.bases,
+        limit_s=plan.limit_s,
+        device=plan.one_device,
+        rounds=plan.rounds,
+        **plan.common,
     )
 
 
 def _training(plan: Plan, _: float | None) -> Found:
-    return training.measure(_config(plan), rounds=plan.rounds, **plan.common)
+    config = replace(_config(plan), amp="off")  # as the bare loop; on CUDA others are contestants of their own
+    return training.measure(config, rounds=plan.rounds, **plan.common)
 
 
 PARTS: Mapping[str, Callable[[Plan, float | None], Found]] = {
@@ -162,6 +182,9 @@ PARTS: Mapping[str, Callable[[Plan, float | None], Found]] = {
 ON_REQUEST = ("training", "trade-off")
 """Parts that train, and so are measured only where they are named."""
 
+CPU_ONLY = ("overhead", "folder", "cold-start", "memory", "scaling")
+"""Parts that are measured on the CPU, whatever else there is."""
+
 
 PARTS_HELP = f"Only these parts.  [default: all but {' and '.join(ON_REQUEST)}]"
 
@@ -172,27 +195,39 @@ def _config(plan: Plan) -> TrainConfig:
         raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
     recipe = read_settings(plan.recipe) if plan.recipe is not None else {}
     own = {name: value for name, value in recipe.items() if name not in ("data", "out")}
+    if plan.device != "auto":
+        own["device"] = plan.device
     return training.config_like(plan.subject.card, plan.data, **own)
 
 
-def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> tuple[Measurement | Skipped, ...]:
+def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> Iterator[Found]:
     """Measure the parts in order; one that cannot be measured is `Skipped` with its reason, and does not stop the rest.
 
     Of the budget, in seconds, each part may take its share of what is left.
+
+    Yields:
+        What each part found.
     """
-    started, found = time.monotonic(), []
+    started = time.monotonic()
     chosen = [name for name in PARTS if name in set(parts)]
     for index, name in enumerate(chosen):
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
         weights = [LATENCY_SHARES if other == "latency" else 1 for other in chosen[index:]]
+        if name in CPU_ONLY and plan.device not in ("auto", "cpu"):
+            yield [_skipped(name, "is measured on the CPU; give --device cpu, or auto for both")]
+            continue
         try:
-            found += PARTS[name](plan, left and left * weights[0] / sum(weights))
-        except (UnetError, OSError, MemoryError) as error:
-            part = name.replace("-", " ") if name == "cold-start" else name
-            reason = one_line(str(error))[:1000] or type(error).__name__
-            found.append(Skipped(part=part, contestant="all", settings={}, reason=reason))
-            plan.display.note(f"{part}: {reason}")
-    return tuple(found)
+            yield PARTS[name](plan, None if left is None else left * weights[0] / sum(weights))
+        except Exception as error:  # libraries' errors share no base class, and hours of other parts hang on this one
+            text = one_line(str(error))[:1000]
+            reason = text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
+            plan.display.note(f"{name}: {reason}")
+            yield [_skipped(name, reason)]
+
+
+def _skipped(name: str, reason: str) -> Skipped:
+    part = "cold start" if name == "cold-start" else name
+    return Skipped(part=part, contestant="all", settings={}, reason=reason)
 
 
 class WithDefault(click.Group):
@@ -272,23 +307,26 @@ def run(
     """
     if out is not None:
         make_folder(out)
-    display = Display()
     busy_before = busy_cores()
     with tempfile.TemporaryDirectory() as scratch:
-        plan = _planned(Subject.read(model, checkpoint, also), data, Path(scratch), asked, quick, display)
-        found = measure(plan, parts or [name for name in PARTS if name not in ON_REQUEST], budget)
-    results = Results(
-        environment=environment(model),
-        method=_method(plan, budget, quick),
-        disturbance=disturbance(busy_before, busy_cores()),
-        measurements=tuple(one for one in found if isinstance(one, Measurement)),
-        skipped=tuple(one for one in found if isinstance(one, Skipped)),
-    )
-    click.echo(markdown(results))
+        plan = _planned(Subject.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
+        results = Results(
+            environment=environment(model), method=_method(plan, budget, quick), disturbance=None, measurements=()
+        )
+        for found in measure(plan, parts or [name for name in PARTS if name not in ON_REQUEST], budget):
+            results = replace(
+                results,
+                measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
+                skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
+            )
+            if out is not None:
+                results.write(out)  # so that what is measured is kept, whatever comes
+    results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if out is not None:
         written = [results.write(out), out / "report.md", *draw(results, out)]
         write_text(out / "report.md", markdown(results) + _pictures(written))
         click.echo("\n".join(f"written: {path}" for path in written), err=True)
+    click.echo(markdown(results))
     parity.check(results.measurements)
 
 
@@ -319,26 +357,30 @@ def _planned(
     given = {
         "rounds": asked["rounds"],
         "predictions": asked["predictions"],
-        "folder_sizes": asked["folder"],
+        "folder_sizes": _once(asked["folder"]),
         "side": asked["side"],
     }
     return Plan(
         subject=subject,
         data=data,
         images=images_in(data),
-        batches=asked["batch"],
-        sizes=[Size().convert(text, None, None) for text in asked["size"] or ()],
+        batches=_once(asked["batch"]),
+        sizes=_once([Size().convert(text, None, None) for text in asked["size"] or ()]),
         precisions=asked["precision"] or (),
         peers=asked["peer"],
         device=asked["device"],
         threads=asked["threads"] or available_threads(),
         recipe=asked["recipe"],
-        bases=asked["bases"],
+        bases=_once(asked["bases"]),
         limit_s=asked["limit"],
         work=work,
         display=display,
         **(QUICK if quick else given),
     )
+
+
+def _once(asked: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(asked))
 
 
 def _method(plan: Plan, budget_s: float | None, quick: bool) -> Settings:

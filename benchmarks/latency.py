@@ -2,18 +2,17 @@
 
 import gc
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.environment import memory_mb
+from benchmarks.fresh import available_megabytes
 from benchmarks.peaks import peak_of
-from benchmarks.peer import CPU, Arithmetic, Opened, Peer, Shape, Subject, difference
+from benchmarks.peer import CPU, Arithmetic, Difference, Opened, Peer, Shape, Subject, difference
 from benchmarks.peers import chosen, peers_on
 from benchmarks.peers_onnx import PlainPeer
 from benchmarks.results import Measurement, Settings, Skipped
@@ -28,12 +27,10 @@ from unet_core.display import Advance, Display
 PART = "latency"
 
 DISTINCT = 4
-"""Images that differ in a batch; a larger one repeats them, so that the reference need not be asked so often."""
+"""Images that differ in a batch, at most; a larger one repeats them, so that the reference is not asked so often."""
 
-WIDTH: Mapping[Arithmetic, float] = {"fp32": 1, "tf32": 1, "fp16": 0.5, "bf16": 0.5, "int8": 0.25}
-"""Bytes of a value between layers and of a weight, as a share of fp32's."""
-
-MEMORY = Path("/proc/meminfo")
+WIDTH: Mapping[Arithmetic, float] = {"fp32": 1, "tf32": 1, "fp16": 0.5, "bf16": 0.5}
+"""Bytes of a value between layers and of a weight, as a share of fp32's; int8 files have some of both."""
 
 Found = list[Measurement | Skipped]
 
@@ -93,6 +90,7 @@ def measure(
     with pinned(threads), display.bar(PART, total, unit="peer") as advance:
         for index, (able, shape) in enumerate(groups):
             found += _group(task, able, shape, len(groups) - index, advance)
+            torch.compiler.reset()
             gc.collect()  # whatever a library's objects hold, before the next group asks what is free
     return found
 
@@ -134,12 +132,14 @@ class _Task:
         facts: dict[str, str | int | float | bool] = {
             **entry.facts,
             "gflop": work.gflop,
-            "mb_moved": WIDTH[peer.precision] * (work.weights_mb + work.activations_mb),
-            "mb_least": work.least_mb,
         }
+        if peer.precision in WIDTH and (peer.device != CPU or peer.precision == "fp32"):  # a CPU computes fp16 in fp32
+            width = WIDTH[peer.precision]
+            facts["mb_moved"] = width * (work.weights_mb + work.activations_mb)
+            facts["mb_least"] = work.least_mb - (1 - width) * work.weights_mb
         peak = peak_of(self.peaks, peer.device, peer.precision)
         if peak is not None:
-            facts["peak_share"] = work.gflop / (float(np.median(milliseconds)) / 1e3) / peak.median
+            facts["peak_share"] = work.gflop / (float(np.median(milliseconds)) / 1e3) / max(peak.values)
         machine = "cpu" if peer.device == CPU else "gpu"
         return Measurement(
             part=PART,
@@ -154,10 +154,11 @@ class _Task:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A peer that may be timed: opened, and how far its answer was off."""
+    """A peer that may be timed: opened, its call, and what is known of it, as how far its answer was off."""
 
     peer: Peer
     opened: Opened
+    call: "_Call"
     facts: Settings
 
 
@@ -190,7 +191,7 @@ def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advanc
         reason = f"the answer to compare with needs about {reference_mb:.0f} MB, and they are not free"
         advance(len(peers))
         return task.all_skipped(peers, shape, reason)
-    images, reference, seconds = _reference(task, shape)
+    exam, seconds = _exam(task, shape)
     least, left = (seconds + least_seconds(seconds)) * len(peers), task.left()  # and one to look at its answer
     if peers[0].device == CPU and left is not None and least > left:
         reason = f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left"
@@ -202,22 +203,37 @@ def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advanc
         for peer in peers:
             try:
                 _require_memory(peer, [entry.peer for entry in entries], needs)
-                entries.append(_entered(task, peer, images, reference))
+                entries.append(_entered(task, peer, exam))
             except Exception as error:  # libraries' errors share no base class
                 found += task.skipped([peer], shape, _reason(error))
             advance(1)
-        left = task.left()
-        times = interleave(
-            {str(index): _call(entry.opened, images) for index, entry in enumerate(entries)},
-            task.rounds,
-            budget_s=None if left is None else left / groups,
-        )
-    except Exception as error:  # as above
-        return found + task.skipped([entry.peer for entry in entries], shape, _reason(error))
+        return found + _timed(task, entries, shape, work, groups)
     finally:
         for entry in entries:
             entry.opened.close()
-    return found + [task.measured(entry, shape, work, times[str(index)]) for index, entry in enumerate(entries)]
+
+
+def _timed(task: _Task, entries: Sequence["_Entry"], shape: Shape, work: Work, groups: int) -> Found:
+    """Time peers in turns; one that fails is left out, and the others are timed again."""
+    left = task.left()
+    try:
+        times = interleave(
+            {str(index): entry.call for index, entry in enumerate(entries)},
+            task.rounds,
+            budget_s=None if left is None else left / groups,
+        )
+    except _FailedError as error:
+        others = [entry for entry in entries if entry.call is not error.call]
+        (failed,) = (entry.peer for entry in entries if entry.call is error.call)
+        return task.skipped([failed], shape, _reason(error)) + _timed(task, others, shape, work, groups)
+    found = Found()
+    for index, entry in enumerate(entries):
+        refusal = entry.call.refusal()
+        if refusal is None:
+            found.append(task.measured(entry, shape, work, times[str(index)]))
+        else:
+            found += task.skipped([entry.peer], shape, f"while it was timed, {refusal}")
+    return found
 
 
 def _require_memory(peer: Peer, before: Sequence[Peer], needs: Mapping[Peer, float]) -> None:
@@ -232,44 +248,90 @@ def _require_memory(peer: Peer, before: Sequence[Peer], needs: Mapping[Peer, flo
         raise DeviceError(f"needs about {need:.0f} MB beside those before it, and {free:.0f} MB are free")
 
 
-def _entered(task: _Task, peer: Peer, images: NDArray[np.uint8], reference: NDArray[np.float32]) -> _Entry:
-    """Open a peer and compare its answer.
+def _entered(task: _Task, peer: Peer, exam: "_Exam") -> _Entry:
+    """Open a peer and compare its answers.
 
     Raises:
         DeviceError: it runs elsewhere than asked.
         WrongAnswerError: it answers otherwise than the subject.
     """
-    batch, height, width, _ = images.shape
+    batch, height, width, _ = exam.images[0].shape
+    started = time.perf_counter()
     opened = peer.open(task.subject, task.threads, (batch, height, width))
+    seconds = time.perf_counter() - started
     try:
-        off = difference(opened(images), reference)
-        refusal = off.refusal(peer.precision)
+        call = _Call(opened, exam, peer.precision)
+        call()
+        refusal = call.refusal()
         if refusal is not None:
             raise WrongAnswerError(refusal)
+        off = call.difference()
     except BaseException:
         opened.close()
         raise
-    facts = {"provider": opened.provider, "max_abs_error": off.largest, "mean_abs_error": off.mean, **opened.facts}
-    return _Entry(peer=peer, opened=opened, facts=facts)
+    found: Settings = {"provider": opened.provider, "max_abs_error": off.largest, "mean_abs_error": off.mean}
+    return _Entry(peer=peer, opened=opened, call=call, facts={**found, "opened_s": seconds, **opened.facts})
 
 
 class WrongAnswerError(ProofError):
     """A peer does not answer as the subject does, so its time means nothing."""
 
 
-def _call(opened: Opened, images: NDArray[np.uint8]) -> Callable[[], object]:
-    return lambda: opened(images)
+@dataclass(frozen=True)
+class _Exam:
+    """Two batches uint8 [batch, h, w, channels] that differ in every place, and the answers to them."""
+
+    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    answers: tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
-def _reference(task: _Task, shape: Shape) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
-    """The batch uint8 [batch, h, w, channels], the answer to it, and the seconds that a batch takes there.
+class _FailedError(Exception):
+    """A call failed while it was timed."""
+
+    def __init__(self, call: "_Call", error: Exception) -> None:
+        super().__init__(str(error))
+        self.call, self.error = call, error
+
+
+class _Call:
+    """A peer's call, on one batch and the other in turns; what it answered last to each is kept.
+
+    So an answer that is that of the call before, or of the first one for ever, is seen.
+    """
+
+    def __init__(self, opened: Opened, exam: _Exam, precision: Arithmetic) -> None:
+        self.opened, self.exam, self.precision = opened, exam, precision
+        self.answered: dict[int, NDArray[np.float32]] = {}
+        self.calls = 0
+
+    def __call__(self) -> None:
+        place = self.calls % 2
+        try:
+            self.answered[place] = self.opened(self.exam.images[place])
+        except Exception as error:
+            raise _FailedError(self, error) from error
+        self.calls += 1
+
+    def difference(self) -> Difference:
+        """Of the last answers, the larger."""
+        found = [difference(answer, self.exam.answers[place]) for place, answer in self.answered.items()]
+        return max(found, key=lambda one: one.largest)
+
+    def refusal(self) -> str | None:
+        """Why the last answers are none of the subject's; None if they may be."""
+        return self.difference().refusal(self.precision)
+
+
+def _exam(task: _Task, shape: Shape) -> tuple[_Exam, float]:
+    """What peers are asked, and the seconds that a batch takes the one that knows.
 
     Each image is asked about alone, so that it needs little memory, and so that places in a batch are compared, too.
     """
     batch, height, width = shape
     subject = task.subject
     channels = subject.card.architecture.in_channels
-    images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(min(batch, DISTINCT))])
+    distinct = max(2, min(batch, DISTINCT))
+    images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(distinct)])
     if subject.checkpoint is not None:
         run = network_run(subject.segmenter())
     else:
@@ -279,24 +341,24 @@ def _reference(task: _Task, shape: Shape) -> tuple[NDArray[np.uint8], NDArray[np
         started = time.perf_counter()
         answers.append(run(image[None]))
         seconds.append(time.perf_counter() - started)
-    places = np.arange(batch) % len(images)
-    return images[places], np.concatenate(answers[1:])[places], min(seconds) * batch
+    places, known = np.arange(batch) % distinct, np.concatenate(answers[1:])
+    others = (places + 1) % distinct
+    return _Exam((images[places], images[others]), (known[places], known[others])), min(seconds) * batch
 
 
 def free_mb(device: Device) -> float:
     """Memory in MB (10^6 bytes) that is free on a device; infinite where the system does not tell."""
-    if device.kind != "cpu":
-        torch.cuda.empty_cache()
-        return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
-    if not MEMORY.exists():
-        return float("inf")
-    lines = MEMORY.read_text().splitlines()
-    kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return min(kilobytes * 1.024e-3, float(memory_mb() or float("inf")))
+    if device.kind == "cpu":
+        free = available_megabytes()
+        return float("inf") if free is None else free
+    torch.cuda.empty_cache()
+    return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
 
 
 def _reason(error: Exception) -> str:
     """Why something is skipped: our own messages as they are, others with the name of their error."""
+    if isinstance(error, _FailedError):
+        error = error.error
     text = one_line(str(error))[:400]
     return text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
 

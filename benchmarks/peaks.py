@@ -87,7 +87,7 @@ def _product(target: torch.device, kind: Arithmetic, side: int) -> Callable[[], 
     answer = torch.empty_like(left)
 
     def call() -> None:
-        with torch.inference_mode(), arithmetic(target, "tf32" if kind == "tf32" else "fp32"):
+        with torch.inference_mode(), arithmetic("tf32" if kind == "tf32" else "fp32"):
             torch.mm(left, right, out=answer)
         _wait(target)
 

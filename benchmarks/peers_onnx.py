@@ -55,7 +55,7 @@ class PlainPeer(Peer):
 
 @dataclass(frozen=True, kw_only=True)
 class OurPeer(Peer):
-    """`runtime.Predictor` with its default options, but for TF32 and, on TensorRT, a profile that takes the shape.
+    """`runtime.Predictor` with its default options, but for TF32 and, on a GPU, what lets a batch run as one.
 
     With threads that spin while they wait, if asked for, as a bare session's do: what the default costs small networks.
     """
@@ -74,10 +74,12 @@ class OurPeer(Peer):
     def options(self, subject: Subject, shape: Shape) -> ProviderOptions:
         """What the predictor is opened with for a shape."""
         options = ProviderOptions(tf32=self.precision != "fp32", spinning=self.spinning)
-        if self.device.kind != "tensorrt":
+        if self.device.kind == "cpu":
             return options
         batch, height, width = shape
         options = replace(options, max_batch=max(batch, options.max_batch))
+        if self.device.kind == "cuda":
+            return options
         if options.profile(subject.card).inside(shape):
             return options
         return replace(options, min_size=(height, width), max_size=(height, width))

@@ -3,8 +3,9 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,14 @@ from torch.backends import cuda, cudnn
 
 from benchmarks.peer import Arithmetic, Opened, Peer, Shape, Subject, require
 from runtime.providers import Device
+from unet_core.model import Segmenter
 
 EAGER = "PyTorch eager"
 CHANNELS_LAST = "PyTorch eager, channels_last"
 COMPILED = "torch.compile"
 
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPE = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Of weights and activations, float32 where it is not here. `torch.autocast` would cast all weights at every call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class EagerPeer(Peer):
 
     def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:  # noqa: ARG002 - `pinned` sets PyTorch's
         """Put the network onto the device, in its layout."""
-        module = subject.segmenter().to(place(self.device)).to(memory_format=self.layout)
+        module = on_device(subject, self.device, self.precision).to(memory_format=self.layout)
         module.network.register_forward_pre_hook(self._laid_out)
         return opened(module, self.device, self.precision)
 
@@ -54,7 +57,8 @@ class EagerPeer(Peer):
 class CompiledPeer(Peer):
     """The checkpoint's network through `torch.compile`, for exactly one shape and as one graph: eager code is refused.
 
-    It is compiled anew each time, without the caches on disk, and the seconds are a fact of its measurements.
+    It is compiled anew each time, without the caches on disk, and the seconds are a fact of its measurements. What was
+    compiled stays until `torch.compiler.reset`, which takes it from all peers that are open.
     """
 
     memory: ClassVar[float] = 1.75
@@ -68,10 +72,8 @@ class CompiledPeer(Peer):
 
     def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:  # noqa: ARG002 - `pinned` sets PyTorch's
         """Compile for the shape."""
-        module = subject.segmenter().to(place(self.device))
-        found = opened(
-            torch.compile(module, fullgraph=True, dynamic=False), self.device, self.precision, torch.compiler.reset
-        )
+        module = on_device(subject, self.device, self.precision)
+        found = opened(torch.compile(own_code(module), fullgraph=True, dynamic=False), self.device, self.precision)
         images = np.zeros((*shape, subject.card.architecture.in_channels), np.uint8)
         started = time.perf_counter()
         with _set(torch.compiler.config, "force_disable_caches", True), warnings.catch_warnings():
@@ -89,13 +91,35 @@ def why_not_torch(subject: Subject, device: Device) -> str | None:
     """Why PyTorch cannot run the subject on a device."""
     if subject.checkpoint is None:
         return "runs the checkpoint that the model was exported from, and none was given; give --checkpoint"
-    if device.kind == "cpu":
+    if device.kind == "cpu" or usable(device):
         return None
     if not torch.cuda.is_available():
         return f"PyTorch {torch.__version__} finds no GPU that it can use; see nvidia-smi"
-    if device.index >= torch.cuda.device_count():
-        return f"GPU {device.index} does not exist, PyTorch sees {torch.cuda.device_count()}"
-    return None
+    return f"GPU {device.index} does not exist, PyTorch sees {torch.cuda.device_count()}"
+
+
+def usable(device: Device) -> bool:
+    """Whether this PyTorch can use a GPU."""
+    return torch.cuda.is_available() and device.index < torch.cuda.device_count()
+
+
+def own_code(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A call of the module with a code object of its own: by it, `torch.compile` finds what it compiled before."""
+
+    def call(image: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = module(image)
+        return answer
+
+    return FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
+
+
+def on_device(subject: Subject, device: Device, precision: Arithmetic) -> Segmenter:
+    """The network on a device, its weights and activations in a precision; what is before and after it in float32."""
+    module = subject.segmenter().to(place(device))
+    if precision in DTYPE:
+        module.network.to(DTYPE[precision])
+        module.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(DTYPE[precision]),))
+    return module
 
 
 def place(device: Device) -> torch.device:
@@ -103,17 +127,12 @@ def place(device: Device) -> torch.device:
     return torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", device.index)
 
 
-def opened(
-    module: Callable[[torch.Tensor], torch.Tensor],
-    device: Device,
-    precision: Arithmetic,
-    close: Callable[[], None] = lambda: None,
-) -> Opened:
+def opened(module: Callable[[torch.Tensor], torch.Tensor], device: Device, precision: Arithmetic) -> Opened:
     """A module on a device as a function of arrays; copying the answer to host memory waits for the GPU."""
     target, held = place(device), [module]
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode(), arithmetic(target, precision):
+        with torch.inference_mode(), arithmetic(precision):
             answer = held[0](torch.from_numpy(images).to(target))
             require(answer.device, target, "PyTorch's answer")
             result: NDArray[np.float32] = answer.cpu().numpy()
@@ -121,7 +140,6 @@ def opened(
 
     def let_go() -> None:
         held.clear()
-        close()
         if target.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -129,19 +147,17 @@ def opened(
 
 
 @contextmanager
-def arithmetic(target: torch.device, precision: Arithmetic) -> Iterator[None]:
+def arithmetic(precision: Arithmetic) -> Iterator[None]:
     """Multiply in a precision: PyTorch's convolutions on a GPU are in TF32 unless told otherwise.
 
     cuDNN measures its kernels for the shape (`cudnn.benchmark`), as ONNX Runtime lets it.
     """
     multiplied = "tf32" if precision == "tf32" else "ieee"
     convolutions: Any = cudnn  # its module is replaced by an object that has more
-    cast = torch.autocast(target.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
     with (
         _set(convolutions.conv, "fp32_precision", multiplied),
         _set(cuda.matmul, "fp32_precision", multiplied),
         _set(cudnn, "benchmark", True),
-        cast,
     ):
         yield
 

@@ -60,7 +60,9 @@ def draw(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 def _sign(figure: Figure, results: Results) -> None:
     """Below the picture: the machine, and what makes the times doubtful."""
-    machine = f"{results.environment.get('gpu') or results.environment.get('cpu')}; {results.environment.get('model')}"
+    kinds = dict.fromkeys(map(machine_of, results.measurements))
+    names = [str(results.environment.get(kind)) for kind in ("cpu", "gpu") if kind in kinds]
+    machine = "; ".join([*names, str(results.environment.get("model"))])
     doubt = f"\nNot a measurement: {results.disturbance}" if results.disturbance else ""
     figure.supxlabel(_plain(machine + doubt), fontsize=8, color=WARNING if doubt else GREY)
 

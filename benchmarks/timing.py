@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.providers import available_threads
+
 WARM_UP_SECONDS = 10.0
 """A contestant that is not stable by then is timed as it is; its spread tells."""
 WINDOW_CALLS = 3
@@ -130,7 +132,7 @@ def pinned(threads: int) -> Iterator[None]:
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """How many cores other programs keep busy while this one sleeps; None where the system does not tell (no /proc).
+    """How many of the cores that this process may use others keep busy while it sleeps; None where nothing tells it.
 
     A thread that waits for a core stalls all threads of its pool, PyTorch's worst, so on a busy machine even a steady
     time can be wrong. To be asked before and after the timing.
@@ -141,20 +143,22 @@ def busy_cores(seconds: float = 0.5) -> float | None:
     after = _cpu_ticks()
     if before is None or after is None or after[1] == before[1]:
         return None
-    return (after[0] - before[0]) / (after[1] - before[1]) * (os.cpu_count() or 1)
+    return (after[0] - before[0]) / (after[1] - before[1]) * len(os.sched_getaffinity(0))
 
 
 def _cpu_ticks() -> tuple[int, int] | None:
-    """Busy and all ticks of all cores since boot (proc(5), /proc/stat): user nice system idle iowait irq ..."""
-    if not STATISTICS.exists():
+    """Busy and all ticks of our cores since boot (proc(5), /proc/stat): cpuN user nice system idle iowait irq ..."""
+    if not STATISTICS.exists() or not hasattr(os, "sched_getaffinity"):
         return None
-    ticks = [int(word) for word in STATISTICS.read_text().partition("\n")[0].split()[1:9]]
+    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    lines = [line.split() for line in STATISTICS.read_text().splitlines()]
+    ticks = [sum(column) for column in zip(*(map(int, line[1:9]) for line in lines if line[0] in ours), strict=True)]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def disturbance(before: float | None, after: float | None) -> str | None:
     """What makes times doubtful, from `busy_cores` before and after; None if nothing is known to."""
-    busy, cores = max(before or 0.0, after or 0.0), os.cpu_count() or 1
+    busy, cores = max(before or 0.0, after or 0.0), available_threads()
     if busy <= MAX_BUSY * cores:
         return None
     return f"other programs kept {busy:.1f} of {cores} cores busy; measure again on an idle machine"

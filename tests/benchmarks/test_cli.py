@@ -47,14 +47,14 @@ def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_p
 
 
 def test_named_parts_with_what_was_asked(thin, parts):
-    options = ("--part", "scaling", "--part", "latency", "--quick", "--batch", "1,4", "--size", "64x48,32x16")
+    options = ("--part", "scaling", "--part", "latency", "--quick", "--batch", "1,4,1", "--size", "64x48,32x16,64x48")
     done = bench(
         thin / "model.onnx", "--data", thin, "--checkpoint", thin / "model.pth", *options, "--precision", "fp32"
     )
     assert done.exit_code == 0, done.output
     assert [name for name, *_ in parts] == ["latency", "scaling"]
     plan = parts[0][1]
-    assert (plan.batches, plan.sizes, plan.precisions) == ((1, 4), [(48, 64), (16, 32)], ("fp32",))
+    assert (plan.batches, plan.sizes, plan.precisions) == ([1, 4], [(48, 64), (16, 32)], ("fp32",))
     assert (plan.rounds, plan.folder_sizes, plan.side) == (5, (8,), 1024)
     assert [path.name for path in plan.images] == ["v0.jpg", "v1.jpg", "v2.jpg"]
 
@@ -63,19 +63,46 @@ def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeyp
     clock = iter([0.0, 30.0, 40.0, 90.0])
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
     plan = cli.Plan(**dict.fromkeys(cli.Plan.__dataclass_fields__))
-    cli.measure(plan, ["peak", "latency", "overhead"], 100.0)
+    list(cli.measure(plan, ["peak", "latency", "overhead"], 100.0))
     assert [budget for *_, budget in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
 
 
-def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypatch):
+def failing(error):
     def fail(*_):
-        raise ImageError("a.jpg: is empty")
+        raise error
 
-    monkeypatch.setitem(cli.PARTS, "cold-start", fail)
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImageError("a.jpg: is empty"), "a.jpg: is empty"),
+        (RuntimeError("CUDA error:\n1"), "RuntimeError: CUDA error: 1"),
+        (MemoryError(), "MemoryError: "),
+    ],
+)
+def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypatch, error, reason):
+    monkeypatch.setitem(cli.PARTS, "cold-start", failing(error))
     done = bench(thin / "model.onnx", "--part", "cold-start", "--part", "memory")
     assert done.exit_code == 0
-    assert "- all: a.jpg: is empty\n" in done.output
+    assert f"- all: {reason}\n" in done.output
     assert [name for name, *_ in parts] == ["memory"]
+
+
+def test_what_was_measured_before_ctrl_c_is_kept(thin, parts, monkeypatch, tmp_path):
+    monkeypatch.setitem(cli.PARTS, "memory", failing(KeyboardInterrupt()))
+    done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
+    assert done.exit_code == 130
+    assert [one.part for one in Results.read(tmp_path).measurements] == ["latency"]
+
+
+def test_parts_of_the_cpu_are_not_measured_where_a_gpu_was_asked_for(thin, parts):
+    done = bench(thin / "model.onnx", "--device", "cuda", "--quick")
+    assert [name for name, *_ in parts] == ["peak", "latency", "stages", "parity"]
+    assert (
+        "## Cold start\n\nSkipped:\n\n- all: is measured on the CPU; give --device cpu, or auto for both" in done.output
+    )
 
 
 def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, tmp_path, monkeypatch):

@@ -104,26 +104,51 @@ def test_what_is_wrong_with_a_peer_is_its_reason_and_the_others_are_measured(sub
     assert told["absent"] == []
 
 
-def test_one_that_fails_while_it_is_timed_ends_its_group_only(subject, peers, monkeypatch):
-    made = peers(MadeUpPeer(name="one"), MadeUpPeer(name="two"))
-    groups = []
+class Failing(MadeUpPeer):
+    """Fails at its third call."""
 
-    def interleave(contestants, rounds, budget_s):
-        groups.append(len(contestants))
-        if len(groups) == 1:
-            raise MemoryError
-        return timing.interleave(contestants, rounds, budget_s=budget_s)
+    def open(self, subject, threads, shape):
+        opened, calls = super().open(subject, threads, shape), []
 
-    monkeypatch.setattr(latency, "interleave", interleave)
-    found = measure(subject, batches=[1, 2], threads=1, rounds=5)
-    assert [(type(one).__name__, one.settings["batch"]) for one in found] == [
-        ("Skipped", 1),
-        ("Skipped", 1),
-        ("Measurement", 2),
-        ("Measurement", 2),
+        def run(images):
+            calls.append(1)
+            if len(calls) == 3:
+                raise MemoryError
+            return opened.run(images)
+
+        return dataclasses.replace(opened, run=run)
+
+
+def test_one_that_fails_while_it_is_timed_is_left_out_and_the_others_are_timed_again(subject, peers):
+    made = peers(MadeUpPeer(name="one"), Failing(name="two"), MadeUpPeer(name="three"))
+    found = measure(subject, threads=1, rounds=5)
+    assert [(type(one).__name__, one.contestant) for one in found] == [
+        ("Skipped", "two"),
+        ("Measurement", "one"),
+        ("Measurement", "three"),
     ]
     assert found[0].reason == "MemoryError: "
-    assert all(one.told.count("close") == 2 for one in made)
+    assert all(one.told.count("close") == 1 for one in made)
+
+
+class Stale(MadeUpPeer):
+    """Answers as it did to the first batch, for ever."""
+
+    def open(self, subject, threads, shape):
+        opened, answers = super().open(subject, threads, shape), []
+
+        def run(images):
+            answers.append(opened.run(images))
+            return answers[0]
+
+        return dataclasses.replace(opened, run=run)
+
+
+def test_one_whose_answers_are_stale_is_found_out(subject, peers):
+    peers(Stale(name="stale"), MadeUpPeer(name="good"))
+    stale, good = measure(subject, threads=1, rounds=5)
+    assert stale.reason.startswith("while it was timed, answers differ by 0.")
+    assert isinstance(good, Measurement)
 
 
 def test_images_of_a_batch_are_compared_at_their_places(subject, peers):
@@ -172,18 +197,17 @@ def test_small_batches_come_first_and_what_does_not_fit_the_budget_is_skipped(su
     peers(MadeUpPeer(name="one"), MadeUpPeer(name="two"))
     now, taken, given = [0.0], {1: 1.0, 2: 30.0}, []
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
-    reference = latency._reference
+    exam = latency._exam
 
     def slow(task, shape):
-        images, answers, _ = reference(task, shape)
-        return images, answers, taken[shape[0]]
+        return exam(task, shape)[0], taken[shape[0]]
 
     def interleave(contestants, rounds, budget_s):
         given.append(budget_s)
         now[0] += 40
         return {name: np.ones(5) for name in contestants}
 
-    monkeypatch.setattr(latency, "_reference", slow)
+    monkeypatch.setattr(latency, "_exam", slow)
     monkeypatch.setattr(latency, "interleave", interleave)
     found = measure(subject, batches=[2, 1], threads=1, budget_s=100)
     assert [(type(one).__name__, one.settings["batch"]) for one in found] == [
@@ -225,14 +249,10 @@ def test_what_does_not_fit_into_memory_is_skipped(subject, peers, monkeypatch, f
     assert {one.contestant: getattr(one, "reason", None) for one in found} == reasons
 
 
-def test_free_memory_is_the_systems(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "MEMORY", tmp_path / "meminfo")
-    assert latency.free_mb(CPU) == float("inf")
-    (tmp_path / "meminfo").write_text("MemTotal: 5000 kB\nMemAvailable:    2000 kB\n")
-    monkeypatch.setattr(latency, "memory_mb", lambda: 100)
-    assert latency.free_mb(CPU) == pytest.approx(2.048)
-    monkeypatch.setattr(latency, "memory_mb", lambda: 1)
-    assert latency.free_mb(CPU) == 1
+@pytest.mark.parametrize(("told", "free"), [(None, float("inf")), (0.0, 0.0), (100.0, 100.0)])
+def test_free_memory_is_what_the_process_may_still_take(monkeypatch, told, free):
+    monkeypatch.setattr(latency, "available_megabytes", lambda: told)
+    assert latency.free_mb(CPU) == free
 
 
 @pytest.mark.parametrize(

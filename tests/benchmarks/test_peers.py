@@ -12,7 +12,7 @@ from benchmarks import peers_onnx, peers_torch
 from benchmarks.peer import Difference, Subject, absent, difference, require
 from benchmarks.peers import PEERS, chosen, peers_on
 from benchmarks.peers_onnx import OURS, PLAIN, SPINNING, OurPeer, PlainPeer
-from benchmarks.peers_torch import CHANNELS_LAST, COMPILED, EAGER, CompiledPeer, EagerPeer, arithmetic
+from benchmarks.peers_torch import CHANNELS_LAST, COMPILED, EAGER, CompiledPeer, EagerPeer, arithmetic, own_code
 from benchmarks.timing import pinned
 from export.proof import network_run
 from runtime.errors import ClosedError, ConfigError, DeviceError, ModelError, ProofError
@@ -172,22 +172,32 @@ def test_arithmetic_of_pytorch_is_set_for_a_call_and_then_as_before():
     from torch.backends import cuda, cudnn
 
     def now():
-        return cudnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.benchmark, torch.is_autocast_enabled("cuda")
+        return cudnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.benchmark
 
-    before, target = now(), torch.device("cuda", 0)
-    expected = {"fp32": ("ieee", "ieee", True, False), "tf32": ("tf32", "tf32", True, False)}
+    before = now()
+    expected = {"fp32": ("ieee", "ieee", True), "tf32": ("tf32", "tf32", True)}
     for precision, wanted in expected.items():
-        with arithmetic(target, precision):
+        with arithmetic(precision):
             assert now() == wanted
         assert now() == before
-    with pytest.raises(ZeroDivisionError), arithmetic(target, "fp32"):
+    with pytest.raises(ZeroDivisionError), arithmetic("fp32"):
         raise ZeroDivisionError
     assert now() == before
 
 
-def test_half_precision_is_autocast():
-    with arithmetic(torch.device("cpu"), "bf16"):
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_half_precision_is_that_of_weights_and_activations(subject, layout):
+    opened = EagerPeer(name="half", precision="bf16", layout=layout).open(subject, 1, (1, 32, 48))
+    answer, exact = opened(images(1, 32, 48)), of(EAGER).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+    assert answer.dtype == np.float32
+    assert 1e-5 < difference(answer, exact).largest < 0.05
+
+
+def test_networks_are_compiled_apart():
+    identity = torch.nn.Identity()
+    first, second = own_code(identity), own_code(identity)
+    assert first.__code__ is not second.__code__
+    assert torch.equal(second(torch.ones(2)), torch.ones(2))
 
 
 def test_our_options_by_device_and_precision(subject):

@@ -100,10 +100,17 @@ def test_accuracy_and_time_of_a_file_stand_in_one_row():
     assert row(text, "base 64, fp32")[2:] == ["0.8740", "3", "124"]
 
 
+def test_a_file_that_fails_its_gate_says_so():
+    facts = {"gate_passed": False, "gate_image_dice": 0.3}
+    text = report(measurement("trade-off", "ours", {"base": 8}, "Dice", 0.91, facts=facts))
+    assert row(text, "contestant") == ["contestant", "Dice", "passes its gate", "Dice in the gate"]
+    assert row(text, "ours") == ["ours", "0.9100", "no", "0.3000"]
+
+
 def test_curves_are_told_with_their_exponents_interval_and_misfit():
     of = {"of": "ms", "over": "pixels"}
     text = report(measurement("scaling", "ours", of, "exponent", (1.0, 1.1, 1.1, 1.1, 1.2), facts={"miss": 0.043}))
-    assert "- ours, ms over pixels: exponent 1.100 (1.000 to 1.200), off by at most 4.30 %.\n" in text
+    assert "- ours, ms over pixels: exponent 1.100 (1.000 to 1.200 by the rounds), off by at most 4.30 %.\n" in text
 
 
 def test_memory_is_told_in_the_order_of_the_predictions():

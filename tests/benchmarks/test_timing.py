@@ -122,12 +122,14 @@ def test_a_busy_program_is_noticed():
 
 def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
     statistics = tmp_path / "stat"
-    statistics.write_text("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 ...\n")
+    others = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 9 9 9 9 9 9 9 9 9 9\n"
+    statistics.write_text(others + "cpu0 60 0 50 500 50 0 0 0 0 0\ncpu2 40 0 0 300 0 0 0 0 0 0\nintr 7\n")
     monkeypatch.setattr(timing, "STATISTICS", statistics)
-    monkeypatch.setattr(timing.os, "cpu_count", lambda: 4)
-    moments = iter([None, "cpu  130 0 60 820 90 0 0 0 0 0\n"])
+    monkeypatch.setattr(timing.os, "sched_getaffinity", lambda _: {0, 2})
+    later = others + "cpu0 90 0 60 510 90 0 0 0 0 0\ncpu2 40 0 0 310 0 0 0 0 0 0\nintr 8\n"
+    moments = iter([None, later])
     monkeypatch.setattr(timing.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
-    assert timing.busy_cores() == pytest.approx(4 * 40 / 100)
+    assert timing.busy_cores() == pytest.approx(2 * 40 / 100)
 
 
 def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
@@ -140,7 +142,7 @@ def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch
     ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
 )
 def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
-    monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(timing, "available_threads", lambda: 2)
     found = timing.disturbance(before, after)
     assert found is None if words is None else words in found
 

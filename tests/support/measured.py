@@ -98,7 +98,7 @@ def trade_off():
     for precision, faster, loss in (("fp32", 1.0, 0.0), ("fp16", 0.97, 0.0001), ("int8", 1.5, 0.004)):
         for base, dice, ms in ((8, 0.791, 9.0), (16, 0.842, 24.0), (32, 0.868, 71.0), (64, 0.874, 245.0)):
             settings = {"base": base, "precision": precision, **CPU}
-            facts = {"epochs": 3 if base == 64 else 40, "mb": 124 * (base / 64) ** 2}
+            facts = {"epochs": 3 if base == 64 else 40, "file_mb": 124 * (base / 64) ** 2}
             name, values = f"base {base}, {precision}", noisy(ms / faster, 10)
             yield measurement("trade-off", name, settings, "ms", values, group="trade-off", facts=facts)
             yield measurement("trade-off", name, settings, "Dice", dice - loss, facts=facts)
