@@ -62,7 +62,7 @@ def test_named_parts_with_what_was_asked(thin, parts):
 def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
     clock = iter([0.0, 30.0, 40.0, 90.0])
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    plan = cli.Plan(**dict.fromkeys(cli.Plan.__dataclass_fields__))
+    plan = cli.Plan(**dict.fromkeys(cli.Plan.__dataclass_fields__) | {"device": "cpu"})
     list(cli.measure(plan, ["peak", "latency", "overhead"], 100.0))
     assert [budget for *_, budget in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
 
