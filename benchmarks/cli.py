@@ -1,233 +1,44 @@
 """unet-bench: one command for all parts; `unet-bench compare` for two runs."""
 
+import shlex
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
-from benchmarks import cold, compare, latency, memory, parity, peaks, scaling, stages, throughput, tradeoff, training
+from benchmarks import compare, latency, parity
 from benchmarks.environment import environment
+from benchmarks.parts import ON_REQUEST, PARTS, RESULT_OF, Plan, measure
 from benchmarks.peer import Arithmetic, Subject
-from benchmarks.peers_torch import usable
 from benchmarks.plots import draw
 from benchmarks.report import markdown
 from benchmarks.results import Measurement, Results, Settings, Skipped
 from benchmarks.timing import MIN_ROUNDS, busy_cores, disturbance
 from runtime.console import Command, Listed, Size, version_option
-from runtime.errors import ConfigError, ImageError, UnetError, one_line
+from runtime.errors import ConfigError, ImageError, one_line
 from runtime.files import make_folder, write_text
 from runtime.image import list_images
 from runtime.predictor import MAX_THREADS
-from runtime.providers import available_threads, candidates
-from unet_core.config import TrainConfig, read_settings
+from runtime.providers import available_threads
 from unet_core.display import Display
-
-Found = list[Measurement | Skipped]
 
 T = TypeVar("T")
 
 IMAGE_FOLDERS = ("val_images", "val", "train_images", "train")
 """Of a data set, in the order in which they are looked for."""
 
-LATENCY_SHARES = 5
-"""How much more of the budget the latency gets than each other part, having a matrix of contestants and shapes."""
-
 QUICK = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
 """What --quick does less of: for a look, not for figures that are told to others."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What was asked for, of all parts."""
-
-    subject: Subject
-    data: Path | None
-    images: Sequence[Path]
-    batches: Sequence[int]
-    sizes: Sequence[tuple[int, int]]
-    precisions: Sequence[Arithmetic]
-    peers: Sequence[str]
-    device: str
-    threads: int
-    rounds: int
-    predictions: int
-    folder_sizes: Sequence[int]
-    side: int
-    recipe: Path | None
-    bases: Sequence[int]
-    limit_s: float
-    work: Path
-    display: Display
-    peaks: list[Measurement] = field(default_factory=list)
-
-    @property
-    def image(self) -> Path | None:
-        """The first real image."""
-        return self.images[0] if self.images else None
-
-    @property
-    def one_device(self) -> str:
-        """Of the parts that run on one: the CPU, unless another was asked for."""
-        return "cpu" if self.device == "auto" else self.device
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """What every part takes."""
-        return {"threads": self.threads, "display": self.display}
-
-
-def _peak(plan: Plan, budget_s: float | None) -> Found:
-    plan.display.note(f"peak: {plan.rounds} rounds")
-    gpu = candidates("cuda" if plan.device == "auto" else plan.device)[-1]
-    places = ["cpu"] if gpu.kind == "cpu" or not usable(gpu) else ["cpu", f"cuda:{gpu.index}"]
-    for place in places:
-        share = budget_s and budget_s / len(places)
-        plan.peaks.extend(peaks.measure(threads=plan.threads, device=place, rounds=plan.rounds, budget_s=share))
-    return [*plan.peaks]
-
-
-def _latency(plan: Plan, budget_s: float | None) -> Found:
-    return latency.measure(
-        plan.subject,
-        batches=plan.batches,
-        sizes=plan.sizes or [plan.subject.card.input.size],
-        precisions=plan.precisions,
-        peers=plan.peers,
-        device=plan.device,
-        rounds=plan.rounds,
-        budget_s=budget_s,
-        peaks=plan.peaks,
-        **plan.common,
-    )
-
-
-def _overhead(plan: Plan, budget_s: float | None) -> Found:
-    return throughput.overhead(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _stages(plan: Plan, budget_s: float | None) -> Found:
-    return stages.measure(
-        plan.subject.model, plan.image, device=plan.one_device, rounds=plan.rounds, budget_s=budget_s, **plan.common
-    )
-
-
-def _folder(plan: Plan, budget_s: float | None) -> Found:
-    return throughput.folder(
-        plan.subject.model,
-        plan.subject.checkpoint,
-        plan.images,
-        folder_sizes=plan.folder_sizes,
-        budget_s=budget_s and budget_s / len(plan.folder_sizes),
-        **plan.common,
-    )
-
-
-def _cold(plan: Plan, budget_s: float | None) -> Found:
-    return cold.measure(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _memory(plan: Plan, budget_s: float | None) -> Found:
-    return memory.measure(
-        plan.subject.model, predictions=plan.predictions, side=plan.side, budget_s=budget_s, **plan.common
-    )
-
-
-def _scaling(plan: Plan, budget_s: float | None) -> Found:
-    return scaling.measure(plan.subject.model, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _parity(plan: Plan, _: float | None) -> Found:
-    return parity.measure(
-        plan.subject.model, plan.subject.checkpoint, plan.images, device=plan.one_device, **plan.common
-    )
-
-
-def _trade_off(plan: Plan, _: float | None) -> Found:
-    return tradeoff.measure(
-        _config(plan),
-        plan.work,
-        bases=plan.bases,
-        limit_s=plan.limit_s,
-        device=plan.one_device,
-        rounds=plan.rounds,
-        **plan.common,
-    )
-
-
-def _training(plan: Plan, _: float | None) -> Found:
-    config = replace(_config(plan), amp="off")  # as the bare loop; on CUDA others are contestants of their own
-    return training.measure(config, rounds=plan.rounds, **plan.common)
-
-
-PARTS: Mapping[str, Callable[[Plan, float | None], Found]] = {
-    "peak": _peak,
-    "latency": _latency,
-    "overhead": _overhead,
-    "stages": _stages,
-    "folder": _folder,
-    "cold-start": _cold,
-    "memory": _memory,
-    "scaling": _scaling,
-    "parity": _parity,
-    "training": _training,
-    "trade-off": _trade_off,
-}
-"""All parts by their names on the command line, in the order in which they are measured; "memory" has the tiles too."""
-
-ON_REQUEST = ("training", "trade-off")
-"""Parts that train, and so are measured only where they are named."""
-
-CPU_ONLY = ("overhead", "folder", "cold-start", "memory", "scaling")
-"""Parts that are measured on the CPU, whatever else there is."""
-
-
 PARTS_HELP = f"Only these parts.  [default: all but {' and '.join(ON_REQUEST)}]"
-
-
-def _config(plan: Plan) -> TrainConfig:
-    """The settings of the runs of `ON_REQUEST`: the recipe's, of a network like the model's."""
-    if plan.data is None:
-        raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
-    recipe = read_settings(plan.recipe) if plan.recipe is not None else {}
-    own = {name: value for name, value in recipe.items() if name not in ("data", "out")}
-    if plan.device != "auto":
-        own["device"] = plan.device
-    return training.config_like(plan.subject.card, plan.data, **own)
-
-
-def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> Iterator[Found]:
-    """Measure the parts in order; one that cannot be measured is `Skipped` with its reason, and does not stop the rest.
-
-    Of the budget, in seconds, each part may take its share of what is left.
-
-    Yields:
-        What each part found.
-    """
-    started = time.monotonic()
-    chosen = [name for name in PARTS if name in set(parts)]
-    for index, name in enumerate(chosen):
-        left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
-        weights = [LATENCY_SHARES if other == "latency" else 1 for other in chosen[index:]]
-        if name in CPU_ONLY and plan.device not in ("auto", "cpu"):
-            yield [_skipped(name, "is measured on the CPU; give --device cpu, or auto for both")]
-            continue
-        try:
-            yield PARTS[name](plan, None if left is None else left * weights[0] / sum(weights))
-        except Exception as error:  # libraries' errors share no base class, and hours of other parts hang on this one
-            text = one_line(str(error))[:1000]
-            reason = text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
-            plan.display.note(f"{name}: {reason}")
-            yield [_skipped(name, reason)]
-
-
-def _skipped(name: str, reason: str) -> Skipped:
-    part = "cold start" if name == "cold-start" else name
-    return Skipped(part=part, contestant="all", settings={}, reason=reason)
 
 
 class WithDefault(click.Group):
@@ -303,15 +114,15 @@ def run(
 ) -> None:
     """Measure MODEL (.onnx, fp32): latency against others, what surrounds it, what bounds it.
 
-    Exit code: 0, or 1 if answers are not PyTorch's.
+    Exit code: 0, or 1 if answers are not PyTorch's, or nothing could be measured of a part that was named.
     """
     if out is not None:
         make_folder(out)
     busy_before = busy_cores()
-    with tempfile.TemporaryDirectory() as scratch:
+    with _ended_by_terminate(), tempfile.TemporaryDirectory() as scratch:
         plan = _planned(Subject.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
         results = Results(
-            environment=environment(model), method=_method(plan, budget, quick), disturbance=None, measurements=()
+            environment=environment(model), method=_method(plan, budget), disturbance=None, measurements=()
         )
         for found in measure(plan, parts or [name for name in PARTS if name not in ON_REQUEST], budget):
             results = replace(
@@ -319,7 +130,7 @@ def run(
                 measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
                 skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
             )
-            if out is not None:
+            if out is not None and results.measurements:
                 results.write(out)  # so that what is measured is kept, whatever comes
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if out is not None:
@@ -328,6 +139,10 @@ def run(
         click.echo("\n".join(f"written: {path}" for path in written), err=True)
     click.echo(markdown(results))
     parity.check(results.measurements)
+    missing = [name for name in parts if not results.of(RESULT_OF.get(name, name))]
+    if missing:
+        click.echo(f"error: nothing was measured of {', '.join(missing)}; the report says why", err=True)
+        click.get_current_context().exit(1)
 
 
 @main.command("compare", cls=Command)
@@ -354,24 +169,25 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
 def _planned(
     subject: Subject, data: Path | None, work: Path, asked: Mapping[str, Any], quick: bool, display: Display
 ) -> Plan:
+    latency.machines(asked["device"], asked["peer"], asked["precision"] or ())  # so that misspelt ones cost no time
     given = {
         "rounds": asked["rounds"],
         "predictions": asked["predictions"],
-        "folder_sizes": _once(asked["folder"]),
+        "folder_sizes": _numbers("folder", asked["folder"]),
         "side": asked["side"],
     }
     return Plan(
         subject=subject,
         data=data,
         images=images_in(data),
-        batches=_once(asked["batch"]),
+        batches=_numbers("batch", asked["batch"]),
         sizes=_once([Size().convert(text, None, None) for text in asked["size"] or ()]),
         precisions=asked["precision"] or (),
         peers=asked["peer"],
         device=asked["device"],
         threads=asked["threads"] or available_threads(),
         recipe=asked["recipe"],
-        bases=_once(asked["bases"]),
+        bases=_numbers("bases", asked["bases"]),
         limit_s=asked["limit"],
         work=work,
         display=display,
@@ -383,9 +199,55 @@ def _once(asked: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(asked))
 
 
-def _method(plan: Plan, budget_s: float | None, quick: bool) -> Settings:
-    found: dict[str, str | int | float | bool] = {"rounds": plan.rounds, "threads": plan.threads, "quick": quick}
-    return found if budget_s is None else {**found, "budget_s": budget_s}
+def _numbers(option: str, asked: Iterable[int]) -> list[int]:
+    """Each number once.
+
+    Raises:
+        ConfigError: one is below 1.
+    """
+    found = _once(asked)
+    if min(found, default=1) < 1:
+        raise ConfigError(f"--{option} {min(found)}: expected at least 1")
+    return found
+
+
+def _method(plan: Plan, budget_s: float | None) -> Settings:
+    """How it was measured, with the options that were given; of files and folders the names."""
+    context = click.get_current_context()
+    found: dict[str, str | int | float | bool] = {"rounds": plan.rounds, "threads": plan.threads}
+    if budget_s is not None:
+        found["budget_s"] = budget_s
+    given = {
+        str(option.opts[0]): context.params[str(option.name)]
+        for option in context.command.params
+        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    }
+    return found | {"options": one_line(" ".join(_option(name, value) for name, value in given.items()))[:2000]}
+
+
+def _option(name: str, value: Any) -> str:
+    """An option as it was given, "--batch 1,4"."""
+    if value is True:
+        return name
+    values = value if isinstance(value, tuple) else (value,)
+    words = [one.name if isinstance(one, Path) else str(one) for one in values]
+    if name in ("--part", "--peer", "--also"):  # given once for each
+        return " ".join(f"{name} {shlex.quote(word)}" for word in words)
+    return shlex.join([*([name] if name.startswith("-") else []), ",".join(words)])
+
+
+@contextmanager
+def _ended_by_terminate() -> Iterator[None]:
+    """SIGTERM ends the block as an error would, so that folders for work are removed."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pictures(written: Sequence[Path]) -> str:

@@ -75,9 +75,13 @@ def measure(
     threads = threads or available_threads()
     display = display or Display(quiet=True)
     found: Found = []
-    machines = [_fit_of(subject, one, found) for one in _machines(device, peers, precisions)]
+    able_on = [_fit_of(subject, one, found) for one in machines(device, peers, precisions)]
+    for precision in precisions:
+        if not any(peer.precision == precision for able in machines(device, peers, precisions) for peer in able):
+            reason = "no contestant computes in it on this device"
+            found.append(Skipped(part=PART, contestant="all", settings={"precision": precision}, reason=reason))
     shapes = [(batch, *size) for batch in batches for size in sizes or (subject.card.input.size,)]
-    groups = [(able, shape) for shape in sorted(shapes, key=np.prod) for able in machines if able]
+    groups = [(able, shape) for shape in sorted(shapes, key=np.prod) for able in able_on if able]
     task = _Task(
         subject=subject,
         graph=onnx.load(subject.model),
@@ -85,6 +89,7 @@ def measure(
         rounds=rounds,
         ends=None if budget_s is None else time.perf_counter() + budget_s,
         peaks=peaks,
+        display=display,
     )
     total = sum(len(able) for able, _ in groups)
     with pinned(threads), display.bar(PART, total, unit="peer") as advance:
@@ -105,6 +110,7 @@ class _Task:
     rounds: int
     ends: float | None
     peaks: Sequence[Measurement]
+    display: Display
 
     def left(self) -> float | None:
         """Seconds of the budget that are left."""
@@ -162,8 +168,13 @@ class _Entry:
     facts: Settings
 
 
-def _machines(device: str, peers: Collection[str], precisions: Collection[Arithmetic]) -> list[tuple[Peer, ...]]:
-    """The peers that are wanted, those of the CPU and those of a GPU apart."""
+def machines(device: str, peers: Collection[str], precisions: Collection[Arithmetic]) -> list[tuple[Peer, ...]]:
+    """The peers that are wanted, those of the CPU and those of a GPU apart.
+
+    Raises:
+        ConfigError: there is no such peer or precision, or none of these in that.
+        DeviceError: there is no such device.
+    """
     wanted = candidates("cpu") + candidates("cuda") if device == "auto" else candidates(device)
     every = [peer for one in wanted for peer in peers_on(one)]
     left = chosen(every, names=peers, precisions=precisions)
@@ -194,9 +205,10 @@ def _group(task: _Task, peers: Sequence[Peer], shape: Shape, groups: int, advanc
     exam, seconds = _exam(task, shape)
     least, left = (seconds + least_seconds(seconds)) * len(peers), task.left()  # and one to look at its answer
     if peers[0].device == CPU and left is not None and least > left:
-        reason = f"all would take {least:.0f} s or so, and {left:.0f} s of the budget are left"
+        reason = f"all would take {least:.0f} s or so, and {left:.0f} s of this part's budget are left"
         advance(len(peers))
         return task.all_skipped(peers, shape, reason)
+    task.display.note(f"{PART}: {shape[2]}x{shape[1]}, batch {shape[0]}, {len(peers)} contestants in turns")
     needs = {peer: peer.memory * (work if peer.whole_batch else of_one).peak_mb for peer in peers}
     entries, found = list[_Entry](), Found()
     try:

@@ -1,6 +1,7 @@
 """All peers that a subject is compared with, and choosing among them."""
 
 from collections.abc import Collection
+from typing import get_args
 
 from benchmarks.peer import Arithmetic, Peer
 from benchmarks.peers_onnx import onnx_peers
@@ -28,11 +29,11 @@ def chosen(
     """Those with one of the names and precisions; all, where none are given.
 
     Raises:
-        ConfigError: a name or a precision is no peer's, or nothing is left.
+        ConfigError: a name is no peer's, a precision is none, or nothing is left.
     """
     for found, known, what in (
         (names, {peer.name for peer in peers}, "peer"),
-        (precisions, {peer.precision for peer in peers}, "precision"),
+        (precisions, set(get_args(Arithmetic)), "precision"),
     ):
         unknown = [one for one in found if one not in known]
         if unknown:
@@ -41,5 +42,6 @@ def chosen(
         peer for peer in peers if (not names or peer.name in names) and (not precisions or peer.precision in precisions)
     )
     if not left:
-        raise ConfigError(f"peers: none of {', '.join(names)} is in {', '.join(precisions)}; choose others")
+        whose = f"{', '.join(names)} is" if names else "those that there are on this device is"
+        raise ConfigError(f"peers: none of {whose} in {', '.join(precisions)}; choose others")
     return left

@@ -1,11 +1,14 @@
 """unet-bench from the command line, with parts that give known figures where a real one is not needed."""
 
 import json
+import os
+import signal
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import cli
+from benchmarks import parts as all_parts
 from benchmarks.results import Measurement, Results
 from runtime.errors import ImageError
 
@@ -30,7 +33,7 @@ def parts(monkeypatch):
 
         return part
 
-    monkeypatch.setattr(cli, "PARTS", {name: stand_in(name) for name in cli.PARTS})
+    monkeypatch.setattr(all_parts, "PARTS", {name: stand_in(name) for name in all_parts.PARTS})
     monkeypatch.setattr(cli, "busy_cores", lambda: 0.0)
     return asked
 
@@ -38,10 +41,10 @@ def parts(monkeypatch):
 def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_path):
     done = bench(thin / "model.onnx", "--out", tmp_path / "out", "--threads", 1)
     assert done.exit_code == 0, done.output
-    assert [name for name, *_ in parts] == [name for name in cli.PARTS if name not in ("training", "trade-off")]
+    assert [name for name, *_ in parts] == [name for name in all_parts.PARTS if name not in ("training", "trade-off")]
     results = Results.read(tmp_path / "out")
     assert [one.part.replace(" ", "-") for one in results.measurements] == [name for name, *_ in parts]
-    assert results.method == {"rounds": 20, "threads": 1, "quick": False}
+    assert results.method == {"rounds": 20, "threads": 1, "options": "model.onnx --out out --threads 1"}
     assert results.environment["model"] == "model.onnx"
     assert (tmp_path / "out" / "report.md").read_text().startswith("# Benchmarks of ")
 
@@ -61,9 +64,9 @@ def test_named_parts_with_what_was_asked(thin, parts):
 
 def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
     clock = iter([0.0, 30.0, 40.0, 90.0])
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    plan = cli.Plan(**dict.fromkeys(cli.Plan.__dataclass_fields__) | {"device": "cpu"})
-    list(cli.measure(plan, ["peak", "latency", "overhead"], 100.0))
+    monkeypatch.setattr(all_parts.time, "monotonic", lambda: next(clock))
+    plan = all_parts.Plan(**dict.fromkeys(all_parts.Plan.__dataclass_fields__) | {"device": "cpu"})
+    list(all_parts.measure(plan, ["peak", "latency", "overhead"], 100.0))
     assert [budget for *_, budget in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
 
 
@@ -83,17 +86,43 @@ def failing(error):
     ],
 )
 def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypatch, error, reason):
-    monkeypatch.setitem(cli.PARTS, "cold-start", failing(error))
+    monkeypatch.setitem(all_parts.PARTS, "cold-start", failing(error))
     done = bench(thin / "model.onnx", "--part", "cold-start", "--part", "memory")
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert f"- all: {reason}\n" in done.output
+    assert done.output.endswith("error: nothing was measured of cold-start; the report says why\n")
     assert [name for name, *_ in parts] == ["memory"]
 
 
 def test_what_was_measured_before_ctrl_c_is_kept(thin, parts, monkeypatch, tmp_path):
-    monkeypatch.setitem(cli.PARTS, "memory", failing(KeyboardInterrupt()))
+    monkeypatch.setitem(all_parts.PARTS, "memory", failing(KeyboardInterrupt()))
     done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
     assert done.exit_code == 130
+    assert [one.part for one in Results.read(tmp_path).measurements] == ["latency"]
+
+
+def test_options_are_told_with_the_names_of_files(thin, parts, tmp_path):
+    options = ("--part", "latency", "--part", "memory", "--batch", "1,4", "--quick", "--peer", "PyTorch eager")
+    done = bench(thin / "model.onnx", *options, "--data", thin, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    told = Results.read(tmp_path).method["options"]
+    assert told == (
+        f"model.onnx --data {thin.name} --out {tmp_path.name} --part latency --part memory --batch 1,4 "
+        "--peer 'PyTorch eager' --quick"
+    )
+
+
+def test_terminate_ends_a_run_as_an_error_would(thin, parts, monkeypatch, tmp_path):
+    folders = []
+
+    def ended(plan, _):
+        folders.append(plan.work)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(all_parts.PARTS, "memory", ended)
+    done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert not folders[0].exists()
     assert [one.part for one in Results.read(tmp_path).measurements] == ["latency"]
 
 
@@ -110,7 +139,7 @@ def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, t
     wrong = Measurement(
         part="parity", contestant="it", settings={"device": "cpu"}, unit="error", values=(0.5,), facts=facts
     )
-    monkeypatch.setitem(cli.PARTS, "parity", lambda *_: [wrong])
+    monkeypatch.setitem(all_parts.PARTS, "parity", lambda *_: [wrong])
     done = bench(thin / "model.onnx", "--part", "parity", "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "error: " in done.output
@@ -135,6 +164,9 @@ def test_real_parts_land_in_one_file(thin, tmp_path):
     [
         (("--data", "{thin}/nothing"), "nothing: cannot be listed"),
         (("--size", "12"), "'12' is not a size"),
+        (("--batch", "4,0"), "--batch 0: expected at least 1"),
+        (("--peer", "caffe"), "peer: found 'caffe', expected of "),
+        (("--precision", "fp8"), "precision: found 'fp8', expected of "),
         (("--part", "speed"), "'speed' is not one of 'peak', 'latency'"),
         (("--also", "{thin}/model.onnx"), "is a second fp32 file"),
         (("--checkpoint", "{thin}/other.pth"), "are they the same model?"),
@@ -188,8 +220,8 @@ def test_images_are_those_of_the_validation(tmp_path):
 @pytest.mark.parametrize("part", ["training", "trade-off"])
 def test_parts_that_train_take_the_recipe_s_settings_and_train_on_the_data(thin, data, tmp_path, monkeypatch, part):
     asked = []
-    module = {"training": cli.training, "trade-off": cli.tradeoff}[part]
-    monkeypatch.setattr(module, "measure", lambda config, *_, **named: asked.append(config) or [])
+    module = {"training": all_parts.training, "trade-off": all_parts.tradeoff}[part]
+    monkeypatch.setattr(module, "measure", lambda config, *_, **named: asked.append(config) or [measured(part)])
     (tmp_path / "recipe.toml").write_text('data = "elsewhere"\nepochs = 7\nloss = "dice"\n')
     options = ("--part", part, "--data", data, "--recipe", tmp_path / "recipe.toml", "--bases", "2")
     done = bench(thin / "model.onnx", *options)

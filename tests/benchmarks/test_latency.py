@@ -181,6 +181,13 @@ def test_threads_are_pinned_for_every_peer(subject, peers):
     assert seen == [(1, 1), (3, 3)]
 
 
+def test_a_precision_that_nobody_has_is_told_and_the_others_are_measured(subject, peers):
+    peers(MadeUpPeer(name="one"))
+    skipped, measured = measure(subject, precisions=["bf16", "fp32"], threads=1, rounds=5)
+    assert (skipped.contestant, skipped.settings) == ("all", {"precision": "bf16"})
+    assert (measured.contestant, measured.settings["precision"]) == ("one", "fp32")
+
+
 def test_a_gpus_peers_are_a_group_of_their_own(subject, peers, monkeypatch):
     monkeypatch.setattr(latency, "free_mb", lambda device: 1e6)
     peers(MadeUpPeer(name="a"), MadeUpPeer(name="a", device=GPU, precision="tf32"))
@@ -217,7 +224,7 @@ def test_small_batches_come_first_and_what_does_not_fit_the_budget_is_skipped(su
     ]
     assert given == [50]  # half of it, for one of two groups
     least = 2 * (30 + 30 + 5 * (30 + 0.5))  # its answer, its warm-up, and five rounds with pauses
-    assert found[2].reason == f"all would take {least:.0f} s or so, and 60 s of the budget are left"
+    assert found[2].reason == f"all would take {least:.0f} s or so, and 60 s of this part's budget are left"
     assert (found[2].contestant, found[2].settings["device"]) == ("all", "cpu")
 
 
@@ -259,7 +266,11 @@ def test_free_memory_is_what_the_process_may_still_take(monkeypatch, told, free)
     ("asked", "kind", "words"),
     [
         ({"peers": ["caffe"]}, ConfigError, "peer: found 'caffe', expected of "),
-        ({"device": "cpu", "precisions": ["tf32"]}, ConfigError, "precision: found 'tf32', expected of "),
+        (
+            {"device": "cpu", "precisions": ["tf32"]},
+            ConfigError,
+            "peers: none of those that there are on this device is in tf32",
+        ),
         ({"device": "tpu"}, DeviceError, "device 'tpu': expected "),
     ],
 )

@@ -98,11 +98,14 @@ def test_choosing_peers():
     assert str(error.value).startswith("peer: found 'caffe', expected of 'ONNX Runtime', 'OpenVINO', 'PyTorch eager', ")
     assert str(error.value).endswith("'torch.compile', 'unet-deploy', 'unet-deploy, spinning'")
     with pytest.raises(ConfigError) as error:
-        chosen(on_cpu, precisions=["tf32"])
-    assert str(error.value) == "precision: found 'tf32', expected of 'fp16', 'fp32', 'int8'"
+        chosen(on_cpu, precisions=["fp8"])
+    assert str(error.value) == "precision: found 'fp8', expected of 'bf16', 'fp16', 'fp32', 'int8', 'tf32'"
     with pytest.raises(ConfigError) as error:
         chosen(on_cpu, names=["ncnn"], precisions=["int8"])
     assert str(error.value) == "peers: none of ncnn is in int8; choose others"
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, precisions=["tf32"])
+    assert str(error.value) == "peers: none of those that there are on this device is in tf32; choose others"
 
 
 @pytest.mark.parametrize("name", [EAGER, CHANNELS_LAST, PLAIN, OURS])
