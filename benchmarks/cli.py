@@ -152,17 +152,18 @@ def run(
 @click.option(
     "--fail-above", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Percent that is a regression."
 )
-def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: float) -> None:
+@click.option("--allow-missing", is_flag=True, help="What OLD has and NEW could not measure is no regression.")
+def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: float, allow_missing: bool) -> None:
     """Compare two results.json (or their folders), measurement by measurement.
 
-    Exit code: 0, or 1 if something is worse by more than --fail-above percent beyond doubt.
+    Exit code: 0, or 1 if something is worse by more than --fail-above percent beyond doubt, or than the limits of
+    errors and Dice, or could not be measured any more.
     """
     before, after = Results.read(old), Results.read(new)
     comparisons = compare.compare(before, after, relative_to=relative_to)
-    click.echo(
-        compare.comparison_table(before, after, comparisons, fail_above=fail_above, relative_to=relative_to), nl=False
-    )
-    if compare.regressions(comparisons, fail_above):
+    asked: dict[str, Any] = {"fail_above": fail_above, "relative_to": relative_to, "allow_missing": allow_missing}
+    click.echo(compare.comparison_table(before, after, comparisons, **asked), nl=False)
+    if compare.regressions(comparisons, fail_above) or (not allow_missing and compare.lost(before, after)):
         click.get_current_context().exit(1)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import DRAWS, MIN_ROUNDS, ratio
+from benchmarks.timing import DRAWS, MIN_ROUNDS, median_interval, ratio
 from runtime.errors import ConfigError
 from runtime.files import make_folder, write_text
 
@@ -118,11 +118,8 @@ class Measurement:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The ends of the median's 90 % bootstrap interval, in `unit`; 0 and infinity with too few values."""
-        if len(self.values) < MIN_ROUNDS:
-            return 0.0, math.inf
-        low, high = np.percentile(_medians(np.array(self.values, np.float64), np.random.default_rng(0)), [5, 95])
-        return float(low), float(high)
+        """The ends of the median's interval of at least 90 %, in `unit`; 0 and infinity with too few values."""
+        return median_interval(np.array(self.values, np.float64))
 
     @property
     def spread(self) -> float:
@@ -166,26 +163,35 @@ class Ratio:
 def ratio_of(measured: Measurement, reference: Measurement) -> Ratio:
     """How many times `reference` the values of `measured` are.
 
-    Where both have the same group and number of values, the ratio is taken round by round and rounds are drawn as
-    pairs; else it is that of the medians, each with draws of its own.
+    Where both have the same group and number of values, the ratio is taken round by round; else it is that of the
+    medians.
     """
     ours, theirs = np.array(measured.values, np.float64), np.array(reference.values, np.float64)
     paired = measured.group == reference.group != "" and len(ours) == len(theirs)
-    if not paired or len(ours) < MIN_ROUNDS or min(ours.min(), theirs.min()) <= 0:
+    if not paired or len(ours) < MIN_ROUNDS or not divisible(ours, theirs):
         return ratio_of_medians(ours, theirs)
     median, low, high = ratio(ours, theirs)
     return Ratio(median=median, low=low, high=high)
 
 
 def ratio_of_medians(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Ratio:
-    """The median of `ours` [n] over that of `theirs` [m]; fewer than `MIN_ROUNDS` values, or a 0, give no interval."""
+    """The median of `ours` [n] over that of `theirs` [m], with the middle 90 % of bootstraps, each with its own draws.
+
+    Fewer than `MIN_ROUNDS` values, or some that are not `divisible`, give no interval.
+    """
     top, bottom = float(np.median(ours)), float(np.median(theirs))
     median = top / bottom if bottom else 1.0 if top == bottom else math.inf
-    if min(len(ours), len(theirs)) < MIN_ROUNDS or min(ours.min(), theirs.min()) <= 0:
+    if min(len(ours), len(theirs)) < MIN_ROUNDS or not divisible(ours, theirs):
         return Ratio(median=median, low=0.0, high=math.inf)
     random = np.random.default_rng(0)
     low, high = np.percentile(_medians(ours, random) / _medians(theirs, random), [5, 95])
     return Ratio(median=median, low=float(low), high=float(high))
+
+
+def divisible(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> bool:
+    """Whether all of `ours` [n] and `theirs` [m] are above 0, and all ratios of one to another finite."""
+    least = float(theirs.min())
+    return min(float(ours.min()), least) > 0 and math.isfinite(float(ours.max()) / least)
 
 
 def _medians(values: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:

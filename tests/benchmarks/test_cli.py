@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks import cli
 from benchmarks import parts as all_parts
-from benchmarks.results import Measurement, Results
+from benchmarks.results import Measurement, Results, Skipped
 from runtime.errors import ImageError
 
 
@@ -179,8 +179,8 @@ def test_wrong_arguments_are_told_before_anything_is_measured(thin, parts, argum
     assert "Traceback" not in done.output and parts == []
 
 
-def written(folder, *measurements):
-    results = Results(environment={}, method={}, disturbance=None, measurements=measurements)
+def written(folder, *measurements, skipped=()):
+    results = Results(environment={}, method={}, disturbance=None, measurements=measurements, skipped=skipped)
     results.write(folder)
     return folder
 
@@ -196,6 +196,16 @@ def test_comparing_two_runs(tmp_path):
     (slower / "results.json").write_text(json.dumps({"schema": 9}))
     refused = bench("compare", old, slower)
     assert (refused.exit_code, "schema: found 9, expected 1" in refused.output) == (2, True)
+
+
+def test_what_cannot_be_measured_any_more_ends_with_1_unless_it_may_be_missing(tmp_path):
+    old = written(tmp_path / "old", measured("latency"), measured("folder"))
+    failed = Skipped(part="folder", contestant="all", settings={}, reason="broke")
+    new = written(tmp_path / "new", measured("latency"), skipped=(failed,))
+    not_asked = written(tmp_path / "part", measured("latency"))
+    assert bench("compare", old, new).exit_code == 1
+    assert bench("compare", old, new, "--allow-missing").exit_code == 0
+    assert bench("compare", old, not_asked).exit_code == 0
 
 
 def test_a_part_as_a_module(thin, monkeypatch, parts):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from measured import measured
 
-from benchmarks import timing
+from benchmarks import compare, timing
 from benchmarks.results import HIGHER, LOWER, MAX_TEXT, PARTS, SCHEMA, UNITS, Measurement, Results, Skipped
 
 TEXT = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
@@ -41,6 +41,10 @@ def test_the_methods_numbers_are_those_of_the_code():
         f"After {timing.WARM_UP_SECONDS:.0f} s",
         f"not fewer than {timing.MIN_ROUNDS}:",
         f"{timing.DRAWS:,} bootstraps",
+        f"{compare.ERROR_TIMES:.0f} times, and larger than {compare.ERROR_FLOOR:.5f};",
+        f"{compare.SHARE:.4f}, what the export allows an fp16 file",
+        f"{compare.DICE:.3f}, what the export allows an int8 file",
+        f"percent, and {compare.MEGABYTES:.0f} MB,",
         f"{100 * timing.MAX_BUSY:.0f} % of them",
         f"at most {MAX_TEXT:,} characters",
     ):

@@ -131,7 +131,7 @@ def test_fitted_curves_pass_the_points_and_are_named_with_their_exponents():
     figure = plots._scaling(measured())
     assert [axes.get_xlabel() for axes in figure.axes] == ["pixels", "images"] * 2
     assert [axes.get_ylabel() for axes in figure.axes] == ["ms", "ms", "peak MB", "peak MB"]
-    assert "Predictor.run: exponent 1.04 (1.03 to 1.05)" in texts(figure)
+    assert "Predictor.run: exponent 1.04 (1.03 to 1.06)" in texts(figure)
     (points,) = (line.get_xydata() for line in figure.axes[0].lines if line.get_marker() == "o")
     (curve,) = (line.get_xydata() for line in figure.axes[0].lines if line.get_label().startswith("Predictor"))
     assert len(points) == 6
