@@ -25,11 +25,13 @@ COPIED = 2**28
 BEYOND = 4
 
 
-def measure(*, threads: int | None = None, device: str = "cpu", rounds: int = 20) -> list[Measurement]:
+def measure(
+    *, threads: int | None = None, device: str = "cpu", rounds: int = 20, budget_s: float | None = None
+) -> list[Measurement]:
     """GFLOP/s of a product of matrices, by precision on a GPU, and GB/s of a copy, bytes read and written both counted.
 
     `device` is "cpu", "cuda" or "cuda:N"; the facts name the side of the matrices and the bytes of the copy. All are
-    taken in turns.
+    taken in turns, with `budget_s` seconds for them fewer `rounds`, but not fewer than `MIN_ROUNDS`.
     """
     threads = threads or available_threads()
     (where,) = candidates(device)
@@ -41,7 +43,7 @@ def measure(*, threads: int | None = None, device: str = "cpu", rounds: int = 20
     copied = f"copy of {size}"
     with pinned(threads):
         calls = {f"{kind} {side}": call for (kind, side), call in products.items()}
-        times = interleave({**calls, copied: _copy(target, size)}, rounds)
+        times = interleave({**calls, copied: _copy(target, size)}, rounds, budget_s=budget_s)
     found = []
     for kind in kinds:
         rates = {side: 2e-6 * side**3 / times[f"{kind} {side}"] for side in SIDES[target.type]}

@@ -18,11 +18,17 @@ def _small(monkeypatch):
 
 def test_a_product_has_two_operations_a_multiply_add_and_a_copy_reads_and_writes(monkeypatch):
     """At 2 ms and 4 ms a call the larger product wins: 2 x 16^3 operations; the copy moves 2 x 4096 bytes in 1 ms."""
+    budgets = []
     taken = {"fp32 8": 2.0, "fp32 16": 4.0, "copy of 4096": 1.0}
     monkeypatch.setattr(
-        peaks, "interleave", lambda calls, rounds: {name: np.full(rounds, taken[name]) for name in calls}
+        peaks,
+        "interleave",
+        lambda calls, rounds, *, budget_s: (
+            budgets.append(budget_s) or {name: np.full(rounds, taken[name]) for name in calls}
+        ),
     )
-    product, copy = measure(threads=1, rounds=5)
+    product, copy = measure(threads=1, rounds=5, budget_s=9.0)
+    assert budgets == [9.0]
     assert (product.contestant, product.unit, product.facts) == ("matrix product", "GFLOP/s", {"side": 16})
     assert product.values == pytest.approx([2 * 16**3 / 4e-3 / 1e9] * 5)
     assert product.settings == {"device": "cpu", "threads": 1, "precision": "fp32"}
