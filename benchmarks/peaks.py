@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from benchmarks.fresh import available_megabytes
 from benchmarks.peer import Arithmetic
 from benchmarks.peers_torch import arithmetic, place
 from benchmarks.results import Measurement, Settings
 from benchmarks.timing import interleave, pinned
+from runtime.cores import text_of
 from runtime.providers import Device, available_threads, candidates
 
 PART = "peak"
@@ -21,8 +24,13 @@ SIDES: Mapping[str, tuple[int, ...]] = {"cpu": (512, 1024, 2048), "cuda": (2048,
 TYPES: Mapping[Arithmetic, torch.dtype] = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16}
 
 COPIED = 2**28
-"""Bytes that are copied at least; on a CPU at least `BEYOND` times its last cache."""
+"""Bytes that are copied at least; on a CPU at least `BEYOND` times its last caches."""
 BEYOND = 4
+ROOM = 0.5
+"""Share of the free memory that a copy and its source may take."""
+
+CPUS = Path("/sys/devices/system/cpu")
+"""Where Linux tells of caches (its Documentation/ABI/testing/sysfs-devices-system-cpu)."""
 
 
 def measure(
@@ -107,10 +115,24 @@ def _copy(target: torch.device, size: int) -> Callable[[], None]:
 
 
 def _copied(target: torch.device) -> int:
-    """Bytes of the copy: more than any cache holds."""
-    known = getattr(os, "sysconf_names", {})
-    cache = os.sysconf("SC_LEVEL3_CACHE_SIZE") if target.type == "cpu" and "SC_LEVEL3_CACHE_SIZE" in known else 0
-    return max(COPIED, BEYOND * cache)
+    """Bytes of the copy, a multiple of 4: more than the caches hold, where there is room for it and its source."""
+    if target.type != "cpu":
+        return COPIED
+    size, free = max(COPIED, BEYOND * last_caches()), available_megabytes()
+    return size if free is None else min(size, int(ROOM / 2 * free * 1e6) // 4 * 4)
+
+
+def last_caches() -> int:
+    """Bytes of all caches of the last level that this process's cores use; 0 where the system does not tell."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+    found: dict[tuple[int, str], int] = {}
+    for core in cores:
+        for cache in (CPUS / f"cpu{core}" / "cache").glob("index*"):
+            level, size, shared = (text_of(cache / name) for name in ("level", "size", "shared_cpu_list"))
+            if level.isdecimal() and size.endswith("K"):
+                found[int(level), shared] = 1024 * int(size[:-1])
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last)
 
 
 def _wait(target: torch.device) -> None:

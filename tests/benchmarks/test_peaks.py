@@ -10,10 +10,11 @@ from runtime.providers import Device
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(peaks, "SIDES", {"cpu": (8, 16), "cuda": (32,)})
-    monkeypatch.setattr(peaks, "_copied", lambda target: 4096)
+    monkeypatch.setattr(peaks, "COPIED", 4096)
+    monkeypatch.setattr(peaks, "CPUS", tmp_path)
 
 
 def test_a_product_has_two_operations_a_multiply_add_and_a_copy_reads_and_writes(monkeypatch):
@@ -62,11 +63,35 @@ def test_the_peak_of_a_device_and_precision():
     assert peak_of(known, Device(kind="cuda", index=1), "tf32") is None
 
 
-def test_the_copy_is_larger_than_the_caches(monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(peaks.os, "sysconf_names", {"SC_LEVEL3_CACHE_SIZE": 194})
-    monkeypatch.setattr(peaks.os, "sysconf", lambda name: 2**30)
-    assert peaks._copied(torch.device("cpu")) == 2**32
-    assert peaks._copied(torch.device("cuda")) == 2**28
-    monkeypatch.setattr(peaks.os, "sysconf", lambda name: 0)
-    assert peaks._copied(torch.device("cpu")) == 2**28
+@pytest.fixture
+def cpus(tmp_path, monkeypatch):
+    """Writes caches as /sys tells of them, of a process that may use cores 0, 1 and 8 of 12."""
+    monkeypatch.setattr(peaks.os, "sched_getaffinity", lambda process: {0, 1, 8}, raising=False)
+
+    def write(core, index, **told):
+        folder = tmp_path / f"cpu{core}" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, text in told.items():
+            (folder / name).write_text(f"{text}\n")
+
+    return write
+
+
+def test_the_last_caches_are_summed_over_those_that_the_process_uses(cpus):
+    assert peaks.last_caches() == 0
+    for core, shared in ((0, "0-3"), (1, "0-3"), (4, "4-7"), (8, "8-11")):
+        cpus(core, 2, level=2, size="1024K", shared_cpu_list=core)
+        cpus(core, 3, level=3, size="32768K", shared_cpu_list=shared)
+    assert peaks.last_caches() == 2 * 32 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("cache", "free", "copied"),
+    [("1K", None, 4096), ("1048576K", None, 2**32), ("1048576K", 8000.0, 2_000_000_000), ("1K", 0.01001, 2500)],
+)
+def test_the_copy_is_larger_than_the_caches_where_memory_allows_it(cpus, monkeypatch, cache, free, copied):
+    """Source and copy together take half of the free memory at most."""
+    cpus(0, 3, level=3, size=cache, shared_cpu_list="0-3")
+    monkeypatch.setattr(peaks, "available_megabytes", lambda: free)
+    assert peaks._copied(torch.device("cpu")) == copied
+    assert peaks._copied(torch.device("cuda")) == 4096
