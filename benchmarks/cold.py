@@ -41,16 +41,21 @@ Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEA
 
 OURS_SCRIPT = """
 import sys
-import runtime
+from runtime import Predictor
+import cv2
 model, image, target, threads = sys.argv[1:5]
-runtime.Predictor(model, "cpu", int(threads)).predict(image).save(target)
+cv2.setNumThreads(int(threads))
+Predictor(model, "cpu", int(threads)).predict(image).save(target)
 """
+"""OpenCV has been imported by `runtime` when it is given its threads."""
 
 KEPT_SCRIPT = """
 import sys
-import runtime
+from runtime import Predictor
+import cv2
 model, image, target, threads = sys.argv[1:5]
-predictor = runtime.Predictor(model, "cpu", int(threads))
+cv2.setNumThreads(int(threads))
+predictor = Predictor(model, "cpu", int(threads))
 for _ in sys.stdin:
     predictor.predict(image).save(target)
     print("saved", flush=True)
