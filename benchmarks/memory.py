@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fresh import MEMORY, fresh, no_memory_figures
+from benchmarks.fresh import LIMIT_S, MEMORY, fresh, no_memory_figures
 from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import pinned
 from runtime.errors import DeviceError
@@ -21,6 +21,9 @@ TILES: Mapping[str, int] = {WHOLE: 0, "tiles of 512x512": 512, "tiles of 256x256
 
 SMALLEST, LARGEST = 32, 512
 """Pixels of a side of the varied sizes: from the one to below the other."""
+
+LATE = 10
+"""How many times as long as expected the predictions may take until they are no longer waited for."""
 
 TENTHS = 10
 """Values of a process that predicts, which makes so many predictions at least."""
@@ -95,11 +98,12 @@ def measure(
         return [Skipped(part=part, contestant="all", settings={}, reason=reason) for part in ("memory", "tiles")]
     display = display or Display(quiet=True)
     with pinned(threads):
+        seconds = seconds_of_one(model, threads)
         if budget_s is not None:
-            affordable = int(budget_s / 2 / seconds_of_one(model, threads))
-            predictions = min(predictions, max(TENTHS, affordable))
+            predictions = min(predictions, max(TENTHS, int(budget_s / 2 / seconds)))
         display.note(f"memory: {predictions} predictions in one process")
-        values = json.loads(fresh(MANY_SCRIPT, model, threads, predictions, SMALLEST, LARGEST, TENTHS))
+        given, limit_s = (model, threads, predictions, SMALLEST, LARGEST, TENTHS), LATE * predictions * seconds
+        values = json.loads(fresh(MANY_SCRIPT, *given, limit_s=max(LIMIT_S, limit_s)))
         settings: Settings = {"images": predictions, "device": "cpu", "threads": threads}
         many = Measurement(part="memory", contestant=MANY, settings=settings, unit="MB", values=tuple(values))
         return [many, *_tiles(model, threads, side, rounds, display)]

@@ -79,3 +79,14 @@ def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
         os.kill(process, 0)  # is there
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_a_process_that_never_answers_is_ended():
+    with cold._service("import time; time.sleep(600)", limit_s=0.5) as ask:
+        for _ in range(2):
+            with pytest.raises(
+                DeviceError,
+                match=r"^a process that stays open: took longer than 0\.5 s and was ended; measure less of it, "
+                r"or on an idle machine$",
+            ):
+                ask()

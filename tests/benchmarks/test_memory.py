@@ -16,7 +16,7 @@ SMALL = "tiles of 256x256"
 def test_values_are_those_that_the_processes_print(thin, monkeypatch):
     rounds = iter(range(1, 100))
 
-    def fresh(script, model, threads, *rest):
+    def fresh(script, model, threads, *rest, limit_s=None):
         if script == MANY_SCRIPT:
             return json.dumps([100.0 + count for count in range(rest[0])])
         side, tile = rest
@@ -47,9 +47,11 @@ def test_values_are_those_that_the_processes_print(thin, monkeypatch):
 def test_a_budget_means_fewer_predictions_but_at_least_ten(thin, monkeypatch, budget, count):
     """Two seconds each, in half of the budget."""
     monkeypatch.setattr(memory, "seconds_of_one", lambda model, threads: 2.0)
-    monkeypatch.setattr(memory, "fresh", lambda script, *given: json.dumps([1.0, 2.0]))
+    limits = []
+    monkeypatch.setattr(memory, "fresh", lambda script, *_, limit_s=0.0: limits.append(limit_s) or "[1.0, 2.0]")
     found = measure(thin / "model.onnx", threads=1, predictions=50, rounds=1, budget_s=budget)
     assert found[0].settings["images"] == count
+    assert limits == [max(600.0, 10 * 2.0 * count), 0.0, 0.0, 0.0]
 
 
 def test_the_second_of_two_predictions_of_the_mean_area_is_timed(thin, monkeypatch):
