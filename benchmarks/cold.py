@@ -75,6 +75,8 @@ def measure(
 ) -> list[Measurement | Skipped]:
     """Seconds from an image file (a synthetic one, if None) to its mask on disk on the CPU, in turns.
 
+    Each start follows one that does not count, so libraries and model are read from the page cache, not from the disk.
+
     Raises:
         ImageError: the image cannot be read.
         DeviceError: a process failed, so there is nothing to compare.
