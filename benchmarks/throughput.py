@@ -153,9 +153,9 @@ def _folder(
 ) -> list[Measurement]:
     """Images per second over so many files; `facts` say how many of them are different."""
     settings: Settings = {"images": count, "device": "cpu", "threads": predictor.report.threads}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as masks:
         paths = copies(images, count, Path(folder))
-        times = interleave(folder_calls(predictor, checkpoint, paths, Path(folder)), passes, budget_s=budget_s)
+        times = interleave(folder_calls(predictor, checkpoint, paths, Path(masks)), passes, budget_s=budget_s)
     return [
         Measurement(
             part="folder",

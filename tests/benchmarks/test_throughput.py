@@ -57,6 +57,24 @@ def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
     assert known == [(1, 1, 6, 9.0), (1, 1, 5, 9.0), (1, 1, 5, 9.0)]
 
 
+def test_masks_do_not_replace_png_images(thin, tmp_path, monkeypatch):
+    images = []
+    for path in list_images(thin / "val_images"):
+        images.append(tmp_path / f"{path.stem}.png")
+        Image.open(path).save(images[-1])
+    copied, copies = [], throughput.copies
+
+    def interleave(contestants, rounds, *, budget_s=None):
+        times = in_known_time(contestants, rounds)
+        assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in images]
+        return times
+
+    monkeypatch.setattr(throughput, "interleave", interleave)
+    monkeypatch.setattr(throughput, "copies", lambda *given: copied.extend(copies(*given)) or copied)
+    folder(thin / "model.onnx", thin / "model.pth", images, folder_sizes=(3,), threads=1)
+    assert len(copied) == 3
+
+
 def test_what_is_missing_is_said(thin, known):
     model, images = thin / "model.onnx", list_images(thin / "val_images")
     reason = "needs images, by --data"
