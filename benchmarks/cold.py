@@ -2,11 +2,12 @@
 
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.fresh import command_of, environment, fresh, why_ended
+from benchmarks.fresh import LIMIT_S, command_of, environment, fresh, too_long, why_ended
 from benchmarks.pictures import write_jpeg
 from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import interleave, pinned
@@ -41,16 +42,21 @@ Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEA
 
 OURS_SCRIPT = """
 import sys
-import runtime
+from runtime import Predictor
+import cv2
 model, image, target, threads = sys.argv[1:5]
-runtime.Predictor(model, "cpu", int(threads)).predict(image).save(target)
+cv2.setNumThreads(int(threads))
+Predictor(model, "cpu", int(threads)).predict(image).save(target)
 """
+"""OpenCV has been imported by `runtime` when it is given its threads."""
 
 KEPT_SCRIPT = """
 import sys
-import runtime
+from runtime import Predictor
+import cv2
 model, image, target, threads = sys.argv[1:5]
-predictor = runtime.Predictor(model, "cpu", int(threads))
+cv2.setNumThreads(int(threads))
+predictor = Predictor(model, "cpu", int(threads))
 for _ in sys.stdin:
     predictor.predict(image).save(target)
     print("saved", flush=True)
@@ -68,6 +74,8 @@ def measure(
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
     """Seconds from an image file (a synthetic one, if None) to its mask on disk on the CPU, in turns.
+
+    Each start follows one that does not count, so libraries and model are read from the page cache, not from the disk.
 
     Raises:
         ImageError: the image cannot be read.
@@ -107,11 +115,11 @@ def measure(
 
 
 @contextmanager
-def _service(script: str, *arguments: object) -> Iterator[Callable[[], None]]:
-    """A process that goes on between calls of what is given; each sends a line and waits for one.
+def _service(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
+    """A process that goes on between calls of what is given, until the block ends; each sends a line and waits for one.
 
     Raises:
-        DeviceError: it ends before it was told to.
+        DeviceError: it ends before it was told to, or a line takes longer than `limit_s` seconds and so it was ended.
     """
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -126,17 +134,31 @@ def _service(script: str, *arguments: object) -> Iterator[Callable[[], None]]:
     ):
         assert process.stdin is not None
         assert process.stdout is not None
-        asks, answers = process.stdin, process.stdout
+        asks, answers, is_late = process.stdin, process.stdout, threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            process.kill()
 
         def ask() -> None:
-            with suppress(BrokenPipeError):
-                asks.write(b"\n")
-            if not answers.readline():
+            watch = threading.Timer(limit_s, give_up)
+            watch.start()
+            try:
+                with suppress(BrokenPipeError):
+                    asks.write(b"\n")
+                answer = answers.readline()
+            finally:
+                watch.cancel()
+            if not answer:
                 code = process.wait()
                 errors.seek(0)
-                raise DeviceError(f"a process that stays open: {why_ended(code, errors.read())}")
+                reason = too_long(limit_s) if is_late.is_set() else why_ended(code, errors.read())
+                raise DeviceError(f"a process that stays open: {reason}")
 
-        yield ask
+        try:
+            yield ask
+        finally:
+            process.kill()
 
 
 if __name__ == "__main__":

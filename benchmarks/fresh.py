@@ -7,6 +7,9 @@ from pathlib import Path
 
 from runtime.errors import DeviceError, one_line
 
+LIMIT_S = 600.0
+"""Seconds after which a process, or an answer of one that stays open, is no longer waited for."""
+
 ROOT = Path(__file__).parents[1]
 STATUS = Path("/proc/self/status")
 """What the kernel tells of a process's memory, see proc(5); Linux only."""
@@ -36,17 +39,25 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def fresh(script: str, *arguments: object) -> str:
-    """What a script prints in a fresh process.
+def fresh(script: str, *arguments: object, limit_s: float = LIMIT_S) -> str:
+    """What a script prints in a fresh process, which is ended after `limit_s` seconds.
 
     Raises:
-        DeviceError: it failed, or was ended from outside, most likely for want of memory.
+        DeviceError: it failed, took too long, or was ended from outside, most likely for want of memory.
     """
     command = command_of(script, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"a process of its own: {too_long(limit_s)}") from error
     if done.returncode:
         raise DeviceError(f"a process of its own: {why_ended(done.returncode, done.stderr)}")
     return done.stdout
+
+
+def too_long(limit_s: float) -> str:
+    """One line about a process that was ended for its time."""
+    return f"took longer than {limit_s:g} s and was ended; measure less of it, or on an idle machine"
 
 
 def why_ended(code: int, stderr: str) -> str:

@@ -1,13 +1,14 @@
 """Where the time of `predict` goes: its own `Times` over image files of several sizes."""
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.pictures import write_jpeg
 from benchmarks.results import Measurement, Settings, Skipped
-from benchmarks.timing import pinned
+from benchmarks.timing import MIN_ROUNDS, pinned
 from runtime.predictor import Predictor
 from runtime.result import Times
 from unet_core.display import Display
@@ -24,12 +25,13 @@ def measure(
     device: str = "cpu",
     threads: int,
     rounds: int = 15,
+    budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
     """Milliseconds of each stage for JPEG files of (height, width), which take turns; the stages are the contestants.
 
     `image` is a real one that is brought to all sizes; without it a synthetic one is. A stage that never takes any time
-    (transfer on a CPU) is left out.
+    (transfer on a CPU) is left out. With `budget_s` seconds there are fewer `rounds`, but not fewer than `MIN_ROUNDS`.
 
     Raises:
         ModelError, ImageError, DeviceError: a file cannot be used, or the device does not run here.
@@ -42,7 +44,11 @@ def measure(
             for index, size in enumerate(found)
         }
         runs_on = predictor.report.device
-        for _ in range(rounds):
+        started = time.perf_counter()
+        for done in range(rounds):
+            spent = time.perf_counter() - started
+            if budget_s is not None and done >= MIN_ROUNDS and spent + spent / done > budget_s:
+                break
             for size, file in files.items():
                 predictor.predict(file)  # does not count: the one before it was of another size
                 times = predictor.predict(file).times

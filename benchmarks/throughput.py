@@ -1,8 +1,8 @@
 """What `runtime` costs around the network, and what it brings to folders of files.
 
 *overhead*: `Predictor.run` against a bare session with the same settings, and `predict` with the work on the image.
-*folder*: image files to PNG masks on disk, by number of files: what one writes in PyTorch, one image after the other, a
-pool of threads, and `Predictor.stream`.
+*folder*: image files to PNG masks on disk, by number of files: what one writes in PyTorch, the same with the runtime's
+work on pictures, one image after the other, a pool of threads, and `Predictor.stream`.
 """
 
 import os
@@ -23,7 +23,7 @@ from benchmarks.results import Measurement, Settings, Skipped
 from benchmarks.timing import interleave, pinned
 from runtime.card import ModelCard
 from runtime.golden import synthetic_image
-from runtime.image import load_image
+from runtime.image import fit, load_image, restore
 from runtime.options import session_options
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
@@ -32,7 +32,8 @@ from unet_core.display import Display
 from unet_core.model import Segmenter
 
 BARE, RUN, PREDICT = "bare session.run", "Predictor.run", "Predictor.predict, from a decoded image"
-SCRIPT, LOOP, POOL, STREAM = "plain PyTorch script", "predict in a loop", "predict in a pool of threads", "stream"
+SCRIPT, SHARED = "plain PyTorch script", "PyTorch script, our decoding, resizing and PNG"
+LOOP, POOL, STREAM = "predict in a loop", "predict in a pool of threads", "stream"
 
 FOLDER_SIZES = (8, 32, 128)
 """Files of a pass."""
@@ -77,7 +78,7 @@ def folder(
 
     Args:
         model: an .onnx file.
-        checkpoint: what it was exported from; without it there is no PyTorch script.
+        checkpoint: what it was exported from; without it there are no PyTorch scripts.
         images: files to answer; where a pass needs more they are taken again.
         folder_sizes: numbers of files.
         threads: of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
@@ -93,7 +94,7 @@ def folder(
     display = display or Display(quiet=True)
     found: list[Measurement | Skipped] = []
     if checkpoint is None:
-        found.append(_skipped(SCRIPT, {}, "needs --checkpoint"))
+        found += [_skipped(name, {}, "needs --checkpoint") for name in (SCRIPT, SHARED)]
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
         for count in folder_sizes:
             display.note(f"folder: {passes} passes over {count} files in turns")
@@ -153,9 +154,9 @@ def _folder(
 ) -> list[Measurement]:
     """Images per second over so many files; `facts` say how many of them are different."""
     settings: Settings = {"images": count, "device": "cpu", "threads": predictor.report.threads}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as masks:
         paths = copies(images, count, Path(folder))
-        times = interleave(folder_calls(predictor, checkpoint, paths, Path(folder)), passes, budget_s=budget_s)
+        times = interleave(folder_calls(predictor, checkpoint, paths, Path(masks)), passes, budget_s=budget_s)
     return [
         Measurement(
             part="folder",
@@ -179,7 +180,7 @@ def copies(images: Sequence[Path], count: int, folder: Path) -> list[Path]:
 
 
 def folder_calls(predictor: Predictor, checkpoint: Path | None, paths: Sequence[Path], out: Path) -> Calls:
-    """Ways from image files to masks `out`/STEM.png; the script only where there is a checkpoint."""
+    """Ways from image files to masks `out`/STEM.png; the scripts only where there is a checkpoint."""
     threads = predictor.report.threads
 
     def target_of(path: Path) -> Path:
@@ -204,14 +205,21 @@ def folder_calls(predictor: Predictor, checkpoint: Path | None, paths: Sequence[
             pass
 
     ours = {LOOP: loop, POOL: pool, STREAM: stream}
-    return ours if checkpoint is None else {SCRIPT: _script(checkpoint, predictor.card, paths, target_of), **ours}
+    if checkpoint is None:
+        return ours
+    card = predictor.card
+    network = Segmenter(load_checkpoint(checkpoint).network(), card).eval()
+    return {
+        SCRIPT: _script(network, card, paths, target_of),
+        SHARED: _shared(network, card, paths, target_of),
+        **ours,
+    }
 
 
 def _script(
-    checkpoint: Path, card: ModelCard, paths: Sequence[Path], target_of: Callable[[Path], Path]
+    network: Segmenter, card: ModelCard, paths: Sequence[Path], target_of: Callable[[Path], Path]
 ) -> Callable[[], None]:
     """What one writes without any library: image after image, resized as trained and back."""
-    network = Segmenter(load_checkpoint(checkpoint).network(), card).eval()
     height, width = card.input.size
 
     def run() -> None:
@@ -223,6 +231,23 @@ def _script(
                 probability = functional.interpolate(small, picture.size[::-1], mode="bilinear")[0]
             mask = (probability[0] > 0.5) * 255 if len(probability) == 1 else probability.argmax(0)
             Image.fromarray(mask.numpy().astype(np.uint8)).save(target_of(path))
+
+    return run
+
+
+def _shared(
+    network: Segmenter, card: ModelCard, paths: Sequence[Path], target_of: Callable[[Path], Path]
+) -> Callable[[], None]:
+    """The script with all of the runtime's work on pictures, so that only the network is computed otherwise."""
+
+    def run() -> None:
+        for path in paths:
+            image = load_image(path, card.input.channels)
+            fitted = fit(image, card.input)
+            with torch.inference_mode():
+                probability = network(torch.from_numpy(fitted.image[None])).numpy()[0]
+            result = Segmentation(probability=restore(probability, fitted), image=image, output=card.output)
+            result.save(target_of(path))
 
     return run
 

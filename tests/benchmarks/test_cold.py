@@ -54,6 +54,13 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
     assert len(np.unique(masks[0])) == max(2, classes)
 
 
+def test_opencv_has_the_threads_asked_for_in_processes_of_their_own(thin, tmp_path):
+    given = (thin / "model.onnx", thin / "val_images" / "v0.jpg", tmp_path / "mask.png", 5)
+    assert fresh(OURS_SCRIPT + "print(cv2.getNumThreads())", *given) == "5\n"
+    told = "import sys; sys.stdin = iter(())" + KEPT_SCRIPT + "print(cv2.getNumThreads())"
+    assert fresh(told, *given) == "5\n"
+
+
 def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
     with cold._service("import os, sys\nfor _ in sys.stdin: print(os.getpid(), file=open(sys.argv[1], 'w'))\n") as ask:
         with pytest.raises(
@@ -72,3 +79,14 @@ def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
         os.kill(process, 0)  # is there
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_a_process_that_never_answers_is_ended():
+    with cold._service("import time; time.sleep(600)", limit_s=0.5) as ask:
+        for _ in range(2):
+            with pytest.raises(
+                DeviceError,
+                match=r"^a process that stays open: took longer than 0\.5 s and was ended; measure less of it, "
+                r"or on an idle machine$",
+            ):
+                ask()

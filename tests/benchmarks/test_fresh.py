@@ -29,6 +29,13 @@ def test_a_process_that_fails_is_one_line(script, reason):
     assert str(caught.value) == f"a process of its own: {reason}"
 
 
+def test_a_process_that_takes_too_long_is_ended():
+    with pytest.raises(DeviceError) as caught:
+        fresh("import time; time.sleep(600)", limit_s=0.5)
+    reason = "took longer than 0.5 s and was ended; measure less of it, or on an idle machine"
+    assert str(caught.value) == f"a process of its own: {reason}"
+
+
 def test_free_memory_is_the_kernels_estimate_or_what_a_container_has_left(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(module, "CGROUP", tmp_path)

@@ -1,11 +1,13 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import memory
-from benchmarks.memory import MANY, MANY_SCRIPT, TILES, WHOLE, measure
+from benchmarks.memory import MANY, MANY_SCRIPT, TILES, WHOLE, measure, seconds_of_one
 from benchmarks.results import Measurement, Skipped
 from runtime.errors import DeviceError
+from runtime.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(memory.no_memory_figures() is not None, reason="needs /proc")
 SMALL = "tiles of 256x256"
@@ -14,7 +16,7 @@ SMALL = "tiles of 256x256"
 def test_values_are_those_that_the_processes_print(thin, monkeypatch):
     rounds = iter(range(1, 100))
 
-    def fresh(script, model, threads, *rest):
+    def fresh(script, model, threads, *rest, limit_s=None):
         if script == MANY_SCRIPT:
             return json.dumps([100.0 + count for count in range(rest[0])])
         side, tile = rest
@@ -39,6 +41,30 @@ def test_values_are_those_that_the_processes_print(thin, monkeypatch):
     }
     assert found[0].settings == {"images": 12, "device": "cpu", "threads": 3}
     assert all(one.settings == settings for one in found[1:])
+
+
+@pytest.mark.parametrize(("budget", "count"), [(None, 50), (200.0, 50), (60.0, 15), (1.0, 10)])
+def test_a_budget_means_fewer_predictions_but_at_least_ten(thin, monkeypatch, budget, count):
+    """Two seconds each, in half of the budget."""
+    monkeypatch.setattr(memory, "seconds_of_one", lambda model, threads: 2.0)
+    limits = []
+    monkeypatch.setattr(memory, "fresh", lambda script, *_, limit_s=0.0: limits.append(limit_s) or "[1.0, 2.0]")
+    found = measure(thin / "model.onnx", threads=1, predictions=50, rounds=1, budget_s=budget)
+    assert found[0].settings["images"] == count
+    assert limits == [max(600.0, 10 * 2.0 * count), 0.0, 0.0, 0.0]
+
+
+def test_the_second_of_two_predictions_of_the_mean_area_is_timed(thin, monkeypatch):
+    now, sizes = [0.0], []
+
+    def predict(self, image, size):
+        sizes.append((*image.shape, size))
+        now[0] += 7.0 - 2.0 * len(sizes)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(memory, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert seconds_of_one(thin / "model.onnx", 1) == 3.0
+    assert sizes == [(272, 272, 3, "native")] * 2
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from benchmarks import stages
 from benchmarks.pictures import write_jpeg
 from benchmarks.stages import measure
 from runtime.predictor import Predictor
@@ -41,6 +42,21 @@ def test_the_second_of_two_predictions_counts(thin, monkeypatch):
         ("infer", (2.0, 2.0)),
     ]
     assert {one.settings["pictures"] for one in found} == {"synthetic"}
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(None, 8), (80.0, 8), (65.0, 6), (1.0, 5)])
+def test_a_budget_means_fewer_rounds_but_at_least_five(thin, monkeypatch, budget, rounds):
+    """Ten seconds a round: two predictions of 5 s."""
+    now = [0.0]
+
+    def predict(self, file):
+        now[0] += 5.0
+        return SimpleNamespace(times=Times(decode=1.0, fit=0.0, transfer=0.0, infer=0.0, restore=0.0))
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    (decode,) = measure(thin / "model.onnx", sizes=[(20, 30)], threads=1, rounds=8, budget_s=budget)
+    assert len(decode.values) == rounds
 
 
 @pytest.mark.parametrize(("channels", "mode"), [("RGB", "RGB"), ("L", "L")])
