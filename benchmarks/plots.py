@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from benchmarks.peers import peers_on
 from benchmarks.report import TIMES, achieved, machine_of
 from benchmarks.results import Measurement, Results
 from benchmarks.tables import number, shown_settings, size_of, varying
 from runtime.files import make_folder, replacing
+from runtime.providers import Device
 
 COLOURS = (
     "#0072B2",
@@ -79,7 +81,7 @@ def _latency(results: Results) -> Figure | None:
         return None
     machines = {name: [one for one in measured if machine_of(one) == name] for name in map(machine_of, measured)}
     names = {one.key: _name(one, together) for together in machines.values() for one in together}
-    colours = _numbered(names.values())
+    colours = _numbered([*KNOWN, *names.values()])
     batches = sorted({_count(one, "batch") for one in measured})
     rows: dict[tuple[str, str], list[Measurement]] = {}
     for one in measured:
@@ -100,6 +102,11 @@ def _bars(axes: Axes, found: Mapping[str, Measurement], bars: Mapping[str, str])
     """A bar for each name that was found, in its colour, on a line for each of `bars`."""
     axes.set_yticks(range(len(bars)), [_plain(name) for name in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
+    if not found:
+        axes.set_frame_on(False)
+        axes.xaxis.set_major_locator(FixedLocator([]))
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", **_small(GREY))
+        return
     for place, (name, colour) in enumerate(bars.items()):
         if name not in found:
             axes.text(0.01, place, "not measured", transform=axes.get_yaxis_transform(), va="center", **_small(GREY))
@@ -109,8 +116,8 @@ def _bars(axes: Axes, found: Mapping[str, Measurement], bars: Mapping[str, str])
         low, high = _ends(one)
         axes.errorbar(one.median, place, xerr=[[one.median - low], [high - one.median]], color=INK, capsize=2.5, lw=1)
         axes.annotate(number(one.median), (high, place), **_beside(5))
-    axes.set_xlim(0, 1.25 * max((_ends(one)[1] for one in found.values()), default=1.0))
-    axes.xaxis.set_major_locator(MaxNLocator(4) if found else FixedLocator([]))
+    axes.set_xlim(0, 1.25 * max(_ends(one)[1] for one in found.values()))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _tidy(axes, "x")
 
@@ -138,7 +145,7 @@ def _peaks(results: Results, machine: str, unit: str) -> dict[str, float]:
     for one in results.of("peak"):
         if one.unit == unit and machine_of(one) == machine:
             precision = str(one.settings.get("precision", "fp32"))
-            found[precision] = max(found.get(precision, 0.0), one.median)
+            found[precision] = max(found.get(precision, 0.0), *one.values)
     return found
 
 
@@ -156,16 +163,19 @@ def _roofline_panel(axes: Axes, works: Sequence[Measurement], roofs: Mapping[str
         axes.annotate(
             f"copy: {number(bandwidth)} GB/s", (1.5 * left, 1.5 * left * bandwidth), **_above("left", (8, -8))
         )
-    names, shapes = _numbered(_name(one, works) for one in works), _numbered(map(_work, works))
+    present, shapes = _numbered(_name(one, works) for one in works), _numbered(map(_work, works))
+    names = _numbered([*KNOWN, *present])
     for one, (x, y) in zip(works, points, strict=True):
-        colour, marker = COLOURS[names[_name(one, works)] % 12], MARKERS[shapes[_work(one)] % 12]
-        axes.plot(x, y, marker, color=colour, ms=8, mec="white", mew=0.7, zorder=3)
-    handles = [_handle("o", COLOURS[index % 12], name) for name, index in names.items()]
+        name = _name(one, works)
+        beside = 1.1 ** (present[name] - (len(present) - 1) / 2)  # or the markers of one graph would hide each other
+        colour, marker = COLOURS[names[name] % 12], MARKERS[shapes[_work(one)] % 12]
+        axes.plot(x * beside, y, marker, color=colour, ms=8, mec="white", mew=0.7, zorder=3)
+    handles = [_handle("o", COLOURS[names[name] % 12], name) for name in present]
     handles += [_handle("", GREY, ""), *(_handle(MARKERS[index % 12], GREY, name) for name, index in shapes.items())]
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     lowest = min([*(y / 1.5 for _, y in points), *([left * bandwidth] if bandwidth else [])])
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(lowest, 1.6 * max(highest, *(y for _, y in points))))
-    axes.set_xlabel("operations per byte, if every operator reads and writes memory")
+    axes.set_xlabel("operations per byte, if every operator reads and writes memory (markers are spread a little)")
     _tidy(axes, "both")
 
 
@@ -196,7 +206,7 @@ def _scaling(results: Results) -> Figure | None:
             points = _sweep([one for one in measured if one.unit == unit], over)
             fitted = [one for one in fits if one.settings.get("over") == over and one.settings.get("of") == unit]
             _scaling_panel(panels[row, column], points, fitted, over, unit)
-    figure.suptitle("Cost against size, with the exponents of size and their 90 % intervals")
+    figure.suptitle("Cost against size, with the exponents of size; of times with their 90 % intervals")
     return figure
 
 
@@ -333,6 +343,10 @@ def _count(one: Measurement, name: str) -> int:
 
 def _pixels(one: Measurement) -> int:
     return _count(one, "height") * _count(one, "width")
+
+
+KNOWN = tuple(peer.name for peer in peers_on(Device(kind="cpu")) if peer.precision == "fp32")
+"""Contestants that have the same colour in all pictures."""
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

@@ -27,11 +27,14 @@ SPEEDS = (*TIMES, "images/s")
 
 NOTES: Mapping[str, str] = {
     "latency": "One batch of uint8 pixels in host memory to its probabilities in host memory. GFLOP/s count the "
-    "graph's operations, so an algorithm that does fewer (Winograd's) can exceed the peak of a matrix product.",
+    "graph's operations, so an algorithm that does fewer (Winograd's) can exceed the peak of a matrix product. Errors "
+    "are of probabilities, against PyTorch on the CPU, or against ONNX Runtime where no checkpoint was given.",
     "overhead": "What the runtime costs around the session.",
     "stages": "Where the time of one prediction goes: medians in ms.",
-    "folder": "Image files to PNG masks on disk.",
-    "cold start": "One image file to its mask on disk, from the start of the process.",
+    "folder": "Image files to PNG masks on disk. The plain script resizes and writes PNG by PyTorch and Pillow; the "
+    "script with our decoding, resizing and PNG differs from predict in a loop by the network alone.",
+    "cold start": "One image file to its mask on disk, with all files in the page cache: from the start of a fresh "
+    "process to its end, and as one request to a process that stays open.",
     "memory": "Resident memory of the whole process after each tenth of its predictions, in MB.",
     "tiles": "One large image; MB at the peak, beyond the process before it.",
     "scaling": "Cost against size; peak MB beyond the loaded network, of what needs more than its weights do. "
@@ -41,15 +44,16 @@ NOTES: Mapping[str, str] = {
     "parity": "How far answers are from PyTorch's: the largest error of a probability, and the share of pixels whose "
     "class differs; each of the image where it is worst.",
     "training": "The trainer against a bare PyTorch loop with the same network on the same pictures.",
-    "peak": "What the machine reached in the same run: a matrix product and a copy larger than its caches.",
+    "peak": "The best round of what the machine did in the same run: the fastest matrix product, and a copy that is "
+    "larger than its caches.",
 }
 
 Column = tuple[str, Callable[[Measurement], str]]
 """The head of a column, and what it shows of a measurement."""
 
 METHOD = (
-    "Contestants of a table took turns. Ratios are medians over the rounds, with 90 % intervals; the spread is the "
-    "interquartile range over the median."
+    "Contestants of a table took turns. Ratios are medians over the rounds, with intervals of at least 90 %; the "
+    "spread is the interquartile range over the median; with fewer than 100 rounds, p99 is near the slowest one."
 )
 
 FACTS: Mapping[str, tuple[str, str]] = {
@@ -279,6 +283,11 @@ def _parity(measured: Sequence[Measurement]) -> list[str]:
     return _pivot([replace(one, values=(max(one.values),), facts={}) for one in measured])
 
 
+def _peak(measured: Sequence[Measurement]) -> list[str]:
+    """The best round counts."""
+    return _pivot([replace(one, values=(max(one.values),)) for one in measured])
+
+
 def _scaling(measured: Sequence[Measurement]) -> list[str]:
     """The sweep, and a line for each curve that was fitted to it."""
     fits = [one for one in measured if one.unit == "exponent"]
@@ -303,5 +312,5 @@ SECTIONS: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = {
     "scaling": _scaling,
     "trade-off": _pivot,
     "parity": _parity,
-    "peak": _pivot,
+    "peak": _peak,
 }

@@ -31,7 +31,7 @@ from unet_core.checkpoint import load_checkpoint
 from unet_core.display import Display
 from unet_core.model import Segmenter
 
-BARE, RUN, PREDICT = "bare session.run", "Predictor.run", "Predictor.predict, from a decoded image"
+BARE, RUN, PREDICT = "bare session.run", "Predictor.run", "Predictor.predict, from a decoded image of "
 SCRIPT, SHARED = "plain PyTorch script", "PyTorch script, our decoding, resizing and PNG"
 LOOP, POOL, STREAM = "predict in a loop", "predict in a pool of threads", "stream"
 
@@ -140,7 +140,7 @@ def overhead_calls(predictor: Predictor, image: Path | None) -> Calls:
     return {
         BARE: lambda: session.run(["probability"], {"image": batch}),
         RUN: lambda: predictor.run(batch),
-        PREDICT: lambda: predictor.predict(pixels),
+        f"{PREDICT}{pixels.shape[1]}x{pixels.shape[0]}": lambda: predictor.predict(pixels),
     }
 
 

@@ -87,7 +87,7 @@ def test_batches_stand_beside_each_other_and_gaps_are_named():
         "960x640, batch 1, cpu",
         "960x640, batch 4, cpu",
     ]
-    assert [text.get_text() for text in figure.axes[3].texts] == ["not measured"] * 7
+    assert [text.get_text() for text in figure.axes[3].texts] == ["not measured"]
 
 
 def test_machines_do_not_share_a_panel_and_precisions_are_named():
@@ -110,7 +110,7 @@ def test_the_roofline_shows_peaks_and_points_where_they_belong():
     points = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert points == [[[200.0, pytest.approx(160.0)]]]
     roof = axes.lines[0].get_xydata()
-    peak, copy = next(iter(peaks())).median, list(peaks())[-1].median
+    peak, copy = max(next(iter(peaks())).values), max(list(peaks())[-1].values)
     assert roof[0].tolist() == [pytest.approx(peak / copy), pytest.approx(peak)]
     assert any(text.startswith("fp32 product: 2") for text in texts(axes.figure))
 

@@ -48,7 +48,7 @@ def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
     folders = folder(model, thin / "model.pth", images, folder_sizes=(2, 5), passes=5, **asked)
     steps = np.arange(1.0, 7)
     values = {one.contestant: one.values for one in calls if one.part == "overhead"}
-    assert values == {BARE: tuple(steps), RUN: tuple(2 * steps), PREDICT: tuple(3 * steps)}
+    assert values == {BARE: tuple(steps), RUN: tuple(2 * steps), f"{PREDICT}60x40": tuple(3 * steps)}
     assert {one.part for one in folders} == {"folder"}
     assert [one.contestant for one in folders] == [SCRIPT, SHARED, LOOP, POOL, STREAM] * 2
     assert [one.settings["images"] for one in folders] == [2] * 5 + [5] * 5
@@ -92,7 +92,7 @@ def test_the_bare_session_answers_as_ours(thin):
         calls = overhead_calls(predictor, None)
         (bare,) = calls[BARE]()
         assert np.array_equal(bare, calls[RUN]())
-        assert np.array_equal(bare[0], calls[PREDICT]().probability)
+        assert np.array_equal(bare[0], calls[f"{PREDICT}48x32"]().probability)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
