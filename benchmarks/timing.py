@@ -21,6 +21,8 @@ STABLE = 0.02
 """Two windows of calls in a row are stable where their medians differ by no more than this share."""
 LONG_SECONDS, PAUSE_SECONDS = 2.0, 0.5
 """A call that takes longer than this is preceded by a pause, not by a call that does not count."""
+ROUND_SECONDS = 0.1
+"""A round of short calls is as many in a row as take this long, and its time their mean."""
 MIN_ROUNDS = 5
 """The median lies between the smallest and the largest of 5 values with 94 %, of 4 with 88 %: too few for 90 %."""
 DRAWS = 2_000
@@ -51,37 +53,51 @@ def interleave(
 ) -> dict[str, NDArray[np.float64]]:
     """Time each contestant once a round, A B A B ..., so that a drifting machine is the same for all.
 
-    Before its timed call each makes one that does not count: thread pools of the one before it may still be spinning,
-    and its data have left the caches. Where calls are long, a pause is enough (`LONG_SECONDS`). A contestant comes back
-    when its work is done, with the answer in host memory. With a budget in seconds (warm-up included, which takes a
-    quarter of it at most) there are fewer rounds, but never fewer than `MIN_ROUNDS` of those asked for.
+    A round is one call, or several in a row (`ROUND_SECONDS`). Before it, as many are made that do not count: thread
+    pools of the contestant before it may still be spinning, its data have left the caches, and cores that slept wake up
+    slowly. Where calls are long, a pause is enough (`LONG_SECONDS`). A contestant comes back when its work is done,
+    with the answer in host memory. With a budget in seconds (warm-up included, which takes a quarter of it at most)
+    there are fewer rounds, but never fewer than `MIN_ROUNDS` of those asked for.
 
     Returns:
-        Milliseconds, float64 [rounds], by contestant.
+        Milliseconds a call, float64 [rounds], by contestant.
     """
     started = time.perf_counter()
     limit = WARM_UP_SECONDS if budget_s is None else min(WARM_UP_SECONDS, budget_s / 4 / max(1, len(contestants)))
     usual = {name: warm_up(call, limit) for name, call in contestants.items()}
-    times: dict[str, list[int]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
     first = time.perf_counter()
     for done in range(rounds):
         now = time.perf_counter()
         if budget_s is not None and done >= MIN_ROUNDS and now - started + (now - first) / done > budget_s:
             break
         for name, call in contestants.items():
+            calls = calls_of(usual[name])
             if usual[name] > LONG_SECONDS:
                 time.sleep(PAUSE_SECONDS)
             else:
-                call()
-            before = time.perf_counter_ns()
-            call()
-            times[name].append(time.perf_counter_ns() - before)
+                _repeated(call, calls)
+            times[name].append(_repeated(call, calls) / calls)
     return {name: np.array(values, np.float64) / 1e6 for name, values in times.items()}
+
+
+def _repeated(call: Callable[[], object], times: int) -> int:
+    """Nanoseconds that so many calls take."""
+    before = time.perf_counter_ns()
+    for _ in range(times):
+        call()
+    return time.perf_counter_ns() - before
+
+
+def calls_of(call_s: float) -> int:
+    """How many calls of so many seconds are a round."""
+    return max(1, round(ROUND_SECONDS / call_s)) if call_s else 1
 
 
 def least_seconds(call_s: float) -> float:
     """What `interleave` takes for a contestant with calls of so many seconds: one to warm up, and the fewest rounds."""
-    return call_s + MIN_ROUNDS * (call_s + (PAUSE_SECONDS if call_s > LONG_SECONDS else call_s))
+    timed = calls_of(call_s) * call_s
+    return call_s + MIN_ROUNDS * (timed + (PAUSE_SECONDS if call_s > LONG_SECONDS else timed))
 
 
 def warm_up(call: Callable[[], object], limit: float) -> float:

@@ -38,6 +38,15 @@ def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_c
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(0.03, 3), (0.1, 1), (0.5, 1)])
+def test_a_round_of_short_calls_is_their_mean_after_as_many(clock, monkeypatch, seconds, calls):
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.1)
+    call = taking(clock, seconds)
+    times = interleave({"a": call}, rounds=2, budget_s=0.001)
+    assert call.calls == 1 + 2 * 2 * calls
+    assert times["a"] == pytest.approx([1e3 * seconds] * 2)
+
+
 def test_long_calls_follow_a_pause(clock, monkeypatch):
     pauses = []
     monkeypatch.setattr(timing.time, "sleep", pauses.append)
