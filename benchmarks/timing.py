@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.providers import available_threads
+from runtime.cores import available_threads
 
 WARM_UP_SECONDS = 10.0
 """A contestant that is not stable by then is timed as it is; its spread tells."""
