@@ -19,7 +19,7 @@ from benchmarks.parts import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure
 from benchmarks.peer import Arithmetic, Subject
 from benchmarks.plots import draw
 from benchmarks.report import markdown
-from benchmarks.results import Measurement, Results, Settings, Skipped
+from benchmarks.results import FILE_NAME, Measurement, Results, Settings, Skipped
 from benchmarks.timing import MIN_ROUNDS, busy_cores, disturbance
 from runtime.console import Command, Listed, Size, version_option
 from runtime.errors import ConfigError, ImageError, one_line
@@ -118,6 +118,9 @@ def run(
     """
     if out is not None:
         make_folder(out)
+    older = out is not None and (out / FILE_NAME).exists()
+    if older:
+        click.echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
     busy_before = busy_cores()
     with _ended_by_terminate(), tempfile.TemporaryDirectory() as scratch:
         plan = _planned(Subject.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
@@ -130,10 +133,12 @@ def run(
                 measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
                 skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
             )
-            if out is not None and results.measurements:
+            if out is not None and results.measurements:  # an older run's stay where nothing was measured
                 results.write(out)  # so that what is measured is kept, whatever comes
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
-    if out is not None:
+    if older and not results.measurements:
+        click.echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
+    elif out is not None:
         written = [results.write(out), out / "report.md", *draw(results, out)]
         write_text(out / "report.md", markdown(results) + _pictures(written))
         click.echo("\n".join(f"written: {path}" for path in written), err=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.results import (
     HIGHER,
@@ -46,11 +47,15 @@ MEGABYTES = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One measurement of two runs; `ratio` is new over old, relative to a contestant of each run if that was asked."""
+    """One measurement of two runs; `ratio` is new over old, relative to a contestant of each run if that was asked.
+
+    `relative` is then what each run's measurement is relative to; None where it is compared as it is.
+    """
 
     old: Measurement
     new: Measurement
     ratio: Ratio
+    relative: tuple[Measurement, Measurement] | None = None
 
     @property
     def worse_percent(self) -> float:
@@ -118,7 +123,7 @@ def compare(old: Results, new: Results, *, relative_to: str | None = None) -> li
             found.append(Comparison(old=one, new=other, ratio=_ratio(one, other)))
         elif reference is not None and reference[0] is not one:
             ratio = _ratio_of_ratios((one, reference[0]), (other, reference[1]))
-            found.append(Comparison(old=one, new=other, ratio=ratio))
+            found.append(Comparison(old=one, new=other, ratio=ratio, relative=reference))
     if not any(is_timed(one.new) for one in found):
         names = sorted({one.contestant for one, _ in pairs if one.group})
         among = f"one of {', '.join(names)}" if names else "a run in which contestants took turns"
@@ -133,8 +138,12 @@ def _ratio(old: Measurement, new: Measurement) -> Ratio:
 
 def _ratio_of_ratios(old: tuple[Measurement, Measurement], new: tuple[Measurement, Measurement]) -> Ratio:
     """New over old, each a measurement divided by its run's reference round by round."""
-    before, after = (np.array(one.values, np.float64) / np.array(reference.values) for one, reference in (old, new))
+    before, after = (_divided(one, reference) for one, reference in (old, new))
     return ratio_of_medians(after, before)
+
+
+def _divided(one: Measurement, reference: Measurement) -> NDArray[np.float64]:
+    return np.array(one.values, np.float64) / np.array(reference.values, np.float64)
 
 
 def _reference(
@@ -208,24 +217,48 @@ def comparison_table(
     ratio = "new / old" if relative_to is None else f"new / old, times relative to {relative_to}"
     heads = ["part", "contestant", "with", "old >", "new >", f"{ratio} (90 % interval) >", "verdict"]
     lines += table(heads, [_row(one, one.is_regression(fail_above)) for one in comparisons])
+    lines += ["", *(f"- {word}" for word in _meaning(fail_above, relative_to))]
     for name, run, other in (("old", old, new), ("new", new, old)):
-        left = [_left(one, reasons(other, one), one.key in gone) for one in alone(run, other)]
+        left = _left([(one, reasons(other, one), one.key in gone) for one in alone(run, other)])
         lines += ["", f"Only in the {name} run:", "", *left] if left else []
     return "\n".join([*lines, "", _sum(worse, len(gone), old.disturbance or new.disturbance)]) + "\n"
 
 
+def _meaning(fail_above: float, relative_to: str | None) -> list[str]:
+    """What the columns of the table say, and what is a regression."""
+    found = [
+        "worse and better, in percent: by how much more time it takes, or how much less speed it has; within noise: 1 "
+        "is in the interval",
+        f"a regression: worse beyond noise by more than {percent_of(fail_above)}; errors, Dice and memory have limits "
+        "of their own",
+    ]
+    shares = f"x {relative_to}: so many times as long as that of the same run, the median of the rounds"
+    return found if relative_to is None else [shares, *found]
+
+
 def _row(one: Comparison, failed: bool) -> list[str]:
     unit = one.new.unit
-    values = [f"{in_unit(figure(each), unit)} {unit}" for each in (one.old, one.new)]
+    if one.relative is None:
+        values = [f"{in_unit(figure(each), unit)} {unit}" for each in (one.old, one.new)]
+    else:
+        pairs = zip((one.old, one.new), one.relative, strict=True)
+        values = [f"{np.median(_divided(*pair)):.3f} x {pair[1].contestant}" for pair in pairs]
     names = [one.new.part, one.new.contestant, shown_settings(one.new.settings)]
     return [*names, *values, shown_ratio(one.ratio), f"{_mark(failed)}{_verdict(one)}"]
 
 
-def _left(one: Measurement, reasons: Sequence[str], failed: bool) -> str:
-    why = f": skipped, {cell(reasons[0])}" if reasons else ""
-    return (
-        f"- {_mark(failed)}{one.part}, {cell(one.contestant)}, {cell(shown_settings(one.settings))} ({one.unit}){why}"
-    )
+def _left(every: Sequence[tuple[Measurement, Sequence[str], bool]]) -> list[str]:
+    """A line for each part and contestant, unless reasons differ, with the settings of the first."""
+    alike: dict[tuple[str, str, str, bool], list[Measurement]] = {}
+    for one, why, failed in every:
+        alike.setdefault((one.part, one.contestant, why[0] if why else "", failed), []).append(one)
+    lines = []
+    for (part, contestant, why, failed), ones in alike.items():
+        more = f", and {len(ones) - 1} more" if len(ones) > 1 else ""
+        skipped = f": skipped, {cell(why)}" if why else ""
+        where = f"{cell(shown_settings(ones[0].settings))} ({ones[0].unit})"
+        lines.append(f"- {_mark(failed)}{part}, {cell(contestant)}, {where}{more}{skipped}")
+    return lines
 
 
 def _mark(failed: bool) -> str:

@@ -15,9 +15,12 @@ def available_threads() -> int:
 
 def affinity() -> int:
     """CPU cores that the scheduler gives this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(allowed_cores()) or os.cpu_count() or 1
+
+
+def allowed_cores() -> list[int]:
+    """The numbers, from 0, of the CPU cores that the scheduler gives this process; none where it does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @cache

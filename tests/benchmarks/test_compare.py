@@ -256,6 +256,17 @@ def test_the_table_names_regressions():
     relative = compare(old, new, relative_to="PyTorch eager")
     table = comparison_table(old, new, relative, fail_above=10, relative_to="PyTorch eager")
     assert "new / old, times relative to PyTorch eager (90 % interval)" in table
+    assert " x PyTorch eager |" in next(line for line in table.splitlines() if "| unet-deploy " in line)
+    assert "- x PyTorch eager: so many times as long as that of the same run" in table
+    assert "- a regression: worse beyond noise by more than 10.0 %;" in table
+
+
+def test_many_measurements_of_one_contestant_that_only_one_run_has_are_one_line():
+    sizes = [latency(1.0, "ncnn", height=height) for height in (160, 320, 640)]
+    old, new = run(latency(1.0), *sizes), run(latency(1.0), skipped=(skipped("why", height=640),))
+    text = comparison_table(old, new, compare(old, new), fail_above=5)
+    assert "- latency, ncnn, 240x160, batch 1, cpu (ms), and 1 more\n" in text
+    assert "- **REGRESSION**: latency, ncnn, 240x640, batch 1, cpu (ms): skipped, why\n" in text
 
 
 def test_slower_times_of_a_disturbed_run_are_to_be_measured_again():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import options as module
 from runtime.errors import ConfigError
 from runtime.options import (
     RESERVED,
@@ -176,3 +177,25 @@ def test_session_is_quiet_takes_the_threads_and_keeps_no_memory_patterns(value):
     assert options.enable_mem_pattern is False
     assert options.enable_cpu_mem_arena is value
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(value))
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "pinned", "places"),
+    [
+        ([0, 1], 2, True, "2"),
+        ([3, 5, 6], 3, True, "6;7"),
+        ([0, 1], 2, False, None),
+        ([0, 1, 2], 2, True, None),
+        ([0], 1, True, None),
+        ([], 2, True, None),
+    ],
+)
+def test_threads_are_pinned_where_each_has_a_core_of_its_own(monkeypatch, cores, threads, pinned, places):
+    monkeypatch.setattr(module, "allowed_cores", lambda: cores)
+    options = session_options(threads, ProviderOptions(pinned=pinned))
+    name = "session.intra_op_thread_affinities"
+    if places is not None:
+        assert options.get_session_config_entry(name) == places
+    else:
+        with pytest.raises(RuntimeError, match="does not have configuration"):
+            options.get_session_config_entry(name)
