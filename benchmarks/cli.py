@@ -15,9 +15,9 @@ from click.core import ParameterSource
 
 from benchmarks import compare, latency, parity
 from benchmarks.environment import environment
-from benchmarks.parts import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure
+from benchmarks.parts import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure, skipped_part
 from benchmarks.peer import Arithmetic, Subject
-from benchmarks.plots import draw
+from benchmarks.plots import PICTURES, draw
 from benchmarks.report import markdown
 from benchmarks.results import FILE_NAME, Measurement, Results, Settings, Skipped
 from benchmarks.timing import MIN_ROUNDS, busy_cores, disturbance
@@ -127,20 +127,24 @@ def run(
         results = Results(
             environment=environment(model), method=_method(plan, budget), disturbance=None, measurements=()
         )
-        for found in measure(plan, parts or [name for name in PARTS if name not in ON_REQUEST], budget):
+        chosen = [name for name in PARTS if (name in parts if parts else name not in ON_REQUEST)]
+        for index, found in enumerate(measure(plan, chosen, budget)):
             results = replace(
                 results,
                 measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
                 skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
             )
             if out is not None and results.measurements:  # an older run's stay where nothing was measured
-                results.write(out)  # so that what is measured is kept, whatever comes
+                _unfinished(results, chosen[index + 1 :], busy_before).write(out)  # kept, whatever comes
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if older and not results.measurements:
         click.echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
     elif out is not None:
         written = [results.write(out), out / "report.md", *draw(results, out)]
         write_text(out / "report.md", markdown(results) + _pictures(written))
+        for name in PICTURES if older else ():
+            if out / name not in written:
+                (out / name).unlink(missing_ok=True)  # it shows the older run
         click.echo("\n".join(f"written: {path}" for path in written), err=True)
     click.echo(markdown(results))
     parity.check(results.measurements)
@@ -170,6 +174,14 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
     click.echo(compare.comparison_table(before, after, comparisons, **asked), nl=False)
     if compare.regressions(comparisons, fail_above) or (not allow_missing and compare.lost(before, after)):
         click.get_current_context().exit(1)
+
+
+def _unfinished(results: Results, left: Iterable[str], busy_before: float | None) -> Results:
+    """The results as they stand if the run ends now: what is left is skipped, and what disturbed it before is told."""
+    missing = [
+        one for name in left for one in skipped_part(name, "the run ended before it") if isinstance(one, Skipped)
+    ]
+    return replace(results, disturbance=disturbance(busy_before, None), skipped=(*results.skipped, *missing))
 
 
 def _planned(

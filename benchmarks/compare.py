@@ -23,7 +23,7 @@ from benchmarks.results import (
     divisible,
     ratio_of_medians,
 )
-from benchmarks.tables import cell, in_unit, percent_of, shown_ratio, shown_settings, table
+from benchmarks.tables import cell, in_unit, number, percent_of, shown_ratio, shown_settings, table
 from runtime.errors import ConfigError
 
 WORK = ("batch", "height", "width", "images")
@@ -113,7 +113,10 @@ def compare(old: Results, new: Results, *, relative_to: str | None = None) -> li
     before = {one.key: one for one in old.measurements}
     pairs = [(before[one.key], one) for one in new.measurements if one.key in before]
     if not pairs:
-        raise ConfigError("old and new results: have no measurement in common, expected some with the same settings")
+        changed = "; ".join(differences(old, new)) or "no difference in machine and method"
+        raise ConfigError(
+            f"old and new results: have no measurement in common, expected some with the same settings ({changed})"
+        )
     if relative_to is None:
         return [Comparison(old=one, new=other, ratio=_ratio(one, other)) for one, other in pairs]
     found = []
@@ -242,7 +245,7 @@ def _row(one: Comparison, failed: bool) -> list[str]:
         values = [f"{in_unit(figure(each), unit)} {unit}" for each in (one.old, one.new)]
     else:
         pairs = zip((one.old, one.new), one.relative, strict=True)
-        values = [f"{np.median(_divided(*pair)):.3f} x {pair[1].contestant}" for pair in pairs]
+        values = [f"{number(float(np.median(_divided(*pair))))} x {pair[1].contestant}" for pair in pairs]
     names = [one.new.part, one.new.contestant, shown_settings(one.new.settings)]
     return [*names, *values, shown_ratio(one.ratio), f"{_mark(failed)}{_verdict(one)}"]
 

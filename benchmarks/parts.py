@@ -194,10 +194,10 @@ def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> 
         left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
         weights = [LATENCY_SHARES if other == "latency" else 1 for other in chosen[index:]]
         if left == 0:
-            yield _skipped(name, "nothing of the budget is left")
+            yield skipped_part(name, "nothing of the budget is left")
             continue
         if name in CPU_ONLY and plan.device not in ("auto", "cpu"):
-            yield _skipped(name, "is measured on the CPU; give --device cpu, or auto for both")
+            yield skipped_part(name, "is measured on the CPU; give --device cpu, or auto for both")
             continue
         try:
             yield PARTS[name](plan, None if left is None else left * weights[0] / sum(weights))
@@ -205,8 +205,9 @@ def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> 
             text = one_line(str(error))[:1000]
             reason = text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
             plan.display.note(f"{name}: {reason}")
-            yield _skipped(name, reason)
+            yield skipped_part(name, reason)
 
 
-def _skipped(name: str, reason: str) -> Found:
+def skipped_part(name: str, reason: str) -> Found:
+    """What stands in the results for a part that was not measured."""
     return [Skipped(part=part, contestant="all", settings={}, reason=reason) for part in RESULTS_OF.get(name, (name,))]

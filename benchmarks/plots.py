@@ -61,10 +61,13 @@ def draw(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _sign(figure: Figure, results: Results) -> None:
-    """Below the picture: the machine, and what makes the times doubtful."""
+    """Below the picture: the machine, the network, and what makes the times doubtful."""
     kinds = dict.fromkeys(map(machine_of, results.measurements))
     names = [str(results.environment.get(kind)) for kind in ("cpu", "gpu") if kind in kinds]
-    machine = "; ".join([*names, str(results.environment.get("model"))])
+    of_model = [
+        str(results.environment[name]) for name in ("card", "network", "model") if results.environment.get(name)
+    ]
+    machine = "; ".join([*names, ", ".join(of_model)])
     doubt = f"\nNot a measurement: {results.disturbance}" if results.disturbance else ""
     figure.supxlabel(_plain(machine + doubt), fontsize=8, color=WARNING if doubt else GREY)
 

@@ -98,7 +98,23 @@ def test_what_was_measured_before_ctrl_c_is_kept(thin, parts, monkeypatch, tmp_p
     monkeypatch.setitem(all_parts.PARTS, "memory", failing(KeyboardInterrupt()))
     done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
     assert done.exit_code == 130
-    assert [one.part for one in Results.read(tmp_path).measurements] == ["latency"]
+    kept = Results.read(tmp_path)
+    assert [one.part for one in kept.measurements] == ["latency"]
+    assert {(one.part, one.reason) for one in kept.skipped} >= {("memory", "the run ended before it")}
+
+
+def test_an_older_run_stays_until_something_is_measured_and_its_pictures_go_with_it(thin, parts, monkeypatch, tmp_path):
+    assert bench(thin / "model.onnx", "--part", "latency", "--out", tmp_path).exit_code == 0
+    (tmp_path / "latency.png").write_bytes(b"older")
+    before = (tmp_path / "results.json").read_bytes()
+    monkeypatch.setitem(all_parts.PARTS, "memory", failing(MemoryError()))
+    done = bench(thin / "model.onnx", "--part", "memory", "--out", tmp_path)
+    assert (done.exit_code, "nothing was measured, so the older run stays" in done.output) == (1, True)
+    assert (tmp_path / "results.json").read_bytes() == before
+    done = bench(thin / "model.onnx", "--part", "overhead", "--out", tmp_path)
+    assert (done.exit_code, "holds an older run, which is replaced" in done.output) == (0, True)
+    assert [one.part for one in Results.read(tmp_path).measurements] == ["overhead"]
+    assert not (tmp_path / "latency.png").exists()
 
 
 def test_options_are_told_with_the_names_of_files(thin, parts, tmp_path):
