@@ -95,7 +95,7 @@ class ProviderOptions:
             latency beside other work.
         pinned: each thread of ONNX Runtime's stays on a core of its own (`session.intra_op_thread_affinities`), where
             there are as many threads as cores that this process may use. After a pause of 20 ms a call of a thin
-            network took 7.6 ms instead of 12.2; two predictors at once got 10 % less done, and one of them much less.
+            network took 7.6 ms instead of 9.5; two predictors at once got 10 % less done, and one of them much less.
 
     extra: other options, a mapping by ONNX Runtime's name; those beginning with trt_ go to TensorRT, others to CUDA. It
         is kept as pairs in the order of names, so that options can be keys of a dict and nobody changes them later.
