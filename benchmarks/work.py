@@ -77,6 +77,8 @@ def count(model: str | os.PathLike[str] | onnx.ModelProto, batch: int, height: i
         ModelError: the graph is no such one, or the size of a value does not follow from that of the input.
     """
     whole = model if isinstance(model, onnx.ModelProto) else onnx.load(os.fspath(model))
+    if any(node.op_type == "Scan" for node in whole.graph.node):
+        raise ModelError("graph: is a rewritten one for CPUs; measure the file that is exported without --target cpu")
     graph = _at_size(whole, (batch, height, width))
     values = {item.name: item.type.tensor_type for item in (*graph.input, *graph.value_info, *graph.output)}
     weights = {item.name for item in whole.graph.initializer}

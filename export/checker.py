@@ -92,7 +92,7 @@ def check_file(
         rows=() if reference is None else _rows(run, reference.run, card, data, display),
     )
     base = _base(card, report.device)
-    if neighbours_matter(run, card, 0.0 if report.device == "cpu" else base):
+    if neighbours_matter(run, card, None if report.device == "cpu" else base):
         raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
     for row in report.rows:
         _require_row(report, row, base, of_network=checkpoint is not None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from runtime.card import Fit, ModelCard, Precision, ProofRow
+from runtime.card import Fit, ModelCard, Precision, ProofRow, Target
 from runtime.console import Command, IgnoredValue, Listed, Size, exit_without
 from runtime.errors import ConfigError, ProofError
 from runtime.files import new_folder, prepare
@@ -46,6 +46,10 @@ def with_options_of_masks(command: F) -> F:
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the network.  [default: fp32]")
+@click.option(
+    "--target", type=click.Choice(get_args(Target)), help="cpu: faster there, and only there.  [default: any]"
+)
+@click.option("--tune", is_flag=True, help="With --target cpu: measure here what is fastest, which takes a minute.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -151,7 +155,7 @@ def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterat
     precision = given.get("precision", "fp32")
     card = replace(load_checkpoint(checkpoint).card, precision=precision)
     if "card" in given:
-        kind = "u8" if given.get("values") == "u8" else precision
+        kind = "u8" if given.get("values") == "u8" else "cpu" if given.get("target") == "cpu" else precision
         prepare(markdown_path(given.get("output", default_path(checkpoint, kind))))
     if "triton" not in given:
         yield

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from export.changes import CardChanges
-from export.graph import OPSET, build_graph, build_raw_graph, check_opset, check_size, set_metadata
+from export.costs import chosen
+from export.graph import OPSET, build_graph, build_raw_graph, check_opset, check_room, check_size, set_metadata
 from export.precision import Converted, fp16, int8
 from export.proof import (
     MAX_ERROR,
@@ -34,7 +35,9 @@ from export.proof import (
 from export.quantise import Values
 from export.raw import raw_run
 from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
-from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof
+from export.tuning import tuned
+from export.winograd import rewrite
+from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.files import prepare, replacing, write_text
 from runtime.golden import GOLDEN_KEY, Golden
@@ -72,6 +75,8 @@ def export_onnx(
     path: str | os.PathLike[str] | None = None,
     *,
     precision: Precision = "fp32",
+    target: Target = "any",
+    tune: bool = False,
     data: str | os.PathLike[str] | None = None,
     layout: Layout | None = None,
     ignore_index: int | None = None,
@@ -89,6 +94,8 @@ def export_onnx(
         checkpoint: of this library or of a project in `unet_core.foreign`; .pth, .pth.tar or .safetensors.
         path: the .onnx file; by default beside the checkpoint, with what is special about it in its name.
         precision: "fp32", or "fp16" or "int8", which must pass a gate on `data`.
+        target: "cpu" rewrites the network for CPUs, see `export.winograd`; fp32 only.
+        tune: choose how each of its layers is computed by measuring on this machine, not by the model of costs.
         data: folder of real images, see `load_samples`; int8 is calibrated on it.
         layout, ignore_index: of the masks in `data`, as in training.
         raw: write the bare network (float32 NCHW -> logits), which `Predictor` does not take; fp32 only.
@@ -111,13 +118,15 @@ def export_onnx(
     started = time.perf_counter()
     display = display or Display(quiet=True)
     _check_options(precision, data, raw=raw, keep=keep, values=values, force=force)
+    _check_target(target, precision, raw=raw, tune=tune)
     check_opset(opset)
     loaded = load_checkpoint(checkpoint)
     check_size(loaded.state_dict)
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
         display.note(_assumed(checkpoint, loaded.family, card, changes or CardChanges()))
-    target = _target(path, Path(checkpoint), "raw" if raw else "u8" if values == "u8" else precision)
+    kind = "raw" if raw else "u8" if values == "u8" else "cpu" if target == "cpu" else precision
+    place = _target(path, Path(checkpoint), kind)
     samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
@@ -125,23 +134,30 @@ def export_onnx(
     expected = list(answered(network_run(segmenter), cases(card, pictures)))
     _require_finite(expected, checkpoint)
     model = build_raw_graph(segmenter, card, opset) if raw else build_graph(segmenter, card, opset)
+    if target == "cpu":
+        card = replace(card, target=target)
+        forms = tuned(model, card, display) if tune else chosen(model, card)
+        if not forms:
+            display.note("--target cpu: no layer of this network would gain, so the graph is as without it")
+        model = rewrite(model, forms)
+        check_room(model)
     run = raw_run(model, card) if raw else graph_run(model)
     card = _proved(card, run, expected, golden)
-    _require_parity(card, run, target)
+    _require_parity(card, run, place)
     logits = raw_run(model, card, logits=True) if raw else logits_run(model)
-    _require_logits(logits_error(logits, network_run(segmenter, logits=True), card, pictures), card, target)
+    _require_logits(logits_error(logits, network_run(segmenter, logits=True), card, pictures), card, place)
     converted = None
     if samples is not None:
         card = replace(card, precision=precision, proof=None)
         converted = _converted(model, run, card, samples, keep, values, display)
         model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
         card = _proved(card, converted.run, expected, golden, converted.gate, graph_run(model, optimised=False))
-        _require_gate(card, converted, golden, target, force=force)
-    _write(model, card, golden, target, raw=raw)
+        _require_gate(card, converted, golden, place, force=force)
+    _write(model, card, golden, place, raw=raw)
     return ExportReport(
-        path=target,
+        path=place,
         card=card,
-        size=target.stat().st_size,
+        size=place.stat().st_size,
         seconds=time.perf_counter() - started,
         card_is_assumed=loaded.card_is_assumed,
         family=loaded.family,
@@ -193,6 +209,17 @@ def _check_options(
         raise ConfigError("--precision int8: is calibrated on real images; give --data FOLDER")
 
 
+def _check_target(target: Target, precision: Precision, *, raw: bool, tune: bool) -> None:
+    if target not in get_args(Target):
+        raise ConfigError(f"--target {target}: expected {' or '.join(get_args(Target))}")
+    if target == "cpu" and (raw or precision != "fp32"):
+        raise ConfigError(
+            f"--target cpu: is fp32 with card; leave out {'--raw' if raw else f'--precision {precision}'}"
+        )
+    if tune and target != "cpu":
+        raise ConfigError("--tune: goes with --target cpu; leave it out")
+
+
 def _target(path: str | os.PathLike[str] | None, checkpoint: Path, kind: str) -> Path:
     target = prepare(default_path(checkpoint, kind) if path is None else path)
     if target.suffix.lower() != ".onnx":
@@ -201,7 +228,7 @@ def _target(path: str | os.PathLike[str] | None, checkpoint: Path, kind: str) ->
 
 
 def default_path(checkpoint: Path, kind: str = "fp32") -> Path:
-    """Beside the checkpoint: model.onnx, model.fp16.onnx, model.int8.onnx, model.u8.onnx or model.raw.onnx."""
+    """Beside the checkpoint: model.onnx, or model.KIND.onnx with fp16, int8, u8, cpu or raw."""
     stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
     return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
 
@@ -318,10 +345,11 @@ def _require_twin(run: Run, twin: Run, card: ModelCard, target: Path) -> None:
 
 def _require_logits(error: float, card: ModelCard, target: Path) -> None:
     """Stop an fp32 graph that is not the network, though probabilities near 0 or 1 do not show it."""
-    if error > MAX_LOGITS_ERROR:
+    limit = MAX_LOGITS_ERROR[card.target]
+    if error > limit:
         _refuse(
             f"the graph is not the network: its logits are off by {error:.2g} of their range, expected at most "
-            f"{MAX_LOGITS_ERROR:g}",
+            f"{limit:g}",
             card,
             target,
         )

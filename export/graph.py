@@ -80,6 +80,20 @@ def check_size(weights: Mapping[str, torch.Tensor]) -> None:
         raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
 
 
+def check_room(model: onnx.ModelProto) -> None:
+    """Raise a ModelError if a rewritten graph is too large for one file: filters weigh up to four times as much."""
+    size = bytes_of(model)
+    if size > MAX_BYTES:
+        raise ModelError(
+            f"--target cpu: would write weights of {size} bytes, and one ONNX file can hold {MAX_BYTES}; leave it out"
+        )
+
+
+def bytes_of(model: onnx.ModelProto) -> int:
+    """Bytes of a graph's weights and other constants."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
 def _exported(
     network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
 ) -> onnx.ModelProto:

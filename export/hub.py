@@ -121,6 +121,7 @@ def _facts(card: ModelCard, file: Path) -> str:
         ("size", f"{file.stat().st_size / 1e6:.1f} MB"),
         ("sha256", f"`{digest}`"),
         ("precision", card.precision),
+        *([("written for", "CPUs")] if card.target == "cpu" else []),
         ("architecture", f"U-Net, widths {widths}, up {card.architecture.up}"),
         ("trained at", "{} x {} (height x width)".format(*card.input.size)),
         ("made with", ", ".join(f"{_code(name)} {_code(text)}" for name, text in card.producer.items())),

@@ -121,14 +121,23 @@ output [ {{ name: "probability" data_type: TYPE_FP32 dims: [ {classes}, -1, -1 ]
 # Read by clients, not by the server: size, fit, class names and threshold, as in the ONNX file.
 parameters {{ key: "{CARD_KEY}" value {{ string_value: {json.dumps(card.to_json())} }} }}
 
-# On each GPU, or on the CPU where there is none. A count of 2 copies one request's data while another one is computed.
-instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
+{_instances(card)}
 ''',
         _batching(max_batch),
         _warmup(card, golden, max_batch),
-        "" if _has_uint8_values(source, card) else _tensorrt(source, card, name, max_batch),
+        "" if card.target == "cpu" or _has_uint8_values(source, card) else _tensorrt(source, card, name, max_batch),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _instances(card: ModelCard) -> str:
+    if card.target == "cpu":
+        return """\
+# The file is written for CPUs.
+instance_group [ { count: 1 kind: KIND_CPU } ]"""
+    return """\
+# On each GPU, or on the CPU where there is none. A count of 2 copies one request's data while another one is computed.
+instance_group [ { count: 1 kind: KIND_AUTO } ]"""
 
 
 def _batching(max_batch: int) -> str:

@@ -30,6 +30,8 @@ Channels = Literal["RGB", "L"]
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["any", "cpu"]
+"""What a file is written for: any device, or CPUs, on which it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
@@ -240,6 +242,7 @@ class ModelCard:
     output: OutputSpec
     weights_sha256: str
     precision: Precision = "fp32"
+    target: Target = "any"
     training: Training | None = None
     proof: Proof | None = None
     schema: int = field(default=SCHEMA)
@@ -254,12 +257,15 @@ class ModelCard:
         _text("name", self.name, 1, 200)
         _texts("producer", self.producer)
         _choice("precision", self.precision, get_args(Precision))
+        _choice("target", self.target, get_args(Target))
         _text("weights_sha256", self.weights_sha256, 64, 64)
         if set(self.weights_sha256) - set("0123456789abcdef"):
             raise _refusal("weights_sha256", self.weights_sha256, "64 hexadecimal digits")
         self._check_agreement()
 
     def _check_agreement(self) -> None:
+        if self.target == "cpu" and self.precision != "fp32":
+            raise _refusal("precision", self.precision, "fp32 with target cpu")
         if CHANNEL_COUNT[self.input.channels] != self.architecture.in_channels:
             raise _refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
         if self.input.stride != self.architecture.stride:
@@ -311,6 +317,8 @@ _NESTED: Mapping[str, type] = {
 }
 _OPTIONAL = {"training", "proof", "proof.gate"}
 _LISTS = {"proof.rows"}
+_LATER = {"target"}
+"""Fields that files from before they came do not have."""
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:
@@ -319,7 +327,7 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         raise _refusal(where or "card", data, "a record")
     known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
-    for name in sorted(known - data.keys()):
+    for name in sorted(known - data.keys() - (set() if where else _LATER)):
         raise ModelError(f"card field {prefix}{name}: is missing; export the model again")
     for name in sorted(data.keys() - known):
         raise ModelError(f"card field {prefix}{reprlib.repr(name)}: is unknown; export the model again")

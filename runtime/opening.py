@@ -146,13 +146,13 @@ class _Opener:
         """Whether another device should serve until this one's engine is built."""
         return (
             self.options.background
-            and providers.why_not(device) is None
+            and self._why_not(device) is None
             and must_build(self.path, device, self.card, self.options)
         )
 
     def open(self, device: Device) -> tuple[Session, float]:
         """Open a session on the device and replay the golden sample there: the session, and the largest error."""
-        reason = providers.why_not(device)
+        reason = self._why_not(device)
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
@@ -171,6 +171,11 @@ class _Opener:
         except Exception as failure:  # ONNX Runtime's errors share no base class
             raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
         return session, errors[-1]
+
+    def _why_not(self, device: Device) -> str | None:
+        if self.card.target == "cpu" and device.kind != "cpu":
+            return f"{self.path.name} is written for CPUs; export it again without --target cpu"
+        return providers.why_not(device)
 
     def report(self, session: Session, error: float) -> providers.Report:
         return providers.Report(

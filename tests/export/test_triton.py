@@ -83,6 +83,13 @@ def test_it_runs_on_gpus_or_else_on_the_cpu(model, tmp_path):
     assert (group.count, group.kind) == (1, ModelInstanceGroup.KIND_AUTO)
 
 
+def test_a_file_for_cpus_runs_there_and_is_not_given_to_tensorrt(tmp_path):
+    write_onnx(tmp_path / "model.onnx", target="cpu")
+    config = config_in(write_repository(tmp_path / "model.onnx", tmp_path))
+    (group,) = config.instance_group
+    assert group.kind == ModelInstanceGroup.KIND_CPU and not config.HasField("optimization")
+
+
 @pytest.mark.parametrize("batch", [2, 8, 1024])
 def test_requests_are_batched(model, tmp_path, batch):
     config = config_in(write_repository(model, tmp_path, max_batch=batch))

@@ -339,7 +339,7 @@ def test_missing_field_is_refused_at_every_level(level):
     record = data
     for part in level.split(".")[:-1]:
         record = record[int(part) if part.isdigit() else part]
-    for name in list(record):
+    for name in record.keys() - ({"target"} if level == "" else set()):  # older files have no target
         value = record.pop(name)
         where = f"{level}{name}".replace(".0", "")
         with pytest.raises(ModelError) as caught:

@@ -39,7 +39,7 @@ def gate_of(passed=True, **changes):
     return Gate(**(fields | changes), passed=passed)
 
 
-def write_onnx(path, *, size=(32, 48), precision="fp32", gate=None, graph=None, of_card=None, **config):
+def write_onnx(path, *, size=(32, 48), precision="fp32", target="any", gate=None, graph=None, of_card=None, **config):
     """Write a file and return its card; `of_card` maps the card, `config` are fields of `UNetConfig`."""
     built, card, golden = _built(size, **config)
     row = ProofRow(
@@ -56,7 +56,11 @@ def write_onnx(path, *, size=(32, 48), precision="fp32", gate=None, graph=None, 
         gate=gate or (None if precision == "fp32" else gate_of()),
     )
     card = replace(
-        card, precision=precision, proof=proof, training=Training(epochs=3, data="f00d", metrics={"image_dice": 0.97})
+        card,
+        precision=precision,
+        target=target,
+        proof=proof,
+        training=Training(epochs=3, data="f00d", metrics={"image_dice": 0.97}),
     )
     card = card if of_card is None else of_card(card)
     model = onnx.ModelProto()

@@ -1,0 +1,172 @@
+"""`unet-export --target cpu`: what it chooses, what it writes, and who takes it."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from networks import make_card, make_network
+
+from export import export_onnx, exporter, graph
+from export.checker import check_file
+from export.cli import main
+from export.costs import chosen, sizes_of
+from export.graph import build_graph
+from export.tuning import layer_times, tuned
+from export.winograd import convolutions
+from runtime.card import ModelCard
+from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, ProofError
+from runtime.golden import synthetic_image
+from runtime.predictor import Predictor
+from unet_core.checkpoint import save_checkpoint
+from unet_core.display import Display
+from unet_core.model import Segmenter
+
+WIDE = {"widths": (64, 128, 256)}
+
+
+def save(path, size=(32, 48), **config):
+    network = make_network(**config)
+    save_checkpoint(path, network.state_dict(), make_card(network, size))
+    return path
+
+
+def graph_of(size=(32, 48), **config):
+    network = make_network(**config)
+    card = make_card(network, size)
+    return build_graph(Segmenter(network, card), card), card
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A checkpoint for which the model of costs takes other forms than direct, and its export."""
+    checkpoint = save(tmp_path_factory.mktemp("wide") / "model.pth", size=(96, 144), **WIDE)
+    return checkpoint, export_onnx(checkpoint, target="cpu")
+
+
+def test_the_file_is_rewritten_proved_and_says_so(wide):
+    checkpoint, report = wide
+    assert report.path == checkpoint.with_name("model.cpu.onnx")
+    assert report.card.target == "cpu" and report.card.proof.max_abs_error < 1e-4
+    assert any(node.op_type == "Scan" for node in onnx.load(report.path).graph.node)
+    predictor = Predictor(report.path, "cpu")
+    assert predictor.card == report.card
+    plain = Predictor(export_onnx(checkpoint).path, "cpu")
+    image = synthetic_image(97, 143, 3, 0)
+    assert np.abs(predictor.run(image[None]) - plain.run(image[None])).max() < 1e-5
+
+
+def test_it_is_proved_again_as_any_file(wide):
+    checkpoint, report = wide
+    assert check_file(report.path, checkpoint=checkpoint).rows
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
+def test_gpus_refuse_it_by_name(wide, device):
+    with pytest.raises(DeviceError, match=r"model\.cpu\.onnx is written for CPUs; export it again without --target"):
+        Predictor(wide[1].path, device)
+
+
+def test_auto_runs_it_on_the_cpu_and_says_why(wide):
+    with pytest.warns(DeviceWarning, match="is written for CPUs"):
+        predictor = Predictor(wide[1].path, "auto")
+    assert predictor.report.device == "cpu"
+
+
+def test_cards_from_before_there_were_targets_are_for_any(wide):
+    text = wide[1].card.to_json()
+    assert '"target"' in text
+    older = ModelCard.from_json(text.replace('"target": "cpu",', "").replace('"target":"cpu",', ""))
+    assert older == replace(wide[1].card, target="any")
+
+
+def test_a_thin_network_stays_direct():
+    model, card = graph_of(size=(160, 240), widths=(4, 8))
+    assert chosen(model, card) == {}
+
+
+def test_a_wide_one_stays_direct_where_channels_are_few():
+    model, card = graph_of(size=(160, 240), **WIDE)
+    forms = chosen(model, card)
+    assert "downs.0.conv.0" not in forms  # three channels
+    assert forms["bottleneck.conv.3"] != "direct" and set(forms) < set(convolutions(model))
+
+
+@pytest.mark.parametrize("up", ["transpose", "bilinear", "bilinear-wide"])
+def test_sizes_of_what_convolutions_read(up):
+    model, card = graph_of(size=(33, 48), widths=(4, 8), up=up)
+    sizes = sizes_of(model, card)
+    assert set(sizes) >= set(convolutions(model))
+    assert sizes["downs.0.conv.0"] == sizes["final_conv"] == sizes["ups.3.conv.3"] == (36, 48)
+    assert sizes["downs.1.conv.3"] == sizes["ups.1.conv.0"] == (18, 24)
+    assert sizes["bottleneck.conv.0"] == (9, 12)
+
+
+def test_every_layer_is_timed_in_every_form():
+    model, card = graph_of()
+    times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
+    assert len(times) == 4
+    for found in times.values():
+        assert all(found[name] > 0 for name in convolutions(model))
+
+
+def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
+    model, card = graph_of()
+    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.99, 1.1])
+    assert tuned(model, card) == {}
+
+
+def test_tuning_takes_what_was_fastest_in_turns(monkeypatch):
+    model, card = graph_of()
+    names = convolutions(model)
+    costs = {"direct": 4, "f4": 3, "f4-few": 2, "f2-few": 1}
+    times = {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
+    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.9, 0.5])
+    assert tuned(model, card) == dict.fromkeys(names, "f4-few")
+    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.5, 0.9])
+    assert tuned(model, card) == dict.fromkeys(names, "f2-few")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "gpu"}, "--target gpu: expected any or cpu"),
+        ({"target": "cpu", "precision": "fp16"}, "--target cpu: is fp32 with card; leave out --precision fp16"),
+        ({"target": "cpu", "raw": True}, "--target cpu: is fp32 with card; leave out --raw"),
+        ({"tune": True}, "--tune: goes with --target cpu; leave it out"),
+    ],
+)
+def test_options_that_contradict_each_other(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(save(tmp_path / "model.pth"), **options)
+
+
+def test_filters_that_no_file_can_hold_are_refused(wide, tmp_path, monkeypatch):
+    rewrite = exporter.rewrite
+
+    def small(*given):
+        monkeypatch.setattr(graph, "MAX_BYTES", 1000)  # from here on
+        return rewrite(*given)
+
+    monkeypatch.setattr(exporter, "rewrite", small)
+    with pytest.raises(ModelError, match=r"--target cpu: would write weights of \d+ bytes, and one ONNX file can hold"):
+        export_onnx(wide[0], tmp_path / "model.onnx", target="cpu")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_logits_are_held_to_a_hundredth_of_what_others_are(wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "logits_error", lambda *_: 2e-5)
+    export_onnx(wide[0], tmp_path / "any.onnx")
+    with pytest.raises(ProofError, match=r"its logits are off by 2e-05 of their range, expected at most 1e-05"):
+        export_onnx(wide[0], tmp_path / "model.onnx", target="cpu")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_command_tunes_and_writes_beside_the_checkpoint(tmp_path):
+    done = CliRunner().invoke(main, [str(save(tmp_path / "model.pth")), "--target", "cpu", "--tune", "--card"])
+    assert done.exit_code == 0, done.output
+    assert "tuned: " in done.stderr
+    assert (tmp_path / "model.cpu.onnx").exists()
+    assert "| written for | CPUs |" in (tmp_path / "model.cpu.md").read_text()

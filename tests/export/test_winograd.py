@@ -1,0 +1,133 @@
+"""Graphs rewritten with Winograd's filtering answer as the graphs that they were made from."""
+
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import make_card, make_network
+from onnx import numpy_helper
+
+from export.graph import build_graph
+from export.proof import logits_run
+from export.winograd import Form, convolutions, matrices, rewrite
+from unet_core.model import Segmenter
+
+FORMS = get_args(Form)
+SHAPES = [(1, 32, 48), (3, 33, 49), (1, 1, 1), (2, 7, 90)]
+
+
+def graph_of(**config):
+    network = make_network(**config)
+    return build_graph(Segmenter(network, make_card(network)), make_card(network))
+
+
+def pictures(batch, height, width, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (batch, height, width, channels), np.uint8)
+
+
+def error(model, other, channels=3):
+    """Largest difference of logits over all shapes, as a share of the first one's range."""
+    run, again = logits_run(model), logits_run(other)
+    expected = [run(pictures(*shape, channels)) for shape in SHAPES]
+    found = [again(pictures(*shape, channels)) for shape in SHAPES]
+    worst = max(np.abs(one - other).max() for one, other in zip(found, expected, strict=True))
+    return float(worst / np.ptp(expected[0]))
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_the_matrices_are_those_of_a_correlation(tile):
+    to_tiles, to_filters, to_outputs = matrices(tile)
+    random = np.random.default_rng(0)
+    inputs, weight = random.normal(size=(tile + 2, tile + 2)), random.normal(size=(3, 3))
+    products = (to_filters @ weight @ to_filters.T) * (to_tiles @ inputs @ to_tiles.T)
+    direct = np.lib.stride_tricks.sliding_window_view(inputs, (3, 3)).reshape(tile, tile, 9) @ weight.reshape(9)
+    assert to_outputs @ products @ to_outputs.T == pytest.approx(direct)
+
+
+def test_without_forms_the_graph_is_the_same():
+    model = graph_of()
+    assert rewrite(model, {}).graph.SerializeToString(deterministic=True) == model.graph.SerializeToString(
+        deterministic=True
+    )
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
+def test_every_form_answers_as_the_network_at_every_size(form):
+    model = graph_of(widths=(4, 8, 6))
+    rewritten = rewrite(model, dict.fromkeys(convolutions(model), form))
+    onnx.checker.check_model(rewritten, full_check=True)
+    assert not [node for node in rewritten.graph.node if node.op_type == "ConvTranspose"]
+    assert [node.name for node in rewritten.graph.node if node.op_type == "Conv"] == ["final_conv"]
+    assert 0 < error(model, rewritten) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"classes": 5},
+        {"in_channels": 1},
+        {"up": "bilinear"},
+        {"up": "bilinear-wide"},
+        {"widths": (3, 5, 7, 9)},
+    ],
+)
+def test_mixed_forms_answer_as_networks_of_all_kinds(config):
+    model = graph_of(**config)
+    for seed in range(3):
+        chosen = np.random.default_rng(seed).choice(FORMS, len(convolutions(model)))
+        rewritten = rewrite(model, dict(zip(convolutions(model), chosen, strict=True)))
+        onnx.checker.check_model(rewritten, full_check=True)
+        assert error(model, rewritten, config.get("in_channels", 3)) < 1e-5
+
+
+def with_large_biases(model):
+    """All biases are 10, so that a border of anything but zeros shows."""
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(".bias"):
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), 10), tensor.name))
+    return model
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
+def test_what_lies_outside_is_zero_whatever_the_biases_are(form):
+    model = with_large_biases(graph_of())
+    assert error(model, rewrite(model, dict.fromkeys(convolutions(model), form))) < 1e-5
+
+
+def test_a_convolution_without_relu_or_bias_keeps_what_is_below_zero():
+    model = graph_of()
+    relu = next(node for node in model.graph.node if node.op_type == "Relu" and node.input[0] == "downs.1.conv.0")
+    for node in model.graph.node:
+        node.input[:] = ["downs.1.conv.0" if value == relu.output[0] else value for value in node.input]
+    model.graph.node.remove(relu)
+    bare = next(node for node in model.graph.node if node.name == "downs.1.conv.0")
+    del bare.input[2]
+    assert error(model, rewrite(model, {"downs.1.conv.0": "f4", "downs.1.conv.3": "f2-few"})) < 1e-5
+
+
+def test_the_same_graph_gives_the_same_bytes():
+    model = graph_of()
+    forms = dict.fromkeys(convolutions(model), "f4-few")
+    assert rewrite(model, forms).SerializeToString(deterministic=True) == rewrite(model, forms).SerializeToString(
+        deterministic=True
+    )
+
+
+def test_only_convolutions_of_3x3_that_keep_the_size_can_be_rewritten():
+    model = graph_of()
+    assert "final_conv" not in convolutions(model)
+    assert len(convolutions(model)) == sum(node.op_type == "Conv" for node in model.graph.node) - 1
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(one for one in first.attribute if one.name == "strides").ints[:] = [2, 2]
+    assert first.name not in convolutions(model)
+
+
+def test_large_values_lose_no_more():
+    network = make_network()
+    with torch.no_grad():
+        next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d)).weight *= 1e4
+    card = make_card(network)
+    model = build_graph(Segmenter(network, card), card)
+    assert error(model, rewrite(model, dict.fromkeys(convolutions(model), "f4"))) < 1e-5
