@@ -59,8 +59,8 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
 def cost(form: Form, height: int, width: int, channels: int, out: int) -> float:
     """Milliseconds of a convolution [out, channels, 3, 3] over [height, width], about.
 
-    The factors were fitted to 340 layers of networks of 31, 8 and 2 million weights, at 240x160 and 480x320, timed in
-    turns on two cores of an AMD EPYC; only their ratios matter.
+    Fitted to 340 timings of layers, of networks of 31, 8 and 2 million weights, at 240x160 and 480x320,
+    in turns on two cores of an AMD EPYC; only their ratios matter.
     """
     if form == "direct":
         return 4.5e-9 * 18 * height * width * channels * out
