@@ -1,16 +1,14 @@
 """Which form each convolution takes, by a model of what the forms cost: `unet-export --target cpu` without `--tune`."""
 
 from collections.abc import Mapping
-from typing import get_args
 
 import onnx
 
-from export.winograd import TILE, Form, convolutions, tiles_of_block
+from export.winograd import FORMS, TILE, Form, convolutions, tiles_of_block
 from runtime.card import ModelCard
 
-FORMS: tuple[Form, ...] = get_args(Form)
 MARGIN = 1.08
-"""Another form than direct has to promise more than the model is off by."""
+"""Another form than direct has to promise more than the model was off by in the mean, 8 %."""
 
 
 def chosen(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:

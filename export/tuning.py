@@ -6,7 +6,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from export.graph import MAX_BYTES, bytes_of
 from export.rows import BODY
-from export.winograd import Form, convolutions, rewrite
+from export.winograd import FORMS, Form, convolutions, rewrite
 from runtime.card import ModelCard
 from runtime.cores import available_threads
 from runtime.golden import synthetic_image
 from runtime.options import session_options
 from unet_core.display import Display
 
-FORMS: tuple[Form, ...] = get_args(Form)
 CALLS = 5
 """Calls that are profiled, after two that are not."""
 ROUNDS = 7

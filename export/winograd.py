@@ -12,7 +12,7 @@ tiles at a time that they stay in the caches.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -27,6 +27,8 @@ Form = Literal["direct", "f4", "f4-few", "f2-few"]
 The factors of a product are the tiles and the filters. ONNX Runtime packs the second one at every call; where tiles are
 few, that is them.
 """
+
+FORMS: tuple[Form, ...] = get_args(Form)
 
 TILE: Mapping[Form, int] = {"f2-few": 2, "f4": 4, "f4-few": 4}
 

@@ -9,6 +9,7 @@ from onnx_files import int8_graph
 
 from benchmarks.work import NodeWork, count
 from export.half import to_half
+from export.winograd import convolutions, rewrite
 from runtime.errors import ModelError
 
 
@@ -163,3 +164,11 @@ def test_what_cannot_be_sized_is_refused():
         count(broken, 1, 8, 8)
     assert str(error.value).startswith("graph: its sizes cannot be told (")
     assert "\n" not in str(error.value)
+
+
+def test_graphs_for_cpus_are_refused_by_name():
+    model = graph_of()
+    rewritten = rewrite(model, {convolutions(model)[1]: "f4"})
+    assert count(model, 1, 32, 48).gflop > 0
+    with pytest.raises(ModelError, match="is a rewritten one for CPUs; measure the file that is exported without"):
+        count(rewritten, 1, 32, 48)
