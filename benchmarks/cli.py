@@ -84,7 +84,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json, report.md and pictures.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help=PARTS_HELP)
 @click.option(
-    "--also", multiple=True, type=click.Path(path_type=Path), help="fp16 or int8 file of the same checkpoint."
+    "--also", multiple=True, type=click.Path(path_type=Path), help="fp16, int8 or cpu file of the same checkpoint."
 )
 @click.option("--batch", type=Listed(int), default="1", show_default=True, help="Batch sizes of the latency.")
 @click.option("--size", type=Listed(str), help="WIDTHxHEIGHT,... of the latency.  [default: as trained]")

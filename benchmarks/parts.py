@@ -6,7 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold, latency, memory, parity, peaks, scaling, stages, throughput, tradeoff, training
+from benchmarks import (
+    cold,
+    latency,
+    layers,
+    loading,
+    memory,
+    parity,
+    peaks,
+    scaling,
+    stages,
+    throughput,
+    tradeoff,
+    training,
+)
 from benchmarks.peer import Arithmetic, Subject
 from benchmarks.peers_torch import usable
 from benchmarks.results import Measurement, Skipped
@@ -19,6 +32,10 @@ Found = list[Measurement | Skipped]
 
 LATENCY_SHARES = 5
 """How much more of the budget the latency gets than each other part, having a matrix of contestants and shapes."""
+
+
+LOADINGS = 7
+"""Rounds of loading, at most: each is a process for each file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +128,14 @@ def _cold(plan: Plan, budget_s: float | None) -> Found:
     return cold.measure(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
 
 
+def _loading(plan: Plan, budget_s: float | None) -> Found:
+    return loading.measure(plan.subject, rounds=min(plan.rounds, LOADINGS), budget_s=budget_s, **plan.common)
+
+
+def _layers(plan: Plan, budget_s: float | None) -> Found:
+    return layers.measure(plan.subject, rounds=plan.rounds, budget_s=budget_s, **plan.common)
+
+
 def _memory(plan: Plan, budget_s: float | None) -> Found:
     return memory.measure(
         plan.subject.model, predictions=plan.predictions, side=plan.side, budget_s=budget_s, **plan.common
@@ -147,9 +172,11 @@ def _training(plan: Plan, _: float | None) -> Found:
 PARTS: Mapping[str, Callable[[Plan, float | None], Found]] = {
     "peak": _peak,
     "latency": _latency,
+    "layers": _layers,
     "overhead": _overhead,
     "stages": _stages,
     "folder": _folder,
+    "loading": _loading,
     "cold-start": _cold,
     "memory": _memory,
     "scaling": _scaling,
@@ -165,7 +192,7 @@ RESULTS_OF = {"cold-start": ("cold start",), "memory": ("memory", "tiles")}
 ON_REQUEST = ("training", "trade-off")
 """Parts that train, and so are measured only where they are named."""
 
-CPU_ONLY = ("overhead", "folder", "cold-start", "memory", "scaling")
+CPU_ONLY = ("layers", "overhead", "folder", "loading", "cold-start", "memory", "scaling")
 """Parts that are measured on the CPU, whatever else there is."""
 
 

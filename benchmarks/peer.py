@@ -41,16 +41,20 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is measured: the fp32 file, its card, the checkpoint if there is one, and files of other precisions."""
+    """What is measured: the fp32 file, its card, the checkpoint if there is one, and other files of the same network.
+
+    These are `files` of other precisions, and `for_cpus`, written by `unet-export --target cpu`.
+    """
 
     model: Path
     card: ModelCard
     checkpoint: Path | None = None
     files: Mapping[Precision, Path] = field(default_factory=dict)
+    for_cpus: Path | None = None
 
     @classmethod
     def read(cls, model: Path, checkpoint: Path | None = None, others: Sequence[Path] = ()) -> "Subject":
-        """Read what was given; `others` are fp16 and int8 files of the same network.
+        """Read what was given; `others` are fp16 and int8 files of the same network, and one for CPUs.
 
         Raises:
             ModelError: a file cannot be read, has another precision than is wanted there, or is another network's.
@@ -60,15 +64,25 @@ class Subject:
         card, golden = read_model(model)
         if card.precision != "fp32":
             raise ModelError(f"{model}: found {card.precision}, expected the fp32 file; give this one beside it")
+        if card.target != "any":
+            raise ModelError(
+                f"{model}: is written for CPUs, expected the file without --target cpu; give this one beside it"
+            )
         files: dict[Precision, Path] = {}
+        for_cpus: Path | None = None
         for path in others:
             other, _ = read_model(path)
             if other.weights_sha256 != card.weights_sha256:
                 raise ModelError(f"{path}: is of other weights than {model}; export both from one checkpoint")
+            if other.target == "cpu":
+                if for_cpus is not None:
+                    raise ModelError(f"{path}: is a second file for CPUs, expected one")
+                for_cpus = path
+                continue
             if other.precision == "fp32" or other.precision in files:
                 raise ModelError(f"{path}: is a second {other.precision} file, expected one of each precision")
             files[other.precision] = path
-        subject = cls(model=model, card=card, checkpoint=checkpoint, files=files)
+        subject = cls(model=model, card=card, checkpoint=checkpoint, files=files, for_cpus=for_cpus)
         if checkpoint is not None:
             error = golden.error(network_run(subject.segmenter()))
             if not error <= MAX_ERROR:

@@ -1,6 +1,7 @@
 """ONNX Runtime as a peer: a bare session with its default options, and this library's `Predictor`."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from runtime.session import open_inference
 PLAIN = "ONNX Runtime"
 OURS = "unet-deploy"
 SPINNING = "unet-deploy, spinning"
+FOR_CPUS = "unet-deploy, for CPUs"
 
 ARENA = 2.8
 """ONNX Runtime's `memory`."""
@@ -84,9 +86,13 @@ class OurPeer(Peer):
             return options
         return replace(options, min_size=(height, width), max_size=(height, width))
 
+    def path(self, subject: Subject) -> Path | None:
+        """The file that it opens."""
+        return subject.file(self.precision)
+
     def open(self, subject: Subject, threads: int, shape: Shape) -> Opened:
         """Open the file; a TensorRT engine that is not there yet is built, which takes minutes."""
-        path = subject.file(self.precision)
+        path = self.path(subject)
         assert path is not None
         predictor = Predictor(path, str(self.device), threads, self.options(subject, shape))
         require(predictor.report.device, str(self.device), f"{self.name}: device")
@@ -95,11 +101,31 @@ class OurPeer(Peer):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CpuFilePeer(OurPeer):
+    """`runtime.Predictor` with the file that `unet-export --target cpu` wrote."""
+
+    name: str = FOR_CPUS
+
+    def why_not(self, subject: Subject) -> str | None:
+        """No such file."""
+        return (
+            None
+            if subject.for_cpus is not None
+            else "no file for CPUs was given; make one with unet-export --target cpu"
+        )
+
+    def path(self, subject: Subject) -> Path | None:
+        """The file for CPUs."""
+        return subject.for_cpus
+
+
 def onnx_peers(device: Device) -> tuple[Peer, ...]:
     """All of ONNX Runtime's on a device."""
     if device.kind == "cpu":
         kinds: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
-        return (*_of(PlainPeer, kinds, device), *_of(OurPeer, kinds, device), OurPeer(name=SPINNING, spinning=True))
+        ours = (*_of(OurPeer, kinds, device), OurPeer(name=SPINNING, spinning=True), CpuFilePeer())
+        return (*_of(PlainPeer, kinds, device), *ours)
     kinds = ("fp32", "tf32", "fp16", "int8")
     if device.kind == "tensorrt":
         return _of(OurPeer, kinds, device)

@@ -29,12 +29,16 @@ NOTES: Mapping[str, str] = {
     "latency": "One batch of uint8 pixels in host memory to its probabilities in host memory. GFLOP/s count the "
     "graph's operations, so an algorithm that does fewer (Winograd's) can exceed the peak of a matrix product. Errors "
     "are of probabilities, against PyTorch on the CPU, or against ONNX Runtime where no checkpoint was given.",
+    "layers": "Each convolution, one image, by ONNX Runtime's profile; GFLOP/s count the operations of the convolution "
+    "as it is. The sum is of the medians, and has the profiler's own time in it.",
     "overhead": "What the runtime costs around the session.",
     "stages": "Where the time of one prediction goes: medians in ms.",
     "folder": "Image files to PNG masks on disk. The plain script resizes and writes PNG by PyTorch and Pillow; the "
     "script with our decoding, resizing and PNG differs from predict in a loop by the network alone.",
     "cold start": "One image file to its mask on disk, with all files in the page cache: from the start of a fresh "
     "process to its end, and as one request to a process that stays open.",
+    "loading": "A file in a fresh process that has imported its libraries: until it is open, with its golden sample "
+    "replayed, and until its first image is answered. MB at the peak, beyond the process before it.",
     "memory": "Resident memory of the whole process after each tenth of its predictions, in MB.",
     "tiles": "One large image; MB at the peak, beyond the process before it.",
     "scaling": "Cost against size; peak MB beyond the loaded network, of what needs more than its weights do. "
@@ -278,6 +282,30 @@ def _memory(measured: Sequence[Measurement]) -> list[str]:
     return table(["contestant", "with", "first >", "last >", "largest >"], rows)
 
 
+def _layers(measured: Sequence[Measurement]) -> list[str]:
+    """A row for each layer, with a time for each file and how many times as fast as the first one it is."""
+    names = list(dict.fromkeys(one.contestant for one in measured))
+    rows: dict[str, dict[str, Measurement]] = {}
+    for one in measured:
+        rows.setdefault(str(one.settings["layer"]), {})[one.contestant] = one
+    heads, shown = ["layer", "GFLOP >"], []
+    for name in names:
+        heads += [f"{name}, ms >", "GFLOP/s >", *([] if name == names[0] else ["form", "times as fast >"])]
+    for layer, row in rows.items():
+        first = row[names[0]]
+        cells = [layer, number(float(first.facts.get("gflop", math.nan)))]
+        for name in names:
+            one = row[name]
+            cells += [_median(one), number(achieved(one) or math.nan)]
+            if name != names[0]:
+                cells += [str(one.facts.get("form", NONE)), _speed_up(first, one) if first.median else NONE]
+        shown.append(cells)
+    sums = ["sum", ""]
+    for name in names:
+        sums += [number(sum(row[name].median for row in rows.values())), "", *([] if name == names[0] else ["", ""])]
+    return [*_common(measured), *table(heads, [*shown, sums])]
+
+
 def _parity(measured: Sequence[Measurement]) -> list[str]:
     """The worst of all images counts; facts say it again."""
     return _pivot([replace(one, values=(max(one.values),), facts={}) for one in measured])
@@ -312,5 +340,7 @@ SECTIONS: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = {
     "scaling": _scaling,
     "trade-off": _pivot,
     "parity": _parity,
+    "layers": _layers,
+    "loading": _pivot,
     "peak": _peak,
 }

@@ -30,9 +30,11 @@ MAX_TEXT = 2_000
 
 PARTS = (
     "latency",
+    "layers",
     "overhead",
     "stages",
     "folder",
+    "loading",
     "cold start",
     "memory",
     "tiles",

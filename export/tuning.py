@@ -6,7 +6,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -20,10 +20,15 @@ from runtime.card import ModelCard
 from runtime.cores import available_threads
 from runtime.golden import synthetic_image
 from runtime.options import session_options
-from unet_core.display import Display
+from unet_core.display import Advance, Display
+
+Key = TypeVar("Key")
 
 CALLS = 5
-"""Calls that are profiled, after two that are not."""
+"""Calls that are profiled, after `UNCOUNTED` that do not count."""
+UNCOUNTED = 2
+OTHER = "other"
+"""What belongs to no convolution: the change of layouts, for instance."""
 ROUNDS = 7
 """Of the whole network as it is and in other forms, in turns."""
 GAIN = 0.02
@@ -63,19 +68,51 @@ def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Displ
     Forms in which one file cannot hold the whole are not tried.
     """
     names = convolutions(model)
-    layers = sorted((node.name for node in model.graph.node if node.op_type.startswith("Conv")), key=len, reverse=True)
-    with tempfile.TemporaryDirectory() as folder, display.bar("tune", CALLS + 2, unit="call") as advance:
+    graphs = {form: rewrite(model, dict.fromkeys(names, form)) for form in FORMS}
+    able = {form: graph.SerializeToString() for form, graph in graphs.items() if bytes_of(graph) <= MAX_BYTES}
+    with display.bar("tune", UNCOUNTED + CALLS, unit="call") as advance:
+        found = profiled(able, layers_of(model), image, available_threads(), CALLS, advance=advance)
+    return {form: {layer: float(np.median(own)) for layer, own in times.items()} for form, times in found.items()}
+
+
+def layers_of(model: onnx.ModelProto) -> list[str]:
+    """The names of its convolutions, transposed ones among them, in their order."""
+    return [node.name for node in model.graph.node if node.op_type.startswith("Conv")]
+
+
+def profiled(
+    models: Mapping[Key, bytes | str],
+    layers: Sequence[str],
+    image: NDArray[np.uint8],
+    threads: int,
+    calls: int,
+    *,
+    budget_s: float | None = None,
+    advance: Advance = lambda _: None,
+) -> dict[Key, dict[str, list[float]]]:
+    """Milliseconds of each layer in each call, by model and layer: profiled on the CPU, models in turns.
+
+    Args:
+        models: serialised, or the paths of files.
+        layers: names of convolutions; a node belongs to the layer whose name its own has, and to `OTHER` without one.
+        image: uint8 [batch, height, width, channels].
+        calls: that count, after `UNCOUNTED` others.
+        budget_s: seconds; then there are fewer calls, but not fewer than `CALLS`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
         sessions = {
-            form: _session(graph, Path(folder) / form)
-            for form in FORMS
-            if bytes_of(graph := rewrite(model, dict.fromkeys(names, form))) <= MAX_BYTES
+            key: _session(model, threads, Path(folder) / str(index))
+            for index, (key, model) in enumerate(models.items())
         }
-        for _ in range(CALLS + 2):
+        started = time.perf_counter()
+        for done in range(UNCOUNTED + calls):
+            if budget_s is not None and done >= UNCOUNTED + CALLS and time.perf_counter() - started > budget_s:
+                break
             for session in sessions.values():
                 session.run(["probability"], {"image": image})
             advance(1)
-        profiles = {form: Path(session.end_profiling()).read_text() for form, session in sessions.items()}
-    return {form: _by_layer(json.loads(profile), layers) for form, profile in profiles.items()}
+        profiles = {key: Path(session.end_profiling()).read_text() for key, session in sessions.items()}
+    return {key: _by_layer(json.loads(profile), layers) for key, profile in profiles.items()}
 
 
 def _fastest(
@@ -88,7 +125,7 @@ def _fastest(
 
 def in_turns(models: Sequence[onnx.ModelProto], image: NDArray[np.uint8]) -> list[float]:
     """Seconds that one image takes each graph, the median of rounds in which all take turns."""
-    sessions = [_session(model) for model in models]
+    sessions = [_session(model.SerializeToString(), available_threads()) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
         for session, own in zip(sessions, times, strict=True):
@@ -99,21 +136,22 @@ def in_turns(models: Sequence[onnx.ModelProto], image: NDArray[np.uint8]) -> lis
     return [float(np.median(own)) for own in times]
 
 
-def _session(model: onnx.ModelProto, profile: Path | None = None) -> Any:
-    options = session_options(available_threads())
+def _session(model: bytes | str, threads: int, profile: Path | None = None) -> Any:
+    options = session_options(threads)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, float]:
-    """Milliseconds a call by layer, whose name is in the names of its nodes; what belongs to none is "other"."""
+def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, list[float]]:
+    """Milliseconds in each call that counts, by layer."""
+    longest_first = sorted(layers, key=len, reverse=True)
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
-    calls = [dict.fromkeys((*layers, "other"), 0.0) for _ in starts]
+    calls = [dict.fromkeys((*layers, OTHER), 0.0) for _ in starts]
     for event in events:
         node = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and node != event["name"] and f".{BODY}." not in node:
-            layer = next((name for name in layers if name in node), "other")
+            layer = next((name for name in longest_first if name in node), OTHER)
             calls[bisect_right(starts, event["ts"]) - 1][layer] += event["dur"] / 1e3
-    return {layer: float(np.median([call[layer] for call in calls[2:]])) for layer in calls[0]}
+    return {layer: [call[layer] for call in calls[UNCOUNTED:]] for layer in calls[0]}

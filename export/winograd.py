@@ -138,7 +138,10 @@ def _blocks(
     *,
     relu: bool,
 ) -> str:
-    """The results [blocks, tile * tile + 1, tiles, out], the last of each tile zero: a Scan over tables of indices."""
+    """The results [blocks, tile * tile + 1, tiles, out], the last of each tile zero: a Scan over tables of indices.
+
+    It is named after layer and form, so that a file tells how it computes a layer.
+    """
     tile, (out, channels) = TILE[form], weight.shape[:2]
     few, spots, places = form.endswith("few"), (tile + 2) ** 2, tile * tile + 1
     to_tiles, to_filters, to_outputs = matrices(tile)
@@ -173,7 +176,7 @@ def _blocks(
         [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [spots, None]) for name in names],
         [helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, [places, None, out])],
     )
-    name = b.named("scan")
+    name = b.named(form)
     b.nodes.append(helper.make_node("Scan", tables, [name], name=name, body=body, num_scan_inputs=len(tables)))
     return name
 

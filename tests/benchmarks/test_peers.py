@@ -11,7 +11,7 @@ from benchmarks import peer as peer_module
 from benchmarks import peers_onnx, peers_torch
 from benchmarks.peer import Difference, Subject, absent, difference, require
 from benchmarks.peers import PEERS, chosen, peers_on
-from benchmarks.peers_onnx import OURS, PLAIN, SPINNING, OurPeer, PlainPeer
+from benchmarks.peers_onnx import FOR_CPUS, OURS, PLAIN, SPINNING, OurPeer, PlainPeer
 from benchmarks.peers_torch import CHANNELS_LAST, COMPILED, EAGER, CompiledPeer, EagerPeer, arithmetic, own_code
 from benchmarks.timing import pinned
 from export.proof import network_run
@@ -29,6 +29,15 @@ def bare(tmp_path_factory):
     return write_bare_subject(tmp_path_factory.mktemp("bare"))
 
 
+ON_CPU = (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, SPINNING, FOR_CPUS, "OpenVINO", "ncnn")
+
+
+@pytest.fixture(scope="module")
+def for_cpus(tmp_path_factory):
+    forms = {"downs.1.conv.3": "f4", "bottleneck.conv.0": "f2-few"}
+    return write_subject(tmp_path_factory.mktemp("for_cpus"), widths=(4, 8), forms=forms)
+
+
 def of(name, device=CPU, precision="fp32"):
     (found,) = (one for one in peers_on(device) if (one.name, one.precision, one.device) == (name, precision, device))
     return found
@@ -41,6 +50,24 @@ def test_a_subject_with_files_of_other_precisions(tmp_path):
     paths = {name: found.file(name) for name in ("fp32", "tf32", "fp16", "bf16", "int8")}
     exact, half = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
     assert paths == {"fp32": exact, "tf32": exact, "fp16": half, "bf16": None, "int8": None}
+
+
+def test_a_subject_with_a_file_for_cpus(for_cpus):
+    assert for_cpus.for_cpus.name == "model.cpu.onnx" and for_cpus.files == {}
+    with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is a second file for CPUs, expected one"):
+        Subject.read(for_cpus.model, others=[for_cpus.for_cpus] * 2)
+    with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is written for CPUs, expected the file without --target"):
+        Subject.read(for_cpus.for_cpus)
+
+
+def test_the_file_for_cpus_is_a_contestant_of_its_own(subject, for_cpus):
+    peer, batch = of(FOR_CPUS), images(2, 31, 45)
+    assert peer.why_not(subject) == "no file for CPUs was given; make one with unet-export --target cpu"
+    assert peer.why_not(for_cpus) is None
+    with pinned(1):
+        opened = peer.open(for_cpus, 1, (2, 31, 45))
+        found = difference(opened(batch), network_run(for_cpus.segmenter())(batch))
+    assert opened.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
 
 
 @pytest.mark.parametrize(
@@ -75,7 +102,7 @@ def test_no_two_peers_are_named_alike_and_each_device_has_its_own():
     names = [(one.name, one.precision, one.device) for one in PEERS]
     assert len(set(names)) == len(names)
     assert {(name, precision) for name, precision, device in names if device == CPU} == {
-        *((name, "fp32") for name in (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, SPINNING, "OpenVINO", "ncnn")),
+        *((name, "fp32") for name in ON_CPU),
         *((name, precision) for name in (PLAIN, OURS) for precision in ("fp16", "int8")),
         ("OpenVINO", "int8"),
     }
@@ -96,7 +123,7 @@ def test_choosing_peers():
     with pytest.raises(ConfigError) as error:
         chosen(on_cpu, names=["caffe"])
     assert str(error.value).startswith("peer: found 'caffe', expected of 'ONNX Runtime', 'OpenVINO', 'PyTorch eager', ")
-    assert str(error.value).endswith("'torch.compile', 'unet-deploy', 'unet-deploy, spinning'")
+    assert str(error.value).endswith("'torch.compile', 'unet-deploy', 'unet-deploy, for CPUs', 'unet-deploy, spinning'")
     with pytest.raises(ConfigError) as error:
         chosen(on_cpu, precisions=["fp8"])
     assert str(error.value) == "precision: found 'fp8', expected of 'bf16', 'fp16', 'fp32', 'int8', 'tf32'"

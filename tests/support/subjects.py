@@ -1,6 +1,6 @@
 """Subjects of benchmarks: thin networks with their checkpoints, and peers that are made up."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from graphs import segmenter_of
@@ -9,19 +9,28 @@ from onnx_files import write_onnx
 from benchmarks.peer import Opened, Peer, Subject
 from export.graph import build_graph, set_metadata
 from export.proof import make_golden, network_run
+from export.winograd import rewrite
 from runtime.card import CARD_KEY
 from runtime.golden import GOLDEN_KEY
 from unet_core.checkpoint import save_checkpoint
 
 
-def write_subject(folder, **config):
-    """A subject on disk whose files are of one network, with a mean and std that matter."""
+def write_subject(folder, *, forms=None, **config):
+    """A subject on disk whose files are of one network, with a mean and std that matter; with `forms` one for CPUs."""
     segmenter, card = segmenter_of(**config)
-    graph = build_graph(segmenter, card)
-    set_metadata(graph, {CARD_KEY: card.to_json(), GOLDEN_KEY: make_golden(segmenter, card).to_json()})
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    graph, golden = build_graph(segmenter, card), make_golden(segmenter, card)
     save_checkpoint(folder / "model.pth", segmenter.network.state_dict(), card)
-    return Subject.read(folder / "model.onnx", folder / "model.pth")
+    others = []
+    if forms is not None:
+        others.append(_write(folder / "model.cpu.onnx", rewrite(graph, forms), replace(card, target="cpu"), golden))
+    model = _write(folder / "model.onnx", graph, card, golden)
+    return Subject.read(model, folder / "model.pth", others)
+
+
+def _write(path, graph, card, golden):
+    set_metadata(graph, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
+    path.write_bytes(graph.SerializeToString())
+    return path
 
 
 def write_bare_subject(folder):
