@@ -287,7 +287,7 @@ def _layers(measured: Sequence[Measurement]) -> list[str]:
     names = list(dict.fromkeys(one.contestant for one in measured))
     rows: dict[str, dict[str, Measurement]] = {}
     for one in measured:
-        rows.setdefault(str(one.settings["layer"]), {})[one.contestant] = one
+        rows.setdefault(str(one.settings.get("layer", NONE)), {})[one.contestant] = one
     heads, shown = ["layer", "GFLOP >"], []
     for name in names:
         heads += [f"{name}, ms >", "GFLOP/s >", *([] if name == names[0] else ["form", "times as fast >"])]

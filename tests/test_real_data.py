@@ -1,6 +1,7 @@
 """The whole chain on real images: train, export, evaluate both files, predict a folder."""
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -54,6 +55,19 @@ def test_brain_slices_are_segmented(brain, tmp_path):
     error, _ = parity.measure(model, best, [pair.image for pair in pairs], threads=available_threads())
     assert error.facts["max_abs_error"] < 1e-5
     assert error.facts["flip_distance"] < 1e-5
+
+
+def test_a_wide_network_answers_alike_in_the_file_for_cpus(brain, tmp_path):
+    """One epoch teaches it enough to segment; its values are those of a trained network, on real images."""
+    settings = {"widths": (128, 256), "height": 96, "width": 96, "batch_size": 8, "epochs": 1}
+    best, model, pairs = chain(brain, tmp_path / "run", classes=("brain",), **settings)
+    for_cpus = export_onnx(best, target="cpu", data=brain)
+    assert len([node for node in onnx.load(for_cpus.path).graph.node if node.op_type == "Scan"]) >= 4
+    of_model, of_cpus = (evaluate(path, pairs, device="cpu") for path in (model, for_cpus.path))
+    assert of_model.pixel_dice > 0.5
+    assert of_cpus.summary() == pytest.approx(of_model.summary(), abs=5e-5)
+    error, _ = parity.measure(for_cpus.path, best, [pair.image for pair in pairs], threads=available_threads())
+    assert error.facts["max_abs_error"] < 1e-5
 
 
 def test_the_chain_runs_on_road_scenes(camvid, tmp_path):
