@@ -80,10 +80,10 @@ Coordinate = Callable[..., str]
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Pictures as rows float32 [places, channels], the last of which is zero.
+    """Pictures as rows float32 [places, channels].
 
-    `batch`, `height`, `width`, `last` (the index of the last row) are the names of int64 scalars in the graph. The
-    index of a pixel's row is `of_line(picture, y) + of_x(x)`.
+    `batch`, `height`, `width` and `places` are the names of int64 scalars in the graph. The index of a pixel's row is
+    `of_line(picture, y) + of_x(x)`. If it is `padded`, the last row is zero and no pixel's.
     """
 
     value: str
@@ -91,39 +91,65 @@ class Rows:
     batch: str
     height: str
     width: str
-    last: str
+    places: str
+    padded: bool
     of_line: Coordinate
     of_x: Coordinate
 
 
 def rows_of(b: Builder, value: str, channels: int) -> Rows:
-    """Pictures [batch, channels, height, width] as rows, line by line, and the zero row."""
+    """Pictures [batch, channels, height, width] as rows, line by line."""
     batch, height, width = (b.op("Squeeze", b.op("Shape", value, start=side, end=side + 1)) for side in (0, 2, 3))
     flat = b.reshaped(b.op("Transpose", value, perm=[0, 2, 3, 1]), -1, channels)
-    padded = b.op("Pad", flat, b.constant(np.array([0, 0, 1, 0], np.int64), "pads"))
-    return _in_lines(b, padded, channels, batch, height, width)
+    return _in_lines(b, flat, channels, batch, height, width, padded=False)
 
 
-def _in_lines(b: Builder, value: str, channels: int, batch: str, height: str, width: str) -> Rows:
+def _in_lines(b: Builder, value: str, channels: int, batch: str, height: str, width: str, *, padded: bool) -> Rows:
+    pixels = b.op("Mul", b.op("Mul", batch, height), width)
     return Rows(
         value=value,
         channels=channels,
         batch=batch,
         height=height,
         width=width,
-        last=b.op("Mul", b.op("Mul", batch, height), width),
+        places=b.op("Add", pixels, 1) if padded else pixels,
+        padded=padded,
         of_line=lambda picture, y: b.op("Mul", b.op("Add", b.op("Mul", picture, height), y), width),
         of_x=lambda x: x,
     )
 
 
-def table_of(b: Builder, rows: Rows, picture: str, y: str, x: str) -> str:
-    """Indices of pixels, int64; coordinates broadcast against each other, and those outside give the zero row."""
+def joined(b: Builder, parts: Sequence[Rows]) -> tuple[str, list[str | int], str]:
+    """The rows of all parts, of equally many channels, below each other; where each part begins; and the last's index.
+
+    The last row is zero, and so is of no part, or a padded one's.
+    """
+    begins: dict[int, str | int] = {}
+    places: str | int = 0
+    ordered = sorted(range(len(parts)), key=lambda index: parts[index].padded)
+    for index in ordered:
+        begins[index] = places
+        places = b.op("Add", parts[index].places, places) if places else parts[index].places
+    values = [parts[index].value for index in ordered]
+    last = places
+    if parts[ordered[-1]].padded:
+        last = b.op("Sub", places, 1)
+    else:
+        values.append(b.constant(np.zeros((1, parts[0].channels), np.float32), "zeros"))
+    value = values[0] if len(values) == 1 else b.op("Concat", *values, axis=0)
+    return value, [begins[index] for index in range(len(parts))], str(last)
+
+
+def table_of(b: Builder, rows: Rows, begin: str | int, last: str, picture: str, y: str, x: str) -> str:
+    """Indices of pixels, int64, of rows that begin at `begin`; those outside of the picture are `last`.
+
+    Coordinates broadcast against each other.
+    """
     line, column = (
         b.op("Where", b.op("And", b.op("GreaterOrEqual", at, 0), b.op("Less", at, side)), index, OUTSIDE)
         for at, side, index in ((y, rows.height, rows.of_line(picture, y)), (x, rows.width, rows.of_x(x)))
     )
-    return b.op("Min", b.op("Add", line, column), rows.last)
+    return b.op("Min", b.op("Add", b.op("Add", line, begin) if begin else line, column), last)
 
 
 def _lines(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0)) -> str:
@@ -137,7 +163,10 @@ def _lines(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0
 
 
 def _and_last(b: Builder, rows: Rows, indices: str) -> str:
-    return b.op("Concat", indices, b.reshaped(rows.last, 1), axis=0)
+    """The indices and, of padded rows, the last one."""
+    if not rows.padded:
+        return indices
+    return b.op("Concat", indices, b.reshaped(b.op("Sub", rows.places, 1), 1), axis=0)
 
 
 def picture_of(b: Builder, rows: Rows) -> str:
@@ -153,26 +182,21 @@ def pooled(b: Builder, rows: Rows) -> Rows:
     corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
     found = [b.op("Gather", rows.value, _and_last(b, rows, _lines(b, rows, 2, corner)), axis=0) for corner in corners]
     height, width = (b.op("Div", side, 2) for side in (rows.height, rows.width))
-    return _in_lines(b, b.op("Max", *found), rows.channels, rows.batch, height, width)
+    return _in_lines(b, b.op("Max", *found), rows.channels, rows.batch, height, width, padded=rows.padded)
 
 
 def transposed(b: Builder, rows: Rows, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Rows:
     """A transposed convolution of 2x2 with stride 2: weight [in, out, 2, 2].
 
-    Each pixel's four results lie side by side in a row of 4 * out; where they belong is arithmetic. The zero row
-    becomes the bias, so it is written over.
+    Each pixel's four results lie side by side in a row of 4 * out; where they belong is arithmetic.
     """
     channels, out = weight.shape[:2]
-    lines = b.op("Gather", rows.value, _and_last(b, rows, _lines(b, rows)), axis=0)
+    lines = b.op("Gather", rows.value, _lines(b, rows), axis=0)
     factor = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(channels, 4 * out)
     factors = [b.constant(factor, "weight")]
     if bias is not None:
         factors.append(b.constant(np.tile(bias, 4), "bias"))
     value = b.op("Gemm", lines, *factors)
-    pixels = b.op("Mul", b.op("Mul", rows.batch, rows.height), rows.width)
-    if bias is not None and bias.any():
-        zeros = b.constant(np.zeros((1, 4 * out), np.float32), "zeros")
-        value = b.op("ScatterND", value, b.reshaped(pixels, 1, 1), zeros)
 
     def of_line(picture: str, y: str) -> str:
         above = b.op("Add", b.op("Mul", picture, rows.height), b.op("Div", y, 2))
@@ -188,7 +212,8 @@ def transposed(b: Builder, rows: Rows, weight: NDArray[np.float32], bias: NDArra
         batch=rows.batch,
         height=height,
         width=width,
-        last=b.op("Add", b.op("Mul", pixels, 4), 3),
+        places=b.op("Mul", b.op("Mul", rows.batch, height), width),
+        padded=False,
         of_line=of_line,
         of_x=of_x,
     )

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.rows import BODY, Builder, Rows, picture_of, pooled, rows_of, table_of, transposed
+from export.rows import BODY, Builder, Rows, joined, picture_of, pooled, rows_of, table_of, transposed
 
 Form = Literal["direct", "f4", "f4-few", "f2-few"]
 """How a convolution is computed: as it is, by F(4x4, 3x3), or by F(4x4, 3x3) or F(2x2, 3x3) where tiles are few.
@@ -74,7 +74,7 @@ def convolved(
     *,
     relu: bool,
 ) -> Rows:
-    """A convolution of 3x3 with padding 1 over the channels of all parts: weight [out, in, 3, 3]."""
+    """A convolution of 3x3 with padding 1 over the channels of all parts, equally many each: weight [out, in, 3, 3]."""
     tile, (out, channels) = TILE[form], weight.shape[:2]
     batch, height, width = parts[0].batch, parts[0].height, parts[0].width
     down, across = (b.op("Div", b.op("Add", side, tile - 1), tile) for side in (height, width))
@@ -86,8 +86,14 @@ def convolved(
     picture, y = (b.op("Reshape", b.op(kind, line, down), shape) for kind in ("Div", "Mod"))
     y = b.op("Add", b.op("Mul", y, tile), _border(b, tile, (1, -1, 1, 1, 1)))
     x = b.op("Add", b.op("Mul", b.op("Range", 0, across, 1), tile), _border(b, tile, (1, 1, -1, 1, 1)))
-    tables = [b.reshaped(table_of(b, part, picture, y, x), 0, (tile + 2) ** 2, -1) for part in parts]
-    value = b.reshaped(_blocks(b, parts, tables, weight, bias, form, relu=relu), -1, out)
+    whole, begins, last = joined(b, parts)
+    spots = (tile + 2) ** 2
+    tables = [
+        b.reshaped(table_of(b, part, begin, last, picture, y, x), 0, spots, 1, -1)
+        for part, begin in zip(parts, begins, strict=True)
+    ]
+    table = b.reshaped(b.op("Transpose", b.op("Concat", *tables, axis=2), perm=[0, 1, 3, 2]), 0, spots, -1)
+    value = b.reshaped(_blocks(b, whole, table, weight, bias, form, relu=relu), -1, out)
     size = b.op("Mul", many, across)  # of a block, in tiles
 
     def of_line(picture: str, y: str) -> str:
@@ -106,7 +112,8 @@ def convolved(
         batch=batch,
         height=height,
         width=width,
-        last=b.op("Sub", places, 1),
+        places=places,
+        padded=True,
         of_line=of_line,
         of_x=of_x,
     )
@@ -130,15 +137,17 @@ def _border(b: Builder, tile: int, shape: tuple[int, ...]) -> str:
 
 def _blocks(
     b: Builder,
-    parts: Sequence[Rows],
-    tables: Sequence[str],
+    rows: str,
+    table: str,
     weight: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
     form: Form,
     *,
     relu: bool,
 ) -> str:
-    """The results [blocks, tile * tile + 1, tiles, out], the last of each tile zero: a Scan over tables of indices.
+    """The results [blocks, tile * tile + 1, tiles, out], the last of each tile zero: a Scan over a table of indices.
+
+    The table is [blocks, spots, tiles * parts]; the channels of a tile are those of its parts' rows side by side.
 
     It is named after layer and form, so that a file tells how it computes a layer.
     """
@@ -149,9 +158,8 @@ def _blocks(
     back[:-1] = np.kron(to_outputs, to_outputs)
     filters = _filters(weight, to_filters)
     with b.body() as nodes:
-        names = [b.named("places") for _ in parts]
-        tiles = [b.op("Gather", part.value, name, axis=0) for part, name in zip(parts, names, strict=True)]
-        value = tiles[0] if len(tiles) == 1 else b.op("Concat", *tiles, axis=2)  # [spots, tiles, channels]
+        places_of_block = b.named("places")
+        value = b.op("Gather", rows, places_of_block, axis=0)
         value = b.op("MatMul", _constant(b, np.kron(to_tiles, to_tiles), "to_tiles"), b.reshaped(value, spots, -1))
         value = b.reshaped(value, spots, -1, channels)
         if few:
@@ -173,11 +181,11 @@ def _blocks(
     body = helper.make_graph(
         nodes,
         b.named(BODY),
-        [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [spots, None]) for name in names],
+        [helper.make_tensor_value_info(places_of_block, onnx.TensorProto.INT64, [spots, None])],
         [helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, [places, None, out])],
     )
     name = b.named(form)
-    b.nodes.append(helper.make_node("Scan", tables, [name], name=name, body=body, num_scan_inputs=len(tables)))
+    b.nodes.append(helper.make_node("Scan", [table], [name], name=name, body=body, num_scan_inputs=1))
     return name
 
 
@@ -298,7 +306,10 @@ class _Rewriting:
         readers = self.readers[node.output[0]]
         relu = readers[0] if len(readers) == 1 and readers[0].op_type == "Relu" else None
         self.channels.setdefault(node.input[0], self.weights[node.input[1]].dims[1])
-        parts = [self._rows(value) for value in self.parts.get(node.input[0], [node.input[0]])]
+        values = self.parts.get(node.input[0], [node.input[0]])
+        if len({self.channels[value] for value in values}) > 1:
+            values = [node.input[0]]
+        parts = [self._rows(value) for value in values]
         weight, bias = self._weights(node)
         rows = convolved(self.b, parts, weight, bias, self.forms[node.name], relu=relu is not None)
         self.rows[node.output[0] if relu is None else relu.output[0]] = rows
