@@ -375,8 +375,7 @@ class Server:
         return tritonclient.grpc.service_pb2.ModelConfigResponse(config=config_in(self.models / name))
 
     def infer(self, name, inputs):
-        ((request,), config) = inputs, config_in(self.models / name)
-        expected = config.input[0]
+        (request,), (expected,) = inputs, config_in(self.models / name).input
         assert (request.name(), f"TYPE_{request.datatype()}") == (expected.name, "TYPE_UINT8")
         assert all(wanted in (-1, size) for wanted, size in zip(expected.dims, request.shape()[1:], strict=True))
         images = np.frombuffer(request._get_content(), np.uint8).reshape(request.shape())
