@@ -214,10 +214,10 @@ def _check_target(target: Target, precision: Precision, *, raw: bool, tune: bool
         raise ConfigError(f"--target {target}: expected {' or '.join(get_args(Target))}")
     if target == "cpu" and (raw or precision != "fp32"):
         raise ConfigError(
-            f"--target cpu: is fp32 with card; leave out {'--raw' if raw else f'--precision {precision}'}"
+            f"--target cpu: writes fp32 with a card; leave out {'--raw' if raw else f'--precision {precision}'}"
         )
     if tune and target != "cpu":
-        raise ConfigError("--tune: goes with --target cpu; leave it out")
+        raise ConfigError("--tune: chooses for --target cpu; add that, or leave --tune out")
 
 
 def _target(path: str | os.PathLike[str] | None, checkpoint: Path, kind: str) -> Path:

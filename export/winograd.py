@@ -78,7 +78,7 @@ def convolved(
     tile, (out, channels) = TILE[form], weight.shape[:2]
     batch, height, width = parts[0].batch, parts[0].height, parts[0].width
     down, across = (b.op("Div", b.op("Add", side, tile - 1), tile) for side in (height, width))
-    lines = b.op("Mul", batch, down)  # of tiles
+    lines = b.op("Max", b.op("Mul", batch, down), 1)  # of tiles; no pictures have one, which nobody reads
     blocks, many = _shared(b, lines, b.op("Max", b.op("Div", tiles_of_block(channels, out), across), 1))
     line = b.op("Range", 0, b.op("Mul", blocks, many), 1)
     one = b.constant(np.ones(1, np.int64))

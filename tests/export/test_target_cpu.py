@@ -133,9 +133,9 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch):
     ("options", "message"),
     [
         ({"target": "gpu"}, "--target gpu: expected any or cpu"),
-        ({"target": "cpu", "precision": "fp16"}, "--target cpu: is fp32 with card; leave out --precision fp16"),
-        ({"target": "cpu", "raw": True}, "--target cpu: is fp32 with card; leave out --raw"),
-        ({"tune": True}, "--tune: goes with --target cpu; leave it out"),
+        ({"target": "cpu", "precision": "fp16"}, "--target cpu: writes fp32 with a card; leave out --precision fp16"),
+        ({"target": "cpu", "raw": True}, "--target cpu: writes fp32 with a card; leave out --raw"),
+        ({"tune": True}, "--tune: chooses for --target cpu; add that, or leave --tune out"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path, options, message):

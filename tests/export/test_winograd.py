@@ -63,6 +63,15 @@ def test_every_form_answers_as_the_network_at_every_size(form):
     assert 0 < error(model, rewritten) < 1e-5
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_no_pictures_have_no_answers(form, every):
+    model = graph_of(widths=(4, 8, 6))
+    rewritten = rewrite(model, dict.fromkeys(convolutions(model)[::every], form))
+    none = pictures(0, 33, 49)
+    assert logits_run(rewritten)(none).shape == logits_run(model)(none).shape == (0, 1, 33, 49)
+
+
 @pytest.mark.parametrize(
     "config",
     [
