@@ -186,14 +186,14 @@ def neighbours_matter(run: Run, card: ModelCard, tolerance: float | None = None)
 def logits_error(run: Run, reference: Run, card: ModelCard, pictures: Sequence[NDArray[np.uint8]]) -> float:
     """Largest |difference| of two runs' logits, as a share of the reference's range; NaN is infinite.
 
-    On flat and noisy pictures and on a real one.
+    On flat and noisy pictures and on a real one; the range counts as a tenth of the largest |logit| at least.
     """
     checked = [_hard_pictures(*_small(card), card.architecture.in_channels), *(one[None] for one in pictures[:1])]
     expected = [reference(images) for images in checked]
     highest, lowest = max(float(one.max()) for one in expected), min(float(one.min()) for one in expected)
     error = max(float(np.abs(run(images) - one).max()) for images, one in zip(checked, expected, strict=True))
-    # Where all logits are alike, what fp32 cannot hold of them is no error.
-    share = error / max(highest - lowest, 1e-2 * max(abs(highest), abs(lowest)), 1e-6)
+    # Where logits are alike, the rounding of fp32 to the next value it can hold (6e-8 of the logit) is no error.
+    share = error / max(highest - lowest, 0.1 * max(abs(highest), abs(lowest)), 1e-6)
     return share if np.isfinite(share) else float("inf")
 
 

@@ -18,6 +18,7 @@ from export.rows import BODY
 from export.winograd import FORMS, Form, convolutions, rewrite
 from runtime.card import ModelCard
 from runtime.cores import available_threads
+from runtime.errors import OutputError
 from runtime.golden import synthetic_image
 from runtime.options import session_options
 from unet_core.display import Advance, Display
@@ -98,6 +99,9 @@ def profiled(
         image: uint8 [batch, height, width, channels].
         calls: that count, after `UNCOUNTED` others.
         budget_s: seconds; then there are fewer calls, but not fewer than `CALLS`.
+
+    Raises:
+        OutputError: the folder for temporary files is full.
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
@@ -111,8 +115,20 @@ def profiled(
             for session in sessions.values():
                 session.run(["probability"], {"image": image})
             advance(1)
-        profiles = {key: Path(session.end_profiling()).read_text() for key, session in sessions.items()}
-    return {key: _by_layer(json.loads(profile), layers) for key, profile in profiles.items()}
+        profiles = {key: _events(Path(session.end_profiling())) for key, session in sessions.items()}
+    return {key: _by_layer(events, layers) for key, events in profiles.items()}
+
+
+def _events(profile: Path) -> list[dict[str, Any]]:
+    """The events that ONNX Runtime wrote; it does not say where it could not write all."""
+    try:
+        events: list[dict[str, Any]] = json.loads(profile.read_text())
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{tempfile.gettempdir()} cannot take the profiles that --tune reads (a few MB each): make room there, or "
+            "set TMPDIR to another folder"
+        ) from error
+    return events
 
 
 def _fastest(
@@ -145,13 +161,17 @@ def _session(model: bytes | str, threads: int, profile: Path | None = None) -> A
 
 
 def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, list[float]]:
-    """Milliseconds in each call that counts, by layer."""
+    """Milliseconds in each call that counts, by layer; without calls that the profile, 1e6 events at most, cuts off."""
     longest_first = sorted(layers, key=len, reverse=True)
     starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
     calls = [dict.fromkeys((*layers, OTHER), 0.0) for _ in starts]
+    nodes = [0] * len(calls)
     for event in events:
         node = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and node != event["name"] and f".{BODY}." not in node:
             layer = next((name for name in longest_first if name in node), OTHER)
-            calls[bisect_right(starts, event["ts"]) - 1][layer] += event["dur"] / 1e3
-    return {layer: [call[layer] for call in calls[UNCOUNTED:]] for layer in calls[0]}
+            call = bisect_right(starts, event["ts"]) - 1
+            calls[call][layer] += event["dur"] / 1e3
+            nodes[call] += 1
+    whole = [call for call, count in zip(calls, nodes, strict=True) if count == max(nodes)]
+    return {layer: [call[layer] for call in whole[UNCOUNTED:]] for layer in calls[0]}

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 from networks import make_card, make_network
 
@@ -13,10 +15,10 @@ from export.checker import check_file
 from export.cli import main
 from export.costs import chosen, sizes_of
 from export.graph import build_graph
-from export.tuning import layer_times, tuned
+from export.tuning import OTHER, UNCOUNTED, _by_layer, layer_times, profiled, tuned
 from export.winograd import convolutions
 from runtime.card import ModelCard
-from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, ProofError
+from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
 from runtime.golden import synthetic_image
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
@@ -127,6 +129,42 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch):
     assert tuned(model, card) == dict.fromkeys(names, "f4-few")
     monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.5, 0.9])
     assert tuned(model, card) == dict.fromkeys(names, "f2-few")
+
+
+def test_a_profile_that_the_disk_could_not_take_is_told(monkeypatch):
+    model, _ = graph_of()
+
+    class Cut(onnxruntime.InferenceSession):
+        def end_profiling(self):
+            name = super().end_profiling()
+            with open(name, "r+b") as file:
+                file.truncate(1000)
+            return name
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Cut)
+    image = synthetic_image(32, 48, 3, seed=0)[None]
+    with pytest.raises(OutputError, match=r"cannot take the profiles that --tune reads .* set TMPDIR"):
+        profiled({0: model.SerializeToString()}, [], image, 1, 1)
+
+
+def test_calls_that_the_profile_cuts_off_do_not_count():
+    runs = [{"name": "model_run", "cat": "Session", "ts": 100 * call} for call in range(UNCOUNTED + 3)]
+    nodes = [
+        {"name": f"{name}_kernel_time", "cat": "Node", "ts": 100 * call + place, "dur": 2000}
+        for call in range(UNCOUNTED + 3)
+        for place, name in enumerate(("down.conv", "sigmoid"), 1)
+    ]
+    assert _by_layer(runs + nodes, ["down.conv"]) == {"down.conv": [2.0] * 3, OTHER: [2.0] * 3}
+    assert _by_layer(runs + nodes[:-1], ["down.conv"]) == {"down.conv": [2.0] * 2, OTHER: [2.0] * 2}
+
+
+def test_logits_that_are_nearly_alike_are_held_to_what_fp32_can_hold(tmp_path):
+    network = make_network(**WIDE)
+    with torch.no_grad():
+        network.final_conv.weight *= 1e-2
+        network.final_conv.bias[:] = -4  # whose neighbour in fp32 is 1.2e-5 of this network's range away
+    save_checkpoint(tmp_path / "model.pth", network.state_dict(), make_card(network, (32, 48)))
+    assert export_onnx(tmp_path / "model.pth", target="cpu").card.target == "cpu"
 
 
 @pytest.mark.parametrize(
