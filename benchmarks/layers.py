@@ -16,6 +16,9 @@ from unet_core.display import Display
 
 PART = "layers"
 
+TRANSPOSED = "gemm"
+"""The form of a transposed convolution of rows."""
+
 
 def measure(
     subject: Subject,
@@ -32,21 +35,19 @@ def measure(
 
     Returns:
         A measurement for each layer and file. Facts: gflop, those of the file that is not for CPUs; form, how the file
-        for CPUs computes it, "direct" or a form of `export.winograd`.
+        for CPUs computes it, "direct", a form of `export.winograd`, or `TRANSPOSED`.
     """
     model = onnx.load(subject.model)
     batch, (height, width) = 1, subject.card.input.size
-    files = {OURS: subject.model, **({FOR_CPUS: subject.for_cpus} if subject.for_cpus else {})}
+    files, forms = {OURS: subject.model}, dict[str, dict[str, str]]()
     image = synthetic_image(height, width, subject.card.architecture.in_channels, seed=0)[None]
     layers = layers_of(model)
+    if subject.for_cpus:
+        files[FOR_CPUS], forms[FOR_CPUS] = subject.for_cpus, forms_of(subject.for_cpus, layers)
     with pinned(threads), (display or Display(quiet=True)).bar(PART, rounds, unit="call") as advance:
         paths = {name: str(path) for name, path in files.items()}
         found = profiled(paths, layers, image, threads, rounds, budget_s=budget_s, advance=advance)
     gflop = {node.name: node.gflop for node in count(model, batch, height, width).nodes}
-    forms: dict[str, dict[str, str]] = {
-        OURS: {},
-        **({FOR_CPUS: forms_of(subject.for_cpus, layers)} if subject.for_cpus else {}),
-    }
     measured: list[Measurement | Skipped] = []
     for name, times in found.items():
         for layer, values in times.items():
@@ -58,9 +59,9 @@ def measure(
                 "device": "cpu",
                 "threads": threads,
             }
-            facts: Settings = (
-                {"gflop": gflop[layer], "form": forms[name].get(layer, "direct")} if layer in gflop else {}
-            )
+            facts: Settings = {}
+            if layer in gflop:
+                facts = {"gflop": gflop[layer], "form": forms.get(name, {}).get(layer, "direct")}
             measured.append(
                 Measurement(
                     part=PART,
@@ -77,8 +78,8 @@ def measure(
 
 def forms_of(path: Path, layers: list[str]) -> dict[str, str]:
     """How a file for CPUs computes its layers, of those that are not direct."""
-    names = {node.name for node in onnx.load(path, load_external_data=False).graph.node if node.op_type == "Scan"}
-    return {layer: form for layer in layers for form in FORMS if f"{layer}.{form}" in names}
+    names = {node.name for node in onnx.load(path, load_external_data=False).graph.node}
+    return {layer: form for layer in layers for form in (*FORMS, TRANSPOSED) if f"{layer}.{form}" in names}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,10 @@ class Subject:
                 for_cpus = path
                 continue
             if other.precision == "fp32" or other.precision in files:
-                raise ModelError(f"{path}: is a second {other.precision} file, expected one of each precision")
+                raise ModelError(
+                    f"{path}: is a second {other.precision} file, expected one each of fp16, int8 and --target cpu "
+                    f"beside {model}"
+                )
             files[other.precision] = path
         subject = cls(model=model, card=card, checkpoint=checkpoint, files=files, for_cpus=for_cpus)
         if checkpoint is not None:

@@ -82,7 +82,8 @@ def check_file(
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
     reference = _of_network(file, card, checkpoint, display) if checkpoint else _of_itself(file, predictor)
     if data is not None and reference is None:
-        raise ConfigError("--data: there is nothing to compare with; give --checkpoint, or --device cuda")
+        gpu = "" if card.target == "cpu" else ", or --device cuda"
+        raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
     report = CheckReport(
         path=file,
         card=card,

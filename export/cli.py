@@ -47,9 +47,11 @@ def with_options_of_masks(command: F) -> F:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the network.  [default: fp32]")
 @click.option(
-    "--target", type=click.Choice(get_args(Target)), help="cpu: faster there, and only there.  [default: any]"
+    "--target",
+    type=click.Choice(get_args(Target)),
+    help="cpu: faster there, if wide, and only there.  [default: any]",
 )
-@click.option("--tune", is_flag=True, help="With --target cpu: measure here what is fastest, which takes a minute.")
+@click.option("--tune", is_flag=True, help="With --target cpu: measure here what is fastest, which takes minutes.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -147,15 +149,15 @@ def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterat
         return
     if given.get("raw"):
         raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
-    from export.exporter import default_path
+    from export.exporter import default_path, kind_of
     from export.hub import markdown_path
     from export.triton import place_of
     from unet_core.checkpoint import load_checkpoint
 
-    precision = given.get("precision", "fp32")
-    card = replace(load_checkpoint(checkpoint).card, precision=precision)
+    precision, target = given.get("precision", "fp32"), given.get("target", "any")
+    card = replace(load_checkpoint(checkpoint).card, precision=precision, target=target)
     if "card" in given:
-        kind = "u8" if given.get("values") == "u8" else "cpu" if given.get("target") == "cpu" else precision
+        kind = kind_of(precision, given.get("values"), target)
         prepare(markdown_path(given.get("output", default_path(checkpoint, kind))))
     if "triton" not in given:
         yield

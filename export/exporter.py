@@ -35,8 +35,8 @@ from export.proof import (
 from export.quantise import Values
 from export.raw import raw_run
 from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
-from export.tuning import tuned
-from export.winograd import rewrite
+from export.tuning import Choice, tuned
+from export.winograd import convolutions
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.files import prepare, replacing, write_text
@@ -125,8 +125,7 @@ def export_onnx(
     card = (changes or CardChanges()).applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
         display.note(_assumed(checkpoint, loaded.family, card, changes or CardChanges()))
-    kind = "raw" if raw else "u8" if values == "u8" else "cpu" if target == "cpu" else precision
-    place = _target(path, Path(checkpoint), kind)
+    place = _target(path, Path(checkpoint), kind_of(precision, values, target, raw=raw))
     samples = None if precision == "fp32" else _samples(data, card, layout, ignore_index, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
@@ -136,11 +135,7 @@ def export_onnx(
     model = build_raw_graph(segmenter, card, opset) if raw else build_graph(segmenter, card, opset)
     if target == "cpu":
         card = replace(card, target=target)
-        forms = tuned(model, card, display) if tune else chosen(model, card)
-        if not forms:
-            display.note("--target cpu: no layer of this network would gain, so the graph is as without it")
-        model = rewrite(model, forms)
-        check_room(model)
+        model = _for_cpus(model, card, display, tune=tune)
     run = raw_run(model, card) if raw else graph_run(model)
     card = _proved(card, run, expected, golden)
     _require_parity(card, run, place)
@@ -163,6 +158,24 @@ def export_onnx(
         family=loaded.family,
         notes=(*loaded.notes, *_blind(expected, card), *(() if converted is None else converted.notes)),
     )
+
+
+def _for_cpus(model: onnx.ModelProto, card: ModelCard, display: Display, *, tune: bool) -> onnx.ModelProto:
+    """The graph, rewritten where that gains."""
+    choice = tuned(model, card, display) if tune else Choice(forms=chosen(model, card))
+    if choice.forms:
+        display.note(
+            f"--target cpu: {len(choice.forms)} of {len(convolutions(model))} convolutions of 3x3 are computed by "
+            "Winograd's filtering"
+        )
+    else:
+        display.note(
+            "--target cpu: no layer of this network would gain, so the graph is as without it, and GPUs refuse the "
+            "file all the same"
+        )
+    made = choice.applied(model)
+    check_room(made)
+    return made
 
 
 def _assumed(checkpoint: str | os.PathLike[str], family: str, card: ModelCard, changes: CardChanges) -> str:
@@ -225,6 +238,11 @@ def _target(path: str | os.PathLike[str] | None, checkpoint: Path, kind: str) ->
     if target.suffix.lower() != ".onnx":
         raise OutputError(f"{target}: expected a name that ends in .onnx, by which the other commands know it")
     return target
+
+
+def kind_of(precision: Precision, values: Values | None, target: Target, *, raw: bool = False) -> str:
+    """What is special about a file, for its name."""
+    return "raw" if raw else "u8" if values == "u8" else "cpu" if target == "cpu" else precision
 
 
 def default_path(checkpoint: Path, kind: str = "fp32") -> Path:
@@ -349,7 +367,7 @@ def _require_logits(error: float, card: ModelCard, target: Path) -> None:
     if error > limit:
         _refuse(
             f"the graph is not the network: its logits are off by {error:.2g} of their range, expected at most "
-            f"{limit:g}",
+            f"{limit:g}{'; leave out --target cpu' if card.target == 'cpu' else ''}",
             card,
             target,
         )

@@ -158,6 +158,7 @@ def _contract(card: ModelCard) -> str:
 
 
 def _use(card: ModelCard, file: Path) -> str:
+    for_cpus = card.target == "cpu"
     return f"""\
 ## How to use it
 
@@ -166,13 +167,13 @@ With the runtime of unet-deploy, which needs no PyTorch:
 ```python
 import runtime
 
-runtime.predict("image.jpg", model={file.name!r}).save("mask.png")
+runtime.predict("image.jpg", model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.png")
 ```
 
 or, for many images:
 
 ```sh
-unet-predict {shlex.quote(file.name)} images/ -o masks
+unet-predict {shlex.quote(file.name)} images/ -o masks{" --device cpu" if for_cpus else ""}
 ```
 
 With ONNX Runtime, OpenCV and Pillow:

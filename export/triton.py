@@ -170,8 +170,9 @@ def _warmup(card: ModelCard, golden: Golden, max_batch: int) -> str:
         for batch in sorted({1, max_batch})
     ]
     listed = ",\n".join(samples)
+    waits = "memory" if card.target == "cpu" else "GPU libraries, the search for kernels, and TensorRT's engine"
     return f"""\
-# Optional: without it the first requests wait for GPU libraries, the search for kernels, and TensorRT's engine.
+# Optional: without it the first requests wait for {waits}.
 model_warmup [
 {listed}
 ]
@@ -260,11 +261,15 @@ def _check_replaceable(target: Path, card: ModelCard) -> None:
         there = ModelCard.from_json(read_metadata(target / MODEL).get(CARD_KEY, ""))
     except ModelError as error:
         raise OutputError(f"{target}: holds no model that unet-export wrote; {advice}") from error
-    if (there.weights_sha256, there.precision) != (card.weights_sha256, card.precision):
+    if _kind(there) != _kind(card) or there.weights_sha256 != card.weights_sha256:
         raise OutputError(
-            f"{target}: is another model, {there.precision} with weights {there.weights_sha256[:12]}, expected "
-            f"{card.precision} with {card.weights_sha256[:12]}; {advice}"
+            f"{target}: is another model, {_kind(there)} with weights {there.weights_sha256[:12]}, expected "
+            f"{_kind(card)} with {card.weights_sha256[:12]}; {advice}"
         )
+
+
+def _kind(card: ModelCard) -> str:
+    return f"{card.precision}{' for CPUs' if card.target == 'cpu' else ''}"
 
 
 def _rename(temporary: Path, target: Path) -> None:

@@ -4,7 +4,8 @@ import json
 import tempfile
 import time
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from export.graph import MAX_BYTES, bytes_of
 from export.rows import BODY
-from export.winograd import FORMS, Form, convolutions, rewrite
+from export.winograd import BLOCK, FORMS, Form, convolutions, rewrite
 from runtime.card import ModelCard
 from runtime.cores import available_threads
-from runtime.errors import OutputError
+from runtime.errors import ConfigError, OutputError
 from runtime.golden import synthetic_image
 from runtime.options import session_options
 from unet_core.display import Advance, Display
@@ -34,33 +35,54 @@ ROUNDS = 7
 """Of the whole network as it is and in other forms, in turns."""
 GAIN = 0.02
 """What another form must gain of the whole time to be taken: less is noise."""
+LARGE = 4
+"""Times as large are the blocks that are tried besides `BLOCK`; they are for large caches."""
 
 
-def tuned(model: onnx.ModelProto, card: ModelCard, display: Display | None = None) -> dict[str, Form]:
-    """The form of each convolution of 3x3 that makes the network fastest on this machine: one image as trained.
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a graph is rewritten: the form of each convolution of 3x3 that is not direct, by name; and `BLOCK`."""
+
+    forms: Mapping[str, Form]
+    block: int = BLOCK
+
+    def applied(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return rewrite(model, self.forms, self.block)
+
+
+def tuned(model: onnx.ModelProto, card: ModelCard, display: Display | None = None) -> Choice:
+    """How the network is fastest on this machine: one image as trained.
 
     All convolutions in one form after the other give the time of each layer; each takes its fastest. Whether the whole
-    is then faster is measured in turns with the graph as it is, which wins where it is not.
+    is then faster, and in larger blocks faster still, is measured in turns with the graph as it is, which wins where
+    it is not.
 
     Args:
         model: a graph that `export.graph` built.
-
-    Returns:
-        By the name of the convolution; those that stay direct are not in it.
     """
     display = display or Display(quiet=True)
     names = convolutions(model)
     image = synthetic_image(*card.input.size, card.architecture.in_channels, seed=0)[None]
     times = layer_times(model, image, display)
-    candidates: list[dict[str, Form]] = [{}, _fastest(names, times), _fastest(names, times, ("f4", "f4-few"))]
-    seconds = in_turns([rewrite(model, forms) for forms in candidates], image)
+    fastest = _fastest(names, times)
+    as_it_is = Choice(forms={})
+    others = [
+        Choice(forms=fastest),
+        Choice(forms=fastest, block=LARGE * BLOCK),
+        Choice(forms=_fastest(names, times, ("f4", "f4-few"))),
+    ]
+    choices = [as_it_is, *(choice for choice in others if choice.forms)]
+    seconds = in_turns((choice.applied(model) for choice in choices), image)
     best = int(np.argmin(seconds))
-    forms = candidates[best] if seconds[best] < (1 - GAIN) * seconds[0] else {}
-    display.note(
-        f"tuned: {len(forms)} of {len(names)} convolutions by Winograd's filtering; one image takes "
-        f"{1e3 * min(seconds[best], seconds[0]):.3g} ms instead of {1e3 * seconds[0]:.3g} here"
-    )
-    return forms
+    if seconds[best] >= (1 - GAIN) * seconds[0]:
+        display.note(f"tuned: one image takes {_ms(seconds[0])} ms here, and no less in other forms")
+        return as_it_is
+    display.note(f"tuned: one image takes {_ms(seconds[best])} ms instead of {_ms(seconds[0])} here")
+    return choices[best]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
 
 
 def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Display) -> dict[Form, dict[str, float]]:
@@ -102,6 +124,7 @@ def profiled(
 
     Raises:
         OutputError: the folder for temporary files is full.
+        ConfigError: images are so large that a profile has no room for a call that counts.
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
@@ -125,8 +148,8 @@ def _events(profile: Path) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = json.loads(profile.read_text())
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{tempfile.gettempdir()} cannot take the profiles that --tune reads (a few MB each): make room there, or "
-            "set TMPDIR to another folder"
+            f"{tempfile.gettempdir()} cannot take the profiles by which layers are timed (a few MB each): make room "
+            "there, or set TMPDIR to another folder"
         ) from error
     return events
 
@@ -139,7 +162,7 @@ def _fastest(
     return {name: form for name, form in best.items() if form != "direct"}
 
 
-def in_turns(models: Sequence[onnx.ModelProto], image: NDArray[np.uint8]) -> list[float]:
+def in_turns(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> list[float]:
     """Seconds that one image takes each graph, the median of rounds in which all take turns."""
     sessions = [_session(model.SerializeToString(), available_threads()) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
@@ -161,17 +184,28 @@ def _session(model: bytes | str, threads: int, profile: Path | None = None) -> A
 
 
 def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, list[float]]:
-    """Milliseconds in each call that counts, by layer; without calls that the profile, 1e6 events at most, cuts off."""
+    """Milliseconds in each call that counts, by layer.
+
+    A profile ends after 1e6 events, in the middle of a call; such a call has nodes, but no `model_run`, which is
+    written at its end.
+
+    Raises:
+        ConfigError: not one call that counts is in it.
+    """
     longest_first = sorted(layers, key=len, reverse=True)
-    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
-    calls = [dict.fromkeys((*layers, OTHER), 0.0) for _ in starts]
-    nodes = [0] * len(calls)
+    runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
+    if len(runs) <= UNCOUNTED:
+        raise ConfigError(
+            f"the layers cannot be timed: ONNX Runtime's profile has room for {len(runs)} calls of images of this "
+            f"size, expected {UNCOUNTED + 1} at least; time a network of a smaller size, or leave out --tune"
+        )
+    starts = [start for start, _ in runs]
+    calls = [dict.fromkeys((*layers, OTHER), 0.0) for _ in runs]
     for event in events:
         node = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and node != event["name"] and f".{BODY}." not in node:
             layer = next((name for name in longest_first if name in node), OTHER)
             call = bisect_right(starts, event["ts"]) - 1
-            calls[call][layer] += event["dur"] / 1e3
-            nodes[call] += 1
-    whole = [call for call, count in zip(calls, nodes, strict=True) if count == max(nodes)]
-    return {layer: [call[layer] for call in whole[UNCOUNTED:]] for layer in calls[0]}
+            if event["ts"] < runs[call][1]:
+                calls[call][layer] += event["dur"] / 1e3
+    return {layer: [call[layer] for call in calls[UNCOUNTED:]] for layer in calls[0]}

@@ -12,6 +12,7 @@ tiles at a time that they stay in the caches.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,6 +37,29 @@ BLOCK = 40_000
 """Channels, in and out, times tiles that are computed at a time: 36 values of each are 5.8 MB."""
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """One of 3x3 with padding 1: weight float32 [out, in, 3, 3], bias float32 [out]; `block` as `BLOCK`."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    relu: bool
+    form: Form
+    block: int
+
+    @property
+    def tile(self) -> int:
+        return TILE[self.form]
+
+    @property
+    def out(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.weight.shape[1])
 
 
 def matrices(tile: int) -> tuple[Array, Array, Array]:
@@ -65,21 +89,14 @@ def matrices(tile: int) -> tuple[Array, Array, Array]:
     return np.array(inputs, np.float64), np.array(filters, np.float64), np.array(outputs, np.float64)
 
 
-def convolved(
-    b: Builder,
-    parts: Sequence[Rows],
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
-    form: Form,
-    *,
-    relu: bool,
-) -> Rows:
-    """A convolution of 3x3 with padding 1 over the channels of all parts, equally many each: weight [out, in, 3, 3]."""
-    tile, (out, channels) = TILE[form], weight.shape[:2]
+def convolved(b: Builder, parts: Sequence[Rows], layer: Convolution) -> Rows:
+    """The convolution over the channels of all parts, which are equally many each."""
+    tile, out = layer.tile, layer.out
     batch, height, width = parts[0].batch, parts[0].height, parts[0].width
     down, across = (b.op("Div", b.op("Add", side, tile - 1), tile) for side in (height, width))
     lines = b.op("Max", b.op("Mul", batch, down), 1)  # of tiles; no pictures have one, which nobody reads
-    blocks, many = _shared(b, lines, b.op("Max", b.op("Div", tiles_of_block(channels, out), across), 1))
+    tiles = tiles_of_block(layer.channels, out, layer.block)
+    blocks, many = _shared(b, lines, b.op("Max", b.op("Div", tiles, across), 1))
     line = b.op("Range", 0, b.op("Mul", blocks, many), 1)
     one = b.constant(np.ones(1, np.int64))
     shape = b.op("Concat", b.reshaped(blocks, 1), one, one, b.reshaped(many, 1), one, axis=0)
@@ -93,7 +110,7 @@ def convolved(
         for part, begin in zip(parts, begins, strict=True)
     ]
     table = b.reshaped(b.op("Transpose", b.op("Concat", *tables, axis=2), perm=[0, 1, 3, 2]), 0, spots, -1)
-    value = b.reshaped(_blocks(b, whole, table, weight, bias, form, relu=relu), -1, out)
+    value = b.reshaped(_blocks(b, whole, table, layer), -1, out)
     size = b.op("Mul", many, across)  # of a block, in tiles
 
     def of_line(picture: str, y: str) -> str:
@@ -119,9 +136,9 @@ def convolved(
     )
 
 
-def tiles_of_block(channels: int, out: int) -> int:
+def tiles_of_block(channels: int, out: int, block: int = BLOCK) -> int:
     """How many tiles are computed at a time: so many that they fill the caches, or weigh as much as the filters."""
-    return max(BLOCK, channels * out) // (channels + out)
+    return max(block, channels * out) // (channels + out)
 
 
 def _shared(b: Builder, number: str, most: str) -> tuple[str, str]:
@@ -135,28 +152,19 @@ def _border(b: Builder, tile: int, shape: tuple[int, ...]) -> str:
     return b.constant(np.arange(-1, tile + 1, dtype=np.int64).reshape(shape), "border")
 
 
-def _blocks(
-    b: Builder,
-    rows: str,
-    table: str,
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
-    form: Form,
-    *,
-    relu: bool,
-) -> str:
+def _blocks(b: Builder, rows: str, table: str, layer: Convolution) -> str:
     """The results [blocks, tile * tile + 1, tiles, out], the last of each tile zero: a Scan over a table of indices.
 
     The table is [blocks, spots, tiles * parts]; the channels of a tile are those of its parts' rows side by side.
 
     It is named after layer and form, so that a file tells how it computes a layer.
     """
-    tile, (out, channels) = TILE[form], weight.shape[:2]
-    few, spots, places = form.endswith("few"), (tile + 2) ** 2, tile * tile + 1
+    tile, out, channels = layer.tile, layer.out, layer.channels
+    few, spots, places = layer.form.endswith("few"), (tile + 2) ** 2, tile * tile + 1
     to_tiles, to_filters, to_outputs = matrices(tile)
     back = np.zeros((places, spots))
     back[:-1] = np.kron(to_outputs, to_outputs)
-    filters = _filters(weight, to_filters)
+    filters = _filters(layer.weight, to_filters)
     with b.body() as nodes:
         places_of_block = b.named("places")
         value = b.op("Gather", rows, places_of_block, axis=0)
@@ -172,11 +180,11 @@ def _blocks(
             value = b.op("Transpose", b.reshaped(value, places, out, -1), perm=[0, 2, 1])
         else:
             value = b.reshaped(value, places, -1, out)
-        if bias is not None and bias.any():
+        if layer.bias is not None and layer.bias.any():
             added = np.zeros((places, 1, out))
-            added[:-1] = bias
+            added[:-1] = layer.bias
             value = b.op("Add", value, _constant(b, added, "bias"))
-        if relu:
+        if layer.relu:
             value = b.op("Relu", value)
     body = helper.make_graph(
         nodes,
@@ -184,7 +192,7 @@ def _blocks(
         [helper.make_tensor_value_info(places_of_block, onnx.TensorProto.INT64, [spots, None])],
         [helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, [places, None, out])],
     )
-    name = b.named(form)
+    name = b.named(layer.form)
     b.nodes.append(helper.make_node("Scan", [table], [name], name=name, body=body, num_scan_inputs=1))
     return name
 
@@ -212,17 +220,18 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def rewrite(model: onnx.ModelProto, forms: Mapping[str, Form]) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto, forms: Mapping[str, Form], block: int = BLOCK) -> onnx.ModelProto:
     """A copy in which convolutions are computed in these forms, by the names of their nodes; "direct" without one."""
-    return _Rewriting(model, forms).run()
+    return _Rewriting(model, forms, block).run()
 
 
 class _Rewriting:
     """One walk over the nodes; each value is there as a picture, as rows, or both, once somebody has asked."""
 
-    def __init__(self, model: onnx.ModelProto, forms: Mapping[str, Form]) -> None:
+    def __init__(self, model: onnx.ModelProto, forms: Mapping[str, Form], block: int) -> None:
         self.model = model
         self.forms = forms
+        self.block = block
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
@@ -311,7 +320,10 @@ class _Rewriting:
             values = [node.input[0]]
         parts = [self._rows(value) for value in values]
         weight, bias = self._weights(node)
-        rows = convolved(self.b, parts, weight, bias, self.forms[node.name], relu=relu is not None)
+        layer = Convolution(
+            weight=weight, bias=bias, relu=relu is not None, form=self.forms[node.name], block=self.block
+        )
+        rows = convolved(self.b, parts, layer)
         self.rows[node.output[0] if relu is None else relu.output[0]] = rows
         if relu is not None:
             self.done.add(relu.name)

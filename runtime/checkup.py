@@ -183,7 +183,7 @@ def model(findings: Findings, path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"path": str(path), "bytes": path.stat().st_size, "safe": True, "card": facts_of(card)}
     found["devices"] = {}
     for kind, missing in findings.parts.get("devices", {}).items():
-        if missing is None:
+        if missing is None and (card.target == "any" or kind == card.target):
             found["devices"][kind] = _on_device(findings, path, kind, card)
     return found
 
@@ -200,6 +200,7 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
         "classes": list(card.output.classes),
         "threshold": card.output.threshold if len(card.output.classes) == 1 else None,
         "precision": card.precision,
+        "target": card.target,
         "widths": list(card.architecture.widths),
         "metrics": metrics,
         "producer": dict(card.producer),

@@ -96,7 +96,7 @@ class Opened:
             requested=device,
             skipped=tuple((other.kind, reason) for other, reason in skipped),
         )
-        if skipped:
+        if skipped and opener.loses([other for other, _ in skipped]):
             _warn_once(self.report.device, self.report.skipped)
         if late:
             self._build_later(session, late[0])
@@ -171,6 +171,10 @@ class _Opener:
         except Exception as failure:  # ONNX Runtime's errors share no base class
             raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
         return session, errors[-1]
+
+    def loses(self, skipped: Sequence[Device]) -> bool:
+        """Whether these devices are a loss: to a file for CPUs, those that would run another file."""
+        return self.card.target != "cpu" or any(providers.why_not(device) is None for device in skipped)
 
     def _why_not(self, device: Device) -> str | None:
         if self.card.target == "cpu" and device.kind != "cpu":

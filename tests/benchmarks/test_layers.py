@@ -46,7 +46,15 @@ def test_facts_tell_operations_and_forms(subject, found):
 def test_forms_are_read_from_the_file(subject):
     names = ["downs.1.conv.3", "bottleneck.conv.0", "bottleneck.conv.3"]
     assert forms_of(subject.for_cpus, names) == FORMS
+    assert forms_of(subject.for_cpus, ["ups.0", "ups.1.conv.0", "ups.2"]) == {}
     assert forms_of(subject.model, names) == {}
+
+
+def test_a_transposed_convolution_of_rows_is_told(tmp_path):
+    forms = dict.fromkeys(("bottleneck.conv.3", "ups.1.conv.0"), "f4")
+    subject = write_subject(tmp_path, widths=(4, 8), forms=forms)
+    names = ["bottleneck.conv.3", "ups.0", "ups.1.conv.0", "ups.2"]
+    assert forms_of(subject.for_cpus, names) == {**forms, "ups.0": "gemm"}
 
 
 def test_a_subject_without_a_file_for_cpus(tmp_path):

@@ -70,13 +70,16 @@ def test_the_file_for_cpus_is_a_contestant_of_its_own(subject, for_cpus):
     assert opened.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
 
 
+ONE_EACH = "one each of fp16, int8 and --target cpu beside {}/model.onnx"
+
+
 @pytest.mark.parametrize(
     ("model", "others", "words"),
     [
         ("half", (), "half.onnx: found fp16, expected the fp32 file; give this one beside it"),
         ("model", ("other",), "other.onnx: is of other weights than {}/model.onnx; export both from one checkpoint"),
-        ("model", ("half", "half"), "half.onnx: is a second fp16 file, expected one of each precision"),
-        ("model", ("model",), "model.onnx: is a second fp32 file, expected one of each precision"),
+        ("model", ("half", "half"), f"half.onnx: is a second fp16 file, expected {ONE_EACH}"),
+        ("model", ("model",), f"model.onnx: is a second fp32 file, expected {ONE_EACH}"),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path, model, others, words):

@@ -66,6 +66,13 @@ def test_facts_of_the_file(tmp_path):
     assert "Warning" not in text and "### Gate" not in text
 
 
+def test_a_file_for_cpus_is_used_there(tmp_path):
+    file = tmp_path / "model.onnx"
+    text = model_card(write_onnx(file, target="cpu"), file)
+    assert 'runtime.predict("image.jpg", model=\'model.onnx\', device="cpu")' in text
+    assert "unet-predict model.onnx images/ -o masks --device cpu\n" in text
+
+
 def test_the_front_matter_names_no_license(tmp_path):
     card = write_onnx(tmp_path / "model.onnx")
     text = model_card(card, tmp_path / "model.onnx")

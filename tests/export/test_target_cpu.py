@@ -1,5 +1,6 @@
 """`unet-export --target cpu`: what it chooses, what it writes, and who takes it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,9 @@ from export.checker import check_file
 from export.cli import main
 from export.costs import chosen, sizes_of
 from export.graph import build_graph
-from export.tuning import OTHER, UNCOUNTED, _by_layer, layer_times, profiled, tuned
-from export.winograd import convolutions
+from export.tuning import LARGE, OTHER, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
+from export.winograd import BLOCK, convolutions, rewrite
+from runtime import providers
 from runtime.card import ModelCard
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
 from runtime.golden import synthetic_image
@@ -70,7 +72,15 @@ def test_gpus_refuse_it_by_name(wide, device):
         Predictor(wide[1].path, device)
 
 
-def test_auto_runs_it_on_the_cpu_and_says_why(wide):
+def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypatch):
+    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no driver")
+    predictor = Predictor(wide[1].path, "auto")
+    assert predictor.report.device == "cpu"
+    assert [kind for kind, _ in predictor.report.skipped] == ["tensorrt", "cuda"]
+
+
+def test_auto_runs_it_on_the_cpu_and_says_why_where_a_gpu_is(wide, monkeypatch):
+    monkeypatch.setattr(providers, "why_not", lambda device: None)
     with pytest.warns(DeviceWarning, match="is written for CPUs"):
         predictor = Predictor(wide[1].path, "auto")
     assert predictor.report.device == "cpu"
@@ -113,22 +123,72 @@ def test_every_layer_is_timed_in_every_form():
         assert all(found[name] > 0 for name in convolutions(model))
 
 
+class Notes(Display):
+    """Keeps what is said."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def in_turns(monkeypatch, seconds):
+    """The race has this result; the graphs that took part."""
+    graphs = []
+
+    def raced(models, image):
+        graphs[:] = list(models)
+        return seconds
+
+    monkeypatch.setattr("export.tuning.in_turns", raced)
+    return graphs
+
+
 def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     model, card = graph_of()
-    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.99, 1.1])
-    assert tuned(model, card) == {}
+    names = convolutions(model)
+    times = {form: dict.fromkeys(names, cost) for form, cost in {"direct": 2, "f4": 1}.items()}
+    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    in_turns(monkeypatch, [1.0, 0.99, 1.1, 1.0])
+    notes = Notes()
+    assert tuned(model, card, notes) == Choice(forms={})
+    assert notes.notes == ["tuned: one image takes 1000 ms here, and no less in other forms"]
 
 
-def test_tuning_takes_what_was_fastest_in_turns(monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "form", "block"),
+    [
+        ([1.0, 0.5, 0.9, 0.9], "f2-few", BLOCK),
+        ([1.0, 0.9, 0.5, 0.9], "f2-few", LARGE * BLOCK),
+        ([1.0, 0.9, 0.9, 0.5], "f4-few", BLOCK),
+    ],
+)
+def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, block):
     model, card = graph_of()
     names = convolutions(model)
     costs = {"direct": 4, "f4": 3, "f4-few": 2, "f2-few": 1}
     times = {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
     monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
-    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.9, 0.5])
-    assert tuned(model, card) == dict.fromkeys(names, "f4-few")
-    monkeypatch.setattr("export.tuning.in_turns", lambda models, image: [1.0, 0.5, 0.9])
-    assert tuned(model, card) == dict.fromkeys(names, "f2-few")
+    graphs = in_turns(monkeypatch, seconds)
+    notes = Notes()
+    choice = tuned(model, card, notes)
+    assert choice == Choice(forms=dict.fromkeys(names, form), block=block)
+    assert choice.applied(model) == graphs[seconds.index(0.5)]
+    assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here"]
+
+
+def test_tuning_races_nothing_where_every_layer_is_fastest_as_it_is(monkeypatch):
+    model, card = graph_of()
+    names = convolutions(model)
+    costs = {"direct": 1, "f4": 2, "f4-few": 2, "f2-few": 2}
+    monkeypatch.setattr(
+        "export.tuning.layer_times", lambda *_: {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
+    )
+    graphs = in_turns(monkeypatch, [1.0])
+    assert tuned(model, card) == Choice(forms={})
+    assert graphs == [model]
 
 
 def test_a_profile_that_the_disk_could_not_take_is_told(monkeypatch):
@@ -143,19 +203,35 @@ def test_a_profile_that_the_disk_could_not_take_is_told(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Cut)
     image = synthetic_image(32, 48, 3, seed=0)[None]
-    with pytest.raises(OutputError, match=r"cannot take the profiles that --tune reads .* set TMPDIR"):
+    with pytest.raises(OutputError, match=r"cannot take the profiles by which layers are timed .* set TMPDIR"):
         profiled({0: model.SerializeToString()}, [], image, 1, 1)
 
 
-def test_calls_that_the_profile_cuts_off_do_not_count():
-    runs = [{"name": "model_run", "cat": "Session", "ts": 100 * call} for call in range(UNCOUNTED + 3)]
-    nodes = [
-        {"name": f"{name}_kernel_time", "cat": "Node", "ts": 100 * call + place, "dur": 2000}
-        for call in range(UNCOUNTED + 3)
-        for place, name in enumerate(("down.conv", "sigmoid"), 1)
-    ]
-    assert _by_layer(runs + nodes, ["down.conv"]) == {"down.conv": [2.0] * 3, OTHER: [2.0] * 3}
-    assert _by_layer(runs + nodes[:-1], ["down.conv"]) == {"down.conv": [2.0] * 2, OTHER: [2.0] * 2}
+def profile(calls, whole):
+    """The events of calls of two nodes; after the whole ones, which are told at their ends, one that is cut off."""
+    events = []
+    for call in range(calls):
+        for place, name in enumerate(("down.conv", "sigmoid"), 1):
+            events.append({"name": f"{name}_kernel_time", "cat": "Node", "ts": 100 * call + 10 * place, "dur": 2000})
+        if call < whole:
+            events.append({"name": "model_run", "cat": "Session", "ts": 100 * call, "dur": 90})
+    return events[: -1 if whole < calls else None]
+
+
+def test_a_call_that_the_profile_cuts_off_does_not_count():
+    assert _by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 3), ["down.conv"]) == {
+        "down.conv": [2.0] * 3,
+        OTHER: [2.0] * 3,
+    }
+    assert _by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 2), ["down.conv"]) == {
+        "down.conv": [2.0] * 2,
+        OTHER: [2.0] * 2,
+    }
+
+
+def test_a_profile_without_a_call_that_counts_is_told():
+    with pytest.raises(ConfigError, match=r"profile has room for 2 calls of images of this size, expected 3 at least"):
+        _by_layer(profile(UNCOUNTED + 1, whole=UNCOUNTED), ["down.conv"])
 
 
 def test_logits_that_are_nearly_alike_are_held_to_what_fp32_can_hold(tmp_path):
@@ -182,13 +258,11 @@ def test_options_that_contradict_each_other(tmp_path, options, message):
 
 
 def test_filters_that_no_file_can_hold_are_refused(wide, tmp_path, monkeypatch):
-    rewrite = exporter.rewrite
-
     def small(*given):
         monkeypatch.setattr(graph, "MAX_BYTES", 1000)  # from here on
         return rewrite(*given)
 
-    monkeypatch.setattr(exporter, "rewrite", small)
+    monkeypatch.setattr("export.tuning.rewrite", small)
     with pytest.raises(ModelError, match=r"--target cpu: would write weights of \d+ bytes, and one ONNX file can hold"):
         export_onnx(wide[0], tmp_path / "model.onnx", target="cpu")
     assert not (tmp_path / "model.onnx").exists()
@@ -197,9 +271,36 @@ def test_filters_that_no_file_can_hold_are_refused(wide, tmp_path, monkeypatch):
 def test_logits_are_held_to_a_hundredth_of_what_others_are(wide, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "logits_error", lambda *_: 2e-5)
     export_onnx(wide[0], tmp_path / "any.onnx")
-    with pytest.raises(ProofError, match=r"its logits are off by 2e-05 of their range, expected at most 1e-05"):
+    with pytest.raises(ProofError, match=r"by 2e-05 of their range, expected at most 1e-05; leave out --target cpu"):
         export_onnx(wide[0], tmp_path / "model.onnx", target="cpu")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_model_on_triton_for_gpus_is_not_replaced_and_is_told_before_the_export(tmp_path):
+    checkpoint = save(tmp_path / "model.pth")
+    args = [str(checkpoint), "--triton", str(tmp_path / "models")]
+    assert CliRunner().invoke(main, args).exit_code == 0
+    done = CliRunner().invoke(main, [*args, "--target", "cpu"])
+    assert done.exit_code == 2
+    assert "is another model, fp32 with weights" in done.stderr and "expected fp32 for CPUs with" in done.stderr
+    assert not (tmp_path / "model.cpu.onnx").exists()
+
+
+def test_a_check_without_anything_to_compare_with_does_not_name_a_gpu(wide, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is nothing to compare with; give --checkpoint$"):
+        check_file(wide[1].path, data=tmp_path)
+
+
+def test_what_is_rewritten_is_told(wide, tmp_path):
+    notes = Notes()
+    export_onnx(wide[0], tmp_path / "wide.onnx", target="cpu", display=notes)
+    assert re.fullmatch(r"--target cpu: \d of 14 convolutions of 3x3 are computed by .*", notes.notes[-1])
+    thin = save(tmp_path / "model.pth")
+    export_onnx(thin, target="cpu", display=notes)
+    assert notes.notes[-1] == (
+        "--target cpu: no layer of this network would gain, so the graph is as without it, and GPUs refuse the file "
+        "all the same"
+    )
 
 
 def test_the_command_tunes_and_writes_beside_the_checkpoint(tmp_path):

@@ -85,7 +85,9 @@ def test_it_runs_on_gpus_or_else_on_the_cpu(model, tmp_path):
 
 def test_a_file_for_cpus_runs_there_and_is_not_given_to_tensorrt(tmp_path):
     write_onnx(tmp_path / "model.onnx", target="cpu")
-    config = config_in(write_repository(tmp_path / "model.onnx", tmp_path))
+    folder = write_repository(tmp_path / "model.onnx", tmp_path)
+    assert "GPU" not in (folder / "config.pbtxt").read_text()
+    config = config_in(folder)
     (group,) = config.instance_group
     assert group.kind == ModelInstanceGroup.KIND_CPU and not config.HasField("optimization")
 
@@ -253,6 +255,11 @@ def put_other_precision(folder, tmp_path):
     write_repository(tmp_path / "other.onnx", folder.parent)
 
 
+def put_one_for_cpus(folder, tmp_path):
+    write_onnx(tmp_path / "other.onnx", target="cpu")
+    write_repository(tmp_path / "other.onnx", folder.parent)
+
+
 def put_second_version(folder, tmp_path):
     write_repository(tmp_path / "model.onnx", folder.parent)
     (folder / "2").mkdir()
@@ -280,6 +287,7 @@ def put_file(folder, tmp_path):
         (put_file_in_a_replaced_model, "holds mine, which unet-export does not write"),
         (put_other_weights, "is another model, fp32 with weights [0-9a-f]{12}, expected fp32 with [0-9a-f]{12}"),
         (put_other_precision, "is another model, fp16 with weights"),
+        (put_one_for_cpus, "is another model, fp32 for CPUs with weights [0-9a-f]{12}, expected fp32 with"),
         (put_second_version, "holds 2/model.onnx, which unet-export does not write"),
         (put_foreign_model, "holds no model that unet-export wrote"),
         (put_file, "is a file or a link, expected a folder or nothing"),

@@ -64,6 +64,14 @@ def test_every_form_answers_as_the_network_at_every_size(form):
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
+@pytest.mark.parametrize("block", [1, 500, 10**9])
+def test_blocks_of_any_size_answer_as_the_network(form, block):
+    model = graph_of(widths=(4, 8, 6))
+    rewritten = rewrite(model, dict.fromkeys(convolutions(model), form), block)
+    assert 0 < error(model, rewritten) < 1e-5
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
 @pytest.mark.parametrize("every", [1, 2])
 def test_no_pictures_have_no_answers(form, every):
     model = graph_of(widths=(4, 8, 6))

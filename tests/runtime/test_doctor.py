@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 from click.testing import CliRunner
 
 from runtime import checkup, machine, providers
+from runtime.card import CARD_KEY
 from runtime.doctor import main
 from runtime.engines import MANIFEST, EngineCache
 
@@ -80,6 +82,15 @@ def test_model_is_replayed_and_timed(report, run, models):
     assert cpu["latency"]["runs"] >= 1 and 0 < cpu["latency"]["median_ms"] <= cpu["latency"]["p95_ms"]
     text = run(models["conv"]).stdout
     assert "golden sample off by" in text and "images/s" in text
+
+
+def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, write_model, make_card):
+    monkeypatch.setattr(providers, "why_not", lambda device: None)
+    path = write_model("conv", metadata={CARD_KEY: replace(make_card("conv"), target="cpu").to_json()})
+    found = report(path)
+    assert found["problems"] == []
+    assert found["model"]["card"]["target"] == "cpu" and list(found["model"]["devices"]) == ["cpu"]
+    assert "fp32, for CPUs, widths" in run(path).stdout
 
 
 @pytest.mark.parametrize(
