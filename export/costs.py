@@ -22,10 +22,10 @@ def chosen(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
         By the name of the convolution; those that stay direct are not in it.
     """
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    readers = {node.name: weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+    shapes = {node.name: weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
     sizes, found = sizes_of(model, card), dict[str, Form]()
     for name in convolutions(model):
-        out, channels = readers[name][:2]
+        out, channels = shapes[name][:2]
         form = min(FORMS, key=lambda one: cost(one, *sizes[name], channels, out)) if name in sizes else "direct"
         if form != "direct":
             found[name] = form
@@ -36,11 +36,10 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
     """Height and width of what each convolution reads, where an image is as trained and that is known."""
     stride = card.input.stride
     height, width = (-(-side // stride) * stride for side in card.input.size)
-    sizes: dict[str, tuple[int, int]] = {}
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    sizes = {first.input[0]: (height, width)}
     found: dict[str, tuple[int, int]] = {}
     for node in model.graph.node:
-        if node.op_type == "Conv" and not found:
-            sizes[node.input[0]] = (height, width)
         known = next((sizes[value] for value in node.input if value in sizes), None)
         if known is None:
             continue
@@ -66,14 +65,12 @@ def cost(form: Form, height: int, width: int, channels: int, out: int) -> float:
         return 4.44e-9 * 18 * height * width * channels * out
     tile, few = TILE[form], form.endswith("few")
     spots, places = (tile + 2) ** 2, tile**2 + 1
-    tiles = -(-height // tile) * -(-width // tile)
+    down, across = -(-height // tile), -(-width // tile)
+    tiles, blocks = down * across, -(-down // max(1, tiles_of_block(channels, out) // across))
     thin = 1 + 60 * (1 / channels + 1 / out)  # products of few channels are slow
     products = 4.1e-9 * 2 * spots * tiles * channels * out * thin
     transforms = 4.4e-9 * 2 * spots * tiles * (spots * channels + places * out)
     filters = 4e-9 * spots * channels * out  # 1e9 bytes
     values = 4e-9 * spots * tiles * (channels + out)
-    if few:
-        moved = 40 * filters + 215 * values
-    else:
-        moved = 79 * filters * -(-tiles // tiles_of_block(channels, out)) + 118 * values
+    moved = 40 * filters + 215 * values if few else 79 * filters * blocks + 118 * values
     return MARGIN * (products + transforms + moved + 0.35)

@@ -329,12 +329,17 @@ def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
     if bad.parity.max_abs_error > MAX_ERROR:
         _refuse(
             f"the graph is not the network: at (batch, height, width) {bad.shape} it is off by "
-            f"{bad.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}",
+            f"{bad.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}{_instead(card)}",
             card,
             target,
         )
     if neighbours_matter(run, card):
-        _refuse("an image's answer depends on the other images in its batch", card, target)
+        _refuse(f"an image's answer depends on the other images in its batch{_instead(card)}", card, target)
+
+
+def _instead(card: ModelCard) -> str:
+    """What may be written where this file is refused."""
+    return "; leave out --target cpu" if card.target == "cpu" else ""
 
 
 def _require_gate(card: ModelCard, converted: Converted, golden: Golden, target: Path, *, force: bool) -> None:
@@ -367,7 +372,7 @@ def _require_logits(error: float, card: ModelCard, target: Path) -> None:
     if error > limit:
         _refuse(
             f"the graph is not the network: its logits are off by {error:.2g} of their range, expected at most "
-            f"{limit:g}{'; leave out --target cpu' if card.target == 'cpu' else ''}",
+            f"{limit:g}{_instead(card)}",
             card,
             target,
         )

@@ -25,9 +25,6 @@ MAX_LOGITS_ERROR: Mapping[Target, float] = {"any": 1e-3, "cpu": 1e-5}
 """Largest |logit - PyTorch's logit| that an fp32 graph may show, as a share of the range of PyTorch's; 1e-6 is usual.
 Near 0 and 1 a probability shows nothing of what is wrong before it. Winograd's filtering loses a digit, and not two."""
 
-MAX_OTHER_SUMS = 1e-5
-"""What a probability of a file for CPUs may change by with the batch: other blocks are summed in another order."""
-
 MAX_PROOF_SIDE = 256
 """Sides of the batches of three are cut to this: batches of large images take much memory and prove no more."""
 
@@ -171,10 +168,10 @@ def compare(run: Run, checked: Iterable[Answered], output: OutputSpec) -> list[P
 def neighbours_matter(run: Run, card: ModelCard, tolerance: float | None = None) -> bool:
     """Whether an image's answer changes, by more than the tolerance, with its place in a batch or the others there.
 
-    The tolerance is none by default, and `MAX_OTHER_SUMS` for files for CPUs.
+    The tolerance is none by default, and `MAX_ERROR` for files for CPUs, which sum other blocks in another order.
     """
     if tolerance is None:
-        tolerance = MAX_OTHER_SUMS if card.target == "cpu" else 0.0
+        tolerance = MAX_ERROR if card.target == "cpu" else 0.0
     height, width = _small(card)
     pictures = [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(3)]
     together, turned = run(np.stack(pictures)), run(np.stack([pictures[2], pictures[0], pictures[1]]))

@@ -4,6 +4,7 @@ Where a pixel's row is, is arithmetic on its coordinates, done in the graph, so 
 to re-order pixels is to compute other indices: no value is moved for its own sake.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Builder:
 
     def constant(self, values: Any, word: str = "constant") -> str:
         array = np.asarray(values, order="C")
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
         if key not in self._constants:
             name = self.named(word)
             self.constants[name] = numpy_helper.from_array(array, name)

@@ -91,8 +91,11 @@ def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Displ
     Forms in which one file cannot hold the whole are not tried.
     """
     names = convolutions(model)
-    graphs = {form: rewrite(model, dict.fromkeys(names, form)) for form in FORMS}
-    able = {form: graph.SerializeToString() for form, graph in graphs.items() if bytes_of(graph) <= MAX_BYTES}
+    able = {}
+    for form in FORMS:
+        graph = rewrite(model, dict.fromkeys(names, form))
+        if bytes_of(graph) <= MAX_BYTES:
+            able[form] = graph.SerializeToString()
     with display.bar("tune", UNCOUNTED + CALLS, unit="call") as advance:
         found = profiled(able, layers_of(model), image, available_threads(), CALLS, advance=advance)
     return {form: {layer: float(np.median(own)) for layer, own in times.items()} for form, times in found.items()}
@@ -138,8 +141,7 @@ def profiled(
             for session in sessions.values():
                 session.run(["probability"], {"image": image})
             advance(1)
-        profiles = {key: _events(Path(session.end_profiling())) for key, session in sessions.items()}
-    return {key: _by_layer(events, layers) for key, events in profiles.items()}
+        return {key: _by_layer(_events(Path(one.end_profiling())), layers) for key, one in sessions.items()}
 
 
 def _events(profile: Path) -> list[dict[str, Any]]:
@@ -148,8 +150,8 @@ def _events(profile: Path) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = json.loads(profile.read_text())
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{tempfile.gettempdir()} cannot take the profiles by which layers are timed (a few MB each): make room "
-            "there, or set TMPDIR to another folder"
+            f"{tempfile.gettempdir()} cannot take the profiles by which layers are timed: make room there, for "
+            "large images some hundred MB, or set TMPDIR to another folder"
         ) from error
     return events
 

@@ -221,7 +221,13 @@ def convolutions(model: onnx.ModelProto) -> list[str]:
 
 
 def rewrite(model: onnx.ModelProto, forms: Mapping[str, Form], block: int = BLOCK) -> onnx.ModelProto:
-    """A copy in which convolutions are computed in these forms, by the names of their nodes; "direct" without one."""
+    """A copy in which convolutions are computed in these forms, by the names of their nodes; "direct" without one.
+
+    Args:
+        model: a graph that `export.graph` built.
+        forms: of `convolutions(model)` or some of them.
+        block: as `BLOCK`.
+    """
     return _Rewriting(model, forms, block).run()
 
 
@@ -230,7 +236,8 @@ class _Rewriting:
 
     def __init__(self, model: onnx.ModelProto, forms: Mapping[str, Form], block: int) -> None:
         self.model = model
-        self.forms = forms
+        self.forms = {name: form for name, form in forms.items() if form != "direct"}
+        assert self.forms.keys() <= {*convolutions(model)}, "a convolution that is not of 3x3"
         self.block = block
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
@@ -243,20 +250,20 @@ class _Rewriting:
         self.pictures: dict[str, str] = {}
         self.parts: dict[str, list[str]] = {}
         self.channels: dict[str, int] = {}
-        self.done: set[str] = set()
 
     def run(self) -> onnx.ModelProto:
         for node in self.model.graph.node:
-            if node.name in self.done:
+            if node.output[0] in self.rows:  # its Relu is done with a convolution
                 continue
             self.b.scope = node.name
             self._channels(node)
-            if node.op_type == "Conv" and self.forms.get(node.name, "direct") != "direct":
+            if node.name in self.forms:
                 self._winograd(node)
             elif node.op_type == "MaxPool" and node.input[0] in self.rows:
                 self.rows[node.output[0]] = pooled(self.b, self.rows[node.input[0]])
             elif node.op_type == "ConvTranspose" and self._wanted_as_rows(node.output[0]):
                 weight, bias = self._weights(node)
+                self.channels.setdefault(node.input[0], weight.shape[0])
                 self.rows[node.output[0]] = transposed(self.b, self._rows(node.input[0]), weight, bias)
             elif node.op_type == "Concat" and node.output[0] in self.channels and self._wanted_as_rows(node.output[0]):
                 self.parts[node.output[0]] = list(node.input)
@@ -291,13 +298,14 @@ class _Rewriting:
     def _wanted_as_rows(self, value: str) -> bool:
         """Whether a convolution in another form than direct reads it, through a Concat or not."""
         readers = self.readers.get(value, ())
-        if any(self.forms.get(node.name, "direct") != "direct" for node in readers):
+        if any(node.name in self.forms for node in readers):
             return True
         return any(self._wanted_as_rows(node.output[0]) for node in readers if node.op_type == "Concat")
 
     def _rows(self, value: str) -> Rows:
         if value not in self.rows:
-            self.rows[value] = rows_of(self.b, self._picture(value), self.channels[value])
+            self.pictures[value] = self._picture(value)
+            self.rows[value] = rows_of(self.b, self.pictures[value], self.channels[value])
         return self.rows[value]
 
     def _picture(self, value: str) -> str:
@@ -326,7 +334,6 @@ class _Rewriting:
         rows = convolved(self.b, parts, layer)
         self.rows[node.output[0] if relu is None else relu.output[0]] = rows
         if relu is not None:
-            self.done.add(relu.name)
             self.channels[relu.output[0]] = self.channels[node.output[0]]
 
     def _leave(self, node: onnx.NodeProto) -> None:

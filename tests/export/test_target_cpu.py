@@ -146,6 +146,14 @@ def in_turns(monkeypatch, seconds):
     return graphs
 
 
+def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
+    model, card = graph_of(widths=(4, 8, 16))
+    limit = graph.bytes_of(rewrite(model, dict.fromkeys(convolutions(model), "f2-few")))
+    monkeypatch.setattr("export.tuning.MAX_BYTES", limit)
+    times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
+    assert set(times) == {"direct", "f2-few"}
+
+
 def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     model, card = graph_of()
     names = convolutions(model)
@@ -203,7 +211,7 @@ def test_a_profile_that_the_disk_could_not_take_is_told(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Cut)
     image = synthetic_image(32, 48, 3, seed=0)[None]
-    with pytest.raises(OutputError, match=r"cannot take the profiles by which layers are timed .* set TMPDIR"):
+    with pytest.raises(OutputError, match=r"cannot take the profiles by which layers are timed: .* set TMPDIR"):
         profiled({0: model.SerializeToString()}, [], image, 1, 1)
 
 
@@ -232,6 +240,23 @@ def test_a_call_that_the_profile_cuts_off_does_not_count():
 def test_a_profile_without_a_call_that_counts_is_told():
     with pytest.raises(ConfigError, match=r"profile has room for 2 calls of images of this size, expected 3 at least"):
         _by_layer(profile(UNCOUNTED + 1, whole=UNCOUNTED), ["down.conv"])
+
+
+def test_a_confident_network_may_sum_in_another_order_in_a_batch(tmp_path):
+    """Where the range of logits is 60 and half of them are above 0, the last bits of a sum show at once."""
+    network = make_network(**WIDE)
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 144, 3), np.uint8))
+    card = make_card(network, (96, 144))
+    with torch.no_grad():
+        Segmenter(network, card).train().logits(noise)
+        logits = Segmenter(network, card).eval().logits(noise)
+        scale = 60 / float(logits.max() - logits.min())
+        network.final_conv.weight *= scale
+        network.final_conv.bias *= scale
+        network.final_conv.bias -= scale * logits.median()
+    save_checkpoint(tmp_path / "model.pth", network.state_dict(), make_card(network, (96, 144)))
+    report = export_onnx(tmp_path / "model.pth", target="cpu")
+    assert any(node.name.endswith("-few") for node in onnx.load(report.path).graph.node)
 
 
 def test_logits_that_are_nearly_alike_are_held_to_what_fp32_can_hold(tmp_path):

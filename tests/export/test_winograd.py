@@ -1,5 +1,6 @@
 """Graphs rewritten with Winograd's filtering answer as the graphs that they were made from."""
 
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -18,9 +19,16 @@ FORMS = get_args(Form)
 SHAPES = [(1, 32, 48), (3, 33, 49), (1, 1, 1), (2, 7, 90)]
 
 
-def graph_of(**config):
-    network = make_network(**config)
+@cache
+def _graph_of(config):
+    network = make_network(**dict(config))
     return build_graph(Segmenter(network, make_card(network)), make_card(network))
+
+
+def graph_of(**config):
+    model = onnx.ModelProto()
+    model.CopyFrom(_graph_of(tuple(sorted(config.items()))))
+    return model
 
 
 def pictures(batch, height, width, channels=3):
@@ -28,12 +36,13 @@ def pictures(batch, height, width, channels=3):
 
 
 def error(model, other, channels=3):
-    """Largest difference of logits over all shapes, as a share of the first one's range."""
+    """Largest difference of logits over all shapes, as a share of their range as `logits_error` takes it."""
     run, again = logits_run(model), logits_run(other)
     expected = [run(pictures(*shape, channels)) for shape in SHAPES]
     found = [again(pictures(*shape, channels)) for shape in SHAPES]
     worst = max(np.abs(one - other).max() for one, other in zip(found, expected, strict=True))
-    return float(worst / np.ptp(expected[0]))
+    values = np.concatenate([one.reshape(-1) for one in expected])
+    return float(worst / max(np.ptp(values), 0.1 * np.abs(values).max()))
 
 
 @pytest.mark.parametrize("tile", [2, 4])
@@ -97,6 +106,29 @@ def test_mixed_forms_answer_as_networks_of_all_kinds(config):
         rewritten = rewrite(model, dict(zip(convolutions(model), chosen, strict=True)))
         onnx.checker.check_model(rewritten, full_check=True)
         assert error(model, rewritten, config.get("in_channels", 3)) < 1e-5
+
+
+@pytest.mark.parametrize("up", ["transpose", "bilinear-wide"])
+def test_a_skip_connection_is_joined_as_pictures_only_where_its_parts_are_not_equally_wide(up):
+    model = graph_of(up=up)
+    rewritten = rewrite(model, dict.fromkeys(convolutions(model), "f4"))
+    concats = [node for node in rewritten.graph.node if node.op_type == "Concat"]
+    along_channels = [node for node in concats if any(one.name == "axis" and one.i == 1 for one in node.attribute)]
+    assert bool(along_channels) == (up == "bilinear-wide")
+    assert error(model, rewritten) < 1e-5
+
+
+def test_a_layer_s_name_and_form_are_those_of_its_scan():
+    model = graph_of()
+    forms = {"downs.1.conv.0": "f4", "downs.1.conv.3": "f2-few", "bottleneck.conv.0": "direct"}
+    rewritten = rewrite(model, forms)
+    names = [node.name for node in rewritten.graph.node if node.op_type == "Scan"]
+    assert names == ["downs.1.conv.0.f4", "downs.1.conv.3.f2-few"]
+
+
+def test_only_convolutions_of_3x3_are_rewritten():
+    with pytest.raises(AssertionError, match="not of 3x3"):
+        rewrite(graph_of(), {"final_conv": "f4"})
 
 
 def with_large_biases(model):
