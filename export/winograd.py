@@ -89,51 +89,74 @@ def matrices(tile: int) -> tuple[Array, Array, Array]:
     return np.array(inputs, np.float64), np.array(filters, np.float64), np.array(outputs, np.float64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The tiles of all pictures: so many `down` and `across` each; `blocks` of as `many` whole lines of tiles each.
+
+    All but `tile` are the names of int64 scalars in the graph.
+    """
+
+    tile: int
+    down: str
+    across: str
+    blocks: str
+    many: str
+
+
 def convolved(b: Builder, parts: Sequence[Rows], layer: Convolution) -> Rows:
     """The convolution over the channels of all parts, which are equally many each."""
-    tile, out = layer.tile, layer.out
-    batch, height, width = parts[0].batch, parts[0].height, parts[0].width
-    down, across = (b.op("Div", b.op("Add", side, tile - 1), tile) for side in (height, width))
-    lines = b.op("Max", b.op("Mul", batch, down), 1)  # of tiles; no pictures have one, which nobody reads
-    tiles = tiles_of_block(layer.channels, out, layer.block)
-    blocks, many = _shared(b, lines, b.op("Max", b.op("Div", tiles, across), 1))
-    line = b.op("Range", 0, b.op("Mul", blocks, many), 1)
-    one = b.constant(np.ones(1, np.int64))
-    shape = b.op("Concat", b.reshaped(blocks, 1), one, one, b.reshaped(many, 1), one, axis=0)
-    picture, y = (b.op("Reshape", b.op(kind, line, down), shape) for kind in ("Div", "Mod"))
-    y = b.op("Add", b.op("Mul", y, tile), _border(b, tile, (1, -1, 1, 1, 1)))
-    x = b.op("Add", b.op("Mul", b.op("Range", 0, across, 1), tile), _border(b, tile, (1, 1, -1, 1, 1)))
+    tile, grid = layer.tile, _grid_of(b, parts[0], layer)
     whole, begins, last = joined(b, parts)
-    spots = (tile + 2) ** 2
-    tables = [
-        b.reshaped(table_of(b, part, begin, last, picture, y, x), 0, spots, 1, -1)
-        for part, begin in zip(parts, begins, strict=True)
-    ]
-    table = b.reshaped(b.op("Transpose", b.op("Concat", *tables, axis=2), perm=[0, 1, 3, 2]), 0, spots, -1)
-    value = b.reshaped(_blocks(b, whole, table, layer), -1, out)
-    size = b.op("Mul", many, across)  # of a block, in tiles
+    table = _table(b, parts, begins, last, grid)
+    size = b.op("Mul", grid.many, grid.across)  # of a block, in tiles
 
     def of_line(picture: str, y: str) -> str:
-        line = b.op("Add", b.op("Mul", picture, down), b.op("Div", y, tile))
-        block = b.op("Mul", b.op("Div", line, many), b.op("Mul", size, tile * tile + 1))
+        line = b.op("Add", b.op("Mul", picture, grid.down), b.op("Div", y, tile))
+        block = b.op("Mul", b.op("Div", line, grid.many), b.op("Mul", size, tile * tile + 1))
         inner = b.op("Mul", b.op("Mod", y, tile), b.op("Mul", size, tile))
-        return b.op("Add", b.op("Add", block, inner), b.op("Mul", b.op("Mod", line, many), across))
+        return b.op("Add", b.op("Add", block, inner), b.op("Mul", b.op("Mod", line, grid.many), grid.across))
 
     def of_x(x: str) -> str:
         return b.op("Add", b.op("Mul", b.op("Mod", x, tile), size), b.op("Div", x, tile))
 
-    places = b.op("Mul", b.op("Mul", blocks, size), tile * tile + 1)
     return Rows(
-        value=value,
-        channels=out,
-        batch=batch,
-        height=height,
-        width=width,
-        places=places,
+        value=b.reshaped(_blocks(b, whole, table, layer), -1, layer.out),
+        channels=layer.out,
+        batch=parts[0].batch,
+        height=parts[0].height,
+        width=parts[0].width,
+        places=b.op("Mul", b.op("Mul", grid.blocks, size), tile * tile + 1),
         padded=True,
         of_line=of_line,
         of_x=of_x,
     )
+
+
+def _grid_of(b: Builder, rows: Rows, layer: Convolution) -> _Grid:
+    tile = layer.tile
+    down, across = (b.op("Div", b.op("Add", side, tile - 1), tile) for side in (rows.height, rows.width))
+    lines = b.op("Max", b.op("Mul", rows.batch, down), 1)  # no pictures have one, which nobody reads
+    tiles = tiles_of_block(layer.channels, layer.out, layer.block)
+    blocks, many = _shared(b, lines, b.op("Max", b.op("Div", tiles, across), 1))
+    return _Grid(tile=tile, down=down, across=across, blocks=blocks, many=many)
+
+
+def _table(b: Builder, parts: Sequence[Rows], begins: Sequence[str | int], last: str, grid: _Grid) -> str:
+    """Which rows the tiles of each block are made of: indices [blocks, spots, tiles * parts]."""
+    line = b.op("Range", 0, b.op("Mul", grid.blocks, grid.many), 1)
+    one = b.constant(np.ones(1, np.int64))
+    shape = b.op("Concat", b.reshaped(grid.blocks, 1), one, one, b.reshaped(grid.many, 1), one, axis=0)
+    picture, y = (b.op("Reshape", b.op(kind, line, grid.down), shape) for kind in ("Div", "Mod"))
+    y = b.op("Add", b.op("Mul", y, grid.tile), _border(b, grid.tile, (1, -1, 1, 1, 1)))
+    x = b.op("Range", 0, grid.across, 1)
+    x = b.op("Add", b.op("Mul", x, grid.tile), _border(b, grid.tile, (1, 1, -1, 1, 1)))
+    spots = (grid.tile + 2) ** 2
+    tables = [
+        b.reshaped(table_of(b, part, begin, last, picture, y, x), 0, spots, 1, -1)
+        for part, begin in zip(parts, begins, strict=True)
+    ]
+    # [blocks, spots, parts, tiles] -> [blocks, spots, tiles, parts]
+    return b.reshaped(b.op("Transpose", b.op("Concat", *tables, axis=2), perm=[0, 1, 3, 2]), 0, spots, -1)
 
 
 def tiles_of_block(channels: int, out: int, block: int = BLOCK) -> int:
