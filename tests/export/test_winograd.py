@@ -7,12 +7,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from families import Mateuszbuda, Milesial, Usuyama, randomised
 from networks import make_card, make_network
 from onnx import numpy_helper
 
 from export.graph import build_graph
 from export.proof import logits_run
 from export.winograd import Form, convolutions, matrices, rewrite
+from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 
 FORMS = get_args(Form)
@@ -171,6 +173,16 @@ def test_only_convolutions_of_3x3_that_keep_the_size_can_be_rewritten():
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     next(one for one in first.attribute if one.name == "strides").ints[:] = [2, 2]
     assert first.name not in convolutions(model)
+
+
+@pytest.mark.parametrize("family", [Milesial, Mateuszbuda, Usuyama])
+def test_checkpoints_of_other_projects_are_rewritten_as_ours(tmp_path, family):
+    torch.save(randomised(family()).state_dict(), tmp_path / "model.pth")
+    loaded = load_checkpoint(tmp_path / "model.pth")
+    model = build_graph(Segmenter(loaded.network(), loaded.card), loaded.card)
+    names = convolutions(model)
+    rewritten = rewrite(model, dict(zip(names, ("f4", "f4-few", "f2-few") * len(names), strict=False)))
+    assert error(model, rewritten) < 1e-5
 
 
 def test_large_values_lose_no_more():
