@@ -25,6 +25,9 @@ OF_CARD = ("size", "mean", "std", "fit", "classes", "threshold")
 AFTERWARDS = ("card", "triton", "triton_name")
 """Options for what is made of the exported file."""
 
+OF_KIND = ("precision", "target", "data", "raw", "keep", "values", "force", "tune")
+"""Options that say what kind of file is written, and may contradict each other."""
+
 OF_MASKS = ("masks", "ignore_index")
 """Options that say how masks are read."""
 
@@ -149,11 +152,12 @@ def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterat
         return
     if given.get("raw"):
         raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
-    from export.exporter import default_path, kind_of
+    from export.exporter import check_options, default_path, kind_of
     from export.hub import markdown_path
     from export.triton import place_of
     from unet_core.checkpoint import load_checkpoint
 
+    check_options(**{name: given[name] for name in OF_KIND if name in given})
     precision, target = given.get("precision", "fp32"), given.get("target", "any")
     card = replace(load_checkpoint(checkpoint).card, precision=precision, target=target)
     if "card" in given:

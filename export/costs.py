@@ -65,8 +65,8 @@ def cost(form: Form, height: int, width: int, channels: int, out: int) -> float:
         return 4.44e-9 * 18 * height * width * channels * out
     tile, few = TILE[form], form.endswith("few")
     spots, places = (tile + 2) ** 2, tile**2 + 1
-    down, across = -(-height // tile), -(-width // tile)
-    tiles, blocks = down * across, -(-down // max(1, tiles_of_block(channels, out) // across))
+    tiles = -(-height // tile) * -(-width // tile)
+    blocks = -(-tiles // tiles_of_block(channels, out))
     thin = 1 + 60 * (1 / channels + 1 / out)  # products of few channels are slow
     products = 4.1e-9 * 2 * spots * tiles * channels * out * thin
     transforms = 4.4e-9 * 2 * spots * tiles * (spots * channels + places * out)

@@ -117,8 +117,7 @@ def export_onnx(
     """
     started = time.perf_counter()
     display = display or Display(quiet=True)
-    _check_options(precision, data, raw=raw, keep=keep, values=values, force=force)
-    _check_target(target, precision, raw=raw, tune=tune)
+    check_options(precision, target, data, raw=raw, keep=keep, values=values, force=force, tune=tune)
     check_opset(opset)
     loaded = load_checkpoint(checkpoint)
     check_size(loaded.state_dict)
@@ -170,8 +169,8 @@ def _for_cpus(model: onnx.ModelProto, card: ModelCard, display: Display, *, tune
         )
     else:
         display.note(
-            "--target cpu: no layer of this network would gain, so the graph is as without it, and GPUs refuse the "
-            "file all the same"
+            "--target cpu: no layer is rewritten, since this network would not gain; the graph is as without it, and "
+            "GPUs refuse the file all the same"
         )
     made = choice.applied(model)
     check_room(made)
@@ -197,15 +196,22 @@ def _joined(numbers: Sequence[float]) -> str:
     return ",".join(f"{number:g}" for number in numbers)
 
 
-def _check_options(
-    precision: Precision,
-    data: str | os.PathLike[str] | None,
+def check_options(
+    precision: Precision = "fp32",
+    target: Target = "any",
+    data: str | os.PathLike[str] | None = None,
     *,
-    raw: bool,
-    keep: Collection[str],
-    values: Values | None,
-    force: bool,
+    raw: bool = False,
+    keep: Collection[str] = (),
+    values: Values | None = None,
+    force: bool = False,
+    tune: bool = False,
 ) -> None:
+    """Refuse options of `export_onnx` that contradict each other.
+
+    Raises:
+        ConfigError: which they are.
+    """
     if precision not in get_args(Precision):
         raise ConfigError(f"--precision {precision}: expected {', '.join(get_args(Precision))}")
     if raw and precision != "fp32":
@@ -220,6 +226,7 @@ def _check_options(
         raise ConfigError(f"--values {values}: is of int8; give --precision int8, or leave it out")
     if precision == "int8" and data is None:
         raise ConfigError("--precision int8: is calibrated on real images; give --data FOLDER")
+    _check_target(target, precision, raw=raw, tune=tune)
 
 
 def _check_target(target: Target, precision: Precision, *, raw: bool, tune: bool) -> None:

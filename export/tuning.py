@@ -65,17 +65,18 @@ def tuned(model: onnx.ModelProto, card: ModelCard, display: Display | None = Non
     image = synthetic_image(*card.input.size, card.architecture.in_channels, seed=0)[None]
     times = layer_times(model, image, display)
     fastest = _fastest(names, times)
-    as_it_is = Choice(forms={})
-    others = [
+    choices = [as_it_is := Choice(forms={})]
+    for choice in (
         Choice(forms=fastest),
         Choice(forms=fastest, block=LARGE * BLOCK),
         Choice(forms=_fastest(names, times, ("f4", "f4-few"))),
-    ]
-    choices = [as_it_is, *(choice for choice in others if choice.forms)]
+    ):
+        if choice.forms and choice not in choices:
+            choices.append(choice)
     seconds = in_turns((choice.applied(model) for choice in choices), image)
     best = int(np.argmin(seconds))
     if seconds[best] >= (1 - GAIN) * seconds[0]:
-        display.note(f"tuned: one image takes {_ms(seconds[0])} ms here, and no less in other forms")
+        display.note(f"tuned: one image takes {_ms(seconds[0])} ms here, and other forms gain less than {GAIN:.0%}")
         return as_it_is
     display.note(f"tuned: one image takes {_ms(seconds[best])} ms instead of {_ms(seconds[0])} here")
     return choices[best]
@@ -141,7 +142,8 @@ def profiled(
             for session in sessions.values():
                 session.run(["probability"], {"image": image})
             advance(1)
-        return {key: _by_layer(_events(Path(one.end_profiling())), layers) for key, one in sessions.items()}
+        ended = {key: Path(session.end_profiling()) for key, session in sessions.items()}
+        return {key: _by_layer(_events(profile), layers) for key, profile in ended.items()}
 
 
 def _events(profile: Path) -> list[dict[str, Any]]:
@@ -199,7 +201,7 @@ def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dic
     if len(runs) <= UNCOUNTED:
         raise ConfigError(
             f"the layers cannot be timed: ONNX Runtime's profile has room for {len(runs)} calls of images of this "
-            f"size, expected {UNCOUNTED + 1} at least; time a network of a smaller size, or leave out --tune"
+            f"size, expected {UNCOUNTED + 1} at least; do without the times of layers, or give smaller images"
         )
     starts = [start for start, _ in runs]
     calls = [dict.fromkeys((*layers, OTHER), 0.0) for _ in runs]
@@ -208,6 +210,6 @@ def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dic
         if event.get("cat") == "Node" and node != event["name"] and f".{BODY}." not in node:
             layer = next((name for name in longest_first if name in node), OTHER)
             call = bisect_right(starts, event["ts"]) - 1
-            if event["ts"] < runs[call][1]:
+            if call >= 0 and event["ts"] < runs[call][1]:
                 calls[call][layer] += event["dur"] / 1e3
     return {layer: [call[layer] for call in calls[UNCOUNTED:]] for layer in calls[0]}

@@ -18,7 +18,7 @@ from export.costs import chosen, sizes_of
 from export.graph import build_graph
 from export.tuning import LARGE, OTHER, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
 from export.winograd import BLOCK, convolutions, rewrite
-from runtime import providers
+from runtime import opening, providers
 from runtime.card import ModelCard
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
 from runtime.golden import synthetic_image
@@ -73,6 +73,7 @@ def test_gpus_refuse_it_by_name(wide, device):
 
 
 def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypatch):
+    opening._warn_once.cache_clear()
     monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no driver")
     predictor = Predictor(wide[1].path, "auto")
     assert predictor.report.device == "cpu"
@@ -80,6 +81,7 @@ def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypa
 
 
 def test_auto_runs_it_on_the_cpu_and_says_why_where_a_gpu_is(wide, monkeypatch):
+    opening._warn_once.cache_clear()
     monkeypatch.setattr(providers, "why_not", lambda device: None)
     with pytest.warns(DeviceWarning, match="is written for CPUs"):
         predictor = Predictor(wide[1].path, "auto")
@@ -162,7 +164,7 @@ def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     in_turns(monkeypatch, [1.0, 0.99, 1.1, 1.0])
     notes = Notes()
     assert tuned(model, card, notes) == Choice(forms={})
-    assert notes.notes == ["tuned: one image takes 1000 ms here, and no less in other forms"]
+    assert notes.notes == ["tuned: one image takes 1000 ms here, and other forms gain less than 2%"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,20 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, bloc
     choice = tuned(model, card, notes)
     assert choice == Choice(forms=dict.fromkeys(names, form), block=block)
     assert choice.applied(model) == graphs[seconds.index(0.5)]
+    assert len({graph.SerializeToString(deterministic=True) for graph in graphs}) == len(graphs) == 4
     assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here"]
+
+
+def test_tuning_races_no_graph_twice(monkeypatch):
+    model, card = graph_of()
+    names = convolutions(model)
+    costs = {"direct": 3, "f4": 1, "f4-few": 2, "f2-few": 2}
+    monkeypatch.setattr(
+        "export.tuning.layer_times", lambda *_: {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
+    )
+    graphs = in_turns(monkeypatch, [1.0, 1.0, 1.0])
+    tuned(model, card)
+    assert len(graphs) == 3  # as it is, and f4 in blocks of two sizes
 
 
 def test_tuning_races_nothing_where_every_layer_is_fastest_as_it_is(monkeypatch):
@@ -268,6 +283,15 @@ def test_logits_that_are_nearly_alike_are_held_to_what_fp32_can_hold(tmp_path):
     assert export_onnx(tmp_path / "model.pth", target="cpu").card.target == "cpu"
 
 
+@pytest.mark.parametrize("after", [["--card"], ["--triton", "models"]])
+def test_options_that_contradict_each_other_are_named_before_anything_of_the_card(tmp_path, monkeypatch, after):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, [str(save("model.pth")), "--target", "cpu", "--precision", "fp16", *after])
+    assert done.exit_code == 2
+    assert "--target cpu: writes fp32 with a card; leave out --precision fp16" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -323,8 +347,8 @@ def test_what_is_rewritten_is_told(wide, tmp_path):
     thin = save(tmp_path / "model.pth")
     export_onnx(thin, target="cpu", display=notes)
     assert notes.notes[-1] == (
-        "--target cpu: no layer of this network would gain, so the graph is as without it, and GPUs refuse the file "
-        "all the same"
+        "--target cpu: no layer is rewritten, since this network would not gain; the graph is as without it, and GPUs "
+        "refuse the file all the same"
     )
 
 
