@@ -54,7 +54,11 @@ def with_options_of_masks(command: F) -> F:
     type=click.Choice(get_args(Target)),
     help="cpu: faster there, if wide, and only there.  [default: any]",
 )
-@click.option("--tune", is_flag=True, help="With --target cpu: measure here what is fastest, which takes minutes.")
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="With --target cpu: measure what is fastest here, while nothing else runs.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

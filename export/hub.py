@@ -232,7 +232,8 @@ def _training(card: ModelCard) -> str:
     if card.training is None:
         return "## Training\n\nNothing is known of it.\n"
     rows = [(_code(name), f"{value:.4f}") for name, value in sorted(card.training.metrics.items())]
-    known = f"{card.training.epochs} epochs on data with the fingerprint {_code(card.training.data)}."
+    epochs = "epoch" if card.training.epochs == 1 else "epochs"
+    known = f"{card.training.epochs} {epochs} on data with the fingerprint {_code(card.training.data)}."
     return f"## Training\n\n{known} Of the validation, in fp32:\n\n{_table(('metric', 'value'), rows)}"
 
 

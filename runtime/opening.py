@@ -57,7 +57,7 @@ class Opened:
     def __init__(
         self, path: Path, card: ModelCard, golden: Golden, device: str, threads: int, options: ProviderOptions
     ) -> None:
-        self._opener = _Opener(path, card, golden, threads, options)
+        self._opener = _Opener(device, path, card, golden, threads, options)
         self.session: Session
         self.report: providers.Report
         self._open(device)
@@ -134,8 +134,9 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Opener:
-    """What it takes to open a model's file on any device."""
+    """What it takes to open a model's file on any device; `requested` is the user's word for it."""
 
+    requested: str
     path: Path
     card: ModelCard
     golden: Golden
@@ -178,7 +179,8 @@ class _Opener:
 
     def _why_not(self, device: Device) -> str | None:
         if self.card.target == "cpu" and device.kind != "cpu":
-            return f"{self.path.name} is written for CPUs; export it again without --target cpu"
+            missing = providers.why_not(device) if self.requested == "auto" else None
+            return missing or f"{self.path.name} is written for CPUs; take the file without --target cpu"
         return providers.why_not(device)
 
     def report(self, session: Session, error: float) -> providers.Report:

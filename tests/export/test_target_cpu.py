@@ -16,7 +16,7 @@ from export.checker import check_file
 from export.cli import main
 from export.costs import chosen, sizes_of
 from export.graph import build_graph
-from export.tuning import LARGE, OTHER, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
+from export.tuning import LARGE, OTHER, ROUNDS, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
 from export.winograd import BLOCK, convolutions, rewrite
 from runtime import opening, providers
 from runtime.card import ModelCard
@@ -68,7 +68,7 @@ def test_it_is_proved_again_as_any_file(wide):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
 def test_gpus_refuse_it_by_name(wide, device):
-    with pytest.raises(DeviceError, match=r"model\.cpu\.onnx is written for CPUs; export it again without --target"):
+    with pytest.raises(DeviceError, match=r"model\.cpu\.onnx is written for CPUs; take the file without --target cpu"):
         Predictor(wide[1].path, device)
 
 
@@ -77,7 +77,7 @@ def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypa
     monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no driver")
     predictor = Predictor(wide[1].path, "auto")
     assert predictor.report.device == "cpu"
-    assert [kind for kind, _ in predictor.report.skipped] == ["tensorrt", "cuda"]
+    assert predictor.report.skipped == (("tensorrt", "no driver"), ("cuda", "no driver"))
 
 
 def test_auto_runs_it_on_the_cpu_and_says_why_where_a_gpu_is(wide, monkeypatch):
@@ -137,12 +137,12 @@ class Notes(Display):
 
 
 def in_turns(monkeypatch, seconds):
-    """The race has this result; the graphs that took part."""
+    """The race has this result, the same in each round unless they are listed; the graphs that took part."""
     graphs = []
 
     def raced(models, image):
         graphs[:] = list(models)
-        return seconds
+        return np.array([one if isinstance(one, list) else [one] * ROUNDS for one in seconds])
 
     monkeypatch.setattr("export.tuning.in_turns", raced)
     return graphs
@@ -164,7 +164,7 @@ def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     in_turns(monkeypatch, [1.0, 0.99, 1.1, 1.0])
     notes = Notes()
     assert tuned(model, card, notes) == Choice(forms={})
-    assert notes.notes == ["tuned: one image takes 1000 ms here, and other forms gain less than 2%"]
+    assert notes.notes == ["tuned: one image takes 1000 ms here, and no other forms surely gain 2%"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,16 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, bloc
     assert choice == Choice(forms=dict.fromkeys(names, form), block=block)
     assert choice.applied(model) == graphs[seconds.index(0.5)]
     assert len({graph.SerializeToString(deterministic=True) for graph in graphs}) == len(graphs) == 4
-    assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here"]
+    assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here, in the middle of 7 rounds"]
+
+
+@pytest.mark.parametrize(("slower", "taken"), [(1, True), (2, False)])
+def test_tuning_takes_nothing_that_loses_more_than_a_round(monkeypatch, slower, taken):
+    model, card = graph_of()
+    times = {form: dict.fromkeys(convolutions(model), cost) for form, cost in {"direct": 2, "f4": 1}.items()}
+    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    in_turns(monkeypatch, [1.0, [0.8] * (ROUNDS - slower) + [1.1] * slower, 1.2])
+    assert bool(tuned(model, card).forms) == taken
 
 
 def test_tuning_races_no_graph_twice(monkeypatch):
@@ -343,12 +352,14 @@ def test_a_check_without_anything_to_compare_with_does_not_name_a_gpu(wide, tmp_
 def test_what_is_rewritten_is_told(wide, tmp_path):
     notes = Notes()
     export_onnx(wide[0], tmp_path / "wide.onnx", target="cpu", display=notes)
-    assert re.fullmatch(r"--target cpu: \d of 14 convolutions of 3x3 are computed by .*", notes.notes[-1])
+    assert re.fullmatch(r"--target cpu: \d of 14 convolutions of 3x3 are computed by .*", notes.notes[-2])
+    off = re.fullmatch(r"--target cpu: logits are off by (\S+) of their range \(limit 1e-05\)", notes.notes[-1])
+    assert 0 < float(off[1]) < 1e-5
     thin = save(tmp_path / "model.pth")
     export_onnx(thin, target="cpu", display=notes)
-    assert notes.notes[-1] == (
-        "--target cpu: no layer is rewritten, since this network would not gain; the graph is as without it, and GPUs "
-        "refuse the file all the same"
+    assert notes.notes[-2] == (
+        "--target cpu: no layer is rewritten, since this network would not gain by it; the graph is as without it, but "
+        "GPUs refuse the file, so take the one without --target cpu"
     )
 
 

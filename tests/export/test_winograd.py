@@ -1,6 +1,8 @@
 """Graphs rewritten with Winograd's filtering answer as the graphs that they were made from."""
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,10 +13,11 @@ from families import Mateuszbuda, Milesial, Usuyama, randomised
 from networks import make_card, make_network
 from onnx import numpy_helper
 
+from benchmarks.layers import TRANSPOSED
 from export.graph import build_graph
 from export.proof import logits_run, open_graph
 from export.winograd import TILE, Form, convolutions, matrices, rewrite
-from unet_core.checkpoint import load_checkpoint
+from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.model import Segmenter
 
 FORMS = get_args(Form)
@@ -189,6 +192,22 @@ def test_checkpoints_of_other_projects_are_rewritten_as_ours(tmp_path, family):
     names = convolutions(model)
     rewritten = rewrite(model, dict(zip(names, ("f4", "f4-few", "f2-few") * len(names), strict=False)))
     assert error(model, rewritten) < 1e-5
+
+
+def test_the_documented_way_to_change_a_layer(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "winograd.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/car").mkdir(parents=True)
+    network = make_network(widths=(4, 8, 16))
+    save_checkpoint("runs/car/model.pth", network.state_dict(), make_card(network))
+    exec(compile(example, "docs/winograd.md", "exec"), {})
+    assert 0 < float(capsys.readouterr().out) < 1e-5
+
+
+def test_every_form_is_told():
+    text = (Path(__file__).parents[2] / "docs" / "winograd.md").read_text()
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.M)) == {*FORMS, TRANSPOSED}
 
 
 def test_large_values_lose_no_more():
