@@ -187,7 +187,7 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, bloc
     assert choice == Choice(forms=dict.fromkeys(names, form), block=block)
     assert choice.applied(model) == graphs[seconds.index(0.5)]
     assert len({graph.SerializeToString(deterministic=True) for graph in graphs}) == len(graphs) == 4
-    assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here, in the middle of 7 rounds"]
+    assert notes.notes == ["tuned: one image takes 500 ms instead of 1000 here, by medians of 7 rounds"]
 
 
 @pytest.mark.parametrize(("slower", "taken"), [(1, True), (2, False)])
