@@ -156,11 +156,17 @@ def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
     assert set(times) == {"direct", "f2-few"}
 
 
+def layers_take(monkeypatch, model, **costs):
+    """The profile has these milliseconds of every layer, by form; the names of the layers."""
+    names = convolutions(model)
+    times = {form.replace("_", "-"): dict.fromkeys(names, cost) for form, cost in costs.items()}
+    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    return names
+
+
 def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     model, card = graph_of()
-    names = convolutions(model)
-    times = {form: dict.fromkeys(names, cost) for form, cost in {"direct": 2, "f4": 1}.items()}
-    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    layers_take(monkeypatch, model, direct=2, f4=1)
     in_turns(monkeypatch, [1.0, 0.99, 1.1, 1.0])
     notes = Notes()
     assert tuned(model, card, notes) == Choice(forms={})
@@ -177,10 +183,7 @@ def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
 )
 def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, block):
     model, card = graph_of()
-    names = convolutions(model)
-    costs = {"direct": 4, "f4": 3, "f4-few": 2, "f2-few": 1}
-    times = {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
-    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    names = layers_take(monkeypatch, model, direct=4, f4=3, f4_few=2, f2_few=1)
     graphs = in_turns(monkeypatch, seconds)
     notes = Notes()
     choice = tuned(model, card, notes)
@@ -193,19 +196,14 @@ def test_tuning_takes_what_was_fastest_in_turns(monkeypatch, seconds, form, bloc
 @pytest.mark.parametrize(("slower", "taken"), [(1, True), (2, False)])
 def test_tuning_takes_nothing_that_loses_more_than_a_round(monkeypatch, slower, taken):
     model, card = graph_of()
-    times = {form: dict.fromkeys(convolutions(model), cost) for form, cost in {"direct": 2, "f4": 1}.items()}
-    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    layers_take(monkeypatch, model, direct=2, f4=1)
     in_turns(monkeypatch, [1.0, [0.8] * (ROUNDS - slower) + [1.1] * slower, 1.2])
     assert bool(tuned(model, card).forms) == taken
 
 
 def test_tuning_races_no_graph_twice(monkeypatch):
     model, card = graph_of()
-    names = convolutions(model)
-    costs = {"direct": 3, "f4": 1, "f4-few": 2, "f2-few": 2}
-    monkeypatch.setattr(
-        "export.tuning.layer_times", lambda *_: {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
-    )
+    layers_take(monkeypatch, model, direct=3, f4=1, f4_few=2, f2_few=2)
     graphs = in_turns(monkeypatch, [1.0, 1.0, 1.0])
     tuned(model, card)
     assert len(graphs) == 3  # as it is, and f4 in blocks of two sizes
@@ -213,11 +211,7 @@ def test_tuning_races_no_graph_twice(monkeypatch):
 
 def test_tuning_races_nothing_where_every_layer_is_fastest_as_it_is(monkeypatch):
     model, card = graph_of()
-    names = convolutions(model)
-    costs = {"direct": 1, "f4": 2, "f4-few": 2, "f2-few": 2}
-    monkeypatch.setattr(
-        "export.tuning.layer_times", lambda *_: {form: dict.fromkeys(names, cost) for form, cost in costs.items()}
-    )
+    layers_take(monkeypatch, model, direct=1, f4=2, f4_few=2, f2_few=2)
     graphs = in_turns(monkeypatch, [1.0])
     assert tuned(model, card) == Choice(forms={})
     assert graphs == [model]
