@@ -13,21 +13,22 @@ from typing import Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from benchmarks import compare, latency, parity
-from benchmarks.environment import environment
-from benchmarks.parts import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure, skipped_part
-from benchmarks.peer import Arithmetic, Subject
-from benchmarks.plots import PICTURES, draw
-from benchmarks.report import markdown
+from benchmarks.cases import latency, parity
+from benchmarks.contestants.base import Arithmetic, BenchmarkModel
+from benchmarks.measuring.environment import environment
+from benchmarks.measuring.timing import MIN_ROUNDS, busy_cores, disturbance
+from benchmarks.reporting import compare
+from benchmarks.reporting.plots import PICTURES, draw
+from benchmarks.reporting.report import markdown
 from benchmarks.results import FILE_NAME, Measurement, Results, Settings, Skipped
-from benchmarks.timing import MIN_ROUNDS, busy_cores, disturbance
-from runtime.console import Command, Listed, Size, version_option
+from benchmarks.suite import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure, skipped_part
+from runtime.commands.console import Command, Listed, Size, version_option
 from runtime.errors import ConfigError, ImageError, one_line
-from runtime.files import make_folder, write_text
 from runtime.image import list_images
 from runtime.predictor import MAX_THREADS
-from runtime.providers import available_threads
-from unet_core.display import Display
+from runtime.support.cpu_count import available_threads
+from runtime.support.files import make_folder, write_text
+from unet_core.reporting.progress import Display
 
 T = TypeVar("T")
 
@@ -123,7 +124,7 @@ def run(
         click.echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
     busy_before = busy_cores()
     with _ended_by_terminate(), tempfile.TemporaryDirectory() as scratch:
-        plan = _planned(Subject.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
+        plan = _planned(BenchmarkModel.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
         results = Results(
             environment=environment(model), method=_method(plan, budget), disturbance=None, measurements=()
         )
@@ -185,7 +186,7 @@ def _unfinished(results: Results, left: Iterable[str], busy_before: float | None
 
 
 def _planned(
-    subject: Subject, data: Path | None, work: Path, asked: Mapping[str, Any], quick: bool, display: Display
+    subject: BenchmarkModel, data: Path | None, work: Path, asked: Mapping[str, Any], quick: bool, display: Display
 ) -> Plan:
     latency.machines(asked["device"], asked["peer"], asked["precision"] or ())  # so that misspelt ones cost no time
     given = {
@@ -274,5 +275,5 @@ def _pictures(written: Sequence[Path]) -> str:
 
 
 def only(*parts: str) -> None:
-    """`python -m benchmarks.latency MODEL ...` is `unet-bench MODEL ... --part latency`."""
+    """`python -m benchmarks.cases.latency MODEL ...` is `unet-bench MODEL ... --part latency`."""
     main([*sys.argv[1:], *(word for part in parts for word in ("--part", part))])

@@ -12,26 +12,27 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import environment
-from benchmarks.report import framed
-from benchmarks.timing import Timing, busy_cores, disturbance, interleave, ratio
+from benchmarks.measuring.environment import environment
+from benchmarks.measuring.timing import Timing, busy_cores, disturbance, interleave, ratio
+from benchmarks.reporting.report import framed
 from export.cli import masks_of, with_options_of_masks
 from export.exporter import ExportReport, export_onnx
-from export.proof import Run, network_run, parity, worst
-from export.quantise import Values
+from export.precision.int8 import Values
+from export.proof import network_run, parity, worst
 from export.samples import Samples, load_samples
 from runtime.card import Gate, Parity, Precision
-from runtime.console import Command
-from runtime.files import make_folder, write_text
+from runtime.commands.console import Command
 from runtime.image import place, restore
+from runtime.model_file.golden import NetworkFunction
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 from runtime.result import mask_of
+from runtime.support.files import make_folder, write_text
 from unet_core.checkpoint import load_checkpoint
-from unet_core.display import Display
-from unet_core.metrics import Metrics
+from unet_core.data.pairs import Layout
+from unet_core.evaluation.metrics import Metrics
 from unet_core.model import Segmenter
-from unet_core.pairs import Layout
+from unet_core.reporting.progress import Display
 
 KINDS: Mapping[str, tuple[Precision, Values | None]] = {
     "fp32": ("fp32", None),
@@ -165,7 +166,7 @@ def _call(predictor: Predictor, picture: NDArray[np.uint8]) -> Callable[[], obje
 
 
 def _compared(
-    predictors: Mapping[str, Predictor], eager: Run, samples: Samples
+    predictors: Mapping[str, Predictor], eager: NetworkFunction, samples: Samples
 ) -> dict[str, tuple[Parity, float | None]]:
     """Each file's worst parity with PyTorch over all images, but the mean share of flipped pixels; and image Dice."""
     card = predictors["fp32"].card

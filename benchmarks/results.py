@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import DRAWS, MIN_ROUNDS, median_interval, ratio
+from benchmarks.measuring.timing import DRAWS, MIN_ROUNDS, median_interval, ratio
 from runtime.errors import ConfigError
-from runtime.files import make_folder, write_text
+from runtime.support.files import make_folder, write_text
 
 SCHEMA = 1
 FILE_NAME = "results.json"

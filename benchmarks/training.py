@@ -22,24 +22,24 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.environment import machine
-from benchmarks.report import markdown
+from benchmarks.measuring.environment import machine
+from benchmarks.measuring.timing import busy_cores, disturbance, interleave, pinned
+from benchmarks.reporting.report import markdown
 from benchmarks.results import Measurement, Results, Settings, Skipped
-from benchmarks.timing import busy_cores, disturbance, interleave, pinned
 from runtime.card import ModelCard
-from runtime.console import Command, Listed, Size
-from runtime.files import make_folder, write_text
-from runtime.providers import available_threads
-from unet_core.cache import open_cache, pending, prepare
+from runtime.commands.console import Command, Listed, Size
+from runtime.support.cpu_count import available_threads
+from runtime.support.files import make_folder, write_text
 from unet_core.config import TrainConfig
-from unet_core.data import EpochBatches, TrainingSet, quiet_worker
-from unet_core.display import Display
-from unet_core.labels import IGNORED
+from unet_core.data.cache import open_cache, pending, prepare
+from unet_core.data.dataset import EpochBatches, TrainingSet, quiet_worker
+from unet_core.data.labels import IGNORED
+from unet_core.data.pairs import find_pairs
+from unet_core.data.records import Records, SampleDecoder
+from unet_core.evaluation.predictions import default_workers, torch_device
 from unet_core.model import UNet
-from unet_core.pairs import find_pairs
-from unet_core.records import Recipe, Records
-from unet_core.run import Run
-from unet_core.validation import default_workers, torch_device
+from unet_core.reporting.progress import Display
+from unet_core.training.trainer import Trainer
 
 ONE_PASS = 512
 """Pictures of one timed pass through the loader, at least."""
@@ -145,7 +145,7 @@ def _measurement(name: str, settings: Settings, unit: str, values: NDArray[np.fl
 def _epochs(config: TrainConfig) -> tuple[Records, dict[str, float]]:
     """Decoding all pictures once, an epoch from the cache, and one that decodes; once each, decoding being slow."""
     pairs = find_pairs(config.data, "train")
-    recipe = Recipe(input=config.input, labels=config.labels, draft=True)
+    recipe = SampleDecoder(input=config.input, labels=config.labels, draft=True)
     records = Records(pairs, recipe)
     cache = open_cache(config.cache_dir, 1000.0)
     started = time.perf_counter()
@@ -241,7 +241,7 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
 def _trainer(
     records: Records, batches: list[tuple[Tensor, Tensor]], config: TrainConfig, device: torch.device
 ) -> Callable[[], object]:
-    run = Run(config, records, records, device=device, display=Display(quiet=True))
+    run = Trainer(config, records, records, device=device, display=Display(quiet=True))
     run.network.train()
     ready: Iterator[tuple[Tensor, Tensor]] = cycle(batches)
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from runtime.card import Fit, ModelCard, Precision, ProofRow, Target
-from runtime.console import Command, IgnoredValue, Listed, Size, exit_without
+from runtime.commands.console import Command, IgnoredValue, Listed, Size
+from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, ProofError
-from runtime.files import new_folder, prepare
+from runtime.support.files import new_folder, prepare
 
 if TYPE_CHECKING:
-    from unet_core.display import Display
+    from unet_core.reporting.progress import Display
 
 OF_CHECK = ("checkpoint_of", "device")
 """Options that --check alone has."""
@@ -106,9 +107,9 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
 
 
 def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
-    from export.changes import CardChanges
     from export.exporter import export_onnx
-    from unet_core.display import Display
+    from export.options import CardChanges
+    from unet_core.reporting.progress import Display
 
     for name in OF_CHECK:
         if name in given:
@@ -192,16 +193,16 @@ def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "D
 
     Returns the arguments `layout` and `ignore_index` of `export_onnx` and `load_samples`.
     """
+    from unet_core.data.pairs import Layout
     from unet_core.evaluate import run_settings
-    from unet_core.pairs import Layout
 
     settings = run_settings(checkpoint, data, masks, display.note)
     return {"ignore_index": settings.pop("ignore_index"), "layout": Layout(**settings)}
 
 
 def _check(file: Path, given: Mapping[str, Any]) -> None:
-    from export.checker import check_file
-    from unet_core.display import Display
+    from export.verify import check_file
+    from unet_core.reporting.progress import Display
 
     strange = given.keys() - {*OF_CHECK, "data"}
     if strange:

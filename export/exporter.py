@@ -11,43 +11,42 @@ from typing import NoReturn, get_args
 import numpy as np
 import onnx
 
-from export.changes import CardChanges
-from export.costs import chosen
 from export.graph import OPSET, build_graph, build_raw_graph, check_opset, check_room, check_size, set_metadata
-from export.precision import Converted, fp16, int8
+from export.options import CardChanges
+from export.precision.gate import Converted, fp16, int8
+from export.precision.int8 import Values
 from export.proof import (
     MAX_ERROR,
     MAX_LOGITS_ERROR,
     NOT_FINITE,
     Answered,
-    Run,
     answered,
     cases,
     compare,
+    depends_on_batch,
     graph_run,
     logits_error,
     logits_run,
     make_golden,
-    neighbours_matter,
     network_run,
+    raw_run,
     versions,
 )
-from export.quantise import Values
-from export.raw import raw_run
 from export.samples import Picture, Samples, load_pictures, load_samples, synthetic_samples
-from export.tuning import Choice, tuned
-from export.winograd import convolutions
+from export.winograd.autotune import Choice, tuned
+from export.winograd.cost_model import chosen
+from export.winograd.transform import convolutions
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
+from runtime.devices.device import PROVIDER
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
-from runtime.files import prepare, replacing, write_text
-from runtime.golden import GOLDEN_KEY, Golden
+from runtime.model_file.golden import GOLDEN_KEY, Golden, NetworkFunction
 from runtime.predictor import Predictor
-from runtime.providers import PROVIDER
 from runtime.result import mask_of
+from runtime.support.files import prepare, replacing, write_text
 from unet_core.checkpoint import load_checkpoint
-from unet_core.display import Display
+from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
-from unet_core.pairs import Layout
+from unet_core.reporting.progress import Display
 
 PROOF_PICTURES = 8
 """Real pictures that the proof is on."""
@@ -94,7 +93,7 @@ def export_onnx(
         checkpoint: of this library or of a project in `unet_core.foreign`; .pth, .pth.tar or .safetensors.
         path: the .onnx file; by default beside the checkpoint, with what is special about it in its name.
         precision: "fp32", or "fp16" or "int8", which must pass a gate on `data`.
-        target: "cpu" rewrites the network for CPUs, see `export.winograd`; fp32 only.
+        target: "cpu" rewrites the network for CPUs, see `export.winograd.transform`; fp32 only.
         tune: choose how each of its layers is computed by measuring on this machine, not by the model of costs.
         data: folder of real images, see `load_samples`; int8 is calibrated on it.
         layout, ignore_index: of the masks in `data`, as in training.
@@ -289,7 +288,7 @@ def _pictures(
 
 def _converted(
     model: onnx.ModelProto,
-    exact: Run,
+    exact: NetworkFunction,
     card: ModelCard,
     samples: Samples,
     keep: Collection[str],
@@ -303,11 +302,11 @@ def _converted(
 
 def _proved(
     card: ModelCard,
-    run: Run,
+    run: NetworkFunction,
     expected: Sequence[Answered],
     golden: Golden,
     gate: Gate | None = None,
-    again: Run | None = None,
+    again: NetworkFunction | None = None,
 ) -> ModelCard:
     """The card with the proof of a run; the golden sample is replayed on `again`, which computes the file otherwise."""
     rounding = " rounding to fp16" if card.precision == "fp16" else ""
@@ -332,7 +331,7 @@ def _require_finite(expected: Sequence[Answered], checkpoint: str | os.PathLike[
             )
 
 
-def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
+def _require_parity(card: ModelCard, run: NetworkFunction, target: Path) -> None:
     """Stop an fp32 graph that is not the network."""
     assert card.proof is not None
     bad = max(card.proof.rows, key=lambda row: row.parity.max_abs_error)
@@ -343,7 +342,7 @@ def _require_parity(card: ModelCard, run: Run, target: Path) -> None:
             card,
             target,
         )
-    if neighbours_matter(run, card):
+    if depends_on_batch(run, card):
         _refuse(f"an image's answer depends on the other images in its batch{_instead(card)}", card, target)
 
 
@@ -360,7 +359,7 @@ def _require_gate(card: ModelCard, converted: Converted, golden: Golden, target:
     wild = [row.shape for row in card.proof.rows if row.parity == NOT_FINITE]
     if wild:
         _refuse(f"it answers (batch, height, width) {wild[0]} with NaN", card, target)
-    if neighbours_matter(converted.run, card):
+    if depends_on_batch(converted.run, card):
         _refuse("an image's answer depends on the other images in its batch", card, target)
     if converted.twin is not None:
         _require_twin(graph_run(converted.model), graph_run(converted.twin), card, target)
@@ -368,7 +367,7 @@ def _require_gate(card: ModelCard, converted: Converted, golden: Golden, target:
         _refuse(f"{card.precision} hurts: {converted.refusal()}; --force writes it all the same", card, target)
 
 
-def _require_twin(run: Run, twin: Run, card: ModelCard, target: Path) -> None:
+def _require_twin(run: NetworkFunction, twin: NetworkFunction, card: ModelCard, target: Path) -> None:
     """Stop where what was judged is not what would be written."""
     rows = compare(run, answered(twin, cases(card)), card.output)
     off = max(row.parity.max_abs_error for row in rows)

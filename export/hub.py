@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from export.precision import FP16_FLIPPED, INT8_DICE, INT8_FLIPPED
+from export.precision.gate import FP16_FLIPPED, INT8_DICE, INT8_FLIPPED
 from runtime.card import Gate, ModelCard, Precision
 from runtime.errors import one_line
-from runtime.files import write_text
 from runtime.predictor import Predictor
+from runtime.support.files import write_text
 
 FRONT_MATTER = """\
 ---

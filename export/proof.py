@@ -1,6 +1,6 @@
 """Proof that a graph answers as the network it was made from."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard, OutputSpec, Parity, ProofRow, Target
+from runtime.devices.device import PROVIDER
+from runtime.devices.provider_options import session_options
 from runtime.errors import ProofError
-from runtime.golden import Golden, golden_image, synthetic_image
-from runtime.options import session_options
-from runtime.providers import PROVIDER, available_threads
+from runtime.model_file.golden import Golden, NetworkFunction, golden_image, synthetic_image
 from runtime.result import mask_of
+from runtime.support.cpu_count import available_threads
 from unet_core.model import Segmenter
 
 MAX_ERROR = 1e-4
@@ -30,9 +31,6 @@ MAX_PROOF_SIDE = 256
 
 MOST_IN_BATCH = 3
 """Real pictures that are also compared as one batch."""
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 [batch, h, w, channels] -> probability float32 [batch, classes, h, w]."""
 
 
 NOT_FINITE = Parity(max_abs_error=1.0, flipped=1.0, iou=0.0, flip_distance=1.0)
@@ -143,12 +141,12 @@ def _hard_pictures(height: int, width: int, channels: int) -> NDArray[np.uint8]:
     return np.stack([np.zeros(shape), np.full(shape, 255), board, noise]).astype(np.uint8)
 
 
-def answered(reference: Run, checked: Iterable[Case]) -> Iterator[Answered]:
+def answered(reference: NetworkFunction, checked: Iterable[Case]) -> Iterator[Answered]:
     """Each case with the reference's answer."""
     return ((case, reference(case.images)) for case in checked)
 
 
-def compare(run: Run, checked: Iterable[Answered], output: OutputSpec) -> list[ProofRow]:
+def compare(run: NetworkFunction, checked: Iterable[Answered], output: OutputSpec) -> list[ProofRow]:
     """Parity of a run on each case; those of one shape and source are one row, the worst of each figure.
 
     Raises:
@@ -165,7 +163,7 @@ def compare(run: Run, checked: Iterable[Answered], output: OutputSpec) -> list[P
     return [ProofRow(shape=shape, images=source, parity=worst(figures)) for (shape, source), figures in found.items()]
 
 
-def neighbours_matter(run: Run, card: ModelCard, tolerance: float | None = None) -> bool:
+def depends_on_batch(run: NetworkFunction, card: ModelCard, tolerance: float | None = None) -> bool:
     """Whether an image's answer changes, by more than the tolerance, with its place in a batch or the others there.
 
     The tolerance is none by default, and `MAX_ERROR` for files for CPUs, which sum other blocks in another order.
@@ -180,7 +178,9 @@ def neighbours_matter(run: Run, card: ModelCard, tolerance: float | None = None)
     return not all(bool((np.abs(alone - answers) <= tolerance).all()) for answers in others)
 
 
-def logits_error(run: Run, reference: Run, card: ModelCard, pictures: Sequence[NDArray[np.uint8]]) -> float:
+def logits_error(
+    run: NetworkFunction, reference: NetworkFunction, card: ModelCard, pictures: Sequence[NDArray[np.uint8]]
+) -> float:
     """Largest |difference| of two runs' logits, as a share of the reference's range; NaN is infinite.
 
     On flat and noisy pictures and on a real one; the range counts as a tenth of the largest |logit| at least.
@@ -209,12 +209,12 @@ def open_graph(model: onnx.ModelProto, *, optimised: bool = True) -> Any:
         raise ProofError(f"the exported graph cannot be loaded ({' '.join(str(error).split())[:300]})") from error
 
 
-def graph_run(model: onnx.ModelProto, *, optimised: bool = True) -> Run:
+def graph_run(model: onnx.ModelProto, *, optimised: bool = True) -> NetworkFunction:
     """A graph's side of a comparison, on the CPU; arguments and errors as of `open_graph`."""
     return _run_to("probability", open_graph(model, optimised=optimised))
 
 
-def logits_run(model: onnx.ModelProto) -> Run:
+def logits_run(model: onnx.ModelProto) -> NetworkFunction:
     """A graph up to its logits, before sigmoid or softmax."""
     (activation,) = (node for node in model.graph.node if "probability" in node.output)
     copy = onnx.ModelProto()
@@ -223,7 +223,7 @@ def logits_run(model: onnx.ModelProto) -> Run:
     return _run_to(activation.input[0], open_graph(copy))
 
 
-def _run_to(name: str, session: Any) -> Run:
+def _run_to(name: str, session: Any) -> NetworkFunction:
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
         return answer
@@ -236,7 +236,7 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
-def network_run(segmenter: Segmenter, *, logits: bool = False) -> Run:
+def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunction:
     """PyTorch's side of a comparison, as a function of arrays."""
     network = segmenter.logits if logits else segmenter
 
@@ -253,3 +253,32 @@ def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
     """PyTorch's answer to the golden image."""
     image = golden_image(card.architecture.in_channels)
     return Golden(image=image, probability=network_run(segmenter)(image[None])[0])
+
+
+def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) -> NetworkFunction:
+    """A raw graph as a function of images, with what a program has to do around it; or only up to its logits.
+
+    Raises:
+        ProofError: ONNX Runtime cannot load it.
+    """
+    session, stride = open_graph(model), card.input.stride
+    mean, std = (np.array(value, np.float32) for value in (card.input.mean, card.input.std))
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        _, height, width, _ = images.shape
+        planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+        planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
+        answer: NDArray[np.float32] = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
+        if logits:
+            return answer
+        with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer
+            return _activated(answer, card)
+
+    return run
+
+
+def _activated(logits: NDArray[np.float32], card: ModelCard) -> NDArray[np.float32]:
+    if card.output.activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard
 from runtime.errors import DataError
-from runtime.golden import synthetic_image
 from runtime.image import list_images
-from unet_core.cache import prepare
-from unet_core.display import Display
-from unet_core.labels import IGNORED, LabelSpec
-from unet_core.pairs import SPLITS, Layout, Pair, find_splits, image_folder
-from unet_core.records import Recipe, Record, Records
+from runtime.model_file.golden import synthetic_image
+from unet_core.data.cache import prepare
+from unet_core.data.labels import IGNORED, LabelSpec
+from unet_core.data.pairs import SPLITS, Layout, Pair, find_splits, image_folder
+from unet_core.data.records import Record, Records, SampleDecoder
+from unet_core.reporting.progress import Display
 
 MOST_IMAGES = 100
 """Images of each side that are used, spread evenly over all."""
@@ -108,7 +108,7 @@ def _checked(
 ) -> list[Records]:
     """Records of all sides; every file was decoded once."""
     labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
-    recipe = Recipe(input=card.input, labels=labels, truth_at_original=True)
+    recipe = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
     sets = [Records(pairs, recipe) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
         prepare(sets, None, advance, display.note)

@@ -15,12 +15,13 @@ from pathlib import Path
 import onnx
 
 from runtime.card import CARD_KEY, ModelCard
+from runtime.devices.profiles import profile_of
 from runtime.errors import ConfigError, ModelError, OutputError
-from runtime.files import make_folder, replacing, write_bytes, write_text
-from runtime.golden import GOLDEN_KEY, Golden
-from runtime.metadata import read_metadata
+from runtime.model_file.golden import GOLDEN_KEY, Golden
+from runtime.model_file.metadata import read_metadata
+from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
-from runtime.shapes import profile_of
+from runtime.support.files import make_folder, replacing, write_bytes, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Names of models: they are folders and parts of addresses."""
@@ -208,7 +209,7 @@ optimization {{
 
 def _profile(card: ModelCard, max_batch: int) -> str:
     """The shapes that TensorRT builds its engine for, unless images may come at any size."""
-    profile = replace(profile_of(card, max_batch), best=(max_batch, *card.input.size))
+    profile = replace(profile_of(card, ProviderOptions(max_batch=max_batch)), best=(max_batch, *card.input.size))
     native = card.input.fit == "native"
     lines = [f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in profile.options().items()]
     notes = _ANY_SIZE if native else _ONE_SIZE

@@ -16,7 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.batching import Batching as Batching
     from runtime.card import ModelCard as ModelCard
     from runtime.errors import BusyError as BusyError
     from runtime.errors import CheckpointError as CheckpointError
@@ -31,12 +30,13 @@ if TYPE_CHECKING:
     from runtime.errors import OutputError as OutputError
     from runtime.errors import ProofError as ProofError
     from runtime.errors import UnetError as UnetError
+    from runtime.images.pillow_guard import Limits as Limits
+    from runtime.inference.batcher import Batching as Batching
     from runtime.options import ProviderOptions as ProviderOptions
-    from runtime.pillow import Limits as Limits
     from runtime.predictor import Predictor as Predictor
+    from runtime.predictor import predict as predict
     from runtime.result import Segmentation as Segmentation
     from runtime.result import Times as Times
-    from runtime.shared import predict as predict
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when ONNX Runtime is imported
 
@@ -59,11 +59,11 @@ _ERRORS = (
 _HOMES = {
     "ModelCard": "card",
     "Predictor": "predictor",
-    "predict": "shared",
+    "predict": "predictor",
     "Segmentation": "result",
     "Times": "result",
-    "Batching": "batching",
-    "Limits": "pillow",
+    "Batching": "inference.batcher",
+    "Limits": "images.pillow_guard",
     "ProviderOptions": "options",
     **dict.fromkeys(_ERRORS, "errors"),
 }

@@ -28,11 +28,11 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     WebPImagePlugin,  # noqa: F401
 )
 
-from runtime.arrays import from_array
 from runtime.card import InputSpec
 from runtime.errors import ImageError, one_line
-from runtime.pillow import Limits as Limits
-from runtime.pillow import TooManyPixelsError, strict
+from runtime.images.arrays import from_array
+from runtime.images.pillow_guard import Limits as Limits
+from runtime.images.pillow_guard import TooManyPixelsError, strict
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's decoders that are used (JPEG's takes MPO too); the others are too little tested for strangers' files."""

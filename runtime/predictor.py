@@ -13,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import providers
-from runtime.batching import Batching
+from runtime.devices.report import Report
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
-from runtime.model import identity_of, path_of, read_model
-from runtime.opening import Opened
+from runtime.inference.batcher import Batching
+from runtime.inference.loaded_model import LoadedModel
+from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, postprocess, preprocess
+from runtime.inference.predictor_cache import PredictorCache
+from runtime.inference.stream import stream as pipeline
+from runtime.inference.submissions import CLOSED, Submissions
+from runtime.inference.tiling import PredictOptions, ResolvedOptions, resolve_options
+from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
-from runtime.stages import Answer, Loaded, check_batch, finish, load
-from runtime.stream import stream as pipeline
-from runtime.submissions import CLOSED, Submissions
-from runtime.tiling import Asking, Way, way_of
+from runtime.support.cpu_count import available_threads
 
 MAX_THREADS = 1_024
 
@@ -70,7 +72,7 @@ class Predictor:
 
     Attributes:
         card: `ModelCard`, what the model expects and answers.
-        report: `runtime.providers.Report`, where it runs, what was skipped and why; another one after a switch.
+        report: `runtime.devices.report.Report`, where it runs, what was skipped and why; another one after a switch.
 
     Raises:
         ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
@@ -98,7 +100,7 @@ class Predictor:
         self.path = path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
         self._given = (device, threads, options, limits, batching)
-        self._threads = threads or providers.available_threads()
+        self._threads = threads or available_threads()
         self._limits = limits or Limits()
         self._batching = batching
         self._options = options or ProviderOptions()
@@ -122,14 +124,14 @@ class Predictor:
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
-        opened = Opened(path, self.card, self._golden, device, self._threads, self._options)
+        opened = LoadedModel(path, self.card, self._golden, device, self._threads, self._options)
         batching = self._batching or Batching(max_batch=opened.batch_size)
         # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
-        self._submissions = Submissions(opened.infer, partial(finish, card=self.card), batching)
+        self._submissions = Submissions(opened.infer, partial(postprocess, card=self.card), batching)
         self._opened, self._process = opened, os.getpid()
 
     @property
-    def report(self) -> providers.Report:
+    def report(self) -> Report:
         """Where it runs, what was skipped and why; another one after a switch."""
         return self._opened.report
 
@@ -138,12 +140,12 @@ class Predictor:
 
     @overload
     def predict(
-        self, image: list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[Asking]
+        self, image: list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[PredictOptions]
     ) -> list[Segmentation]: ...
     @overload
-    def predict(self, image: ImageSource, **asking: Unpack[Asking]) -> Segmentation: ...
+    def predict(self, image: ImageSource, **asking: Unpack[PredictOptions]) -> Segmentation: ...
     def predict(
-        self, image: ImageSource | list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[Asking]
+        self, image: ImageSource | list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[PredictOptions]
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
 
@@ -162,13 +164,13 @@ class Predictor:
         """
         if isinstance(image, list | tuple):
             return self.predict_batch(image, **asking)
-        loaded = self._load(image, way_of(self.card, **asking))
-        return finish(loaded, self._infer([loaded])[0], self.card)
+        loaded = self._load(image, resolve_options(self.card, **asking))
+        return postprocess(loaded, self._infer([loaded])[0], self.card)
 
     __call__ = predict
 
     def predict_batch(
-        self, images: Iterable[ImageSource], *, batch_size: int | None = None, **asking: Unpack[Asking]
+        self, images: Iterable[ImageSource], *, batch_size: int | None = None, **asking: Unpack[PredictOptions]
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors as of `predict`.
 
@@ -184,7 +186,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["raise"] = "raise",
-        **asking: Unpack[Asking],
+        **asking: Unpack[PredictOptions],
     ) -> Generator[Segmentation]: ...
     @overload
     def stream(
@@ -194,7 +196,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["yield"],
-        **asking: Unpack[Asking],
+        **asking: Unpack[PredictOptions],
     ) -> Generator[Segmentation | Exception]: ...
     @overload
     def stream(
@@ -205,7 +207,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["raise"] = "raise",
-        **asking: Unpack[Asking],
+        **asking: Unpack[PredictOptions],
     ) -> Generator[T]: ...
     @overload
     def stream(
@@ -216,7 +218,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["yield"],
-        **asking: Unpack[Asking],
+        **asking: Unpack[PredictOptions],
     ) -> Generator[T | Exception]: ...
     def stream(
         self,
@@ -226,7 +228,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["raise", "yield"] = "raise",
-        **asking: Unpack[Asking],
+        **asking: Unpack[PredictOptions],
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
 
@@ -244,16 +246,16 @@ class Predictor:
         """
         if isinstance(images, ONE_IMAGE) or hasattr(images, "read") or not isinstance(images, Iterable):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
-        way, stopped = way_of(self.card, **asking), threading.Event()
+        way, stopped = resolve_options(self.card, **asking), threading.Event()
 
-        def load_one(source: Any) -> tuple[Any, Loaded]:
+        def load_one(source: Any) -> tuple[Any, PreparedImage]:
             return source if then else None, self._load(source, way)
 
-        def infer_all(items: list[tuple[Any, Loaded]]) -> list[Answer]:
+        def infer_all(items: list[tuple[Any, PreparedImage]]) -> list[NetworkOutput]:
             return self._infer([loaded for _, loaded in items], stopped)
 
-        def finish_one(item: tuple[Any, Loaded], answer: Answer) -> Any:
-            result = finish(item[1], answer, self.card)
+        def finish_one(item: tuple[Any, PreparedImage], answer: NetworkOutput) -> Any:
+            result = postprocess(item[1], answer, self.card)
             return result if then is None else then(item[0], result)
 
         answers: Generator[Any] = pipeline(
@@ -263,14 +265,14 @@ class Predictor:
             run_many=infer_all,
             finish=finish_one,
             batch_size=self._opened.batch_size if batch_size is None else batch_size,
-            workers=min(providers.available_threads(), MAX_WORKERS) if workers is None else workers,
+            workers=min(available_threads(), MAX_WORKERS) if workers is None else workers,
             errors=errors,
             stopped=stopped,
         )
         return answers
 
     def submit(
-        self, image: ImageSource, *, timeout: float | None = None, **asking: Unpack[Asking]
+        self, image: ImageSource, *, timeout: float | None = None, **asking: Unpack[PredictOptions]
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
 
@@ -286,7 +288,7 @@ class Predictor:
             ClosedError: the predictor is closed.
             ConfigError: as `predict`.
         """
-        way = way_of(self.card, **asking)
+        way = resolve_options(self.card, **asking)
         try:
             loaded = self._load(image, way)
         except ImageError as error:
@@ -296,13 +298,13 @@ class Predictor:
         self._serving()  # after a fork it opens the file
         return self._submissions.submit(loaded, timeout=timeout)
 
-    async def predict_async(self, image: ImageSource, **asking: Unpack[Asking]) -> Segmentation:
+    async def predict_async(self, image: ImageSource, **asking: Unpack[PredictOptions]) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
 
         Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
         """
         self._check_open()
-        way = way_of(self.card, **asking)
+        way = resolve_options(self.card, **asking)
         self._serving()  # after a fork it opens the file
         return await self._submissions.predict(lambda: self._load(image, way))
 
@@ -332,11 +334,11 @@ class Predictor:
         """Pickled by path and options; the file is opened again where it is unpickled."""
         return type(self), (self._file, *self._given)
 
-    def _load(self, source: ImageSource, way: Way) -> Loaded:
+    def _load(self, source: ImageSource, way: ResolvedOptions) -> PreparedImage:
         self._check_open()
-        return load(source, way, self.card, self._limits)
+        return preprocess(source, way, self.card, self._limits)
 
-    def _infer(self, loaded: Sequence[Loaded], stopped: threading.Event | None = None) -> list[Answer]:
+    def _infer(self, loaded: Sequence[PreparedImage], stopped: threading.Event | None = None) -> list[NetworkOutput]:
         with self._telling_that_it_is_closed():
             return self._serving().infer(loaded, stopped)
 
@@ -382,7 +384,7 @@ class Predictor:
                 raise ClosedError(CLOSED) from error
             raise
 
-    def _serving(self) -> Opened:
+    def _serving(self) -> LoadedModel:
         """What was opened in this process; ONNX Runtime's sessions do not survive a fork, having lost their threads."""
         if os.getpid() == self._process:
             return self._opened
@@ -398,3 +400,17 @@ class Predictor:
                     raise ModelError(f"{self._file}: was replaced since the parent process opened it; open it anew")
                 self._begin("cpu", self._file)
         return self._opened
+
+
+PREDICTORS: PredictorCache[Predictor] = PredictorCache(lambda path, device: Predictor(path, device))
+"""The predictors that `predict` keeps open."""
+
+
+def predict(
+    image: ImageSource, model: str | os.PathLike[str], device: str = "auto", **asking: Unpack[PredictOptions]
+) -> Segmentation:
+    """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes.
+
+    The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
+    """
+    return PREDICTORS.get(path_of(model), device).predict(image, **asking)

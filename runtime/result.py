@@ -18,12 +18,12 @@ from PIL import Image
 
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError, OutputError
-from runtime.files import replacing
 from runtime.image import resize
-from runtime.outline import Polygon, box_of, polygons_of
-from runtime.overlay import COLOURS, shrunk, strips, tinted
-from runtime.pictures import LOSSLESS, save_picture
+from runtime.images.overlay import COLOURS, shrunk, strips, tinted
+from runtime.images.png import LOSSLESS, save_picture
+from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.rle import coco_encode, encode
+from runtime.support.files import replacing
 
 LEGEND = 20
 """Classes of the legend in a notebook, at most."""
@@ -157,7 +157,7 @@ class Segmentation:
         return box_of(self.region(classes))
 
     def polygons(self, classes: Classes = None, tolerance: float = 0.0) -> list[Polygon]:
-        """The connected parts of these classes, largest first, each with its holes; see `runtime.outline`.
+        """The connected parts of these classes, largest first, each with its holes; see `runtime.images.polygons`.
 
         Points are float32 [corners, 2] (x, y) in pixels from the top left corner of the image, along the edges of
         pixels. `tolerance`: pixels that an outline may be off where that saves points; 1 smooths steps.

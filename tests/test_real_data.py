@@ -6,17 +6,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchmarks import parity
+from benchmarks.cases import parity
 from export import export_onnx
-from runtime.cli import predict
+from runtime.commands.predict import predict
 from runtime.image import list_images
-from runtime.providers import available_threads
+from runtime.support.cpu_count import available_threads
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
+from unet_core.data.labels import LabelSpec, load_truth
+from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
-from unet_core.labels import LabelSpec, load_truth
-from unet_core.metrics import Metrics
-from unet_core.pairs import find_pairs
+from unet_core.evaluation.metrics import Metrics
 from unet_core.train import train
 
 pytestmark = pytest.mark.slow

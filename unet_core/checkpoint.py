@@ -21,7 +21,7 @@ from torch import Tensor
 
 from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
-from runtime.files import replacing
+from runtime.support.files import replacing
 from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
 from unet_core.model import UNet
 

@@ -1,6 +1,6 @@
 """unet-train and unet-evaluate: the same as `python -m unet_core.train` and `.evaluate`, and kind without PyTorch."""
 
-from runtime.entry import start
+from runtime.commands.entry import start
 
 
 def train() -> None:

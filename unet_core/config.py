@@ -25,13 +25,14 @@ from runtime.card import (
     Up,
 )
 from runtime.errors import ConfigError
-from unet_core.labels import IGNORED, LabelSpec
+from unet_core.data.augmentation import Augmentation
+from unet_core.data.labels import IGNORED, LabelSpec
+from unet_core.data.pairs import Layout
 from unet_core.losses import LOSSES_OF_ONE_CLASS, LOSSES_OF_SEVERAL, make_loss
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["constant", "cosine", "plateau"]
-Augmentation = Literal["off", "basic", "strong"]
 ValidateAt = Literal["original", "trained"]
 
 AUTO = "auto"
@@ -81,7 +82,7 @@ class TrainConfig:
     ignore_index: int | None = setting(
         None, "data", "Value in the masks that neither loss nor metrics count.", bounds=(0, 255), of_run=True
     )
-    masks: str = setting("masks", "data", "Masks are in train_MASKS/ and val_MASKS/.", of_run=True)
+    masks: str = setting(Layout.masks, "data", "Masks are in train_MASKS/ and val_MASKS/.", of_run=True)
     channels: Channels = setting(InputSpec.channels, "data", "Colour or grey images.", of_run=True)
     height: int = setting(
         InputSpec.size[0], "data", "Images are brought to this size.", bounds=(4, MAX_SIDE), of_run=True
@@ -102,10 +103,14 @@ class TrainConfig:
         "basic", "data", "basic: rotation, flips; strong: also scale, brightness, colour, blur.", of_run=True
     )
     val_share: float = setting(
-        0.1, "data", "Share of images to validate on, where there is no val folder.", bounds=(0.001, 0.9), of_run=True
+        Layout.val_share,
+        "data",
+        "Share of images to validate on, where there is no val folder.",
+        bounds=(0.001, 0.9),
+        of_run=True,
     )
     group: str = setting(
-        "_",
+        Layout.group,
         "data",
         "Images whose names agree up to the last of this stay on one side; empty: each by itself.",
         of_run=True,

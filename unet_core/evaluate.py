@@ -14,19 +14,16 @@ import torch
 
 from runtime import rle
 from runtime.card import ModelCard
-from runtime.console import NONE, Command, IgnoredValue
+from runtime.commands.console import NONE, Command, IgnoredValue
 from runtime.errors import ConfigError, DataError, DeviceError, ImageError, OutputError, UnetError
-from runtime.files import replacing
 from runtime.image import list_images
 from runtime.predictor import Predictor
-from unet_core.cache import prepare
+from runtime.support.files import replacing
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig, check, flag
-from unet_core.display import Display
-from unet_core.labels import IGNORED, Labels, LabelSpec
-from unet_core.metrics import Metrics, table
-from unet_core.model import Segmenter
-from unet_core.pairs import (
+from unet_core.data.cache import prepare
+from unet_core.data.labels import IGNORED, Labels, LabelSpec
+from unet_core.data.pairs import (
     Layout,
     Pair,
     Split,
@@ -36,9 +33,9 @@ from unet_core.pairs import (
     image_folder,
     surplus_masks,
 )
-from unet_core.records import Recipe, Records
-from unet_core.report import figure_lines, one_sided
-from unet_core.validation import (
+from unet_core.data.records import Records, SampleDecoder
+from unet_core.evaluation.metrics import Metrics, table
+from unet_core.evaluation.predictions import (
     Prediction,
     checkpoint_predictions,
     default_workers,
@@ -46,6 +43,9 @@ from unet_core.validation import (
     onnx_predictions,
     torch_device,
 )
+from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
+from unet_core.reporting.tables import figure_lines, one_sided
 
 Measured = Split | Literal["test"]
 
@@ -145,7 +145,7 @@ def _evaluate(
     for note in model.notes:
         display.note(f"{model.path}: {note}")
     labels = LabelSpec(classes=classes, ignore_index=ignore_index, of_model=True)
-    records = Records(pairs, Recipe(input=model.card.input, labels=labels, truth_at_original=True))
+    records = Records(pairs, SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True))
     with ExitStack() as stack:
         # First of all, so that a place that cannot be written shows before the work.
         written = None if submission is None else stack.enter_context(_submission(submission, pairs))

@@ -1,6 +1,6 @@
 """Losses by their names on the command line: `make_loss("bce+dice", classes=1)`.
 
-A loss takes logits [n, classes, h, w] and labels uint8 [n, h, w] (see `unet_core.labels`; `IGNORED` pixels count
+A loss takes logits [n, classes, h, w] and labels uint8 [n, h, w] (see `unet_core.data.labels`; `IGNORED` pixels count
 nowhere) and is the mean over the images of each image's own loss: where a batch is cut into shards, their losses
 weighted by their numbers of images give the loss of the whole. Logits of any float type are computed in float32. An
 image without a pixel that counts has loss 0. Nothing here waits for the device.
@@ -22,7 +22,7 @@ from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from runtime.errors import ConfigError
-from unet_core.labels import IGNORED
+from unet_core.data.labels import IGNORED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits [n, classes, h, w] and labels uint8 [n, h, w] to a float32 scalar."""

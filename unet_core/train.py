@@ -13,12 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from runtime.card import CHANNEL_COUNT
-from runtime.console import Command, Listed
-from runtime.entry import INTERRUPTED
+from runtime.commands.console import Command, Listed
+from runtime.commands.entry import INTERRUPTED
 from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
-from runtime.files import new_folder
-from unet_core.advice import settings_without_effect
-from unet_core.cache import Cache, open_cache, pending, prepare
+from runtime.support.files import new_folder
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import (
     LOSSES,
@@ -32,14 +30,16 @@ from unet_core.config import (
     of_run,
     read_settings,
 )
-from unet_core.display import Display
-from unet_core.folder import BEST, LAST, RunFolder
-from unet_core.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
-from unet_core.processes import Processes, join
-from unet_core.records import Recipe, Records
-from unet_core.report import final_table
-from unet_core.run import Run
-from unet_core.validation import torch_device
+from unet_core.data.cache import Cache, open_cache, pending, prepare
+from unet_core.data.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
+from unet_core.data.records import Records, SampleDecoder
+from unet_core.evaluation.predictions import torch_device
+from unet_core.reporting.progress import Display
+from unet_core.reporting.tables import final_table
+from unet_core.training.advice import settings_without_effect
+from unet_core.training.distributed import Processes, join
+from unet_core.training.run_directory import BEST, LAST, RunFolder
+from unet_core.training.trainer import Trainer
 
 LOCK = ".lock"
 
@@ -60,7 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, processes: Processes | N
     processes = processes or join()
     try:
         with ExitStack() as stack, _explained(config):
-            with processes.agreeing():
+            with processes.raise_on_all_ranks():
                 stack.enter_context(_claimed(Path(config.out), processes))
                 checkpoint = _checkpoint_of(config, resume)
             return _train(config, checkpoint, processes)
@@ -71,9 +71,9 @@ def train(config: TrainConfig, *, resume: bool = False, processes: Processes | N
 def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Processes) -> Path:
     display = Display(quiet=not processes.first)
     records = _records(config, processes, display)
-    with processes.agreeing():
+    with processes.raise_on_all_ranks():
         device = torch_device(processes.device_name(config.device))
-        run = Run(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
+        run = Trainer(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
         if processes.first:
             run.folder.write_history(run.history)  # a kill may have come between the checkpoint and these
         if run.ended:
@@ -91,7 +91,7 @@ def _train(config: TrainConfig, checkpoint: Checkpoint | None, processes: Proces
     return best
 
 
-def _what_begins(run: Run) -> str:
+def _what_begins(run: Trainer) -> str:
     config, weights = run.config, sum(weight.numel() for weight in run.network.parameters())
     what = f"training {_epochs(config.epochs)}"
     if run.history or run.position:
@@ -172,11 +172,11 @@ def _records(config: TrainConfig, processes: Processes, display: Display) -> tup
     The first process decodes for all; on other machines, which may not see its disk, the first one there.
     """
     layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
-    with processes.agreeing():
+    with processes.raise_on_all_ranks():
         train_pairs, val_pairs = find_splits(config.data, layout)
         whole = config.validate_at == "original"
-        train_set = Records(train_pairs, Recipe(input=config.input, labels=config.labels, draft=True))
-        val_set = Records(val_pairs, Recipe(input=config.input, labels=config.labels, truth_at_original=whole))
+        train_set = Records(train_pairs, SampleDecoder(input=config.input, labels=config.labels, draft=True))
+        val_set = Records(val_pairs, SampleDecoder(input=config.input, labels=config.labels, truth_at_original=whole))
         sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
         left = pending(sets, cache)
         if processes.first:
@@ -188,7 +188,7 @@ def _records(config: TrainConfig, processes: Processes, display: Display) -> tup
             if not train_set.has_foreground:
                 where = Path(config.data) / f"train_{config.masks}"
                 raise DataError(f"{where}: no mask has any foreground, so there is nothing to learn")
-    with processes.agreeing():
+    with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
             _prepare(sets, cache, pending(sets, cache), display)
     if processes.local_rank:
@@ -296,7 +296,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     torchrun --nproc-per-node N -m unet_core.train ...
     """
     processes = join()
-    with processes.agreeing():
+    with processes.raise_on_all_ranks():
         config = _config_of(file, flags, resume)
     try:
         best = train(config, resume=resume, processes=processes)

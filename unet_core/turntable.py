@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from runtime.console import Command, Size
+from runtime.commands.console import Command, Size
 from runtime.errors import DataError, OutputError
-from runtime.files import make_folder, write_bytes
-from runtime.providers import available_threads
-from unet_core.display import Display
+from runtime.support.cpu_count import available_threads
+from runtime.support.files import make_folder, write_bytes
+from unet_core.reporting.progress import Display
 from unet_core.studio import SMALLEST, VIEWS, draw_view, prepare_scene
 
 CARVANA_SIZE = (1280, 1918)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import cli
-from benchmarks import parts as all_parts
+from benchmarks import suite as all_parts
 from benchmarks.results import Measurement, Results, Skipped
 from runtime.errors import ImageError
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from measured import measured
 
-from benchmarks import compare, timing
+from benchmarks.measuring import timing
+from benchmarks.reporting import compare
 from benchmarks.results import HIGHER, LOWER, MAX_TEXT, PARTS, SCHEMA, UNITS, Measurement, Results, Skipped
 
 TEXT = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()

@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_reading_and_comparing_need_neither_pytorch_nor_onnx_runtime():
     program = (
-        "import sys, benchmarks.compare, benchmarks.report;"
+        "import sys, benchmarks.reporting.compare, benchmarks.reporting.report;"
         "print({'torch', 'onnx', 'onnxruntime', 'matplotlib', 'cv2'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from export.cli import main
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
 from unet_core.checkpoint import load_checkpoint, save_checkpoint
-from unet_core.pairs import Layout
+from unet_core.data.pairs import Layout
 
 
 def run(*arguments):

@@ -16,16 +16,17 @@ from folders import write_pair
 from networks import make_card, make_network
 from onnx import numpy_helper
 
-from export import ExportReport, export_onnx, exporter, precision
+from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.exporter import default_path
 from export.graph import build_graph
+from export.precision import gate as gate_module
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
+from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.model import Segmenter
-from unet_core.pairs import find_pairs
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_wrong_graph_is_refused_before_it_is_converted(at_hand, trained, scale
 
 
 def test_neighbours_in_a_batch_are_looked_for(at_hand, monkeypatch):
-    monkeypatch.setattr(exporter, "neighbours_matter", lambda *_: True)
+    monkeypatch.setattr(exporter, "depends_on_batch", lambda *_: True)
     with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
         export_onnx(at_hand)
 
@@ -259,7 +260,7 @@ def test_weights_that_probabilities_do_not_show_are_still_compared(at_hand, trai
 
 def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypatch):
     """fp16 is judged on a graph that rounds; the one that is written must be its twin."""
-    real = precision.to_half
+    real = gate_module.to_half
 
     def other(model, keep=()):
         half = real(model, keep)
@@ -267,7 +268,7 @@ def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypa
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float16(0.007), bias.name))
         return half
 
-    monkeypatch.setattr(precision, "to_half", other)
+    monkeypatch.setattr(gate_module, "to_half", other)
     with pytest.raises(ProofError, match=r"the graph is off by 0\.00\d+ from the one that was judged"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
 
@@ -292,14 +293,14 @@ def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, 
         return replace(converted, run=lambda images: converted.run(images) * np.float32("nan"))
 
     monkeypatch.setattr(exporter, "fp16", broken)
-    monkeypatch.setattr(exporter, "neighbours_matter", lambda *_: False)
+    monkeypatch.setattr(exporter, "depends_on_batch", lambda *_: False)
     with pytest.raises(ProofError, match="it answers the golden sample with NaN"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
     assert names_in(tmp_path) == ["model.fp16.refused.json", "model.pth"]
 
 
 def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):
-    monkeypatch.setattr("export.half.LARGEST", 0.0)
+    monkeypatch.setattr("export.precision.fp16.LARGEST", 0.0)
     with pytest.raises(ProofError, match="fp16 hurts: all layers had to stay in fp32; --force writes it all the same"):
         export_onnx(at_hand, precision="fp16")
 

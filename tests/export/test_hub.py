@@ -13,7 +13,7 @@ from export.graph import set_metadata
 from export.hub import model_card, write_model_card
 from runtime.card import RAW_KEY
 from runtime.errors import ModelError, OutputError
-from runtime.golden import synthetic_image
+from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 
 CASES = {

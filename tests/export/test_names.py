@@ -8,8 +8,7 @@ from graphs import ARCHITECTURES, DEEP, graph_of, raw_graph_of, segmenter_of
 from networks import make_network
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import build_graph
-from export.names import rename
+from export.graph import build_graph, rename
 from unet_core.model import Segmenter
 
 CONVOLUTION = r"((downs\.\d|bottleneck|ups\.\d)\.conv\.[03]|ups\.\d|final_conv)"

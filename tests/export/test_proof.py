@@ -9,9 +9,9 @@ from export.proof import (
     answered,
     cases,
     compare,
+    depends_on_batch,
     graph_run,
     make_golden,
-    neighbours_matter,
     network_run,
     parity,
     proof_shapes,
@@ -131,20 +131,20 @@ def test_hard_pictures_are_among_those_that_are_compared(card):
 
 
 def test_neighbours(trained):
-    assert not neighbours_matter(trained.exact, trained.card)
+    assert not depends_on_batch(trained.exact, trained.card)
 
     def by_brightness(batch):
         return trained.exact(batch) + np.float32(1e-6 * batch.mean())
 
-    assert neighbours_matter(by_brightness, trained.card)
-    assert not neighbours_matter(by_brightness, trained.card, tolerance=1e-3)
+    assert depends_on_batch(by_brightness, trained.card)
+    assert not depends_on_batch(by_brightness, trained.card, tolerance=1e-3)
 
     def later_ones(batch):
         answer = trained.exact(batch).copy()
         answer[1:] = (answer[1:] + answer[:1]) / 2
         return answer
 
-    assert neighbours_matter(later_ones, trained.card, tolerance=1e-3)
+    assert depends_on_batch(later_ones, trained.card, tolerance=1e-3)
 
 
 def test_a_graph_that_cannot_be_loaded_is_refused(trained):

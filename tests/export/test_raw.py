@@ -9,8 +9,7 @@ from onnx import numpy_helper
 
 from export import export_onnx
 from export.graph import build_raw_graph
-from export.proof import answered, cases, compare, network_run, proof_shapes
-from export.raw import raw_run
+from export.proof import answered, cases, compare, network_run, proof_shapes, raw_run
 from runtime.card import ModelCard
 from runtime.errors import ModelError
 from runtime.predictor import Predictor

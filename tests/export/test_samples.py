@@ -5,8 +5,8 @@ from PIL import Image
 
 from export.samples import MOST_IMAGES, load_pictures, load_samples, spread, synthetic_samples
 from runtime.errors import DataError
-from unet_core.labels import IGNORED
-from unet_core.pairs import Layout
+from unet_core.data.labels import IGNORED
+from unet_core.data.pairs import Layout
 
 
 def names(records):

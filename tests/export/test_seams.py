@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.tiling import starts, tiled
+from runtime.inference.tiling import starts, tiled
 
 TILE = (64, 96)
 

@@ -12,20 +12,21 @@ from click.testing import CliRunner
 from networks import make_card, make_network
 
 from export import export_onnx, exporter, graph
-from export.checker import check_file
 from export.cli import main
-from export.costs import chosen, sizes_of
 from export.graph import build_graph
-from export.tuning import LARGE, OTHER, ROUNDS, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
-from export.winograd import BLOCK, convolutions, rewrite
-from runtime import opening, providers
+from export.verify import check_file
+from export.winograd.autotune import LARGE, OTHER, ROUNDS, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
+from export.winograd.cost_model import chosen, sizes_of
+from export.winograd.transform import BLOCK, convolutions, rewrite
 from runtime.card import ModelCard
+from runtime.devices import availability
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
-from runtime.golden import synthetic_image
+from runtime.inference import loaded_model
+from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
-from unet_core.display import Display
 from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
 
 WIDE = {"widths": (64, 128, 256)}
 
@@ -73,16 +74,18 @@ def test_gpus_refuse_it_by_name(wide, device):
 
 
 def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypatch):
-    opening._warn_once.cache_clear()
-    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "no driver")
+    loaded_model._warn_once.cache_clear()
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: None if device.kind == "cpu" else "no driver"
+    )
     predictor = Predictor(wide[1].path, "auto")
     assert predictor.report.device == "cpu"
     assert predictor.report.skipped == (("tensorrt", "no driver"), ("cuda", "no driver"))
 
 
 def test_auto_runs_it_on_the_cpu_and_says_why_where_a_gpu_is(wide, monkeypatch):
-    opening._warn_once.cache_clear()
-    monkeypatch.setattr(providers, "why_not", lambda device: None)
+    loaded_model._warn_once.cache_clear()
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
     with pytest.warns(DeviceWarning, match="is written for CPUs"):
         predictor = Predictor(wide[1].path, "auto")
     assert predictor.report.device == "cpu"
@@ -144,14 +147,14 @@ def in_turns(monkeypatch, seconds):
         graphs[:] = list(models)
         return np.array([one if isinstance(one, list) else [one] * ROUNDS for one in seconds])
 
-    monkeypatch.setattr("export.tuning.in_turns", raced)
+    monkeypatch.setattr("export.winograd.autotune.in_turns", raced)
     return graphs
 
 
 def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
     model, card = graph_of(widths=(4, 8, 16))
     limit = graph.bytes_of(rewrite(model, dict.fromkeys(convolutions(model), "f2-few")))
-    monkeypatch.setattr("export.tuning.MAX_BYTES", limit)
+    monkeypatch.setattr("export.winograd.autotune.MAX_BYTES", limit)
     times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
     assert set(times) == {"direct", "f2-few"}
 
@@ -160,7 +163,7 @@ def layers_take(monkeypatch, model, **costs):
     """The profile has these milliseconds of every layer, by form; the names of the layers."""
     names = convolutions(model)
     times = {form.replace("_", "-"): dict.fromkeys(names, cost) for form, cost in costs.items()}
-    monkeypatch.setattr("export.tuning.layer_times", lambda *_: times)
+    monkeypatch.setattr("export.winograd.autotune.layer_times", lambda *_: times)
     return names
 
 
@@ -314,7 +317,7 @@ def test_filters_that_no_file_can_hold_are_refused(wide, tmp_path, monkeypatch):
         monkeypatch.setattr(graph, "MAX_BYTES", 1000)  # from here on
         return rewrite(*given)
 
-    monkeypatch.setattr("export.tuning.rewrite", small)
+    monkeypatch.setattr("export.winograd.autotune.rewrite", small)
     with pytest.raises(ModelError, match=r"--target cpu: would write weights of \d+ bytes, and one ONNX file can hold"):
         export_onnx(wide[0], tmp_path / "model.onnx", target="cpu")
     assert not (tmp_path / "model.onnx").exists()

@@ -19,7 +19,7 @@ from export.graph import set_metadata
 from export.triton import write_repository
 from runtime.card import RAW_KEY, ModelCard
 from runtime.errors import ConfigError, ModelError, OutputError
-from runtime.golden import golden_image, synthetic_image
+from runtime.model_file.golden import golden_image, synthetic_image
 from runtime.predictor import Predictor
 
 TRITON_TYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.FLOAT: np.float32}

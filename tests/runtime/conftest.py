@@ -20,13 +20,20 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from waiting import our_threads, wait_until
 
-from runtime import cores, gpu, machine, opening, providers, session
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
-from runtime.cli import predict
-from runtime.engines import EngineCache
-from runtime.golden import GOLDEN_KEY, Golden, golden_image
-from runtime.options import ProviderOptions, session_options
-from runtime.session import open_inference
+from runtime.commands import system_info
+from runtime.commands.predict import predict
+from runtime.devices import availability, opening
+from runtime.devices import cuda as cuda_module
+from runtime.devices import tensorrt as tensorrt_module
+from runtime.devices.device import Device
+from runtime.devices.engine_cache import EngineCache
+from runtime.devices.opening import open_inference
+from runtime.devices.provider_options import session_options
+from runtime.inference import loaded_model
+from runtime.model_file.golden import GOLDEN_KEY, Golden, golden_image
+from runtime.options import ProviderOptions
+from runtime.support import cpu_count
 
 OPSET, IR = 20, 10
 RANDOM = np.random.default_rng(7)
@@ -228,8 +235,8 @@ def quota(monkeypatch):
     """Give this process's cgroup so many cores, or None."""
 
     def give(limit):
-        monkeypatch.setattr(cores, "own_quota", lambda: limit)
-        monkeypatch.setattr(machine, "own_quota", lambda: limit)
+        monkeypatch.setattr(cpu_count, "own_quota", lambda: limit)
+        monkeypatch.setattr(system_info, "own_quota", lambda: limit)
 
     return give
 
@@ -248,9 +255,9 @@ def no_gpu():
 def cpu_build(monkeypatch):
     """As if ONNX Runtime were built for the CPU alone, and nothing had been warned of yet."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    opening._warn_once.cache_clear()
+    loaded_model._warn_once.cache_clear()
     yield
-    opening._warn_once.cache_clear()
+    loaded_model._warn_once.cache_clear()
 
 
 @pytest.fixture
@@ -265,8 +272,8 @@ def tensorrt():
 
 
 def _device_or_skip(kind):
-    device = providers.Device(kind=kind)
-    reason = providers.why_not(device)
+    device = Device(kind=kind)
+    reason = availability.unavailable_reason(device)
     if reason:
         pytest.skip(f"{device}: {reason}")
     return device
@@ -366,10 +373,12 @@ def tensorrt_stand_in(models, card, monkeypatch, tmp_path):
                 (folder / "unet.engine").write_bytes(b"engine")
         return open_inference(path, CPU, [("CPUExecutionProvider", {})], options)
 
-    real = gpu.CudaSession.__init__
+    real = cuda_module.CudaSession.__init__
     monkeypatch.setattr(
-        gpu.CudaSession, "__init__", lambda self, *args, memory=None, **named: real(self, *args, memory="cpu", **named)
+        cuda_module.CudaSession,
+        "__init__",
+        lambda self, *args, memory=None, **named: real(self, *args, memory="cpu", **named),
     )
-    monkeypatch.setattr(session, "open_inference", infer)
-    monkeypatch.setattr(gpu, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
+    monkeypatch.setattr(opening, "open_inference", infer)
+    monkeypatch.setattr(tensorrt_module, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
     return told

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import runtime
-from runtime.tiling import Asking
+from runtime.inference.tiling import PredictOptions
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_the_reference_has_the_signatures(root):
         [line for line in lines if line.startswith("asking: ")],
         [line for line in lines if "(" in line],
     )
-    assert asking == [f"asking: {', '.join(f'{name}=None' for name in Asking.__annotations__)}"]
+    assert asking == [f"asking: {', '.join(f'{name}=None' for name in PredictOptions.__annotations__)}"]
     found = []
     for line in documented:
         name = line.partition("(")[0]

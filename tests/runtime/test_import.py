@@ -55,10 +55,12 @@ def test_prediction_from_file_to_file_loads_neither_torch_nor_the_rest_of_the_ho
 
 
 def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
-    assert fresh("import runtime.cli; " + loaded(NEVER), root) == "[]"
+    assert fresh("import runtime.commands.predict; " + loaded(NEVER), root) == "[]"
 
 
-@pytest.mark.parametrize("module", ["runtime.predictor", "export.proof", "benchmarks.latency", "unet_core.evaluate"])
+@pytest.mark.parametrize(
+    "module", ["runtime.predictor", "export.proof", "benchmarks.cases.latency", "unet_core.evaluate"]
+)
 def test_onnx_runtime_keeps_no_telemetry(root, tmp_path, monkeypatch, module):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
@@ -98,4 +100,4 @@ def test_unknown_attribute_is_an_attribute_error():
 
 
 def test_what_is_imported_before_ctrl_c_is_guarded_against_is_next_to_nothing(root):
-    assert fresh("import runtime.entry; " + loaded(["click", "numpy", "email", "dataclasses"]), root) == "[]"
+    assert fresh("import runtime.commands.entry; " + loaded(["click", "numpy", "email", "dataclasses"]), root) == "[]"

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from runtime import options as module
-from runtime.errors import ConfigError
-from runtime.options import (
-    RESERVED,
-    ProviderOptions,
+from runtime.devices import provider_options as module
+from runtime.devices.device import Device
+from runtime.devices.profiles import profile_of
+from runtime.devices.provider_options import (
     cache_options,
     cuda_options,
     provider_chain,
     session_options,
     tensorrt_options,
 )
-from runtime.providers import Device
+from runtime.errors import ConfigError
+from runtime.options import RESERVED, ProviderOptions
 
 GPU, TRT = Device(kind="cuda", index=1), Device(kind="tensorrt", index=2)
 PLAIN = ProviderOptions()
@@ -68,7 +68,7 @@ def test_everything_that_is_set_is_reserved(make_card):
     """So `extra` never overrides a field, silently."""
     card = make_card()
     full = ProviderOptions(gpu_mem_limit=2**30)
-    told = cuda_options(GPU, card, full).keys() | tensorrt_options(TRT, card, full, full.profile(card)).keys()
+    told = cuda_options(GPU, card, full).keys() | tensorrt_options(TRT, card, full, profile_of(card, full)).keys()
     assert told | cache_options(Path("x"), timing=True).keys() <= RESERVED
 
 
@@ -124,7 +124,7 @@ def test_varied_sizes_are_not_searched_exhaustively_unless_asked(make_card):
 def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, int8):
     card = replace(make_card(size=(160, 240), fit="stretch"), precision=precision)
     options = ProviderOptions(max_batch=4, workspace=2**30, extra={"trt_sparsity_enable": "1", "prefer_nhwc": "1"})
-    assert tensorrt_options(TRT, card, options, options.profile(card)) == {
+    assert tensorrt_options(TRT, card, options, profile_of(card, options)) == {
         "device_id": "2",
         "trt_fp16_enable": fp16,
         "trt_int8_enable": int8,

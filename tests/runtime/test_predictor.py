@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import opening, providers, shared
+from runtime import predictor
+from runtime.devices import availability
+from runtime.devices.device import Device
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
-from runtime.predictor import Predictor
-from runtime.shared import predict
+from runtime.inference import loaded_model, predictor_cache
+from runtime.predictor import Predictor, predict
 
 
 def random_image(height, width, seed=0):
@@ -149,7 +151,9 @@ def test_auto_warns_once_and_reports_what_it_skipped(cpu_build, models):
 def test_auto_warns_again_in_another_situation(cpu_build, models, monkeypatch):
     with pytest.warns(DeviceWarning, match="is built without"):
         Predictor(models["brightness"])
-    monkeypatch.setattr(providers, "why_not", lambda device: None if device.kind == "cpu" else "it is raining")
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: None if device.kind == "cpu" else "it is raining"
+    )
     with pytest.warns(DeviceWarning) as caught:
         Predictor(models["brightness"])
     assert str(caught[0].message) == "running on cpu; tensorrt and cuda skipped: it is raining"
@@ -165,7 +169,7 @@ def test_warning_points_at_the_user_s_line(cpu_build, write_model, load):
 
 
 def test_auto_tells_of_no_driver(no_gpu, models):
-    opening._warn_once.cache_clear()
+    loaded_model._warn_once.cache_clear()
     with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped|is built without"):
         Predictor(models["brightness"])
 
@@ -173,8 +177,8 @@ def test_auto_tells_of_no_driver(no_gpu, models):
 def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(models, monkeypatch):
     """A GPU that opens the model but is off by more than its tolerance is found by the golden sample."""
 
-    cpu = providers.Device(kind="cpu")
-    real = opening.open_session
+    cpu = Device(kind="cpu")
+    real = loaded_model.open_session
 
     def fake(path, device, card, options, *, check, **named):
         return real(
@@ -186,9 +190,9 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
             **named,
         )
 
-    monkeypatch.setattr(providers, "why_not", lambda device: None)
-    monkeypatch.setattr(opening, "open_session", fake)
-    opening._warn_once.cache_clear()
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
+    monkeypatch.setattr(loaded_model, "open_session", fake)
+    loaded_model._warn_once.cache_clear()
     with pytest.raises(DeviceError) as caught:
         Predictor(models["conv"], "cuda:1")
     assert str(caught.value).startswith(
@@ -199,7 +203,7 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
 
 
 def test_threads_are_those_that_this_process_may_use_by_default(models, monkeypatch):
-    monkeypatch.setattr(providers, "available_threads", lambda: 5)
+    monkeypatch.setattr(predictor, "available_threads", lambda: 5)
     assert Predictor(models["brightness"], "cpu").report.threads == 5
 
 
@@ -221,7 +225,7 @@ def test_nonsense_device_is_refused(models):
 @pytest.fixture
 def loads(monkeypatch):
     """How often a file was opened by `predict`, starting with an empty cache."""
-    shared._open.clear()
+    predictor.PREDICTORS.clear()
     opened = []
     real = Predictor.__init__
 
@@ -231,7 +235,7 @@ def loads(monkeypatch):
 
     monkeypatch.setattr(Predictor, "__init__", count)
     yield opened
-    shared._open.clear()
+    predictor.PREDICTORS.clear()
 
 
 def test_function_keeps_the_model_open(write_model, loads, monkeypatch):
@@ -262,7 +266,7 @@ def test_function_does_not_remember_a_failure(write_model, tmp_path, loads):
 
 
 def test_function_keeps_only_the_last_few_models(write_model, loads):
-    paths = [write_model(name=f"{index}.onnx") for index in range(shared.CACHED_PREDICTORS + 1)]
+    paths = [write_model(name=f"{index}.onnx") for index in range(predictor_cache.CACHED_PREDICTORS + 1)]
     for path in [*paths, paths[-1], paths[0]]:
         predict(random_image(1, 1), path, device="cpu")
-    assert len(loads) == shared.CACHED_PREDICTORS + 2
+    assert len(loads) == predictor_cache.CACHED_PREDICTORS + 2

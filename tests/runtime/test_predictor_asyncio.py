@@ -7,9 +7,10 @@ import pytest
 from asked import IMAGES, probabilities, same
 from waiting import PATIENCE, Gate, wait_until
 
-from runtime import opening, predictor
-from runtime.batching import Batching
+from runtime import predictor
 from runtime.errors import ImageError
+from runtime.inference import loaded_model
+from runtime.inference.batcher import Batching
 from runtime.predictor import Predictor
 
 NARROW = Batching(max_batch=1, max_waiting=1)
@@ -52,12 +53,12 @@ def test_coroutines_decode_and_restore_beside_the_batches(models, monkeypatch):
 
         monkeypatch.setattr(module, name, noted)
 
-    note(predictor, "load")
-    note(opening, "infer")
-    note(predictor, "finish")
+    note(predictor, "preprocess")
+    note(loaded_model, "infer")
+    note(predictor, "postprocess")
     with Predictor(models["conv"], "cpu") as model:
         run(model.predict_async(IMAGES[0]))
-    assert threads == {"load": "asyncio", "infer": "unet-batcher", "finish": "asyncio"}
+    assert threads == {"preprocess": "asyncio", "infer": "unet-batcher", "postprocess": "asyncio"}
 
 
 def test_a_coroutine_raises_what_predict_does_and_keeps_no_place(models, tmp_path):
@@ -76,8 +77,8 @@ class Held:
 
     def __init__(self, monkeypatch):
         self.gate, self.now, self.most = Gate(), 0, 0
-        self.real, self.lock = predictor.load, threading.Lock()
-        monkeypatch.setattr(predictor, "load", self.load)
+        self.real, self.lock = predictor.preprocess, threading.Lock()
+        monkeypatch.setattr(predictor, "preprocess", self.load)
 
     def load(self, *given):
         with self.lock:

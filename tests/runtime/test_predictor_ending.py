@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from asked import IMAGES, random_image
 
-from runtime import predictor, shared
+from runtime import predictor
 from runtime.errors import ClosedError, ModelError
 from runtime.predictor import Predictor
 
@@ -56,8 +56,8 @@ def test_a_closed_predictor_gives_its_memory_back_at_once(models):
 
 @pytest.mark.usefixtures("no_collector")
 def test_a_replaced_file_s_predictor_goes(write_model):
-    before = weakref.ref(shared._predictor(write_model("conv"), "cpu"))
-    assert shared._predictor(write_model("brightness"), "cpu") is not before()
+    before = weakref.ref(predictor.PREDICTORS.get(write_model("conv"), "cpu"))
+    assert predictor.PREDICTORS.get(write_model("brightness"), "cpu") is not before()
     assert before() is None
 
 
@@ -93,8 +93,8 @@ def test_closed_is_closed(models):
     ],
 )
 def test_closing_while_somebody_decodes_is_told_as_that(models, monkeypatch, ask):
-    model, real = Predictor(models["conv"], "cpu"), predictor.load
-    monkeypatch.setattr(predictor, "load", lambda *given: (real(*given), model.close())[0])
+    model, real = Predictor(models["conv"], "cpu"), predictor.preprocess
+    monkeypatch.setattr(predictor, "preprocess", lambda *given: (real(*given), model.close())[0])
     with pytest.raises(ClosedError, match=CLOSED):
         ask(model)
 
@@ -140,7 +140,7 @@ def test_the_card_of_one_file_and_the_graph_of_another_are_told_as_that(write_mo
 
 
 def test_predict_opens_a_file_again_that_was_replaced_while_it_was_being_opened(write_model, monkeypatch):
-    path, real, opened = write_model("conv"), shared.Predictor, []
+    path, real, opened = write_model("conv"), predictor.Predictor, []
 
     def open_while_it_is_replaced(*given):
         opened.append(given)
@@ -149,21 +149,21 @@ def test_predict_opens_a_file_again_that_was_replaced_while_it_was_being_opened(
             raise ModelError(f"{path}: was replaced")
         return real(*given)
 
-    monkeypatch.setattr(shared, "Predictor", open_while_it_is_replaced)
-    assert shared.predict(IMAGES[0], path, "cpu").size == IMAGES[0].shape[:2]
+    monkeypatch.setattr(predictor, "Predictor", open_while_it_is_replaced)
+    assert predictor.predict(IMAGES[0], path, "cpu").size == IMAGES[0].shape[:2]
     assert len(opened) == 3
 
 
 def test_predict_does_not_try_again_what_cannot_be_opened(write_model, monkeypatch):
     opened = []
-    monkeypatch.setattr(shared, "Predictor", lambda *given: opened.append(given) or real(*given))
+    monkeypatch.setattr(predictor, "Predictor", lambda *given: opened.append(given) or real(*given))
     real = Predictor
     path = write_model("conv")
     path.write_bytes(b"no model")
     with pytest.raises(ModelError):
-        shared.predict(IMAGES[0], path, "cpu")
+        predictor.predict(IMAGES[0], path, "cpu")
     with pytest.raises(ModelError, match=r"^model: found NoneType, expected the path of an \.onnx file$"):
-        shared.predict(IMAGES[0], None)
+        predictor.predict(IMAGES[0], None)
     assert len(opened) == 1
 
 

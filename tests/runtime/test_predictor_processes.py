@@ -10,11 +10,11 @@ import pytest
 from asked import IMAGES, probabilities, same
 from waiting import PATIENCE
 
+from runtime.devices.auto_session import AutoSession
 from runtime.errors import ClosedError, DeviceError, ModelError
-from runtime.opening import Opened
-from runtime.pillow import Limits
+from runtime.images.pillow_guard import Limits
+from runtime.inference.loaded_model import LoadedModel
 from runtime.predictor import Predictor
-from runtime.session import AutoSession
 
 
 def in_a_fork(model):
@@ -82,13 +82,13 @@ def test_whatever_a_forked_process_asks_first_opens_its_own(models, root):
 
 def test_threads_of_a_forked_process_open_the_file_once(models, monkeypatch):
     model, opened = in_a_fork(Predictor(models["conv"], "cpu")), []
-    real = Opened.__init__
+    real = LoadedModel.__init__
 
     def slow(self, *given):
         opened.append(self)
         real(self, *given)
 
-    monkeypatch.setattr(Opened, "__init__", slow)
+    monkeypatch.setattr(LoadedModel, "__init__", slow)
     threads = [threading.Thread(target=model.predict, args=[IMAGES[0]]) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -108,8 +108,8 @@ def test_closing_in_a_forked_process_opens_nothing(models, monkeypatch):
     from runtime import predictor
 
     model = in_a_fork(Predictor(models["conv"], "cpu"))
-    opened, real = model._opened, predictor.load
-    monkeypatch.setattr(predictor, "load", lambda *given: (model.close(), real(*given))[1])  # while it decodes
+    opened, real = model._opened, predictor.preprocess
+    monkeypatch.setattr(predictor, "preprocess", lambda *given: (model.close(), real(*given))[1])  # while it decodes
     with pytest.raises(ClosedError, match=r"^predictor: is closed; open another one$"):
         model.submit(IMAGES[0])
     assert model._opened is opened

@@ -9,9 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.card import CARD_KEY, RAW_KEY, Gate, Parity, Proof, ProofRow
 from runtime.errors import ModelError
-from runtime.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
-from runtime.predictor import Predictor
-from runtime.shared import predict
+from runtime.model_file.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
+from runtime.predictor import Predictor, predict
 
 
 def refused(path):

@@ -10,13 +10,12 @@ import pytest
 from asked import IMAGES, probabilities, random_image, same
 from PIL import Image
 
-from runtime.batching import Batching
 from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
-from runtime.pillow import Limits
-from runtime.predictor import Predictor
+from runtime.images.pillow_guard import Limits
+from runtime.inference.batcher import Batching
+from runtime.inference.pipeline import infer
+from runtime.predictor import Predictor, predict
 from runtime.result import Segmentation
-from runtime.shared import predict
-from runtime.stages import infer
 
 
 @pytest.fixture
@@ -104,15 +103,15 @@ def test_times_are_those_of_the_stages(model, models):
 def test_a_batch_shares_its_time(model, monkeypatch):
     loaded = [model._load(IMAGES[0], way) for way in [model_way(model)] * 4]
     clock = iter([10.0, 10.008])
-    monkeypatch.setattr("runtime.stages.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("runtime.inference.pipeline.time.perf_counter", lambda: next(clock))
     answers = infer(model.run, loaded, 1, 1)
     assert [answer.infer for answer in answers] == pytest.approx([2.0] * 4)
 
 
 def model_way(model):
-    from runtime.tiling import way_of
+    from runtime.inference.tiling import resolve_options
 
-    return way_of(model.card)
+    return resolve_options(model.card)
 
 
 def test_threads_that_ask_for_one_file_at_once_open_it_once(write_model, monkeypatch):

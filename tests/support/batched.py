@@ -2,8 +2,8 @@
 
 from waiting import Gate, wait_until
 
-from runtime.batching import Batcher
-from runtime.stream import stream
+from runtime.inference.batcher import Batcher
+from runtime.inference.stream import stream
 
 FULL = "batcher: 2 items wait already; try again later, or in a coroutine await the answer"
 

@@ -5,12 +5,12 @@ import threading
 import numpy as np
 from PIL import Image
 
-import unet_core.records
+import unet_core.data.records
 from runtime.card import InputSpec
-from unet_core.cache import prepare
-from unet_core.labels import LabelSpec
-from unet_core.pairs import Pair
-from unet_core.records import Recipe, Records
+from unet_core.data.cache import prepare
+from unet_core.data.labels import LabelSpec
+from unet_core.data.pairs import Pair
+from unet_core.data.records import Records, SampleDecoder
 
 SIZE = (16, 24)
 CAR = LabelSpec(classes=("car",))
@@ -19,7 +19,7 @@ CAR = LabelSpec(classes=("car",))
 def recipe(fit="stretch", channels="RGB", size=SIZE, labels=CAR, **options):
     count = len(channels)
     spec = InputSpec(size=size, fit=fit, channels=channels, mean=(0.4, 0.5, 0.6)[:count], std=(0.2,) * count)
-    return Recipe(input=spec, labels=labels, **options)
+    return SampleDecoder(input=spec, labels=labels, **options)
 
 
 STRETCH = recipe()
@@ -56,8 +56,8 @@ class Decoding:
     """Counts the pairs that are decoded."""
 
     def __init__(self, monkeypatch):
-        self.count, self._lock, self._load = 0, threading.Lock(), unet_core.records.load_image
-        monkeypatch.setattr(unet_core.records, "load_image", self)
+        self.count, self._lock, self._load = 0, threading.Lock(), unet_core.data.records.load_image
+        monkeypatch.setattr(unet_core.data.records, "load_image", self)
 
     def __call__(self, *arguments, **options):
         with self._lock:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from runtime.gpu import CudaSession
+from runtime.devices.cuda import CudaSession
+from runtime.devices.device import Device
 from runtime.options import ProviderOptions
-from runtime.providers import Device
 
 CPU, GPU, TRT = Device(kind="cpu"), Device(kind="cuda"), Device(kind="tensorrt")
 OUT_OF_MEMORY = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 99"

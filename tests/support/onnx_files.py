@@ -8,13 +8,13 @@ import torch
 from networks import make_card, make_network
 
 from export.graph import build_graph, set_metadata
-from export.precision import calibrate
+from export.precision.gate import calibrate
+from export.precision.int8 import quantisable, to_int8, values_to_calibrate
 from export.proof import make_golden
-from export.quantise import quantisable, to_int8, values_to_calibrate
 from runtime.card import CARD_KEY, Gate, Parity, Proof, ProofRow, Training
-from runtime.golden import GOLDEN_KEY, golden_image, synthetic_image
-from unet_core.display import Display
+from runtime.model_file.golden import GOLDEN_KEY, golden_image, synthetic_image
 from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
 
 
 @cache

@@ -6,12 +6,12 @@ import numpy as np
 from graphs import segmenter_of
 from onnx_files import write_onnx
 
-from benchmarks.peer import Opened, Peer, Subject
+from benchmarks.contestants.base import BenchmarkModel, Contestant, LoadedContestant
 from export.graph import build_graph, set_metadata
 from export.proof import make_golden, network_run
-from export.winograd import rewrite
+from export.winograd.transform import rewrite
 from runtime.card import CARD_KEY
-from runtime.golden import GOLDEN_KEY
+from runtime.model_file.golden import GOLDEN_KEY
 from unet_core.checkpoint import save_checkpoint
 
 
@@ -24,7 +24,7 @@ def write_subject(folder, *, forms=None, **config):
     if forms is not None:
         others.append(_write(folder / "model.cpu.onnx", rewrite(graph, forms), replace(card, target="cpu"), golden))
     model = _write(folder / "model.onnx", graph, card, golden)
-    return Subject.read(model, folder / "model.pth", others)
+    return BenchmarkModel.read(model, folder / "model.pth", others)
 
 
 def _write(path, graph, card, golden):
@@ -36,11 +36,11 @@ def _write(path, graph, card, golden):
 def write_bare_subject(folder):
     """A subject without a checkpoint."""
     write_onnx(folder / "bare.onnx")
-    return Subject.read(folder / "bare.onnx")
+    return BenchmarkModel.read(folder / "bare.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeUpPeer(Peer):
+class MadeUpContestant(Contestant):
     """Answers as the subject does, and tells what becomes of it.
 
     `off` is added to its answer; `reason` keeps it from running; `error` is raised when it is opened.
@@ -53,7 +53,7 @@ class MadeUpPeer(Peer):
     error: Exception | None = None
     told: list = field(default_factory=list, compare=False)
 
-    def why_not(self, subject):
+    def unavailable_reason(self, subject):
         return self.reason
 
     def open(self, subject, threads, shape):
@@ -66,4 +66,6 @@ class MadeUpPeer(Peer):
             self.told.append("run")
             return np.float32(answer(images) + self.off)
 
-        return Opened(run=run, provider="made up", facts={"file": "f"}, close=lambda: self.told.append("close"))
+        return LoadedContestant(
+            run=run, provider="made up", facts={"file": "f"}, close=lambda: self.told.append("close")
+        )

@@ -9,9 +9,10 @@ from folders import write_pair
 from PIL import Image
 
 from export.graph import build_graph
-from export.proof import Run, graph_run
+from export.proof import graph_run
 from export.samples import Samples, load_samples
 from runtime.card import ModelCard
+from runtime.model_file.golden import NetworkFunction
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
 from unet_core.model import Segmenter
@@ -37,7 +38,7 @@ class Trained:
     card: ModelCard
     segmenter: Segmenter
     graph: onnx.ModelProto
-    exact: Run
+    exact: NetworkFunction
     samples: Samples
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from export import export_onnx
 from runtime.card import CARD_KEY
 from runtime.predictor import Predictor
-from unet_core.cache import Cache
 from unet_core.checkpoint import save_checkpoint
 from unet_core.config import TrainConfig
-from unet_core.pairs import find_pairs
+from unet_core.data.cache import Cache
+from unet_core.data.pairs import find_pairs
 
 
 @pytest.fixture

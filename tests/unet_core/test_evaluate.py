@@ -15,12 +15,12 @@ from PIL import Image
 from runtime.errors import DataError, DeviceError
 from runtime.image import load_labels
 from unet_core.checkpoint import save_checkpoint
+from unet_core.data.labels import LabelSpec, load_truth
+from unet_core.data.pairs import Layout, Pair, find_pairs
 from unet_core.evaluate import evaluate, main
-from unet_core.labels import LabelSpec, load_truth
-from unet_core.metrics import table
+from unet_core.evaluation.metrics import table
 from unet_core.model import Segmenter
-from unet_core.pairs import Layout, Pair, find_pairs
-from unet_core.report import figure_lines
+from unet_core.reporting.tables import figure_lines
 
 ONE_CLASS = LabelSpec(classes=("car",))
 

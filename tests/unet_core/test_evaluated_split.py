@@ -15,8 +15,8 @@ from runtime.card import Training
 from runtime.image import load_labels
 from unet_core import evaluate as module
 from unet_core.config import TrainConfig
+from unet_core.data.pairs import Layout, find_splits, fingerprint
 from unet_core.evaluate import evaluate
-from unet_core.pairs import Layout, find_splits, fingerprint
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from runtime.errors import ConfigError
-from unet_core.labels import IGNORED
+from unet_core.data.labels import IGNORED
 from unet_core.losses import LOSSES_OF_ONE_CLASS, LOSSES_OF_SEVERAL, make_loss, near_boundary
 
 EVERY_LOSS = [(name, 1) for name in LOSSES_OF_ONE_CLASS] + [(name, 3) for name in LOSSES_OF_SEVERAL]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import DataError
-from unet_core.pairs import Pair, refuse
+from unet_core.data.pairs import Pair, refuse
 
 IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
 START = "{} pairs cannot be used, mend or remove them: "

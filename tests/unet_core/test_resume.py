@@ -15,10 +15,10 @@ import torch
 from folders import write_pair
 
 from runtime.errors import CheckpointError, ConfigError, DataError, OutputError
-from unet_core import run as running
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
 from unet_core.train import train
+from unet_core.training import trainer as running
 
 LAST, BEST = "my_checkpoint.pth.tar", "model.pth"
 
@@ -68,7 +68,7 @@ def assert_equal(found, expected, where="checkpoint"):
 
 def stop_after(monkeypatch, steps, number=signal.SIGINT):
     """Let the signal come during the given step, counted from 1."""
-    real, count = running.Run.step, []
+    real, count = running.Trainer.step, []
 
     def step(self, *arguments):
         count.append(1)
@@ -76,7 +76,7 @@ def stop_after(monkeypatch, steps, number=signal.SIGINT):
             os.kill(os.getpid(), number)
         return real(self, *arguments)
 
-    monkeypatch.setattr(running.Run, "step", step)
+    monkeypatch.setattr(running.Trainer, "step", step)
 
 
 @pytest.mark.parametrize("settings", [PLAIN, RICH, HALF, NATIVE], ids=["plain", "rich", "fp16", "native"])
@@ -109,7 +109,7 @@ def test_going_on_with_another_batch_size_sees_the_rest_of_the_epoch(config, mon
             train(config)
     seen = []
     monkeypatch.setattr(
-        running.LossWatch, "add", lambda self, loss, count, where: seen.append((count, where().split(", ")[1:]))
+        running.LossMonitor, "add", lambda self, loss, count, where: seen.append((count, where().split(", ")[1:]))
     )
     train(replace(config, batch_size=1, epochs=1), resume=True)
     batches = running.EpochBatches(6, 4, config.seed)
@@ -132,7 +132,7 @@ def test_a_stop_during_validation_loses_no_training(config, tmp_path, monkeypatc
 def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeypatch):
     """After a crash (no signal) the run goes on from the last save, not from the epoch's beginning."""
     train(replace(config, out=str(tmp_path / "whole")))
-    real, positions = running.Run._save_last, []
+    real, positions = running.Trainer._save_last, []
 
     def save_and_crash(self, losses):
         real(self, losses)
@@ -140,7 +140,7 @@ def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeyp
         raise RuntimeError("crash")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Run, "_save_last", save_and_crash)
+        patch.setattr(running.Trainer, "_save_last", save_and_crash)
         with pytest.raises(RuntimeError, match="crash"):
             train(replace(config, save_minutes=1e-9))
     assert positions == [4]
@@ -293,7 +293,7 @@ def test_signals_to_the_whole_group_finish_the_step_and_save(start, long, number
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_after_its_step(config, monkeypatch, number):
-    real, steps = running.Run.step, []
+    real, steps = running.Trainer.step, []
 
     def step(self, *arguments):
         steps.append(1)
@@ -301,7 +301,7 @@ def test_a_signal_ends_the_run_after_its_step(config, monkeypatch, number):
         os.kill(os.getpid(), number)
         return done
 
-    monkeypatch.setattr(running.Run, "step", step)
+    monkeypatch.setattr(running.Trainer, "step", step)
     with pytest.raises(BaseException) as ended:
         train(replace(config, batch_size=1))
     assert type(ended.value) in (KeyboardInterrupt, SystemExit)

@@ -15,9 +15,9 @@ from runtime.errors import ConfigError, OutputError
 from runtime.image import load_image
 from runtime.predictor import Predictor
 from unet_core import evaluate as module
+from unet_core.data.labels import LabelSpec
+from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
-from unet_core.labels import LabelSpec
-from unet_core.pairs import find_pairs
 
 ONE_CLASS = LabelSpec(classes=("car",))
 

@@ -14,14 +14,14 @@ from folders import write_pair
 from PIL import Image
 
 from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
-from unet_core import folder as files
-from unet_core import run as running
 from unet_core import train as training
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig, from_stored
+from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
-from unet_core.pairs import find_pairs
 from unet_core.train import train
+from unet_core.training import run_directory as files
+from unet_core.training import trainer as running
 
 
 def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
@@ -225,14 +225,14 @@ def test_gradients_that_overflow_at_any_scale_end_the_run(config, monkeypatch):
         self_network.final_conv.bias.grad.fill_(float("nan"))
 
     self_network = None
-    real_build = running.Run._build
+    real_build = running.Trainer._build
 
     def build(self):
         nonlocal self_network
         real_build(self)
         self_network = self.network
 
-    monkeypatch.setattr(running.Run, "_build", build)
+    monkeypatch.setattr(running.Trainer, "_build", build)
     monkeypatch.setattr(running.Precision, "backward", backward)
     with pytest.raises(UnetError, match=r"gradients overflow in fp16 .*\(3 steps skipped\).*--amp bf16 .*--amp off"):
         train(replace(config, amp="fp16", epochs=50))
@@ -254,7 +254,7 @@ def test_a_model_whose_run_is_gone_is_not_overwritten(config, tmp_path):
 
 
 def test_a_loading_process_that_is_killed_is_one_line(config, monkeypatch):
-    real, seen = running.Run.step, []
+    real, seen = running.Trainer.step, []
 
     def step(self, *arguments):
         for child in multiprocessing.active_children() if seen else ():
@@ -263,7 +263,7 @@ def test_a_loading_process_that_is_killed_is_one_line(config, monkeypatch):
         seen.append(1)
         return real(self, *arguments)
 
-    monkeypatch.setattr(running.Run, "step", step)
+    monkeypatch.setattr(running.Trainer, "step", step)
     with pytest.raises(UnetError, match=r"a process that loads images was ended from outside .*start again$"):
         train(replace(config, workers=1, batch_size=1, epochs=20))
 
@@ -349,7 +349,7 @@ def test_too_little_memory_says_what_to_change(config, monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(running.Run, "fit", out_of_memory)
+    monkeypatch.setattr(running.Trainer, "fit", out_of_memory)
     with pytest.raises(UnetError, match=r"--batch-size 4: .*give --batch-size 2 --accumulate 2"):
         train(config)
     with pytest.raises(UnetError, match=r"--batch-size 1: .*give thinner --widths"):

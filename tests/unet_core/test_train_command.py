@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from unet_core import run as running
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig, from_stored
 from unet_core.train import main
+from unet_core.training import trainer as running
 
 
 def run_cli(*arguments):

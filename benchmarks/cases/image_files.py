@@ -1,0 +1,27 @@
+"""Image files to measure on: real ones brought to a size, or synthetic ones where none were given."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from runtime.card import CHANNEL_COUNT, Channels
+from runtime.image import load_image, resize
+from runtime.model_file.golden import synthetic_image
+
+QUALITY = 95
+"""Of JPEG files, as cameras write them."""
+
+
+def write_jpeg(path: Path, size: tuple[int, int], channels: Channels, source: Path | None = None) -> Path:
+    """Write a JPEG file of (height, width) with a real image's content, or a synthetic one; returns its path.
+
+    Raises:
+        ImageError: the real image cannot be read.
+    """
+    if source is None:
+        pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=0)
+    else:
+        pixels = resize(load_image(source, channels), size)
+    Image.fromarray(np.squeeze(pixels, axis=2) if pixels.shape[2] == 1 else pixels).save(path, quality=QUALITY)
+    return path

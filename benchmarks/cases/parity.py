@@ -1,0 +1,100 @@
+"""Does the exported model answer as its checkpoint on real images, at their original size?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measuring.timing import pinned
+from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
+from export.proof import network_run, parity, worst
+from export.samples import spread
+from runtime.card import Parity
+from runtime.errors import ProofError
+from runtime.image import fit, load_image, restore
+from runtime.model_file.golden import TOLERANCE
+from runtime.predictor import Predictor
+from unet_core.checkpoint import load_checkpoint
+from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
+
+OURS = "unet-deploy"
+
+
+def measure(
+    model: Path,
+    checkpoint: Path | None,
+    images: Sequence[Path],
+    *,
+    device: str = "cpu",
+    threads: int,
+    display: Display | None = None,
+) -> list[Measurement | Skipped]:
+    """Compare the exported model with the PyTorch network on image files, one value an image, in the files' order.
+
+    Two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose class
+    differs ("share"). `facts` have the worst of all images, the file with the largest error, and the error that is
+    allowed for an fp32 file on this device; `check` refuses a larger one. Of more than `MAX_VALUES` files so many are
+    taken.
+
+    Raises:
+        ModelError, CheckpointError, ImageError: a file cannot be used.
+        DeviceError: the device does not run here.
+    """
+    if checkpoint is None or not images:
+        reason = "needs --checkpoint" if checkpoint is None else "needs images, by --data"
+        return [Skipped(part="parity", contestant=OURS, settings={}, reason=reason)]
+    files = spread(images, MAX_VALUES)
+    found: list[Parity] = []
+    with pinned(threads), Predictor(model, device, threads) as predictor:
+        runs_on = predictor.report.device
+        loaded = load_checkpoint(checkpoint)
+        eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
+        for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
+            fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
+            reference = restore(eager(fitted.image[None])[0], fitted)
+            found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
+        precision = predictor.card.precision
+    settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
+    facts = _facts(files, found) | ({"allowed": TOLERANCE[runs_on.partition(":")[0]]} if precision == "fp32" else {})
+    return [
+        Measurement(
+            part="parity",
+            contestant=OURS,
+            settings=settings,
+            unit=unit,
+            values=tuple(values),
+            facts=facts,
+        )
+        for unit, values in (
+            ("error", [one.max_abs_error for one in found]),
+            ("share", [one.flipped for one in found]),
+        )
+    ]
+
+
+def _facts(files: Sequence[Path], found: Sequence[Parity]) -> dict[str, str | float]:
+    """The worst figures of all images, and where the largest error is."""
+    figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
+    return {
+        "max_abs_error": figures.max_abs_error,
+        "flipped": figures.flipped,
+        "iou": figures.iou,
+        "flip_distance": figures.flip_distance,
+        "worst_image": "".join(letter if letter.isprintable() else "?" for letter in files[largest].name),
+    }
+
+
+def check(found: Sequence[Measurement | Skipped]) -> None:
+    """Refuse answers that differ by more than is allowed.
+
+    Raises:
+        ProofError: an error of parity is larger.
+    """
+    for one in found:
+        if isinstance(one, Skipped) or one.part != "parity" or "allowed" not in one.facts:
+            continue
+        error, allowed = float(one.facts["max_abs_error"]), float(one.facts["allowed"])
+        if error > allowed:
+            raise ProofError(
+                f"parity on {one.settings['device']}: answers differ by {error:.2g} from PyTorch's, "
+                f"expected at most {allowed:g}; are model and checkpoint the same?"
+            )

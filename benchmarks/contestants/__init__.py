@@ -1,0 +1,1 @@
+"""Every way to run a model that is measured against the others."""

@@ -1,8 +1,0 @@
-"""unet-bench: its module is imported when it is run, and kind without PyTorch."""
-
-from runtime.entry import start
-
-
-def bench() -> None:
-    """unet-bench."""
-    start("benchmarks.cli", extra="bench")

@@ -1,0 +1,161 @@
+"""What a figure was measured on: without it a figure says nothing."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from runtime.card import ModelCard
+from runtime.commands.system_info import gpus
+from runtime.model_file.reader import read_model
+from runtime.support.cpu_count import available_threads, cpu_quota
+
+DISTRIBUTIONS = (
+    "unet-deploy",
+    "torch",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tensorrt-cu13",
+    "openvino",
+    "ncnn",
+    "pnnx",
+    "onnx",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+)
+
+FLAGS = ("neon", "asimd", "asimddp", "sve", "avx", "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16")
+MATRIX_FLAGS = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "i8mm", "bf16")
+"""What Linux calls the vector and matrix instructions of processors that convolutions use."""
+
+CPU_INFORMATION = Path("/proc/cpuinfo")
+CGROUP = Path("/sys/fs/cgroup")
+MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Of a container, in bytes or "max", by version of cgroups."""
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("runtime", "unet_core", "export", "benchmarks")
+GIT_SECONDS = 10
+
+
+def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """The machine, and name, hash, card's name and network of the measured model.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    card, _ = read_model(Path(model))
+    with open(model, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        **machine(),
+        "model": Path(model).name,
+        "model_mb": round(Path(model).stat().st_size / 1e6, 3),
+        "model_sha256": digest,
+        "card": card.name,
+        "network": network_of(card),
+    }
+
+
+def network_of(card: ModelCard) -> str:
+    """In words: widths, trained size as width x height, number of classes."""
+    height, width = card.input.size
+    widths, classes = ",".join(map(str, card.architecture.widths)), len(card.output.classes)
+    return f"U-Net of widths {widths}, {width}x{height}, {classes} {'class' if classes == 1 else 'classes'}"
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores that may be used, memory, GPUs, system, versions, commit and time (UTC); None is not known or none."""
+    return {
+        "cpu": cpu_name(),
+        "cpu_flags": cpu_flags(),
+        "cores": available_threads(),
+        "cpu_quota": cpu_quota(),
+        "memory_mb": memory_mb(),
+        **gpu(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        **commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what takes part, as far as installed."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    return _cpu_information("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> str | None:
+    """Its instructions for vectors and matrices, as far as they matter; None where the system does not tell."""
+    found = (_cpu_information("flags") or _cpu_information("Features") or "").split()
+    return " ".join(flag for flag in (*FLAGS, *MATRIX_FLAGS) if flag in found) if found else None
+
+
+def _cpu_information(wanted: str) -> str | None:
+    if not CPU_INFORMATION.exists():
+        return None
+    for line in CPU_INFORMATION.read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == wanted:
+            return value.strip()
+    return None
+
+
+def memory_mb() -> int | None:
+    """Memory in MB (10^6 bytes) that this process may use: the machine's, or its container's; None if unknown."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in MEMORY_LIMITS:
+        if (CGROUP / name).exists() and (limit := (CGROUP / name).read_text().strip()).isdecimal():
+            sizes.append(int(limit))
+    return round(min(sizes) / 1e6)
+
+
+def gpu() -> dict[str, Any]:
+    """{"gpu": names, "gpu_memory_mb": of the first, "driver": version}, each None where there is no such GPU."""
+    try:
+        found = gpus()
+    except OSError:
+        found = {}
+    devices = found.get("gpus", [])
+    memory = devices[0]["memory_bytes"] if devices else None
+    return {
+        "gpu": ", ".join(device["name"] for device in devices) or None,
+        "gpu_memory_mb": round(memory / 1e6) if memory else None,
+        "driver": found.get("driver"),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """{"git_commit", "git_dirty": whether the packages' files differ from it}; both None outside of a checkout."""
+    unknown = {"git_commit": None, "git_dirty": None}
+    if not (ROOT / ".git").exists():  # as installed, perhaps within a repository that is not ours
+        return unknown
+    try:
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *PACKAGES)
+    except (OSError, subprocess.SubprocessError):
+        return unknown
+    return {"git_commit": commit, "git_dirty": bool(changes)}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()

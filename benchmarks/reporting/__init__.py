@@ -1,0 +1,1 @@
+"""Results as Markdown, tables and pictures, and the comparison of two runs."""

@@ -1,0 +1,205 @@
+"""Proving again what an exported file claims: its form, its card, its golden sample, and its answers."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
+from export.proof import MAX_ERROR, NOT_FINITE, answered, cases, compare, depends_on_batch, network_run, raw_run
+from export.samples import load_pictures
+from runtime.card import RAW_KEY, ModelCard, Proof, ProofRow
+from runtime.errors import ConfigError, ModelError, ProofError
+from runtime.model_file.golden import NetworkFunction, golden_tolerance
+from runtime.model_file.metadata import read_metadata
+from runtime.model_file.validator import check_model
+from runtime.predictor import Predictor
+from unet_core.checkpoint import Checkpoint, load_checkpoint
+from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
+
+PICTURES = 8
+"""Real pictures that are compared."""
+
+SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}
+"""Names of the free sizes of the graph's input and output."""
+
+RAW_SIZES = {"image": ("batch", None, "height", "width"), "logits": ("batch", None, "height", "width")}
+"""The same of a raw export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What was found: the card, the device, the golden sample's error there, and parity with `reference`.
+
+    `rows` are empty where there was nothing to compare with; a raw export has no golden sample, so None.
+    """
+
+    path: Path
+    card: ModelCard
+    device: str
+    golden_error: float | None
+    reference: str
+    rows: tuple[ProofRow, ...] = ()
+
+    @property
+    def max_abs_error(self) -> float:
+        """The largest error of all rows, and the smallest tolerance that would have passed."""
+        return max((row.parity.max_abs_error for row in self.rows), default=0.0)
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    display: Display | None = None,
+) -> CheckReport:
+    """Check an exported file on a device: against its checkpoint, or, on a GPU, against itself on the CPU.
+
+    Raises:
+        ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
+        DeviceError: the device does not run here.
+        ConfigError: `data` without anything to compare with, or a raw export without its checkpoint.
+        CheckpointError, DataError: as `load_checkpoint` and `load_pictures`.
+        ProofError: another card or other weights than the checkpoint's, or answers that differ by more than the
+            tolerance.
+    """
+    file, display = Path(path), display or Display(quiet=True)
+    metadata = read_metadata(file)
+    is_raw = RAW_KEY in metadata
+    check_form(file, RAW_SIZES if is_raw else SIZES)
+    if is_raw and (checkpoint is None or device != "cpu"):
+        raise ConfigError(
+            f"{file}: is a raw export, without golden sample; give --checkpoint, and --device cpu or none"
+        )
+    predictor = None if is_raw else Predictor(file, device)
+    card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
+    run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
+    reference = _of_network(file, card, checkpoint, display) if checkpoint else _of_itself(file, predictor)
+    if data is not None and reference is None:
+        gpu = "" if card.target == "cpu" else ", or --device cuda"
+        raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
+    report = CheckReport(
+        path=file,
+        card=card,
+        device="cpu" if predictor is None else predictor.report.device,
+        golden_error=None if predictor is None else predictor.report.golden_error,
+        reference="nothing" if reference is None else reference.name,
+        rows=() if reference is None else _rows(run, reference.run, card, data, display),
+    )
+    base = _base(card, report.device)
+    if depends_on_batch(run, card, None if report.device == "cpu" else base):
+        raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
+    for row in report.rows:
+        _require_row(report, row, base, of_network=checkpoint is not None)
+    return report
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Whose answers are right, and what to call it."""
+
+    run: NetworkFunction
+    name: str
+
+
+def _of_network(file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display) -> _Reference:
+    loaded = load_checkpoint(checkpoint)
+    if loaded.card.weights_sha256 != card.weights_sha256:
+        raise ProofError(f"{file}: was not exported from {checkpoint}, whose weights are others")
+    _require_same_card(file, card, loaded, display)
+    return _Reference(network_run(Segmenter(loaded.network(), card).eval()), f"PyTorch with {checkpoint}")
+
+
+def _require_same_card(file: Path, card: ModelCard, loaded: Checkpoint, display: Display) -> None:
+    """Stop where the card is not the checkpoint's; its threshold may have been given at export."""
+    parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")
+    ours, theirs = (asdict(replace(one, proof=None)) for one in (card, loaded.card))
+    threshold = ours["output"].pop("threshold"), theirs["output"].pop("threshold")
+    for part in parts:
+        if ours[part] != theirs[part]:
+            raise ProofError(f"{file}: its card has the {part} {ours[part]}, the checkpoint's {theirs[part]}")
+    if threshold[0] != threshold[1] and not loaded.card_is_assumed:
+        display.note(f"the card's threshold is {threshold[0]:g}, the checkpoint's {threshold[1]:g}")
+
+
+def _of_itself(file: Path, predictor: Predictor | None) -> _Reference | None:
+    if predictor is None or predictor.report.device == "cpu":
+        return None
+    return _Reference(Predictor(file, "cpu").run, "the same file on the CPU")
+
+
+def _base(card: ModelCard, device: str) -> float:
+    """What the device and its arithmetic may differ by."""
+    kind = device.partition(":")[0]
+    return MAX_ERROR if card.precision == "fp32" and kind == "cpu" else golden_tolerance(card, kind)
+
+
+def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network: bool) -> None:
+    """Stop answers that are further off than device and, compared with the network, the file's precision explain."""
+    card, error = report.card, row.parity.max_abs_error
+    proof = card.proof if of_network and card.precision != "fp32" else None
+    limit = base + (0.0 if proof is None else _recorded(proof, row))
+    if error > limit or row.parity == NOT_FINITE:
+        raise ProofError(
+            f"{report.path}: is off by {error:.2g} from {report.reference} at (batch, height, width) {row.shape}, "
+            f"expected at most {limit:.2g}",
+            report,
+        )
+    if proof is None or proof.gate is None or row.images == "synthetic":
+        return
+    most = 2 * proof.gate.flipped + (FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED)
+    if row.parity.flipped > most:
+        raise ProofError(
+            f"{report.path}: flips {row.parity.flipped:.4%} of the pixels of an image in --data, expected at most "
+            f"{most:.4%}",
+            report,
+        )
+
+
+def _recorded(proof: Proof, row: ProofRow) -> float:
+    """The error that the card tells for such a row."""
+    alike = [one for one in proof.rows if (one.shape, one.images) == (row.shape, row.images)]
+    return max(one.parity.max_abs_error for one in alike or proof.rows)
+
+
+def _rows(
+    run: NetworkFunction,
+    reference: NetworkFunction,
+    card: ModelCard,
+    data: str | os.PathLike[str] | None,
+    display: Display,
+) -> tuple[ProofRow, ...]:
+    pictures = [] if data is None else load_pictures(data, card, PICTURES, display=display)
+    return tuple(compare(run, answered(reference, cases(card, pictures)), card.output))
+
+
+def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = SIZES) -> None:
+    """Check the graph without running it.
+
+    Raises:
+        ModelError: as `check_model`, or it is no valid ONNX, or has other inputs or outputs than the
+            contract says.
+    """
+    check_model(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors, which have no public type in onnx
+        raise ModelError(f"{path}: is not an ONNX file ({error}); export it again") from error
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # of several types, none documented
+        raise ModelError(f"{path}: is no valid ONNX ({' '.join(str(error).split())[:300]})") from error
+    found = {value.name: _sizes(value) for value in (*model.graph.input, *model.graph.output)}
+    if {
+        name: tuple(size if isinstance(size, str) else None for size in sizes) for name, sizes in found.items()
+    } != sizes:
+        raise ModelError(f"{path}: found inputs and outputs {found}, expected {dict(sizes)}; export it again")
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
+    return tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim)

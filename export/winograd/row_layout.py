@@ -1,0 +1,220 @@
+"""Values of a graph as rows, [places, channels], for the convolutions of `export.winograd.transform`.
+
+Where a pixel's row is, is arithmetic on its coordinates, done in the graph, so batch, height and width stay free, and
+to re-order pixels is to compute other indices: no value is moved for its own sake.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+OUTSIDE = 2**40
+"""Added to the index of what lies outside of a picture; the smaller of it and the zero row's index is the latter."""
+
+BODY = "block"
+"""In the names of nodes of a graph within the graph."""
+
+
+class Builder:
+    """Nodes and constants of a graph in the making; the same operator on the same values is made once."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        """Names: those that are taken."""
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.scope = ""
+        self._names = set(names)
+        self._constants: dict[Any, str] = {}
+        self._made: dict[Any, str] = {}
+
+    def named(self, word: str) -> str:
+        """A name that is not taken, after the layer in work."""
+        stem = f"{self.scope}.{word}"
+        name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, 9999))) if name not in self._names)
+        self._names.add(name)
+        return name
+
+    def constant(self, values: Any, word: str = "constant") -> str:
+        array = np.asarray(values, order="C")
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
+        if key not in self._constants:
+            name = self.named(word)
+            self.constants[name] = numpy_helper.from_array(array, name)
+            self._constants[key] = name
+        return self._constants[key]
+
+    def op(self, kind: str, *inputs: str | int, **attributes: Any) -> str:
+        """Add a node; its output. A number stands for an int64 constant."""
+        values = [self.constant(np.int64(value)) if isinstance(value, int) else value for value in inputs]
+        key = (kind, *values, repr(sorted(attributes.items())))
+        if key not in self._made:
+            name = self.named(kind.lower())
+            self.nodes.append(helper.make_node(kind, values, [name], name=name, **attributes))
+            self._made[key] = name
+        return self._made[key]
+
+    def reshaped(self, value: str, *shape: int) -> str:
+        """0 keeps a side, -1 takes the rest."""
+        return self.op("Reshape", value, self.constant(np.array(shape, np.int64), "shape"))
+
+    @contextmanager
+    def body(self) -> Iterator[list[onnx.NodeProto]]:
+        """Nodes that are added in this block are those of a graph within the graph; they see what was made before."""
+        nodes, made, scope = self.nodes, dict(self._made), self.scope
+        self.nodes, self.scope = [], f"{scope}.{BODY}"
+        try:
+            yield self.nodes
+        finally:
+            self.nodes, self._made, self.scope = nodes, made, scope
+
+
+Coordinate = Callable[..., str]
+"""What coordinates, int64, contribute to the index of a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Pictures as rows float32 [places, channels].
+
+    `batch`, `height`, `width` and `places` are the names of int64 scalars in the graph. The index of a pixel's row is
+    `of_line(picture, y) + of_x(x)`. If it is `padded`, the last row is zero and no pixel's.
+    """
+
+    value: str
+    channels: int
+    batch: str
+    height: str
+    width: str
+    places: str
+    padded: bool
+    of_line: Coordinate
+    of_x: Coordinate
+
+
+def rows_of(b: Builder, value: str, channels: int) -> Rows:
+    """Pictures [batch, channels, height, width] as rows, line by line."""
+    batch, height, width = (b.op("Squeeze", b.op("Shape", value, start=side, end=side + 1)) for side in (0, 2, 3))
+    flat = b.reshaped(b.op("Transpose", value, perm=[0, 2, 3, 1]), -1, channels)
+    return _in_lines(b, flat, channels, batch, height, width, padded=False)
+
+
+def _in_lines(b: Builder, value: str, channels: int, batch: str, height: str, width: str, *, padded: bool) -> Rows:
+    pixels = b.op("Mul", b.op("Mul", batch, height), width)
+    return Rows(
+        value=value,
+        channels=channels,
+        batch=batch,
+        height=height,
+        width=width,
+        places=b.op("Add", pixels, 1) if padded else pixels,
+        padded=padded,
+        of_line=lambda picture, y: b.op("Mul", b.op("Add", b.op("Mul", picture, height), y), width),
+        of_x=lambda x: x,
+    )
+
+
+def joined(b: Builder, parts: Sequence[Rows]) -> tuple[str, list[str | int], str]:
+    """The rows of all parts, of equally many channels, below each other; where each part begins; and the last's index.
+
+    The last row is zero, and so is of no part, or a padded one's.
+    """
+    begins: dict[int, str | int] = {}
+    places: str | int = 0
+    ordered = sorted(range(len(parts)), key=lambda index: parts[index].padded)
+    for index in ordered:
+        begins[index] = places
+        places = b.op("Add", parts[index].places, places) if places else parts[index].places
+    values = [parts[index].value for index in ordered]
+    last = places
+    if parts[ordered[-1]].padded:
+        last = b.op("Sub", places, 1)
+    else:
+        values.append(b.constant(np.zeros((1, parts[0].channels), np.float32), "zeros"))
+    value = values[0] if len(values) == 1 else b.op("Concat", *values, axis=0)
+    return value, [begins[index] for index in range(len(parts))], str(last)
+
+
+def table_of(b: Builder, rows: Rows, begin: str | int, last: str, picture: str, y: str, x: str) -> str:
+    """Indices of pixels, int64, of rows that begin at `begin`; those outside of the picture are `last`.
+
+    Coordinates broadcast against each other.
+    """
+    line, column = (
+        b.op("Where", b.op("And", b.op("GreaterOrEqual", at, 0), b.op("Less", at, side)), index, OUTSIDE)
+        for at, side, index in ((y, rows.height, rows.of_line(picture, y)), (x, rows.width, rows.of_x(x)))
+    )
+    return b.op("Min", b.op("Add", b.op("Add", line, begin) if begin else line, column), last)
+
+
+def _lines(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0)) -> str:
+    """Indices [pixels] of every `step`-th pixel of every `step`-th line, line by line."""
+    picture = b.reshaped(b.op("Range", 0, rows.batch, 1), -1, 1, 1)
+    y, x = (
+        b.op("Add", b.op("Mul", b.op("Range", 0, b.op("Div", side, step), 1), step), start)
+        for side, start in zip((rows.height, rows.width), first, strict=True)
+    )
+    return b.reshaped(b.op("Add", rows.of_line(picture, b.reshaped(y, -1, 1)), rows.of_x(x)), -1)
+
+
+def _and_last(b: Builder, rows: Rows, indices: str) -> str:
+    """The indices and, of padded rows, the last one."""
+    if not rows.padded:
+        return indices
+    return b.op("Concat", indices, b.reshaped(b.op("Sub", rows.places, 1), 1), axis=0)
+
+
+def picture_of(b: Builder, rows: Rows) -> str:
+    """The value as [batch, channels, height, width]."""
+    flat = b.op("Gather", rows.value, _lines(b, rows), axis=0)
+    sides = [b.reshaped(side, 1) for side in (rows.batch, rows.height, rows.width)]
+    shape = b.op("Concat", *sides, b.constant(np.array([rows.channels])), axis=0)
+    return b.op("Transpose", b.op("Reshape", flat, shape), perm=[0, 3, 1, 2])
+
+
+def pooled(b: Builder, rows: Rows) -> Rows:
+    """The largest of each 2x2 pixels; sides are even."""
+    corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    found = [b.op("Gather", rows.value, _and_last(b, rows, _lines(b, rows, 2, corner)), axis=0) for corner in corners]
+    height, width = (b.op("Div", side, 2) for side in (rows.height, rows.width))
+    return _in_lines(b, b.op("Max", *found), rows.channels, rows.batch, height, width, padded=rows.padded)
+
+
+def transposed(b: Builder, rows: Rows, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Rows:
+    """A transposed convolution of 2x2 with stride 2: weight [in, out, 2, 2].
+
+    Each pixel's four results lie side by side in a row of 4 * out; where they belong is arithmetic.
+    """
+    channels, out = weight.shape[:2]
+    lines = b.op("Gather", rows.value, _lines(b, rows), axis=0)
+    factor = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(channels, 4 * out)
+    factors = [b.constant(factor, "weight")]
+    if bias is not None:
+        factors.append(b.constant(np.tile(bias, 4), "bias"))
+    value = b.op("Gemm", lines, *factors)
+
+    def of_line(picture: str, y: str) -> str:
+        above = b.op("Add", b.op("Mul", picture, rows.height), b.op("Div", y, 2))
+        return b.op("Add", b.op("Mul", above, b.op("Mul", rows.width, 4)), b.op("Mul", b.op("Mod", y, 2), 2))
+
+    def of_x(x: str) -> str:
+        return b.op("Add", b.op("Mul", b.op("Div", x, 2), 4), b.op("Mod", x, 2))
+
+    height, width = (b.op("Mul", side, 2) for side in (rows.height, rows.width))
+    return Rows(
+        value=b.reshaped(value, -1, out),
+        channels=out,
+        batch=rows.batch,
+        height=height,
+        width=width,
+        places=b.op("Mul", b.op("Mul", rows.batch, height), width),
+        padded=False,
+        of_line=of_line,
+        of_x=of_x,
+    )

@@ -1,0 +1,1 @@
+"""The commands `unet-predict` and `unet-doctor`, and what all commands share."""

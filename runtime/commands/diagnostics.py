@@ -1,0 +1,262 @@
+"""The parts of `unet-doctor`: each looks at one thing and gives plain data, and notes what is wrong with it.
+
+ONNX Runtime is imported by the parts that need it, so that the others work where it does not.
+"""
+
+import importlib
+import importlib.util
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from runtime.card import CHANNEL_COUNT, ModelCard
+from runtime.commands import system_info
+from runtime.errors import DeviceError, UnetError, one_line
+
+if TYPE_CHECKING:
+    from runtime.predictor import Predictor
+
+SECONDS = 2.0
+"""How long the latency on one device is looked at."""
+
+OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that say how many threads are started; not ONNX Runtime's, which are `available_threads`."""
+
+REPORT = "mend it, or report it"
+OTHERWISE = {"model": "give another file, or export the model again: unet-export model.pth"}
+"""Advice for what failed in a part, where the error gives none."""
+
+KINDS: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
+
+PROBE = (
+    "from runtime.devices.availability import unavailable_reason; from runtime.devices.device import Device; "
+    "[unavailable_reason(Device(kind=kind)) for kind in ('tensorrt', 'cuda')]"
+)
+
+Severity = Literal["error", "advice"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong ("error": something does not work; "advice": it works, but not as well as it could), what to do."""
+
+    severity: Severity
+    what: str
+    do: str
+
+
+@dataclass
+class Findings:
+    """What was seen, by part, ready for JSON; and what is wrong, worst first by `ranked`."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    usable: bool = True
+    """Whether ONNX Runtime can be loaded without a crash."""
+
+    def look(self, part: str, find: Callable[["Findings"], Any], *, by_onnxruntime: bool = False) -> None:
+        """Run one part; one that fails is a line, never a crash."""
+        if by_onnxruntime and not self.usable:
+            self.parts[part] = {"failed": "not looked at, since ONNX Runtime cannot be used"}
+            return
+        try:
+            self.parts[part] = find(self)
+        except UnetError as error:
+            self._failed(part, str(error), *parted(str(error), OTHERWISE.get(part, REPORT)))
+        except Exception as error:
+            what = f"{part}: cannot be looked at ({type(error).__name__}: {error})"
+            self._failed(part, what, what, REPORT)
+
+    def error(self, what: str, do: str) -> None:
+        """Note something that does not work."""
+        self.problems.append(Problem("error", one_line(what), do))
+
+    def advise(self, what: str, do: str) -> None:
+        """Note something that could be better."""
+        self.problems.append(Problem("advice", one_line(what), do))
+
+    def ranked(self) -> list[Problem]:
+        """Errors first, each kind in the order in which it was found."""
+        return sorted(self.problems, key=lambda problem: problem.severity != "error")
+
+    def _failed(self, part: str, message: str, what: str, do: str) -> None:
+        self.parts[part] = {"failed": one_line(message)}
+        self.error(what, do)
+
+
+def parted(message: str, otherwise: str) -> tuple[str, str]:
+    """What is wrong and what to do, of the message of an error of ours: the latter stands behind the last semicolon.
+    One that only tells what was expected gets the advice `otherwise`."""
+    what, _, do = one_line(message).rpartition("; ")
+    is_whole = ": " in what and what.count("(") == what.count(")")  # not of a path, nor of another library's message
+    return (what, do) if is_whole else (one_line(message), otherwise)
+
+
+def installed(findings: Findings) -> dict[str, Any]:
+    """Versions; distributions that overwrite each other; ONNX Runtime as it is imported."""
+    for folder in system_info.SHARED:
+        clash = system_info.clashes_of(folder)
+        if len(clash) < 2:
+            continue
+        what = f"{' and '.join(clash)} are installed together and overwrite each other's files in {folder}/"
+        do = f"pip uninstall {' '.join(clash)}, then install unet-deploy again"
+        findings.error(what, do) if folder == "onnxruntime" else findings.advise(what, do)
+    found = {"python": system_info.python(), "packages": system_info.packages(), "onnxruntime": None}
+    death = system_info.death_by("import onnxruntime")
+    try:
+        if death is None:
+            found["onnxruntime"] = importlib.import_module("onnxruntime").__version__
+            return found
+    except Exception as error:  # of any type, where its libraries do not load
+        death = f"cannot be imported ({error})"
+    findings.usable = False
+    findings.error(f"onnxruntime {death}", "pip install --force-reinstall onnxruntime-gpu (on macOS: onnxruntime)")
+    return found
+
+
+def gpu(findings: Findings) -> dict[str, Any]:
+    """The NVIDIA driver and its GPUs."""
+    found = {"plugged_in": system_info.nvidia_cards(), "driver": None, "gpus": [], **system_info.gpus()}
+    if found["plugged_in"] and not found["gpus"]:
+        findings.advise(
+            f"{found['plugged_in']} NVIDIA GPUs are plugged in, but there is no driver for them here",
+            "install the NVIDIA driver, or start the container with --gpus all",
+        )
+    return found
+
+
+def devices(findings: Findings) -> dict[str, str | None]:
+    """{device: None if nothing is missing for it, or why it does not run}, for the first GPU."""
+    death = system_info.death_by(PROBE)
+    if death is not None:
+        findings.usable = False
+        raise DeviceError(f"CUDA and TensorRT: loading the libraries {death}; install them again, by the extra [gpu]")
+    from runtime.devices.availability import unavailable_reason
+    from runtime.devices.device import Device
+
+    found: dict[str, str | None] = {kind: unavailable_reason(Device(kind=kind)) for kind in KINDS}
+    if not findings.parts.get("gpu", {}).get("gpus"):
+        return found
+    if found["cuda"]:
+        findings.error("there is a GPU, but device cuda does not run", found["cuda"])
+    if found["tensorrt"] and importlib.util.find_spec("tensorrt_libs"):
+        findings.error("TensorRT is installed, but device tensorrt does not run", found["tensorrt"])
+    elif found["tensorrt"] and not found["cuda"]:
+        findings.advise("device tensorrt does not run; it may be faster than cuda", found["tensorrt"])
+    return found
+
+
+def threads(findings: Findings) -> dict[str, Any]:
+    """Cores, and the environment variables of threads and devices."""
+    cores, variables = system_info.cores(), system_info.variables()
+    for name in OF_THREADS:
+        count = variables.get(name, "").strip()
+        if count.isdecimal() and int(count) > cores["threads"]:
+            findings.advise(
+                f"{name}={count}: NumPy and PyTorch start {count} threads, where this process may use "
+                f"{cores['threads']} cores, so they hold each other up",
+                f"set {name}={cores['threads']}",
+            )
+    return {**cores, "environment": variables}
+
+
+def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
+    """The engine cache; with `prune`, what is unused for so many days is removed first."""
+    from runtime.devices.engine_cache import EngineCache
+
+    cache = EngineCache()
+    removed = cache.prune(unused_days=unused_days) if prune else []
+    if cache.folder.is_dir():
+        cache.make_safe()
+    kept = [
+        {"key": entry.key, "bytes": entry.bytes, "used": entry.used, "about": dict(entry.about)}
+        for entry in cache.entries()
+    ]
+    return {"folder": str(cache.folder), "engines": kept, "removed": [entry.key for entry in removed]}
+
+
+def model(findings: Findings, path: Path) -> dict[str, Any]:
+    """The file: safety and card; then each device that nothing is missing for."""
+    from runtime.model_file.reader import read_model
+
+    card, _ = read_model(path)
+    found: dict[str, Any] = {"path": str(path), "bytes": path.stat().st_size, "safe": True, "card": facts_of(card)}
+    found["devices"] = {}
+    for kind, missing in findings.parts.get("devices", {}).items():
+        if missing is None and (card.target == "any" or kind == card.target):
+            found["devices"][kind] = _on_device(findings, path, kind, card)
+    return found
+
+
+def facts_of(card: ModelCard) -> dict[str, Any]:
+    """What a card says, in short."""
+    height, width = card.input.size
+    metrics = dict(card.training.metrics) if card.training else {}
+    return {
+        "name": card.name,
+        "size": [height, width],
+        "fit": card.input.fit,
+        "channels": card.input.channels,
+        "classes": list(card.output.classes),
+        "threshold": card.output.threshold if len(card.output.classes) == 1 else None,
+        "precision": card.precision,
+        "target": card.target,
+        "widths": list(card.architecture.widths),
+        "metrics": metrics,
+        "producer": dict(card.producer),
+    }
+
+
+def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
+    """Golden sample, node placement and latency on one device, or why there are none."""
+    from runtime.devices.device import Device
+    from runtime.devices.opening import must_build
+    from runtime.model_file.golden import golden_tolerance
+    from runtime.options import ProviderOptions
+    from runtime.predictor import Predictor
+
+    try:
+        if must_build(path, Device(kind=kind), card, ProviderOptions()):  # type: ignore[arg-type]
+            findings.advise(
+                "no TensorRT engine is built for this model yet, so the first start takes minutes",
+                f"Predictor({str(path)!r}, 'tensorrt').prepare()",
+            )
+            return {"failed": "no engine is built yet, and building one takes minutes"}
+        with Predictor(path, kind) as predictor:
+            return {
+                "golden_error": predictor.report.golden_error,
+                "tolerance": golden_tolerance(card, kind),
+                "nodes": dict(predictor.report.nodes),
+                "threads": predictor.report.threads,
+                "latency": latency(predictor),
+            }
+    except Exception as error:
+        message = str(error) if isinstance(error, UnetError) else f"device {kind}: {type(error).__name__}: {error}"
+        findings.error(*parted(message, f"until it is mended choose another device than {kind}"))
+        return {"failed": one_line(message)}
+
+
+def latency(predictor: "Predictor") -> dict[str, Any]:
+    """How long the network takes for one image of its own size, decoding and resizing apart: milliseconds by a clock
+    that runs on while other programs work. At least one run, after one that is not counted."""
+    from runtime.model_file.golden import synthetic_image
+
+    card = predictor.card
+    batch = synthetic_image(*card.input.size, CHANNEL_COUNT[card.input.channels], seed=0)[None]
+    predictor.run(batch)
+    taken: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while not taken or time.perf_counter() < end:
+        start = time.perf_counter()
+        predictor.run(batch)
+        taken.append(1e3 * (time.perf_counter() - start))
+    taken.sort()
+    return {
+        "runs": len(taken),
+        "median_ms": statistics.median(taken),
+        "p95_ms": taken[math.ceil(0.95 * len(taken)) - 1],
+    }

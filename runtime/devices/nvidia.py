@@ -1,0 +1,123 @@
+"""NVIDIA's driver and libraries: what is missing, and what an engine depends on."""
+
+import contextlib
+import ctypes
+import io
+import platform
+from functools import cache
+from pathlib import Path
+
+import onnxruntime
+
+from runtime.devices.device import Kind
+from runtime.errors import DeviceError
+from runtime.support.cpu_count import available_threads as available_threads
+
+TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+"""What ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
+
+
+def _driver_problem(index: int) -> str | None:
+    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError as error:
+        return f"no NVIDIA driver ({error}); install it, or start the container with --gpus all"
+    status = driver.cuInit(0)
+    count = ctypes.c_int(0)
+    status = status or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return f"the NVIDIA driver finds no usable GPU (CUDA driver error {status}); see nvidia-smi"
+    if index >= count.value:
+        return f"GPU {index} does not exist, the driver sees {count.value}; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return None
+
+
+@cache
+def _library_problem(kind: Kind) -> str | None:
+    """Load the provider's own library as ONNX Runtime would, to learn the name of what is missing."""
+    said = preload()
+    windows = platform.system() == "Windows"
+    pattern = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    extra = "gpu" if kind == "cuda" else "tensorrt"
+    try:
+        ctypes.CDLL(str(folder / pattern.format("shared")), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / pattern.format(kind)))
+    except OSError as error:
+        return f"{error}; install unet-deploy with its extra [{extra}]" + (f" ({said})" if windows and said else "")
+    return None
+
+
+@cache
+def preload() -> str:
+    """Load the CUDA and cuDNN libraries that pip installed; return what ONNX Runtime printed about it."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        _preload_tensorrt()
+    return " ".join(printed.getvalue().split())
+
+
+def _preload_tensorrt() -> None:
+    """pip puts TensorRT into a package of its own, where the loader does not look."""
+    try:
+        import tensorrt_libs  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return
+    windows = platform.system() == "Windows"
+    for name in TENSORRT_LIBRARIES:
+        with contextlib.suppress(OSError):  # what is still missing then, `_library_problem` names
+            file = f"{name}_10.dll" if windows else f"lib{name}.so.10"
+            ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
+
+
+COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76
+"""Of CUdevice_attribute in cuda.h."""
+
+
+def gpu_facts(index: int) -> dict[str, str]:
+    """What an engine depends on beside its model: GPU, compute capability, driver and the versions of the libraries.
+
+    Raises:
+        DeviceError: the driver or TensorRT does not tell.
+    """
+    preload()
+    windows = platform.system() == "Windows"
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if windows else "libcuda.so.1")
+        tensorrt = ctypes.CDLL("nvinfer_10.dll" if windows else "libnvinfer.so.10")
+        device, version = ctypes.c_int(), ctypes.c_int()
+        major, minor, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+        status = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), index)
+        status = status or cuda.cuDeviceGetName(name, len(name), device)
+        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(major), COMPUTE_MAJOR, device)
+        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(minor), COMPUTE_MINOR, device)
+        status = status or cuda.cuDriverGetVersion(ctypes.byref(version))
+        if status:
+            raise DeviceError(
+                f"device cuda:{index}: the NVIDIA driver does not describe it (CUDA driver error {status})"
+            )
+        return {
+            "gpu": name.value.decode(errors="replace"),
+            "compute_capability": f"{major.value}.{minor.value}",
+            "driver": _driver_version(windows),
+            "driver_cuda": str(version.value),
+            "cuda": str(getattr(onnxruntime, "cuda_version", "")),
+            "tensorrt": str(tensorrt.getInferLibVersion()),
+            "onnxruntime": onnxruntime.__version__,
+        }
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"device cuda:{index}: its versions cannot be told ({error}); see nvidia-smi") from error
+
+
+def _driver_version(windows: bool) -> str:
+    """The driver's own version ("580.65.06"), by NVML; "" where that does not tell, as in some containers."""
+    text = ctypes.create_string_buffer(96)
+    try:
+        management = ctypes.CDLL("nvml.dll" if windows else "libnvidia-ml.so.1")
+        status = management.nvmlInit_v2() or management.nvmlSystemGetDriverVersion(text, len(text))
+    except (OSError, AttributeError):
+        return ""
+    return "" if status else text.value.decode(errors="replace")

@@ -1,0 +1,127 @@
+"""Arithmetic of shapes: TensorRT's profiles, CUDA's buckets, batches in parts. No device is needed for it.
+
+A shape is (batch, height, width) here; channels follow from the card.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import ModelCard
+from runtime.errors import DeviceError
+from runtime.model_file.golden import GOLDEN_SIZE
+from runtime.options import ProviderOptions, Size
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What one TensorRT engine takes: every axis from `low` to `high`, fastest at `best`."""
+
+    low: Shape
+    best: Shape
+    high: Shape
+    channels: int
+
+    def options(self) -> dict[str, str]:
+        """The profile as options of ONNX Runtime's TensorRT provider, "image:NxHxWxC"."""
+        shapes = {"min": self.low, "opt": self.best, "max": self.high}
+        return {
+            f"trt_profile_{name}_shapes": "image:" + "x".join(map(str, (*shape, self.channels)))
+            for name, shape in shapes.items()
+        }
+
+    def inside(self, shape: Shape) -> bool:
+        """Whether the engine takes a batch of this shape."""
+        return all(low <= side <= high for low, side, high in zip(self.low, shape, self.high, strict=True))
+
+    def check(self, shape: Shape) -> None:
+        """Refuse what is outside, naming the limit and the option that moves it.
+
+        Raises:
+            DeviceError: the engine does not take this shape.
+        """
+        sizes = zip(("images", "height", "width"), self.low, shape, self.high, strict=True)
+        for axis, low, found, high in sizes:
+            if low <= found <= high:
+                continue
+            option = "max_batch" if axis == "images" else "max_size" if found > high else "min_size"
+            raise DeviceError(
+                f"{axis} of the batch: found {found}, the TensorRT engine takes {low} to {high}; give "
+                f"ProviderOptions({option}=...), or allow_rebuild=True to have another engine built"
+            )
+
+    def grown(self, size: Size, stride: int) -> Size:
+        """Height and width, brought up to the lowest ones where that does not change the answer; see `bucketed`."""
+        height, width = (
+            low if side < low and bucket(side, stride) == bucket(low, stride) else side
+            for side, low in zip(size, self.low[1:], strict=True)
+        )
+        return height, width
+
+    def widened(self, shape: Shape) -> "Profile":
+        """The smallest profile that holds this one and the shape."""
+        low, high = (
+            (pick(a[0], b[0]), pick(a[1], b[1]), pick(a[2], b[2]))
+            for pick, a, b in ((min, self.low, shape), (max, self.high, shape))
+        )
+        return Profile(low=low, best=self.best, high=high, channels=self.channels)
+
+
+def profile_of(card: ModelCard, options: ProviderOptions) -> Profile:
+    """TensorRT's profile for a model: batches of 1 to `options.max_batch`, sizes between the golden sample's and the
+    card's, or further where the options' limits reach.
+
+    A limit is (height, width) and never excludes the golden sample or the trained size: an engine that cannot replay
+    the sample would never be taken. A card with fit "native" gets images of any size, so its smallest is the stride.
+    """
+    trained, stride = card.input.size, card.input.stride
+    smallest = options.min_size or ((stride, stride) if card.input.fit == "native" else trained)
+    lows = [min(sides) for sides in zip(GOLDEN_SIZE, trained, smallest, strict=True)]
+    highs = [max(sides) for sides in zip(GOLDEN_SIZE, trained, options.max_size or trained, strict=True)]
+    return Profile(
+        low=(1, lows[0], lows[1]),
+        best=(1, *trained),
+        high=(options.max_batch, highs[0], highs[1]),
+        channels=card.architecture.in_channels,
+    )
+
+
+def bucket(side: int, step: int) -> int:
+    """The smallest multiple of `step` that holds `side`."""
+    return -(-side // step) * step
+
+
+def bucketed(size: Size, step: int) -> Size:
+    """Height and width of the bucket of a size.
+
+    With `step` the network's stride the answer does not change, whatever the bucket: the graph itself pads right and
+    bottom to the stride by repeating the edge, so the network sees the same values either way. A multiple of the stride
+    makes fewer buckets but moves the border, where convolutions see zeros, and with it the answers near it.
+    """
+    return bucket(size[0], step), bucket(size[1], step)
+
+
+def padded(batch: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """uint8 [n, h, w, c] brought to `size` by repeating the last row and column; the batch itself if it fits."""
+    down, right = size[0] - batch.shape[1], size[1] - batch.shape[2]
+    if not down and not right:
+        return batch
+    return np.pad(batch, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
+
+
+def cropped(answer: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """float32 [n, classes, h, w] without what `padded` added."""
+    if answer.shape[2:] == size:
+        return answer
+    return np.ascontiguousarray(answer[:, :, : size[0], : size[1]])
+
+
+def parts(count: int, largest: int) -> Iterator[slice]:
+    """Slices of `count` images, at most `largest` each, all about equal: 9 of at most 8 are 5 and 4."""
+    number = -(-count // largest)
+    for index in range(number):
+        yield slice(index * count // number, (index + 1) * count // number)

@@ -1,0 +1,1 @@
+"""Pixels in and out: decoding, arrays, PNG files, overlays and polygons."""

@@ -1,0 +1,1 @@
+"""An .onnx file, read and checked before ONNX Runtime makes a session of it."""

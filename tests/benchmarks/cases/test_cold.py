@@ -1,0 +1,92 @@
+import os
+
+import numpy as np
+import pytest
+from folders import write_pair
+from known_times import in_known_time
+from measuring import write_model
+from PIL import Image
+
+from benchmarks.cases import cold
+from benchmarks.cases.cold import BARE, BARE_SCRIPT, KEPT, KEPT_SCRIPT, OURS, OURS_SCRIPT, measure
+from benchmarks.measuring.subprocesses import fresh
+from export import export_onnx
+from runtime.errors import DeviceError
+
+
+def test_seconds_of_all_contestants(thin, monkeypatch):
+    scripts = []
+    monkeypatch.setattr(cold, "interleave", in_known_time)
+    monkeypatch.setattr(cold, "fresh", lambda script, *_: scripts.append(script))
+    found = measure(thin / "model.onnx", thin / "val_images" / "v2.jpg", threads=1, rounds=5)
+    assert {one.contestant: one.values for one in found} == {
+        BARE: (0.001, 0.002, 0.003, 0.004, 0.005),
+        OURS: (0.002, 0.004, 0.006, 0.008, 0.01),
+        KEPT: (0.003, 0.006, 0.009, 0.012, 0.015),
+    }
+    settings = {"height": 40, "width": 62, "pictures": "real", "device": "cpu", "threads": 1}
+    assert all((one.unit, one.settings, one.group) == ("s", settings, "cold start") for one in found)
+    assert scripts == [BARE_SCRIPT, OURS_SCRIPT]
+
+
+def test_without_an_image_a_synthetic_one_is_taken(thin, monkeypatch):
+    monkeypatch.setattr(cold, "interleave", in_known_time)
+    found = measure(thin / "model.onnx", threads=1, rounds=5)
+    assert [one.contestant for one in found] == [BARE, OURS, KEPT]
+    assert {one.settings["pictures"] for one in found} == {"synthetic"}
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_all_contestants_write_the_same_mask(tmp_path, classes):
+    write_pair(tmp_path, "val", "v0")  # of the trained size: nothing is resized
+    image, model = tmp_path / "val_images" / "v0.jpg", tmp_path / "model.onnx"
+    write_model(tmp_path / "model.pth", [image], classes=classes)
+    export_onnx(tmp_path / "model.pth")
+    targets = [tmp_path / f"{index}.png" for index in range(3)]
+    fresh(BARE_SCRIPT, model, image, targets[0], 1, 32, 48, "RGB")
+    fresh(OURS_SCRIPT, model, image, targets[1], 1)
+    with cold._service(KEPT_SCRIPT, model, image, targets[2], 1) as ask:
+        ask()
+        targets[2].unlink()
+        ask()  # it goes on
+    masks = [np.asarray(Image.open(target)) for target in targets]
+    assert np.array_equal(masks[0], masks[1]) and np.array_equal(masks[1], masks[2])
+    assert len(np.unique(masks[0])) == max(2, classes)
+
+
+def test_opencv_has_the_threads_asked_for_in_processes_of_their_own(thin, tmp_path):
+    given = (thin / "model.onnx", thin / "val_images" / "v0.jpg", tmp_path / "mask.png", 5)
+    assert fresh(OURS_SCRIPT + "print(cv2.getNumThreads())", *given) == "5\n"
+    told = "import sys; sys.stdin = iter(())" + KEPT_SCRIPT + "print(cv2.getNumThreads())"
+    assert fresh(told, *given) == "5\n"
+
+
+def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
+    with cold._service("import os, sys\nfor _ in sys.stdin: print(os.getpid(), file=open(sys.argv[1], 'w'))\n") as ask:
+        with pytest.raises(
+            DeviceError,
+            match=r"^a process that stays open: ended with status 1 \(IndexError: list index out of range\)$",
+        ):
+            ask()
+        with pytest.raises(DeviceError, match="ended with status 1"):
+            ask()
+    with cold._service(
+        "import os, sys\nfor _ in sys.stdin:\n open(sys.argv[1], 'w').write(str(os.getpid()))\n print(flush=True)",
+        tmp_path / "pid",
+    ) as ask:
+        ask()
+        process = int((tmp_path / "pid").read_text())
+        os.kill(process, 0)  # is there
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_process_that_never_answers_is_ended():
+    with cold._service("import time; time.sleep(600)", limit_s=0.5) as ask:
+        for _ in range(2):
+            with pytest.raises(
+                DeviceError,
+                match=r"^a process that stays open: took longer than 0\.5 s and was ended; measure less of it, "
+                r"or on an idle machine$",
+            ):
+                ask()

@@ -1,0 +1,127 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from folders import write_pair
+from known_times import in_known_time
+from measuring import write_model
+from PIL import Image
+
+from benchmarks.cases import throughput
+from benchmarks.cases.throughput import (
+    BARE,
+    LOOP,
+    POOL,
+    PREDICT,
+    RUN,
+    SCRIPT,
+    SHARED,
+    STREAM,
+    folder,
+    folder_calls,
+    overhead,
+    overhead_calls,
+)
+from benchmarks.results import Skipped
+from export import export_onnx
+from runtime.image import list_images
+from runtime.predictor import Predictor
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Known times; what was pinned while contestants took turns, and the files that were there afterwards."""
+    seen = []
+
+    def interleave(contestants, rounds, *, budget_s=None):
+        seen.append((torch.get_num_threads(), cv2.getNumThreads(), rounds, budget_s))
+        return in_known_time(contestants, rounds)
+
+    monkeypatch.setattr(throughput, "interleave", interleave)
+    return seen
+
+
+def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
+    images = list_images(thin / "val_images")
+    model, asked = thin / "model.onnx", {"threads": 1, "budget_s": 9.0}
+    calls = overhead(model, images[0], rounds=6, **asked)
+    folders = folder(model, thin / "model.pth", images, folder_sizes=(2, 5), passes=5, **asked)
+    steps = np.arange(1.0, 7)
+    values = {one.contestant: one.values for one in calls if one.part == "overhead"}
+    assert values == {BARE: tuple(steps), RUN: tuple(2 * steps), f"{PREDICT}60x40": tuple(3 * steps)}
+    assert {one.part for one in folders} == {"folder"}
+    assert [one.contestant for one in folders] == [SCRIPT, SHARED, LOOP, POOL, STREAM] * 2
+    assert [one.settings["images"] for one in folders] == [2] * 5 + [5] * 5
+    assert [one.facts["different"] for one in folders] == [2] * 5 + [3] * 5
+    assert {one.group for one in folders} == {"folder of 2", "folder of 5"}
+    assert folders[6].values == pytest.approx([2500.0, 1250.0, 2500 / 3, 625.0, 500.0])  # 5 images in 2, 4, 6 ... ms
+    assert known == [(1, 1, 6, 9.0), (1, 1, 5, 9.0), (1, 1, 5, 9.0)]
+
+
+def test_masks_do_not_replace_png_images(thin, tmp_path, monkeypatch):
+    images = []
+    for path in list_images(thin / "val_images"):
+        images.append(tmp_path / f"{path.stem}.png")
+        Image.open(path).save(images[-1])
+    copied, copies = [], throughput.copies
+
+    def interleave(contestants, rounds, *, budget_s=None):
+        times = in_known_time(contestants, rounds)
+        assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in images]
+        return times
+
+    monkeypatch.setattr(throughput, "interleave", interleave)
+    monkeypatch.setattr(throughput, "copies", lambda *given: copied.extend(copies(*given)) or copied)
+    folder(thin / "model.onnx", thin / "model.pth", images, folder_sizes=(3,), threads=1)
+    assert len(copied) == 3
+
+
+def test_what_is_missing_is_said(thin, known):
+    model, images = thin / "model.onnx", list_images(thin / "val_images")
+    reason = "needs images, by --data"
+    assert folder(model, thin / "model.pth", [], threads=1) == [
+        Skipped(part="folder", contestant="all", settings={}, reason=reason)
+    ]
+    found = folder(model, None, images, folder_sizes=(3,), threads=1)
+    assert [one.contestant for one in found if one.part == "folder"] == [SCRIPT, SHARED, LOOP, POOL, STREAM]
+    assert [one.reason for one in found if isinstance(one, Skipped)] == ["needs --checkpoint"] * 2
+
+
+def test_the_bare_session_answers_as_ours(thin):
+    with Predictor(thin / "model.onnx", "cpu", 1) as predictor:
+        calls = overhead_calls(predictor, None)
+        (bare,) = calls[BARE]()
+        assert np.array_equal(bare, calls[RUN]())
+        assert np.array_equal(bare[0], calls[f"{PREDICT}48x32"]().probability)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_all_ways_through_a_folder_write_the_same_masks(tmp_path, classes):
+    for index in range(3):
+        write_pair(tmp_path, "val", f"v{index}", seed=index)  # of the trained size: nothing is resized
+    paths, written = list_images(tmp_path / "val_images"), {}
+    write_model(tmp_path / "model.pth", paths, classes=classes)
+    export_onnx(tmp_path / "model.pth")
+    with Predictor(tmp_path / "model.onnx", "cpu", 2) as predictor:
+        for name, run in folder_calls(predictor, tmp_path / "model.pth", paths, tmp_path).items():
+            run()
+            written[name] = [np.asarray(Image.open(tmp_path / f"{path.stem}.png")) for path in paths]
+    assert list(written) == [SCRIPT, SHARED, LOOP, POOL, STREAM]
+    assert all(np.array_equal(written[name], written[LOOP]) for name in written)
+    assert len(np.unique(written[LOOP])) == max(2, classes)
+
+
+def test_the_script_with_our_pictures_resizes_as_we_do(tmp_path):
+    for index in range(2):
+        write_pair(tmp_path, "val", f"v{index}", size=(40, 60 + index), seed=index)
+    paths, written = list_images(tmp_path / "val_images"), {}
+    write_model(tmp_path / "model.pth", paths, classes=1)
+    export_onnx(tmp_path / "model.pth")
+    with Predictor(tmp_path / "model.onnx", "cpu", 1) as predictor:
+        calls = folder_calls(predictor, tmp_path / "model.pth", paths, tmp_path)
+        for name in (SHARED, LOOP):
+            calls[name]()
+            written[name] = [np.asarray(Image.open(tmp_path / f"{path.stem}.png")) for path in paths]
+    assert [mask.shape for mask in written[SHARED]] == [(40, 60), (40, 61)]
+    assert all(map(np.array_equal, written[SHARED], written[LOOP]))
+    assert [len(np.unique(mask)) for mask in written[SHARED]] == [2, 2]

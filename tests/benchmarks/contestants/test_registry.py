@@ -1,0 +1,334 @@
+"""What a subject is, what a peer's answer is held against, and the peers that need nothing but our dependencies."""
+
+import numpy as np
+import pytest
+import torch
+from devices import CPU, GPU, TRT, images
+from onnx_files import gate_of, write_onnx
+from subjects import write_bare_subject, write_subject
+
+from benchmarks.contestants import base as contestant_module
+from benchmarks.contestants import onnx_runtime, pytorch
+from benchmarks.contestants.base import BenchmarkModel, Difference, absent, difference, require
+from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS, PLAIN, SPINNING, OurContestant, PlainContestant
+from benchmarks.contestants.pytorch import (
+    CHANNELS_LAST,
+    COMPILED,
+    EAGER,
+    CompiledContestant,
+    EagerContestant,
+    arithmetic,
+    own_code,
+)
+from benchmarks.contestants.registry import CONTESTANTS, chosen, contestants_on
+from benchmarks.measuring.timing import pinned
+from export.proof import network_run
+from runtime.devices.device import Device
+from runtime.devices.profiles import profile_of
+from runtime.errors import ClosedError, ConfigError, DeviceError, ModelError, ProofError
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    return write_subject(tmp_path_factory.mktemp("subject"), widths=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    return write_bare_subject(tmp_path_factory.mktemp("bare"))
+
+
+ON_CPU = (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, SPINNING, FOR_CPUS, "OpenVINO", "ncnn")
+
+
+@pytest.fixture(scope="module")
+def for_cpus(tmp_path_factory):
+    forms = {"downs.1.conv.3": "f4", "bottleneck.conv.0": "f2-few"}
+    return write_subject(tmp_path_factory.mktemp("for_cpus"), widths=(4, 8), forms=forms)
+
+
+def of(name, device=CPU, precision="fp32"):
+    (found,) = (
+        one for one in contestants_on(device) if (one.name, one.precision, one.device) == (name, precision, device)
+    )
+    return found
+
+
+def test_a_subject_with_files_of_other_precisions(tmp_path):
+    write_onnx(tmp_path / "model.onnx")
+    write_onnx(tmp_path / "model.fp16.onnx", precision="fp16", gate=gate_of())
+    found = BenchmarkModel.read(tmp_path / "model.onnx", others=[tmp_path / "model.fp16.onnx"])
+    paths = {name: found.file(name) for name in ("fp32", "tf32", "fp16", "bf16", "int8")}
+    exact, half = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
+    assert paths == {"fp32": exact, "tf32": exact, "fp16": half, "bf16": None, "int8": None}
+
+
+def test_a_subject_with_a_file_for_cpus(for_cpus):
+    assert for_cpus.for_cpus.name == "model.cpu.onnx" and for_cpus.files == {}
+    with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is a second file for CPUs, expected one"):
+        BenchmarkModel.read(for_cpus.model, others=[for_cpus.for_cpus] * 2)
+    with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is written for CPUs, expected the file without --target"):
+        BenchmarkModel.read(for_cpus.for_cpus)
+
+
+def test_the_file_for_cpus_is_a_contestant_of_its_own(subject, for_cpus):
+    peer, batch = of(FOR_CPUS), images(2, 31, 45)
+    assert peer.unavailable_reason(subject) == "no file for CPUs was given; make one with unet-export --target cpu"
+    assert peer.unavailable_reason(for_cpus) is None
+    with pinned(1):
+        opened = peer.open(for_cpus, 1, (2, 31, 45))
+        found = difference(opened(batch), network_run(for_cpus.segmenter())(batch))
+    assert opened.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
+
+
+ONE_EACH = "one each of fp16, int8 and --target cpu beside {}/model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "words"),
+    [
+        ("half", (), "half.onnx: found fp16, expected the fp32 file; give this one beside it"),
+        ("model", ("other",), "other.onnx: is of other weights than {}/model.onnx; export both from one checkpoint"),
+        ("model", ("half", "half"), f"half.onnx: is a second fp16 file, expected {ONE_EACH}"),
+        ("model", ("model",), f"model.onnx: is a second fp32 file, expected {ONE_EACH}"),
+    ],
+)
+def test_files_that_do_not_belong_together(tmp_path, model, others, words):
+    write_onnx(tmp_path / "model.onnx")
+    write_onnx(tmp_path / "half.onnx", precision="fp16")
+    write_onnx(tmp_path / "other.onnx", classes=3)
+    with pytest.raises(ModelError) as error:
+        BenchmarkModel.read(tmp_path / f"{model}.onnx", others=[tmp_path / f"{one}.onnx" for one in others])
+    assert str(error.value) == f"{tmp_path}/{words.format(tmp_path)}"
+
+
+def test_a_checkpoint_of_another_model_is_refused(subject, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_subject(other, widths=(4, 8), seed=1)
+    with pytest.raises(ProofError) as error:
+        BenchmarkModel.read(subject.model, other / "model.pth")
+    assert str(error.value).startswith(f"{subject.model} and {other / 'model.pth'}: answers differ by 0.")
+    assert str(error.value).endswith("; are they the same model?")
+
+
+def test_no_two_peers_are_named_alike_and_each_device_has_its_own():
+    names = [(one.name, one.precision, one.device) for one in CONTESTANTS]
+    assert len(set(names)) == len(names)
+    assert {(name, precision) for name, precision, device in names if device == CPU} == {
+        *((name, "fp32") for name in ON_CPU),
+        *((name, precision) for name in (PLAIN, OURS) for precision in ("fp16", "int8")),
+        ("OpenVINO", "int8"),
+    }
+    assert {(name, precision) for name, precision, device in names if device == GPU} == {
+        *((n, p) for n in (EAGER, CHANNELS_LAST, COMPILED) for p in ("fp32", "tf32", "fp16", "bf16")),
+        *((PLAIN, precision) for precision in ("tf32", "fp16", "int8")),
+        *((OURS, precision) for precision in ("fp32", "tf32", "fp16", "int8")),
+    }
+    assert {(n, p) for n, p, device in names if device == TRT} == {(OURS, p) for p in ("fp32", "tf32", "fp16", "int8")}
+    second = Device(kind="cuda", index=1)
+    assert {one.device for one in contestants_on(second)} == {second, Device(kind="tensorrt", index=1)}
+
+
+def test_choosing_peers():
+    on_cpu = contestants_on(CPU)
+    assert chosen(on_cpu) == on_cpu
+    assert [one.name for one in chosen(on_cpu, names=[OURS, EAGER], precisions=["fp32"])] == [EAGER, OURS]
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, names=["caffe"])
+    assert str(error.value).startswith("peer: found 'caffe', expected of 'ONNX Runtime', 'OpenVINO', 'PyTorch eager', ")
+    assert str(error.value).endswith("'torch.compile', 'unet-deploy', 'unet-deploy, for CPUs', 'unet-deploy, spinning'")
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, precisions=["fp8"])
+    assert str(error.value) == "precision: found 'fp8', expected of 'bf16', 'fp16', 'fp32', 'int8', 'tf32'"
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, names=["ncnn"], precisions=["int8"])
+    assert str(error.value) == "peers: none of ncnn is in int8; choose others"
+    with pytest.raises(ConfigError) as error:
+        chosen(on_cpu, precisions=["tf32"])
+    assert str(error.value) == "peers: none of those that there are on this device is in tf32; choose others"
+
+
+@pytest.mark.parametrize("name", [EAGER, CHANNELS_LAST, PLAIN, OURS])
+@pytest.mark.parametrize("shape", [(1, 32, 48), (3, 31, 45)])
+def test_peers_answer_as_the_network(subject, name, shape):
+    batch = images(*shape)
+    peer = of(name)
+    assert peer.unavailable_reason(subject) is None
+    with pinned(1):
+        opened = peer.open(subject, 1, shape)
+        found = difference(opened(batch), network_run(subject.segmenter())(batch))
+    assert found.largest < 5e-6 and found.refusal("fp32") is None
+    assert opened.provider == ("PyTorch, cpu" if "PyTorch" in name else "CPUExecutionProvider")
+    opened.close()
+    with pytest.raises((IndexError, ClosedError)):
+        opened(batch)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_for_its_shape_only_as_one_graph(subject):
+    batch = images(2, 20, 24)
+    with pinned(1):
+        opened = CompiledContestant().open(subject, 1, (2, 20, 24))
+        assert difference(opened(batch), network_run(subject.segmenter())(batch)).largest < 5e-6
+    assert opened.facts["compile_s"] > 0
+    opened.close()
+
+
+def test_layouts_are_those_that_their_names_say(subject, monkeypatch):
+    """Left alone, PyTorch keeps [batch, h, w, channels] as channels_last, so both peers would be the same one."""
+    seen = []
+    segmenters = BenchmarkModel.segmenter
+
+    def watched(self):
+        segmenter = segmenters(self)
+        segmenter.network.downs[0].conv[3].register_forward_hook(lambda module, given, answer: seen.append(answer))
+        return segmenter
+
+    monkeypatch.setattr(BenchmarkModel, "segmenter", watched)
+    for name, last in ((EAGER, False), (CHANNELS_LAST, True)):
+        of(name).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+        answer = seen.pop()
+        assert answer.is_contiguous() is not last
+        assert answer.is_contiguous(memory_format=torch.channels_last) is last
+
+
+def test_what_keeps_peers_from_running(subject, bare, monkeypatch):
+    monkeypatch.setattr(
+        contestant_module.availability, "unavailable_reason", lambda device: f"no {device}" if device != CPU else None
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    without = "runs the checkpoint that the model was exported from, and none was given; give --checkpoint"
+    assert {of(name).unavailable_reason(bare) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {without}
+    gpu_missing = f"PyTorch {torch.__version__} finds no GPU that it can use; see nvidia-smi"
+    assert {of(name, GPU, "bf16").unavailable_reason(subject) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {
+        gpu_missing
+    }
+    missing = "no int8 file was given; make one with unet-export --precision int8"
+    assert (
+        of(OURS, CPU, "int8").unavailable_reason(subject)
+        == of(PLAIN, CPU, "int8").unavailable_reason(subject)
+        == missing
+    )
+    assert (
+        of(OURS, GPU, "tf32").unavailable_reason(subject)
+        == of(PLAIN, GPU, "tf32").unavailable_reason(subject)
+        == "no cuda:0"
+    )
+    assert of(OURS, TRT, "fp16").unavailable_reason(subject) == "no tensorrt:0"
+    assert "no option that keeps TensorRT from multiplying in TF32" in of(OURS, TRT).unavailable_reason(subject)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    second = EagerContestant(name=EAGER, device=Device(kind="cuda", index=1), layout=torch.contiguous_format)
+    assert second.unavailable_reason(subject) == "GPU 1 does not exist, PyTorch sees 1"
+    assert of(EAGER, GPU).unavailable_reason(subject) is None
+
+
+def test_arithmetic_of_pytorch_is_set_for_a_call_and_then_as_before():
+    from torch.backends import cuda, cudnn
+
+    def now():
+        return cudnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.benchmark
+
+    before = now()
+    expected = {"fp32": ("ieee", "ieee", True), "tf32": ("tf32", "tf32", True)}
+    for precision, wanted in expected.items():
+        with arithmetic(precision):
+            assert now() == wanted
+        assert now() == before
+    with pytest.raises(ZeroDivisionError), arithmetic("fp32"):
+        raise ZeroDivisionError
+    assert now() == before
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_half_precision_is_that_of_weights_and_activations(subject, layout):
+    opened = EagerContestant(name="half", precision="bf16", layout=layout).open(subject, 1, (1, 32, 48))
+    answer, exact = opened(images(1, 32, 48)), of(EAGER).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+    assert answer.dtype == np.float32
+    assert 1e-5 < difference(answer, exact).largest < 0.05
+
+
+def test_networks_are_compiled_apart():
+    identity = torch.nn.Identity()
+    first, second = own_code(identity), own_code(identity)
+    assert first.__code__ is not second.__code__
+    assert torch.equal(second(torch.ones(2)), torch.ones(2))
+
+
+def test_our_options_by_device_and_precision(subject):
+    options = {
+        one: of(OURS, *one).options(subject, (4, 32, 48)) for one in ((CPU, "fp32"), (GPU, "fp32"), (GPU, "tf32"))
+    }
+    assert [one.tf32 for one in options.values()] == [False, False, True]
+    assert [of(name).options(subject, (4, 32, 48)).spinning for name in (OURS, SPINNING)] == [False, True]
+    engine = of(OURS, TRT, "fp16")
+    assert profile_of(subject.card, engine.options(subject, (4, 32, 48))).high == (8, 56, 88)
+    wide = engine.options(subject, (16, 100, 30))
+    assert profile_of(subject.card, wide).inside((16, 100, 30))
+    assert wide.max_batch == 16
+
+
+def test_a_session_that_runs_elsewhere_is_an_error(subject, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "Predictor", lambda *given: type("P", (), {"report": CPU_REPORT})())
+    with pytest.raises(DeviceError) as error:
+        OurContestant(device=GPU).open(subject, 1, (1, 32, 48))
+    assert str(error.value) == "unet-deploy: device: found cpu, expected cuda:0"
+
+
+def test_the_bare_session_has_the_same_threads_and_our_checks(subject, monkeypatch):
+    asked = []
+    monkeypatch.setattr(onnx_runtime, "open_inference", lambda *given: asked.append(given))
+    PlainContestant(device=GPU, precision="tf32").open(subject, 3, (1, 32, 48))
+    (path, device, chain, options) = asked[0]
+    assert (path, device, options.intra_op_num_threads) == (subject.model, GPU, 3)
+    assert chain == [("CUDAExecutionProvider", {"device_id": "0"}), ("CPUExecutionProvider", {})]
+
+
+class CPU_REPORT:  # noqa: N801 - stands in for a report
+    device = "cpu"
+
+
+def test_an_answer_elsewhere_than_asked_is_an_error(subject):
+    opened = pytorch.opened(lambda images: torch.zeros(1, 1, 32, 48, device="meta"), CPU, "fp32")
+    with pytest.raises(DeviceError) as error:
+        opened(images(1, 32, 48))
+    assert str(error.value) == "PyTorch's answer: found meta, expected cpu"
+
+
+@pytest.mark.parametrize(
+    ("answer", "largest", "mean"),
+    [([0.5, 0.25], 0.25, 0.125), ([0.5, np.nan], np.inf, np.inf), ([0.5, 0.5, 0.5], np.inf, np.inf)],
+)
+def test_differences(answer, largest, mean):
+    found = difference(np.array(answer, np.float32), np.array([0.5, 0.5], np.float32))
+    assert found == Difference(largest=largest, mean=mean)
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "mean", "words"),
+    [
+        ("fp32", 9e-5, 9e-5, None),
+        ("fp32", 2e-4, 0.0, "answers differ by 0.0002, expected at most 0.0001 in fp32"),
+        ("tf32", 1e-2, 1e-2, None),
+        ("tf32", 3e-2, 0.0, "answers differ by 0.03, expected at most 0.02 in tf32"),
+        ("fp16", 0.9, 9e-3, None),
+        ("fp16", 0.9, 2e-2, "answers differ in the mean by 0.02, expected at most 0.01 in fp16"),
+        ("int8", np.inf, np.inf, "answers differ in the mean by inf, expected at most 0.05 in int8"),
+        ("bf16", 0.9, 6e-2, "answers differ in the mean by 0.06, expected at most 0.05 in bf16"),
+    ],
+)
+def test_what_a_precision_may_differ_by(precision, largest, mean, words):
+    assert Difference(largest=largest, mean=mean).refusal(precision) == words
+
+
+def test_packages_that_are_absent_are_named_and_how_to_get_them():
+    assert absent("json", "numpy") is None
+    assert absent("json", "no_such", "nor_this") == "not installed: no_such, nor_this; pip install no_such nor_this"
+
+
+def test_require():
+    require(3, 3, "threads")
+    with pytest.raises(DeviceError) as error:
+        require(2, 3, "threads")
+    assert str(error.value) == "threads: found 2, expected 3"

@@ -1,0 +1,54 @@
+import pytest
+
+from benchmarks.measuring import subprocesses as module
+from benchmarks.measuring.subprocesses import available_megabytes, fresh, no_memory_figures
+from runtime.errors import DeviceError
+
+
+def test_a_script_gets_its_arguments_and_gives_what_it_prints():
+    assert fresh("import sys; print(sys.argv[1:])", "a b", 2) == "['a b', '2']\n"
+
+
+def test_packages_are_those_of_this_checkout_and_not_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert fresh("import benchmarks; print(benchmarks.__file__)").strip() == str(module.ROOT / "benchmarks/__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("raise ValueError('no such\\nthing')", "ended with status 1 (thing)"),
+        ("raise SystemExit(3)", "ended with status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "was ended by signal 9, most likely for want of memory"),
+    ],
+)
+def test_a_process_that_fails_is_one_line(script, reason):
+    with pytest.raises(DeviceError) as caught:
+        fresh(script)
+    assert str(caught.value) == f"a process of its own: {reason}"
+
+
+def test_a_process_that_takes_too_long_is_ended():
+    with pytest.raises(DeviceError) as caught:
+        fresh("import time; time.sleep(600)", limit_s=0.5)
+    reason = "took longer than 0.5 s and was ended; measure less of it, or on an idle machine"
+    assert str(caught.value) == f"a process of its own: {reason}"
+
+
+def test_free_memory_is_the_kernels_estimate_or_what_a_container_has_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(module, "CGROUP", tmp_path)
+    assert available_megabytes() is None
+    (tmp_path / "meminfo").write_text("MemTotal: 4000000 kB\nMemAvailable:    2000000 kB\n")
+    assert available_megabytes() == 2048.0
+    (tmp_path / "memory.current").write_text("400000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_megabytes() == 2048.0
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    assert available_megabytes() == 600.0
+
+
+def test_where_the_kernel_does_not_tell_memory_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STATUS", tmp_path / "none")
+    assert no_memory_figures() == "needs Linux, whose /proc tells of a process's memory"

@@ -1,0 +1,170 @@
+import math
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.measuring import timing
+from benchmarks.measuring.timing import Timing, interleave, ratio
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when a test says so, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: round(now[0] * 1e9))
+    return now
+
+
+def taking(clock, *seconds):
+    """A call that takes so many seconds, the last of them for ever; `calls` counts."""
+
+    def call():
+        clock[0] += seconds[min(call.calls, len(seconds) - 1)]
+        call.calls += 1
+
+    call.calls = 0
+    return call
+
+
+def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_count(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    calls = []
+    times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert "".join(calls) == "ab" + "aabb" * 3
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.03, 3), (0.1, 1), (0.5, 1)])
+def test_a_round_of_short_calls_is_their_mean_after_as_many(clock, monkeypatch, seconds, calls):
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.1)
+    call = taking(clock, seconds)
+    times = interleave({"a": call}, rounds=2, budget_s=0.001)
+    assert call.calls == 1 + 2 * 2 * calls
+    assert times["a"] == pytest.approx([1e3 * seconds] * 2)
+
+
+def test_long_calls_follow_a_pause(clock, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(timing.time, "sleep", pauses.append)
+    short, long = taking(clock, 2.0), taking(clock, 2.1)
+    interleave({"short": short, "long": long}, rounds=5, budget_s=1.0)
+    assert (short.calls, long.calls, pauses) == (1 + 10, 1 + 5, [timing.PAUSE_SECONDS] * 5)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.1])
+def test_what_it_takes_at_least(clock, monkeypatch, seconds):
+    monkeypatch.setattr(timing.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
+    interleave({"a": taking(clock, seconds)}, timing.MIN_ROUNDS, budget_s=0.1)
+    assert clock[0] == pytest.approx(timing.least_seconds(seconds))
+
+
+def test_times_are_milliseconds(clock):
+    times = interleave({"a": taking(clock, 0.005), "b": taking(clock, 0.25)}, rounds=4)
+    assert times["a"] == pytest.approx([5.0] * 4)
+    assert times["b"] == pytest.approx([250.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [
+        ((0.1,), 6),  # two windows of three calls
+        ((0.01,), 50),  # two windows of 0.25 s
+        ((0.2, 0.2, 0.2, 0.1), 9),  # the first window is slower
+        ((0.103, 0.103, 0.103, 0.1), 9),
+        ((0.101, 0.101, 0.101, 0.1), 6),  # less than 2 % slower
+        ((4.0,), 3),  # 10 s are over
+        ((60.0,), 1),
+    ],
+)
+def test_warming_up_ends_when_two_windows_agree_or_the_time_is_over(clock, seconds, calls):
+    call = taking(clock, *seconds)
+    timing.warm_up(call, limit=10.0)
+    assert call.calls == calls
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(None, 30), (1000.0, 30), (40.0, 17), (1.0, timing.MIN_ROUNDS)])
+def test_a_budget_means_fewer_rounds_but_at_least_five(clock, budget, rounds):
+    times = interleave({"a": taking(clock, 1.0)}, 30, budget_s=budget)
+    assert len(times["a"]) == rounds
+
+
+def test_warming_up_takes_a_quarter_of_a_budget_at_most(clock):
+    calls = {"a": taking(clock, 1.0), "b": taking(clock, 1.0)}
+    interleave(calls, 1, budget_s=16.0)
+    assert [call.calls for call in calls.values()] == [2 + 2] * 2
+
+
+def test_a_budget_does_not_add_rounds(clock):
+    assert len(interleave({"a": taking(clock, 1.0)}, 2, budget_s=1.0)["a"]) == 2
+
+
+def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+
+    def found():
+        return torch.get_num_threads(), cv2.getNumThreads(), *map(os.environ.get, timing.THREAD_VARIABLES[:2])
+
+    before = found()
+    with timing.pinned(3):
+        assert found() == (3, 3, "3", "3")
+    assert found() == before
+    assert before[2:] == ("7", None)
+
+
+def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
+    statistics = tmp_path / "stat"
+    others = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 9 9 9 9 9 9 9 9 9 9\n"
+    statistics.write_text(others + "cpu0 60 0 50 500 50 0 0 0 0 0\ncpu2 40 0 0 300 0 0 0 0 0 0\nintr 7\n")
+    monkeypatch.setattr(timing, "STATISTICS", statistics)
+    monkeypatch.setattr(timing.os, "sched_getaffinity", lambda _: {0, 2})
+    later = others + "cpu0 90 0 60 510 90 0 0 0 0 0\ncpu2 40 0 0 310 0 0 0 0 0 0\nintr 8\n"
+    moments = iter([None, later])
+    monkeypatch.setattr(timing.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
+    assert timing.busy_cores() == pytest.approx(2 * 40 / 100)
+
+
+def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "STATISTICS", tmp_path / "none")
+    assert timing.busy_cores(0.0) is None
+    assert timing.disturbance(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
+)
+def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
+    monkeypatch.setattr(timing, "available_threads", lambda: 2)
+    found = timing.disturbance(before, after)
+    assert found is None if words is None else words in found
+
+
+def test_percentiles():
+    summary = Timing.of(np.arange(101, dtype=np.float64))
+    assert summary == Timing(median=50, p90=90, p99=99)
+
+
+def test_ratio_is_taken_round_by_round():
+    drift = np.linspace(1, 10, 40)
+    median, low, high = ratio(3 * drift, drift)
+    assert median == pytest.approx(3)
+    assert low == pytest.approx(3)
+    assert high == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "low", "high"), [(5, 1, 5), (7, 1, 7), (8, 2, 7), (10, 2, 9), (20, 6, 15), (30, 11, 20)]
+)
+def test_the_interval_has_the_narrowest_ranks_that_hold_the_median_with_90_percent(rounds, low, high):
+    values = np.random.default_rng(0).permutation(np.arange(1.0, rounds + 1))
+    assert ratio(values, np.ones(rounds)) == ((rounds + 1) / 2, low, high)
+    below = sum(math.comb(rounds, count) for count in range(low)) / 2**rounds  # fewer than `low` below the median
+    assert below <= 0.05 < below + math.comb(rounds, low) / 2**rounds
+
+
+def test_four_rounds_tell_nothing():
+    assert ratio(np.arange(1.0, 5.0), np.ones(4)) == (2.5, 0, math.inf)

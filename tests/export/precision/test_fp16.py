@@ -1,0 +1,190 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import make_card, make_network
+from onnx import TensorProto, numpy_helper
+
+from export.graph import build_graph
+from export.precision.fp16 import convolutions, emulate_half, layers_to_keep, overflowing, to_half
+from export.precision.gate import extremes
+from export.proof import graph_run
+from unet_core.model import Segmenter
+
+
+def types_of(model):
+    """The element type of every value and weight."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    return found | {tensor.name: tensor.data_type for tensor in inferred.initializer}
+
+
+def test_the_network_is_fp16_and_what_is_around_it_is_not(trained):
+    half = to_half(trained.graph)
+    onnx.checker.check_model(half, full_check=True)
+    assert (half.graph.input, half.graph.output) == (trained.graph.graph.input, trained.graph.graph.output)
+    types = types_of(half)
+    for node in half.graph.node:
+        kinds = {types[value] for value in (*node.input, *node.output) if value in types}
+        inside = not node.name.startswith(("before.", "after.")) and node.op_type != "Cast"
+        assert kinds == {TensorProto.FLOAT16} if inside else node.op_type == "Cast" or TensorProto.FLOAT16 not in kinds
+    names = [node.name for node in half.graph.node]
+    assert len(set(names)) == len(names)
+    assert graph_run(half)(trained.samples.measured[0][0][None]).dtype == np.float32
+
+
+def test_each_way_between_the_types_is_one_cast(trained):
+    kept = "bottleneck.conv.0"
+    added = [node for node in to_half(trained.graph, [kept]).graph.node if node.op_type == "Cast"][1:]
+    # into the network, into and out of the layer that is kept, out of the network
+    assert [(node.input[0], node.attribute[0].i) for node in added] == [
+        ("before.pad", TensorProto.FLOAT16),
+        ("downs.1.conv.3.maxpool", TensorProto.FLOAT),
+        ("bottleneck.conv.0.relu", TensorProto.FLOAT16),
+        ("final_conv", TensorProto.FLOAT),
+    ]
+
+
+def test_the_graph_is_not_changed_in_place(trained):
+    before = trained.graph.SerializeToString(deterministic=True)
+    to_half(trained.graph)
+    emulate_half(trained.graph)
+    assert trained.graph.SerializeToString(deterministic=True) == before
+
+
+def test_half_the_bytes(trained):
+    def bytes_of(model):
+        return sum(len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer)
+
+    assert bytes_of(to_half(trained.graph)) < 0.55 * bytes_of(trained.graph)
+    assert bytes_of(to_half(trained.graph, convolutions(trained.graph))) == bytes_of(trained.graph)
+
+
+def rounded(value):
+    return value.half().float()
+
+
+def in_half_by_hand(network, x):
+    """A U-Net's logits where weights and the result of every operation are rounded to fp16."""
+
+    def conv(x, convolution, norm):
+        with torch.no_grad():
+            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            weight = rounded(convolution.weight * factor[:, None, None, None])
+            bias = rounded(norm.bias - norm.running_mean * factor)
+        return torch.relu(rounded(torch.nn.functional.conv2d(x, weight, bias, padding=1)))
+
+    def block(x, layers):
+        return conv(conv(x, *layers[:2]), *layers[3:5])
+
+    skips, x = [], rounded(x)
+    for down in network.downs:
+        x = block(x, down.conv)
+        skips.append(x)
+        x = torch.max_pool2d(x, 2)
+    x = block(x, network.bottleneck.conv)
+    for up, double in zip(network.ups[::2], network.ups[1::2], strict=True):
+        x = rounded(torch.nn.functional.conv_transpose2d(x, rounded(up.weight), rounded(up.bias), stride=2))
+        x = block(torch.cat([skips.pop(), x], dim=1), double.conv)
+    final = network.final_conv
+    return rounded(torch.nn.functional.conv2d(x, rounded(final.weight), rounded(final.bias)))
+
+
+def test_emulation_rounds_as_fp16_does(trained):
+    """Against PyTorch by hand; sums differ in order, so a value may be rounded to its neighbour now and then."""
+    picture = trained.samples.measured[0][0]
+    with torch.inference_mode():
+        planes = trained.segmenter.normalise(torch.from_numpy(picture)[None])
+        by_hand = in_half_by_hand(trained.segmenter.network, planes).sigmoid().numpy()
+    emulated, exact = graph_run(emulate_half(trained.graph))(picture[None]), trained.exact(picture[None])
+    assert np.abs(emulated - by_hand).mean() < 0.2 * np.abs(exact - by_hand).mean()
+    assert np.abs(emulated - exact).max() > 1e-5
+
+
+def test_nothing_is_rounded_where_all_is_kept(trained):
+    picture = trained.samples.measured[0][0][None]
+    emulated = graph_run(emulate_half(trained.graph, convolutions(trained.graph)))(picture)
+    assert np.array_equal(emulated, trained.exact(picture))
+
+
+@pytest.mark.parametrize("config", [{"up": "bilinear"}, {"classes": 3, "in_channels": 1, "widths": (5,)}], ids=str)
+def test_every_architecture_is_valid_in_fp16(config):
+    network = make_network(**config)
+    card = make_card(network)
+    model = build_graph(Segmenter(network, card).eval(), card)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 20, 30, network.config.in_channels)).astype(np.uint8)
+    exact = graph_run(model)(picture)
+    for keep in ((), convolutions(model)[1:2]):
+        half = to_half(model, keep)
+        onnx.checker.check_model(half, full_check=True)
+        assert np.abs(graph_run(half)(picture) - exact).max() < 5e-3
+        assert np.abs(graph_run(emulate_half(model, keep))(picture) - exact).max() < 5e-3
+
+
+def overflowing_in(model, trained):
+    return overflowing(model, lambda names: extremes(model, names, trained.samples.pictures(2)))
+
+
+def test_values_that_overflow_name_the_layers_on_both_sides(trained, scaled):
+    """relu(a x) = a relu(x), so these graphs compute what the first one computes."""
+    assert overflowing_in(trained.graph, trained) == []
+    up = {"downs.1.conv.0.weight": 1e6, "downs.1.conv.0.bias": 1e6, "downs.1.conv.3.weight": 1e-6}
+    assert overflowing_in(scaled(trained.graph, up), trained) == ["downs.1.conv.0", "downs.1.conv.3"]
+
+
+def test_a_weight_above_65504_names_its_layer(trained, scaled):
+    model = scaled(trained.graph, {"ups.1.conv.0.weight": 1e9, "downs.0.conv.0.weight": 0, "downs.0.conv.0.bias": 0})
+    zeros = dict.fromkeys((tensor.name for tensor in model.graph.initializer if tensor.name.endswith(".bias")), 0)
+    assert overflowing_in(scaled(model, zeros), trained) == ["ups.1.conv.0"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_overflow(trained, bad):
+    layers = overflowing(trained.graph, lambda names: dict.fromkeys(names, bad))
+    assert layers == convolutions(trained.graph)
+
+
+LAYERS = list("abcdef")
+
+
+def added(costs):
+    """A loss in which the layers that are not kept add up."""
+    return lambda kept: (sum(cost for layer, cost in costs.items() if layer not in kept), 0.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_as_few_layers_are_kept_as_by_trying_all_numbers(seed):
+    random = np.random.default_rng(seed)
+    costs = dict(zip(LAYERS, random.permutation([2**n for n in range(6)]).tolist(), strict=True))
+    limit = float(random.integers(1, 60))
+    kept, ranked = layers_to_keep(LAYERS, [], added(costs), limit)
+    order = sorted(LAYERS, key=lambda layer: -costs[layer])
+    fewest = next(count for count in range(7) if added(costs)(order[:count])[0] <= limit)
+    assert kept == [layer for layer in LAYERS if layer in order[:fewest]]
+    assert [layer for layer, _ in ranked] == order
+    assert dict(ranked) == {layer: (costs[layer], 0.0) for layer in LAYERS}
+
+
+def test_nothing_is_tried_alone_where_nothing_hurts():
+    tried = []
+    assert layers_to_keep(LAYERS, ["e", "b"], lambda kept: tried.append(kept) or (0.0, 0.0), 0.1) == (["b", "e"], [])
+    assert tried == [["e", "b"]]
+
+
+def test_all_layers_are_kept_where_each_one_hurts_too_much():
+    kept, ranked = layers_to_keep(LAYERS, ["c"], lambda kept: (float(len(set(kept)) < 6), 0.0), 0.1)
+    assert kept == LAYERS
+    assert len(ranked) == 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_kept_is_enough_even_where_costs_make_no_order(seed):
+    """Errors may cancel: keeping one more layer may cost more."""
+    random = np.random.default_rng(seed)
+    losses = {}
+
+    def loss(kept):
+        return losses.setdefault(frozenset(kept), (0.0 if len(set(kept)) == 6 else random.uniform(), 0.0))
+
+    kept, _ = layers_to_keep(LAYERS, [], loss, 0.3)
+    assert losses.get(frozenset(kept), (0.0,))[0] <= 0.3

@@ -1,0 +1,217 @@
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from networks import make_card, make_network
+from onnx import TensorProto, numpy_helper
+
+from export.graph import build_graph
+from export.precision.gate import calibrate
+from export.precision.int8 import BIAS_MAX, quantisable, to_int8, values_to_calibrate
+from export.proof import graph_run
+from export.samples import synthetic_samples
+from unet_core.model import Segmenter, UNet, UNetConfig
+from unet_core.reporting.progress import Display
+
+BOTH = pytest.mark.parametrize("values", ["s8", "u8"])
+
+
+@pytest.fixture(scope="module")
+def ranges(trained):
+    names = values_to_calibrate(trained.graph, quantisable(trained.graph), "u8")
+    return calibrate(trained.graph, names, trained.samples.calibration, Display(quiet=True))[0]
+
+
+@pytest.fixture(scope="module")
+def converted(trained, ranges):
+    return {values: to_int8(trained.graph, quantisable(trained.graph), ranges, values) for values in ("s8", "u8")}
+
+
+def weights_of(model):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def nodes_of(model):
+    return {node.name: node for node in model.graph.node}
+
+
+def scale_of(model, value):
+    """Scale and zero point that a value is quantised with."""
+    node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == value)
+    return tuple(weights_of(model)[name].item() for name in node.input[1:])
+
+
+def test_all_convolutions_but_the_first_the_last_and_the_transposed_ones(trained):
+    assert quantisable(trained.graph) == [
+        "downs.0.conv.3",
+        "downs.1.conv.0",
+        "downs.1.conv.3",
+        "bottleneck.conv.0",
+        "bottleneck.conv.3",
+        "ups.1.conv.0",
+        "ups.1.conv.3",
+        "ups.3.conv.0",
+        "ups.3.conv.3",
+    ]
+
+
+@BOTH
+def test_valid_with_the_same_inputs_and_outputs_and_no_name_twice(trained, converted, values):
+    model = converted[values]
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.graph.input, model.graph.output) == (trained.graph.graph.input, trained.graph.graph.output)
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+
+
+@BOTH
+def test_other_layers_are_untouched(trained, converted, values):
+    before, after = weights_of(trained.graph), weights_of(converted[values])
+    for layer in ("downs.0.conv.0", "ups.0", "ups.2", "final_conv"):
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            assert np.array_equal(before[name], after[name])
+            assert name in nodes_of(converted[values])[layer].input
+
+
+def test_s8_is_symmetric_with_a_scale_for_each_channel_and_biases_in_fp32(trained, converted):
+    weights = weights_of(converted["s8"])
+    zeros = [value for name, value in weights.items() if name.endswith(".zero")]
+    assert zeros and all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+    for layer in quantisable(trained.graph):
+        integers, scale = weights[f"{layer}.weight"], weights[f"{layer}.weight.scale"]
+        exact = weights_of(trained.graph)[f"{layer}.weight"]
+        assert (integers.dtype, integers.min() >= -127) == (np.int8, True)
+        assert scale.shape == (len(exact),)
+        assert np.abs(integers * scale[:, None, None, None] - exact).max() <= scale.max() / 2 * 1.0001
+        assert weights[f"{layer}.bias"].dtype == np.float32
+
+
+def test_u8_keeps_weights_to_7_bits_and_biases_as_int32(trained, converted):
+    weights = weights_of(converted["u8"])
+    for layer in quantisable(trained.graph):
+        integers, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        assert (integers.dtype, int(np.abs(integers).max())) == (np.int8, 64)
+        assert bias.dtype == np.int32
+        assert np.allclose(bias * weights[f"{layer}.bias.scale"], weights_of(trained.graph)[f"{layer}.bias"], atol=1e-3)
+    assert all(value.dtype == np.uint8 for name, value in weights.items() if name.endswith("relu.zero"))
+
+
+def test_s8_has_one_scale_for_all_that_meets_in_a_concat_and_around_a_maxpool(converted):
+    model = converted["s8"]
+    for level, up in (("downs.1", "ups.0"), ("downs.0", "ups.2")):
+        concat = f"ups.{int(up[4:]) + 1}.concat"
+        values = [f"{level}.conv.3.relu", f"{level}.conv.3.maxpool", up, concat]
+        assert len({scale_of(model, value) for value in values}) == 1
+        assert list(nodes_of(model)[concat].input) == [f"{level}.conv.3.relu.dequantised", f"{up}.dequantised"]
+    assert scale_of(model, "ups.1.concat") != scale_of(model, "ups.3.concat")
+
+
+def test_u8_has_one_scale_around_a_maxpool_and_gives_the_relus_of_a_concat_the_zero_0(converted):
+    model = converted["u8"]
+    for level in ("downs.0", "downs.1"):
+        assert scale_of(model, f"{level}.conv.3.relu") == scale_of(model, f"{level}.conv.3.maxpool")
+        assert scale_of(model, f"{level}.conv.3.relu")[1] == 0
+    assert scale_of(model, "ups.2")[1] > 0
+
+
+def test_the_scale_is_what_was_calibrated(converted, ranges):
+    group = ("downs.1.conv.3.relu", "ups.0")
+    largest = max(abs(bound) for value in group for bound in ranges[value])
+    assert scale_of(converted["s8"], "ups.1.concat") == (pytest.approx(largest / 127), 0)
+    low, high = (bound([ranges[value][at] for value in group]) for at, bound in enumerate((min, max)))
+    scale, zero = scale_of(converted["u8"], "ups.1.concat")
+    assert scale == pytest.approx((high - low) / 255)
+    assert zero == round(-low / scale)
+
+
+def test_onnx_runtime_multiplies_integers_in_every_layer_of_u8(converted, tmp_path, trained):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(converted["u8"].SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert kinds["QLinearConv"] == len(quantisable(trained.graph))
+    assert kinds["QLinearConcat"] == 2
+
+
+def observed(model, names, picture):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    # Unoptimised: these are values that an optimised graph does not have.
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(list(names), {"image": picture[None]})
+
+
+@BOTH
+def test_one_layer_by_hand_in_integers(trained, converted, values):
+    """A pixel of downs.1.conv.3: integers multiplied and added, then scaled."""
+    model, weights = converted[values], weights_of(converted[values])
+    picture = trained.samples.measured[0][0]
+    entering, leaving = observed(model, ["downs.1.conv.0.relu", "downs.1.conv.3"], picture)
+    scale, zero = scale_of(model, "downs.1.conv.0.relu")
+    low, high = (-128, 127) if values == "s8" else (0, 255)
+    integers = np.clip(np.rint(entering / np.float32(scale)) + zero, low, high).astype(np.int64) - zero
+    patch = integers[0, :, 9:12, 4:7]  # [channels, 3, 3]
+    for channel in range(leaving.shape[1]):
+        total = int((patch * weights["downs.1.conv.3.weight"][channel]).sum())
+        weight_scale = weights["downs.1.conv.3.weight.scale"][channel]
+        bias = weights["downs.1.conv.3.bias"][channel]
+        if values == "u8":
+            bias = bias * weights["downs.1.conv.3.bias.scale"][channel]
+        assert leaving[0, channel, 10, 5] == pytest.approx(total * scale * weight_scale + bias, rel=1e-4, abs=1e-5)
+
+
+@BOTH
+def test_answers_stay_near_those_of_fp32(trained, converted, values):
+    picture = trained.samples.measured[0][0][None]
+    assert 1e-4 < np.abs(graph_run(converted[values])(picture) - trained.exact(picture)).mean() < 0.02
+
+
+@BOTH
+def test_channels_of_no_weights_keep_their_bias(trained, ranges, scaled, values):
+    """A bias in units of a scale that is almost zero is no int32."""
+    model = scaled(trained.graph, {"downs.1.conv.0.weight": 0})
+    model = scaled(model, {"ups.1.conv.0.weight": 1e-12})
+    converted = to_int8(model, quantisable(model), ranges, values)
+    (value,) = observed(converted, ["downs.1.conv.0"], trained.samples.measured[0][0])
+    assert np.allclose(value.mean(axis=(0, 2, 3)), weights_of(trained.graph)["downs.1.conv.0.bias"], rtol=1e-3)
+    biases = [tensor for name, tensor in weights_of(converted).items() if name.endswith(".bias")]
+    assert all(np.abs(bias.astype(np.int64)).max() <= 1.001 * BIAS_MAX for bias in biases if bias.dtype == np.int32)
+
+
+@BOTH
+def test_values_that_are_always_zero_keep_what_follows_them(trained, ranges, scaled, values):
+    model = scaled(trained.graph, {"bottleneck.conv.0.weight": 0, "bottleneck.conv.0.bias": 0})
+    of_zeros = ranges | {"bottleneck.conv.0.relu": (0.0, 0.0)}
+    picture = trained.samples.measured[0][0]
+    converted = to_int8(model, ["bottleneck.conv.3"], of_zeros, values)
+    found, expected = (observed(one, ["bottleneck.conv.3"], picture)[0] for one in (converted, model))
+    assert np.abs(expected).max() > 0.01
+    assert np.allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        make_network(up="bilinear"),
+        make_network(up="bilinear-wide", classes=3, in_channels=1),
+        UNet(UNetConfig(widths=(5,))),
+    ],
+    ids=["bilinear", "bilinear-wide", "fresh, whose folded biases are zero and left out"],
+)
+def test_every_architecture(network):
+    card = make_card(network.eval())
+    model, samples = build_graph(Segmenter(network, card).eval(), card), synthetic_samples(card)
+    layers = quantisable(model)
+    ranges, _ = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, Display(quiet=True))
+    picture = samples.measured[0][0][None]
+    exact = graph_run(model)(picture)
+    for values in ("s8", "u8"):
+        converted = to_int8(model, layers, ranges, values)
+        onnx.checker.check_model(converted, full_check=True)
+        assert np.abs(graph_run(converted)(picture) - exact).mean() < 0.01

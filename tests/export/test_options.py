@@ -1,0 +1,95 @@
+import math
+
+import pytest
+from networks import make_card, make_network
+
+from export.options import CardChanges
+from runtime.errors import ConfigError
+
+NETWORKS = {"colour": {}, "grey": {"in_channels": 1}, "three": {"classes": 3}}
+
+
+@pytest.fixture(scope="module")
+def cards():
+    return {name: make_card(make_network(**config)) for name, config in NETWORKS.items()}
+
+
+def test_all_that_an_assumed_card_does_not_know_can_be_given(cards):
+    changes = CardChanges(
+        size=(64, 96),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        fit="letterbox",
+        classes=("lorry",),
+        threshold=0.3,
+    )
+    card = changes.applied(cards["colour"], assumed=True)
+    assert (card.input.size, card.input.fit) == ((64, 96), "letterbox")
+    assert (card.input.mean, card.input.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (card.output.classes, card.output.threshold, card.output.activation) == (("lorry",), 0.3, "sigmoid")
+    assert (card.architecture, card.weights_sha256) == (cards["colour"].architecture, cards["colour"].weights_sha256)
+
+
+@pytest.mark.parametrize("assumed", [True, False])
+def test_what_is_not_given_stays(cards, assumed):
+    assert CardChanges().applied(cards["three"], assumed=assumed) == cards["three"]
+    changed = CardChanges(threshold=0.25).applied(cards["colour"], assumed=assumed)
+    assert changed.output.threshold == 0.25
+    assert changed.input == cards["colour"].input
+
+
+def test_several_classes_are_renamed(cards):
+    card = CardChanges(classes=("sky", "road", "car")).applied(cards["three"], assumed=True)
+    assert (card.output.classes, card.output.activation) == (("sky", "road", "car"), "softmax")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": (64, 96)}, "--size: found 96x64, the checkpoint's card says 48x32; leave it out"),
+        (
+            {"mean": (0.5, 0.5, 0.25)},
+            "--mean: found 0.5,0.5,0.25, the checkpoint's card says 0.0,0.0,0.0; leave it out",
+        ),
+        ({"std": (0.5,)}, "--std: found 0.5, the checkpoint's card says 1.0,1.0,1.0; leave it out"),
+        ({"fit": "native"}, "--fit: found native, the checkpoint's card says stretch; leave it out"),
+        ({"classes": ("a", "b")}, "--classes: found a,b, the checkpoint's card says car; leave it out"),
+        ({"threshold": 0.3, "fit": "native"}, "--fit: found native, the checkpoint's card says stretch; leave it out"),
+    ],
+)
+def test_what_training_wrote_is_not_contradicted(cards, changes, message):
+    with pytest.raises(ConfigError) as caught:
+        CardChanges(**changes).applied(cards["colour"], assumed=False)
+    assert str(caught.value) == message
+
+
+def test_what_training_wrote_may_be_repeated(cards):
+    card = cards["colour"]
+    same = CardChanges(size=(32, 48), mean=(0, 0, 0), std=(1, 1, 1), fit="stretch", classes=("car",), threshold=0.5)
+    assert same.applied(card, assumed=False) == card
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("colour", {"size": (0, 96)}, "--size: found 0, expected an integer from 1 to 32768"),
+        ("colour", {"size": (64, 40_000)}, "--size: found 40000, expected an integer from 1 to 32768"),
+        ("colour", {"mean": (0.5,)}, "--mean: found (0.5,), expected 3 values"),
+        ("grey", {"mean": (0.5, 0.5, 0.5)}, "--mean: found (0.5, 0.5, 0.5), expected 1 values"),
+        ("colour", {"mean": (0, math.nan, 0)}, "--mean: found nan, expected a number from -1000 to 1000"),
+        ("colour", {"std": (0.2, 0.2)}, "--std: found (0.2, 0.2), expected 3 values"),
+        ("colour", {"std": (0.2, 0, 0.2)}, "--std: found 0, expected a number from 1e-06 to 1000"),
+        ("colour", {"fit": "crop"}, "--fit: found 'crop', expected one of stretch, letterbox, native"),
+        ("colour", {"threshold": 0.0}, "--threshold: found 0.0, expected a number from 1e-06 to 0.999999"),
+        ("colour", {"threshold": 1.5}, "--threshold: found 1.5, expected a number from 1e-06 to 0.999999"),
+        ("three", {"threshold": 0.3}, "--threshold: is of one class, the weights have 3; leave it out"),
+        ("colour", {"classes": ("",)}, "--classes: found '', expected text of 1 to 200 characters"),
+        ("colour", {"classes": ("a", "b")}, "--classes: found 2, the weights have 1; give a name for each"),
+        ("three", {"classes": ("car",)}, "--classes: found 1, the weights have 3; give a name for each"),
+        ("three", {"classes": ("a", "b", "a")}, "--classes: found ('a', 'b', 'a'), expected different names"),
+    ],
+)
+def test_values_that_do_not_fit_name_the_flag(cards, name, changes, message):
+    with pytest.raises(ConfigError) as caught:
+        CardChanges(**changes).applied(cards[name], assumed=True)
+    assert str(caught.value) == message

@@ -1,0 +1,284 @@
+"""unet-doctor: what it tells, in which order, and the exit code; no part of it may crash."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+
+import pytest
+from click.testing import CliRunner
+
+from runtime.card import CARD_KEY
+from runtime.commands import diagnostics, system_info
+from runtime.commands.doctor import main
+from runtime.devices import availability
+from runtime.devices.engine_cache import MANIFEST, EngineCache
+
+GPU = {"driver": "580.1", "gpus": [{"name": "GPU 0", "memory_bytes": 8_000_000_000, "free_bytes": 4_000_000_000}]}
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch, tmp_path, quota):
+    """A machine without a GPU, whose libraries load, with an empty cache; latency is looked at for a moment."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(diagnostics, "SECONDS", 0.01)
+    monkeypatch.setattr(system_info, "death_by", lambda program: None)
+    monkeypatch.setattr(system_info, "nvidia_cards", lambda: 0)
+    monkeypatch.setattr(system_info, "gpus", dict)
+    monkeypatch.setattr(system_info, "clashes_of", lambda folder: [folder])
+    for name in diagnostics.OF_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    quota(None)
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: None if device.kind == "cpu" else "no NVIDIA driver"
+    )
+
+
+@pytest.fixture
+def run():
+    def call(*arguments):
+        result = CliRunner().invoke(main, [str(item) for item in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert result.stderr == "" or result.exit_code == 2
+        return result
+
+    return call
+
+
+@pytest.fixture
+def report(run):
+    def call(*arguments):
+        result = run(*arguments, "--json")
+        found = json.loads(result.stdout)
+        assert found["ok"] == (result.exit_code == 0)
+        return found
+
+    return call
+
+
+def test_machine_without_gpu_is_well(run):
+    result = run()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "All is well."
+    assert f"unet-deploy {version('unet-deploy')}" in result.stdout
+    assert lines[lines.index("Devices") + 1 :][:3] == [
+        "  tensorrt  no NVIDIA driver",
+        "  cuda      no NVIDIA driver",
+        "  cpu       nothing is missing",
+    ]
+
+
+def test_model_is_replayed_and_timed(report, run, models):
+    found = report(models["conv"])
+    assert found["problems"] == []
+    model = found["model"]
+    assert (model["safe"], model["bytes"]) == (True, models["conv"].stat().st_size)
+    assert (model["card"]["size"], model["card"]["classes"], model["card"]["threshold"]) == ([8, 12], ["car"], 0.5)
+    assert list(model["devices"]) == ["cpu"]
+    cpu = model["devices"]["cpu"]
+    assert cpu["golden_error"] < 1e-6 and cpu["tolerance"] == 1e-4
+    assert list(cpu["nodes"]) == ["CPUExecutionProvider"]
+    assert cpu["latency"]["runs"] >= 1 and 0 < cpu["latency"]["median_ms"] <= cpu["latency"]["p95_ms"]
+    text = run(models["conv"]).stdout
+    assert "golden sample off by" in text and "images/s" in text
+
+
+def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, write_model, make_card):
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
+    path = write_model("conv", metadata={CARD_KEY: replace(make_card("conv"), target="cpu").to_json()})
+    found = report(path)
+    assert found["problems"] == []
+    assert found["model"]["card"]["target"] == "cpu" and list(found["model"]["devices"]) == ["cpu"]
+    assert "fp32, for CPUs, widths" in run(path).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "do"),
+    [
+        ("gone.onnx", "no such file", "make it with: unet-export model.pth"),
+        ("cut; off.onnx", "is not an ONNX file, or is cut off (the file ends early)", "copy or export it again"),
+        (
+            "a; folder.onnx",
+            "is a folder, expected an .onnx file",
+            "give another file, or export the model again: unet-export model.pth",
+        ),
+    ],
+)
+def test_file_that_is_refused_is_a_line_with_what_to_do(report, run, tmp_path, write_model, name, what, do):
+    (tmp_path / "a; folder.onnx").mkdir()
+    (tmp_path / "cut; off.onnx").write_bytes(write_model().read_bytes()[:-3])
+    found = report(tmp_path / name)
+    assert found["problems"] == [{"severity": "error", "what": f"{tmp_path / name}: {what}", "do": do}]
+    assert found["model"]["failed"].startswith(f"{tmp_path / name}: {what}")
+    assert run(tmp_path / name).stdout.splitlines()[-2:] == [f"  1. error: {tmp_path / name}: {what}", f"     {do}"]
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        ("x: is wrong; mend it", ("x: is wrong", "mend it")),
+        ("x: a; b; mend it", ("x: a; b", "mend it")),
+        ("x: is wrong", ("x: is wrong", "else")),
+        ("x: fails (see y; z)", ("x: fails (see y; z)", "else")),
+        ("a; b.onnx: is wrong", ("a; b.onnx: is wrong", "else")),
+    ],
+)
+def test_advice_is_what_stands_behind_the_last_semicolon(message, parts):
+    assert diagnostics.parted(message, "else") == parts
+
+
+def test_wrong_answer_is_an_error(report, write_model, make_golden):
+    golden = make_golden("softmax")
+    golden.probability[0, 0, 0] += 0.5
+    path = write_model("softmax", metadata={"unet.golden": golden.to_json()})
+    (problem,) = report(path)["problems"]
+    assert problem["severity"] == "error"
+    assert problem["what"].startswith(f"{path}: answers the golden sample wrongly (off by 0.5")
+    assert problem["do"] == "export the model again, update the driver or choose another device"
+
+
+def test_two_onnxruntimes_come_before_advice(monkeypatch, report, run):
+    both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu"], "cv2": ["opencv-python", "opencv-python-headless"]}
+    monkeypatch.setattr(system_info, "clashes_of", lambda folder: both.get(folder, [folder]))
+    monkeypatch.setattr(system_info, "SHARED", ("cv2", "onnxruntime"))
+    problems = report()["problems"]
+    assert [problem["severity"] for problem in problems] == ["error", "advice"]
+    overwritten = "are installed together and overwrite each other's files in onnxruntime/"
+    assert problems[0]["what"] == f"onnxruntime and onnxruntime-gpu {overwritten}"
+    assert problems[0]["do"] == "pip uninstall onnxruntime onnxruntime-gpu, then install unet-deploy again"
+    assert "What to do, worst first\n  1. error: onnxruntime and" in run().stdout
+
+
+@pytest.mark.parametrize(
+    ("working", "expected"),
+    [
+        ({"cpu"}, [("error", "there is a GPU, but device cuda does not run", "libx.so is missing")]),
+        (
+            {"cpu", "cuda"},
+            [("advice", "device tensorrt does not run; it may be faster than cuda", "libx.so is missing")],
+        ),
+        ({"cpu", "cuda", "tensorrt"}, []),
+    ],
+)
+def test_gpu_that_is_not_used_is_an_error(monkeypatch, report, run, working, expected):
+    monkeypatch.setattr(system_info, "gpus", lambda: GPU)
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: None if device.kind in working else "libx.so is missing"
+    )
+    monkeypatch.setattr(diagnostics.importlib.util, "find_spec", lambda name: None)
+    assert [(one["severity"], one["what"], one["do"]) for one in report()["problems"]] == expected
+    assert "  0: GPU 0, 4.0 GB of 8.0 GB free" in run().stdout
+
+
+def test_gpu_without_a_driver_is_advice(monkeypatch, report):
+    monkeypatch.setattr(system_info, "nvidia_cards", lambda: 2)
+    found = report()
+    assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are plugged in")
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(2.5, 3), (None, 16)])
+def test_threads_above_the_cores_are_advice_where_a_variable_asks_for_them(
+    monkeypatch, report, run, quota, limit, threads
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)), raising=False)
+    quota(limit)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    found = report()
+    assert (found["problems"], found["threads"]["threads"]) == ([], threads)
+    shown = "none" if limit is None else "2.5 cores"
+    line = f"  {threads} for a prediction; this process may use 16 of 64 cores, quota of its cgroup: {shown}"
+    assert line in run().stdout.splitlines()
+    monkeypatch.setenv("OMP_NUM_THREADS", "17")
+    (problem,) = report()["problems"]
+    assert problem["what"].startswith(
+        f"OMP_NUM_THREADS=17: NumPy and PyTorch start 17 threads, where this process may use {threads}"
+    )
+    assert problem["do"] == f"set OMP_NUM_THREADS={threads}"
+
+
+def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):
+    monkeypatch.setattr(system_info, "death_by", lambda program: "crashes Python (exit code -4)")
+    found = report(models["conv"])
+    assert [problem["what"] for problem in found["problems"]] == ["onnxruntime crashes Python (exit code -4)"]
+    unseen = {"failed": "not looked at, since ONNX Runtime cannot be used"}
+    assert (found["devices"], found["model"]) == (unseen, unseen)
+    assert found["engines"]["engines"] == []
+
+
+def test_crash_of_a_driver_is_a_line(monkeypatch, report, models):
+    monkeypatch.setattr(
+        system_info, "death_by", lambda program: "does not end" if "unavailable_reason" in program else None
+    )
+    found = report(models["conv"])
+    line = "CUDA and TensorRT: loading the libraries does not end"
+    do = "install them again, by the extra [gpu]"
+    assert found["problems"] == [{"severity": "error", "what": line, "do": do}]
+    assert found["model"] == {"failed": "not looked at, since ONNX Runtime cannot be used"}
+
+
+@pytest.mark.parametrize("part", ["python", "gpus", "cores", "variables"])
+def test_part_that_fails_is_a_line(monkeypatch, report, run, part):
+    def fail():
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(system_info, part, fail)
+    (problem,) = report()["problems"]
+    assert problem["what"].endswith("cannot be looked at (ValueError: two lines)")
+    assert run().exit_code == 1
+
+
+@pytest.fixture
+def cache():
+    """Two engines: one of today, one that was used 40 days ago."""
+    cache = EngineCache()
+    for key, days in (("a" * 64, 0), ("b" * 64, 40)):
+
+        def build(folder, building):
+            (folder / "unet.engine").write_bytes(b"engine")
+
+        cache.open(key, {"model": f"{key[0]}.onnx"}, build, lambda text: None)
+        then = time.time() - 86_400 * days
+        os.utime(cache.folder / key / MANIFEST, (then, then))
+    return cache
+
+
+def test_engines_are_listed_and_pruned(report, run, cache):
+    assert [one["key"][0] for one in report()["engines"]["engines"]] == ["b", "a"]
+    text = run("--prune").stdout
+    assert f"{cache.folder}: 1 engines, 0.0 MB, 1 removed" in text and "a.onnx, used 0 days ago" in text
+    assert report("--prune", "--unused-days", 0)["engines"]["removed"] == ["a" * 64]
+    assert cache.entries() == []
+
+
+def test_cache_that_others_can_read_is_an_error(report, cache):
+    cache.folder.chmod(0o755)
+    found = report()
+    assert found["engines"]["failed"].startswith(f"{cache.folder}: has mode 755, expected 700")
+    assert not found["ok"]
+
+
+def test_nothing_is_written(run, models, tmp_path):
+    run(models["conv"], "--prune")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wrong_arguments(run):
+    result = run("--unused-days", 3)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "Error: --unused-days is for --prune")
+
+
+def test_control_characters_of_a_card_are_not_printed(run, write_model, make_card):
+    text = make_card("conv").to_json().replace('"name": "conv"', '"name": "x\\u001b[2Jy"')
+    assert "x [2Jy: car; 12x8 RGB" in run(write_model("conv", metadata={"unet.card": text})).stdout
+
+
+def test_command_in_a_process_of_its_own(models, root):
+    program = "from runtime.commands.doctor import main; main(prog_name='unet-doctor')"
+    done = subprocess.run([sys.executable, "-c", program, "--json"], cwd=root, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["installed"]["onnxruntime"] is not None

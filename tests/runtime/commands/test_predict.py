@@ -1,0 +1,175 @@
+"""unet-predict: what is written where, in which format."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from masks import mask_of, names_in, pixels_of
+from PIL import Image
+
+from runtime import rle
+from runtime.commands import predict as command
+from runtime.commands.predict import predict
+from runtime.images.overlay import COLOURS
+from runtime.predictor import Predictor
+
+
+def test_folder_gives_a_mask_for_each_image_at_its_own_size(run_predict, pictures, out):
+    result = run_predict(pictures)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"3 of 3 written to {out} on cpu\n"
+    assert names_in(out) == ["a.png", "b.png", "c.png"]
+    for source in ("a.png", "b.bmp", "c.tif"):
+        mask = pixels_of(out / f"{source[0]}.png")
+        assert mask.dtype == np.uint8
+        assert np.array_equal(mask, mask_of(pictures / source))
+
+
+def test_files_and_folders_may_be_mixed_and_named_twice(run_predict, pictures, out):
+    result = run_predict(pictures / "c.tif", pictures, pictures / "c.tif")
+    assert result.exit_code == 0
+    assert result.stdout == f"3 of 3 written to {out} on cpu\n"
+
+
+def test_single_file_is_written_alone_and_over_an_old_mask(run_predict, pictures, out):
+    out.mkdir()
+    (out / "b.png").write_bytes(b"old")
+    assert run_predict(pictures / "b.bmp").exit_code == 0
+    assert names_in(out) == ["b.png"]
+    assert pixels_of(out / "b.png").shape == (1, 1)
+
+
+def test_several_classes_are_written_as_indices(run_predict, tmp_path, out, models):
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    assert run_predict(tmp_path / "rgb.png", model=models["softmax"]).exit_code == 0
+    assert pixels_of(out / "rgb.png").tolist() == [[0, 1, 2]]
+
+
+def test_overlay_tints_the_foreground(run_predict, tmp_path, out):
+    Image.fromarray(np.array([[[100] * 3, [200] * 3]], np.uint8)).save(tmp_path / "p.png")
+    assert run_predict(tmp_path / "p.png", "--format", "overlay").exit_code == 0
+    tinted = [round((200 + colour) / 2) for colour in COLOURS[0]]
+    assert pixels_of(out / "p.png").tolist() == [[[100, 100, 100], tinted]]
+
+
+def test_command_runs_in_a_process_of_its_own(pictures, out, models, root):
+    program = "from runtime.commands.predict import predict; predict(prog_name='unet-predict')"
+    command = [sys.executable, "-c", program, models["brightness"], pictures, "-o", out, "--device", "cpu"]
+    done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"3 of 3 written to {out} on cpu\n", "")
+    done = subprocess.run([*map(str, command[:3]), "gone.onnx", *map(str, command[4:])], cwd=root, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == b"error: gone.onnx: no such file; make it with: unet-export model.pth\n"
+
+
+def test_structure_below_a_folder_is_kept(run_predict, pictures, out):
+    (pictures / "sub" / "deep").mkdir(parents=True)
+    (pictures / "a.png").rename(pictures / "sub" / "deep" / "a.png")
+    (pictures / "b.bmp").rename(pictures / "sub" / "b.bmp")
+    assert run_predict(pictures).stdout == f"3 of 3 written to {out} on cpu\n"
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert found == ["c.png", "sub/b.png", "sub/deep/a.png"]
+    assert np.array_equal(pixels_of(out / "sub" / "deep" / "a.png"), mask_of(pictures / "sub" / "deep" / "a.png"))
+
+
+def test_formats(run_predict, row, out):
+    assert run_predict(row, "--format", "probability").exit_code == 0
+    assert pixels_of(out / "row.png").tolist() == [[0, 25_700, 51_400]]
+    assert run_predict(row, "--format", "cutout").exit_code == 0
+    assert pixels_of(out / "row.png").tolist() == [[[0, 0, 0, 0], [100, 100, 100, 100], [200, 200, 200, 200]]]
+    assert run_predict(row, "--format", "npy").exit_code == 0
+    assert np.load(out / "row.npy").tolist() == brightness(0, 100, 200)
+
+
+def brightness(*levels):
+    return [[[float(np.float32(level) / np.float32(255)) for level in levels]]]
+
+
+def test_probability_of_several_classes_is_that_of_all_but_the_first(run_predict, tmp_path, out, models, answers):
+    pixels = np.array([[[255, 0, 0], [90, 100, 110]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    assert run_predict(tmp_path / "p.png", "--format", "probability", model=models["softmax"]).exit_code == 0
+    expected = 65_535 * answers["softmax"](pixels[None])[0, 1:].sum(axis=0)
+    assert np.abs(pixels_of(out / "p.png") - expected).max() < 1
+
+
+def test_another_threshold(run_predict, row, out, models):
+    assert run_predict(row, "--threshold", 0.3).exit_code == 0
+    assert pixels_of(out / "row.png").tolist() == [[0, 255, 255]]
+    result = run_predict(row, "--threshold", 0.3, model=models["softmax"])
+    line = f"--threshold: is for one class, {models['softmax']} has 3 and takes the most probable"
+    assert (result.exit_code, result.stderr) == (2, f"error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "asking"),
+    [
+        (["--size", "8x4"], {"size": (4, 8)}),
+        (["--size", "native"], {"size": "native"}),
+        (["--tile", "8x4"], {"tile": (4, 8)}),
+        (["--tile", "8x4", "--overlap", 0.5], {"tile": (4, 8), "overlap": 0.5}),
+        (["--tta", "flip"], {"tta": "flip"}),
+        (["--tta", "d4", "--batch-size", 3], {"tta": "d4"}),
+        (["--threads", 1], {}),
+    ],
+)
+def test_options_are_those_of_predict(run_predict, tmp_path, out, models, options, asking):
+    pixels = np.random.default_rng(3).integers(0, 256, (9, 13, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    assert run_predict(tmp_path / "p.png", "--format", "npy", *options, model=models["conv"]).exit_code == 0
+    expected = Predictor(models["conv"], "cpu").predict(pixels, **asking).probability
+    assert np.array_equal(np.load(out / "p.npy"), expected)
+
+
+def test_one_table_of_run_lengths(run_predict, pictures, out):
+    (pictures / "sub").mkdir()
+    (pictures / "b.bmp").rename(pictures / "sub" / "b.bmp")
+    table = out / "masks.csv"
+    arguments = [pictures, "--format", "rle-csv"]
+    assert run_predict(*arguments, to=table).stdout == f"3 of 3 written to {table} on cpu\n"
+    masks = {name: (mask_of(pictures / name) > 0) for name in ("a.png", "c.tif", "sub/b.bmp")}
+    whole = "img,rle_mask\n" + "".join(f"{name},{rle.encode(mask)}\n" for name, mask in masks.items())
+    assert table.read_text() == whole
+    table.write_text("img,rle_mask\na.png,1 1\n")
+    assert (
+        run_predict(*arguments, "--skip-existing", to=table).stdout == f"2 of 2 written to {table} on cpu, 1 skipped\n"
+    )
+    assert table.read_text() == whole.replace(whole.splitlines()[1], "a.png,1 1")
+
+
+def test_version_is_that_of_the_distribution():
+    assert CliRunner().invoke(predict, ["--version"], prog_name="p").stdout == f"p {version('unet-deploy')}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "workers"), [([], None, None), (["--threads", 3], 3, 3), (["--threads", 99], 99, 16)]
+)
+def test_threads_are_those_of_the_network_and_of_the_files(
+    run_predict, pictures, monkeypatch, options, threads, workers
+):
+    asked = []
+
+    class Asked(Predictor):
+        def __init__(self, model, device, threads):
+            asked.append(threads)
+            super().__init__(model, device, 1)
+
+        def stream(self, images, **options):
+            asked.append(options["workers"])
+            return super().stream(images, **options)
+
+    monkeypatch.setattr(command, "Predictor", Asked)
+    assert run_predict(pictures, *options).exit_code == 0
+    assert asked == [threads, workers]
+
+
+@pytest.mark.parametrize("count", [0, 1025])
+def test_threads_out_of_their_bounds(run_predict, pictures, out, count):
+    result = run_predict(pictures, "--threads", count)
+    line = f"Error: Invalid value for '--threads': {count} is not in the range 1<=x<=1024."
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, line)
+    assert not out.exists()

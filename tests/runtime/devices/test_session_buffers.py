@@ -1,0 +1,189 @@
+"""A GPU's buffers, on CPU memory: bindings, the pool that lends them, and memory that runs out."""
+
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from devices import OUT_OF_MEMORY, images, on_cpu_memory
+
+from runtime.devices import buffers
+from runtime.devices import cuda as cuda_module
+from runtime.devices.buffers import Pool
+from runtime.devices.opening import open_session
+from runtime.errors import DeviceError
+from runtime.options import ProviderOptions
+
+# Buffers
+
+
+def test_bound_buffers_answer_as_numpy_whatever_the_sizes_and_the_order(inference, card, answers):
+    session = on_cpu_memory(inference, card)
+    batches = [
+        images(count, height, width, seed=height) for count in (1, 3) for height, width in [(5, 7), (8, 8), (1, 30)]
+    ]
+    found = [session.run(batch) for batch in batches * 2]
+    for batch, answer in zip(batches * 2, found, strict=True):  # none was overwritten by a later one
+        assert answer.shape == (len(batch), 3, *batch.shape[1:3])
+        assert np.abs(answer - answers["softmax"](batch)).max() < 1e-6
+
+
+def test_threads_share_no_buffer(inference, card, answers):
+    session = on_cpu_memory(inference, card)
+    batches = [images(1, 40, 60, seed=seed) for seed in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(session.run, batches))
+    assert all(np.abs(a - answers["softmax"](b)).max() < 1e-6 for a, b in zip(found, batches, strict=True))
+
+
+def test_buffers_are_reused_by_bucket(inference, card, monkeypatch):
+    made = []
+    real = buffers.Buffers.__init__
+
+    def count(self, inference, place, shape, classes):
+        made.append(shape)
+        real(self, inference, place, shape, classes)
+
+    monkeypatch.setattr(buffers.Buffers, "__init__", count)
+    session = on_cpu_memory(inference, card)
+    for size in [(5, 5), (8, 8), (7, 6), (5, 8), (9, 8)]:
+        session.run(images(1, *size))
+    assert made == [(1, 8, 8, 3), (1, 12, 8, 3)]
+
+
+class Thing:
+    def __init__(self, nbytes=1):
+        self.nbytes = nbytes
+
+
+def test_pool_keeps_no_more_bytes_than_it_may_and_always_the_last_used():
+    made = []
+    pool = Pool(lambda size: made.append(size) or Thing(size), limit=9, max_bytes=100)
+    for size in (60, 40, 30, 40, 60, 500, 500, 60):
+        with pool.lend(size):
+            pass
+    assert made == [60, 40, 30, 60, 500, 60]
+
+
+def test_buffers_know_their_bytes(inference):
+    assert buffers.Buffers(inference, ("cpu", 0), (2, 5, 7, 3), 3).nbytes == 2 * 5 * 7 * 3 + 2 * 3 * 5 * 7 * 4
+
+
+def test_closed_session_gives_its_memory_back_at_once(inference, card):
+    session = on_cpu_memory(inference, card)
+    session.run(images(1, 8, 8))
+    engine = weakref.ref(session._engine)
+    gc.disable()
+    try:
+        session.close()
+        assert engine() is None
+    finally:
+        gc.enable()
+
+
+def test_pool_lends_to_one_at_a_time_and_keeps_the_last_used():
+    made = []
+    pool = Pool(lambda key: made.append(key) or Thing(), limit=2, max_bytes=100)
+    with pool.lend("a") as first, pool.lend("a") as second:
+        assert first is not second
+    with pool.lend("a") as again:
+        assert again is first  # the one that came back last
+    for key in "bc":
+        with pool.lend(key):
+            pass
+    with pool.lend("a") as third:
+        assert third is not first and third is not second
+    assert made == ["a", "a", "b", "c", "a"]
+    with pytest.raises(ValueError), pool.lend("c"):
+        raise ValueError
+    with pool.lend("c"):
+        pass
+    assert made[-1] == "c" and len(made) == 6
+    pool.clear()
+    with pool.lend("c"):
+        pass
+    assert len(made) == 7
+
+
+def test_large_batches_run_in_parts(inference, card, answers, monkeypatch):
+    sizes = []
+    real = cuda_module.Engine.run
+    monkeypatch.setattr(cuda_module.Engine, "run", lambda self, batch: sizes.append(len(batch)) or real(self, batch))
+    session = on_cpu_memory(inference, card, max_batch=4)
+    batch = images(10, 8, 8)
+    assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+    assert sizes == [3, 3, 4]
+
+
+# Memory that runs out
+
+
+@pytest.fixture
+def small(inference, card, monkeypatch):
+    """A GPU with room for so many pixels; (session, sizes of the batches that it was asked for)."""
+
+    def make(room, message=OUT_OF_MEMORY, **options):
+        asked = []
+        real = cuda_module.Engine.run
+
+        def run(self, batch):
+            asked.append(len(batch))
+            if batch.shape[0] * batch.shape[1] * batch.shape[2] > room:
+                raise RuntimeError(message)
+            return real(self, batch)
+
+        monkeypatch.setattr(cuda_module.Engine, "run", run)
+        return on_cpu_memory(inference, card, **options), asked
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        OUT_OF_MEMORY,
+        "CUDA failure 2: out of memory ; GPU=0",
+        "Available memory of 12 is smaller than requested bytes of 99",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_full_gpu_gets_half_the_batch_and_remembers(small, answers, message):
+    session, asked = small(3 * 64, message)
+    batch = images(8, 8, 8)
+    assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+    assert asked == [8, 4, 2, 2, 2, 2]
+    session.run(images(3, 8, 8))
+    session.run(images(3, 4, 8))
+    assert asked[6:] == [1, 2, 3]
+
+
+def test_one_image_that_does_not_fit_is_a_device_error(small):
+    session, asked = small(63)
+    with pytest.raises(DeviceError) as caught:
+        session.run(images(2, 8, 8))
+    assert asked == [2, 1]
+    assert str(caught.value) == (
+        "device cuda:0: has too little memory for one image of 8x8; predict it in tiles or smaller, or free memory on "
+        "the GPU (see nvidia-smi)"
+    )
+    assert session.run(images(2, 4, 4)).shape == (2, 3, 4, 4)
+
+
+def test_another_failure_is_not_tried_again(small):
+    session, asked = small(0, "CUDA failure 700: an illegal memory access was encountered")
+    with pytest.raises(DeviceError, match=r"cannot run a batch of \[4, 8, 8, 3\] \(CUDA failure 700"):
+        session.run(images(4, 8, 8))
+    assert asked == [4]
+
+
+# With a device
+
+
+@pytest.mark.gpu
+def test_gpu_memory_limit_is_felt(cuda, models, card):
+    session = open_session(models["conv"], cuda, card, ProviderOptions(gpu_mem_limit=64 * 2**20), note=print)
+    with pytest.raises(DeviceError, match="has too little memory for one image of 8000x8000"):
+        session.run(np.zeros((1, 8000, 8000, 3), np.uint8))
+    assert session.run(images(1, 8, 8)).shape == (1, 1, 8, 8)

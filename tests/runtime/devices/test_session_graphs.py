@@ -1,0 +1,99 @@
+"""CUDA graphs: their ids and addresses, one thread for all, and what is never captured."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from devices import images, on_cpu_memory
+
+from runtime.devices import availability, buffers
+from runtime.devices import cuda as cuda_module
+from runtime.devices import session as module
+from runtime.devices.opening import open_session
+from runtime.errors import ConfigError
+from runtime.options import ProviderOptions
+from runtime.predictor import Predictor
+
+
+def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkeypatch):
+    used = []
+    real = buffers.Buffers.run
+
+    def run(self, batch, options):
+        used.append((options.get_run_config_entry("gpu_graph_id"), id(self)))
+        return real(self, batch, None)
+
+    monkeypatch.setattr(cuda_module, "MAX_GRAPHS", 2)
+    monkeypatch.setattr(buffers.Buffers, "run", run)
+    session = on_cpu_memory(inference, card, cuda_graphs=True)
+    for height in (4, 8, 4, 8, 12, 4):
+        session.run(images(1, height, 8))
+    assert [number for number, _ in used] == ["1", "2", "1", "2", "-1", "1"]
+    assert used[0] == used[2] == used[5] and used[1] == used[3]
+    assert len({address for _, address in used}) == 3
+
+
+class Recording:
+    """An inference session that notes the graph and the thread of each run."""
+
+    def __init__(self, inference):
+        self.inference, self.graphs, self.threads = inference, [], set()
+
+    def __getattr__(self, name):
+        return getattr(self.inference, name)
+
+    def run_with_iobinding(self, binding, options):
+        self.graphs.append(options and options.get_run_config_entry("gpu_graph_id"))
+        self.threads.add(threading.current_thread().name)
+        self.inference.run_with_iobinding(binding, options)
+
+
+def test_with_graphs_every_run_is_in_one_thread_since_each_captures_its_own(inference, card, answers, monkeypatch):
+    monkeypatch.setattr(module, "DLPACK_CUDA", module.DLPACK_CPU)
+    recording = Recording(inference)
+    session = on_cpu_memory(recording, card, cuda_graphs=True)
+    batch = images(1, 8, 8)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(session.run, [batch] * 12))
+        found += map(np.from_dlpack, pool.map(session.run_dlpack, [batch] * 12))
+    assert all(np.abs(answer - answers["softmax"](batch)).max() < 1e-6 for answer in found)
+    assert recording.threads == {"unet-cuda-graphs_0"}
+
+
+@pytest.mark.parametrize(("graphs", "told"), [(True, ["-1"]), (False, [None])])
+def test_tensor_from_outside_is_never_captured_since_its_address_does_not_stay(
+    inference, card, monkeypatch, graphs, told
+):
+    monkeypatch.setattr(module, "DLPACK_CUDA", module.DLPACK_CPU)
+    recording = Recording(inference)
+    on_cpu_memory(recording, card, cuda_graphs=graphs).run_dlpack(images(1, 8, 8))
+    assert recording.graphs == told
+
+
+def test_copying_is_timed_in_the_callers_thread_with_graphs_too(inference, card):
+    session, before = on_cpu_memory(inference, card, cuda_graphs=True), module.COPIES.seconds
+    session.run(images(1, 8, 8))
+    assert module.COPIES.seconds > before
+
+
+def test_graphs_are_refused_beside_a_build_in_the_background(models, card, tensorrt_stand_in, monkeypatch, tmp_path):
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
+    with pytest.raises(ConfigError, match=r"^cuda_graphs: found True with background=True, and building a TensorRT en"):
+        Predictor(models["softmax"], options=ProviderOptions(cuda_graphs=True))
+    options = ProviderOptions(cuda_graphs=True, background=False, engine_folder=tmp_path / "engines")
+    assert Predictor(models["softmax"], options=options).report.device == "tensorrt:0"
+    assert Predictor(models["softmax"], "cuda", options=ProviderOptions(cuda_graphs=True)).report.device == "cuda:0"
+
+
+# With a device
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_cuda_keeps_buffers_and_graphs(cuda, models, card, answers, graphs):
+    session = open_session(models["softmax"], cuda, card, ProviderOptions(cuda_graphs=graphs), note=print)
+    for seed in range(3):
+        for size in [(8, 8), (16, 24), (5, 7)]:
+            batch = images(2, *size, seed=seed)
+            assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-3

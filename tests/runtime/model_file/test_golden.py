@@ -1,0 +1,150 @@
+"""The golden sample: what goes in comes out, and damage is told from a wrong answer."""
+
+import base64
+import json
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+
+from runtime.errors import ModelError
+from runtime.model_file.golden import GOLDEN_SIZE, MAX_BYTES, Golden, golden_image, synthetic_image
+
+
+@pytest.fixture
+def golden():
+    random = np.random.default_rng(3)
+    return Golden(
+        image=random.integers(0, 256, (5, 7, 3), np.uint8), probability=random.random((2, 5, 7), dtype=np.float32)
+    )
+
+
+def packed(raw, shape):
+    return {"shape": shape, "zlib": base64.b64encode(zlib.compress(raw)).decode()}
+
+
+def changed(golden, **changes):
+    return json.dumps(json.loads(golden.to_json()) | changes)
+
+
+def test_golden_round_trips_bit_for_bit(golden):
+    again = Golden.from_json(golden.to_json())
+    assert again.image.dtype == np.uint8
+    assert again.probability.dtype == np.float32
+    assert np.array_equal(again.image, golden.image)
+    assert np.array_equal(again.probability, golden.probability)
+    assert again.to_json() == golden.to_json()
+
+
+def test_golden_of_a_transposed_array_is_stored_in_order(golden):
+    turned = Golden(
+        image=golden.image.transpose(1, 0, 2), probability=np.asfortranarray(golden.probability.transpose(0, 2, 1))
+    )
+    again = Golden.from_json(turned.to_json())
+    assert np.array_equal(again.image, golden.image.transpose(1, 0, 2))
+    assert np.array_equal(again.probability, golden.probability.transpose(0, 2, 1))
+
+
+def test_stored_floats_are_little_endian(golden):
+    stored = json.loads(golden.to_json())["probability"]
+    raw = zlib.decompress(base64.b64decode(stored["zlib"]))
+    assert stored["shape"] == [2, 5, 7]
+    assert raw == golden.probability.astype("<f4").tobytes()
+
+
+DAMAGED = {
+    "not json": ("{", "Expecting property name"),
+    "no record": ("[]", "list indices"),
+    "deeply nested": ("[" * 100_000, "recursion"),
+    "no image": ({"image": None}, "NoneType"),
+    "image without shape": ({"image": {"zlib": ""}}, "'shape'"),
+    "image without content": ({"image": {"shape": [5, 7, 3]}}, "'zlib'"),
+    "not base64": ({"image": {"shape": [5, 7, 3], "zlib": "?!"}}, "base64"),
+    "content is a number": ({"image": {"shape": [5, 7, 3], "zlib": 5}}, "int"),
+    "not zlib": ({"image": {"shape": [5, 7, 3], "zlib": base64.b64encode(b"plain").decode()}}, "incorrect header"),
+    "too short": ({"image": packed(b"x" * 104, [5, 7, 3])}, "104 bytes, expected 105"),
+    "too long": ({"image": packed(b"x" * 200, [5, 7, 3])}, "106 bytes, expected 105"),
+    "two axes": ({"image": packed(b"x" * 35, [5, 7])}, "shape is out of bounds"),
+    "four axes": ({"image": packed(b"x" * 105, [5, 7, 3, 1])}, "shape is out of bounds"),
+    "zero side": ({"image": packed(b"", [0, 7, 3])}, "shape is out of bounds"),
+    "negative sides": ({"image": packed(b"x" * 105, [-5, -7, 3])}, "shape is out of bounds"),
+    "shape of text": ({"image": packed(b"x" * 105, "573")}, "shape is out of bounds"),
+    "shape of floats": ({"image": packed(b"x" * 105, [5.0, 7.0, 3.0])}, "shape is out of bounds"),
+    "huge side": ({"image": packed(b"", [4097, 1, 1])}, "shape is out of bounds"),
+    "huge whole": ({"image": packed(b"", [4096, 4096, 5])}, "shape is out of bounds"),
+    "another size": ({"image": packed(b"x" * 105, [7, 5, 3])}, "image and probabilities differ in size"),
+    "NaN": ({"probability": packed(np.full(35, np.nan, "<f4").tobytes(), [1, 5, 7])}, "are not finite"),
+    "infinite": ({"probability": packed(np.full(35, np.inf, "<f4").tobytes(), [1, 5, 7])}, "are not finite"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_golden_is_a_model_error(golden, case):
+    change, message = DAMAGED[case]
+    with pytest.raises(ModelError) as caught:
+        Golden.from_json(change if isinstance(change, str) else changed(golden, **change))
+    assert str(caught.value).startswith("golden sample: is damaged (")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [0, 1, 10, -6, -5, -1])
+def test_flipped_byte_of_the_compressed_data_is_found(golden, at):
+    stored = json.loads(golden.to_json())["image"]
+    raw = bytearray(base64.b64decode(stored["zlib"]))
+    raw[at] ^= 0xFF
+    stored["zlib"] = base64.b64encode(bytes(raw)).decode()
+    with pytest.raises(ModelError, match="golden sample: is damaged"):
+        Golden.from_json(changed(golden, image=stored))
+
+
+def test_zip_bomb_is_not_inflated(golden):
+    bomb = changed(golden, image=packed(bytes(64 * 2**20), [5, 7, 3]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="106 bytes, expected 105"):
+            Golden.from_json(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20 < MAX_BYTES
+
+
+def test_error_is_the_largest_difference(golden):
+    def answer(batch):
+        assert batch.shape == (1, 5, 7, 3)
+        assert np.array_equal(batch[0], golden.image)
+        wrong = golden.probability.copy()
+        wrong[1, 4, 6] += np.float32(0.25)
+        wrong[0, 0, 0] -= np.float32(0.5)
+        return wrong[None]
+
+    assert golden.error(answer) == pytest.approx(0.5, abs=1e-6)
+    assert golden.error(lambda batch: golden.probability[None]) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=["NaN", "inf", "minus inf"])
+def test_answer_that_is_not_finite_is_infinitely_wrong(golden, value):
+    wrong = golden.probability.copy()
+    wrong[0, 2, 3] = value
+    assert golden.error(lambda batch: wrong[None]) == float("inf")
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 2, 7, 5), (1, 1, 5, 7), (2, 2, 5, 7), (1, 2, 5, 1)])
+def test_answer_of_another_shape_is_infinitely_wrong(golden, shape):
+    assert golden.error(lambda batch: np.zeros(shape, np.float32)) == float("inf")
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_golden_image_is_small_varied_and_no_multiple_of_sixteen(channels):
+    image = golden_image(channels)
+    assert image.shape == (*GOLDEN_SIZE, channels)
+    assert image.dtype == np.uint8
+    assert all(side % 16 for side in GOLDEN_SIZE)
+    assert image.max() - image.min() > 150
+    assert np.array_equal(image, golden_image(channels))
+
+
+def test_synthetic_images_differ_by_seed_and_exist_at_one_pixel():
+    assert not np.array_equal(synthetic_image(8, 9, 3, seed=1), synthetic_image(8, 9, 3, seed=2))
+    assert synthetic_image(1, 1, 1, seed=0).shape == (1, 1, 1)

@@ -1,0 +1,79 @@
+"""What is made of a pair, and the refusal of those that cannot be used."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from caching import STRETCH, nothing, recipe, said_by, write_pairs
+from PIL import Image
+
+from runtime.errors import DataError, ImageError
+from unet_core.data.cache import pending, prepare
+from unet_core.data.labels import IGNORED
+from unet_core.data.pairs import Pair
+from unet_core.data.records import Records
+
+
+def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pairs, tmp_path, cache, decoding):
+    Image.new("L", (20, 10)).save(pairs[1].mask)
+    content = pairs[3].image.read_bytes()
+    pairs[3].image.write_bytes(content[: len(content) // 2])
+    others = write_pairs(tmp_path / "others", 4)
+    Image.new("L", (90, 40), 7).save(others[0].mask)
+    others[2].image.unlink()  # what is gone has no identity, so this set is looked at anew each time
+    for left in (9, 2 + 4):
+        sets = Records(pairs, recipe(draft=True)), Records(others, STRETCH)
+        assert pending(sets, cache) == left
+        with pytest.raises(DataError) as caught:
+            prepare(sets, cache, nothing, nothing)
+        assert decoding.since() == left
+        assert str(caught.value) == (
+            "4 of 9 pairs cannot be used, mend or remove them: "
+            "has another size than its image (20x10, expected 84x48): pictures/1.png; "
+            "is damaged or cut off (image file is truncated), replace it: pictures/3.jpg; "
+            "has values that are no labels (7), expected 0 and 255, or 0 and 1, name more --classes, or give the value "
+            "that does not count with --ignore-index: others/0.png; no such file: others/2.jpg"
+        )
+
+
+def test_faults_of_matching_are_listed_with_those_of_the_files_and_their_set_is_not_kept(pairs, tmp_path, cache):
+    Image.new("L", (20, 10)).save(pairs[1].mask)
+    lonely = [replace(pair, mask=None, fault="has no mask, expected one") for pair in pairs[2:4]]
+    others = write_pairs(tmp_path / "others", 3)
+    with pytest.raises(DataError) as caught:
+        said_by((Records([*pairs[:2], *lonely], STRETCH), Records(others, STRETCH)), cache)
+    assert str(caught.value) == (
+        "3 of 7 pairs cannot be used, mend or remove them: has no mask, expected one: pictures/2.jpg, pictures/3.jpg; "
+        "has another size than its image (20x10, expected 84x48): pictures/1.png"
+    )
+    assert list(cache.folder.iterdir()) == [cache.of(others, STRETCH)]
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png"])
+def test_images_that_are_turned_fit_masks_as_displayed(tmp_path, draft, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, mask = tmp_path / f"turned{suffix}", tmp_path / "mask.png"
+    Image.effect_noise((400, 200), 90).convert("RGB").save(image, exif=exif)
+    turned = recipe(draft=draft, truth_at_original=True)
+    Image.new("L", (200, 400), 255).save(mask)
+    assert turned.make(Pair(image=image, mask=mask))[1].shape == (400, 200)
+    assert (turned.make(Pair(image=image))[1] == np.full((400, 200), IGNORED)).all()
+    Image.new("L", (400, 200)).save(mask)
+    with pytest.raises(ImageError) as caught:
+        turned.make(Pair(image=image, mask=mask))
+    assert str(caught.value) == f"{mask}: has another size than its image (400x200, expected 200x400)"
+
+
+def test_draft_changes_pixels_a_little_and_labels_not_at_all(tmp_path):
+    rough = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    pair = Pair(image=tmp_path / "a.jpg", mask=tmp_path / "a.png")
+    Image.fromarray(rough).resize((1918, 1280), Image.Resampling.BICUBIC).save(pair.image, quality=90)
+    Image.fromarray((rough[:, :, 0] > 200).astype(np.uint8)).resize((1918, 1280), 0).save(pair.mask)
+    for fit in ("stretch", "letterbox"):
+        whole = recipe(fit, size=(160, 240)).make(pair)
+        drafted = recipe(fit, size=(160, 240), draft=True).make(pair)
+        difference = np.abs(whole[0].astype(int) - drafted[0])
+        assert 0 < difference.mean() < 2
+        assert np.array_equal(whole[1], drafted[1])

@@ -1,0 +1,191 @@
+"""Bars where a terminal is, on one line each, and nothing but notes and lines where there is none."""
+
+import io
+import re
+import sys
+
+import pytest
+
+from unet_core.reporting.progress import Display
+
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+FIGURES = "ends in 1:02:03  loss 0.1234  Dice 0.9812"
+
+
+class Terminal(io.StringIO):
+    """Stands in for stderr, and for the clock of what is drawn there."""
+
+    seconds = 0.0
+
+    def isatty(self):
+        return True
+
+    @property
+    def lines(self):
+        """What stood on a line, each time one was drawn."""
+        return [line.rstrip() for line in re.split(r"[\r\n]+", CODES.sub("", self.getvalue())) if line.strip()]
+
+    @property
+    def last_bar(self):
+        return [line for line in self.lines if "━" in line][-1]
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Opens the terminal when a test calls it; pytest puts its own stderr in place after all fixtures."""
+    return lambda columns=130, kind="xterm": open_terminal(monkeypatch, columns, kind)
+
+
+def open_terminal(monkeypatch, columns, kind):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("rich.console.monotonic", lambda: terminal.seconds)
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    return terminal
+
+
+def advance_thrice(terminal, count=8, every=1.0, **bar):
+    with Display().bar(**({"label": "epoch 12/100", "total": 64, "done": 16} | bar)) as advance:
+        for _ in range(3):
+            terminal.seconds += every
+            advance(count, FIGURES)
+
+
+def test_a_bar_shows_label_count_speed_time_and_figures(watched):
+    terminal = watched()
+    advance_thrice(terminal)
+    assert re.fullmatch(rf"epoch 12/100 [━╸╺]{{40}} 40/64 8 images/s 0:00:03 {re.escape(FIGURES)}", terminal.last_bar)
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (70, r"epoch 12/100 [━╸╺]{10}   40/5088 8 images/s 0:10:31 ends in 1:02:03.*…"),
+        (58, r"epoch 12/100 [━╸╺]+   40/5088 8 images/s 0:10:31 ends in.*…"),
+    ],
+)
+def test_in_a_narrow_terminal_a_bar_keeps_to_one_line_and_its_count(watched, columns, line):
+    terminal = watched(columns)
+    advance_thrice(terminal, total=5088)
+    assert re.fullmatch(line, terminal.last_bar)
+    assert all(len(line) <= columns and line.startswith("epoch 12/100 ") for line in terminal.lines)
+
+
+@pytest.mark.parametrize(("every", "speed"), [(7.0, "1.14"), (0.001, "8000")])
+def test_speeds_are_plain_numbers(watched, every, speed):
+    terminal = watched()
+    advance_thrice(terminal, every=every, unit="step")
+    assert f" {speed} steps/s " in terminal.last_bar
+
+
+def test_a_bar_goes_away_and_shows_the_cursor_again(watched):
+    terminal = watched()
+    advance_thrice(terminal)
+    text = terminal.getvalue()
+    assert text.startswith("\x1b[?25l")
+    assert text.endswith("\n\x1b[?25h\r\x1b[1A\x1b[2K")
+
+
+def test_labels_and_figures_are_no_markup(watched):
+    terminal = watched()
+    with Display().bar("[red]x", 2) as advance:
+        advance(1, "[bold]y[/]")
+    assert re.fullmatch(r"\[red\]x .* 1/2 .* \[bold\]y\[/\]", terminal.last_bar)
+
+
+def test_lines_and_notes_stand_above_the_bar(watched, capsys):
+    terminal = watched()
+    display = Display()
+    with display.bar("checking", 4) as advance:
+        advance(1)
+        display.note("the disk is full")
+        display.line("on stdout")
+        advance(1)
+    assert terminal.lines.count("note: the disk is full") == 1
+    where = terminal.lines.index("note: the disk is full")
+    assert "1/4" in terminal.lines[where - 1] and "1/4" in terminal.lines[where + 1]
+    assert "2/4" in terminal.lines[-1]
+    assert capsys.readouterr().out == "on stdout\n"
+
+
+def test_through_counts_what_was_dealt_with(watched):
+    terminal = watched()
+    display = Display()
+    counts = []
+    for item in display.through(iter("abc"), "going", 3):
+        display.note(item)
+        counts.append(terminal.last_bar.split()[2])
+    assert counts == ["0/3", "1/3", "2/3"]
+    assert " 3/3 " in terminal.last_bar
+
+
+def test_forked_processes_inherit_no_redirected_streams(watched, capsys):
+    terminal = watched()
+    out = sys.stdout
+    with Display().bar("a", 1):
+        assert (sys.stdout, sys.stderr) == (out, terminal)
+
+
+def test_an_abandoned_walk_takes_its_bar_away(watched):
+    terminal = watched()
+    display = Display()
+    walk = display.through(iter("abc"), "going", 3)
+    next(walk)
+    walk.close()
+    assert terminal.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+    with display.bar("again", 1):
+        pass
+    assert "again" in terminal.last_bar
+
+
+def test_within_a_bar_another_one_is_not_shown(watched):
+    terminal = watched()
+    display = Display()
+    with display.bar("outer", 2) as advance:
+        assert list(display.through("ab", "inner", 2)) == ["a", "b"]
+        advance(2)
+    assert "inner" not in terminal.getvalue()
+    assert "2/2" in terminal.last_bar
+
+
+def test_quiet_shows_nothing_at_all(watched, capsys):
+    terminal = watched()
+    display = Display(quiet=True)
+    with display.bar("a", 2) as advance:
+        advance(1, "figures")
+        display.note("note")
+        display.line("line")
+    assert list(display.through("ab", "b", 2)) == ["a", "b"]
+    assert (terminal.getvalue(), capsys.readouterr().out) == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["dumb", "xterm"])
+def test_without_a_terminal_that_can_draw_there_are_only_notes(watched, monkeypatch, kind):
+    terminal = watched(kind=kind)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which says nothing of bars
+    monkeypatch.setattr(terminal, "isatty", lambda: kind == "dumb")
+    display = Display()
+    with display.bar("a", 2) as advance:
+        advance(1, "figures")
+        display.note("here")
+    assert list(display.through("ab", "b", 2)) == ["a", "b"]
+    assert terminal.getvalue() == "note: here\n"
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
+    """As where a run ignores the hangup and its terminal is closed."""
+
+    def gone(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    display = Display()
+    monkeypatch.setattr("click.echo", gone)
+    display.line("epoch 1")
+    assert display.quiet
+    monkeypatch.setattr("click.echo", lambda *_, **__: pytest.fail("said something"))
+    display.note("more")
+    with display.bar("training", 3) as advance:
+        advance(1)

@@ -1,0 +1,235 @@
+"""Several processes: who takes what, and a real run of two, started by torchrun, against one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.errors import ConfigError, DeviceError
+from unet_core.checkpoint import load_checkpoint
+from unet_core.data import records
+from unet_core.data.dataset import TrainingSet
+from unet_core.data.pairs import find_pairs
+from unet_core.evaluate import evaluate
+from unet_core.reporting.progress import Display
+from unet_core.train import _records, train
+from unet_core.training import distributed
+from unet_core.training.distributed import Processes, join
+from unet_core.training.trainer import Trainer
+
+LAST, BEST = "my_checkpoint.pth.tar", "model.pth"
+
+
+def test_one_process_needs_nobody():
+    alone = Processes()
+    assert (alone.first, alone.gather("x"), alone.largest(3)) == (True, ["x"], 3)
+    network = torch.nn.Linear(2, 2)
+    assert alone.parallel(network, torch.device("cpu")) is network
+    assert alone.device_name("cuda:3") == "cuda:3"
+
+
+def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
+    third = Processes(rank=6, count=8, local_rank=2)
+    assert (third.first, third.device_name("cuda"), third.device_name("cpu")) == (False, "cuda:2", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert third.device_name("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert third.device_name("auto") == "cuda:2"
+    with pytest.raises(ConfigError, match="--device cuda:1: 8 processes need one each; expected auto, cpu or cuda"):
+        third.device_name("cuda:1")
+
+
+def test_processes_that_were_not_started_together_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(DeviceError, match=r"several processes: cannot meet \('RANK'\); start them with torchrun"):
+        join()
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(config):
+    sets = _records(config, Processes(), Display(quiet=True))
+    with pytest.raises(ConfigError, match="--batch-size 4: expected 5, one per process"):
+        Trainer(config, *sets, processes=Processes(0, 5))
+
+
+class Pretended(Processes):
+    """One of two processes, without the other."""
+
+    def gather(self, value):
+        return [value]
+
+    def largest(self, value):
+        return value
+
+    def parallel(self, network, device):
+        return network
+
+    def share(self, network):
+        pass
+
+
+class Told(Processes):
+    """A process that hears what the others' failures are."""
+
+    def __init__(self, rank, failures):
+        super().__init__(rank, len(failures), rank)
+        self.failures = failures
+
+    def gather(self, value):
+        return [value if rank == self.rank else failure for rank, failure in enumerate(self.failures)]
+
+
+def test_a_failure_of_one_ends_all_and_the_first_tells_of_it(monkeypatch):
+    monkeypatch.setattr(distributed.time, "sleep", lambda seconds: None)
+    failure = DeviceError("cuda:1: is broken")
+    for _ in range(2):
+        with Told(0, [None, None]).raise_on_all_ranks():
+            pass
+    with pytest.raises(DeviceError) as caught, Told(0, [None, failure]).raise_on_all_ranks():
+        pass
+    assert caught.value is failure
+    with pytest.raises(SystemExit) as ended, Told(1, [None, None]).raise_on_all_ranks():
+        raise failure
+    assert ended.value.code == 2
+    assert ended.value.__cause__ is failure
+    with pytest.raises(ConfigError, match="mine"), Told(0, [None, failure]).raise_on_all_ranks():
+        raise ConfigError("mine")
+
+
+def test_a_fault_that_is_no_error_of_ours_is_not_talked_about():
+    with pytest.raises(ZeroDivisionError), Told(1, [DeviceError("x"), None]).raise_on_all_ranks():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "decoded"), [(0, 0, 9), (1, 1, 0), (2, 0, 9)])
+def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, local_rank, decoded):
+    seen = []
+    real = records.SampleDecoder.make
+    monkeypatch.setattr(records.SampleDecoder, "make", lambda *recipe: (seen.append(1), real(*recipe))[1])
+    alone = Told(rank, [None] * 3)
+    alone.local_rank = local_rank
+    _records(config, alone, Display(quiet=True))
+    assert len(seen) == decoded
+
+
+def torchrun(config, *more, **how):
+    file = Path(config.out).with_suffix(".toml")
+    settings = {name: value for name, value in asdict(config).items() if value is not None}
+    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items()) + "\n")
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *("-m", "unet_core.train", "--config", str(file), *more),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **how,
+    )
+
+
+def run_two(config, *more):
+    process = torchrun(config, *more)
+    said, complained = process.communicate(timeout=240)
+    return process.returncode, said, complained
+
+
+@pytest.mark.slow
+def test_two_processes_step_and_validate_as_one(config, data):
+    """Gradients are those of the whole batch, weighted by images; metrics are exact; one writes and speaks."""
+    config = replace(config, optimizer="sgd", momentum=0.0, lr=0.1, epochs=1, batch_size=3, ema=0.5)
+    code, said, complained = run_two(config)
+    assert code == 0, complained
+    assert said.count("pixel Dice") == 2
+    assert "2 processes" in said
+    best = load_checkpoint(Path(config.out) / BEST)
+    alone = evaluate(Path(config.out) / BEST, find_pairs(data, "val"), device="cpu")
+    assert alone.summary() == best.card.training.metrics
+
+    # The same steps, one process's part after the other: gradients of both parts, averaged.
+    sets = _records(config, Processes(), Display(quiet=True))
+    runs = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
+    dataset = TrainingSet(sets[0], seed=config.seed)
+    for start, size in ((0, 3), (3, 3)):
+        for run in runs:
+            run.batches.epoch, run.position = 1, start
+            run.network.train()
+            keys = [(1, int(index)) for index in run.batches.order()[start : start + 3][run.processes.rank :: 2]]
+            images, labels = (torch.stack(part) for part in zip(*(dataset[key] for key in keys), strict=True))
+            own, whole = run.batches.share(start)
+            assert (own, whole) == (len(keys), size)
+            run._backward(images, labels, own * 2 / size, True, own, "")
+        with torch.no_grad():
+            for first, second in zip(*(run.network.parameters() for run in runs), strict=True):
+                gradient = (first.grad + second.grad) / 2
+                for weight in (first, second):
+                    weight -= 0.1 * gradient
+                    weight.grad = None
+            for run in runs[1:]:  # each forward pass of DistributedDataParallel starts with the first one's statistics
+                for own_value, value in zip(run.network.buffers(), runs[0].network.buffers(), strict=True):
+                    own_value.copy_(value)
+    trained = load_checkpoint(Path(config.out) / LAST).extra["network"]
+    for name, value in runs[0].network.state_dict().items():
+        assert torch.allclose(trained[name], value, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
+    config = replace(config, epochs=25, batch_size=2, save_minutes=0.0)
+    whole = replace(config, out=str(tmp_path / "whole"))
+    code, _, complained = run_two(whole)
+    assert code == 0, complained
+    process = torchrun(config)
+    deadline = time.monotonic() + 120
+    while not (Path(config.out) / LAST).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, complained = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert complained.count("stopped and saved") == 1
+    assert len(load_checkpoint(Path(config.out) / LAST).extra["history"]) < 25
+    code, _, complained = run_two(config, "--resume")
+    assert code == 0, complained
+    first, second = (load_checkpoint(Path(folder) / LAST) for folder in (whole.out, config.out))
+    assert all(torch.equal(value, second.state_dict[name]) for name, value in first.state_dict.items())
+    figures = [
+        [{name: row[name] for name in row if "seconds" not in name} for row in item.extra["history"]]
+        for item in (first, second)
+    ]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+def test_errors_of_two_processes_are_one_line(config, data):
+    (data / "val_masks" / "val0_mask.gif").unlink()
+    for more in ((), ("--height", "33")):
+        code, _, complained = run_two(config, *more)
+        assert code != 0
+        assert complained.count("\nerror: ") + complained.startswith("error: ") == 1, complained
+
+
+def test_validation_of_sharded_images_is_that_of_all(config):
+    """Without processes: what two halves count, merged, equals one count, in figures and in order."""
+    train(config)
+    checkpoint = load_checkpoint(Path(config.out) / LAST)
+    rows = list(csv.DictReader((Path(config.out) / "metrics.csv").read_text().splitlines()))
+    sets = _records(config, Processes(), Display(quiet=True))
+    halves = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
+    counted = []
+    for run in halves:
+        run.network.load_state_dict(dict(checkpoint.state_dict))
+        counted.append(run._validate()[0])
+    assert [len(metrics.state()) for metrics in counted] == [2, 1]
+    counted[1].merge(counted[0])
+    assert counted[1].summary() == {name: float(rows[-1][name]) for name in counted[1].summary()}

@@ -1,0 +1,1 @@
+"""Images and masks on disk, as pairs, labels, cached records and batches for training."""

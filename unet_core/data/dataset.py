@@ -1,0 +1,215 @@
+"""What the network is fed: augmented training batches in a seeded order, validation batches as they are."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from runtime.errors import UnetError
+from runtime.image import Fitted, place
+from unet_core.data.augmentation import Augmentation, augmentation
+from unet_core.data.labels import IGNORED, Labels
+from unet_core.data.records import Records
+
+KILLED = "DataLoader worker (pid"
+"""How PyTorch begins to tell of a loading process that did not end by itself."""
+
+Key = tuple[int, int]
+"""(epoch, index): what a training picture is drawn from, together with the seed."""
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented pairs: image uint8 [height, width, channels], labels uint8 [height, width].
+
+    An item is asked for by (epoch, index), and its crop and augmentation are drawn from (seed, epoch, index) alone:
+    epochs differ, and the same run twice sees the same pictures whatever the number of workers.
+    """
+
+    def __init__(
+        self, records: Records, *, seed: int, augment: Augmentation = "basic", foreground_share: float = 1 / 3
+    ) -> None:
+        self.records, self.seed = records, seed
+        self.augment, self.foreground_share = augment, foreground_share
+        # Made here and not in the workers: those that are forked need not import the library again.
+        self._transform = None if augment == "off" else augmentation(augment, records.recipe.input.channels == "RGB")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        image, labels = self.records[key[1]]
+        random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+        spec = self.records.recipe.input
+        if spec.fit == "native":
+            background = self.records.recipe.labels.background
+            image, labels = crop(image, labels, spec.size, random, self.foreground_share, background)
+        if self._transform is not None:
+            self._transform.set_random_seed(int(random.integers(2**32)))
+            changed = self._transform(image=image, mask=labels)
+            image, labels = changed["image"], changed["mask"]
+        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(labels))
+
+
+def crop(
+    image: NDArray[np.uint8],
+    labels: Labels,
+    size: tuple[int, int],
+    random: np.random.Generator,
+    foreground_share: float,
+    background: int | None = 0,
+) -> tuple[NDArray[np.uint8], Labels]:
+    """Cut a window of (height, width) out of both; what is smaller gets its edge repeated, with `IGNORED` labels.
+
+    In `foreground_share` of the cases the window holds some foreground for sure, where there is any: of a class other
+    than the `background` that is drawn first, so that rare classes come up too (as nnU-Net does it, Isensee et al.,
+    2021).
+    """
+    height, width = size
+    bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
+    if bottom or right:
+        image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
+        labels = np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)
+    point = _foreground_point(labels, random, background) if random.random() < foreground_share else None
+    corner = []
+    for axis, side in enumerate(size):
+        low, high = 0, image.shape[axis] - side
+        if point is not None:
+            low, high = max(low, point[axis] - side + 1), min(high, point[axis])
+        corner.append(int(random.integers(low, high + 1)))
+    window = np.s_[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
+    return image[window], labels[window]
+
+
+def _foreground_point(labels: Labels, random: np.random.Generator, background: int | None) -> tuple[int, int] | None:
+    counts = cv2.calcHist([labels], [0], None, [IGNORED + 1], [0, IGNORED + 1])
+    if background is not None:
+        counts[background] = 0
+    classes = np.flatnonzero(counts[:IGNORED])
+    if not len(classes):
+        return None
+    pixels = np.flatnonzero(labels == random.choice(classes))
+    row, column = divmod(int(random.choice(pixels)), labels.shape[1])
+    return row, column
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of an epoch, in an order drawn from (seed, epoch); with several processes, this one's part of each.
+
+    Set `epoch`, and `position` (images already seen in it) to go on within an epoch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.processes = rank, processes
+        self.epoch, self.position = 1, 0
+
+    def __len__(self) -> int:
+        return -(-(self.length - self.position) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = self.epoch, self.order()
+        for start in range(self.position, self.length, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            # A last batch may be smaller than there are processes; the others take something that does not count.
+            own = batch[self.rank :: self.processes] if self.rank < len(batch) else batch[:1]
+            yield [(epoch, int(index)) for index in own]
+
+    def order(self) -> NDArray[np.int64]:
+        """The indices of all images in the order of this epoch."""
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+
+    def share(self, start: int) -> tuple[int, int]:
+        """Images that count in the batch that starts at position `start`: of this process, and of all together."""
+        whole = min(self.batch_size, self.length - start)
+        return len(range(self.rank, whole, self.processes)), whole
+
+
+class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
+    """Some pairs as they are, by their position in `indices`: the picture, the way back from it, and the truth."""
+
+    def __init__(self, records: Records, indices: Sequence[int]) -> None:
+        self.records, self.indices = records, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Fitted, Labels]:
+        image, truth = self.records[self.indices[position]]
+        return torch.from_numpy(image), place(image, (truth.shape[0], truth.shape[1]), self.records.recipe.input), truth
+
+
+Evaluated = tuple[Tensor, list[Fitted], list[Labels]]
+
+
+def collate_evaluation(items: Sequence[tuple[Tensor, Fitted, Labels]]) -> Evaluated:
+    """Stack the images [n, h, w, channels]; what differs in size stays a list."""
+    images, fitted, truths = zip(*items, strict=True)
+    return torch.stack(images), list(fitted), list(truths)
+
+
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Go through a loader; an error in one of its processes is raised as it was raised there.
+
+    PyTorch hands such an error on with the process's whole traceback for a message.
+    """
+    quiet = loader.worker_init_fn is quiet_worker  # others could not be ended: nothing in them takes SIGTERM
+    with _deaf_to_sigterm() if quiet else nullcontext():
+        batches = iter(loader)
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if KILLED not in str(error):
+            raise
+        raise UnetError(
+            "a process that loads images was ended from outside (too little memory, or too small a /dev/shm?); fewer "
+            "--workers may help"
+        ) from error.with_traceback(None)
+    except UnetError as error:
+        marker = f"{type(error).__module__}.{type(error).__qualname__}: "
+        # The traceback holds the iterator in a cycle; freed from there it waits 5 s for each of its processes.
+        raise type(error)(str(error).rpartition(marker)[2].strip()) from error.with_traceback(None)
+    finally:
+        del batches  # ends the processes, unless they are kept for the next epoch
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """Processes that are started within have SIGTERM blocked in all their threads; see `quiet_worker`."""
+    if sys.platform == "linux":
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
+def quiet_worker(_: int) -> None:
+    """Each loading process takes one core, and leaves signals to the whole group to the process that trains.
+
+    OpenCV would otherwise start threads for all cores in every one.
+    """
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_when_told(parent: int) -> None:
+    """Obey only the parent's SIGTERM: deaf to it, this process would be waited for when an error ends the run."""
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)

@@ -1,0 +1,184 @@
+"""Pairs, decoded: a picture and its labels by index, from a file where they are there, else from image and mask.
+
+`records.bin` holds pictures and labels one after the other, `index.npy` says where each is and what its checksum is.
+"""
+
+import io
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.card import CHANNEL_COUNT, InputSpec
+from runtime.errors import ImageError
+from runtime.image import fit, image_size, load_image
+from runtime.support.files import write_bytes
+from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
+from unet_core.data.pairs import Pair
+
+INDEX, DATA = "index.npy", "records.bin"
+HEADER_BYTES, CHECKSUM_BYTES = 512, 4
+"""Of the index: at most, and exactly."""
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+PENDING, NOT_STORED = -2, -1
+"""Offsets of pairs that have yet to be decoded, and of those that are fine but did not fit into the cache."""
+
+SIDES = ("height", "width", "truth_height", "truth_width")
+ROW = np.dtype([("offset", "<i8"), ("checksum", "<u4"), *((side, "<i4") for side in SIDES), ("some", "?")])
+"""A record: where, its CRC-32, the sides of picture and labels (0 before it was ever decoded), and whether any pixel is
+foreground."""
+
+Record = tuple[NDArray[np.uint8], Labels]
+"""A fitted picture uint8 [h, w, channels], and labels uint8: fitted too, or at the image's own size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDecoder:
+    """What is made of a pair; where there is no mask, no pixel counts.
+
+    `truth_at_original`: labels keep the image's own size, to measure there. `draft`: large JPEGs are decoded at a
+    fraction of their size; their pixels differ slightly from those that the runtime sees, so only training does it.
+    """
+
+    input: InputSpec
+    labels: LabelSpec
+    truth_at_original: bool = False
+    draft: bool = False
+
+    def make(self, pair: Pair) -> Record:
+        """Decode a pair.
+
+        Raises:
+            ImageError: it has a fault, cannot be read, or image and mask differ in size.
+        """
+        if pair.fault:
+            raise ImageError(f"{pair.image}: {pair.fault}")
+        draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
+        image = load_image(pair.image, self.input.channels, at_least=self.input.size if draft else None)
+        size = image_size(pair.image) if draft else image.shape[:2]
+        labels = np.full(size, IGNORED, np.uint8) if pair.mask is None else load_truth(pair.mask, self.labels)
+        if size != labels.shape:
+            (height, width), (mask_height, mask_width) = size, labels.shape
+            raise ImageError(
+                f"{pair.mask}: has another size than its image ({mask_width}x{mask_height}, expected {width}x{height})"
+            )
+        fitted = fit(image, self.input)
+        return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)
+
+
+class Records:
+    """The records of a list of pairs, by index: from the cache where they are there, else decoded anew."""
+
+    def __init__(self, pairs: Sequence[Pair], recipe: SampleDecoder) -> None:
+        self.pairs, self.recipe = list(pairs), recipe
+        self.use(unknown_rows(len(self.pairs)), None)
+
+    def use(self, rows: NDArray[Any], folder: Path | None) -> None:
+        """Read from a folder from now on, where these rows say."""
+        self.rows, self.folder = rows, folder
+        self._data: NDArray[np.uint8] | None = None
+        self._checked = np.zeros(len(rows), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Record:
+        stored = self._stored(index)
+        return self.recipe.make(self.pairs[index]) if stored is None else stored
+
+    def _stored(self, index: int) -> Record | None:
+        row = self.rows[index]
+        if row["offset"] < 0 or not self.open():
+            return None
+        assert self._data is not None
+        height, width, *truth = (int(row[side]) for side in SIDES)
+        size = height * width * self.channels
+        content = self._data[row["offset"] : row["offset"] + size + truth[0] * truth[1]]
+        if not self._checked[index]:  # once in every process: a large image takes some milliseconds
+            if zlib.crc32(content.data) != row["checksum"]:
+                self._distrust(index)
+                return None
+            self._checked[index] = True
+        return content[:size].reshape(height, width, -1).copy(), content[size:].reshape(truth).copy()
+
+    def _distrust(self, index: int) -> None:
+        """Decode this one from now on, and let the next run make all of them anew."""
+        self.rows["offset"][index] = NOT_STORED
+        assert self.folder is not None
+        with suppress(OSError):
+            (self.folder / INDEX).unlink()
+
+    def open(self) -> bool:
+        """Map the file; once mapped, it stays readable even if another run makes room."""
+        if self._data is None and self.folder is not None:
+            with suppress(OSError, ValueError):
+                self._data = np.memmap(self.folder / DATA, np.uint8, mode="r").view(np.ndarray)
+                self._checked[:] = False  # it may be another file by now
+        return self._data is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_data": None}  # another process maps the file itself
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures: 3 or 1."""
+        return CHANNEL_COUNT[self.recipe.input.channels]
+
+    @property
+    def stored(self) -> int:
+        """How many are in the cache."""
+        return int(np.count_nonzero(self.rows["offset"] >= 0))
+
+    @property
+    def has_foreground(self) -> bool:
+        """Whether any mask holds more than background."""
+        return bool(self.rows["some"].any())
+
+
+def unknown_rows(count: int) -> NDArray[Any]:
+    rows = np.zeros(count, ROW)
+    rows["offset"] = PENDING
+    return rows
+
+
+def lengths(rows: NDArray[Any], channels: int) -> NDArray[np.int64]:
+    """Bytes of every record, as far as they are known."""
+    height, width, truth_height, truth_width = (rows[side].astype(np.int64) for side in SIDES)
+    return height * width * channels + truth_height * truth_width
+
+
+def end_of(rows: NDArray[Any], channels: int) -> int:
+    """Where the last stored record ends."""
+    stored = rows[rows["offset"] >= 0]
+    return int((stored["offset"] + lengths(stored, channels)).max(initial=0))
+
+
+def read_index(folder: Path, count: int) -> NDArray[Any] | None:
+    """The rows in a folder, or None where they are not whole."""
+    try:
+        content = (folder / INDEX).read_bytes()
+        rows, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+        if zlib.crc32(rows).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+            return None
+        found = np.load(io.BytesIO(rows), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.dtype == ROW and found.shape == (count,) else None
+
+
+def index_bytes(rows: NDArray[Any]) -> int:
+    return rows.nbytes + HEADER_BYTES + CHECKSUM_BYTES
+
+
+def write_index(folder: Path, rows: NDArray[Any]) -> None:
+    file = io.BytesIO()
+    np.save(file, rows, allow_pickle=False)
+    content = file.getvalue()
+    write_bytes(folder / INDEX, content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))

@@ -1,0 +1,1 @@
+"""What a run shows: tables, progress bars, TensorBoard, panels and curves."""

@@ -1,0 +1,1 @@
+"""One training run: steps, optimizer, interrupts, several processes, its folder."""

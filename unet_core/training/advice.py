@@ -1,0 +1,34 @@
+"""What a run's settings do otherwise than one might expect: a line for each, said before the first epoch."""
+
+from dataclasses import fields
+
+from unet_core.config import TrainConfig, flag
+from unet_core.data.pairs import has_validation
+
+SPLIT_OFF = "data without val_images/"
+
+
+def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
+    """Settings that were changed and change nothing, or less than they say, with so many training images."""
+    step = config.batch_size * config.accumulate
+    needs = {
+        "momentum": (config.optimizer in ("sgd", "rmsprop"), "--optimizer sgd or rmsprop"),
+        "plateau_epochs": (config.schedule == "plateau", "--schedule plateau"),
+        "foreground_share": (config.fit == "native", "--fit native"),
+        "val_share": (not has_validation(config.data), SPLIT_OFF),
+        "group": (not has_validation(config.data), SPLIT_OFF),
+        "cache_dir": (config.cache_gb > 0, "--cache-gb above 0"),
+    }
+    changed = {item.name for item in fields(config) if getattr(config, item.name) != item.default}
+    notes = [
+        f"{flag(name)} {getattr(config, name)}: has no effect; it is for {other}"
+        for name, (met, other) in needs.items()
+        if name in changed and not met
+    ]
+    if step > images:
+        notes.append(
+            f"a step takes {step} images and there are {images} to train on, so an epoch is one step of {images}"
+        )
+    if config.warmup_epochs >= config.epochs:
+        notes.append(f"--warmup-epochs {config.warmup_epochs:g}: --epochs is {config.epochs}, so --lr is never reached")
+    return notes

@@ -1,0 +1,130 @@
+"""Training in several processes, as `torchrun` starts them: who is who, and what they tell each other."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from runtime.errors import ConfigError, DeviceError, UnetError
+
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others; `torchrun` ends all when one fails, so this is for slow disks."""
+
+
+GRACE = 2.0
+"""Seconds that the first process has to tell of an error: when any has ended, `torchrun` ends all of them."""
+
+
+class Processes:
+    """The processes of a run; a run of one process needs no `torchrun`, and nothing here then does anything."""
+
+    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.count, self.local_rank = rank, count, local_rank
+
+    @property
+    def first(self) -> bool:
+        """The one that prints and writes."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, by rank; plain picklable values, on the CPU."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+    def largest(self, value: int) -> int:
+        """The largest of the values that the processes gave."""
+        if self.count == 1:
+            return value
+        tensor = torch.tensor(value)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+        return int(tensor)
+
+    def share(self, network: nn.Module) -> None:
+        """Give every process the first one's weights and BatchNorm statistics, which differ after a step."""
+        if self.count > 1:
+            for value in network.state_dict().values():
+                distributed.broadcast(value, 0)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.largest(0)
+
+    def agree(self, failure: UnetError | None) -> None:
+        """End all processes if one of them failed, rather than to leave the others waiting for it.
+
+        Raises:
+            UnetError: in the first process, that of the lowest rank that failed.
+            SystemExit: in the others, with that error's exit code; the first one tells of it.
+        """
+        found = next((error for error in self.gather(failure) if error is not None), None)
+        if found is None:
+            return
+        if not self.first:
+            time.sleep(GRACE)
+            raise SystemExit(found.exit_code) from failure
+        raise failure or found
+
+    @contextmanager
+    def raise_on_all_ranks(self) -> Iterator[None]:
+        """A block, without talk between processes, that all of them pass or none; raises as `agree`."""
+        failure: UnetError | None = None
+        try:
+            yield
+        except UnetError as error:
+            failure = error
+        self.agree(failure)
+
+    def device_name(self, name: str) -> str:
+        """The device of this process: with several, each takes the GPU of its local rank.
+
+        Raises:
+            ConfigError: one GPU was named for several processes.
+        """
+        if self.count == 1 or name == "cpu":
+            return name
+        if name not in ("auto", "cuda"):
+            raise ConfigError(f"--device {name}: {self.count} processes need one each; expected auto, cpu or cuda")
+        if name == "auto" and not torch.cuda.is_available():
+            return "cpu"
+        return f"cuda:{self.local_rank}"
+
+    def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network, with gradients averaged over all processes."""
+        if self.count == 1:
+            return network
+        return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+    def leave(self) -> None:
+        """Say goodbye to the others."""
+        if self.count > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def join() -> Processes:
+    """Meet the other processes that `torchrun` started, if it did.
+
+    Raises:
+        DeviceError: they cannot be reached.
+    """
+    try:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
+            return Processes()
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DeviceError(f"several processes: cannot meet ({reason}); start them with torchrun") from error
+    return Processes(rank, count, local_rank)

@@ -1,0 +1,125 @@
+"""The folder of a run: which file is what, and what is written beside the checkpoints."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.support.files import make_folder, write_bytes, write_text
+from unet_core.config import TrainConfig
+from unet_core.data.pairs import Pair
+from unet_core.data.records import Records
+from unet_core.evaluation.predictions import Worst
+from unet_core.reporting.curves import save_curves
+from unet_core.reporting.panels import panel, save_panel
+from unet_core.reporting.tables import metrics_csv
+
+LAST = "my_checkpoint.pth.tar"
+BEST = "model.pth"
+FILES = "files.csv"
+PANELS = 8
+"""Validation images that are drawn whenever an epoch is the best: those with the lowest Dice."""
+
+NO_TEXT = "surrogateescape"
+"""How names of files that are no text are written: byte for byte."""
+
+NAMED = 5
+"""Files that a message names."""
+
+
+class RunFolder:
+    """A run's files; only the first process writes them."""
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path, self.config = path, config
+
+    @property
+    def last(self) -> Path:
+        """The last state, to go on from."""
+        return self.path / LAST
+
+    @property
+    def best(self) -> Path:
+        """The best epoch's weights."""
+        return self.path / BEST
+
+    @property
+    def tensorboard(self) -> Path | None:
+        """Where TensorBoard's files go, if they are wanted."""
+        return self.path / "tensorboard" if self.config.tensorboard else None
+
+    @property
+    def what_is_kept(self) -> str:
+        """What an error leaves, and how to go on after it."""
+        if self.last.exists():
+            return "the last checkpoint is kept: go on by --resume"
+        if self.best.exists():
+            return f"only {BEST} was saved, which cannot be gone on with: start again in another --out"
+        return "nothing was saved yet: start again"
+
+    def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
+        """Write what is known before the first epoch: all settings, and which files are on which side."""
+        make_folder(self.path / "saved_images")
+        write_text(self.path / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("split", "file", "bytes"))
+        writer.writerows((*place, size) for place, size in _sizes(train, val).items())
+        write_bytes(self.path / FILES, text.getvalue().encode("utf-8", NO_TEXT))
+
+    def changes(self, train: Sequence[Pair], val: Sequence[Pair]) -> str:
+        """What differs from the files that the run began with, in a few words; "" where that is not known."""
+        try:
+            with open(self.path / FILES, encoding="utf-8", errors=NO_TEXT, newline="") as file:
+                before = {(row["split"], row["file"]): int(row["bytes"]) for row in csv.DictReader(file)}
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            return ""
+        now = _sizes(train, val)
+        kinds = {
+            "gone": before.keys() - now.keys(),
+            "new": now.keys() - before.keys(),
+            "changed": {place for place in before.keys() & now.keys() if before[place] != now[place]},
+        }
+        return "; ".join(f"{kind}: {_listed(places)}" for kind, places in kinds.items() if places)
+
+    def write_history(self, history: list[dict[str, float]]) -> None:
+        """Write the files that follow from the history alone."""
+        if history:
+            write_text(self.path / "metrics.csv", metrics_csv(history))
+            save_curves(self.path / "curves.png", history, self.config.classes)
+
+    def draw(self, worst: Worst, records: Records, epoch: int) -> list[NDArray[np.uint8]]:
+        """Replace the pictures of the worst validation images; returns them, uint8 [height, width, 3]."""
+        folder = self.path / "saved_images"
+        for old in folder.glob("[0-9][0-9]_*.png"):
+            old.unlink()
+        pictures = []
+        for place, item in enumerate(worst.items, 1):
+            name = records.pairs[item.index].name
+            title = f"{name}   Dice {item.dice:.4f}   epoch {epoch}"
+            image = worst.picture(records, item)
+            drawn = panel(image, item.predicted, item.truth, self.config.classes, title)
+            save_panel(folder / f"{place:02}_{name}.png", drawn)
+            pictures.append(drawn)
+        return pictures
+
+
+def _sizes(train: Sequence[Pair], val: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
+    sides = {"train": train, "val": val}
+    return {
+        (split, f"{path.parent.name}/{path.name}"): path.stat().st_size
+        for split, pairs in sides.items()
+        for pair in pairs
+        for path in pair.files
+    }
+
+
+def _listed(places: set[tuple[str, str]]) -> str:
+    names = sorted({name for _, name in places})
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
