@@ -23,7 +23,7 @@ from benchmarks.cases import (
 from benchmarks.contestants.base import Arithmetic, BenchmarkModel
 from benchmarks.contestants.pytorch import usable
 from benchmarks.results import Measurement, Skipped
-from runtime.devices.device import candidates
+from runtime.devices.availability import candidates
 from runtime.errors import ConfigError, UnetError, one_line
 from unet_core.config import TrainConfig, read_settings
 from unet_core.reporting.progress import Display

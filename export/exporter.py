@@ -37,7 +37,7 @@ from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import chosen
 from export.winograd.transform import convolutions
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
-from runtime.devices.device import PROVIDER
+from runtime.devices.registry import PROVIDER
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.model_file.golden import GOLDEN_KEY, Golden, NetworkFunction
 from runtime.predictor import Predictor

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard, OutputSpec, Parity, ProofRow, Target
-from runtime.devices.device import PROVIDER
-from runtime.devices.provider_options import session_options
+from runtime.devices.registry import PROVIDER
+from runtime.devices.session import session_options
 from runtime.errors import ProofError
 from runtime.model_file.golden import Golden, NetworkFunction, golden_image, synthetic_image
 from runtime.result import mask_of

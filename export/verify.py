@@ -11,8 +11,9 @@ from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import MAX_ERROR, NOT_FINITE, answered, cases, compare, depends_on_batch, network_run, raw_run
 from export.samples import load_pictures
 from runtime.card import RAW_KEY, ModelCard, Proof, ProofRow
+from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
-from runtime.model_file.golden import NetworkFunction, golden_tolerance
+from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.metadata import read_metadata
 from runtime.model_file.validator import check_model
 from runtime.predictor import Predictor

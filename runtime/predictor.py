@@ -2,27 +2,27 @@
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Never, Self, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.devices.report import Report
+from runtime.devices.session import CLOSED
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
-from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, postprocess, preprocess
+from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
 from runtime.inference.predictor_cache import PredictorCache
 from runtime.inference.stream import stream as pipeline
-from runtime.inference.submissions import CLOSED, Submissions
-from runtime.inference.tiling import PredictOptions, ResolvedOptions, resolve_options
+from runtime.inference.submissions import Submissions
+from runtime.inference.tiling import PredictOptions, ResolvedOptions, SizeOption, Tta, resolve_options
 from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
@@ -124,59 +124,91 @@ class Predictor:
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
-        opened = LoadedModel(path, self.card, self._golden, device, self._threads, self._options)
-        batching = self._batching or Batching(max_batch=opened.batch_size)
+        model = LoadedModel(path, self.card, self._golden, device, self._threads, self._options)
+        batching = self._batching or Batching(max_batch=model.batch_size)
         # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
-        self._submissions = Submissions(opened.infer, partial(postprocess, card=self.card), batching)
-        self._opened, self._process = opened, os.getpid()
+        self._submissions = Submissions(partial(infer, model), partial(postprocess, card=self.card), batching)
+        self._model, self._process = model, os.getpid()
 
     @property
     def report(self) -> Report:
         """Where it runs, what was skipped and why; another one after a switch."""
-        return self._opened.report
+        return self._model.report
 
     def __repr__(self) -> str:
         return f"Predictor({os.fspath(self.path)!r}, device={self.report.device!r})"
 
     @overload
     def predict(
-        self, image: list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[PredictOptions]
+        self,
+        image: list[ImageSource] | tuple[ImageSource, ...],
+        *,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
     ) -> list[Segmentation]: ...
     @overload
-    def predict(self, image: ImageSource, **asking: Unpack[PredictOptions]) -> Segmentation: ...
     def predict(
-        self, image: ImageSource | list[ImageSource] | tuple[ImageSource, ...], **asking: Unpack[PredictOptions]
+        self,
+        image: ImageSource,
+        *,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+    ) -> Segmentation: ...
+    def predict(
+        self,
+        image: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        *,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
 
         Args:
             image: path, bytes, file object, PIL image or array, see `load_image`.
-            size: that the network sees: (height, width), or "native" for the image's own; by default as trained, or
-                with `tile` the image's own.
-            tile: (height, width) of the tiles that a large image is cut into; memory is then bounded.
-            overlap: what neighbouring tiles share at least, 0 to 0.9 of a tile's side; by default 0.25.
-            tta: "flip" also asks about the mirror image, "d4" about all turns and mirror images, and takes the mean.
+            size: (height, width) that the network sees, or "native" for the image's own; by default as trained, or with
+                `tile` the image's own.
+            tile: (height, width) of the tiles that a large image is cut into, so that memory is bounded.
+            overlap: least share of a tile's side that neighbouring tiles have in common, 0 to 0.9; by default 0.25.
+            tta: "flip" takes the mean over the image and its mirror image, "d4" over all turns and mirror images.
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap` or `tta` is none of these.
-            DeviceError: the device gives up, most likely for want of memory.
+            ConfigError: `size`, `tile`, `overlap` or `tta` is invalid, or an option is unknown.
+            DeviceError: the device fails, most likely because it is out of memory.
+            ClosedError: the predictor is closed.
         """
+        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
         if isinstance(image, list | tuple):
-            return self.predict_batch(image, **asking)
-        loaded = self._load(image, resolve_options(self.card, **asking))
-        return postprocess(loaded, self._infer([loaded])[0], self.card)
+            return list(self._stream(image, options, workers=1))
+        prepared = self._preprocess(image, options)
+        return postprocess(prepared, infer(self._serving(), [prepared])[0], self.card)
 
     __call__ = predict
 
     def predict_batch(
-        self, images: Iterable[ImageSource], *, batch_size: int | None = None, **asking: Unpack[PredictOptions]
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int | None = None,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        **unknown: Never,
     ) -> list[Segmentation]:
-        """Segment images, `batch_size` of one fitted size together; options and errors as of `predict`.
+        """Segment images, `batch_size` of one fitted size together; options and errors are those of `predict`.
 
-        By default one on the CPU, where more gain nothing, and eight on a GPU. For many images take `stream`.
+        By default one at a time on the CPU, where more gain nothing, and eight on a GPU. Take `stream` for many images.
         """
-        return list(self.stream(images, batch_size=batch_size, workers=1, **asking))
+        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        return list(self._stream(images, options, batch_size=batch_size, workers=1))
 
     @overload
     def stream(
@@ -228,7 +260,11 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         errors: Literal["raise", "yield"] = "raise",
-        **asking: Unpack[PredictOptions],
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        **unknown: Never,
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
 
@@ -239,32 +275,45 @@ class Predictor:
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            asking: as of `predict`.
+            size, tile, overlap, tta: as of `predict`.
 
         Raises:
-            ConfigError, ImageError, DeviceError: as `predict`.
+            ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
         """
+        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
+
+    def _stream(
+        self,
+        images: Iterable[Any],
+        options: ResolvedOptions,
+        *,
+        then: Callable[[Any, Segmentation], Any] | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> Generator[Any]:
         if isinstance(images, ONE_IMAGE) or hasattr(images, "read") or not isinstance(images, Iterable):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
-        way, stopped = resolve_options(self.card, **asking), threading.Event()
+        stopped = threading.Event()
 
-        def load_one(source: Any) -> tuple[Any, PreparedImage]:
-            return source if then else None, self._load(source, way)
+        def load(source: Any) -> tuple[Any, PreparedImage]:
+            return source if then else None, self._preprocess(source, options)
 
-        def infer_all(items: list[tuple[Any, PreparedImage]]) -> list[NetworkOutput]:
-            return self._infer([loaded for _, loaded in items], stopped)
+        def run_many(items: list[tuple[Any, PreparedImage]]) -> list[NetworkOutput]:
+            return infer(self._serving(), [prepared for _, prepared in items], stopped)
 
-        def finish_one(item: tuple[Any, PreparedImage], answer: NetworkOutput) -> Any:
-            result = postprocess(item[1], answer, self.card)
+        def finish(item: tuple[Any, PreparedImage], output: NetworkOutput) -> Any:
+            result = postprocess(item[1], output, self.card)
             return result if then is None else then(item[0], result)
 
         answers: Generator[Any] = pipeline(
             images,
-            load=load_one,
+            load=load,
             key=lambda item: item[1].key,
-            run_many=infer_all,
-            finish=finish_one,
-            batch_size=self._opened.batch_size if batch_size is None else batch_size,
+            run_many=run_many,
+            finish=finish,
+            batch_size=self._model.batch_size if batch_size is None else batch_size,
             workers=min(available_threads(), MAX_WORKERS) if workers is None else workers,
             errors=errors,
             stopped=stopped,
@@ -272,7 +321,15 @@ class Predictor:
         return answers
 
     def submit(
-        self, image: ImageSource, *, timeout: float | None = None, **asking: Unpack[PredictOptions]
+        self,
+        image: ImageSource,
+        *,
+        timeout: float | None = None,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        **unknown: Never,
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
 
@@ -281,32 +338,41 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            asking: as of `predict`.
+            size, tile, overlap, tta: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
             ClosedError: the predictor is closed.
             ConfigError: as `predict`.
         """
-        way = resolve_options(self.card, **asking)
+        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
         try:
-            loaded = self._load(image, way)
+            prepared = self._preprocess(image, options)
         except ImageError as error:
             failed: Future[Segmentation] = Future()
             failed.set_exception(error)
             return failed
         self._serving()  # after a fork it opens the file
-        return self._submissions.submit(loaded, timeout=timeout)
+        return self._submissions.submit(prepared, timeout=timeout)
 
-    async def predict_async(self, image: ImageSource, **asking: Unpack[PredictOptions]) -> Segmentation:
+    async def predict_async(
+        self,
+        image: ImageSource,
+        *,
+        size: SizeOption | None = None,
+        tile: tuple[int, int] | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        **unknown: Never,
+    ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
 
         Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
         """
         self._check_open()
-        way = resolve_options(self.card, **asking)
+        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
         self._serving()  # after a fork it opens the file
-        return await self._submissions.predict(lambda: self._load(image, way))
+        return await self._submissions.predict(lambda: self._preprocess(image, options))
 
     def close(self) -> None:
         """Finish what was submitted, and give the model's memory back; predicting again raises a ClosedError.
@@ -322,7 +388,7 @@ class Predictor:
             threading.Thread(target=self.close, name="unet-close").start()
             return
         self._submissions.close()
-        self._opened.session.close()
+        self._model.session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -334,13 +400,9 @@ class Predictor:
         """Pickled by path and options; the file is opened again where it is unpickled."""
         return type(self), (self._file, *self._given)
 
-    def _load(self, source: ImageSource, way: ResolvedOptions) -> PreparedImage:
+    def _preprocess(self, source: ImageSource, options: ResolvedOptions) -> PreparedImage:
         self._check_open()
-        return preprocess(source, way, self.card, self._limits)
-
-    def _infer(self, loaded: Sequence[PreparedImage], stopped: threading.Event | None = None) -> list[NetworkOutput]:
-        with self._telling_that_it_is_closed():
-            return self._serving().infer(loaded, stopped)
+        return preprocess(source, options, self.card, self._limits)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -351,14 +413,12 @@ class Predictor:
         """
         self._check_open()
         check_batch(batch, self.card.architecture.in_channels)
-        with self._telling_that_it_is_closed():
-            return self._serving().session.run(batch)
+        return self._serving().session.run(batch).probability
 
     def run_dlpack(self, tensor: Any) -> Any:
         """`run` without a copy, for those who hold tensors on the device already; see `Session.run_dlpack`."""
         self._check_open()
-        with self._telling_that_it_is_closed():
-            return self._serving().session.run_dlpack(tensor)
+        return self._serving().session.run_dlpack(tensor)
 
     def prepare(self) -> None:
         """Wait for a TensorRT engine that is being built, and run one image, so that the first user waits for nothing.
@@ -367,28 +427,17 @@ class Predictor:
             DeviceError: the device gives up on it.
         """
         self._check_open()
-        with self._telling_that_it_is_closed():
-            self._serving().session.prepare()
+        self._serving().session.prepare()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(CLOSED)
 
-    @contextmanager
-    def _telling_that_it_is_closed(self) -> Iterator[None]:
-        """A session that another thread closes meanwhile is no fault of the device."""
-        try:
-            yield
-        except DeviceError as error:
-            if self._closed:
-                raise ClosedError(CLOSED) from error
-            raise
-
     def _serving(self) -> LoadedModel:
         """What was opened in this process; ONNX Runtime's sessions do not survive a fork, having lost their threads."""
         if os.getpid() == self._process:
-            return self._opened
-        if self._opened.kind != "cpu":
+            return self._model
+        if not self._model.on_cpu:
             raise DeviceError(
                 f"device {self.report.device}: was opened in process {self._process} and does not survive a fork; "
                 "open the predictor in each process, or start them by multiprocessing's 'spawn'"
@@ -399,7 +448,7 @@ class Predictor:
                 if read_model(self._file)[0] != self.card:
                     raise ModelError(f"{self._file}: was replaced since the parent process opened it; open it anew")
                 self._begin("cpu", self._file)
-        return self._opened
+        return self._model
 
 
 PREDICTORS: PredictorCache[Predictor] = PredictorCache(lambda path, device: Predictor(path, device))
@@ -407,10 +456,19 @@ PREDICTORS: PredictorCache[Predictor] = PredictorCache(lambda path, device: Pred
 
 
 def predict(
-    image: ImageSource, model: str | os.PathLike[str], device: str = "auto", **asking: Unpack[PredictOptions]
+    image: ImageSource,
+    model: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    size: SizeOption | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: float | None = None,
+    tta: Tta | None = None,
+    **unknown: Never,
 ) -> Segmentation:
     """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes.
 
     The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
     """
-    return PREDICTORS.get(path_of(model), device).predict(image, **asking)
+    predictor = PREDICTORS.get(path_of(model), device)
+    return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)

@@ -28,7 +28,8 @@ from benchmarks.measuring.subprocesses import available_megabytes
 from benchmarks.measuring.timing import interleave, least_seconds, pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from export.proof import network_run
-from runtime.devices.device import Device, candidates
+from runtime.devices.availability import candidates
+from runtime.devices.device import Device
 from runtime.errors import DeviceError, ProofError, UnetError, one_line
 from runtime.model_file.golden import synthetic_image
 from runtime.support.cpu_count import available_threads

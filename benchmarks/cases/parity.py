@@ -8,9 +8,9 @@ from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
 from export.proof import network_run, parity, worst
 from export.samples import spread
 from runtime.card import Parity
+from runtime.devices.registry import BACKENDS
 from runtime.errors import ProofError
 from runtime.image import fit, load_image, restore
-from runtime.model_file.golden import TOLERANCE
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
@@ -54,7 +54,9 @@ def measure(
             found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
         precision = predictor.card.precision
     settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
-    facts = _facts(files, found) | ({"allowed": TOLERANCE[runs_on.partition(":")[0]]} if precision == "fp32" else {})
+    facts = _facts(files, found) | (
+        {"allowed": BACKENDS[runs_on.partition(":")[0]].tolerance} if precision == "fp32" else {}
+    )
     return [
         Measurement(
             part="parity",

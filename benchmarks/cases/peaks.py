@@ -15,7 +15,8 @@ from benchmarks.contestants.pytorch import arithmetic, place
 from benchmarks.measuring.subprocesses import available_megabytes
 from benchmarks.measuring.timing import interleave, pinned
 from benchmarks.results import Measurement, Settings
-from runtime.devices.device import Device, candidates
+from runtime.devices.availability import candidates
+from runtime.devices.device import Device
 from runtime.support.cpu_count import available_threads, text_of
 
 PART = "peak"

@@ -22,7 +22,7 @@ from torch.nn import functional
 from benchmarks.measuring.timing import interleave, pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.card import ModelCard
-from runtime.devices.provider_options import session_options
+from runtime.devices.session import session_options
 from runtime.image import fit, load_image, restore
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor

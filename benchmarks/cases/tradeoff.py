@@ -25,7 +25,7 @@ from benchmarks.precision import KINDS
 from benchmarks.results import Measurement, Settings, Skipped
 from export.exporter import export_onnx
 from runtime.devices import availability
-from runtime.devices.device import candidates
+from runtime.devices.availability import candidates
 from runtime.errors import DeviceError, ProofError, one_line
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor

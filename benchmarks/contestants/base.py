@@ -14,7 +14,7 @@ from benchmarks.results import Settings
 from export.proof import MAX_ERROR, network_run
 from runtime.card import ModelCard, Precision
 from runtime.devices import availability
-from runtime.devices.device import Device
+from runtime.devices.device import CPU_DEVICE, Device
 from runtime.errors import DeviceError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
@@ -34,7 +34,7 @@ MEAN_DIFFERENCE: Mapping[Arithmetic, float] = {"fp16": 1e-2, "bf16": 5e-2, "int8
 """Mean |p - reference's p|: another network, or another order of channels, is beyond it. What a file below fp32 has
 lost was judged on real images by its gate."""
 
-CPU = Device(kind="cpu")
+CPU = CPU_DEVICE
 
 Shape = tuple[int, int, int]
 """Images, height and width of a batch."""

@@ -9,9 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.contestants.base import Arithmetic, BenchmarkModel, Contestant, LoadedContestant, Shape, require
-from runtime.devices.device import PROVIDER, Device
-from runtime.devices.opening import open_inference
+from runtime.devices.device import Device
 from runtime.devices.profiles import profile_of
+from runtime.devices.registry import PROVIDER
+from runtime.devices.session import open_inference
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 

@@ -8,7 +8,7 @@ from benchmarks.contestants.ncnn import NcnnContestant
 from benchmarks.contestants.onnx_runtime import onnx_contestants
 from benchmarks.contestants.openvino import OpenVinoContestant
 from benchmarks.contestants.pytorch import torch_contestants
-from runtime.devices.device import Device
+from runtime.devices.device import CPU_DEVICE, Device
 from runtime.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def contestants_on(device: Device) -> tuple[Contestant, ...]:
     return (*torch_contestants(cuda), *onnx_contestants(cuda), *onnx_contestants(tensorrt))
 
 
-CONTESTANTS = (*contestants_on(Device(kind="cpu")), *contestants_on(Device(kind="cuda")))
+CONTESTANTS = (*contestants_on(CPU_DEVICE), *contestants_on(Device(kind="cuda")))
 """Those of the CPU and of the first GPU."""
 
 

@@ -17,7 +17,7 @@ from benchmarks.contestants.registry import contestants_on
 from benchmarks.reporting.report import TIMES, achieved, machine_of
 from benchmarks.reporting.tables import number, shown_settings, size_of, varying
 from benchmarks.results import Measurement, Results
-from runtime.devices.device import Device
+from runtime.devices.device import CPU_DEVICE
 from runtime.support.files import make_folder, replacing
 
 COLOURS = (
@@ -348,7 +348,7 @@ def _pixels(one: Measurement) -> int:
     return _count(one, "height") * _count(one, "width")
 
 
-KNOWN = tuple(peer.name for peer in contestants_on(Device(kind="cpu")) if peer.precision == "fp32")
+KNOWN = tuple(peer.name for peer in contestants_on(CPU_DEVICE) if peer.precision == "fp32")
 """Contestants that have the same colour in all pictures."""
 
 

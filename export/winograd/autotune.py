@@ -18,7 +18,7 @@ from export.graph import MAX_BYTES, bytes_of
 from export.winograd.row_layout import BODY
 from export.winograd.transform import BLOCK, FORMS, Form, convolutions, rewrite
 from runtime.card import ModelCard
-from runtime.devices.provider_options import session_options
+from runtime.devices.session import session_options
 from runtime.errors import ConfigError, OutputError
 from runtime.model_file.golden import synthetic_image
 from runtime.support.cpu_count import available_threads

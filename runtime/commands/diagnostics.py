@@ -214,13 +214,12 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
 def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
     """Golden sample, node placement and latency on one device, or why there are none."""
     from runtime.devices.device import Device
-    from runtime.devices.opening import must_build
-    from runtime.model_file.golden import golden_tolerance
+    from runtime.devices.registry import golden_tolerance, must_build
     from runtime.options import ProviderOptions
     from runtime.predictor import Predictor
 
     try:
-        if must_build(path, Device(kind=kind), card, ProviderOptions()):  # type: ignore[arg-type]
+        if must_build(path, Device(kind=kind), card, ProviderOptions()):
             findings.advise(
                 "no TensorRT engine is built for this model yet, so the first start takes minutes",
                 f"Predictor({str(path)!r}, 'tensorrt').prepare()",

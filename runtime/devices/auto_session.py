@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.devices.device import Device
 from runtime.devices.placement import Node
-from runtime.devices.profiles import Shape
-from runtime.devices.session import Session
-from runtime.errors import DeviceError, one_line
+from runtime.devices.session import CLOSED, BatchOutput, Session
+from runtime.errors import ClosedError, one_line
 from runtime.support.concurrency import Worker
 
 
@@ -63,12 +62,15 @@ class AutoSession(Session):
 
         self._builder = Worker("unet-tensorrt-build", work, stop=lambda: None)
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As `Session.run`."""
-        return self._for((batch.shape[0], batch.shape[1], batch.shape[2])).run(batch)
+    def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        """Answer a batch on the best session that takes it; see `Session.run`."""
+        best = self._best
+        if best is not None and best.takes((batch.shape[0], batch.shape[1], batch.shape[2])):
+            return best.run(batch)
+        return self._opened_other().run(batch)
 
     def run_dlpack(self, tensor: Any) -> Any:
-        """As `Session.run_dlpack`."""
+        """Answer a batch on the device; see `Session.run_dlpack`."""
         value = self._now()._imported(tensor)
         batch, height, width, _ = value.shape()
         best = self._best
@@ -94,13 +96,9 @@ class AutoSession(Session):
     def _now(self) -> Session:
         return self._best or self._opened_other()
 
-    def _for(self, shape: Shape) -> Session:
-        best = self._best
-        return best if best is not None and best.takes(shape) else self._opened_other()
-
     def _opened_other(self) -> Session:
         with self._lock:
             if self._closed:
-                raise DeviceError("device auto: the session is closed; open another one")
+                raise ClosedError(CLOSED)
             self._other = self._other or self._open_other()
             return self._other

@@ -1,8 +1,8 @@
-"""Which ONNX Runtime execution provider runs, and why not another.
+"""Which devices work here, why not another one, and the choice among them.
 
 ONNX Runtime lists providers that cannot run on the machine at hand and falls back to the CPU with no more than a log
-line. So nothing it claims is believed: the driver and the libraries are looked for before a session is made, and the
-provider of every node is looked up afterwards.
+line. So nothing that it claims is believed: the driver and the libraries are looked for before a session is made, and
+the provider of every node is looked up afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,25 +10,43 @@ from typing import TypeVar
 
 import onnxruntime
 
-from runtime.devices.device import PROVIDER, Device
-from runtime.devices.nvidia import _driver_problem, _library_problem
+from runtime.devices.device import Device
+from runtime.devices.registry import BACKENDS
 from runtime.errors import DeviceError
-from runtime.support.cpu_count import available_threads as available_threads
+
+T = TypeVar("T")
+
+
+def candidates(device: str) -> list[Device]:
+    """Parse a device's name, such as "auto", "cpu" or "cuda:1", to the devices to try, best first.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    names = ["auto"]
+    for backend in reversed([*BACKENDS.values()]):
+        names += [backend.kind, f"{backend.kind}:N"] if backend.numbered else [backend.kind]
+    wrong = DeviceError(f"device {device!r}: expected {', '.join(names[:-1])} or {names[-1]}")
+    if not isinstance(device, str):
+        raise wrong
+    if device == "auto":
+        return [Device(kind=kind, numbered=backend.numbered) for kind, backend in BACKENDS.items()]
+    kind, separator, index = device.partition(":")
+    chosen = BACKENDS.get(kind)
+    if chosen is None or (separator and not (chosen.numbered and index.isdecimal() and len(index) <= 3)):
+        raise wrong
+    return [Device(kind=kind, index=int(index or 0), numbered=chosen.numbered)]
 
 
 def unavailable_reason(device: Device) -> str | None:
-    """What keeps a device from running here, with the way to mend it; None if nothing was found missing."""
-    if device.kind == "cpu":
-        return None
-    if PROVIDER[device.kind] not in onnxruntime.get_available_providers():
+    """Return what keeps a device from running here, with the way to mend it; None if nothing was found missing."""
+    backend = BACKENDS[device.kind]
+    if backend.provider not in onnxruntime.get_available_providers():
         return (
-            f"the installed ONNX Runtime {onnxruntime.__version__} is built without {PROVIDER[device.kind]}; "
+            f"the installed ONNX Runtime {onnxruntime.__version__} is built without {backend.provider}; "
             "pip uninstall onnxruntime, then install unet-deploy with its extra [gpu] (Linux or Windows)"
         )
-    return _driver_problem(device.index) or _library_problem(device.kind)
-
-
-T = TypeVar("T")
+    return backend.unavailable_reason(device)
 
 
 def choose(

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.devices.session import COPIES
+from runtime.devices.session import BatchOutput
 
 IDLE_BUFFERS = 8
 """Sets of buffers that are kept between runs: one for each thread at one size, or several sizes in one thread."""
@@ -79,7 +79,7 @@ class Buffers:
         self._binding.bind_ortvalue_input("image", self._input)
         self._binding.bind_ortvalue_output("probability", self._output)
 
-    def run(self, batch: NDArray[np.uint8], options: Any) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[np.uint8], options: Any) -> BatchOutput:
         """Copy the batch in, run, and copy the answer out."""
         start = time.perf_counter()
         self._input.update_inplace(batch)
@@ -88,5 +88,4 @@ class Buffers:
         done = time.perf_counter()
         answer: NDArray[np.float32] = self._output.numpy()
         answer = answer if answer.flags.owndata else answer.copy()  # on the CPU it is the buffer itself
-        COPIES.seconds += copied - start + time.perf_counter() - done
-        return answer
+        return BatchOutput(answer, copied - start + time.perf_counter() - done)

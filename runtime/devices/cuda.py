@@ -1,7 +1,7 @@
-"""Sessions on NVIDIA GPUs: buffers that stay on the device, buckets, out-of-memory, CUDA graphs, TensorRT's engines.
+"""CUDA: sessions on NVIDIA GPUs with buffers that stay on the device, buckets of sizes, out-of-memory, CUDA graphs.
 
 ONNX Runtime 1.31 offers no pinned host memory in Python for its CUDA provider (`get_ep_devices` lists the CPU alone),
-so batches travel from and to ordinary memory.
+so batches travel from and to ordinary memory. Options after onnxruntime.ai, execution providers, CUDA.
 """
 
 import re
@@ -15,15 +15,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
+from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.buffers import IDLE_BUFFERS, IDLE_BYTES, Buffers, Pool
+from runtime.devices.cpu import CPU_CHAIN
 from runtime.devices.device import Device
+from runtime.devices.nvidia import nvidia_problem
 from runtime.devices.profiles import bucketed, cropped, padded, parts
-from runtime.devices.session import COPIES, Session, run_value
-from runtime.errors import DeviceError
+from runtime.devices.session import CLOSED, BatchOutput, Session, run_value
+from runtime.errors import ClosedError, DeviceError
 from runtime.options import ProviderOptions, Size
 
 MAX_GRAPHS = 8
-"""Shapes whose kernels are kept as a CUDA graph; each holds its memory."""
+"""Number of shapes whose kernels are kept as a CUDA graph; each holds its memory."""
 
 NO_GRAPH = -1
 """The `gpu_graph_id` of a run that is neither captured nor replayed."""
@@ -31,8 +34,7 @@ NO_GRAPH = -1
 OUT_OF_MEMORY = re.compile(
     r"out of memory|failed to allocate|smaller than requested|alloc_failed|cuda failure 2\b", re.IGNORECASE
 )
-"""How the arena, CUDA, cuBLAS and cuDNN say that the GPU is full."""
-
+"""Words by which the arena, CUDA, cuBLAS and cuDNN say that the GPU is full."""
 
 T = TypeVar("T")
 
@@ -57,7 +59,7 @@ class Engine:
         self._graph_ids = count(1)
         self._thread = ThreadPoolExecutor(1, "unet-cuda-graphs") if graphs else None
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         """Run one batch as it is, as a CUDA graph if there is one for its shape, or room for another."""
         return self._in_thread(self._run, batch)
 
@@ -70,28 +72,16 @@ class Engine:
         self._in_thread(self._pool.clear)
 
     def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._thread is None:
-            return function(*arguments)
+        return function(*arguments) if self._thread is None else self._thread.submit(function, *arguments).result()
 
-        def timed() -> tuple[T, float]:
-            before = COPIES.seconds
-            return function(*arguments), COPIES.seconds - before
-
-        answer, copying = self._thread.submit(timed).result()
-        COPIES.seconds += copying
-        return answer
-
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if batch.shape in self._graphs or len(self._graphs) < self._allowed:
-            return self._replay(batch)
-        with self._pool.lend(batch.shape) as buffers:
-            return buffers.run(batch, self._options(NO_GRAPH))
-
-    def _replay(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        if batch.shape not in self._graphs and len(self._graphs) >= self._allowed:
+            with self._pool.lend(batch.shape) as buffers:
+                return buffers.run(batch, self._options(NO_GRAPH))
         number, buffers = self._graphs.get(batch.shape) or (next(self._graph_ids), self._make(batch.shape))
-        answer = buffers.run(batch, self._options(number))
-        self._graphs[batch.shape] = number, buffers
-        return answer
+        output = buffers.run(batch, self._options(number))
+        self._graphs[batch.shape] = number, buffers  # kept only after a run that did not fail
+        return output
 
     def _options(self, graph: int) -> Any:
         if not self._allowed:
@@ -120,53 +110,90 @@ class CudaSession(Session):
         self._engine: Engine | None = Engine(inference, place, card.architecture.classes, graphs)
 
     def close(self) -> None:
-        """As `Session.close`."""
+        """Give the memory back, as `Session.close` does."""
         super().close()
         self._engine = None
 
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        answers: list[NDArray[np.float32]] = []
+    def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        outputs: list[BatchOutput] = []
         done = 0
-        while done < len(batch):  # the limit may fall on the way
-            part = next(parts(len(batch) - done, self._limit(batch)))
-            answers.append(self._run_halving_on_oom(batch[done : done + part.stop]))
+        while done < len(batch):
+            most = self._max_batch
+            if self._most_pixels is not None:  # it may fall on the way
+                most = max(1, min(most, self._most_pixels // (batch.shape[1] * batch.shape[2])))
+            part = next(parts(len(batch) - done, most))
+            outputs.append(self._run_halving_on_oom(batch[done : done + part.stop]))
             done += part.stop
-        return answers[0] if len(answers) == 1 else np.concatenate(answers)
+        if len(outputs) == 1:
+            return outputs[0]
+        probability = np.concatenate([output.probability for output in outputs])
+        return BatchOutput(probability, sum(output.copy_seconds for output in outputs))
 
     def _run_value(self, value: Any) -> Any:
-        return self._opened().run_value(value)
+        return self._open_engine().run_value(value)
 
-    def _limit(self, batch: NDArray[np.uint8]) -> int:
-        if self._most_pixels is None:
-            return self._max_batch
-        fits: int = self._most_pixels // (batch.shape[1] * batch.shape[2])
-        return max(1, min(self._max_batch, fits))
-
-    def _run_halving_on_oom(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run_halving_on_oom(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        size = batch.shape[1], batch.shape[2]
         try:
-            return self._once(batch)
+            output = self._open_engine().run(padded(batch, self._padded_size(size)))
+            return output._replace(probability=cropped(output.probability, size))
         except Exception as error:  # ONNX Runtime's errors share no base class
             if not OUT_OF_MEMORY.search(str(error)):
                 raise
             if len(batch) == 1:
                 raise DeviceError(
-                    f"device {self.device}: has too little memory for one image of {batch.shape[1]}x{batch.shape[2]}; "
+                    f"device {self.device}: has too little memory for one image of {size[1]}x{size[0]}; "
                     "predict it in tiles or smaller, or free memory on the GPU (see nvidia-smi)"
                 ) from error
-        self._most_pixels = len(batch) // 2 * batch.shape[1] * batch.shape[2]  # after the error, which held memory
-        self._opened().shrink()
+        self._most_pixels = len(batch) // 2 * size[0] * size[1]  # after the error, which held memory
+        self._open_engine().shrink()
         return self._run(batch)
 
-    def _once(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        size = batch.shape[1], batch.shape[2]
-        return cropped(self._opened().run(padded(batch, self._fitted(size))), size)
-
-    def _fitted(self, size: Size) -> Size:
-        """The size at which an image of `size` is shown to the GPU."""
+    def _padded_size(self, size: Size) -> Size:
+        """Return the (height, width) at which an image of `size` is shown to the GPU."""
         return bucketed(size, self._step)
 
-    def _opened(self) -> Engine:
+    def _open_engine(self) -> Engine:
         engine = self._engine
         if engine is None:
-            raise DeviceError(f"device {self.device}: the session is closed; open another one")
+            raise ClosedError(CLOSED)
         return engine
+
+
+def cuda_options(device: Device, card: ModelCard, options: ProviderOptions) -> dict[str, str]:
+    """Make the options of ONNX Runtime's CUDA provider.
+
+    The arena grows by what is asked for (`arena_extend_strategy`): doubling it each time wastes up to half of a GPU.
+    """
+    search = options.cudnn_search or ("heuristic" if card.input.fit == "native" else "exhaustive")
+    limit = {} if options.gpu_mem_limit is None else {"gpu_mem_limit": str(options.gpu_mem_limit)}
+    return {
+        "device_id": str(device.index),
+        "use_tf32": str(int(options.tf32)),
+        "cudnn_conv_algo_search": search.upper(),
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": str(int(options.cuda_graphs and device.kind == "cuda")),
+        **limit,
+        **{name: value for name, value in dict(options.extra).items() if not name.startswith("trt_")},
+    }
+
+
+def cuda_chain(device: Device, card: ModelCard, options: ProviderOptions) -> ProviderChain:
+    """Return CUDA and, for what it does not take, the CPU."""
+    return [(CUDA.provider, cuda_options(device, card, options)), *CPU_CHAIN]
+
+
+def _open(request: SessionRequest) -> Session:
+    inference = request.open_inference(cuda_chain(request.device, request.card, request.options))
+    return request.checked(CudaSession(inference, request.device, request.card, request.options))
+
+
+CUDA = Backend(
+    kind="cuda",
+    provider="CUDAExecutionProvider",
+    # TF32, the default, has 10 bits of mantissa. The limit is a guess until one has been measured, and a coarse one: it
+    # shows a broken kernel or another model's engine, not a small error.
+    tolerance=2e-2,
+    unavailable_reason=nvidia_problem,
+    open=_open,
+)

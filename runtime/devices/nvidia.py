@@ -9,12 +9,16 @@ from pathlib import Path
 
 import onnxruntime
 
-from runtime.devices.device import Kind
+from runtime.devices.device import Device
 from runtime.errors import DeviceError
-from runtime.support.cpu_count import available_threads as available_threads
 
 TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-"""What ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
+"""Libraries that ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
+
+
+def nvidia_problem(device: Device) -> str | None:
+    """Return what keeps ONNX Runtime's CUDA or TensorRT provider from running on a GPU, with the way to mend it."""
+    return _driver_problem(device.index) or _library_problem(device.kind)
 
 
 def _driver_problem(index: int) -> str | None:
@@ -34,7 +38,7 @@ def _driver_problem(index: int) -> str | None:
 
 
 @cache
-def _library_problem(kind: Kind) -> str | None:
+def _library_problem(kind: str) -> str | None:
     """Load the provider's own library as ONNX Runtime would, to learn the name of what is missing."""
     said = preload()
     windows = platform.system() == "Windows"
@@ -74,11 +78,11 @@ def _preload_tensorrt() -> None:
 
 
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76
-"""Of CUdevice_attribute in cuda.h."""
+"""Values of CUdevice_attribute in cuda.h."""
 
 
 def gpu_facts(index: int) -> dict[str, str]:
-    """What an engine depends on beside its model: GPU, compute capability, driver and the versions of the libraries.
+    """Return what an engine depends on beside its model: GPU, compute capability, versions of driver and libraries.
 
     Raises:
         DeviceError: the driver or TensorRT does not tell.
@@ -113,7 +117,7 @@ def gpu_facts(index: int) -> dict[str, str]:
 
 
 def _driver_version(windows: bool) -> str:
-    """The driver's own version ("580.65.06"), by NVML; "" where that does not tell, as in some containers."""
+    """Return the driver's own version ("580.65.06"), by NVML; "" where that does not tell, as in some containers."""
     text = ctypes.create_string_buffer(96)
     try:
         management = ctypes.CDLL("nvml.dll" if windows else "libnvidia-ml.so.1")

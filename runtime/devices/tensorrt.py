@@ -1,8 +1,13 @@
-"""Sessions on NVIDIA GPUs by TensorRT: profiles, and engines that are built once."""
+"""TensorRT: sessions on engines for the shapes of one profile, which are built once and kept on disk.
+
+Options after onnxruntime.ai, execution providers, TensorRT.
+"""
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
-from runtime.devices.cuda import OUT_OF_MEMORY, CudaSession
+from runtime.devices.backend import Backend, ProviderChain, SessionRequest
+from runtime.devices.cuda import OUT_OF_MEMORY, CudaSession, cuda_chain
 from runtime.devices.device import Device
 from runtime.devices.engine_cache import DamagedError, EngineCache, engine_key, timing_key
-from runtime.devices.nvidia import gpu_facts
+from runtime.devices.nvidia import gpu_facts, nvidia_problem
 from runtime.devices.profiles import Profile, Shape, profile_of
-from runtime.devices.provider_options import cache_options, provider_chain, tensorrt_options
-from runtime.devices.session import Check, Note, telling
-from runtime.errors import DeviceError, one_line
+from runtime.devices.session import BatchOutput, Note
+from runtime.errors import ConfigError, DeviceError, one_line
 from runtime.options import ProviderOptions, Size
 
 ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
@@ -48,20 +53,20 @@ class TensorRtSession(CudaSession):
         self._rebuilding, self._closing = threading.Lock(), threading.Lock()
 
     def close(self) -> None:
-        """As `Session.close`; an engine that is being built is not taken any more."""
+        """Give the memory back, as `Session.close` does; an engine that is being built is not taken any more."""
         with self._closing:
             super().close()
 
     def takes(self, shape: Shape) -> bool:
-        """As `Session.takes`; a larger batch is run in parts."""
-        return self._rebuilds or self.profile.inside((1, *self._fitted((shape[1], shape[2]))))
+        """Return True if one image of the batch fits the profile; a larger batch is run in parts."""
+        return self._rebuilds or self.profile.inside((1, *self._padded_size((shape[1], shape[2]))))
 
     def takes_whole(self, shape: Shape) -> bool:
-        """As `Session.takes_whole`."""
+        """Return True if the whole batch fits the profile."""
         return self._rebuilds or self.profile.inside(shape)
 
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._make_fit((1, *self._fitted((batch.shape[1], batch.shape[2]))))
+    def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        self._make_fit((1, *self._padded_size((batch.shape[1], batch.shape[2]))))
         return super()._run(batch)
 
     def _run_value(self, value: Any) -> Any:
@@ -69,7 +74,7 @@ class TensorRtSession(CudaSession):
         self._make_fit((shape[0], shape[1], shape[2]))
         return super()._run_value(value)
 
-    def _fitted(self, size: Size) -> Size:
+    def _padded_size(self, size: Size) -> Size:
         return self.profile.grown(size, self._stride)
 
     def _make_fit(self, shape: Shape) -> None:
@@ -80,40 +85,62 @@ class TensorRtSession(CudaSession):
         with self._rebuilding:
             if self.profile.inside(shape):
                 return
-            self._opened()  # it may have been closed while another thread built
+            self._open_engine()  # it may have been closed while another thread built
             wider = self._reopen(self.profile.widened(shape))
             with self._closing:
-                self._opened()
+                self._open_engine()
                 # the engine first: between these lines it takes all that the old profile allows
                 self._inference, self._engine, self.nodes = wider._inference, wider._engine, wider.nodes
                 self.profile = wider.profile
 
 
-def open_tensorrt(
-    path: Path,
-    device: Device,
-    card: ModelCard,
-    options: ProviderOptions,
-    infer: Callable[[list[tuple[str, dict[str, str]]]], Any],
-    note: Note,
-    check: Check | None,
-) -> TensorRtSession:
-    """Load the engine, or build it and tell of it; `infer` opens ONNX Runtime's session on providers with options.
+def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, profile: Profile) -> dict[str, str]:
+    """Make the options of ONNX Runtime's TensorRT provider on which the engine depends; see also `cache_options`.
+
+    TensorRT 10 builds weakly typed networks: without its flag it would compute an fp16 or int8 file in fp32.
+    """
+    return {
+        "device_id": str(device.index),
+        "trt_fp16_enable": str(int(card.precision == "fp16")),
+        "trt_int8_enable": str(int(card.precision == "int8")),
+        "trt_max_workspace_size": str(options.workspace),
+        "trt_builder_optimization_level": str(options.builder_optimization_level),
+        **profile.options(),
+        **{name: value for name, value in dict(options.extra).items() if name.startswith("trt_")},
+    }
+
+
+def cache_options(folder: Path, *, timing: bool) -> dict[str, str]:
+    """Make the options that let ONNX Runtime read and write an engine in a folder, and its timing cache if `timing`."""
+    engine = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_engine_cache_prefix": "unet"}
+    if not timing:
+        return engine
+    return engine | {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+
+
+def tensorrt_chain(
+    device: Device, card: ModelCard, options: ProviderOptions, profile: Profile, cache: Mapping[str, str]
+) -> ProviderChain:
+    """Return TensorRT and, for what it does not take, CUDA and the CPU; `cache` is `cache_options` or empty."""
+    own = {**tensorrt_options(device, card, options, profile), **cache}
+    return [(TENSORRT.provider, own), *cuda_chain(device, card, options)]
+
+
+def _open(request: SessionRequest) -> TensorRtSession:
+    """Load the engine, or build it and tell of it.
 
     Raises:
-        DeviceError: the engine's folder is not safe; and what `infer` and `check` raise for a new engine.
+        DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
     """
+    path, device, card, options = request.path, request.device, request.card, request.options
 
     def open_for(profile: Profile) -> TensorRtSession:
         def opened(cache: Mapping[str, str]) -> TensorRtSession:
-            inference = infer(provider_chain(device, card, options, profile=profile, cache=cache))
-            session = TensorRtSession(inference, device, card, options, profile, open_for)
-            if check is not None:
-                check(session.run)
-            return session
+            inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache))
+            return request.checked(TensorRtSession(inference, device, card, options, profile, open_for))
 
         def built(cache: Mapping[str, str]) -> TensorRtSession:
-            with telling(f"device {device}: building the TensorRT engine of {path.name}", note):
+            with telling(f"device {device}: building the TensorRT engine of {path.name}", request.note):
                 return opened(cache)
 
         def load(folder: Path, building: bool) -> TensorRtSession:
@@ -129,27 +156,72 @@ def open_tensorrt(
 
         if not options.engine_cache:
             return built({})
-        key, facts = _key(path, device, card, options, profile)
+        facts = gpu_facts(device.index)
+        key = engine_key(path, facts, tensorrt_options(device, card, options, profile))
         about = {"model": path.name, "device": str(device), **facts, **profile.options()}
         timing = timing_key(facts) if options.timing_cache else ""
-        return EngineCache(options.engine_folder).open(key, about, load, note, timing=timing)
+        return EngineCache(options.engine_folder).open(key, about, load, request.note, timing=timing)
 
     return open_for(profile_of(card, options))
 
 
-def is_built(path: Path, device: Device, card: ModelCard, options: ProviderOptions) -> bool:
-    """Whether there is an engine for this model here; True also where that cannot be told: opening it will tell."""
+def _must_build(request: SessionRequest) -> bool:
+    """Return True if there is no engine for this model; False where that cannot be told: opening it will tell.
+
+    Raises:
+        ConfigError: CUDA would serve by graphs meanwhile, and a build breaks their capture.
+    """
+    device, card, options = request.device, request.card, request.options
+    if options.cuda_graphs and options.background:
+        raise ConfigError(
+            "cuda_graphs: found True with background=True, and building a TensorRT engine breaks the capture of CUDA "
+            "graphs; give background=False, or device='cuda'"
+        )
     if not options.engine_cache:
-        return False
-    try:
-        key, _ = _key(path, device, card, options, profile_of(card, options))
-        return key in EngineCache(options.engine_folder)
-    except (DeviceError, OSError):
         return True
+    try:
+        wanted = tensorrt_options(device, card, options, profile_of(card, options))
+        return engine_key(request.path, gpu_facts(device.index), wanted) not in EngineCache(options.engine_folder)
+    except (DeviceError, OSError):
+        return False
 
 
-def _key(
-    path: Path, device: Device, card: ModelCard, options: ProviderOptions, profile: Profile
-) -> tuple[str, dict[str, str]]:
-    facts = gpu_facts(device.index)
-    return engine_key(path, facts, tensorrt_options(device, card, options, profile)), facts
+TENSORRT = Backend(
+    kind="tensorrt",
+    provider="TensorrtExecutionProvider",
+    tolerance=2e-2,  # CUDA's
+    one_profile=True,
+    unavailable_reason=nvidia_problem,
+    open=_open,
+    must_build=_must_build,
+)
+
+
+PROGRESS_SECONDS = 15.0
+
+
+@contextmanager
+def telling(what: str, note: Note, every: float | None = None) -> Iterator[None]:
+    """Tell when something long begins, how long it has taken every `every` seconds, and that it is done or failed."""
+    start, ended = time.monotonic(), threading.Event()
+
+    def seconds() -> str:
+        return f"{time.monotonic() - start:.0f} s"
+
+    def tick() -> None:
+        while not ended.wait(every or PROGRESS_SECONDS):
+            note(f"{what}: still working after {seconds()}")
+
+    note(f"{what}: begins, and takes seconds to minutes")
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
+    ticker.start()
+    try:
+        yield
+    except BaseException:
+        note(f"{what}: failed after {seconds()}")
+        raise
+    else:
+        note(f"{what}: done in {seconds()}")
+    finally:
+        ended.set()
+        ticker.join()

@@ -1,10 +1,9 @@
-"""Opening a model on the best device that works, or on the one that was asked for, and saying where it runs."""
+"""LoadedModel: a model on the best device that works, or on the one that was asked for; it says where it runs."""
 
 import ctypes
 import logging
 import os
 import sys
-import threading
 import time
 import warnings
 import weakref
@@ -13,34 +12,32 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from runtime.card import ModelCard
 from runtime.devices import availability
 from runtime.devices.auto_session import AutoSession
-from runtime.devices.device import PROVIDER, Device, candidates
-from runtime.devices.opening import must_build, open_session
+from runtime.devices.availability import candidates
+from runtime.devices.device import Device
+from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
 from runtime.devices.report import Report, grouped
 from runtime.devices.session import Session
-from runtime.errors import ClosedError, DeviceError, DeviceWarning, ModelError, UnetError, one_line
-from runtime.inference.pipeline import NetworkOutput, PreparedImage, infer
-from runtime.model_file.golden import Golden, NetworkFunction, golden_tolerance
+from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
+from runtime.model_file.golden import Golden
 from runtime.options import ProviderOptions
 
 LOG = logging.getLogger("runtime")
 
 GPU_BATCH = 8
-"""Images that run together on a GPU, unless told otherwise."""
+"""Number of images that run together on a GPU, unless told otherwise."""
 
 _alive: weakref.WeakSet["LoadedModel"] = weakref.WeakSet()
 
 
 def _keep_alive() -> None:
     """After a fork, ONNX Runtime's sessions must never be taken apart: that would wait for threads that are gone."""
-    for opened in _alive:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))
+    for model in _alive:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
 
 
 if hasattr(os, "register_at_fork"):
@@ -52,72 +49,66 @@ class LoadedModel:
 
     Nothing that it holds refers back to it, so its memory is given back as soon as it is dropped.
 
+    Attributes:
+        card: the file's card.
+        session: the `Session` that answers batches now.
+        report: the `Report` of where it runs, what was skipped and why.
+
     Raises:
-        ModelError: it answers its golden sample wrongly on the CPU, or ONNX Runtime cannot run it.
+        ModelError: the model answers its golden sample wrongly on the CPU, or ONNX Runtime cannot run it.
         DeviceError: an explicit device does not run here.
     """
 
     def __init__(
         self, path: Path, card: ModelCard, golden: Golden, device: str, threads: int, options: ProviderOptions
     ) -> None:
-        self._opener = SessionFactory(device, path, card, golden, threads, options)
+        self.card = card
+        self._factory = SessionFactory(device, path, card, golden, threads, options)
         self.session: Session
         self.report: Report
         self._open(device)
         _alive.add(self)
 
     @property
-    def kind(self) -> str:
-        """ "cpu", "cuda" or "tensorrt": where most runs go now. Takes no lock, so that it can be asked after a fork."""
-        return self.report.device.partition(":")[0]
+    def on_cpu(self) -> bool:
+        """True if runs go to the CPU. Takes no lock, so that it can be asked after a fork."""
+        return BACKENDS[self.report.device.partition(":")[0]].on_cpu
 
     @property
     def batch_size(self) -> int:
-        """Images that run together: on a CPU more than one gain nothing."""
-        return 1 if self.kind == "cpu" else min(GPU_BATCH, self._opener.options.max_batch)
-
-    def infer(self, loaded: Sequence[PreparedImage], stopped: threading.Event | None = None) -> list[NetworkOutput]:
-        """Ask the network about images of one key together; see `runtime.inference.pipeline.infer`.
-
-        Raises:
-            ClosedError: `stopped` was set; it is looked at before each run, of which an image in tiles takes many.
-        """
-
-        def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-            if stopped is not None and stopped.is_set():
-                raise ClosedError("stream: was stopped")
-            return self.session.run(batch)
-
-        return infer(run, loaded, len(self._opener.card.output.classes), self.batch_size)
+        """Number of images that run together: on a CPU more than one gain nothing."""
+        return 1 if self.on_cpu else min(GPU_BATCH, self._factory.options.max_batch)
 
     def _open(self, device: str) -> None:
-        opener, devices = self._opener, candidates(device)
-        chosen, (session, error), skipped, late = availability.choose(devices, opener.open, opener.build_in_background)
+        factory, devices = self._factory, candidates(device)
+        chosen, (session, error), skipped, late = availability.choose(
+            devices, factory.open, factory.build_in_background
+        )
         self.session = session
         self.report = replace(
-            opener.report(session, error),
+            factory.report(session, error),
             requested=device,
             skipped=tuple((other.kind, reason) for other, reason in skipped),
         )
-        if skipped and opener.loses([other for other, _ in skipped]):
+        if skipped and factory.deserve_warning([other for other, _ in skipped]):
             _warn_once(self.report.device, self.report.skipped)
         if late:
             self._build_later(session, late[0])
-        elif device == "auto" and chosen.kind == "tensorrt":
-            cuda = devices[devices.index(chosen) + 1]
+        elif device == "auto" and BACKENDS[chosen.kind].one_profile:
+            following = devices[devices.index(chosen) + 1]
             # Capturing a CUDA graph fails while TensorRT works in another thread.
-            other = replace(opener, options=replace(opener.options, cuda_graphs=False))
-            self.session = AutoSession(best=session, open_other=lambda: other.open(cuda)[0])
+            other = replace(factory, options=replace(factory.options, cuda_graphs=False))
+            self.session = AutoSession(best=session, open_other=lambda: other.open(following)[0])
 
     def _build_later(self, session: Session, device: Device) -> None:
         """Let a session serve until the engine of a better device is built."""
         start, before, errors = time.monotonic(), self.report, [0.0]
-        opener, here = self._opener, weakref.ref(self)
+        factory, here = self._factory, weakref.ref(self)
         self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
         auto = self.session = AutoSession(other=session, open_other=lambda: session)
 
         def open_best() -> Session:
-            best, errors[0] = opener.open(device)
+            best, errors[0] = factory.open(device)
             return best
 
         def done(best: Session | None, reason: str) -> None:
@@ -125,11 +116,11 @@ class LoadedModel:
                 report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
             else:
                 text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
-                report = opener.report(best, errors[0])
+                report = factory.report(best, errors[0])
                 report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
-            opened = here()
-            if opened is not None:
-                opened.report = report
+            model = here()
+            if model is not None:
+                model.report = report
                 LOG.warning(report.switch)
 
         auto.build(open_best, done)
@@ -137,7 +128,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class SessionFactory:
-    """What it takes to open a model's file on any device; `requested` is the user's word for it."""
+    """Opens a model's file on any device; `requested` is the name of the device that the user gave."""
 
     requested: str
     path: Path
@@ -147,50 +138,55 @@ class SessionFactory:
     options: ProviderOptions
 
     def build_in_background(self, device: Device) -> bool:
-        """Whether another device should serve until this one's engine is built."""
+        """Return True if another device should serve until this one's engine is built."""
         return (
             self.options.background
-            and self._why_not(device) is None
+            and self._unavailable_reason(device) is None
             and must_build(self.path, device, self.card, self.options)
         )
 
     def open(self, device: Device) -> tuple[Session, float]:
-        """Open a session on the device and replay the golden sample there: the session, and the largest error."""
-        reason = self._why_not(device)
+        """Open a session and replay the golden sample on it; return it with the largest error of the replay.
+
+        Raises:
+            DeviceError, ModelError: as `LoadedModel`.
+        """
+        reason = self._unavailable_reason(device)
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
+        tolerance = golden_tolerance(self.card, device.kind)
+
+        def check(session: Session) -> None:
+            errors[0] = self.golden.error(lambda images: session.run(images).probability)
+            if errors[0] > tolerance:
+                raise self._failure(
+                    device,
+                    f"answers the golden sample wrongly (off by {errors[0]:.2g}, expected at most {tolerance:g}); "
+                    "export the model again, update the driver or choose another device",
+                )
+
         try:
             session = open_session(
-                self.path,
-                device,
-                self.card,
-                self.options,
-                note=LOG.warning,
-                threads=self.threads,
-                check=lambda run: errors.append(self._check_golden(device, run)),
+                self.path, device, self.card, self.options, note=LOG.warning, threads=self.threads, check=check
             )
         except UnetError:
             raise
-        except Exception as failure:  # ONNX Runtime's errors share no base class
-            raise _wrong(self.path, device, f"ONNX Runtime cannot run the model ({_brief(failure)})") from failure
-        return session, errors[-1]
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            reason = f"ONNX Runtime cannot run the model ({one_line(str(error))[:300]})"
+            raise self._failure(device, reason) from error
+        return session, errors[0]
 
-    def loses(self, skipped: Sequence[Device]) -> bool:
-        """Whether these devices are a loss: to a file for CPUs, those that would run another file."""
+    def deserve_warning(self, skipped: Sequence[Device]) -> bool:
+        """Return True if skipping these devices costs speed: for a file for CPUs, if one of them would run another."""
         return self.card.target != "cpu" or any(availability.unavailable_reason(device) is None for device in skipped)
 
-    def _why_not(self, device: Device) -> str | None:
-        if self.card.target == "cpu" and device.kind != "cpu":
-            missing = availability.unavailable_reason(device) if self.requested == "auto" else None
-            return missing or f"{self.path.name} is written for CPUs; take the file without --target cpu"
-        return availability.unavailable_reason(device)
-
     def report(self, session: Session, error: float) -> Report:
+        """Describe where a session runs; `error` is the largest one of its golden sample."""
         return Report(
             requested=str(session.device),
             device=str(session.device),
-            provider=PROVIDER[session.device.kind],
+            provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
             threads=self.threads,
@@ -198,21 +194,17 @@ class SessionFactory:
             node_placement=session.nodes,
         )
 
-    def _check_golden(self, device: Device, run: NetworkFunction) -> float:
-        error, tolerance = self.golden.error(run), golden_tolerance(self.card, device.kind)
-        if error > tolerance:
-            raise _wrong(
-                self.path,
-                device,
-                f"answers the golden sample wrongly (off by {error:.2g}, expected at most {tolerance:g}); "
-                "export the model again, update the driver or choose another device",
-            )
-        return error
+    def _unavailable_reason(self, device: Device) -> str | None:
+        if self.card.target == "cpu" and not BACKENDS[device.kind].on_cpu:
+            missing = availability.unavailable_reason(device) if self.requested == "auto" else None
+            return missing or f"{self.path.name} is written for CPUs; take the file without --target cpu"
+        return availability.unavailable_reason(device)
 
-
-def _wrong(path: Path, device: Device, what: str) -> UnetError:
-    """What goes wrong on the CPU is the file's fault, elsewhere the device's."""
-    return ModelError(f"{path}: {what}") if device.kind == "cpu" else DeviceError(f"device {device}: {what}")
+    def _failure(self, device: Device, what: str) -> UnetError:
+        """Make the error of a model that fails on a device: on the CPU the file is to blame, elsewhere the device."""
+        if BACKENDS[device.kind].on_cpu:
+            return ModelError(f"{self.path}: {what}")
+        return DeviceError(f"device {device}: {what}")
 
 
 @lru_cache(maxsize=32)
@@ -222,12 +214,8 @@ def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
 
 
 def _level_of_user() -> int:
-    """How many frames up, counted from here, the first one outside this package is: the line that a warning blames."""
+    """Count the frames up to the first one outside this package: a warning blames its line."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _brief(error: Exception) -> str:
-    return one_line(str(error))[:300]

@@ -1,5 +1,6 @@
 """One image from its file to its answer, in three stages for different threads: preprocess, infer, postprocess."""
 
+import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -8,40 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
-from runtime.devices.session import COPIES
-from runtime.errors import ImageError
+from runtime.errors import ClosedError, ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
+from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.tiling import ResolvedOptions, augmented, tiled
-from runtime.model_file.golden import NetworkFunction
 from runtime.result import Segmentation, Times
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedImage:
-    """A decoded and fitted image, how the network is to be asked about it, and the milliseconds that took."""
+    """A decoded image, fitted to the network, the options of the prediction, and how long both steps took, in ms."""
 
     image: NDArray[np.uint8]
     fitted: Fitted
-    way: ResolvedOptions
+    options: ResolvedOptions
     decode: float
     fit: float
 
     @property
     def key(self) -> Hashable:
-        """What images of one batch have in common."""
-        return self.fitted.image.shape, self.way
+        """Value that the images of one batch have in common."""
+        return self.fitted.image.shape, self.options
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:
-    """Probability float32 [classes, height, width] of a fitted image; milliseconds of copying and of computing it."""
+    """Probability float32 [classes, height, width] of a fitted image; how long copying and computing took, in ms."""
 
     probability: NDArray[np.float32]
     transfer: float
     infer: float
 
 
-def preprocess(source: ImageSource, way: ResolvedOptions, card: ModelCard, limits: Limits) -> PreparedImage:
+def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, limits: Limits) -> PreparedImage:
     """Decode an image and fit it to the network.
 
     Raises:
@@ -50,9 +50,13 @@ def preprocess(source: ImageSource, way: ResolvedOptions, card: ModelCard, limit
     start = time.perf_counter()
     image = load_image(source, card.input.channels, limits=limits)
     decoded = time.perf_counter()
-    fitted = fit(image, way.spec)
+    fitted = fit(image, options.spec)
     return PreparedImage(
-        image=image, fitted=fitted, way=way, decode=1e3 * (decoded - start), fit=1e3 * (time.perf_counter() - decoded)
+        image=image,
+        fitted=fitted,
+        options=options,
+        decode=1e3 * (decoded - start),
+        fit=1e3 * (time.perf_counter() - decoded),
     )
 
 
@@ -65,37 +69,54 @@ def check_batch(batch: object, channels: int) -> None:
         raise ImageError(f"batch: found {batch.dtype} {list(batch.shape)}, {expected}")
 
 
-def infer(run: NetworkFunction, loaded: Sequence[PreparedImage], classes: int, tiles: int) -> list[NetworkOutput]:
-    """Ask the network about images of one key together; `tiles` are run at once where they are cut.
+def infer(
+    model: LoadedModel, images: Sequence[PreparedImage], stopped: threading.Event | None = None
+) -> list[NetworkOutput]:
+    """Ask the network about images of one `key` together; large ones in tiles, `model.batch_size` of them at a time.
 
     Raises:
-        DeviceError: the device gives up.
+        DeviceError: the device fails, most likely because it is out of memory.
+        ClosedError: the model is closed, or `stopped` was set; it is looked at before each run, of which an image in
+            tiles takes many.
     """
-    start, copied, way = time.perf_counter(), COPIES.seconds, loaded[0].way
-    run = augmented(run, way.tta)
-    pictures = [one.fitted.image for one in loaded]
-    if way.tile is not None:
-        found = [tiled(run, one, classes, way.tile, overlap=way.overlap, batch_size=tiles) for one in pictures]
+    start, copy_seconds = time.perf_counter(), 0.0
+
+    def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nonlocal copy_seconds
+        if stopped is not None and stopped.is_set():
+            raise ClosedError("stream: was stopped")
+        output = model.session.run(batch)
+        copy_seconds += output.copy_seconds
+        return output.probability
+
+    options = images[0].options
+    network = augmented(run, options.tta)
+    pictures = [image.fitted.image for image in images]
+    if options.tile is None:
+        found = list(network(pictures[0][None] if len(pictures) == 1 else np.stack(pictures)))
     else:
-        found = list(run(pictures[0][None] if len(pictures) == 1 else np.stack(pictures)))
-    transfer = COPIES.seconds - copied
-    share = 1e3 / len(loaded)
-    spent = time.perf_counter() - start - transfer
-    return [NetworkOutput(probability=one, transfer=share * transfer, infer=share * spent) for one in found]
+        classes = len(model.card.output.classes)
+        found = [
+            tiled(network, picture, classes, options.tile, overlap=options.overlap, batch_size=model.batch_size)
+            for picture in pictures
+        ]
+    share = 1e3 / len(images)
+    computing = time.perf_counter() - start - copy_seconds
+    return [NetworkOutput(probability=one, transfer=share * copy_seconds, infer=share * computing) for one in found]
 
 
-def postprocess(loaded: PreparedImage, answer: NetworkOutput, card: ModelCard) -> Segmentation:
+def postprocess(prepared: PreparedImage, output: NetworkOutput, card: ModelCard) -> Segmentation:
     """Bring the probabilities back to the image's own size."""
     start = time.perf_counter()
-    probability = restore(answer.probability, loaded.fitted)
+    probability = restore(output.probability, prepared.fitted)
     whole = probability.base
     if isinstance(whole, np.ndarray) and whole.nbytes > probability.nbytes:
         probability = probability.copy()  # or one result would hold its whole batch
     times = Times(
-        decode=loaded.decode,
-        fit=loaded.fit,
-        transfer=answer.transfer,
-        infer=answer.infer,
+        decode=prepared.decode,
+        fit=prepared.fit,
+        transfer=output.transfer,
+        infer=output.infer,
         restore=1e3 * (time.perf_counter() - start),
     )
-    return Segmentation(probability=probability, image=loaded.image, output=card.output, times=times)
+    return Segmentation(probability=probability, image=prepared.image, output=card.output, times=times)

@@ -1,10 +1,11 @@
-"""What `Predictor.submit` and `predict_async` do: single images in, batches to the network, single answers out."""
+"""Submissions: single images in, batches to the network, single answers out, as `Predictor.submit` promises."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from runtime.devices.session import CLOSED
 from runtime.inference.batcher import Batcher, Batching
 from runtime.inference.pipeline import NetworkOutput, PreparedImage
 from runtime.result import Segmentation
@@ -13,33 +14,31 @@ from runtime.support.concurrency import FairSemaphore
 if TYPE_CHECKING:
     import asyncio
 
-CLOSED = "predictor: is closed; open another one"
-
 Infer = Callable[[Sequence[PreparedImage]], list[NetworkOutput]]
-Finish = Callable[[PreparedImage, NetworkOutput], Segmentation]
+Postprocess = Callable[[PreparedImage, NetworkOutput], Segmentation]
 
 
 class _Entry(NamedTuple):
-    loaded: PreparedImage
-    is_finished_here: bool
-    """Whether the thread that runs the batch brings the answer back to the image's size."""
+    image: PreparedImage
+    postprocess_here: bool
+    """True if the thread that runs the batch also brings the answer back to the image's size."""
 
 
 class Submissions:
     """Gathers images from threads and coroutines into batches, which one thread runs; see `Batcher`.
 
     Args:
-        infer: asks the network about images of one key together.
-        finish: brings an answer back to its image's own size.
+        infer: answers images of one key together.
+        postprocess: brings an answer back to its image's own size.
         batching: how images are gathered.
     """
 
-    def __init__(self, infer: Infer, finish: Finish, batching: Batching) -> None:
-        self._finish = finish
+    def __init__(self, infer: Infer, postprocess: Postprocess, batching: Batching) -> None:
+        self._postprocess = postprocess
         self._decoding = FairSemaphore(batching.max_waiting + batching.max_batch, "")
         self._batcher: Batcher[_Entry, NetworkOutput | Segmentation] = Batcher(
-            partial(_run, infer, finish),
-            key=lambda entry: entry.loaded.key,
+            partial(_run, infer, postprocess),
+            key=lambda entry: entry.image.key,
             max_batch=batching.max_batch,
             max_delay_ms=batching.max_delay_ms,
             max_waiting=batching.max_waiting,
@@ -48,27 +47,27 @@ class Submissions:
             "or in a coroutine await predict_async",
         )
 
-    def submit(self, loaded: PreparedImage, *, timeout: float | None) -> Future[Segmentation]:
+    def submit(self, image: PreparedImage, *, timeout: float | None) -> Future[Segmentation]:
         """See `Predictor.submit`. The Future's callbacks run in the batches' thread, which restores the answer too."""
-        future: Future[Segmentation] = self._batcher.submit(_Entry(loaded, True), timeout=timeout)  # type: ignore[assignment]
+        future: Future[Segmentation] = self._batcher.submit(_Entry(image, True), timeout=timeout)  # type: ignore[assignment]
         return future
 
-    async def predict(self, load: Callable[[], PreparedImage]) -> Segmentation:
+    async def predict(self, preprocess: Callable[[], PreparedImage]) -> Segmentation:
         """Decode and restore in threads beside the event loop, run in a batch between."""
         import asyncio  # costs an app that does not use it 30 ms at its start
 
         await self._decoding.acquire_async()  # or decoded images would pile up before the batches
-        decoding = asyncio.ensure_future(asyncio.to_thread(load))
+        decoding = asyncio.ensure_future(asyncio.to_thread(preprocess))
         try:
-            loaded = await asyncio.shield(decoding)
-            answer = await self._batcher.run_async(_Entry(loaded, False))
+            image = await asyncio.shield(decoding)
+            answer = await self._batcher.run_async(_Entry(image, False))
         finally:  # a thread that decodes what nobody awaits any more keeps its place until it is done
             if decoding.done() or decoding.get_loop().is_closed():
                 self._release(decoding)
             else:
                 decoding.add_done_callback(self._release)
         assert isinstance(answer, NetworkOutput)
-        return await asyncio.to_thread(self._finish, loaded, answer)
+        return await asyncio.to_thread(self._postprocess, image, answer)
 
     def _release(self, decoding: "asyncio.Future[PreparedImage]") -> None:
         if decoding.done() and not decoding.cancelled():
@@ -76,7 +75,7 @@ class Submissions:
         self._decoding.release()
 
     def is_current(self) -> bool:
-        """Whether the caller runs in the batches' thread, as callbacks of Futures do."""
+        """Return True if the caller runs in the batches' thread, as callbacks of Futures do."""
         return self._batcher.is_current()
 
     def close(self) -> None:
@@ -84,9 +83,9 @@ class Submissions:
         self._batcher.close()
 
 
-def _run(infer: Infer, finish: Finish, entries: list[_Entry]) -> list[NetworkOutput | Segmentation]:
-    answers = infer([entry.loaded for entry in entries])
+def _run(infer: Infer, postprocess: Postprocess, entries: list[_Entry]) -> list[NetworkOutput | Segmentation]:
+    answers = infer([entry.image for entry in entries])
     return [
-        finish(entry.loaded, answer) if entry.is_finished_here else answer
+        postprocess(entry.image, answer) if entry.postprocess_here else answer
         for entry, answer in zip(entries, answers, strict=True)
     ]

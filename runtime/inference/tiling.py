@@ -32,12 +32,13 @@ MAX_PIXELS = 200_000_000
 """Of what the network sees at once; some 440 bytes for each were seen."""
 
 
-Size = tuple[int, int] | Literal["native"]
+SizeOption = tuple[int, int] | Literal["native"]
+"""(height, width) that the network sees, or the image's own size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedOptions:
-    """How a picture is asked about: fitted as `spec` says, in tiles of (height, width) or whole, and how often."""
+    """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole."""
 
     spec: InputSpec
     tile: tuple[int, int] | None
@@ -48,7 +49,7 @@ class ResolvedOptions:
 class PredictOptions(TypedDict, total=False):
     """The options of `Predictor.predict`."""
 
-    size: Size | None
+    size: SizeOption | None
     tile: tuple[int, int] | None
     overlap: float | None
     tta: Tta | None
@@ -56,16 +57,17 @@ class PredictOptions(TypedDict, total=False):
 
 def resolve_options(
     card: ModelCard,
-    size: Size | None = None,
+    size: SizeOption | None = None,
     tile: tuple[int, int] | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
     **unknown: object,
 ) -> ResolvedOptions:
-    """Check what is asked for; the meanings are those of `Predictor.predict`.
+    """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
-        ConfigError: no size, sides below 1, an overlap outside 0..`MAX_OVERLAP`, an unknown augmentation or option.
+        ConfigError: a size is none, a side is below 1, the overlap is outside 0..`MAX_OVERLAP`, or an augmentation or
+            option is unknown.
     """
     if unknown:
         name = next(iter(unknown))
@@ -86,7 +88,7 @@ def resolve_options(
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
 
 
-def _spec(spec: InputSpec, size: Size | None, *, native: bool) -> InputSpec:
+def _spec(spec: InputSpec, size: SizeOption | None, *, native: bool) -> InputSpec:
     if (isinstance(size, str) and size == "native") or (size is None and native):
         return replace(spec, fit="native")
     if size is None:
@@ -169,7 +171,7 @@ def starts(side: int, tile: int, overlap: float) -> list[int]:
 
 
 def augmented(run: NetworkFunction, tta: Tta | None) -> NetworkFunction:
-    """The network that answers the mean over a picture's mirror images and turns, each turned back."""
+    """Return a network that answers the mean over a picture's mirror images and turns, each turned back."""
     if tta is None:
         return run
     turns = list(product([0] if tta == "flip" else range(4), [False, True]))

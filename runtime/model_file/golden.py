@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -27,14 +26,6 @@ GOLDEN_SIZE = (56, 88)
 """Height and width: small, not square, and no multiple of 16, so that padding and cropping are replayed too."""
 
 MAX_BYTES = 64 * 2**20
-
-TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2, "tensorrt": 2e-2}
-"""Largest |p - golden| that passes, by device. On CPUs 1e-7 to 1e-6 is seen; 1e-4 leaves room for other kernels and
-still shows a damaged weight. GPUs multiply in TF32 (10 bits of mantissa) by default; their limit is a guess until one
-has been measured, and a coarse one: it shows a broken kernel or another model's engine, not a small error."""
-
-ROUNDING = 4.0
-"""How many times what two ways to compute a file below fp32 differ by, where it was exported, devices may differ by."""
 
 NetworkFunction = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, height, width, channels] -> probability float32 [batch, classes, height, width]; thread-safe."""
@@ -77,12 +68,6 @@ class Golden:
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
         return cls(image=image, probability=probability)
-
-
-def golden_tolerance(card: ModelCard, kind: str) -> float:
-    """Largest |p - golden| that passes on "cpu", "cuda" or "tensorrt"."""
-    rounding = 0.0 if card.precision == "fp32" or card.proof is None else ROUNDING * card.proof.golden_error
-    return TOLERANCE[kind] + rounding
 
 
 def golden_image(channels: int) -> NDArray[np.uint8]:

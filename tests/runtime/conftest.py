@@ -23,13 +23,12 @@ from waiting import our_threads, wait_until
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
 from runtime.commands import system_info
 from runtime.commands.predict import predict
-from runtime.devices import availability, opening
+from runtime.devices import availability, backend
 from runtime.devices import cuda as cuda_module
 from runtime.devices import tensorrt as tensorrt_module
 from runtime.devices.device import Device
 from runtime.devices.engine_cache import EngineCache
-from runtime.devices.opening import open_inference
-from runtime.devices.provider_options import session_options
+from runtime.devices.session import open_inference, session_options
 from runtime.inference import loaded_model
 from runtime.model_file.golden import GOLDEN_KEY, Golden, golden_image
 from runtime.options import ProviderOptions
@@ -379,6 +378,6 @@ def tensorrt_stand_in(models, card, monkeypatch, tmp_path):
         "__init__",
         lambda self, *args, memory=None, **named: real(self, *args, memory="cpu", **named),
     )
-    monkeypatch.setattr(opening, "open_inference", infer)
+    monkeypatch.setattr(backend, "open_inference", infer)
     monkeypatch.setattr(tensorrt_module, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
     return told

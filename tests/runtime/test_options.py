@@ -5,17 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from devices import provider_chain
 
-from runtime.devices import provider_options as module
-from runtime.devices.device import Device
+from runtime.devices import session as module
+from runtime.devices.cuda import cuda_options
+from runtime.devices.device import CPU_DEVICE, Device
 from runtime.devices.profiles import profile_of
-from runtime.devices.provider_options import (
-    cache_options,
-    cuda_options,
-    provider_chain,
-    session_options,
-    tensorrt_options,
-)
+from runtime.devices.session import session_options
+from runtime.devices.tensorrt import cache_options, tensorrt_options
 from runtime.errors import ConfigError
 from runtime.options import RESERVED, ProviderOptions
 
@@ -158,7 +155,7 @@ def test_providers_follow_each_other_on_the_same_gpu(make_card):
     assert told[0]["trt_engine_cache_enable"] == "1"
     assert told[1]["enable_cuda_graph"] == "0"  # not of the nodes that TensorRT leaves
     assert [name for name, _ in provider_chain(GPU, card, PLAIN)] == list(names[1:])
-    assert provider_chain(Device(kind="cpu"), card, PLAIN) == [("CPUExecutionProvider", {})]
+    assert provider_chain(CPU_DEVICE, card, PLAIN) == [("CPUExecutionProvider", {})]
 
 
 def test_bucket_is_a_multiple_of_the_stride(make_card):

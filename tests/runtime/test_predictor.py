@@ -11,7 +11,7 @@ from PIL import Image
 
 from runtime import predictor
 from runtime.devices import availability
-from runtime.devices.device import Device
+from runtime.devices.device import CPU_DEVICE
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
 from runtime.inference import loaded_model, predictor_cache
 from runtime.predictor import Predictor, predict
@@ -174,10 +174,21 @@ def test_auto_tells_of_no_driver(no_gpu, models):
         Predictor(models["brightness"])
 
 
+class Shifted:
+    """A session whose probabilities are off by 0.03."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def run(self, batch):
+        output = self.session.run(batch)
+        return output._replace(probability=output.probability + np.float32(0.03))
+
+
 def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(models, monkeypatch):
     """A GPU that opens the model but is off by more than its tolerance is found by the golden sample."""
 
-    cpu = Device(kind="cpu")
+    cpu = CPU_DEVICE
     real = loaded_model.open_session
 
     def fake(path, device, card, options, *, check, **named):
@@ -186,7 +197,7 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
             cpu,
             card,
             options,
-            check=lambda run: check(run if device == cpu else lambda image: run(image) + np.float32(0.03)),
+            check=lambda session: check(session if device == cpu else Shifted(session)),
             **named,
         )
 

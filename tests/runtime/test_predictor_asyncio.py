@@ -9,7 +9,6 @@ from waiting import PATIENCE, Gate, wait_until
 
 from runtime import predictor
 from runtime.errors import ImageError
-from runtime.inference import loaded_model
 from runtime.inference.batcher import Batching
 from runtime.predictor import Predictor
 
@@ -54,7 +53,7 @@ def test_coroutines_decode_and_restore_beside_the_batches(models, monkeypatch):
         monkeypatch.setattr(module, name, noted)
 
     note(predictor, "preprocess")
-    note(loaded_model, "infer")
+    note(predictor, "infer")
     note(predictor, "postprocess")
     with Predictor(models["conv"], "cpu") as model:
         run(model.predict_async(IMAGES[0]))

@@ -40,7 +40,7 @@ def no_collector():
 def test_a_dropped_predictor_gives_its_memory_back_at_once(models, use):
     model = Predictor(models["conv"], "cpu")
     use(model)
-    session = weakref.ref(model._opened.session)
+    session = weakref.ref(model._model.session)
     model._submissions.close()  # its thread may still be about to let go of the last batch
     del model
     assert session() is None
@@ -49,7 +49,7 @@ def test_a_dropped_predictor_gives_its_memory_back_at_once(models, use):
 @pytest.mark.usefixtures("no_collector")
 def test_a_closed_predictor_gives_its_memory_back_at_once(models):
     model = Predictor(models["conv"], "cpu")
-    inference = weakref.ref(model._opened.session._inference)
+    inference = weakref.ref(model._model.session._inference)
     model.close()
     assert inference() is None
 
@@ -101,8 +101,8 @@ def test_closing_while_somebody_decodes_is_told_as_that(models, monkeypatch, ask
 
 def test_closing_in_a_callback_finishes_what_waits(models, monkeypatch):
     model = Predictor(models["conv"], "cpu")
-    held, real = threading.Event(), model._opened.session.run
-    monkeypatch.setattr(model._opened.session, "run", lambda batch: held.wait(10) and real(batch))
+    held, real = threading.Event(), model._model.session.run
+    monkeypatch.setattr(model._model.session, "run", lambda batch: held.wait(10) and real(batch))
     futures = [model.submit(image) for image in IMAGES[:4]]
     futures[0].add_done_callback(lambda _: model.close())
     held.set()
@@ -175,9 +175,9 @@ def test_a_stream_does_not_keep_sources_that_nobody_asks_back(models, monkeypatc
         sources.append(weakref.ref(image))
         return image
 
-    real = model._opened.session.run
+    real = model._model.session.run
     monkeypatch.setattr(
-        model._opened.session, "run", lambda batch: (alive.append([ref() for ref in sources]), real(batch))[1]
+        model._model.session, "run", lambda batch: (alive.append([ref() for ref in sources]), real(batch))[1]
     )
     list(model.stream(source() for _ in range(1)))
     assert alive == [[None]]
@@ -186,7 +186,7 @@ def test_a_stream_does_not_keep_sources_that_nobody_asks_back(models, monkeypatc
 def test_a_stream_that_is_interrupted_ends_between_two_tiles(models, monkeypatch):
     """The caller waits for an image of many tiles when Ctrl-C comes."""
     model, runs = Predictor(models["conv"], "cpu"), []
-    real = model._opened.session.run
+    real = model._model.session.run
 
     def run(batch):
         runs.append(batch.shape)
@@ -195,7 +195,7 @@ def test_a_stream_that_is_interrupted_ends_between_two_tiles(models, monkeypatch
         time.sleep(0.01)
         return real(batch)
 
-    monkeypatch.setattr(model._opened.session, "run", run)
+    monkeypatch.setattr(model._model.session, "run", run)
     with pytest.raises(KeyboardInterrupt):
         list(model.stream([random_image(400, 600)], tile=(8, 8)))
     assert 3 <= len(runs) < 500  # of some 7,000

@@ -108,19 +108,19 @@ def test_closing_in_a_forked_process_opens_nothing(models, monkeypatch):
     from runtime import predictor
 
     model = in_a_fork(Predictor(models["conv"], "cpu"))
-    opened, real = model._opened, predictor.preprocess
+    opened, real = model._model, predictor.preprocess
     monkeypatch.setattr(predictor, "preprocess", lambda *given: (model.close(), real(*given))[1])  # while it decodes
     with pytest.raises(ClosedError, match=r"^predictor: is closed; open another one$"):
         model.submit(IMAGES[0])
-    assert model._opened is opened
+    assert model._model is opened
 
 
 def test_a_gpu_does_not_survive_a_fork_even_while_a_lock_is_held(models):
     from dataclasses import replace
 
     model = in_a_fork(Predictor(models["conv"], "cpu"))
-    model._opened.report = replace(model.report, device="cuda:0")
-    auto = model._opened.session = AutoSession(other=model._opened.session, open_other=lambda: None)
+    model._model.report = replace(model.report, device="cuda:0")
+    auto = model._model.session = AutoSession(other=model._model.session, open_other=lambda: None)
     errors = []
 
     def ask():

@@ -14,6 +14,7 @@ from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
 from runtime.images.pillow_guard import Limits
 from runtime.inference.batcher import Batching
 from runtime.inference.pipeline import infer
+from runtime.inference.tiling import resolve_options
 from runtime.predictor import Predictor, predict
 from runtime.result import Segmentation
 
@@ -38,8 +39,8 @@ def test_batches_and_streams_answer_as_single_images_in_order(model, serial, bat
 
 def test_images_of_one_size_run_together(model, monkeypatch):
     sizes = []
-    real = model._opened.session.run
-    monkeypatch.setattr(model._opened.session, "run", lambda batch: sizes.append(len(batch)) or real(batch))
+    real = model._model.session.run
+    monkeypatch.setattr(model._model.session, "run", lambda batch: sizes.append(len(batch)) or real(batch))
     model.predict_batch([IMAGES[0]] * 7, batch_size=4)
     assert max(sizes) > 1 and sum(sizes) == 7
     sizes.clear()
@@ -101,17 +102,11 @@ def test_times_are_those_of_the_stages(model, models):
 
 
 def test_a_batch_shares_its_time(model, monkeypatch):
-    loaded = [model._load(IMAGES[0], way) for way in [model_way(model)] * 4]
+    prepared = [model._preprocess(IMAGES[0], resolve_options(model.card))] * 4
     clock = iter([10.0, 10.008])
     monkeypatch.setattr("runtime.inference.pipeline.time.perf_counter", lambda: next(clock))
-    answers = infer(model.run, loaded, 1, 1)
+    answers = infer(model._model, prepared)
     assert [answer.infer for answer in answers] == pytest.approx([2.0] * 4)
-
-
-def model_way(model):
-    from runtime.inference.tiling import resolve_options
-
-    return resolve_options(model.card)
 
 
 def test_threads_that_ask_for_one_file_at_once_open_it_once(write_model, monkeypatch):

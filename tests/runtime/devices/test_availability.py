@@ -8,16 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 from devices import CPU as CPU_DEVICE
-from devices import GPU, TRT
+from devices import GPU, TRT, provider_chain
 
-from runtime.devices.availability import choose
-from runtime.devices.device import Device, candidates
-from runtime.devices.opening import open_inference
+from runtime.devices.availability import candidates, choose
+from runtime.devices.device import Device
 from runtime.devices.placement import Node, misplaced_nodes, node_placement, placement
-from runtime.devices.provider_options import provider_chain, session_options
+from runtime.devices.registry import BACKENDS
 from runtime.devices.report import Report, grouped
+from runtime.devices.session import open_inference, session_options
 from runtime.errors import DeviceError
-from runtime.model_file.golden import TOLERANCE
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
@@ -258,7 +257,7 @@ def check_on_gpu(predictor, answers, provider, tolerance, operators):
 @pytest.mark.parametrize("kind", ["brightness", "softmax", "conv"])
 def test_cuda_replays_the_golden_sample_and_keeps_its_nodes(cuda, models, answers, kind):
     predictor = Predictor(models[kind], "cuda")
-    check_on_gpu(predictor, answers[kind], CUDA, TOLERANCE["cuda"], operators=1)
+    check_on_gpu(predictor, answers[kind], CUDA, BACKENDS["cuda"].tolerance, operators=1)
 
 
 @pytest.mark.gpu
@@ -279,4 +278,4 @@ def test_gpu_that_is_not_there_is_refused(cuda, models):
 @pytest.mark.parametrize("kind", ["softmax", "conv"])
 def test_tensorrt_replays_the_golden_sample_and_keeps_its_nodes(tensorrt, models, answers, kind):
     predictor = Predictor(models[kind], "tensorrt")
-    check_on_gpu(predictor, answers[kind], TENSORRT, TOLERANCE["tensorrt"], operators=1)
+    check_on_gpu(predictor, answers[kind], TENSORRT, BACKENDS["tensorrt"].tolerance, operators=1)

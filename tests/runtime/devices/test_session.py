@@ -10,9 +10,9 @@ import pytest
 from devices import CPU, images, on_cpu_memory
 
 from runtime.devices.auto_session import AutoSession
-from runtime.devices.opening import open_session
-from runtime.devices.session import telling
-from runtime.errors import ConfigError, DeviceError, ImageError
+from runtime.devices.registry import open_session
+from runtime.devices.tensorrt import telling
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
@@ -38,7 +38,7 @@ def test_cpu_session_answers_as_numpy_and_tells_where_its_nodes_are(models, card
         models["softmax"], CPU, card, ProviderOptions(), note=print, threads=1, check=lambda run: replayed.append(run)
     )
     batch = images(2, 5, 7)
-    assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+    assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
     assert len(replayed) == 1
     assert str(session.device) == "cpu"
     assert session.placement() == {"CPUExecutionProvider": len(session.nodes)}
@@ -51,7 +51,7 @@ def test_closed_session_says_so(models, card):
     session = open_session(models["softmax"], CPU, card, ProviderOptions(), note=print)
     session.close()
     for use in (session.run, session.run_dlpack):
-        with pytest.raises(DeviceError, match=r"^device cpu: the session is closed; open another one$"):
+        with pytest.raises(ClosedError, match=r"^predictor: is closed; open another one$"):
             use(images(1, 2, 2))
 
 
@@ -127,7 +127,7 @@ def test_something_long_is_never_silent():
     with telling("building", notes.append, every=0.02):
         time.sleep(0.2)
     assert notes[0] == "building: begins, and takes seconds to minutes"
-    assert len(notes) >= 4 and set(notes[1:-1]) == {"building: still at it after 0 s"}
+    assert len(notes) >= 4 and set(notes[1:-1]) == {"building: still working after 0 s"}
     assert notes[-1] == "building: done in 0 s"
     assert not any(thread.name == "progress" for thread in threading.enumerate())
 

@@ -12,7 +12,7 @@ from runtime.devices import availability
 from runtime.devices.auto_session import AutoSession
 from runtime.devices.cuda import CudaSession
 from runtime.devices.session import Session
-from runtime.errors import DeviceError
+from runtime.errors import ClosedError
 from runtime.inference import loaded_model
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
@@ -130,7 +130,7 @@ def test_auto_opens_the_other_one_only_when_it_is_needed():
     assert [int(auto.run(images(1, 2, 2))[0]) for _ in range(3)] == [2, 2, 2]
     assert opened == [1]
     auto.close()
-    with pytest.raises(DeviceError, match="the session is closed"):
+    with pytest.raises(ClosedError, match="is closed"):
         auto.run(images(1, 2, 2))
 
 

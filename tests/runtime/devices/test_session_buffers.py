@@ -11,7 +11,7 @@ from devices import OUT_OF_MEMORY, images, on_cpu_memory
 from runtime.devices import buffers
 from runtime.devices import cuda as cuda_module
 from runtime.devices.buffers import Pool
-from runtime.devices.opening import open_session
+from runtime.devices.registry import open_session
 from runtime.errors import DeviceError
 from runtime.options import ProviderOptions
 
@@ -23,7 +23,7 @@ def test_bound_buffers_answer_as_numpy_whatever_the_sizes_and_the_order(inferenc
     batches = [
         images(count, height, width, seed=height) for count in (1, 3) for height, width in [(5, 7), (8, 8), (1, 30)]
     ]
-    found = [session.run(batch) for batch in batches * 2]
+    found = [session.run(batch).probability for batch in batches * 2]
     for batch, answer in zip(batches * 2, found, strict=True):  # none was overwritten by a later one
         assert answer.shape == (len(batch), 3, *batch.shape[1:3])
         assert np.abs(answer - answers["softmax"](batch)).max() < 1e-6
@@ -33,7 +33,7 @@ def test_threads_share_no_buffer(inference, card, answers):
     session = on_cpu_memory(inference, card)
     batches = [images(1, 40, 60, seed=seed) for seed in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(session.run, batches))
+        found = [output.probability for output in pool.map(session.run, batches)]
     assert all(np.abs(a - answers["softmax"](b)).max() < 1e-6 for a, b in zip(found, batches, strict=True))
 
 
@@ -112,7 +112,7 @@ def test_large_batches_run_in_parts(inference, card, answers, monkeypatch):
     monkeypatch.setattr(cuda_module.Engine, "run", lambda self, batch: sizes.append(len(batch)) or real(self, batch))
     session = on_cpu_memory(inference, card, max_batch=4)
     batch = images(10, 8, 8)
-    assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+    assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
     assert sizes == [3, 3, 4]
 
 
@@ -152,7 +152,7 @@ def small(inference, card, monkeypatch):
 def test_full_gpu_gets_half_the_batch_and_remembers(small, answers, message):
     session, asked = small(3 * 64, message)
     batch = images(8, 8, 8)
-    assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+    assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
     assert asked == [8, 4, 2, 2, 2, 2]
     session.run(images(3, 8, 8))
     session.run(images(3, 4, 8))
@@ -168,7 +168,7 @@ def test_one_image_that_does_not_fit_is_a_device_error(small):
         "device cuda:0: has too little memory for one image of 8x8; predict it in tiles or smaller, or free memory on "
         "the GPU (see nvidia-smi)"
     )
-    assert session.run(images(2, 4, 4)).shape == (2, 3, 4, 4)
+    assert session.run(images(2, 4, 4)).probability.shape == (2, 3, 4, 4)
 
 
 def test_another_failure_is_not_tried_again(small):
@@ -186,4 +186,4 @@ def test_gpu_memory_limit_is_felt(cuda, models, card):
     session = open_session(models["conv"], cuda, card, ProviderOptions(gpu_mem_limit=64 * 2**20), note=print)
     with pytest.raises(DeviceError, match="has too little memory for one image of 8000x8000"):
         session.run(np.zeros((1, 8000, 8000, 3), np.uint8))
-    assert session.run(images(1, 8, 8)).shape == (1, 1, 8, 8)
+    assert session.run(images(1, 8, 8)).probability.shape == (1, 1, 8, 8)

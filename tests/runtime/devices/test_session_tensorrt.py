@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from devices import GPU, OUT_OF_MEMORY, TRT, images, on_cpu_memory
 
-from runtime.devices import opening
 from runtime.devices import session as module
 from runtime.devices.auto_session import AutoSession
-from runtime.devices.opening import open_session
 from runtime.devices.profiles import Profile
+from runtime.devices.registry import must_build, open_session
 from runtime.devices.tensorrt import TensorRtSession
-from runtime.errors import DeviceError
+from runtime.errors import ClosedError, DeviceError
 from runtime.options import ProviderOptions
 
 PROFILE = Profile(low=(1, 4, 4), best=(1, 8, 12), high=(4, 64, 96), channels=3)
@@ -41,7 +40,7 @@ def test_engine_runs_its_profile_and_larger_batches_in_parts(engine, answers):
     session, built = engine(max_batch=4)
     for batch in (images(1, 64, 96), images(9, 5, 7), images(1, 1, 3)):
         assert session.takes(batch.shape[:3])
-        assert np.abs(session.run(batch) - answers["softmax"](batch)).max() < 1e-6
+        assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
     assert built == [PROFILE]
 
 
@@ -58,7 +57,7 @@ def test_engine_is_rebuilt_where_that_is_allowed_and_once_for_all_threads(engine
     batch = images(2, 70, 90)
     assert session.takes((1, 5000, 5000))
     with ThreadPoolExecutor(4) as pool:
-        for answer in pool.map(session.run, [batch] * 8):
+        for answer in (output.probability for output in pool.map(session.run, [batch] * 8)):
             assert np.abs(answer - answers["softmax"](batch)).max() < 1e-6
     assert [profile.high for profile in built] == [(4, 64, 96), (4, 70, 96)]
     session.run(images(1, 64, 96))
@@ -82,9 +81,9 @@ def test_engine_that_was_closed_while_it_was_rebuilt_stays_closed(inference, car
         session.close()
         go.set()
         for run in waiting:
-            with pytest.raises(DeviceError, match="the session is closed"):
+            with pytest.raises(ClosedError, match="is closed"):
                 run.result()
-    with pytest.raises(DeviceError, match="the session is closed"):
+    with pytest.raises(ClosedError, match="is closed"):
         session.run(images(1, 8, 8))
     assert len(built) == 1
 
@@ -97,7 +96,7 @@ def test_auto_hands_tensors_that_the_engine_does_not_take_whole_to_the_other_one
     auto = AutoSession(best=engine, open_other=lambda: used.append(1) or other)
     for shape, others in [((4, 8, 8), 0), ((5, 8, 8), 1), ((1, 3, 8), 1)]:  # one too many, one that needs padding
         batch = images(*shape)
-        assert auto.run(batch).shape == (shape[0], 3, *shape[1:]) and engine.takes(shape)
+        assert auto.run(batch).probability.shape == (shape[0], 3, *shape[1:]) and engine.takes(shape)
         assert np.abs(np.from_dlpack(auto.run_dlpack(batch)) - answers["softmax"](batch)).max() < 1e-6
         assert len(used) == others
     with pytest.raises(
@@ -109,22 +108,22 @@ def test_auto_hands_tensors_that_the_engine_does_not_take_whole_to_the_other_one
 def test_engine_is_built_with_notes_then_loaded_in_silence(models, card, tensorrt_stand_in, tmp_path):
     notes, options = [], ProviderOptions(engine_folder=tmp_path / "engines")
     for _ in range(2):
-        assert opening.must_build(models["softmax"], TRT, card, options) is (not notes)
+        assert must_build(models["softmax"], TRT, card, options) is (not notes)
         session = open_session(models["softmax"], TRT, card, options, note=notes.append)
-        assert session.run(images(1, 8, 12)).shape == (1, 3, 8, 12)
+        assert session.run(images(1, 8, 12)).probability.shape == (1, 3, 8, 12)
     assert notes == [
         "device tensorrt:0: building the TensorRT engine of softmax.onnx: begins, and takes seconds to minutes",
         "device tensorrt:0: building the TensorRT engine of softmax.onnx: done in 0 s",
     ]
     assert ["trt_timing_cache_enable" in told for told in tensorrt_stand_in] == [True, False]
-    assert not opening.must_build(models["softmax"], GPU, card, options)
+    assert not must_build(models["softmax"], GPU, card, options)
 
 
 def test_cached_engine_that_answers_wrongly_is_built_anew_once(models, card, tensorrt_stand_in, tmp_path):
     options, wrong = ProviderOptions(engine_folder=tmp_path / "engines"), []
     open_session(models["softmax"], TRT, card, options, note=print)
 
-    def check(run):
+    def check(session):
         if not wrong:
             wrong.append(1)
             raise DeviceError("answers the golden sample wrongly")
@@ -151,7 +150,7 @@ def test_only_an_error_about_the_engine_costs_a_build(models, card, tensorrt_sta
     options, errors, notes = ProviderOptions(engine_folder=tmp_path / "engines"), [RuntimeError(message)], []
     open_session(models["softmax"], TRT, card, options, note=notes.append)
 
-    def check(run):
+    def check(session):
         if errors:
             raise errors.pop()
 
@@ -161,7 +160,7 @@ def test_only_an_error_about_the_engine_costs_a_build(models, card, tensorrt_sta
 
 
 def test_what_keeps_an_engine_from_being_looked_for_is_left_to_opening(models, card, tensorrt_stand_in, tmp_path):
-    assert not opening.must_build(tmp_path / "gone.onnx", TRT, card, ProviderOptions())
+    assert not must_build(tmp_path / "gone.onnx", TRT, card, ProviderOptions())
 
 
 # With a device
@@ -175,5 +174,5 @@ def test_tensorrt_engine_is_kept_and_loaded(tensorrt, models, make_card, answers
     for _ in range(2):
         session = open_session(models["conv"], tensorrt, card, options, note=notes.append)
         batch = images(2, 8, 12)
-        assert np.abs(session.run(batch) - answers["conv"](batch)).max() < 2e-2
+        assert np.abs(session.run(batch).probability - answers["conv"](batch)).max() < 2e-2
     assert notes[-1].endswith(" s") and len([note for note in notes if "begins" in note]) == 1

@@ -1,0 +1,81 @@
+"""Backend: everything that the library has to know about one kind of device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.card import ModelCard
+from runtime.devices.device import Device
+from runtime.devices.session import Note, Session, open_inference, session_options
+from runtime.options import ProviderOptions
+
+S = TypeVar("S", bound=Session)
+
+ProviderChain = list[tuple[str, dict[str, str]]]
+"""Execution providers to ask ONNX Runtime for, best first, each with its options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRequest:
+    """What it takes to open a model's file on a device.
+
+    Attributes:
+        path: the .onnx file.
+        device: where to run; its kind is the backend's.
+        card: the file's card.
+        options: the user's options for devices.
+        threads: CPU threads of one run.
+        note: is told of work that takes minutes.
+        check: replays the golden sample on the new session, and raises where its answer is wrong.
+    """
+
+    path: Path
+    device: Device
+    card: ModelCard
+    options: ProviderOptions
+    threads: int
+    note: Note = print
+    check: Callable[[Session], None] | None = None
+
+    def checked(self, session: S) -> S:
+        """Replay the golden sample on a new session, and return the session."""
+        if self.check is not None:
+            self.check(session)
+        return session
+
+    def open_inference(self, chain: ProviderChain) -> Any:
+        """Open ONNX Runtime's session on these providers; see `runtime.devices.session.open_inference`."""
+        return open_inference(self.path, self.device, chain, session_options(self.threads, self.options))
+
+
+def _needs_no_build(_: SessionRequest) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One kind of device. A new one is one file that makes such a record, and one entry in `registry.BACKENDS`.
+
+    Attributes:
+        kind: the name that users give, "cuda".
+        provider: ONNX Runtime's name of the execution provider.
+        tolerance: largest |p - golden| of an fp32 file that passes there.
+        on_cpu: True if it runs on the CPU: files for CPUs are welcome, a wrong answer is the file's fault, and batches
+            gain nothing.
+        numbered: True if a machine may have several, "cuda:1".
+        one_profile: True if a session takes certain shapes only, so that the next best device serves the others.
+        unavailable_reason: what keeps a device from running here, with the way to mend it; None if nothing was found.
+        open: opens a session that has passed `SessionRequest.check`.
+        must_build: True if opening it takes minutes, for something that nobody has built yet.
+    """
+
+    kind: str
+    provider: str
+    tolerance: float
+    on_cpu: bool = False
+    numbered: bool = True
+    one_profile: bool = False
+    unavailable_reason: Callable[[Device], str | None]
+    open: Callable[[SessionRequest], Session]
+    must_build: Callable[[SessionRequest], bool] = _needs_no_build

@@ -1,0 +1,69 @@
+"""All kinds of device in one table, and opening a session on any of them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from runtime.card import ModelCard
+from runtime.devices.backend import Backend, SessionRequest
+from runtime.devices.cpu import CPU
+from runtime.devices.cuda import CUDA
+from runtime.devices.device import Device
+from runtime.devices.session import Note, Session
+from runtime.devices.tensorrt import TENSORRT
+from runtime.options import ProviderOptions
+from runtime.support.cpu_count import available_threads
+
+BACKENDS: Mapping[str, Backend] = {backend.kind: backend for backend in (TENSORRT, CUDA, CPU)}
+"""Every backend by its kind, best first: device="auto" tries them in this order."""
+
+PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKENDS.items()}
+"""ONNX Runtime's name of each kind's execution provider."""
+
+ROUNDING = 4.0
+"""Factor between what two ways to compute a file below fp32 differed by where it was exported, and what devices may."""
+
+
+def golden_tolerance(card: ModelCard, kind: str) -> float:
+    """Return the largest |p - golden| that passes on a kind of device."""
+    rounding = 0.0 if card.precision == "fp32" or card.proof is None else ROUNDING * card.proof.golden_error
+    return BACKENDS[kind].tolerance + rounding
+
+
+def open_session(
+    path: Path,
+    device: Device,
+    card: ModelCard,
+    options: ProviderOptions,
+    *,
+    note: Note,
+    threads: int | None = None,
+    check: Callable[[Session], None] | None = None,
+) -> Session:
+    """Open a model's file on a device; the arguments are the fields of `SessionRequest`.
+
+    Raises:
+        DeviceError: the model would run somewhere else, in whole or in a part that matters, or its engine cannot be
+            kept.
+        ConfigError: the options do not fit the model.
+        Exception: what `check` or ONNX Runtime raises.
+    """
+    request = SessionRequest(
+        path=path,
+        device=device,
+        card=card,
+        options=options,
+        threads=threads or available_threads(),
+        note=note,
+        check=check,
+    )
+    return BACKENDS[device.kind].open(request)
+
+
+def must_build(path: Path, device: Device, card: ModelCard, options: ProviderOptions) -> bool:
+    """Return True if opening this device takes minutes, for an engine that nobody has built yet.
+
+    Raises:
+        ConfigError: another device would serve by CUDA graphs meanwhile, and a build breaks their capture.
+    """
+    request = SessionRequest(path=path, device=device, card=card, options=options, threads=1)
+    return BACKENDS[device.kind].must_build(request)
