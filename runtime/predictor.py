@@ -20,7 +20,7 @@ from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
 from runtime.inference.predictor_cache import PredictorCache
-from runtime.inference.stream import stream as pipeline
+from runtime.inference.stream import stream_in_order
 from runtime.inference.submissions import Submissions
 from runtime.inference.tiling import PredictOptions, ResolvedOptions, SizeOption, Tta, resolve_options
 from runtime.model_file.reader import identity_of, path_of, read_model
@@ -91,12 +91,13 @@ class Predictor:
     ) -> None:
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
-        if options is not None and not isinstance(options, ProviderOptions):
-            raise ConfigError(f"options: found {options!r}, expected runtime.options.ProviderOptions, or None")
-        if batching is not None and not isinstance(batching, Batching):
-            raise ConfigError(f"batching: found {batching!r}, expected runtime.Batching, or None")
-        if limits is not None and not isinstance(limits, Limits):
-            raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
+        for name, value, kind, expected in (
+            ("options", options, ProviderOptions, "runtime.options.ProviderOptions"),
+            ("batching", batching, Batching, "runtime.Batching"),
+            ("limits", limits, Limits, "runtime.Limits"),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(f"{name}: found {value!r}, expected {expected}, or None")
         self.path = path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
         self._given = (device, threads, options, limits, batching)
@@ -132,7 +133,7 @@ class Predictor:
 
     @property
     def report(self) -> Report:
-        """Where it runs, what was skipped and why; another one after a switch."""
+        """The `Report` of where the model runs, what was skipped and why; another one after a switch."""
         return self._model.report
 
     def __repr__(self) -> str:
@@ -307,7 +308,7 @@ class Predictor:
             result = postprocess(item[1], output, self.card)
             return result if then is None else then(item[0], result)
 
-        answers: Generator[Any] = pipeline(
+        answers: Generator[Any] = stream_in_order(
             images,
             load=load,
             key=lambda item: item[1].key,
@@ -434,7 +435,7 @@ class Predictor:
             raise ClosedError(CLOSED)
 
     def _serving(self) -> LoadedModel:
-        """What was opened in this process; ONNX Runtime's sessions do not survive a fork, having lost their threads."""
+        """Return the model that was opened in this process; ONNX Runtime's sessions lose their threads in a fork."""
         if os.getpid() == self._process:
             return self._model
         if not self._model.on_cpu:

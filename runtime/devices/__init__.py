@@ -1,1 +1,1 @@
-"""Where a model runs: what is available, sessions on each device, TensorRT's engines on disk."""
+"""Devices: which ones work here, sessions on each of them, TensorRT's engines on disk."""

@@ -15,7 +15,7 @@ from runtime.support.concurrency import Worker
 
 
 class AutoSession(Session):
-    """The best session there is, and another one for what it does not take; the best may come later.
+    """The best session there is, and another one for what it does not take; the best one may come later.
 
     Until `build` has given a session, and for shapes that the best one does not take, `other` serves: it is opened when
     it is first needed, and kept, since TensorRT takes the shapes of its profile only.
@@ -29,12 +29,12 @@ class AutoSession(Session):
 
     @property
     def device(self) -> Device:  # type: ignore[override]
-        """Where most runs go now."""
+        """The device that most runs go to now."""
         return self._now().device
 
     @property
     def nodes(self) -> tuple[Node, ...]:  # type: ignore[override]
-        """Of the session that serves now."""
+        """The placement of nodes in the session that serves now."""
         return self._now().nodes
 
     def build(self, open_best: Callable[[], Session], done: Callable[[Session | None, str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which devices work here, why not another one, and the choice among them.
+"""Availability: which devices work here, why another one does not, and the choice among them.
 
 ONNX Runtime lists providers that cannot run on the machine at hand and falls back to the CPU with no more than a log
 line. So nothing that it claims is believed: the driver and the libraries are looked for before a session is made, and

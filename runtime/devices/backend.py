@@ -18,7 +18,7 @@ ProviderChain = list[tuple[str, dict[str, str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRequest:
-    """What it takes to open a model's file on a device.
+    """Everything that is needed to open a model's file on a device.
 
     Attributes:
         path: the .onnx file.

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from runtime.devices.session import BatchOutput
 
 IDLE_BUFFERS = 8
-"""Sets of buffers that are kept between runs: one for each thread at one size, or several sizes in one thread."""
+"""Number of sets of buffers that are kept: one for each thread at one size, or several sizes in one thread."""
 
 IDLE_BYTES = 2**28
-"""Bytes that they hold together; the last used one is kept whatever its size."""
+"""Bytes that kept buffers hold together; the last used set is kept whatever its size."""
 
 K = TypeVar("K")
 
 
 class HoldsBytes(Protocol):
-    """Something that holds so many bytes."""
+    """An item that holds `nbytes` bytes."""
 
     nbytes: int
 
@@ -32,7 +32,7 @@ V = TypeVar("V", bound=HoldsBytes)
 
 
 class Pool(Generic[K, V]):
-    """Things for reuse: each is lent to one user at a time; the longest unused go when too many or too large."""
+    """Items for reuse, each lent to one user at a time; the longest unused go when they are too many or too large."""
 
     def __init__(self, make: Callable[[K], V], limit: int, max_bytes: int) -> None:
         self._make, self._limit, self._max_bytes = make, limit, max_bytes
@@ -41,7 +41,7 @@ class Pool(Generic[K, V]):
 
     @contextmanager
     def lend(self, key: K) -> Iterator[V]:
-        """One that was made for `key`, or a new one; what a failed user had is thrown away."""
+        """Lend an item that was made for `key`, or a new one; an item whose user fails is thrown away."""
         item = self._take(key)
         if item is None:
             item = self._make(key)

@@ -39,7 +39,7 @@ OUT_OF_MEMORY = re.compile(
 T = TypeVar("T")
 
 
-class Engine:
+class CudaRunner:
     """An `onnxruntime.InferenceSession` with its buffers and CUDA graphs.
 
     With graphs everything runs in one thread: ONNX Runtime captures them for each thread anew, and a capture breaks
@@ -92,10 +92,10 @@ class Engine:
 
 
 class CudaSession(Session):
-    """Runs on a GPU by ONNX Runtime's CUDA provider; larger batches than `max_batch` run in parts.
+    """A session on a GPU by ONNX Runtime's CUDA provider; batches larger than `max_batch` run in parts.
 
-    When the GPU is full the batch is halved, down to single images, and later ones are not made larger again.
-    `memory` is where buffers are: "cuda", or "cpu" to run the same code without a GPU.
+    When the GPU is out of memory the batch is halved, down to single images, and later batches are not made larger
+    again. `memory` is where the buffers are: "cuda", or "cpu" to run the same code without a GPU.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class CudaSession(Session):
         self._most_pixels: int | None = None
         place = (memory, device.index)
         graphs = MAX_GRAPHS if options.cuda_graphs and device.kind == "cuda" else 0
-        self._engine: Engine | None = Engine(inference, place, card.architecture.classes, graphs)
+        self._runner: CudaRunner | None = CudaRunner(inference, place, card.architecture.classes, graphs)
 
     def close(self) -> None:
         """Give the memory back, as `Session.close` does."""
         super().close()
-        self._engine = None
+        self._runner = None
 
     def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         outputs: list[BatchOutput] = []
@@ -130,12 +130,12 @@ class CudaSession(Session):
         return BatchOutput(probability, sum(output.copy_seconds for output in outputs))
 
     def _run_value(self, value: Any) -> Any:
-        return self._open_engine().run_value(value)
+        return self._open_runner().run_value(value)
 
     def _run_halving_on_oom(self, batch: NDArray[np.uint8]) -> BatchOutput:
         size = batch.shape[1], batch.shape[2]
         try:
-            output = self._open_engine().run(padded(batch, self._padded_size(size)))
+            output = self._open_runner().run(padded(batch, self._padded_size(size)))
             return output._replace(probability=cropped(output.probability, size))
         except Exception as error:  # ONNX Runtime's errors share no base class
             if not OUT_OF_MEMORY.search(str(error)):
@@ -146,18 +146,18 @@ class CudaSession(Session):
                     "predict it in tiles or smaller, or free memory on the GPU (see nvidia-smi)"
                 ) from error
         self._most_pixels = len(batch) // 2 * size[0] * size[1]  # after the error, which held memory
-        self._open_engine().shrink()
+        self._open_runner().shrink()
         return self._run(batch)
 
     def _padded_size(self, size: Size) -> Size:
         """Return the (height, width) at which an image of `size` is shown to the GPU."""
         return bucketed(size, self._step)
 
-    def _open_engine(self) -> Engine:
-        engine = self._engine
-        if engine is None:
+    def _open_runner(self) -> CudaRunner:
+        runner = self._runner
+        if runner is None:
             raise ClosedError(CLOSED)
-        return engine
+        return runner
 
 
 def cuda_options(device: Device, card: ModelCard, options: ProviderOptions) -> dict[str, str]:

@@ -11,7 +11,7 @@ a folder of its own, named after a hash over everything that makes it what it is
 
 An engine is published by renaming its folder, so others see all of it or nothing. What is damaged, or what TensorRT
 does not take, is built anew once; other errors, of full memory say, are not the engine's fault and pass through.
-Whose folders and files may be is in `runtime.devices.permissions`.
+`runtime.devices.permissions` says whose folders and files are trusted.
 """
 
 import hashlib
@@ -76,9 +76,12 @@ def user_cache() -> Path:
 
 
 def engine_key(model: Path, facts: Mapping[str, str], options: Mapping[str, str]) -> str:
-    """sha256 over the model's bytes, the machine's facts (GPU, driver, versions) and the options of the provider.
+    """Return a sha256 over the model's bytes, the machine's facts (GPU, driver, versions) and the provider's options.
 
-    Which GPU of several equal ones it is (`device_id`) does not matter. Raises OSError where the model cannot be read.
+    The number of the GPU among equal ones (`device_id`) does not count.
+
+    Raises:
+        OSError: the model cannot be read.
     """
     with open(model, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -87,7 +90,7 @@ def engine_key(model: Path, facts: Mapping[str, str], options: Mapping[str, str]
 
 
 def timing_key(facts: Mapping[str, str]) -> str:
-    """What measured kernels are kept under: those of another GPU, driver or version are of no use."""
+    """Return the key that measured kernels are kept under: those of another GPU, driver or version are of no use."""
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -99,15 +102,15 @@ class EngineCache:
         self.folder = Path(os.path.realpath(given.parent)) / given.name
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is an engine under this key, by its manifest; `open` looks closer."""
+        """Return True if there is an engine under this key, by its manifest; `open` looks closer."""
         return (self.folder / key / MANIFEST).is_file()
 
     def open(self, key: str, about: Mapping[str, Any], load: Load[T], note: Note, *, timing: str = "") -> T:
         """Load an engine, or build and publish it, and return what `load` gives.
 
-        `load` is called with an engine's folder and False; where there is none, or `load` raises `DamagedError` or
-        rebuilds it, with an empty folder and True, once. `timing` is what measured kernels are kept under; "" keeps
-        none.
+        `load` is called with an engine's folder and False. If there is no engine, or `load` raises `DamagedError` or
+        rebuilds it, `load` is called once with an empty folder and True. `timing` is the key that measured kernels are
+        kept under; "" keeps none.
 
         Raises:
             DeviceError: the folder is not ours alone, or cannot be written; and whatever else `load` raises.
@@ -212,7 +215,7 @@ class EngineCache:
     def prune(self, *, unused_days: float | None = None, max_bytes: int | None = None) -> list[Entry]:
         """Remove engines unused for so many days, then the longest unused ones until at most `max_bytes` are left.
 
-        What killed processes left goes too. Engines that are being built or loaded stay. Returns what was removed.
+        The remains of killed processes go too. Engines that are being built or loaded stay. Returns what was removed.
 
         Raises:
             DeviceError: the folder is not ours alone.
@@ -246,7 +249,7 @@ class EngineCache:
                 self._sweep(key)
 
     def _sweep(self, key: str) -> None:
-        """Remove what killed processes left; call it with the lock held."""
+        """Remove the remains of killed processes; call it with the lock held."""
         for path in self.folder.glob(f".{key}.*"):
             _remove(path)
 
@@ -295,7 +298,7 @@ def _locked(path: Path, note: Note | None) -> Iterator[None]:
 
 
 def _held(path: Path) -> int | None:
-    """A descriptor that holds the file's lock, or None where another one does."""
+    """Return a descriptor that holds the file's lock, or None if another one holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
         if _try_lock(descriptor) and _is_still(descriptor, path):
@@ -319,7 +322,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether a locked file has not been removed by `prune` before it was locked."""
+    """Return False if `prune` removed a file before it was locked here."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False

@@ -1,16 +1,14 @@
-"""Where ONNX Runtime put each node of a graph, looked up and not believed."""
+"""Placement: the execution provider that ONNX Runtime gave each node of a graph to, looked up and not believed."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.support.cpu_count import available_threads as available_threads
-
 HEAVY_OPERATORS = frozenset(
     {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MaxPool", "Resize", "Gemm", "MatMul", "Sigmoid", "Softmax"}
 )
-"""What must run on the requested device. Arithmetic on shapes belongs on the CPU, and ONNX Runtime puts it there."""
+"""Operators that must run on the requested device. ONNX Runtime puts arithmetic on shapes on the CPU, rightly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,7 @@ class Node:
 
 
 def node_placement(session: Any) -> tuple[Node, ...]:
-    """Where `onnxruntime.InferenceSession` put each node of the graph, as it was before it joined some."""
+    """Look up where an `onnxruntime.InferenceSession` put each node of the graph, before it fused some of them."""
     return tuple(
         Node(name=node.name, operator=node.op_type, provider=part.ep_name)
         for part in session.get_provider_graph_assignment_info()
@@ -32,12 +30,12 @@ def node_placement(session: Any) -> tuple[Node, ...]:
 
 
 def placement(nodes: Iterable[Node]) -> dict[str, int]:
-    """Number of graph nodes by the execution provider that they were given to."""
+    """Count the graph's nodes by the execution provider that they were given to."""
     return dict(Counter(node.provider for node in nodes))
 
 
 def misplaced_nodes(nodes: Iterable[Node], provider: str) -> Counter[str]:
-    """Heavy nodes that were not given to `provider`, counted as "operator on provider"."""
+    """Count the heavy nodes that were not given to `provider`, as "operator on provider"."""
     return Counter(
         f"{node.operator} on {node.provider}"
         for node in nodes

@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What one TensorRT engine takes: every axis from `low` to `high`, fastest at `best`."""
+    """The shapes that one TensorRT engine takes: every axis from `low` to `high`, fastest at `best`."""
 
     low: Shape
     best: Shape
@@ -35,11 +35,11 @@ class Profile:
         }
 
     def inside(self, shape: Shape) -> bool:
-        """Whether the engine takes a batch of this shape."""
+        """Return True if the engine takes a batch of this shape."""
         return all(low <= side <= high for low, side, high in zip(self.low, shape, self.high, strict=True))
 
     def check(self, shape: Shape) -> None:
-        """Refuse what is outside, naming the limit and the option that moves it.
+        """Refuse a shape that is outside, with the limit and the option that moves it.
 
         Raises:
             DeviceError: the engine does not take this shape.
@@ -55,7 +55,7 @@ class Profile:
             )
 
     def grown(self, size: Size, stride: int) -> Size:
-        """Height and width, brought up to the lowest ones where that does not change the answer; see `bucketed`."""
+        """Return (height, width), raised to the lowest ones where that does not change the answer; see `bucketed`."""
         height, width = (
             low if side < low and bucket(side, stride) == bucket(low, stride) else side
             for side, low in zip(size, self.low[1:], strict=True)
@@ -63,7 +63,7 @@ class Profile:
         return height, width
 
     def widened(self, shape: Shape) -> "Profile":
-        """The smallest profile that holds this one and the shape."""
+        """Return the smallest profile that holds this one and the shape."""
         low, high = (
             (pick(a[0], b[0]), pick(a[1], b[1]), pick(a[2], b[2]))
             for pick, a, b in ((min, self.low, shape), (max, self.high, shape))
@@ -72,7 +72,7 @@ class Profile:
 
 
 def profile_of(card: ModelCard, options: ProviderOptions) -> Profile:
-    """TensorRT's profile for a model: batches of 1 to `options.max_batch`, sizes between the golden sample's and the
+    """Return TensorRT's profile for a model: batches of 1 to `options.max_batch`, sizes from the golden sample's to the
     card's, or further where the options' limits reach.
 
     A limit is (height, width) and never excludes the golden sample or the trained size: an engine that cannot replay
@@ -91,12 +91,12 @@ def profile_of(card: ModelCard, options: ProviderOptions) -> Profile:
 
 
 def bucket(side: int, step: int) -> int:
-    """The smallest multiple of `step` that holds `side`."""
+    """Return the smallest multiple of `step` that holds `side`."""
     return -(-side // step) * step
 
 
 def bucketed(size: Size, step: int) -> Size:
-    """Height and width of the bucket of a size.
+    """Return the (height, width) of the bucket of a size.
 
     With `step` the network's stride the answer does not change, whatever the bucket: the graph itself pads right and
     bottom to the stride by repeating the edge, so the network sees the same values either way. A multiple of the stride
@@ -106,7 +106,7 @@ def bucketed(size: Size, step: int) -> Size:
 
 
 def padded(batch: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """uint8 [n, h, w, c] brought to `size` by repeating the last row and column; the batch itself if it fits."""
+    """Bring a batch uint8 [n, h, w, c] to `size` by repeating the last row and column; a batch that fits stays."""
     down, right = size[0] - batch.shape[1], size[1] - batch.shape[2]
     if not down and not right:
         return batch
@@ -114,14 +114,14 @@ def padded(batch: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def cropped(answer: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """float32 [n, classes, h, w] without what `padded` added."""
+    """Cut what `padded` added off an answer float32 [n, classes, h, w]."""
     if answer.shape[2:] == size:
         return answer
     return np.ascontiguousarray(answer[:, :, : size[0], : size[1]])
 
 
 def parts(count: int, largest: int) -> Iterator[slice]:
-    """Slices of `count` images, at most `largest` each, all about equal: 9 of at most 8 are 5 and 4."""
+    """Yield slices of `count` images, at most `largest` each, all about equal: 9 with at most 8 are 5 and 4."""
     number = -(-count // largest)
     for index in range(number):
         yield slice(index * count // number, (index + 1) * count // number)

@@ -1,15 +1,14 @@
-"""Report: where a model runs, and what was passed over."""
+"""Report: where a model runs, and which devices were passed over."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.devices.placement import Node
-from runtime.support.cpu_count import available_threads as available_threads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What runs, and what was passed over.
+    """The device that a model runs on, and the devices that were passed over.
 
     `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
     largest difference between this device's answer to the golden sample and the file's; `skipped` gives (device,
@@ -34,7 +33,7 @@ class Report:
 
 
 def grouped(skipped: Sequence[tuple[str, str]]) -> list[str]:
-    """One sentence a reason: GPU providers mostly lack the same thing."""
+    """Return one sentence a reason: GPU providers mostly lack the same thing."""
     devices: dict[str, list[str]] = {}
     for device, reason in skipped:
         devices.setdefault(reason, []).append(device)

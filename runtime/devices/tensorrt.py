@@ -18,7 +18,6 @@ from runtime.card import ModelCard
 from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cuda import OUT_OF_MEMORY, CudaSession, cuda_chain
 from runtime.devices.device import Device
-from runtime.devices.engine_cache import DamagedError, EngineCache, engine_key, timing_key
 from runtime.devices.nvidia import gpu_facts, nvidia_problem
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note
@@ -26,13 +25,13 @@ from runtime.errors import ConfigError, DeviceError, one_line
 from runtime.options import ProviderOptions, Size
 
 ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
-"""How ONNX Runtime's TensorRT library says that an engine is not taken, and `check` that it answers wrongly."""
+"""Words by which ONNX Runtime's TensorRT library refuses an engine, and `check` one that answers wrongly."""
 
 
 class TensorRtSession(CudaSession):
-    """Runs on a GPU by TensorRT, on an engine for the shapes of one profile; others are refused, or built for.
+    """A session on an engine for the shapes of one profile; other shapes are refused, or an engine is built for them.
 
-    `reopen` gives a session for a wider profile.
+    `reopen` opens a session for a wider profile.
     """
 
     def __init__(
@@ -85,12 +84,12 @@ class TensorRtSession(CudaSession):
         with self._rebuilding:
             if self.profile.inside(shape):
                 return
-            self._open_engine()  # it may have been closed while another thread built
+            self._open_runner()  # it may have been closed while another thread built
             wider = self._reopen(self.profile.widened(shape))
             with self._closing:
-                self._open_engine()
+                self._open_runner()
                 # the engine first: between these lines it takes all that the old profile allows
-                self._inference, self._engine, self.nodes = wider._inference, wider._engine, wider.nodes
+                self._inference, self._runner, self.nodes = wider._inference, wider._runner, wider.nodes
                 self.profile = wider.profile
 
 
@@ -132,6 +131,8 @@ def _open(request: SessionRequest) -> TensorRtSession:
     Raises:
         DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
     """
+    from runtime.devices.engine_cache import DamagedError, EngineCache, engine_key, timing_key  # needless on a CPU
+
     path, device, card, options = request.path, request.device, request.card, request.options
 
     def open_for(profile: Profile) -> TensorRtSession:
@@ -179,6 +180,8 @@ def _must_build(request: SessionRequest) -> bool:
         )
     if not options.engine_cache:
         return True
+    from runtime.devices.engine_cache import EngineCache, engine_key  # needless on a CPU
+
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))
         return engine_key(request.path, gpu_facts(device.index), wanted) not in EngineCache(options.engine_folder)

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How `Predictor.submit` gathers images; the fields are those of `Batcher`.
+    """Settings by which `Predictor.submit` gathers images; the fields are those of `Batcher`.
 
     Raises:
         ConfigError: a number is out of its bounds.
@@ -43,7 +43,7 @@ class Batching:
 
 
 End = Literal["finish", "cancel"]
-"""What becomes of the items that wait when a batcher is closed."""
+"""The end of the items that wait when a batcher is closed."""
 
 
 class Batcher(Generic[T, R]):
@@ -127,7 +127,7 @@ class Batcher(Generic[T, R]):
         return await asyncio.wrap_future(self._enqueue(item))
 
     def is_current(self) -> bool:
-        """Whether the caller runs in its thread, as callbacks of its Futures do."""
+        """Return True if the caller runs in the batcher's thread, as callbacks of its Futures do."""
         return self._worker is not None and self._worker.is_current()
 
     def close(self, *, cancel: bool = False) -> None:
@@ -240,7 +240,7 @@ class _Waiting(Generic[T, R]):
         return self._ending and not self._lines
 
     def receive(self, message: _Entry[T, R] | End) -> int:
-        """Take an item or an order to end from the inbox; how many items that order cancelled."""
+        """Take an item, or an order to end, from the inbox; return how many items that order cancelled."""
         if isinstance(message, _Entry):
             self._lines.setdefault(message.key, deque()).append(message)
             return 0
@@ -248,13 +248,13 @@ class _Waiting(Generic[T, R]):
         return self._cancel() if message == "cancel" else 0
 
     def patience(self) -> float | None:
-        """Seconds until the next batch goes off; None if nothing waits."""
+        """Return the seconds until the next batch is due; None if nothing waits."""
         if not self._lines:
             return None
         return max(0.0, min(map(self._start_of, self._lines.values())) - time.monotonic())
 
     def take(self) -> list[_Entry[T, R]]:
-        """The next batch; those of its items that were cancelled are among them."""
+        """Take the next batch; cancelled items are still in it."""
         now = time.monotonic()
         ready = [line for line in self._lines.values() if self._start_of(line) <= now]
         if not ready:

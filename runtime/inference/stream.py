@@ -18,7 +18,7 @@ A = TypeVar("A")
 
 
 @overload
-def stream(
+def stream_in_order(
     sources: Iterable[S],
     *,
     load: Callable[[S], T],
@@ -32,7 +32,7 @@ def stream(
     stopped: threading.Event | None = None,
 ) -> Generator[A]: ...
 @overload
-def stream(
+def stream_in_order(
     sources: Iterable[S],
     *,
     load: Callable[[S], T],
@@ -45,7 +45,7 @@ def stream(
     errors: Literal["yield"],
     stopped: threading.Event | None = None,
 ) -> Generator[A | Exception]: ...
-def stream(
+def stream_in_order(
     sources: Iterable[S],
     *,
     load: Callable[[S], T],

@@ -29,7 +29,7 @@ OVERLAP = 0.25
 MAX_OVERLAP = 0.9
 MAX_TILES = 1_000_000
 MAX_PIXELS = 200_000_000
-"""Of what the network sees at once; some 440 bytes for each were seen."""
+"""Maximum number of pixels that the network sees at once; each takes some 440 bytes."""
 
 
 SizeOption = tuple[int, int] | Literal["native"]
@@ -150,11 +150,11 @@ def tiled(
 
 
 Span = tuple[slice, NDArray[np.float32]]
-"""Where a tile lies along one side, and the weight of each of its pixels."""
+"""The place of a tile along one side, and the weight of each of its pixels."""
 
 
 def weighted_spans(side: int, tile: int, overlap: float) -> list[Span]:
-    """Evenly spaced tiles over a side, with weights that sum to 1 at every pixel."""
+    """Spread tiles evenly over a side, with weights that sum to 1 at every pixel."""
     spans = [slice(start, start + tile) for start in starts(side, tile, overlap)]
     bell = np.exp(-0.5 * ((np.arange(tile) - (tile - 1) / 2) / (SIGMA * tile)) ** 2)
     total = np.zeros(side)
@@ -164,7 +164,7 @@ def weighted_spans(side: int, tile: int, overlap: float) -> list[Span]:
 
 
 def starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin: as few as overlap by at least that share, the first at 0 and the last at the end."""
+    """Return the starts of as few tiles as overlap by that share, the first at 0 and the last at the end."""
     step = max(1, tile - math.ceil(round(tile * overlap, 9)))
     count = 1 + -(-(side - tile) // step)
     return [round(place) for place in np.linspace(0, side - tile, count)]

@@ -3,7 +3,7 @@
 from waiting import Gate, wait_until
 
 from runtime.inference.batcher import Batcher
-from runtime.inference.stream import stream
+from runtime.inference.stream import stream_in_order
 
 FULL = "batcher: 2 items wait already; try again later, or in a coroutine await the answer"
 
@@ -60,7 +60,7 @@ def loaded_only(loaded, _answer):
 def stream_of(
     sources, *, load=same, key=lambda item: 0, run_many=squares, finish=pair, batch_size=4, workers=2, **more
 ):
-    return stream(
+    return stream_in_order(
         sources, load=load, key=key, run_many=run_many, finish=finish, batch_size=batch_size, workers=workers, **more
     )
 

@@ -73,7 +73,7 @@ def test_buffers_know_their_bytes(inference):
 def test_closed_session_gives_its_memory_back_at_once(inference, card):
     session = on_cpu_memory(inference, card)
     session.run(images(1, 8, 8))
-    engine = weakref.ref(session._engine)
+    engine = weakref.ref(session._runner)
     gc.disable()
     try:
         session.close()
@@ -108,8 +108,10 @@ def test_pool_lends_to_one_at_a_time_and_keeps_the_last_used():
 
 def test_large_batches_run_in_parts(inference, card, answers, monkeypatch):
     sizes = []
-    real = cuda_module.Engine.run
-    monkeypatch.setattr(cuda_module.Engine, "run", lambda self, batch: sizes.append(len(batch)) or real(self, batch))
+    real = cuda_module.CudaRunner.run
+    monkeypatch.setattr(
+        cuda_module.CudaRunner, "run", lambda self, batch: sizes.append(len(batch)) or real(self, batch)
+    )
     session = on_cpu_memory(inference, card, max_batch=4)
     batch = images(10, 8, 8)
     assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
@@ -125,7 +127,7 @@ def small(inference, card, monkeypatch):
 
     def make(room, message=OUT_OF_MEMORY, **options):
         asked = []
-        real = cuda_module.Engine.run
+        real = cuda_module.CudaRunner.run
 
         def run(self, batch):
             asked.append(len(batch))
@@ -133,7 +135,7 @@ def small(inference, card, monkeypatch):
                 raise RuntimeError(message)
             return real(self, batch)
 
-        monkeypatch.setattr(cuda_module.Engine, "run", run)
+        monkeypatch.setattr(cuda_module.CudaRunner, "run", run)
         return on_cpu_memory(inference, card, **options), asked
 
     return make

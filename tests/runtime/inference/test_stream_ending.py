@@ -120,13 +120,13 @@ def test_sources_and_answers_are_not_kept():
 PROGRAM = """
 import os, sys, time
 from itertools import count
-from runtime.inference.stream import stream
+from runtime.inference.stream import stream_in_order
 
 def load(item):
     time.sleep(0.02)
     return item
 
-answers = stream(count(), load=load, key=type, run_many=list, finish=max, batch_size=2, workers=2)
+answers = stream_in_order(count(), load=load, key=type, run_many=list, finish=max, batch_size=2, workers=2)
 print(next(answers), next(answers), flush=True)
 """
 
