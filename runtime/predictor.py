@@ -109,7 +109,9 @@ class Predictor:
         before = identity_of(self.path)
         replaced = f"{self.path}: was replaced while it was being opened; open it again"
         try:
-            self._read(device)
+            self.card, self._golden = read_model(self.path)
+            self._options.bucket_of(self.card)  # refused on every device, not only where it matters
+            self._begin(device, self.path)
         except ModelError as error:
             if identity_of(self.path) == before:
                 raise
@@ -117,11 +119,6 @@ class Predictor:
         if identity_of(self.path) != before:
             self.close()
             raise ModelError(replaced)
-
-    def _read(self, device: str) -> None:
-        self.card, self._golden = read_model(self.path)
-        self._options.bucket_of(self.card)  # refused on every device, not only where it matters
-        self._begin(device, self.path)
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""

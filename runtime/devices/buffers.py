@@ -42,22 +42,16 @@ class Pool(Generic[K, V]):
     @contextmanager
     def lend(self, key: K) -> Iterator[V]:
         """Lend an item that was made for `key`, or a new one; an item whose user fails is thrown away."""
-        item = self._take(key)
-        if item is None:
-            item = self._make(key)
+        with self._lock:
+            last = next((place for place in reversed(range(len(self._idle))) if self._idle[place][0] == key), None)
+            idle = None if last is None else self._idle.pop(last)[1]
+        item = self._make(key) if idle is None else idle
         yield item
         with self._lock:
             self._idle.append((key, item))
             del self._idle[: -self._limit]
             while len(self._idle) > 1 and sum(idle.nbytes for _, idle in self._idle) > self._max_bytes:
                 del self._idle[0]
-
-    def _take(self, key: K) -> V | None:
-        with self._lock:
-            for place in range(len(self._idle) - 1, -1, -1):
-                if self._idle[place][0] == key:
-                    return self._idle.pop(place)[1]
-        return None
 
     def clear(self) -> None:
         """Throw the idle ones away."""

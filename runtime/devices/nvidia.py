@@ -60,21 +60,15 @@ def preload() -> str:
     with contextlib.redirect_stdout(printed):
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        _preload_tensorrt()
+    with contextlib.suppress(ImportError):
+        import tensorrt_libs  # type: ignore[import-not-found,unused-ignore]  # pip's package, where no loader looks
+
+        windows = platform.system() == "Windows"
+        for name in TENSORRT_LIBRARIES:
+            with contextlib.suppress(OSError):  # what is still missing then, `_library_problem` names
+                file = f"{name}_10.dll" if windows else f"lib{name}.so.10"
+                ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
     return " ".join(printed.getvalue().split())
-
-
-def _preload_tensorrt() -> None:
-    """pip puts TensorRT into a package of its own, where the loader does not look."""
-    try:
-        import tensorrt_libs  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return
-    windows = platform.system() == "Windows"
-    for name in TENSORRT_LIBRARIES:
-        with contextlib.suppress(OSError):  # what is still missing then, `_library_problem` names
-            file = f"{name}_10.dll" if windows else f"lib{name}.so.10"
-            ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
 
 
 COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76

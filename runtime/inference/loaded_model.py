@@ -209,13 +209,8 @@ class SessionFactory:
 
 @lru_cache(maxsize=32)
 def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
-    text = f"running on {device}; {'; '.join(grouped(skipped))}"
-    warnings.warn(text, DeviceWarning, stacklevel=_level_of_user() - 1)
-
-
-def _level_of_user() -> int:
-    """Count the frames up to the first one outside this package: a warning blames its line."""
+    """Warn of skipped devices, once a process, and blame the line of the user's own code that led here."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
         level, frame = level + 1, frame.f_back
-    return level
+    warnings.warn(f"running on {device}; {'; '.join(grouped(skipped))}", DeviceWarning, stacklevel=level)

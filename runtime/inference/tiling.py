@@ -84,17 +84,13 @@ def resolve_options(
         raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
-    spec = _spec(card.input, size, native=tile is not None)
+    spec = card.input
+    if (isinstance(size, str) and size == "native") or (size is None and tile is not None):
+        spec = replace(spec, fit="native")
+    elif size is not None:
+        _check_size("size", size, ", or 'native'")
+        spec = replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
-
-
-def _spec(spec: InputSpec, size: SizeOption | None, *, native: bool) -> InputSpec:
-    if (isinstance(size, str) and size == "native") or (size is None and native):
-        return replace(spec, fit="native")
-    if size is None:
-        return spec
-    _check_size("size", size, ", or 'native'")
-    return replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
 
 
 def _check_size(name: str, size: object, other: str) -> None:
