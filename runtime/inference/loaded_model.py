@@ -19,8 +19,8 @@ from runtime.devices import availability
 from runtime.devices.auto_session import AutoSession
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device
+from runtime.devices.placement import Report, grouped
 from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
-from runtime.devices.report import Report, grouped
 from runtime.devices.session import Session
 from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
 from runtime.model_file.golden import Golden

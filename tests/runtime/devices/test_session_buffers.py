@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from devices import OUT_OF_MEMORY, images, on_cpu_memory
 
-from runtime.devices import buffers
 from runtime.devices import cuda as cuda_module
-from runtime.devices.buffers import Pool
+from runtime.devices.cuda import Pool
 from runtime.devices.registry import open_session
 from runtime.errors import DeviceError
 from runtime.options import ProviderOptions
@@ -39,13 +38,13 @@ def test_threads_share_no_buffer(inference, card, answers):
 
 def test_buffers_are_reused_by_bucket(inference, card, monkeypatch):
     made = []
-    real = buffers.Buffers.__init__
+    real = cuda_module.Buffers.__init__
 
     def count(self, inference, place, shape, classes):
         made.append(shape)
         real(self, inference, place, shape, classes)
 
-    monkeypatch.setattr(buffers.Buffers, "__init__", count)
+    monkeypatch.setattr(cuda_module.Buffers, "__init__", count)
     session = on_cpu_memory(inference, card)
     for size in [(5, 5), (8, 8), (7, 6), (5, 8), (9, 8)]:
         session.run(images(1, *size))
@@ -67,7 +66,7 @@ def test_pool_keeps_no_more_bytes_than_it_may_and_always_the_last_used():
 
 
 def test_buffers_know_their_bytes(inference):
-    assert buffers.Buffers(inference, ("cpu", 0), (2, 5, 7, 3), 3).nbytes == 2 * 5 * 7 * 3 + 2 * 3 * 5 * 7 * 4
+    assert cuda_module.Buffers(inference, ("cpu", 0), (2, 5, 7, 3), 3).nbytes == 2 * 5 * 7 * 3 + 2 * 3 * 5 * 7 * 4
 
 
 def test_closed_session_gives_its_memory_back_at_once(inference, card):

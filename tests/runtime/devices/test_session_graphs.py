@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from devices import images, on_cpu_memory
 
-from runtime.devices import availability, buffers
+from runtime.devices import availability
 from runtime.devices import cuda as cuda_module
 from runtime.devices import session as module
 from runtime.devices.registry import open_session
@@ -18,14 +18,14 @@ from runtime.predictor import Predictor
 
 def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkeypatch):
     used = []
-    real = buffers.Buffers.run
+    real = cuda_module.Buffers.run
 
     def run(self, batch, options):
         used.append((options.get_run_config_entry("gpu_graph_id"), id(self)))
         return real(self, batch, None)
 
     monkeypatch.setattr(cuda_module, "MAX_GRAPHS", 2)
-    monkeypatch.setattr(buffers.Buffers, "run", run)
+    monkeypatch.setattr(cuda_module.Buffers, "run", run)
     session = on_cpu_memory(inference, card, cuda_graphs=True)
     for height in (4, 8, 4, 8, 12, 4):
         session.run(images(1, height, 8))
