@@ -1,6 +1,8 @@
-# make demo   the whole chain on a small procedural data set: train, export, predict, measure
-# make test   every check: ruff, mypy --strict, pytest
-# Both set up .venv first. Another interpreter: make PYTHON=python3.12 test
+# make demo       the whole chain on a small procedural data set: train, export, predict, measure
+# make lint       ruff and mypy --strict: seconds
+# make test-fast  the tests that need neither PyTorch nor a training: under a minute
+# make test       every check: lint and all tests
+# Each sets up .venv first. Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +10,16 @@ READY := .venv/.ready
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
-.PHONY: setup test demo clean
+# Processes that run tests, one core each; see tests/conftest.py for who gets what.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks/test_results.py \
+	tests/unet_core/data/test_pairs.py tests/unet_core/data/test_labels.py tests/unet_core/data/test_records.py \
+	tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
+	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
+
+.PHONY: setup lint test-fast test demo clean
 
 setup: $(READY)
 	@echo "Ready. To use it: . .venv/bin/activate"
@@ -19,11 +30,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-test: $(READY)
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+test-fast: $(READY)
+	$(PYTEST) -m "not slow" $(FAST)
+
+test: lint
+	$(PYTEST)
 
 # Each step leaves a file, so a second call does only what is missing.
 demo: demo/bench/report.md demo/.predicted

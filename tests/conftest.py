@@ -1,13 +1,42 @@
-"""Fixtures that several packages' tests share: small data sets on disk, and the two real ones."""
+"""Fixtures that several packages' tests share, and how a test run is divided among its workers."""
 
 import gc
 import multiprocessing
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 from folders import write_pair
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+RUNTIME = Path(__file__).parent / "runtime"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+if WORKER and hasattr(os, "sched_setaffinity"):
+    # One core each, and so one thread in every library and in every process that a test starts.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file on one worker, unless they name another group; the files that take longest come first.
+
+    They are those with tests that are marked as slow; those of the runtime are the quickest and fill what is left.
+    """
+    if not WORKER:
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.path.is_relative_to(RUNTIME)))
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +104,37 @@ def card(network):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    from trained import train_in
+def shared_exports(tmp_path_factory):
+    """Let PyTorch export each network once for a whole test run; see tests/support/shared.py."""
+    if "torch" not in sys.modules:
+        yield  # only tests that do without PyTorch were asked for
+        return
+    import torch
+    from shared import SharedExports, shared_folder
 
-    return train_in(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", SharedExports(shared_folder(tmp_path_factory)))
+        yield
+
+
+@pytest.fixture
+def plain_curves(request, monkeypatch):
+    """Drawing the curves takes ten times as long as an epoch of a test: only `drawn_curves` does it."""
+    if "drawn_curves" not in request.fixturenames:
+        from trained import write_no_curves
+
+        monkeypatch.setattr("unet_core.training.run_directory.save_curves", write_no_curves)
+
+
+@pytest.fixture
+def drawn_curves():
+    """For tests that look at the curves of a training."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, shared_exports):
+    """A trained network, for all tests that need honest masks; nobody may change its files."""
+    from shared import made_once, shared_folder
+    from trained import load_trained, train_in
+
+    return load_trained(made_once(shared_folder(tmp_path_factory) / "trained", train_in))

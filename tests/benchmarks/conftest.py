@@ -4,6 +4,11 @@ import pytest
 from folders import write_pair
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(shared_exports):
+    pass
+
+
 @pytest.fixture(scope="session")
 def thin(tmp_path_factory):
     """A folder: model.onnx from model.pth, other.pth, and val_images/v0.jpg to v2.jpg of 60 to 62 x 40 pixels."""

@@ -8,6 +8,11 @@ from PIL import Image
 from trained import SIZE, write_grey_pair
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(shared_exports):
+    pass
+
+
 @pytest.fixture(scope="session")
 def flat(tmp_path_factory):
     """The wrong images to calibrate on: training images of one grey, validation images as they should be."""

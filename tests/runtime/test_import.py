@@ -1,5 +1,6 @@
 """What importing costs and what it brings along, in fresh processes."""
 
+import ast
 import subprocess
 import sys
 
@@ -101,3 +102,23 @@ def test_unknown_attribute_is_an_attribute_error():
 
 def test_what_is_imported_before_ctrl_c_is_guarded_against_is_next_to_nothing(root):
     assert fresh("import runtime.commands.entry; " + loaded(["click", "numpy", "email", "dataclasses"]), root) == "[]"
+
+
+def test_no_test_of_the_runtime_needs_more_than_the_runtime(request, root):
+    """Neither a file nor what it imports from beside it takes PyTorch or another package, and no fixture does."""
+    folder, beside = root / "tests" / "runtime", root / "tests" / "support"
+    waiting = [*folder.rglob("*.py")]
+    assert len(waiting) > 50
+    seen = set(waiting)
+    for path in waiting:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in {module.partition(".")[0] for module in modules}:
+                assert name not in ("torch", "torchvision", "unet_core", "export", "benchmarks"), path
+                file = beside / f"{name}.py"
+                if file.exists() and file not in seen:
+                    seen.add(file)
+                    waiting.append(file)
+    asked = {name for item in request.session.items if folder in item.path.parents for name in item.fixturenames}
+    assert not asked.intersection({"network", "trained", "shared_exports", "plain_curves"})

@@ -4,13 +4,13 @@ import csv
 
 from click.testing import CliRunner
 
-from unet_core.evaluate import main
-
 SIZES = [(32, 48), (40, 90), (57, 31)]
 """Of the pictures that evaluation is tested on."""
 
 
 def run(*arguments):
+    from unet_core.evaluate import main
+
     device = () if "--device" in arguments else ("--device", "cpu")
     return CliRunner().invoke(main, [str(argument) for argument in (*arguments, *device, "--workers", "0")])
 

@@ -1,31 +1,30 @@
-"""Fixtures of training and evaluation."""
+"""Fixtures of training and evaluation; PyTorch is imported in them, since light tests do without."""
 
 import shutil
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
-import torch
 from caching import Decoding, write_pairs
 from evaluating import SIZES
 from folders import write_pair
-from measuring import write_model
-from networks import make_network
 from PIL import Image
 
-from export import export_onnx
 from runtime.card import CARD_KEY
-from runtime.predictor import Predictor
-from unet_core.checkpoint import save_checkpoint
-from unet_core.config import TrainConfig
 from unet_core.data.cache import Cache
 from unet_core.data.pairs import find_pairs
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(shared_exports):
+    pass
+
+
 @pytest.fixture
-def config(data, tmp_path):
+def config(data, tmp_path, plain_curves):
     """Two epochs of two steps on six noisy pictures."""
+    from unet_core.config import TrainConfig
+
     return TrainConfig(
         data=str(data),
         out=str(tmp_path / "run"),
@@ -62,6 +61,10 @@ def decoding(monkeypatch):
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
     """Pictures of three sizes, a model that answers both classes on them, and its export, which takes seconds."""
+    from measuring import write_model
+
+    from export import export_onnx
+
     folder = tmp_path_factory.mktemp("source")
     for index, size in enumerate(SIZES):
         write_pair(folder / "data", "val", f"v{index}", size=size, seed=index)
@@ -85,6 +88,12 @@ def model(source):
 @pytest.fixture
 def models(source, tmp_path):
     """Checkpoint and export with another card: both files, and the network."""
+    import onnx
+    import torch
+    from networks import make_network
+
+    from runtime.predictor import Predictor
+    from unet_core.checkpoint import save_checkpoint
 
     def write(change):
         card = change(Predictor(source / "model.onnx", "cpu").card)
@@ -103,6 +112,8 @@ def models(source, tmp_path):
 @pytest.fixture
 def several(views, tmp_path):
     """A checkpoint of three classes, and masks of their indices."""
+    from measuring import write_model
+
     pairs = find_pairs(views, "val")
     network, card = write_model(tmp_path / "three.pth", [pair.image for pair in pairs], classes=3)
     for index, pair in enumerate(pairs):

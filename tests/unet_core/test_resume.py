@@ -169,7 +169,7 @@ def test_a_stop_between_the_two_files_loses_no_best_weights(config, monkeypatch)
     train(config)
 
 
-def test_files_that_a_kill_left_out_are_written_on_resume(config, monkeypatch):
+def test_files_that_a_kill_left_out_are_written_on_resume(config, drawn_curves, monkeypatch):
     """The checkpoint comes first; curves and table follow from it."""
 
     def killed(self, history):

@@ -24,7 +24,7 @@ from unet_core.training import run_directory as files
 from unet_core.training import trainer as running
 
 
-def test_a_run_leaves_everything_it_promises(config, tmp_path, capsys):
+def test_a_run_leaves_everything_it_promises(config, tmp_path, drawn_curves, capsys):
     best = train(replace(config, tensorboard=True))
     run = tmp_path / "run"
     assert best == run / "model.pth"

@@ -102,6 +102,15 @@ def test_a_budget_does_not_add_rounds(clock):
     assert len(interleave({"a": taking(clock, 1.0)}, 2, budget_s=1.0)["a"]) == 2
 
 
+def test_a_trial_warms_nothing_up_makes_single_calls_and_is_told(clock, monkeypatch):
+    calls = []
+    monkeypatch.setenv(timing.TRIAL, "1")
+    times = interleave({"a": lambda: calls.append(taking(clock, 0.001)())}, rounds=5)
+    assert times["a"].tolist() == pytest.approx([1.0] * 5)
+    assert len(calls) == 1 + 2 * 5
+    assert timing.disturbance(0.0, 0.0).startswith("UNET_BENCH_TRIAL is set")
+
+
 def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)

@@ -1,5 +1,7 @@
 """Profiles, buckets and parts of batches."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -109,13 +111,9 @@ def test_parts_are_about_equal_and_cover_the_batch(count, largest, sizes):
 
 
 @pytest.fixture(scope="module")
-def unet(tmp_path_factory):
-    """A real U-Net of stride 8, as exported."""
-    from onnx_files import write_onnx
-
-    path = tmp_path_factory.mktemp("unet") / "unet.onnx"
-    write_onnx(path)
-    return Predictor(path, "cpu", threads=1)
+def unet():
+    """A real U-Net, as exported."""
+    return Predictor(Path(__file__).parents[2] / "data" / "v0.1" / "models" / "fp32.onnx", "cpu", threads=1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 15), (33, 40), (50, 97)])
