@@ -145,8 +145,8 @@ def _measurement(name: str, settings: Settings, unit: str, values: NDArray[np.fl
 def _epochs(config: TrainConfig) -> tuple[Records, dict[str, float]]:
     """Decoding all pictures once, an epoch from the cache, and one that decodes; once each, decoding being slow."""
     pairs = find_pairs(config.data, "train")
-    recipe = SampleDecoder(input=config.input, labels=config.labels, draft=True)
-    records = Records(pairs, recipe)
+    decoder = SampleDecoder(input=config.input, labels=config.labels, draft=True)
+    records = Records(pairs, decoder)
     cache = open_cache(config.cache_dir, 1000.0)
     started = time.perf_counter()
     pending((records,), cache)
@@ -154,7 +154,7 @@ def _epochs(config: TrainConfig) -> tuple[Records, dict[str, float]]:
     first = time.perf_counter() - started
     workers = default_workers() if config.workers is None else config.workers
     times = {"before the first epoch: decoded and kept": first}
-    sets = {"every epoch: from the cache": records, "every epoch: without a cache": Records(pairs, recipe)}
+    sets = {"every epoch: from the cache": records, "every epoch: without a cache": Records(pairs, decoder)}
     for name, these in sets.items():
         dataset = TrainingSet(these, seed=0, augment="off")
         batches = _passes(_loader(dataset, config.batch_size, workers), 1)

@@ -108,8 +108,8 @@ def _checked(
 ) -> list[Records]:
     """Records of all sides; every file was decoded once."""
     labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
-    recipe = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
-    sets = [Records(pairs, recipe) for pairs in sides]
+    decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
+    sets = [Records(pairs, decoder) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
         prepare(sets, None, advance, display.note)
     return sets

@@ -1,4 +1,4 @@
-"""Pairs, recipes and what the tests of the cache ask of records."""
+"""Pairs, decoders and what the tests of the cache ask of records."""
 
 import threading
 
@@ -16,25 +16,25 @@ SIZE = (16, 24)
 CAR = LabelSpec(classes=("car",))
 
 
-def recipe(fit="stretch", channels="RGB", size=SIZE, labels=CAR, **options):
+def decoder(fit="stretch", channels="RGB", size=SIZE, labels=CAR, **options):
     count = len(channels)
     spec = InputSpec(size=size, fit=fit, channels=channels, mean=(0.4, 0.5, 0.6)[:count], std=(0.2,) * count)
     return SampleDecoder(input=spec, labels=labels, **options)
 
 
-STRETCH = recipe()
+STRETCH = decoder()
 RECORD = SIZE[0] * SIZE[1] * 4
 """Bytes of a record of `STRETCH`."""
 
-RECIPES = {
+DECODERS = {
     "stretch": STRETCH,
-    "letterbox": recipe("letterbox"),
-    "native": recipe("native"),
-    "grey": recipe("letterbox", "L"),
-    "original truth": recipe("letterbox", truth_at_original=True),
-    "grey native with original truth": recipe("native", "L", truth_at_original=True),
-    "draft": recipe(draft=True),
-    "several classes, some pixels ignored": recipe(labels=LabelSpec(classes=("a", "b"), ignore_index=0)),
+    "letterbox": decoder("letterbox"),
+    "native": decoder("native"),
+    "grey": decoder("letterbox", "L"),
+    "original truth": decoder("letterbox", truth_at_original=True),
+    "grey native with original truth": decoder("native", "L", truth_at_original=True),
+    "draft": decoder(draft=True),
+    "several classes, some pixels ignored": decoder(labels=LabelSpec(classes=("a", "b"), ignore_index=0)),
 }
 
 
@@ -81,9 +81,9 @@ def said_by(sets, cache, advance=nothing):
     return notes
 
 
-def kept(pairs, cache, recipe=STRETCH):
+def kept(pairs, cache, decoder=STRETCH):
     """Records that are prepared, without a note."""
-    records = Records(pairs, recipe)
+    records = Records(pairs, decoder)
     assert said_by((records,), cache) == []
     return records
 
@@ -91,7 +91,7 @@ def kept(pairs, cache, recipe=STRETCH):
 def assert_exact(records):
     """Every record equals what decoding gives, bit for bit."""
     for index, pair in enumerate(records.pairs):
-        for found, expected in zip(records[index], records.recipe.make(pair), strict=True):
+        for found, expected in zip(records[index], records.decoder.make(pair), strict=True):
             assert found.dtype == np.uint8 and found.flags["C_CONTIGUOUS"] and found.flags["WRITEABLE"]
             assert np.array_equal(found, expected), index
 

@@ -74,11 +74,11 @@ class Cache:
     folder: Path
     limit: int
 
-    def of(self, pairs: Sequence[Pair], recipe: SampleDecoder) -> Path:
+    def of(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> Path:
         """The folder of these records; raises OSError where a file has vanished."""
         files = [_identity(path) for pair in pairs for path in pair.files]
         versions = (VERSION, PIL.__version__, cv2.__version__)
-        content = json.dumps([versions, asdict(recipe), files], sort_keys=True)
+        content = json.dumps([versions, asdict(decoder), files], sort_keys=True)
         return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
 
     def make_room(self, keep: Collection[Path], more: int = 0) -> int:
@@ -168,7 +168,7 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
                     faults.append((records.pairs[index], made))
                     continue
                 image, labels = made
-                some = bool(set(present_labels(labels)) - {records.recipe.labels.background, IGNORED})
+                some = bool(set(present_labels(labels)) - {records.decoder.labels.background, IGNORED})
                 records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, some)
                 if store is not None:
                     store.append(index, image, labels)
@@ -197,7 +197,7 @@ def _folders(sets: Sequence[Records], cache: Cache | None) -> Folders:
         if any(pair.fault for pair in records.pairs):
             continue
         with suppress(OSError):
-            folders[records] = cache.of(records.pairs, records.recipe)
+            folders[records] = cache.of(records.pairs, records.decoder)
     return folders
 
 
@@ -229,7 +229,7 @@ def _wanted(records: Records, store: "_Store | None") -> Iterator[int]:
 
 def _made(records: Records, index: int) -> Record | str:
     try:
-        return records.recipe.make(records.pairs[index])
+        return records.decoder.make(records.pairs[index])
     except ImageError as error:
         return str(error)
 

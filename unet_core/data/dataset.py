@@ -41,7 +41,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         self.records, self.seed = records, seed
         self.augment, self.foreground_share = augment, foreground_share
         # Made here and not in the workers: those that are forked need not import the library again.
-        self._transform = None if augment == "off" else augmentation(augment, records.recipe.input.channels == "RGB")
+        self._transform = None if augment == "off" else augmentation(augment, records.decoder.input.channels == "RGB")
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,9 +49,9 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         image, labels = self.records[key[1]]
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
-        spec = self.records.recipe.input
+        spec = self.records.decoder.input
         if spec.fit == "native":
-            background = self.records.recipe.labels.background
+            background = self.records.decoder.labels.background
             image, labels = crop(image, labels, spec.size, random, self.foreground_share, background)
         if self._transform is not None:
             self._transform.set_random_seed(int(random.integers(2**32)))
@@ -145,7 +145,11 @@ class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Fitted, Labels]:
         image, truth = self.records[self.indices[position]]
-        return torch.from_numpy(image), place(image, (truth.shape[0], truth.shape[1]), self.records.recipe.input), truth
+        return (
+            torch.from_numpy(image),
+            place(image, (truth.shape[0], truth.shape[1]), self.records.decoder.input),
+            truth,
+        )
 
 
 Evaluated = tuple[Tensor, list[Fitted], list[Labels]]

@@ -76,8 +76,8 @@ class SampleDecoder:
 class Records:
     """The records of a list of pairs, by index: from the cache where they are there, else decoded anew."""
 
-    def __init__(self, pairs: Sequence[Pair], recipe: SampleDecoder) -> None:
-        self.pairs, self.recipe = list(pairs), recipe
+    def __init__(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> None:
+        self.pairs, self.decoder = list(pairs), decoder
         self.use(unknown_rows(len(self.pairs)), None)
 
     def use(self, rows: NDArray[Any], folder: Path | None) -> None:
@@ -91,7 +91,7 @@ class Records:
 
     def __getitem__(self, index: int) -> Record:
         stored = self._stored(index)
-        return self.recipe.make(self.pairs[index]) if stored is None else stored
+        return self.decoder.make(self.pairs[index]) if stored is None else stored
 
     def _stored(self, index: int) -> Record | None:
         row = self.rows[index]
@@ -129,7 +129,7 @@ class Records:
     @property
     def channels(self) -> int:
         """Of the pictures: 3 or 1."""
-        return CHANNEL_COUNT[self.recipe.input.channels]
+        return CHANNEL_COUNT[self.decoder.input.channels]
 
     @property
     def stored(self) -> int:

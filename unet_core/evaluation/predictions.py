@@ -99,7 +99,7 @@ def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Predict
     """Answers of an exported model through the runtime, as an application gets them; truths at the original size."""
     for index, pair in enumerate(records.pairs):
         answer = predictor.predict(pair.image)
-        yield index, answer.probability, _truth_of(pair, answer.size, records.recipe.labels)
+        yield index, answer.probability, _truth_of(pair, answer.size, records.decoder.labels)
 
 
 def _truth_of(pair: Pair, size: tuple[int, int], spec: LabelSpec) -> Labels:
@@ -150,6 +150,6 @@ class Worst:
 
     def picture(self, records: Records, item: Poor) -> NDArray[np.uint8]:
         """The image of an item, of the size of its labels."""
-        if records.recipe.truth_at_original:
+        if records.decoder.truth_at_original:
             return load_image(records.pairs[item.index].image)
         return records[item.index][0]

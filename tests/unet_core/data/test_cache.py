@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from caching import RECIPES, RECORD, STRETCH, assert_exact, kept, nothing, recipe, said_by, write_pairs
+from caching import DECODERS, RECORD, STRETCH, assert_exact, decoder, kept, nothing, said_by, write_pairs
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -24,18 +24,18 @@ from unet_core.data.records import Records
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_records_are_what_decoding_gives_and_nothing_is_decoded_twice(pairs, cache, decoding, kind):
-    records = Records(pairs, RECIPES[kind])
+    records = Records(pairs, DECODERS[kind])
     assert pending((records,), cache) == 5
     advanced = []
     assert said_by((records,), cache, advanced.append) == []
     assert (decoding.since(), records.stored, sum(advanced)) == (5, 5, 5)
     assert_exact(records)
     assert decoding.since() == 5  # the comparison's own
-    fresh = Records(pairs, RECIPES[kind])
+    fresh = Records(pairs, DECODERS[kind])
     assert pending((fresh,), cache) == 0
-    unprepared = Records(pairs, RECIPES[kind])
+    unprepared = Records(pairs, DECODERS[kind])
     assert said_by((unprepared,), cache) == []
     again = [records, fresh, unprepared, pickle.loads(pickle.dumps(records))]
     pictures = [[each[index][0].tobytes() for index in range(5)] for each in again]
@@ -62,7 +62,7 @@ def test_without_a_cache_all_are_looked_at_once_and_decoded_on_demand(pairs, dec
 
 
 def test_workers_that_start_afresh_decode_nothing_either(pairs, cache):
-    records = kept(pairs, cache, recipe("native"))
+    records = kept(pairs, cache, decoder("native"))
     items = [TrainingSet(records, seed=0, augment="strong")[1, index] for index in range(5)]
     for pair in pairs:
         pair.image.unlink()
@@ -111,11 +111,11 @@ def test_a_changed_file_means_other_records(tmp_path, cache, change, part):
     assert_exact(records)
 
 
-def test_other_order_recipe_or_decoder_means_other_records(pairs, cache, monkeypatch):
-    folders = {cache.of(pairs, each) for each in RECIPES.values()}
-    folders |= {cache.of(pairs[::-1], STRETCH), cache.of(pairs[:4], STRETCH), cache.of(pairs, recipe(size=(24, 16)))}
+def test_other_order_decoder_or_library_means_other_records(pairs, cache, monkeypatch):
+    folders = {cache.of(pairs, each) for each in DECODERS.values()}
+    folders |= {cache.of(pairs[::-1], STRETCH), cache.of(pairs[:4], STRETCH), cache.of(pairs, decoder(size=(24, 16)))}
     monkeypatch.setattr(unet_core.data.cache.PIL, "__version__", "another")
-    assert len(folders | {cache.of(pairs, STRETCH)}) == len(RECIPES) + 4
+    assert len(folders | {cache.of(pairs, STRETCH)}) == len(DECODERS) + 4
 
 
 @pytest.mark.parametrize("done", [0, 1, 4])

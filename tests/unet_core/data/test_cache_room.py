@@ -5,7 +5,7 @@ import resource
 from contextlib import contextmanager
 
 import pytest
-from caching import RECORD, STRETCH, assert_exact, kept, nothing, recipe, said_by, size_of
+from caching import RECORD, STRETCH, assert_exact, decoder, kept, nothing, said_by, size_of
 from filelock import FileLock
 
 import unet_core.data.cache
@@ -46,14 +46,14 @@ def test_a_full_disk_is_noted_and_what_is_whole_is_kept(pairs, cache, decoding, 
 
 
 def test_an_index_that_cannot_be_written_is_noted_and_nothing_is_believed(pairs, cache):
-    records = Records(pairs, recipe(size=(2, 2)))
+    records = Records(pairs, decoder(size=(2, 2)))
     with files_no_larger_than(100):
         assert said_by((records,), cache) == [
             f"only 0 of 5 decoded images are kept: --cache-dir {cache.folder}: cannot be used (file too large); choose "
             "another one, or --cache-gb 0"
         ]
     assert_exact(records)
-    assert pending((Records(pairs, records.recipe),), cache) == 5
+    assert pending((Records(pairs, records.decoder),), cache) == 5
 
 
 def room_for(count, rows=5):

@@ -35,7 +35,7 @@ SEVERAL = LabelSpec(classes=("road", "car", "sky", "tree"), ignore_index=9)
 GREYS = np.array([10, 80, 150, 220], np.uint8)
 
 
-def recipe(how="stretch", channels="RGB", labels=CAR, size=SIZE, **options):
+def decoder(how="stretch", channels="RGB", labels=CAR, size=SIZE, **options):
     count = len(channels)
     spec = InputSpec(size=size, fit=how, channels=channels, mean=(0.5,) * count, std=(0.2,) * count)
     return SampleDecoder(input=spec, labels=labels, **options)
@@ -43,7 +43,7 @@ def recipe(how="stretch", channels="RGB", labels=CAR, size=SIZE, **options):
 
 @pytest.fixture
 def records(data):
-    return Records(find_pairs(data, "train"), recipe())
+    return Records(find_pairs(data, "train"), decoder())
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_batches_repeat_whatever_the_number_of_workers(records, augment):
 
 
 def test_crops_repeat_whatever_the_number_of_workers(data):
-    records = Records(find_pairs(data, "train"), recipe("native", size=(16, 24)))
+    records = Records(find_pairs(data, "train"), decoder("native", size=(16, 24)))
     alone = loaded(records, augment="off")
     for first, second in zip(alone, loaded(records, workers=2, augment="off"), strict=True):
         assert torch.equal(first, second)
@@ -101,7 +101,7 @@ def test_crops_repeat_whatever_the_number_of_workers(data):
 
 def test_epochs_seeds_and_images_are_augmented_differently(records):
     pairs = records.pairs
-    twins = Records([pairs[0], pairs[0]], records.recipe)
+    twins = Records([pairs[0], pairs[0]], records.decoder)
     drawn = [
         TrainingSet(twins, seed=seed)[key][0] for seed, key in ((0, (1, 0)), (0, (2, 0)), (1, (1, 0)), (0, (1, 1)))
     ]
@@ -123,7 +123,7 @@ def test_off_gives_pictures_as_they_are(records):
 @pytest.mark.parametrize("augment", ["basic", "strong"])
 def test_labels_follow_the_image(painted, augment, channels):
     """Every class has its grey, and brightness keeps their order: the middle of each class tells what is where."""
-    training = TrainingSet(Records(painted, recipe("native", channels, SEVERAL, (120, 144))), seed=0, augment=augment)
+    training = TrainingSet(Records(painted, decoder("native", channels, SEVERAL, (120, 144))), seed=0, augment=augment)
     moved, counted = 0, 0
     for epoch in range(1, 13):
         for index in range(3):
@@ -242,7 +242,7 @@ def test_an_epoch_has_every_image_once_in_an_order_of_its_own():
 
 def test_the_order_of_an_epoch_and_its_first_picture_are_drawn_apart(painted):
     """Numpy fills up short seeds with zeros: (seed, epoch) and (seed, epoch, 0) are one stream."""
-    records = Records(painted, recipe("native", labels=SEVERAL, size=(16, 24)))
+    records = Records(painted, decoder("native", labels=SEVERAL, size=(16, 24)))
     for seed in range(5):
         item = TrainingSet(records, seed=seed, augment="off", foreground_share=1.0)[1, 0][1]
         random = np.random.default_rng((seed, 1))
@@ -282,20 +282,20 @@ def test_an_epoch_goes_on_from_a_position_in_the_same_order(batch_size):
 @pytest.mark.parametrize("how", ["stretch", "letterbox"])
 def test_evaluation_gives_pictures_as_the_runtime_sees_them_and_truths_of_their_size(data, how):
     pairs = find_pairs(data, "val")
-    records = Records(pairs, recipe(how, size=(16, 16), truth_at_original=True))
+    records = Records(pairs, decoder(how, size=(16, 16), truth_at_original=True))
     loader = DataLoader(EvaluationSet(records, [2, 0]), 3, collate_fn=collate_evaluation)
     ((images, fitted, truths),) = list(loader)
     assert (images.shape, images.dtype) == ((2, 16, 16, 3), torch.uint8)
     for index, image, way_back, truth in zip((2, 0), images.numpy(), fitted, truths, strict=True):
-        expected = fit(load_image(pairs[index].image), records.recipe.input)
+        expected = fit(load_image(pairs[index].image), records.decoder.input)
         assert np.array_equal(image, expected.image)
-        assert place(image, way_back.original, records.recipe.input).top == expected.top == way_back.top
+        assert place(image, way_back.original, records.decoder.input).top == expected.top == way_back.top
         assert (way_back.height, way_back.original) == (expected.height, (32, 48))
         assert truth.shape == (32, 48) and set(np.unique(truth)) == {0, 1}
 
 
 def test_truths_of_the_fitted_size_are_measured_on_the_whole_canvas(data):
-    records = Records(find_pairs(data, "val"), recipe("letterbox", size=(16, 16)))
+    records = Records(find_pairs(data, "val"), decoder("letterbox", size=(16, 16)))
     image, fitted, truth = EvaluationSet(records, [1])[0]
     assert fitted == Fitted(image=fitted.image, top=0, left=0, height=16, width=16, original=(16, 16))
     assert np.array_equal(image, fitted.image)
@@ -303,7 +303,7 @@ def test_truths_of_the_fitted_size_are_measured_on_the_whole_canvas(data):
 
 
 def test_pictures_of_their_own_size_come_one_by_one(painted):
-    records = Records(painted, recipe("native", labels=SEVERAL, truth_at_original=True))
+    records = Records(painted, decoder("native", labels=SEVERAL, truth_at_original=True))
     images, fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
     assert images.shape == (1, 120, 144, 3)
     assert (fitted[0].original, truths[0].shape) == ((120, 144), (120, 144))

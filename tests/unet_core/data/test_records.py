@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from caching import STRETCH, nothing, recipe, said_by, write_pairs
+from caching import STRETCH, decoder, nothing, said_by, write_pairs
 from PIL import Image
 
 from runtime.errors import DataError, ImageError
@@ -22,7 +22,7 @@ def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pai
     Image.new("L", (90, 40), 7).save(others[0].mask)
     others[2].image.unlink()  # what is gone has no identity, so this set is looked at anew each time
     for left in (9, 2 + 4):
-        sets = Records(pairs, recipe(draft=True)), Records(others, STRETCH)
+        sets = Records(pairs, decoder(draft=True)), Records(others, STRETCH)
         assert pending(sets, cache) == left
         with pytest.raises(DataError) as caught:
             prepare(sets, cache, nothing, nothing)
@@ -56,7 +56,7 @@ def test_images_that_are_turned_fit_masks_as_displayed(tmp_path, draft, suffix):
     exif[0x0112] = 6
     image, mask = tmp_path / f"turned{suffix}", tmp_path / "mask.png"
     Image.effect_noise((400, 200), 90).convert("RGB").save(image, exif=exif)
-    turned = recipe(draft=draft, truth_at_original=True)
+    turned = decoder(draft=draft, truth_at_original=True)
     Image.new("L", (200, 400), 255).save(mask)
     assert turned.make(Pair(image=image, mask=mask))[1].shape == (400, 200)
     assert (turned.make(Pair(image=image))[1] == np.full((400, 200), IGNORED)).all()
@@ -72,8 +72,8 @@ def test_draft_changes_pixels_a_little_and_labels_not_at_all(tmp_path):
     Image.fromarray(rough).resize((1918, 1280), Image.Resampling.BICUBIC).save(pair.image, quality=90)
     Image.fromarray((rough[:, :, 0] > 200).astype(np.uint8)).resize((1918, 1280), 0).save(pair.mask)
     for fit in ("stretch", "letterbox"):
-        whole = recipe(fit, size=(160, 240)).make(pair)
-        drafted = recipe(fit, size=(160, 240), draft=True).make(pair)
+        whole = decoder(fit, size=(160, 240)).make(pair)
+        drafted = decoder(fit, size=(160, 240), draft=True).make(pair)
         difference = np.abs(whole[0].astype(int) - drafted[0])
         assert 0 < difference.mean() < 2
         assert np.array_equal(whole[1], drafted[1])

@@ -246,7 +246,7 @@ def test_a_poor_images_picture_has_the_size_of_its_labels(pairs, how, original):
     picture = worst.picture(records, worst.items[0])
     assert picture.shape[:2] == labels.shape == (SIZES[1] if original or how == "native" else (32, 48))
     expected = (
-        load_image(pairs[1].image) if original else fit(load_image(pairs[1].image, "L"), records.recipe.input).image
+        load_image(pairs[1].image) if original else fit(load_image(pairs[1].image, "L"), records.decoder.input).image
     )
     assert np.array_equal(picture, expected)
 

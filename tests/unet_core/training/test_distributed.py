@@ -113,7 +113,7 @@ def test_a_fault_that_is_no_error_of_ours_is_not_talked_about():
 def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, local_rank, decoded):
     seen = []
     real = records.SampleDecoder.make
-    monkeypatch.setattr(records.SampleDecoder, "make", lambda *recipe: (seen.append(1), real(*recipe))[1])
+    monkeypatch.setattr(records.SampleDecoder, "make", lambda *arguments: (seen.append(1), real(*arguments))[1])
     alone = Told(rank, [None] * 3)
     alone.local_rank = local_rank
     _records(config, alone, Display(quiet=True))
