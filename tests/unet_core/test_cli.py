@@ -8,26 +8,26 @@ import sys
 for name in ("torch", "torchvision", "onnx", "albumentations"):
     sys.modules[name] = None
 from {module} import {function} as main
-sys.argv = ["command", "--help"] if {help} else ["command", "model.pth"]
+sys.argv = ["command", *{arguments}]
 main()
 """
 
 
-def run(module, function, wants_help=False):
-    code = WITHOUT.format(module=module, function=function, help=wants_help)
+def run(module, function, *arguments):
+    code = WITHOUT.format(module=module, function=function, arguments=arguments)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "extra"),
+    ("module", "function", "arguments", "extra"),
     [
-        ("unet_core.cli", "train", "train"),
-        ("unet_core.cli", "evaluate", "train"),
-        ("export.cli", "main", "export"),
+        ("unet_core.cli", "train", ["data"], "train"),
+        ("unet_core.cli", "evaluate", ["model.pth", "data"], "train"),
+        ("export.cli", "main", ["model.pth"], "export"),
     ],
 )
-def test_a_missing_extra_is_one_line(module, function, extra, tmp_path):
-    done = run(module, function)
+def test_a_missing_extra_is_one_line(module, function, arguments, extra):
+    done = run(module, function, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.endswith(f" is not installed; install unet-deploy with its extra [{extra}]\n")
@@ -35,7 +35,7 @@ def test_a_missing_extra_is_one_line(module, function, extra, tmp_path):
 
 
 def test_export_explains_itself_without_pytorch():
-    done = run("export.cli", "main", wants_help=True)
+    done = run("export.cli", "main", "--help")
     assert done.returncode == 0
     assert "Write CHECKPOINT" in done.stdout
 

@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from evaluating import SIZES, refusal, run
 from folders import write_pair
+from imported import imported_for_help
 from measuring import labels_by_hand, metrics_by_hand, probability_by_hand
 from networks import make_card, make_network
 from PIL import Image
@@ -173,7 +174,7 @@ def test_a_failure_of_the_system_while_measuring_is_one_line(model, views, tmp_p
 
     monkeypatch.setattr(Segmenter, "forward", forward)
     assert refusal(model, views, "--submission", tmp_path / "out.csv") == (
-        f"{model}: cannot go on measuring ([Errno 24] Too many open files)"
+        f"{model}: measuring failed ([Errno 24] Too many open files)"
     )
     assert not (tmp_path / "out.csv").exists()
 
@@ -198,7 +199,7 @@ def test_too_little_memory_is_one_line(model, views, monkeypatch):
     monkeypatch.setattr(Segmenter, "forward", forward)
     with pytest.raises(DeviceError) as error:
         evaluate(model, find_pairs(views, "val"), device="cpu", batch_size=3)
-    assert str(error.value) == ("--batch-size 3: the device's memory is too small; give a smaller one, or --device cpu")
+    assert str(error.value) == ("--batch-size 3: the device is out of memory; give a smaller one, or --device cpu")
 
 
 def test_images_without_masks_do_not_count(model, views):
@@ -215,3 +216,7 @@ def test_help_says_what_every_option_is():
     assert len(options) == 10
     assert all(len(line.split()) > 3 for line in options), options
     assert "[default: (CPU cores, at most 8); x>=0]" in text
+
+
+def test_help_imports_nothing_heavy():
+    assert imported_for_help("unet_core.evaluate") == []

@@ -13,10 +13,10 @@ from PIL import Image
 
 from runtime.card import Training
 from runtime.image import load_labels
-from unet_core import evaluate as module
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Layout, find_splits, fingerprint
 from unet_core.evaluate import evaluate
+from unet_core.evaluation import models as models_module
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_fo
     model = {path.suffix: path for path in models(lambda card: replace(card, training=training))[:2]}[suffix]
     loads = []
     for name in ("load_checkpoint", "Predictor"):
-        load = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *arguments, load=load: loads.append(load) or load(*arguments))
+        load = getattr(models_module, name)
+        monkeypatch.setattr(models_module, name, lambda *arguments, load=load: loads.append(load) or load(*arguments))
     done = run(model, one_folder, *AS_TRAINED)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{model} on 4 val images of {one_folder}\n")
@@ -137,4 +137,4 @@ def test_a_damaged_config_is_noted_and_done_without(trained, views, change, why)
     done = run(trained, views)
     assert done.exit_code == 0
     assert done.stderr.startswith(f"note: {file}: cannot be used ({why}")
-    assert done.stderr.endswith("); what is not given has its default\n") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("); settings that are not given take their defaults\n") and done.stderr.count("\n") == 1

@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from imported import imported_for_help
 from PIL import Image
 
 from runtime.errors import DataError, OutputError
-from unet_core.studio import SMALLEST, draw_view, prepare_scene
-from unet_core.turntable import car_id, main, make_dataset
+from unet_core.studio.dataset_plan import SMALLEST, car_id
+from unet_core.studio.scene import draw_view, prepare_scene
+from unet_core.turntable import main, make_dataset
 
 CARS, VIEWS, SIZE = 4, 16, (160, 240)
 FOLDERS = ["train_images", "train_masks", "val_images", "val_masks"]
@@ -268,3 +270,7 @@ def test_an_interrupt_ends_quickly_and_leaves_no_half_files(tmp_path):
     for path in tmp_path.rglob("*.*"):
         with Image.open(path) as image:
             image.load()
+
+
+def test_help_imports_nothing_heavy():
+    assert imported_for_help("unet_core.turntable") == []

@@ -3,22 +3,23 @@
 import os
 from typing import Any, Literal
 
-import cv2
-
 Augmentation = Literal["off", "basic", "strong"]
 
 MAX_ROTATION = 35
-"""Degrees to either side."""
+"""Largest rotation of "basic" augmentation, in degrees to either side."""
 
 
 def augmentation(kind: Augmentation, coloured: bool = True) -> Any:
-    """The albumentations pipeline; borders are mirrored, so that training sees no corners that pictures do not have.
+    """Make the albumentations pipeline of a kind; borders are mirrored, since no real picture has black corners.
 
-    "basic": rotation by up to 35 degrees either way, flips, rarely upside down. "strong": flips from side to side,
+    "basic": rotation by up to 35 degrees, horizontal flips, and now and then vertical ones. "strong": horizontal flips,
     scale from 0.7 to 1.5 with a little rotation and shear, brightness and contrast, colour, sometimes blur.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version at import
+    os.environ.setdefault(
+        "NO_ALBUMENTATIONS_UPDATE", "1"
+    )  # otherwise importing it asks the network for a newer version
     import albumentations
+    import cv2
 
     border = cv2.BORDER_REFLECT_101
     if kind == "basic":

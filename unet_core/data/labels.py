@@ -1,33 +1,35 @@
-"""What the values of a mask file mean: class indices, foreground, pixels that do not count.
+"""The meaning of the values in a mask file: class indices, foreground, pixels that do not count.
 
-A label picture is uint8 [height, width]: with one class 0 is background and 1 is the class, with several it is the
-index of the class, and `IGNORED` marks pixels that neither loss nor metrics look at.
+A label picture is uint8 [height, width]. With one class, 0 is background and 1 is the class; with several, a label is
+the index of a class. `IGNORED` marks pixels that neither losses nor metrics count.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError
-from runtime.image import Fitted, load_labels, resize
+
+if TYPE_CHECKING:  # loads OpenCV and Pillow, which --help of the commands must not need
+    from runtime.image import Fitted
 
 IGNORED = 255
-"""Label of a pixel that does not count; at most 255 classes leave it free."""
+"""Label of a pixel that does not count; 255 classes at most leave it free."""
 
 BACKGROUND = "background"
-"""The class of this name is left out of means, and crops do not look for it."""
+"""Name of the class that means leave out and that crops do not look for."""
 
 Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSpec:
-    """How mask files are read: names of the classes, and the value in the files that does not count (or None).
+    """Names of the classes in the mask files, and the value in the files that does not count (or None).
 
-    `of_model`: the classes are a trained model's, so a message does not ask for more of them.
+    `of_model`: the classes are those of a trained model, so an error does not suggest to add classes.
     """
 
     classes: tuple[str, ...]
@@ -36,12 +38,12 @@ class LabelSpec:
 
     @property
     def binary(self) -> bool:
-        """One class against the background."""
+        """True for one class against the background."""
         return len(self.classes) == 1
 
     @property
     def background(self) -> int | None:
-        """The label that is no object's: 0 with one class, with several that of the class called "background"."""
+        """The label of the background: 0 with one class; with several, that of the class "background", if any."""
         if self.binary:
             return 0
         return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
@@ -50,19 +52,26 @@ class LabelSpec:
 def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     """Read a mask file as labels, uint8 [height, width].
 
+    Valid values are 0 and 255, or 0 and 1, with one class; the class indices with several (two classes may be 0 and
+    255 as well); and the value that does not count.
+
     Raises:
-        ImageError: it cannot be read, or has values that mean nothing: with one class others than 0 and 255, or 0 and
-            1; with several an index that no class has (two classes may be 0 and 255 as well).
+        ImageError: the file cannot be read, or has other values.
     """
+    from runtime.image import load_labels
+
     values = load_labels(path)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}
     highest = max(1, len(spec.classes) - 1)
     if not black_and_white and max(found, default=0) > highest:
-        # Two classes may be 0 and 255; 255 is odd where 1 is there too.
+        # With two classes 255 is valid, but not beside 1: then it is the value to report.
         allowed = {*range(highest + 1), *({255} if len(spec.classes) <= 2 else ())}
-        odd = [value for value in found if value not in allowed] or found
-        raise ImageError(f"{path}: has values that are no labels ({_listed(odd)}); {_expected(spec)}")
+        invalid = [value for value in found if value not in allowed] or found
+        shown = [*invalid[:5], "...", invalid[-1]] if len(invalid) > 7 else invalid
+        raise ImageError(
+            f"{path}: has values that are no labels ({', '.join(map(str, shown))}); {expected_values(spec)}"
+        )
     meaning = np.arange(256, dtype=np.uint8)
     if black_and_white:
         meaning[255] = 1
@@ -71,12 +80,8 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     return meaning[values]
 
 
-def _listed(values: Sequence[int]) -> str:
-    shown = [*values[:5], "...", values[-1]] if len(values) > 7 else values
-    return ", ".join(map(str, shown))
-
-
-def _expected(spec: LabelSpec) -> str:
+def expected_values(spec: LabelSpec) -> str:
+    """The part of an error that names the valid values of a mask file and the options that change them."""
     meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices 0 to {len(spec.classes) - 1}"
     if spec.of_model:
         meant += f" as the model has {len(spec.classes)} class{'es' * (not spec.binary)}"
@@ -87,10 +92,10 @@ def _expected(spec: LabelSpec) -> str:
     return f"expected {meant}; or give the value that does not count with --ignore-index"
 
 
-def fit_truth(labels: Labels, fitted: Fitted) -> Labels:
-    """Bring labels where their image was brought, uint8 [fitted height, fitted width].
+def fit_truth(labels: Labels, fitted: "Fitted") -> Labels:
+    """Resize and place labels as their image was, to uint8 [fitted height, fitted width].
 
-    Where pixels merge, the label that covers most of the new one wins. The bars of a letterbox are `IGNORED`.
+    If pixels merge, the label that covers most of the new pixel wins. The bars of a letterbox are `IGNORED`.
     """
     canvas = np.full(fitted.image.shape[:2], IGNORED, np.uint8)
     part = resize_labels(labels, (fitted.height, fitted.width))
@@ -100,6 +105,8 @@ def fit_truth(labels: Labels, fitted: Fitted) -> Labels:
 
 def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     """Resample labels to (height, width) by majority: the share of every label is resized, and the largest wins."""
+    from runtime.image import resize
+
     if labels.shape == size:
         return labels
     present = present_labels(labels)
@@ -112,6 +119,6 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     return result
 
 
-def present_labels(labels: Labels) -> Sequence[int]:
+def present_labels(labels: Labels) -> list[int]:
     """The labels that occur, in rising order."""
     return [int(label) for label in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=1))]

@@ -1,4 +1,4 @@
-"""Folders of images and masks: finding the pairs, splitting off a validation set, naming what is wrong.
+"""Folders of images and masks: finding the pairs, splitting off a validation set, listing the faults.
 
 Carvana's layout: `train_images/`, `train_masks/`, `val_images/`, `val_masks/` (or `train/`, `val/` for the images, as
 Kaggle packs them); the mask of `X.jpg` is `X_mask.gif`, or another lossless file named `X_mask` or `X`.
@@ -8,34 +8,36 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runtime.errors import DataError
-from runtime.image import list_images
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 
 LISTED_REASONS, LISTED_FILES = 6, 3
-"""Of a refusal: reasons, and files of each."""
+"""Maximum number of reasons that `refuse` lists, and of files for each reason."""
 
 REASON, FILE, FOUND = 400, 100, 60
-"""Characters at most of a reason, a file's name, and what was found in it."""
+"""Maximum length of a reason, a file name and a finding, in characters."""
 
 MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", re.DOTALL)
-"""How an `ImageError` goes on after the file: what is wrong, what was found, what to do."""
+"""The message of an `ImageError` after the file name: the fault, what was found, what to do."""
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
+Measured = Split | Literal["test"]
+"""A split that a model can be measured on; "test" has images only."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image file and the mask file of the same picture; without a mask it can only be predicted.
+    """An image file and the mask file of the same picture; an image without a mask can only be predicted.
 
-    `fault`: what is wrong with the image, where none or several masks are its own; `SampleDecoder.make` refuses it.
+    `fault` describes an image that has no mask, or more than one; `SampleDecoder.make` refuses such a pair.
     """
 
     image: Path
@@ -44,18 +46,21 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The image's name without suffix."""
+        """The image's file name without its suffix."""
         return self.image.stem
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Image and mask, as far as there are both."""
+        """The image file, and the mask file if there is one."""
         return (self.image,) if self.mask is None else (self.image, self.mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where in a data folder the pairs are, and how a validation set is split off where it has no folder."""
+    """Names of the mask folders (SPLIT_`masks`), and how to split off a validation set if no folder holds one.
+
+    About `val_share` of the images is split off. Images whose names agree up to the last `group` stay together.
+    """
 
     masks: str = "masks"
     val_share: float = 0.1
@@ -63,10 +68,10 @@ class Layout:
 
 
 def find_pairs(data: str | os.PathLike[str], split: Split, layout: Layout | None = None) -> list[Pair]:
-    """Pair every image of `split` under the data folder with its mask, sorted by name.
+    """Pair every image of `split` in the data folder with its mask, sorted by name.
 
-    Without a folder to validate on, `split` is a part of the training images, as `find_splits` makes it. An image that
-    has no mask, more than one, or shares its name or mask with another, is a pair with a `fault`.
+    If there is no validation folder, `split` is a part of the training images, as `find_splits` makes it. An image that
+    has no mask, has several masks, or shares its name or mask with another image becomes a pair with a `fault`.
 
     Raises:
         DataError: a folder is missing or empty.
@@ -78,10 +83,10 @@ def find_pairs(data: str | os.PathLike[str], split: Split, layout: Layout | None
 def find_splits(
     data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
 ) -> tuple[list[Pair], list[Pair]]:
-    """Training and validation pairs, sorted by name; without a folder to validate on, they are split by group.
+    """Find training and validation pairs, sorted by name; if there is no validation folder, split them by group.
 
     Raises:
-        DataError: as `find_pairs`; or there is only one group, or masks to validate on without images.
+        DataError: a folder is missing or empty, there is only one group, or validation masks have no images.
     """
     layout = layout or Layout()
     split_up = not has_validation(data)
@@ -89,57 +94,74 @@ def find_splits(
         raise DataError(f"{lonely}: has no val_images beside it; add them, or take the folder away to split off a part")
     found: dict[Split, list[Pair]] = {"train": [], "val": []}
     for split in ("train",) if split_up else wanted:
-        found[split] = _match(data, split, layout.masks)
+        found[split] = pair_up(data, split, layout.masks)
     return split_by_group(found["train"], layout) if split_up else (found["train"], found["val"])
+
+
+def pairs_to_measure(data: Path, split: Measured, layout: Layout) -> list[Pair]:
+    """Find the pairs of a split, or the images in the split "test", which has no masks.
+
+    Raises:
+        DataError: see `find_splits`; or there are no test images.
+    """
+    from runtime.image import list_images
+
+    if split != "test":
+        return find_splits(data, layout, (split,))[split == "val"]
+    folder = image_folder(data, split)
+    images = list_images(folder) if folder.is_dir() else []
+    if not images:
+        raise DataError(f"{folder}: no images in this folder; expected .jpg or .png files to predict")
+    return [Pair(image=path) for path in images]
 
 
 def surplus_masks(
     data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
 ) -> str | None:
-    """A line to note on masks that are no image's, since images may be missing; None where there are none.
+    """Describe masks that belong to no image, since images may be missing; return None if there are none.
 
     Raises:
-        DataError: as `find_pairs`.
+        DataError: see `find_pairs`.
     """
+    from runtime.image import list_images
+
     surplus: list[Path] = []
     for split in wanted if has_validation(data) else SPLITS[:1]:
-        images, masks = _folders(data, split, (layout or Layout()).masks)
+        images, masks = split_folders(data, split, (layout or Layout()).masks)
         names = {path.stem for path in list_images(images)}
         surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
     if not surplus:
         return None
     count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
-    return f"{data}: {count} no image of the same name: {_listed([_short(path) for path in surplus])}"
+    return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
 
 
 def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
-    """A line to note on validation images that are training images too, by name and size; None where there are none."""
+    """Describe validation images that are also trained on, by name and size; return None if there are none."""
     seen = {(pair.image.name, pair.image.stat().st_size) for pair in train}
     shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size) in seen]
     if not shared:
         return None
     count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
-    return (
-        f"{count} both trained and validated on, so the figures flatter: {_listed([_short(path) for path in shared])}"
-    )
+    return f"{count} both trained and validated on, so the figures flatter: {first_files(map(short_name, shared))}"
 
 
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
-    """The folder of a split's images: `SPLIT_images`, or `SPLIT` where only that is there."""
+    """The folder of a split's images: `SPLIT_images`, or `SPLIT` if only that exists."""
     named, short = Path(data) / f"{split}_images", Path(data) / split
     return short if short.is_dir() and not named.is_dir() else named
 
 
 def has_validation(data: str | os.PathLike[str]) -> bool:
-    """Whether a data folder has images of its own to validate on."""
+    """Return True if the data folder has a folder of validation images."""
     return image_folder(data, "val").is_dir()
 
 
 def split_by_group(pairs: Sequence[Pair], layout: Layout) -> tuple[list[Pair], list[Pair]]:
-    """Split off about `val_share` of the images, whole groups only, chosen by a hash of their names.
+    """Split off about `val_share` of the images, in whole groups, which are chosen by a hash of their names.
 
-    The choice depends on nothing but the names, so `evaluate` finds the same images again, and more images move few
-    of the old ones to the other side.
+    The choice depends on the names alone, so `evaluate` finds the same images again. When images are added, few of the
+    old ones change sides.
 
     Raises:
         DataError: there is only one group.
@@ -148,13 +170,19 @@ def split_by_group(pairs: Sequence[Pair], layout: Layout) -> tuple[list[Pair], l
     for pair in pairs:
         groups.setdefault(group_of(pair.name, layout.group), []).append(pair)
     if len(groups) < 2:
-        raise DataError(_one_group(pairs, layout))
+        folder, add = pairs[0].image.parent, f"add val_images and val_{layout.masks}"
+        if len(pairs) == 1:
+            raise DataError(f"{folder}: found 1 image, expected 2 or more to split some off to validate on; or {add}")
+        raise DataError(
+            f"{folder}: all {len(pairs)} images are one group ({next(iter(groups))!r}, their names before the last "
+            f"{layout.group!r}), so none can be split off to validate on; give another --group, or {add}"
+        )
     order = sorted(groups, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     chosen: set[str] = set()
     count, wanted = 0, layout.val_share * len(pairs)
     for name in order:
         size = len(groups[name])
-        # One that would overshoot by more than now is missing is passed over: a large group may come first.
+        # A group that would overshoot by more than is missing now is skipped: a large group may come first.
         if count + size / 2 <= wanted and len(chosen) + 1 < len(groups):
             chosen.add(name)
             count += size
@@ -165,23 +193,17 @@ def split_by_group(pairs: Sequence[Pair], layout: Layout) -> tuple[list[Pair], l
     return sides
 
 
-def _one_group(pairs: Sequence[Pair], layout: Layout) -> str:
-    folder, add = pairs[0].image.parent, f"val_images and val_{layout.masks}"
-    if len(pairs) == 1:
-        return f"{folder}: found 1 image, expected 2 or more to split some off to validate on; or add {add}"
-    return (
-        f"{folder}: all {len(pairs)} images are one group ({group_of(pairs[0].name, layout.group)!r}, their names "
-        f"before the last {layout.group!r}), so none can be split off to validate on; give another --group, or add "
-        + add
-    )
-
-
 def group_of(name: str, separator: str) -> str:
-    """What views of one thing share: the name before the last separator, or all of it where nothing is before."""
+    """The part of a name that the views of one thing share: all before the last separator, or else the whole name."""
     return (name.rpartition(separator)[0] if separator else "") or name
 
 
-def _folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Path, Path]:
+def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Path, Path]:
+    """The folders of a split's images and masks.
+
+    Raises:
+        DataError: one of them does not exist, or both are the same folder.
+    """
     images, masks = image_folder(data, split), Path(data) / f"{split}_{kind}"
     for folder in (images, masks):
         if not folder.is_dir():
@@ -194,8 +216,15 @@ def _folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Pat
     return images, masks
 
 
-def _match(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
-    images, masks = _folders(data, split, kind)
+def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
+    """Pair the images in a split's folder with the masks in SPLIT_`kind`, sorted by name.
+
+    Raises:
+        DataError: a folder is missing or empty.
+    """
+    from runtime.image import list_images  # loads OpenCV and Pillow, which --help must not need
+
+    images, masks = split_folders(data, split, kind)
     sources = list_images(images)
     if not sources:
         raise DataError(f"{images}: no images in this folder; expected .jpg or .png files")
@@ -207,13 +236,19 @@ def _match(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
     for source in sources:
         candidates = [*found.get(f"{source.stem}_mask", ()), *found.get(source.stem, ())]
         lossless = [path for path in candidates if path.suffix.lower() not in LOSSY_SUFFIXES]
+        expected = f"expected NAME_mask.gif or NAME.png in {masks}"
         if names[source.stem] > 1:
-            pairs.append(Pair(image=source, fault="has the name of another image"))
-        elif len(lossless) != 1:
-            pairs.append(Pair(image=source, fault=_without_mask(candidates, lossless, masks)))
+            fault = "has the name of another image"
+        elif len(lossless) > 1:
+            fault = f"has several masks ({', '.join(path.name for path in lossless)}); leave one of them"
+        elif not lossless and candidates:
+            fault = f"has a mask of a lossy kind ({candidates[0].suffix}), which cannot hold labels; {expected}"
+        elif not lossless:
+            fault = f"has no mask, {expected}"
         else:
-            pairs.append(Pair(image=source, mask=lossless[0]))
-    # X and X_mask find the same mask where masks lie among the images, and would be trained on.
+            fault = ""
+        pairs.append(Pair(image=source, mask=None if fault else lossless[0], fault=fault))
+    # If masks lie among the images, X and X_mask find the same mask, and the mask would be trained on.
     uses = Counter(pair.mask for pair in pairs)
     return [
         Pair(image=pair.image, fault=f"has the mask of another image too ({pair.mask.name})")
@@ -223,19 +258,10 @@ def _match(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
     ]
 
 
-def _without_mask(candidates: Sequence[Path], lossless: Sequence[Path], folder: Path) -> str:
-    if lossless:
-        return f"has several masks ({', '.join(path.name for path in lossless)}); leave one of them"
-    expected = f"expected NAME_mask.gif or NAME.png in {folder}"
-    if candidates:
-        return f"has a mask of a lossy kind ({candidates[0].suffix}), which cannot hold labels; {expected}"
-    return f"has no mask, {expected}"
-
-
 def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
-    """Stop where any pair cannot be used, with one line of bounded length: each reason once, then its first files.
+    """Raise an error of one bounded line if there are faults: each reason once, followed by its first files.
 
-    A fault is a pair and the message of its `ImageError`. What was found stands once where it is the same in all files.
+    A fault is a pair and the message of its `ImageError`. A finding that is the same in all files is named once.
 
     Raises:
         DataError: there are faults.
@@ -244,53 +270,45 @@ def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
         return
     reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for pair, message in faults:
-        what, found, advice, file = _parts(pair, message)
-        reasons.setdefault((what, advice), []).append((file, found))
+        path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
+        text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
+        parts = MESSAGE.fullmatch(text)
+        assert parts is not None  # it matches any text
+        # Pillow counts missing bytes in inner brackets; without them, equal reasons read the same.
+        found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
+        found = f" ({shortened(found, FOUND)})" if found else ""
+        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path), found))
     ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
-    listed = "; ".join(_reason(*reason, files) for reason, files in ordered[:LISTED_REASONS])
+    listed = []
+    for (what, advice), files in ordered[:LISTED_REASONS]:
+        findings = {found for _, found in files}
+        same = findings.pop() if len(findings) == 1 else None
+        reason = shortened(f"{what}{same or ''}{advice}", REASON)
+        listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
     more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
     tail = f"; and {more} more for other reasons" if more else ""
-    raise DataError(f"{len(faults)} of {total} pairs cannot be used, mend or remove them: {listed}{tail}")
+    raise DataError(f"{len(faults)} of {total} pairs cannot be used, mend or remove them: {'; '.join(listed)}{tail}")
 
 
-def _parts(pair: Pair, message: str) -> tuple[str, str, str, str]:
-    """What is wrong, what was found, what to do, and in which file."""
-    path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
-    text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
-    parts = MESSAGE.fullmatch(text)
-    assert parts is not None  # any text does
-    # Pillow counts missing bytes in brackets within; without them the same reason reads the same.
-    found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
-    return parts["what"], found, parts["advice"] or "", _short(path)
-
-
-def _reason(what: str, advice: str, files: Sequence[tuple[str, str]]) -> str:
-    """A reason and the first of its files."""
-    findings = {_bracketed(found) for _, found in files}
-    if len(findings) == 1:
-        return f"{_cut(what + findings.pop() + advice, REASON)}: {_listed([name for name, _ in files])}"
-    return f"{_cut(what + advice, REASON)}: {_listed([name + _bracketed(found) for name, found in files])}"
-
-
-def _bracketed(found: str) -> str:
-    return f" ({_cut(found, FOUND)})" if found else ""
-
-
-def _listed(names: Sequence[str]) -> str:
+def first_files(names: Iterable[str]) -> str:
+    """The first `LISTED_FILES` names, and the number of the others."""
+    names = list(names)
     more = len(names) - LISTED_FILES
     return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _short(path: Path) -> str:
-    return _cut(f"{path.parent.name}/{path.name}", FILE)
+def short_name(path: Path) -> str:
+    """The name of a file and of its folder."""
+    return shortened(f"{path.parent.name}/{path.name}", FILE)
 
 
-def _cut(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and "..." if it is longer than `length` characters."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def fingerprint(train: Sequence[Pair], val: Sequence[Pair]) -> str:
-    """What data a model saw: numbers of pairs, and a hash over their file names and sizes."""
+    """Identify the data of a run: numbers of pairs, and a hash over the names and sizes of their files."""
     digest = hashlib.sha256()
     for path in (path for pair in (*train, *val) for path in pair.files):
         digest.update(os.fsencode(path.name) + f"\0{path.stat().st_size}\n".encode())

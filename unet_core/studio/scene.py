@@ -8,6 +8,7 @@ import numpy as np
 
 from unet_core.studio.arrays import Array, Bytes
 from unet_core.studio.camera import Camera, rotation
+from unet_core.studio.dataset_plan import VIEWS
 from unet_core.studio.light import light_vertices, shade_texels
 from unet_core.studio.loft import place_stations
 from unet_core.studio.mesh import Mesh, build_mesh
@@ -16,11 +17,6 @@ from unet_core.studio.raster import Layer, merge, rasterise, window_around
 from unet_core.studio.room import draw_studio
 from unet_core.studio.shadow import cast_shadow, map_shadow
 from unet_core.studio.shape import SHAPES, Shape, pick_livery, vary_shape
-
-VIEWS = 16
-"""Sides from which a car is seen."""
-SMALLEST = (32, 48)
-"""Smallest image that can be drawn: height, width."""
 
 _SUPERSAMPLING = 2
 

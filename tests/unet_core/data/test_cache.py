@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caching import DECODERS, RECORD, STRETCH, assert_exact, decoder, kept, nothing, said_by, write_pairs
+from imported import imported
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -296,3 +297,7 @@ def test_few_pairs_are_decoded_ahead(tmp_path, cache, decoding, monkeypatch):
     prepare((Records(pairs, STRETCH),), cache, advance, nothing)
     assert len(ahead) == 48
     assert max(ahead) <= 2 * unet_core.data.cache.AHEAD
+
+
+def test_the_cache_needs_neither_pytorch_nor_onnx_runtime():
+    assert imported("import unet_core.data.cache", ("torch", "onnxruntime")) == []

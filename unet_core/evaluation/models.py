@@ -1,0 +1,74 @@
+"""Checkpoints and ONNX files behind one interface: what evaluation asks of a model."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from runtime.card import ModelCard
+from runtime.errors import DeviceError, ImageError, UnetError
+from runtime.predictor import Predictor
+from unet_core.checkpoint import load_checkpoint
+from unet_core.data.records import Records
+from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, onnx_predictions, torch_device
+from unet_core.model import Segmenter
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel:
+    """A model that is loaded and ready to predict.
+
+    `predictions` takes records, the batch size and the number of workers. `notes` are for the user to read.
+    """
+
+    path: Path
+    card: ModelCard
+    predictions: Callable[[Records, int, int], Iterator[Prediction]]
+    notes: tuple[str, ...] = ()
+
+    def predict(self, records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:
+        """Predict every image of the records.
+
+        Raises:
+            ImageError: at the first pair that cannot be used.
+            DeviceError: the device is out of memory.
+            UnetError: the operating system fails while an image is read or the model runs.
+        """
+        for pair in records.pairs:
+            if pair.fault:
+                raise ImageError(f"{pair.image}: {pair.fault}")
+        try:
+            for index, probability, truth in self.predictions(records, batch_size, workers):
+                if probability.shape[1:] != truth.shape:
+                    raise ImageError(f"{records.pairs[index].mask}: has another size than its image")
+                yield index, probability, truth
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"--batch-size {batch_size}: the device is out of memory; give a smaller one, or --device cpu"
+            ) from error
+        except OSError as error:  # unchanged, it would pass for an error of writing the submission
+            raise UnetError(f"{self.path}: measuring failed ({error})") from error
+
+
+def load_model(model: str | os.PathLike[str], device: str) -> EvaluatedModel:
+    """Load an .onnx file, which is known by its suffix, or a checkpoint; raises the same errors as `evaluate`."""
+    path = Path(model)
+    if path.suffix.lower() == ".onnx":
+        predictor = Predictor(path, device)
+        return EvaluatedModel(
+            path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
+        )
+    checkpoint = load_checkpoint(path)
+    card, notes = checkpoint.card, checkpoint.notes
+    segmenter = Segmenter(checkpoint.network(), card).to(torch_device(device))
+    if checkpoint.card_is_assumed:
+        height, width = card.input.size
+        assumed = f"trained at {width}x{height}, values divided by 255, classes {', '.join(card.output.classes)}"
+        notes = (f"has no card; assumed: {assumed}", *notes)
+
+    def predictions(records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:
+        return checkpoint_predictions(segmenter, card, records, batch_size=batch_size, workers=workers)
+
+    return EvaluatedModel(path=path, card=card, predictions=predictions, notes=notes)
