@@ -107,7 +107,7 @@ def refuse_other_dataset(folder: Path, plan: DatasetPlan) -> None:
 @click.option("--cars", type=int, required=True, help="Number of cars; each gives 16 images.")
 @click.option("--val-cars", type=int, help="Number of cars kept for validation.  [default: a fifth]")
 @click.option("--size", type=Size(), default="1918x1280", show_default=True, help="Width x height in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers; another seed draws other cars.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers that draw the cars.")
 def main(out: Path, cars: int, val_cars: int | None, size: tuple[int, int], seed: int) -> None:
     """Draw a data set of cars on a turntable into the folder OUT, in Carvana's layout."""
     try:
