@@ -1,4 +1,4 @@
-"""What a run tells of its epochs: a line after each, a table of all, the best one at the end."""
+"""The figures of a run as text: a line after each epoch, metrics.csv of all, the best epoch at the end."""
 
 import csv
 import io
@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 
 from unet_core.config import TrainConfig
-from unet_core.evaluation.metrics import LABELS, Metrics, score
+from unet_core.evaluation.metrics import METRICS, Metrics, score
 
 NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
-"""Figures of an epoch that do not say how good the model is."""
+"""Figures of an epoch that do not measure the model."""
 
 MAX_NAME = 200
-"""Characters of a figure's name in a card."""
+"""Maximum length of a figure's name in a card, in characters."""
 
 MOST_NAMED = 5
-"""Most classes that `one_sided` names."""
+"""Maximum number of classes that `one_sided` names."""
 
 
 def metrics_csv(history: list[dict[str, float]]) -> str:
-    """metrics.csv: a line for each epoch; figures that do not exist are empty."""
+    """Format the content of metrics.csv: a line per epoch; figures that are missing or NaN stay empty."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in history for name in row))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -29,28 +29,30 @@ def metrics_csv(history: list[dict[str, float]]) -> str:
 
 
 def card_figures(row: Mapping[str, float]) -> dict[str, float]:
-    """What of an epoch's figures says how good its weights are, as far as a card can hold it."""
+    """Select the figures of an epoch that measure the model and that a card can hold."""
     figures = {name: float(value) for name, value in row.items() if name not in NOT_METRICS}
     return {name: value for name, value in figures.items() if math.isfinite(value) and len(name) <= MAX_NAME}
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
-    """An epoch in one line."""
+    """Format an epoch as one line."""
+    figures = "".join(f"{METRICS[name].label} {value:.4f}  " for name, value in row.items() if name in METRICS)
     skipped = f"  {row['skipped_steps']:.0f} steps skipped" if row.get("skipped_steps") else ""
     return (
-        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-        f"image Dice {row['image_dice']:.4f}  pixel Dice {row['pixel_dice']:.4f}  IoU {row['iou']:.4f}  "
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  {figures}"
         f"{row['seconds']:.1f} s{skipped}" + ("  best" if best else "")
     )
 
 
 def figure_lines(row: Mapping[str, float]) -> str:
-    """The figures of a whole set, such as `Metrics.summary`, one to a line."""
-    return "\n".join(f"  {label:<12}{row[name]:.4f}" for name, label in LABELS.items())
+    """Format the figures of a whole set, such as `Metrics.summary`, one per line."""
+    width = max(len(metric.label) for metric in METRICS.values())
+    # A run that is resumed may have epochs from before a metric existed.
+    return "\n".join(f"  {metric.label:<{width}}  {row[name]:.4f}" for name, metric in METRICS.items() if name in row)
 
 
 def one_sided(metrics: Metrics) -> str | None:
-    """A line where every pixel is predicted as one class, or none as a class that is there; None otherwise."""
+    """Describe a model that predicts one class everywhere, or a class of the truth nowhere; return None otherwise."""
     if metrics.always_predicted is not None:
         return f"every pixel of these images is predicted as {metrics.always_predicted}"
     missing = metrics.never_predicted
@@ -61,7 +63,7 @@ def one_sided(metrics: Metrics) -> str | None:
 
 
 def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> str:
-    """The best epoch's figures, one to a line, with several classes each class's pixel Dice too."""
+    """Format the best epoch's figures, one per line; with several classes also the pixel Dice of each class."""
     best = max(history, key=score)
     lines = [f"best epoch: {best['epoch']:.0f} of {len(history)}", figure_lines(best)]
     if len(config.classes) > 1:
@@ -69,5 +71,5 @@ def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> 
         lines.append("  pixel Dice of each class")
         for name in config.classes:
             value = best.get(f"pixel_dice {name}", float("nan"))
-            lines.append(f"    {name:<{width}}  " + ("-" if value != value else f"{value:.4f}"))
+            lines.append(f"    {name:<{width}}  " + ("-" if math.isnan(value) else f"{value:.4f}"))
     return "\n".join(lines)

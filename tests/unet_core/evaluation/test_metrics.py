@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unet_core.data.labels import IGNORED
-from unet_core.evaluation.metrics import ClassScore, Metrics, table
+from unet_core.evaluation.metrics import METRICS, ClassScore, Metric, Metrics, table
 
 
 def masks(*rows):
@@ -31,6 +31,12 @@ def counted(classes, pairs):
     return metrics
 
 
+def score_of(name, pixel_dice, image_dice, iou, pixels):
+    return ClassScore(
+        name=name, figures={"pixel_dice": pixel_dice, "image_dice": image_dice, "iou": iou}, pixels=pixels
+    )
+
+
 def test_one_class_by_hand():
     metrics = Metrics(["car"])
     first = metrics.add(masks([1, 1, 0, 0]), masks([1, 0, 1, 0]))  # TP 1, FP 1, FN 1, TN 1
@@ -42,9 +48,7 @@ def test_one_class_by_hand():
         "pixel_dice": 10 / 13,
         "iou": 5 / 8,
     }
-    assert metrics.per_class() == [
-        ClassScore(name="car", pixel_dice=10 / 13, image_dice=metrics.image_dice, iou=5 / 8, pixels=7)
-    ]
+    assert metrics.per_class() == [score_of("car", 10 / 13, metrics.image_dice, 5 / 8, 7)]
 
 
 def test_several_classes_by_hand():
@@ -53,14 +57,10 @@ def test_several_classes_by_hand():
     second = metrics.add(masks([0, 0, 0, 3]), masks([0, 0, 2, 0]))  # wheel 0, bus 0, no car
     assert (first, second) == (pytest.approx(2 / 3), 0)
     background, car, wheel, bus = metrics.per_class()
-    assert background == ClassScore(
-        name="background", pixel_dice=6 / 9, image_dice=pytest.approx((2 / 3 + 4 / 6) / 2), iou=3 / 6, pixels=4
-    )
-    assert car == ClassScore(
-        name="car", pixel_dice=4 / 6, image_dice=pytest.approx((2 / 3 + 1) / 2), iou=2 / 4, pixels=3
-    )
-    assert wheel == ClassScore(name="wheel", pixel_dice=2 / 4, image_dice=pytest.approx(1 / 3), iou=1 / 3, pixels=3)
-    assert bus == ClassScore(name="bus", pixel_dice=0, image_dice=0.5, iou=0, pixels=0)
+    assert background == score_of("background", 6 / 9, pytest.approx((2 / 3 + 4 / 6) / 2), 3 / 6, 4)
+    assert car == score_of("car", 4 / 6, pytest.approx((2 / 3 + 1) / 2), 2 / 4, 3)
+    assert wheel == score_of("wheel", 2 / 4, pytest.approx(1 / 3), 1 / 3, 3)
+    assert bus == score_of("bus", 0, 0.5, 0, 0)
     assert metrics.summary() == {
         "accuracy": 6 / 10,
         "image_dice": pytest.approx((5 / 6 + 1 / 3 + 1 / 2) / 3),
@@ -91,7 +91,7 @@ def test_class_that_occurs_nowhere_has_no_dice_and_no_part_in_the_means():
     metrics = Metrics(["background", "car", "tram"])
     assert metrics.add(masks([0, 1, 1]), masks([0, 1, 0])) == pytest.approx(2 / 3)
     tram = metrics.per_class()[2]
-    assert all(map(math.isnan, (tram.pixel_dice, tram.image_dice, tram.iou))) and tram.pixels == 0
+    assert len(tram.figures) == 3 and all(map(math.isnan, tram.figures.values())) and tram.pixels == 0
     assert (metrics.pixel_dice, metrics.image_dice, metrics.iou) == (2 / 3, 2 / 3, 1 / 2)
     assert "pixel_dice tram" not in metrics.summary()
 
@@ -202,3 +202,18 @@ def test_table_is_aligned_and_ends_with_the_mean():
         "car             -           -           -           -",
         "mean       1.0000      1.0000      1.0000",
     ]
+
+
+def test_a_metric_is_one_entry(monkeypatch):
+    def recall(images):
+        right, _, there = images.sum(axis=0)
+        return right / there
+
+    monkeypatch.setitem(METRICS, "recall", Metric(label="recall", of_class=recall))
+    metrics = Metrics(["background", "car"])
+    metrics.add(masks([0, 0, 1, 1]), masks([0, 1, 1, 1]))
+    assert metrics.figure("recall") == metrics.summary()["recall"] == pytest.approx(2 / 3)
+    assert list(metrics.summary())[:5] == ["accuracy", "image_dice", "pixel_dice", "iou", "recall"]
+    assert [score.figures["recall"] for score in metrics.per_class()] == [1, pytest.approx(2 / 3)]
+    header, _, car, _ = (line.split() for line in table(metrics).splitlines())
+    assert (header[-3:], car[-2]) == (["recall", "pixels", "%"], "0.6667")

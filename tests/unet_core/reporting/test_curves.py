@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unet_core.evaluation.metrics import METRICS, Metric
 from unet_core.reporting import curves
 from unet_core.reporting.curves import save_curves
 
@@ -127,3 +128,10 @@ def test_classes_have_their_colours_of_the_panels_and_the_means_are_black(plot):
     history = history_of(2, ("background", "car"))
     assert named(plot(history, ("background", "car"))[1])["background"].get_color() == "#a0a0a0"
     assert named(plot(history_of(2))[1])["pixel Dice"].get_color() == "#0072B2"
+
+
+def test_a_new_metric_has_a_curve_and_a_figure_of_the_whole_set_has_none(plot, monkeypatch):
+    monkeypatch.setitem(METRICS, "recall", Metric(label="recall", of_class=lambda images: 0.5))
+    lines = named(plot(history_of(2, recall=0.3, accuracy=0.9))[1])
+    assert list(lines) == ["pixel Dice", "image Dice", "IoU", "recall"]
+    assert lines["recall"].get_color() == "#CC79A7"

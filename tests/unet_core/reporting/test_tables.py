@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from unet_core.evaluation.metrics import Metrics
-from unet_core.reporting.tables import figure_lines, one_sided
+from unet_core.evaluation.metrics import METRICS, Metric, Metrics
+from unet_core.reporting.tables import card_figures, epoch_line, figure_lines, metrics_csv, one_sided
 
 
 def measured(classes, predicted, truth):
@@ -41,3 +41,15 @@ MANY = [f"c{index}" for index in range(9)]
 )
 def test_a_model_that_knows_one_answer_is_told(classes, predicted, truth, said):
     assert one_sided(measured(classes, predicted, truth)) == said
+
+
+def test_a_new_metric_is_in_every_table(monkeypatch):
+    monkeypatch.setitem(METRICS, "pixels_found", Metric(label="found", of_set=lambda images: 0.25))
+    row = {"epoch": 2, "train_loss": 0.5, **measured(["car"], [0, 1], [0, 1]).summary(), "seconds": 3.0}
+    assert epoch_line(row, 4, best=True) == (
+        "epoch 2/4  loss 0.5000  accuracy 1.0000  image Dice 1.0000  pixel Dice 1.0000  IoU 1.0000  found 0.2500  "
+        "3.0 s  best"
+    )
+    assert figure_lines(row).splitlines()[-1] == "  found       0.2500"
+    assert card_figures(row)["pixels_found"] == 0.25
+    assert metrics_csv([row]).splitlines()[0].split(",")[-2:] == ["pixels_found", "seconds"]
