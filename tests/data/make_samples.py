@@ -1,9 +1,9 @@
-"""Make the compatibility samples in this folder with the version that is installed: files of users, as they have them.
+"""Write one sample of every kind of file that a user keeps, with the version of the code that is installed.
 
     python tests/data/make_samples.py tests/data/v0.1 --commit 6be6bda
 
-`tests/test_compatibility.py` reads them with the code of today. Run this for a new release into a folder of its own;
-the samples of older versions are never made again.
+`tests/test_compatibility.py` reads the samples with the code of today. For a release, run this script once, into a new
+folder for that version. The samples of older versions are never written again.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from PIL import Image
 
 WIDTHS = "4,8"
 SIZE = (32, 48)
-"""(height, width) of the pictures and of the networks."""
+"""(height, width) of the images and of the networks, in pixels."""
 
 
 def write_pair(folder: Path, split: str, index: int, classes: int) -> None:
-    """A noisy picture with a rectangle a class, and its mask: 0 and 255, or the indices of the classes."""
+    """Write a noisy image with one rectangle for each class, and its mask: values 0 and 255, or class indices."""
     random = np.random.default_rng(index)
     height, width = SIZE
     mask = np.zeros(SIZE, np.uint8)
@@ -42,7 +42,7 @@ def write_pair(folder: Path, split: str, index: int, classes: int) -> None:
 
 
 def run(*arguments: str | Path, cwd: Path) -> str:
-    """Run a command with Python's -m and give what it printed; it has to succeed."""
+    """Run a command with `python -m` and return its output; the command has to succeed."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cwd / "user-cache")}
     done = subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
@@ -57,6 +57,7 @@ def run(*arguments: str | Path, cwd: Path) -> str:
 
 
 def export(*arguments: str | Path, cwd: Path) -> None:
+    """Run `unet-export`; the command has to succeed."""
     code = "from export.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
@@ -65,10 +66,10 @@ def export(*arguments: str | Path, cwd: Path) -> None:
 
 
 def write_for_cpus(folder: Path) -> None:
-    """A file with `--target cpu` that has every form in it: so thin a network would be left as it is."""
+    """Write a file as `--target cpu` does, with every form of a convolution; the command changes no network this thin."""
     import onnx
 
-    from export.winograd import FORMS, convolutions, rewrite
+    from export.winograd.transform import FORMS, convolutions, rewrite
 
     graph = onnx.load(folder / "fp32.onnx")
     forms = {name: FORMS[1 + index % (len(FORMS) - 1)] for index, name in enumerate(convolutions(graph))}
@@ -85,7 +86,7 @@ def write_for_cpus(folder: Path) -> None:
 
 
 def make(work: Path) -> None:
-    """Data sets, runs, exports and answers below `work`."""
+    """Write data sets, runs, ONNX files and the recorded answers into the folder `work`."""
     for index in range(6):
         write_pair(work / "data", "train", index, 1)
         write_pair(work / "data3", "train", index, 3)
@@ -129,8 +130,8 @@ def make(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--commit", required=True, help="of the code that makes them")
+    parser.add_argument("folder", type=Path, help="new folder for the samples")
+    parser.add_argument("--commit", required=True, help="commit of the code that writes the samples")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
