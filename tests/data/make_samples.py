@@ -66,7 +66,7 @@ def export(*arguments: str | Path, cwd: Path) -> None:
 
 
 def write_for_cpus(folder: Path) -> None:
-    """Write a file as `--target cpu` does, with every form of a convolution; the command changes no network this thin."""
+    """Write a file as `--target cpu` does, with every form of a convolution; the command leaves so thin a network."""
     import onnx
 
     from export.winograd.transform import FORMS, convolutions, rewrite
