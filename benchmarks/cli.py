@@ -25,8 +25,7 @@ from benchmarks.suite import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure, skipp
 from runtime.commands.console import Command, Listed, Size, version_option
 from runtime.errors import ConfigError, ImageError, one_line
 from runtime.image import list_images
-from runtime.predictor import MAX_THREADS
-from runtime.support.cpu_count import available_threads
+from runtime.support.cpu_count import MAX_THREADS, available_threads
 from runtime.support.files import make_folder, write_text
 from unet_core.reporting.progress import Display
 

@@ -26,9 +26,7 @@ from runtime.inference.tiling import PredictOptions, ResolvedOptions, SizeOption
 from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
-from runtime.support.cpu_count import available_threads
-
-MAX_THREADS = 1_024
+from runtime.support.cpu_count import MAX_THREADS, available_threads
 
 S = TypeVar("S", bound=ImageSource)
 T = TypeVar("T")

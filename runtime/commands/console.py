@@ -1,4 +1,4 @@
-"""What the command line tools share: errors as one line, exit codes, Ctrl-C, progress only where a person watches."""
+"""Parts of every command: errors as one line, exit codes, Ctrl-C, types of options."""
 
 import errno
 import os
@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,69 +23,75 @@ class Command(click.Command):
     """A `click.Command` that prints a `UnetError` as one line on stderr and exits with its `exit_code`."""
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
-        with _told():  # --help and --version are printed here
+        with errors_as_lines():  # --help and --version are printed here
             return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _told(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning(warnings.showwarning)
+        with errors_as_lines(), warnings.catch_warnings():
+            default = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+                if issubclass(category, DeviceWarning):
+                    click.echo(f"note: {one_line(str(message))}", err=True)
+                else:
+                    default(message, category, *rest, **named)
+
+            warnings.showwarning = show
             return super().invoke(ctx)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn what is no bug into a line on stderr and an exit code."""
+def errors_as_lines() -> Iterator[None]:
+    """Turn every error that is not a bug into a line on stderr and an exit code."""
     try:
         yield
     except UnetError as error:
-        _end(f"error: {one_line(str(error))}", error.exit_code)
+        end(f"error: {one_line(str(error))}", error.exit_code)
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
-            _end("error: standard output: cannot be written (no space left on device)", UnetError.exit_code)
+            end("error: standard output: cannot be written (no space left on device)", UnetError.exit_code)
         if error.filename is None or error.errno == errno.EPIPE:
             raise
         name, reason = one_line(os.fsdecode(error.filename)), (error.strerror or "").lower()
-        _end(f"error: {name}: {reason}", UnetError.exit_code)
+        end(f"error: {name}: {reason}", UnetError.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        end("interrupted", INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
-        if not _was_interrupted(error):
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
-        _end("interrupted", INTERRUPTED)
+        end("interrupted", INTERRUPTED)  # Ctrl-C while a package was imported, wrapped by a class that was being made
 
 
-def _end(line: str, code: int) -> NoReturn:
-    with suppress(OSError):  # stderr may be full or gone, too
+def end(line: str, code: int) -> NoReturn:
+    """Print a line to stderr and end the command."""
+    with suppress(OSError):  # stderr may be full or closed, too
         click.echo(line, err=True)
     raise click.exceptions.Exit(code)
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether an error only hands on a Ctrl-C, as classes do that are being made while a package is imported."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-        if issubclass(category, DeviceWarning):
-            click.echo(f"note: {one_line(str(message))}", err=True)
-        else:
-            default(message, category, *rest, **named)
-
-    return show
-
-
 def version_option(command: F) -> F:
     """Give a command the option `--version`: the version of the installed distribution."""
-    return click.version_option(installed_version(), message="%(prog)s %(version)s")(command)
+
+    def show(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
+        if is_asked and not ctx.resilient_parsing:
+            click.echo(f"{ctx.find_root().info_name} {installed_version()}")
+            ctx.exit()
+
+    option = click.option(
+        "--version", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
+    )
+    return option(command)
 
 
 def installed_version() -> str:
-    """The version of this library; "(not installed)" where it runs from a folder alone."""
+    """Return the version of this library; "(not installed)" where it runs from a folder alone."""
+    from importlib.metadata import PackageNotFoundError, version  # takes 30 ms, which --help can do without
+
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
@@ -94,14 +99,14 @@ def installed_version() -> str:
 
 
 def progress_hidden() -> bool:
-    """True where stderr is no terminal, or closed: progress bars would only fill a log."""
+    """Return True if stderr is closed or not a terminal, where a progress bar would only fill a log."""
     return sys.stderr is None or not sys.stderr.isatty()
 
 
 class Named(click.ParamType[Path]):
-    """A path that is not empty, as those of unset shell variables are: to `Path`, "" is the folder at hand.
+    """A path that is not empty. An unset shell variable gives "", which `Path` takes for the current folder.
 
-    `no_pipe` says what to do instead where "-" is given, if that is not a file's name like others.
+    `no_pipe`: advice for a user who gives "-"; without it, "-" is a file name like others.
     """
 
     name = "path"
@@ -112,13 +117,13 @@ class Named(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if value == "":
             self.fail("is empty; name a file or folder (is a variable of the shell unset?)", param, ctx)
-        if value == "-" and self.no_pipe:  # here, since to `Path` ./- is the same
+        if value == "-" and self.no_pipe:  # before `Path`, for which ./- is the same
             self.fail(f"-: {self.no_pipe}; what is called so is ./-", param, ctx)
         return Path(value)
 
 
 class Listed(click.ParamType[tuple[Any, ...]]):
-    """Values with commas between them: "64,128,256,512", "0.485,0.456,0.406" or "sky,road,car"."""
+    """Values separated by commas: "64,128,256,512", "0.485,0.456,0.406" or "sky,road,car"."""
 
     def __init__(self, kind: type[int] | type[float] | type[str]) -> None:
         self.kind, self.name = kind, "NAME,..." if kind is str else "N,N,..."
@@ -134,11 +139,11 @@ class Listed(click.ParamType[tuple[Any, ...]]):
 
 
 NONE = "none"
-"""What `IgnoredValue` is given where all values count."""
+"""Argument of `IgnoredValue` if every value counts."""
 
 
 class IgnoredValue(click.IntRange):
-    """A value in masks, 0 to 255, that does not count; or `NONE`."""
+    """A mask value, 0 to 255, that neither loss nor metrics count; or `NONE`."""
 
     name = "0..255|none"
 
@@ -158,10 +163,7 @@ class Size(click.ParamType[tuple[int, int]]):
         if isinstance(value, tuple):
             return value
         width, separator, height = str(value).lower().partition("x")
-        if not (separator and _is_side(width) and _is_side(height)):
+        sides = [int(text) for text in (width, height) if text.isdecimal() and len(text) <= 6]
+        if not separator or len(sides) < 2 or min(sides) < 1:
             self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
-        return int(height), int(width)
-
-
-def _is_side(text: str) -> bool:
-    return text.isdecimal() and len(text) <= 6 and int(text) > 0
+        return sides[1], sides[0]

@@ -1,6 +1,6 @@
-"""Entry points of commands: their modules are imported when they are run, here unet-predict's and unet-doctor's.
+"""Entry points of commands, which import a command's module when it is run; here unet-predict's and unet-doctor's.
 
-What this module imports is loaded before anybody guards against Ctrl-C, so it is next to nothing.
+This module imports next to nothing, since Ctrl-C is not handled yet while it is imported.
 """
 
 import sys
@@ -12,15 +12,15 @@ INTERRUPTED = 130
 
 
 def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
-    """End a command whose packages are not installed with one line that says which extra brings them."""
+    """End a command whose packages are missing; one line names the extra that installs them."""
     print(f"error: {error.name} is not installed; install unet-deploy with its extra [{extra}]", file=sys.stderr)
     sys.exit(2)  # UnetError.exit_code
 
 
 def start(module: str, name: str = "main", extra: str | None = None) -> None:
-    """Import a command and run it; what imports it takes a while, and Ctrl-C meanwhile is no error.
+    """Import a command and run it. The import takes a while; Ctrl-C during it is not an error.
 
-    `extra` is the one that brings the packages which the module needs.
+    `extra` is the extra that installs the module's packages.
     """
     try:
         command = getattr(import_module(module), name)

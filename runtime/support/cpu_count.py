@@ -5,6 +5,9 @@ import os
 from functools import cache
 from pathlib import Path
 
+MAX_THREADS = 1_024
+"""Maximum number of threads that an option takes."""
+
 
 def available_threads() -> int:
     """CPU cores that this process may use, not those of the machine: its affinity, or the quota of its cgroups, rounded

@@ -56,7 +56,21 @@ def test_prediction_from_file_to_file_loads_neither_torch_nor_the_rest_of_the_ho
 
 
 def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
-    assert fresh("import runtime.commands.predict; " + loaded(NEVER), root) == "[]"
+    assert fresh("import runtime.commands.predict_files; " + loaded(NEVER), root) == "[]"
+
+
+@pytest.mark.parametrize(("module", "name"), [("predict", "predict"), ("doctor", "main")])
+def test_help_loads_nothing_heavy(root, module, name):
+    heavy = [*HEAVY, "runtime.predictor", "runtime.image"]
+    heavy.remove("click")
+    program = (
+        f"import runtime.commands.{module} as module\n"
+        "try: module.{name}(['--help'], prog_name='p')\n"
+        "except SystemExit as end: print(end.code)\n".replace("{name}", name)
+    )
+    shown = fresh(program + loaded(heavy), root)
+    assert shown.startswith("Usage: p [OPTIONS]")
+    assert shown.splitlines()[-2:] == ["0", "[]"]
 
 
 @pytest.mark.parametrize(

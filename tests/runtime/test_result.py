@@ -134,7 +134,7 @@ def test_unknown_class_is_refused(several, wanted):
 
 
 def test_no_class_at_all_is_refused(several):
-    with pytest.raises(ConfigError, match="classes: found none of them, expected at least one, or None for the fore"):
+    with pytest.raises(ConfigError, match="classes: found an empty list, expected at least one class, or None"):
         several.box([])
 
 

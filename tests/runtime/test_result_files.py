@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from answers import IMAGE, THREE, TIMES
@@ -41,8 +42,8 @@ def test_lossy_or_unknown_suffix_is_refused(single, tmp_path, name):
     with pytest.raises(OutputError) as caught:
         single.save(tmp_path / name)
     expected = (
-        "would not keep a mask exactly; expected .bmp, .gif, .png, .tif, .tiff (mask), .npy, .npz (probability) "
-        "or .json (areas, boxes, run lengths); to look at, save Image.fromarray(result.overlay())"
+        "would not keep a mask exactly; expected a name that ends in .bmp, .gif, .json, .npy, .npz, .png, .tif, .tiff; "
+        "to get a picture to look at, save Image.fromarray(result.overlay())"
     )
     assert str(caught.value) == f"{tmp_path / name}: {expected}"
     assert list(tmp_path.iterdir()) == []
@@ -60,6 +61,21 @@ def test_more_classes_than_a_format_can_keep_are_refused(tmp_path, suffix):
     result = Segmentation(probability=np.zeros((257, 2, 3), np.float32), image=IMAGE, output=output)
     with pytest.raises(OutputError, match=r"keeps at most 256 classes, the mask may have more; expected .png, .tif or"):
         result.save(tmp_path / f"mask{suffix}")
+
+
+def refuse(*_):
+    raise cv2.error("OpenCV(4.10.0) error: Insufficient memory")
+
+
+@pytest.mark.parametrize("encode", [lambda *_: (False, np.ones(9, np.uint8)), refuse])
+def test_what_opencv_could_not_finish_is_never_written(single, tmp_path, monkeypatch, encode):
+    target = tmp_path / "mask.png"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(cv2, "imencode", encode)
+    with pytest.raises(MemoryError, match=r"^PNG: cannot encode \[2, 3\]"):
+        single.save(target)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_probability_is_saved_as_arrays(several, tmp_path):

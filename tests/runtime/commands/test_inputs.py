@@ -4,7 +4,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from runtime.commands.inputs import Job, find, jobs_of, rows_of
+from runtime.commands.inputs import Job, file_jobs, find_images, table_jobs
 from runtime.errors import ImageError, OutputError
 
 
@@ -22,7 +22,7 @@ def touch(*paths):
 
 
 def names(*images, out="out"):
-    return {str(item.path): str(item.name) for item in find(images, Path(out))}
+    return {str(item.path): str(item.name) for item in find_images(images, Path(out))}
 
 
 def test_folders_are_searched_with_all_below_but_hidden_ones_and_the_output(here):
@@ -55,7 +55,7 @@ def test_patterns_that_no_shell_expanded(here):
 
 def test_one_file_under_one_name_is_done_once(here):
     touch("in/a.jpg", "in/sub/b.jpg")
-    jobs = jobs_of(find(["in", "in/a.jpg", "./in/a.jpg", "in/sub"], Path("out")), Path("out"), ".png")
+    jobs = file_jobs(find_images(["in", "in/a.jpg", "./in/a.jpg", "in/sub"], Path("out")), Path("out"), ".png")
     assert [(str(job.source), str(job.target)) for job in jobs] == [
         ("in/a.jpg", "out/a.png"),
         ("in/sub/b.jpg", "out/sub/b.png"),
@@ -74,44 +74,44 @@ def test_missing_and_empty(here):
 @pytest.mark.parametrize("second", ["in/sub/A.jpg", "in/sub/a.bmp"])
 def test_two_images_of_one_file_are_refused(here, second):
     touch("in/a.jpg", second)
-    images = find(["in/a.jpg", second], Path("out"))
-    with pytest.raises(OutputError, match=f"would hold the masks of both in/a.jpg and {second}; run them apart"):
-        jobs_of(images, Path("out"), ".png")
+    images = find_images(["in/a.jpg", second], Path("out"))
+    with pytest.raises(OutputError, match=f"would hold the masks of both in/a.jpg and {second}; run them separately"):
+        file_jobs(images, Path("out"), ".png")
 
 
 def test_two_images_of_one_row_are_refused(here):
     touch("x/a.jpg", "y/a.jpg", "y/a.png")
     with pytest.raises(OutputError, match=r"t\.csv: would hold the masks of both x/a\.jpg and y/a\.jpg"):
-        rows_of(find(["x", "y"], Path("t.csv")), Path("t.csv"))
-    assert rows_of(find(["y"], Path("t.csv")), Path("t.csv")) == [
+        table_jobs(find_images(["x", "y"], Path("t.csv")), Path("t.csv"))
+    assert table_jobs(find_images(["y"], Path("t.csv")), Path("t.csv")) == [
         Job(Path("y/a.jpg"), Path("t.csv"), "a.jpg"),
         Job(Path("y/a.png"), Path("t.csv"), "a.png"),
     ]
     with pytest.raises(OutputError, match=r"^masks: expected a file that ends in \.csv"):
-        rows_of([], Path("masks"))
+        table_jobs([], Path("masks"))
 
 
 def test_images_are_never_written_over(here):
     touch("in/a.jpg", "in/sub/b.png", "other/b.png", "kept/c.png")
     with pytest.raises(OutputError, match=r"^in/sub: holds b\.png itself and perhaps other images"):
-        jobs_of(find(["in/sub"], Path("in/sub")), Path("in/sub"), ".png")
+        file_jobs(find_images(["in/sub"], Path("in/sub")), Path("in/sub"), ".png")
     Path("out").mkdir()
     Path("out/b.png").hardlink_to("other/b.png")
     with pytest.raises(OutputError, match=r"^out/b\.png: is the image other/b\.png itself; choose another folder"):
-        jobs_of(find(["other"], Path("out")), Path("out"), ".png")
+        file_jobs(find_images(["other"], Path("out")), Path("out"), ".png")
     Path("out/b.png").unlink()
     Path("out/b.png").symlink_to(here / "kept" / "c.png")
     with pytest.raises(OutputError, match=r"^out/b\.png: is the image kept/c\.png itself"):
-        jobs_of(find(["other", "kept"], Path("out")), Path("out"), ".png")
+        file_jobs(find_images(["other", "kept"], Path("out")), Path("out"), ".png")
 
 
 def test_output_that_is_called_as_a_file(here):
     touch("a.jpg")
     with pytest.raises(OutputError, match=r"^mask\.png: looks like a file, expected a folder"):
-        jobs_of(find(["a.jpg"], Path("mask.png")), Path("mask.png"), ".png")
+        file_jobs(find_images(["a.jpg"], Path("mask.png")), Path("mask.png"), ".png")
 
 
 def test_name_keeps_what_is_no_suffix(here):
     touch("v1.2/car.v3.jpg")
-    (job,) = jobs_of(find(["v1.2"], Path("out")), Path("out"), ".png")
+    (job,) = file_jobs(find_images(["v1.2"], Path("out")), Path("out"), ".png")
     assert PurePath(job.target) == PurePath("out/car.v3.png")

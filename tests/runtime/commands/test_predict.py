@@ -11,7 +11,7 @@ from masks import mask_of, names_in, pixels_of
 from PIL import Image
 
 from runtime import rle
-from runtime.commands import predict as command
+from runtime.commands import predict_files
 from runtime.commands.predict import predict
 from runtime.images.overlay import COLOURS
 from runtime.predictor import Predictor
@@ -162,7 +162,7 @@ def test_threads_are_those_of_the_network_and_of_the_files(
             asked.append(options["workers"])
             return super().stream(images, **options)
 
-    monkeypatch.setattr(command, "Predictor", Asked)
+    monkeypatch.setattr(predict_files, "Predictor", Asked)
     assert run_predict(pictures, *options).exit_code == 0
     assert asked == [threads, workers]
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -88,9 +87,10 @@ def test_interrupt_leaves_whole_files_and_says_how_many(tmp_path, models, root, 
         list(map(str, command)), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "begins\n"
-    temporary = tmp_path if kind == "rle-csv" else out
-    wait_until(lambda: temporary.is_dir() and any(".out." in path.name or out.is_dir() for path in temporary.iterdir()))
-    time.sleep(0.3)
+    if kind == "rle-csv":
+        wait_until(lambda: any(path.stat().st_size > 1_000 for path in tmp_path.glob(".out.*")))
+    else:
+        wait_until(lambda: out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()))
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stderr) == (130, "interrupted\n")

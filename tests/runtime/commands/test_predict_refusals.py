@@ -5,9 +5,10 @@ from click.testing import CliRunner
 from masks import names_in
 from PIL import Image
 
-from runtime.commands import outputs
+from runtime import formats
 from runtime.commands.predict import predict
 from runtime.errors import OutputError
+from runtime.support.files import replacing
 
 
 def test_one_bad_file_among_good_ones_is_told_and_the_rest_written(run_predict, pictures, out):
@@ -40,7 +41,7 @@ def test_two_images_of_one_name_are_refused(run_predict, pictures, out, first_is
     Image.new("RGB", (2, 2)).save(other / "a.bmp")
     result = run_predict(pictures if first_is_folder else pictures / "a.png", other)
     assert result.exit_code == 2
-    line = f"would hold the masks of both {pictures / 'a.png'} and {other / 'a.bmp'}; run them apart"
+    line = f"would hold the masks of both {pictures / 'a.png'} and {other / 'a.bmp'}; run them separately"
     assert result.stderr == f"error: {out / 'a.png'}: {line}\n"
     assert not out.exists()
 
@@ -104,12 +105,12 @@ def test_folder_in_the_place_of_a_mask_is_refused_before_the_work(run_predict, p
 
 
 def test_full_disk_stops_with_how_many_were_written(run_predict, pictures, out, monkeypatch):
-    def write(path, content):
+    def full(path):
         if path.name == "b.png":
             raise OutputError(f"{path}: cannot be written (no space left on device); free some space")
-        path.write_bytes(content)
+        return replacing(path)
 
-    monkeypatch.setattr(outputs, "write_bytes", write)
+    monkeypatch.setattr(formats, "replacing", full)
     result = run_predict(pictures, "--batch-size", 1)
     assert result.exit_code == 2
     assert result.stderr == f"error: {out / 'b.png'}: cannot be written (no space left on device); free some space\n"
@@ -148,7 +149,7 @@ def test_table_that_is_none_is_not_added_to(run_predict, row, out):
     out.mkdir()
     (out / "t.csv").write_text("name,mask\n")
     result = run_predict(row, "--format", "rle-csv", "--skip-existing", to=out / "t.csv")
-    line = f"{out / 't.csv'}: is no table of img,rle_mask, so nothing can be added; remove it"
+    line = f"{out / 't.csv'}: is not a table of img,rle_mask, so nothing can be added; remove it"
     assert (result.exit_code, result.stderr) == (2, f"error: {line}\n")
     assert (out / "t.csv").read_text() == "name,mask\n"
 

@@ -1,0 +1,153 @@
+"""The work of `unet-predict`: from images to files or to rows of a table, with progress and a summary."""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runtime.commands.console import progress_hidden
+from runtime.commands.inputs import Job, file_jobs, find_images, table_jobs
+from runtime.commands.outputs import FileSink, TableSink, Tally, open_sink, read_rows
+from runtime.errors import ConfigError, DeviceError, ImageError, one_line
+from runtime.formats import Format, TableFormat
+from runtime.image import image_size
+from runtime.model_file.reader import read_model
+from runtime.predictor import MAX_WORKERS, Predictor
+from runtime.result import Segmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorArguments:
+    """The arguments of a `Predictor` that is opened when it is needed; `options` are those of `Predictor.predict`."""
+
+    model: Path
+    device: str
+    threads: int | None
+    threshold: float | None
+    options: dict[str, Any]
+
+    def open(self) -> tuple[Predictor, Callable[[Segmentation], Segmentation]]:
+        """Return the predictor, and a function that applies `threshold` to an answer.
+
+        Raises:
+            ConfigError: the model has several classes, so no threshold.
+        """
+        predictor, threshold = Predictor(self.model, self.device, self.threads), self.threshold
+        if threshold is None:
+            return predictor, lambda result: result
+        classes = len(predictor.card.output.classes)
+        if classes > 1:
+            raise ConfigError(f"--threshold: is for one class, {self.model} has {classes} and takes the most probable")
+        return predictor, lambda result: result.threshold(threshold)
+
+
+def predict_pipe(arguments: PredictorArguments, form: Format) -> None:
+    """Answer one image from standard input to standard output."""
+    predictor, finished = arguments.open()
+    result = predictor.predict(sys.stdin.buffer, **arguments.options)
+    sys.stdout.buffer.write(form.encode(finished(result)))
+    sys.stdout.buffer.flush()
+
+
+def predict_files(
+    arguments: PredictorArguments,
+    images: Sequence[str],
+    out: Path,
+    form: Format | TableFormat,
+    *,
+    batch_size: int | None,
+    skip_existing: bool,
+) -> int:
+    """Answer images to the folder or table `out`, print a summary, and return the exit code."""
+    found = find_images(images, out)
+    jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])
+    left = unfinished(jobs, out, form, arguments.model) if skip_existing else jobs
+    skipped = len(jobs) - len(left)
+    if not left:
+        click.echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
+        return 0
+    predictor, finished = arguments.open()
+    tally = Tally()
+    by_source = {job.source: job for job in left}
+    try:
+        with open_sink(form, out, skip_existing, tally) as sink:
+            answers = predictor.stream(
+                list(by_source),
+                then=lambda source, result: sink.make(by_source[source], finished(result)),
+                batch_size=batch_size,
+                workers=None if arguments.threads is None else min(arguments.threads, MAX_WORKERS),
+                errors="yield",
+                **arguments.options,
+            )
+            take_all(left, answers, sink, tally.failures)
+    finally:  # also after Ctrl-C or on a full disk
+        parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
+        parts += [f"{len(tally.failures)} failed"] if tally.failures else []
+        parts += [f"{skipped} skipped"] if skipped else []
+        click.echo(", ".join(parts))
+    if not tally.failures:
+        return 0
+    return 1 if tally.written or skipped else ImageError.exit_code
+
+
+def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, model: Path) -> list[Job]:
+    """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
+    classes = len(read_model(model)[0].output.classes)
+    if isinstance(form, TableFormat):
+        present = {name for name, _ in read_rows(form, out)} if out.exists() else set()
+        return [job for job in jobs if job.name not in present]
+    left, incomplete = [], 0
+    for job in jobs:
+        exists = job.target.is_file()
+        try:
+            if exists and form.is_finished(job.target, classes, image_size(job.source, upright=False)):
+                continue
+        except ImageError:
+            pass  # reading the image again will report this
+        left.append(job)
+        incomplete += exists
+    if incomplete:
+        click.echo(
+            f"note: made anew, being truncated or of another format or size: {incomplete} of {len(jobs)}", err=True
+        )
+    return left
+
+
+def take_all(jobs: list[Job], answers: Generator[Any], sink: FileSink | TableSink, failures: list[str]) -> None:
+    """Hand each answer to the sink, in order, and show progress; a failed image is reported and added to `failures`."""
+    start = time.monotonic()
+    with (
+        closing(answers),
+        click.progressbar(
+            length=len(jobs),
+            label="predicting",
+            show_pos=True,
+            item_show_func=lambda rate: rate,
+            file=sys.stderr,
+            hidden=progress_hidden(),
+        ) as bar,
+    ):
+        for done, (job, answer) in enumerate(zip(jobs, answers, strict=True), 1):
+            if isinstance(answer, Exception):
+                failures.append(failure_line(job, answer))
+                clear = "" if progress_hidden() else "\r\x1b[K"  # over the progress bar, which is drawn again
+                click.echo(f"{clear}error: {one_line(failures[-1])}", err=True)
+            else:
+                sink.take(answer)
+            bar.update(1, f"{done / (time.monotonic() - start):.1f} images/s")
+
+
+def failure_line(job: Job, error: Exception) -> str:
+    """Return one line about an image that failed; raises an error that concerns more than this image."""
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, DeviceError):
+        return f"{job.source}: {error}"
+    if isinstance(error, MemoryError):
+        return f"{job.source}: out of memory; try --tile"
+    raise error

@@ -1,0 +1,306 @@
+"""The formats that an answer is written in: one table for `Segmentation.save`, `unet-predict --format` and servers.
+
+A new format is one entry in this file, in `FORMATS` for one file per image, or in `TABLES` for one file for all images.
+Importing it loads the standard library only, so that `--help` is fast.
+"""
+
+import io
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from runtime.errors import OutputError
+from runtime.support.files import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runtime.result import Segmentation
+
+GREY, RGB, RGBA = 0, 2, 6
+"""Colour types in the header of a PNG file."""
+
+PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
+
+
+class FileEnds(NamedTuple):
+    """The first 128 bytes of a file, its last 12, and its length in bytes."""
+
+    begin: bytes
+    end: bytes
+    length: int
+
+
+Shape = tuple[int, int, int]
+"""(classes, height, width) of an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format with one file for each image.
+
+    Attributes:
+        name: value of `--format`.
+        suffixes: file suffixes. `unet-predict` uses the first. `Segmentation.save` takes the first format of `FORMATS`
+            that has the suffix of its path.
+        media_type: of an HTTP response.
+        write: writes an answer to a binary file that need not be seekable.
+        thresholded: True if another threshold changes the file.
+        help: one sentence for `--format`; without it, only `Segmentation.save` offers the format.
+        is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
+            `--skip-existing`. By default any file that is not empty, since files are written atomically.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    media_type: str
+    write: Callable[["Segmentation", IO[bytes]], None]
+    thresholded: bool
+    help: str = ""
+    is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
+
+    def encode(self, result: "Segmentation") -> bytes:
+        """Return the file's bytes."""
+        file = io.BytesIO()
+        self.write(result, file)
+        return file.getvalue()
+
+    def save(self, result: "Segmentation", path: str | os.PathLike[str]) -> None:
+        """Write the file atomically.
+
+        Raises:
+            OutputError: the file cannot be written, or the format cannot hold this answer.
+        """
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            self.write(result, file)
+
+    def is_finished(self, path: str | os.PathLike[str], classes: int, size: tuple[int, int]) -> bool:
+        """Return True if `path` is a whole file of this format for an image of `size`, turned or not.
+
+        `size` is (height, width). The file's ends are read only, so this cannot tell which model wrote it.
+        """
+        try:
+            with open(path, "rb", buffering=0) as file:
+                begin = file.read(128)
+                length = file.seek(0, os.SEEK_END)
+                file.seek(max(0, length - len(PNG_END)))
+                ends = FileEnds(begin, file.read(len(PNG_END)), length)
+        except OSError:
+            return False
+        return any(self.is_whole(ends, (classes, *sides)) for sides in (size, size[::-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFormat:
+    """A format with one file for all images: a CSV table with one row for each image.
+
+    Attributes:
+        name: value of `--format`.
+        suffix: suffix that the file must have.
+        columns: first row of the table; the first column holds the image's name.
+        cell: text of the second column.
+        thresholded: True if another threshold changes the table.
+        help: one sentence for `--format`.
+        is_whole: returns True if a cell that was read back is not truncated.
+    """
+
+    name: str
+    suffix: str
+    columns: tuple[str, str]
+    cell: Callable[["Segmentation"], str]
+    thresholded: bool
+    help: str
+    is_whole: Callable[[str], bool]
+
+
+def format_for(path: Path) -> Format:
+    """Return the format that `Segmentation.save` writes to this path.
+
+    Raises:
+        OutputError: no format has this suffix.
+    """
+    suffix = path.suffix.lower()
+    for form in FORMATS.values():
+        if suffix in form.suffixes:
+            return form
+    known = sorted({one for form in FORMATS.values() for one in form.suffixes})
+    raise OutputError(
+        f"{path}: would not keep a mask exactly; expected a name that ends in {', '.join(known)}; "
+        "to get a picture to look at, save Image.fromarray(result.overlay())"
+    )
+
+
+def _png(pixels: Callable[["Segmentation"], Any]) -> Callable[["Segmentation", IO[bytes]], None]:
+    """Return a writer of PNG files with these pixels."""
+
+    def write(result: "Segmentation", file: IO[bytes]) -> None:
+        from runtime.images.png import encode_png
+
+        file.write(encode_png(pixels(result)))
+
+    return write
+
+
+def _pillow(kind: str, **options: Any) -> Callable[["Segmentation", IO[bytes]], None]:
+    """Return a writer of the mask in one of Pillow's lossless formats."""
+
+    def write(result: "Segmentation", file: IO[bytes]) -> None:
+        picture = result.picture()
+        if picture.mode == "I;16" and kind != "TIFF":
+            raise OutputError(
+                f"{kind}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff"
+            )
+        picture.save(file, kind, **options)
+
+    return write
+
+
+def _foreground_levels(result: "Segmentation") -> "NDArray[np.uint16]":
+    """Probability of the foreground (the only class, or all but the first) times 65535, uint16 [height, width]."""
+    import numpy as np
+
+    from runtime.images.overlay import strips
+
+    first = 1 if len(result.classes) > 1 else 0
+    levels = np.empty(result.size, np.uint16)
+    for rows in strips(result.size):
+        share = result.probability[first:, rows].sum(axis=0)  # [rows, width]
+        levels[rows] = np.rint(65_535 * np.fmin(np.fmax(share, 0), 1))
+    return levels
+
+
+def _write_npy(result: "Segmentation", file: IO[bytes]) -> None:
+    import numpy as np
+
+    file.write(_npy_header(result.probability.shape))
+    file.write(np.ascontiguousarray(result.probability, "<f4").data)  # np.save hides why a disk refuses it
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """The first 128 bytes of a .npy file of float32 [classes, height, width]."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _write_npz(result: "Segmentation", file: IO[bytes]) -> None:
+    import numpy as np
+
+    np.savez_compressed(file, probability=result.probability, mask=result.mask, classes=np.array(result.classes))
+
+
+def _write_json(result: "Segmentation", file: IO[bytes]) -> None:
+    import numpy as np
+
+    from runtime.images.polygons import box_of
+    from runtime.rle import coco_encode
+
+    several = len(result.classes) > 1
+    record = {
+        "size": list(result.size),
+        "threshold": None if several else result.output.threshold,
+        "times": asdict(result.times) if result.times else None,
+        "classes": [
+            {
+                "name": name,
+                "area": int(np.count_nonzero(region := result.region(index))),
+                "box": box_of(region),
+                "rle": coco_encode(region),
+            }
+            for index, name in enumerate(result.classes)
+        ],
+    }
+    file.write((json.dumps(record, indent=1) + "\n").encode())
+
+
+def _is_png(ends: FileEnds, shape: Shape, *, colour: int, bits: int = 8) -> bool:
+    """Return True if a PNG file is complete and has this size, colour type and bits per channel."""
+    _, height, width = shape
+    return ends.begin.startswith(PNG_BEGIN + struct.pack(">LLBB", width, height, bits, colour)) and ends.end == PNG_END
+
+
+_LISTED = (
+    Format(
+        name="mask",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_png(lambda result: result.picture()),
+        thresholded=True,
+        help="NAME.png, 0 and 255 for one class, class indices for several.",
+        is_whole=lambda ends, shape: _is_png(ends, shape, colour=GREY, bits=16 if shape[0] > 256 else 8),
+    ),
+    Format(
+        name="probability",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_png(_foreground_levels),
+        thresholded=False,
+        help="NAME.png, 16-bit grey, the probability of the foreground times 65535.",
+        is_whole=partial(_is_png, colour=GREY, bits=16),
+    ),
+    Format(
+        name="npy",
+        suffixes=(".npy",),
+        media_type="application/octet-stream",
+        write=_write_npy,
+        thresholded=False,
+        help="NAME.npy, the probabilities of all classes, float32 [classes, height, width].",
+        is_whole=lambda ends, shape: (
+            ends.begin == _npy_header(shape) and ends.length == 128 + 4 * shape[0] * shape[1] * shape[2]
+        ),
+    ),
+    Format(
+        name="overlay",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_png(lambda result: result.overlay()),
+        thresholded=True,
+        help="NAME.png, the image with its foreground tinted.",
+        is_whole=partial(_is_png, colour=RGB),
+    ),
+    Format(
+        name="cutout",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_png(lambda result: result.cutout()),
+        thresholded=False,
+        help="NAME.png, the image with everything but the foreground transparent.",
+        is_whole=partial(_is_png, colour=RGBA),
+    ),
+    # GIF: unless optimize is off, Pillow renumbers the values to those in use.
+    Format(
+        name="gif",
+        suffixes=(".gif",),
+        media_type="image/gif",
+        write=_pillow("GIF", optimize=False),
+        thresholded=True,
+    ),
+    Format(name="bmp", suffixes=(".bmp",), media_type="image/bmp", write=_pillow("BMP"), thresholded=True),
+    Format(name="tiff", suffixes=(".tif", ".tiff"), media_type="image/tiff", write=_pillow("TIFF"), thresholded=True),
+    Format(name="npz", suffixes=(".npz",), media_type="application/zip", write=_write_npz, thresholded=True),
+    Format(name="json", suffixes=(".json",), media_type="application/json", write=_write_json, thresholded=True),
+)
+
+FORMATS: dict[str, Format] = {form.name: form for form in _LISTED}
+"""Formats with one file for each image, by name."""
+
+TABLES: dict[str, TableFormat] = {
+    "rle-csv": TableFormat(
+        name="rle-csv",
+        suffix=".csv",
+        columns=("img", "rle_mask"),
+        cell=lambda result: result.rle(),
+        thresholded=True,
+        help="one CSV file OUT with the run lengths of all masks, for Kaggle's Carvana challenge.",
+        is_whole=lambda cell: len(cell.split()) % 2 == 0,
+    ),
+}
+"""Formats with one file for all images, by name."""
