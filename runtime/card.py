@@ -1,29 +1,35 @@
-"""ModelCard: what a model expects and what it answers, carried inside the file that needs it.
+"""ModelCard: the input that a model expects and the output that it gives, carried inside the model's file.
 
 Training creates the card, the checkpoint stores it, export embeds it in the ONNX file as JSON under the metadata key
 `CARD_KEY`, and the runtime obeys it. The defaults of this module are the only place where size, normalisation,
-threshold and class names are written down. Standard library only.
+threshold and class names are written down. It needs the standard library only.
 """
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from runtime.errors import ModelError
+from runtime.support.validation import FieldChecks
 
 CARD_KEY = "unet.card"
 """Key of the card in an ONNX file's metadata."""
 
 RAW_KEY = "unet.raw"
-"""Key of the card in a raw export's metadata: a bare network, which takes no images."""
+"""Key of the card in the metadata of a raw export, which is a bare network and takes no images."""
 
 SCHEMA = 1
 MAX_SIDE = 32_768
 MAX_CLASSES = 1_024
 MAX_WIDTH = 65_536
 MAX_DEPTH = 8
+MAX_ENTRIES = 100
+MAX_NAME = 200
+"""Maximum number of characters of a name."""
+MAX_TEXT = 1_000
+"""Maximum number of characters of any other text."""
 
 Up = Literal["transpose", "bilinear", "bilinear-wide"]
 Channels = Literal["RGB", "L"]
@@ -31,19 +37,28 @@ Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax"]
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
-"""What a file is written for: any device, or CPUs, on which it is faster than the other; see docs/winograd.md."""
+"""Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
+
+CHECK = FieldChecks(ModelError, "card field ")
+
+
+def check_texts(name: str, value: Mapping[str, str]) -> None:
+    """Raise a ModelError unless a field maps names to texts."""
+    CHECK.mapping(name, value, MAX_ENTRIES, MAX_NAME)
+    for key, text in value.items():
+        CHECK.text(f"{name}.{key}", text, 0, MAX_TEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """The dimensions of a U-Net.
 
-    `widths` are the channels of each level from the top; the bottleneck below has twice the last width. Only with `up`
-    "bilinear" it has the last width, and each level of the decoder narrows to the width of the level above it.
-    `classes` is the number of channels of the answer.
+    `widths` are the channels of each level from the top. The bottleneck below has twice the last width. With `up`
+    "bilinear" it has the last width instead, and each decoder level narrows to the width of the level above it.
+    `classes` is the number of output channels.
     """
 
     in_channels: int = 3
@@ -52,25 +67,31 @@ class UNetConfig:
     up: Up = "transpose"
 
     def __post_init__(self) -> None:
-        _choice("architecture.in_channels", self.in_channels, tuple(CHANNEL_COUNT.values()))
-        _integer("architecture.classes", self.classes, 1, MAX_CLASSES)
-        _length("architecture.widths", self.widths, 1, MAX_DEPTH)
+        CHECK.choice("architecture.in_channels", self.in_channels, tuple(CHANNEL_COUNT.values()))
+        CHECK.integer("architecture.classes", self.classes, 1, MAX_CLASSES)
+        CHECK.length("architecture.widths", self.widths, 1, MAX_DEPTH)
         for width in self.widths:
-            _integer("architecture.widths", width, 1, MAX_WIDTH)
-        _choice("architecture.up", self.up, get_args(Up))
+            CHECK.integer("architecture.widths", width, 1, MAX_WIDTH)
+        CHECK.choice("architecture.up", self.up, get_args(Up))
 
     @property
     def stride(self) -> int:
-        """Height and width of what the network sees are multiples of this: 2 ** number of poolings."""
+        """Divisor of the network's input height and width: 2 ** number of poolings."""
         return int(2 ** len(self.widths))
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What an image has to look like before the graph; `size` is (height, width) as trained.
+    """The image that the graph expects.
 
-    `mean` and `std`, one per channel, belong to values scaled to 0..1. `fit` tells how an image of another size is
-    brought to `size`: "stretch" resizes it, "letterbox" keeps its aspect ratio and pads, "native" leaves it alone.
+    Attributes:
+        size: (height, width) in training.
+        channels: "RGB" or "L" (grey).
+        mean: of each channel, for values scaled to 0..1.
+        std: of each channel, for values scaled to 0..1.
+        fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and
+            pads, "native" leaves them as they are.
+        stride: divisor of the network's input height and width; the graph pads to it.
     """
 
     size: tuple[int, int] = (160, 240)
@@ -81,64 +102,67 @@ class InputSpec:
     stride: int = 16
 
     def __post_init__(self) -> None:
-        _length("input.size", self.size, 2, 2)
+        CHECK.length("input.size", self.size, 2, 2)
         for side in self.size:
-            _integer("input.size", side, 1, MAX_SIDE)
-        _choice("input.channels", self.channels, get_args(Channels))
+            CHECK.integer("input.size", side, 1, MAX_SIDE)
+        CHECK.choice("input.channels", self.channels, get_args(Channels))
         count = CHANNEL_COUNT[self.channels]
-        _length("input.mean", self.mean, count, count)
-        _length("input.std", self.std, count, count)
+        CHECK.length("input.mean", self.mean, count, count)
+        CHECK.length("input.std", self.std, count, count)
         for mean in self.mean:
-            _number("input.mean", mean, -1e3, 1e3)
+            CHECK.number("input.mean", mean, -1e3, 1e3)
         for std in self.std:
-            _number("input.std", std, 1e-6, 1e3)
-        _choice("input.fit", self.fit, get_args(Fit))
-        _choice("input.stride", self.stride, tuple(2**depth for depth in range(1, MAX_DEPTH + 1)))
+            CHECK.number("input.std", std, 1e-6, 1e3)
+        CHECK.choice("input.fit", self.fit, get_args(Fit))
+        CHECK.choice("input.stride", self.stride, tuple(2**depth for depth in range(1, MAX_DEPTH + 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
-    """What the probabilities mean: one class with a sigmoid and a threshold, or several with a softmax."""
+    """The meaning of the probabilities: one class with a sigmoid and a threshold, or several with a softmax."""
 
     classes: tuple[str, ...] = ("car",)
     activation: Activation = "sigmoid"
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        _length("output.classes", self.classes, 1, MAX_CLASSES)
+        CHECK.length("output.classes", self.classes, 1, MAX_CLASSES)
         for name in self.classes:
-            _text("output.classes", name, 1, 200)
+            CHECK.text("output.classes", name, 1, MAX_NAME)
         if len(set(self.classes)) != len(self.classes):
-            raise _refusal("output.classes", self.classes, "different names")
-        _choice("output.activation", self.activation, get_args(Activation))
+            raise CHECK.refusal("output.classes", self.classes, "different names")
+        CHECK.choice("output.activation", self.activation, get_args(Activation))
         if (self.activation == "sigmoid") != (len(self.classes) == 1):
-            raise _refusal("output.activation", self.activation, "sigmoid for one class, softmax for several")
-        _number("output.threshold", self.threshold, 1e-6, 1 - 1e-6)
+            raise CHECK.refusal("output.activation", self.activation, "sigmoid for one class, softmax for several")
+        CHECK.number("output.threshold", self.threshold, 1e-6, 1 - 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Where the weights come from: epochs trained, fingerprint of the data, validation metrics (0..1) by name."""
+    """Origin of the weights: epochs trained, fingerprint of the data, validation metrics (0..1) by name."""
 
     epochs: int
     data: str
     metrics: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        _integer("training.epochs", self.epochs, 0, 10**9)
-        _text("training.data", self.data, 0, 1_000)
-        _mapping("training.metrics", self.metrics)
+        CHECK.integer("training.epochs", self.epochs, 0, 10**9)
+        CHECK.text("training.data", self.data, 0, MAX_TEXT)
+        CHECK.mapping("training.metrics", self.metrics, MAX_ENTRIES, MAX_NAME)
         for name, value in self.metrics.items():
-            _number(f"training.metrics.{name}", value, -1e9, 1e9)
+            CHECK.number(f"training.metrics.{name}", value, -1e9, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far answer A is from answer B on the same image.
+    """Distance of answer A from answer B on the same image.
 
-    `max_abs_error` is max |pA - pB|; `flipped` the share (0..1) of pixels whose class differs; `iou` that of the two
-    masks (mean over the classes that occur); `flip_distance` the largest distance of B from its decision among the
-    flipped pixels: near 0 it is arithmetic, far from 0 it is a bug.
+    Attributes:
+        max_abs_error: max |pA - pB|.
+        flipped: share (0..1) of the pixels whose class differs.
+        iou: IoU of the two masks, the mean over the classes that occur.
+        flip_distance: largest distance of B from its decision among the flipped pixels. Near 0 a flip is arithmetic,
+            far from 0 it is a bug.
     """
 
     max_abs_error: float
@@ -148,31 +172,36 @@ class Parity:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _number(f"proof.{item.name}", getattr(self, item.name), 0, 1)
+            CHECK.number(f"proof.{item.name}", getattr(self, item.name), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProofRow:
-    """Parity of one checked input; `shape` is (batch, height, width), `images` what was shown."""
+    """Parity on one input; `shape` is (batch, height, width), `images` the kind of images."""
 
     shape: tuple[int, int, int]
     images: Images
     parity: Parity
 
     def __post_init__(self) -> None:
-        _length("proof.rows.shape", self.shape, 3, 3)
+        CHECK.length("proof.rows.shape", self.shape, 3, 3)
         for side in self.shape:
-            _integer("proof.rows.shape", side, 1, MAX_SIDE)
-        _choice("proof.rows.images", self.images, get_args(Images))
+            CHECK.integer("proof.rows.shape", side, 1, MAX_SIDE)
+        CHECK.choice("proof.rows.images", self.images, get_args(Images))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a file of lower precision loses on real images against fp32, and whether that was little enough.
+    """The loss of a file of lower precision against fp32 on real images, and the verdict on it.
 
-    `count` images were shown, `flipped` is the share (0..1) of their pixels whose class differs. `image_dice` and
-    `image_dice_fp32` are against their masks, or None where there are none. `kept` names the layers that stayed in
-    fp32. With `passed` false the file was written because somebody insisted.
+    Attributes:
+        images: kind of images.
+        count: number of images.
+        flipped: share (0..1) of their pixels whose class differs from fp32.
+        image_dice: image Dice of this file against masks; None without masks.
+        image_dice_fp32: image Dice of the fp32 file; None without masks.
+        kept: names of the layers that stayed in fp32.
+        passed: False if the loss was too large and the file was written because the user insisted.
     """
 
     images: Images
@@ -184,26 +213,28 @@ class Gate:
     passed: bool
 
     def __post_init__(self) -> None:
-        _choice("proof.gate.images", self.images, get_args(Images))
-        _integer("proof.gate.count", self.count, 1, 10**9)
-        _number("proof.gate.flipped", self.flipped, 0, 1)
+        CHECK.choice("proof.gate.images", self.images, get_args(Images))
+        CHECK.integer("proof.gate.count", self.count, 1, 10**9)
+        CHECK.number("proof.gate.flipped", self.flipped, 0, 1)
         if (self.image_dice is None) != (self.image_dice_fp32 is None):
-            raise _refusal("proof.gate.image_dice_fp32", self.image_dice_fp32, "a number with image_dice, else none")
+            raise CHECK.refusal(
+                "proof.gate.image_dice_fp32", self.image_dice_fp32, "a number with image_dice, else none"
+            )
         for name in ("image_dice", "image_dice_fp32"):
             if getattr(self, name) is not None:
-                _number(f"proof.gate.{name}", getattr(self, name), 0, 1)
-        _length("proof.gate.kept", self.kept, 0, 1_000)
+                CHECK.number(f"proof.gate.{name}", getattr(self, name), 0, 1)
+        CHECK.length("proof.gate.kept", self.kept, 0, 1_000)
         for layer in self.kept:
-            _text("proof.gate.kept", layer, 1, 200)
-        _choice("proof.gate.passed", self.passed, (True, False))
+            CHECK.text("proof.gate.kept", layer, 1, MAX_NAME)
+        CHECK.choice("proof.gate.passed", self.passed, (True, False))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Parity of the exported graph against PyTorch, and where it was measured.
+    """Parity of the exported graph with PyTorch, and the provider and versions that measured it.
 
-    `tolerance` is the largest error that passes; a file below fp32 has a `gate` instead. `golden_error` is its error on
-    the golden sample where it was exported: against PyTorch, or below fp32 between two ways to compute the file.
+    `tolerance` is the largest error that passes; a file below fp32 has a `gate` instead. `golden_error` is the file's
+    error on the golden sample at export: against PyTorch, or below fp32 between two ways to compute the file.
     """
 
     provider: str
@@ -214,25 +245,25 @@ class Proof:
     gate: Gate | None = None
 
     def __post_init__(self) -> None:
-        _text("proof.provider", self.provider, 1, 200)
-        _texts("proof.versions", self.versions)
+        CHECK.text("proof.provider", self.provider, 1, MAX_NAME)
+        check_texts("proof.versions", self.versions)
         if self.tolerance is not None:
-            _number("proof.tolerance", self.tolerance, 0, 1)
-        _length("proof.rows", self.rows, 1, 1_000)
-        _number("proof.golden_error", self.golden_error, 0, 1)
+            CHECK.number("proof.tolerance", self.tolerance, 0, 1)
+        CHECK.length("proof.rows", self.rows, 1, 1_000)
+        CHECK.number("proof.golden_error", self.golden_error, 0, 1)
 
     @property
     def max_abs_error(self) -> float:
-        """The largest error of all rows, and the smallest tolerance that would have passed."""
+        """The largest error of all rows, which is the smallest tolerance that would have passed."""
         return max(row.parity.max_abs_error for row in self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """Everything that a program needs to know to use a model; see the fields' classes.
+    """All that a program must know to use a model; see the classes of its fields.
 
     Raises:
-        ModelError: a field is out of its bounds or contradicts another one; the message names the field.
+        ModelError: a field is out of bounds or contradicts another one; the message names the field.
     """
 
     name: str
@@ -248,64 +279,64 @@ class ModelCard:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        if type(self.schema) is int and self.schema > SCHEMA:
-            raise ModelError(
-                f"card field schema: found {reprlib.repr(self.schema)}, this version reads up to {SCHEMA}; "
-                "upgrade unet-deploy"
-            )
-        _integer("schema", self.schema, SCHEMA, SCHEMA)
-        _text("name", self.name, 1, 200)
-        _texts("producer", self.producer)
-        _choice("precision", self.precision, get_args(Precision))
-        _choice("target", self.target, get_args(Target))
-        _text("weights_sha256", self.weights_sha256, 64, 64)
+        refuse_newer(self.schema)
+        CHECK.integer("schema", self.schema, SCHEMA, SCHEMA)
+        CHECK.text("name", self.name, 1, MAX_NAME)
+        check_texts("producer", self.producer)
+        CHECK.choice("precision", self.precision, get_args(Precision))
+        CHECK.choice("target", self.target, get_args(Target))
+        CHECK.text("weights_sha256", self.weights_sha256, 64, 64)
         if set(self.weights_sha256) - set("0123456789abcdef"):
-            raise _refusal("weights_sha256", self.weights_sha256, "64 hexadecimal digits")
-        self._check_agreement()
-
-    def _check_agreement(self) -> None:
+            raise CHECK.refusal("weights_sha256", self.weights_sha256, "64 hexadecimal digits")
         if self.target == "cpu" and self.precision != "fp32":
-            raise _refusal("precision", self.precision, "fp32 with target cpu")
+            raise CHECK.refusal("precision", self.precision, "fp32 with target cpu")
         if CHANNEL_COUNT[self.input.channels] != self.architecture.in_channels:
-            raise _refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
+            raise CHECK.refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
         if self.input.stride != self.architecture.stride:
-            raise _refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
+            raise CHECK.refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
         if len(self.output.classes) != self.architecture.classes:
-            raise _refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
+            raise CHECK.refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
         if self.proof is not None:
             exact = self.precision == "fp32"
             if exact != (self.proof.gate is None):
-                raise _refusal("proof.gate", self.proof.gate, f"{'none' if exact else 'one'} with {self.precision}")
+                raise CHECK.refusal(
+                    "proof.gate", self.proof.gate, f"{'none' if exact else 'one'} with {self.precision}"
+                )
             if exact != (self.proof.tolerance is not None):
                 expected = f"{'a number' if exact else 'none'} with {self.precision}"
-                raise _refusal("proof.tolerance", self.proof.tolerance, expected)
+                raise CHECK.refusal("proof.tolerance", self.proof.tolerance, expected)
 
     def to_json(self) -> str:
-        """The card as JSON with sorted keys: equal cards give equal text."""
+        """Return the card as JSON with sorted keys; equal cards give equal text."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """Read a card, checking every field.
+        """Read a card and check every field.
 
         Raises:
-            ModelError: not JSON, a field is missing, unknown or out of bounds, or the schema is newer.
+            ModelError: the text is not JSON, a field is missing, unknown or out of bounds, or the schema is newer.
         """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"card: is not JSON ({error}); export the model again") from error
-        if isinstance(data, dict) and type(data.get("schema")) is int and data["schema"] > SCHEMA:
-            raise ModelError(
-                f"card field schema: found {reprlib.repr(data['schema'])}, this version reads up to {SCHEMA}; "
-                "upgrade unet-deploy"
-            )
-        return _build(cls, data, "")
+        if isinstance(data, dict):
+            refuse_newer(data.get("schema"))  # before fields that this version does not know
+        return build(cls, data, "")
+
+
+def refuse_newer(schema: object) -> None:
+    """Raise a ModelError if the schema is newer than this version."""
+    if type(schema) is int and schema > SCHEMA:
+        raise ModelError(
+            f"card field schema: found {reprlib.repr(schema)}, this version reads up to {SCHEMA}; upgrade unet-deploy"
+        )
 
 
 T = TypeVar("T")
 
-_NESTED: Mapping[str, type] = {
+NESTED: Mapping[str, type] = {
     "architecture": UNetConfig,
     "input": InputSpec,
     "output": OutputSpec,
@@ -315,74 +346,38 @@ _NESTED: Mapping[str, type] = {
     "proof.rows.parity": Parity,
     "proof.gate": Gate,
 }
-_OPTIONAL = {"training", "proof", "proof.gate"}
-_LISTS = {"proof.rows"}
-_LATER = {"target"}
-"""Fields that files from before they came do not have."""
+"""Classes of the fields that are records, or lists of records."""
+
+OPTIONAL, LISTS = {"training", "proof", "proof.gate"}, {"proof.rows"}
+
+LATER = {"target"}
+"""Fields that older files do not have."""
 
 
-def _build(cls: type[T], data: Any, where: str) -> T:
-    """Make a dataclass from decoded JSON: exactly its fields, lists as tuples, nested records by `_NESTED`."""
+def build(cls: type[T], data: Any, where: str) -> T:
+    """Make a dataclass from decoded JSON: exactly its fields, lists as tuples, nested records by `NESTED`.
+
+    Raises:
+        ModelError: a field is missing, unknown or out of bounds.
+    """
     if not isinstance(data, dict):
-        raise _refusal(where or "card", data, "a record")
+        raise CHECK.refusal(where or "card", data, "a record")
     known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
-    for name in sorted(known - data.keys() - (set() if where else _LATER)):
+    for name in sorted(known - data.keys() - (set() if where else LATER)):
         raise ModelError(f"card field {prefix}{name}: is missing; export the model again")
     for name in sorted(data.keys() - known):
         raise ModelError(f"card field {prefix}{reprlib.repr(name)}: is unknown; export the model again")
-    return cls(**{name: _value(value, prefix + name) for name, value in data.items()})
-
-
-def _value(value: Any, where: str) -> Any:
-    nested = _NESTED.get(where)
-    if nested is None:
-        return tuple(value) if isinstance(value, list) else value
-    if value is None and where in _OPTIONAL:
-        return None
-    if where in _LISTS and isinstance(value, list):
-        return tuple(_build(nested, item, where) for item in value)
-    return _build(nested, value, where)
-
-
-def _refusal(name: str, found: object, expected: str) -> ModelError:
-    return ModelError(f"card field {name}: found {reprlib.repr(found)}, expected {expected}")
-
-
-def _integer(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise _refusal(name, value, f"an integer from {low} to {high}")
-
-
-def _number(name: str, value: object, low: float, high: float) -> None:
-    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
-        raise _refusal(name, value, f"a number from {low:g} to {high:g}")
-
-
-def _text(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, str) or not low <= len(value) <= high:
-        raise _refusal(name, value, f"text of {low} to {high} characters")
-
-
-def _choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if not any(type(value) is type(choice) and value == choice for choice in choices):  # True == 1 == 1.0
-        raise _refusal(name, value, "one of " + ", ".join(map(str, choices)))
-
-
-def _length(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, tuple) or not low <= len(value) <= high:
-        raise _refusal(name, value, f"{low} values" if low == high else f"{low} to {high} values")
-
-
-def _mapping(name: str, value: object) -> None:
-    if not isinstance(value, Mapping) or len(value) > 100:
-        raise _refusal(name, value, "a record of at most 100 entries")
-    for key in value:
-        _text(name, key, 1, 200)
-
-
-def _texts(name: str, value: object) -> None:
-    _mapping(name, value)
-    assert isinstance(value, Mapping)
-    for key, text in value.items():
-        _text(f"{name}.{key}", text, 0, 1_000)
+    values = {}
+    for name, value in data.items():
+        path = prefix + name
+        nested = NESTED.get(path)
+        if nested is None:
+            values[name] = tuple(value) if isinstance(value, list) else value
+        elif value is None and path in OPTIONAL:
+            values[name] = None
+        elif path in LISTS and isinstance(value, list):
+            values[name] = tuple(build(nested, item, path) for item in value)
+        else:
+            values[name] = build(nested, value, path)
+    return cls(**values)

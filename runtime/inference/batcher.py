@@ -2,7 +2,6 @@
 
 import os
 import queue
-import reprlib
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from typing import Generic, Literal, Self, TypeVar
 
 from runtime.errors import ClosedError, ConfigError
 from runtime.support.concurrency import FairSemaphore, Outcome, Worker, attempt
+from runtime.support.validation import FieldChecks
 
 MAX_DELAY_MS = 3_600_000
 CLOSED = "batcher: is closed; make another one"
@@ -37,9 +37,10 @@ class Batching:
     max_waiting: int = 32
 
     def __post_init__(self) -> None:
-        at_least_one("Batching.max_batch", self.max_batch)
-        at_least_one("Batching.max_waiting", self.max_waiting)
-        _check_delay("Batching.max_delay_ms", self.max_delay_ms)
+        check = FieldChecks(ConfigError, "Batching.")
+        check.integer("max_batch", self.max_batch, 1)
+        check.integer("max_waiting", self.max_waiting, 1)
+        check.number("max_delay_ms", self.max_delay_ms, 0, MAX_DELAY_MS, "milliseconds")
 
 
 End = Literal["finish", "cancel"]
@@ -80,9 +81,10 @@ class Batcher(Generic[T, R]):
         closed: str = CLOSED,
         full: str = "",
     ) -> None:
-        at_least_one("max_batch", max_batch)
-        at_least_one("max_waiting", max_waiting)
-        _check_delay("max_delay_ms", max_delay_ms)
+        check = FieldChecks(ConfigError)
+        check.integer("max_batch", max_batch, 1)
+        check.integer("max_waiting", max_waiting, 1)
+        check.number("max_delay_ms", max_delay_ms, 0, MAX_DELAY_MS, "milliseconds")
         self.run_many = run_many
         self._key = key
         self._places = FairSemaphore(
@@ -192,22 +194,6 @@ def run_each(run_many: Callable[[list[T]], Sequence[R]], items: list[T]) -> list
     if len(items) == 1 and error is not None:
         return [(None, error)]
     return [outcome for item in items for outcome in run_each(run_many, [item])]
-
-
-def at_least_one(name: str, value: object) -> None:
-    """Refuse anything but an integer from 1.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{name}: found {value!r}, expected an integer from 1")
-
-
-def _check_delay(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_DELAY_MS:
-        found = reprlib.repr(value)
-        raise ConfigError(f"{name}: found {found}, expected a number of milliseconds from 0 to {MAX_DELAY_MS}")
 
 
 def _run_all(run_many: Callable[[list[T]], Sequence[R]], items: list[T]) -> Sequence[R]:

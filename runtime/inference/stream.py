@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from runtime.errors import ClosedError, ConfigError
-from runtime.inference.batcher import at_least_one, run_each
+from runtime.inference.batcher import run_each
 from runtime.support.concurrency import Worker, attempt
+from runtime.support.validation import FieldChecks
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -82,10 +83,11 @@ def stream_in_order(
         ConfigError: a number is out of its bounds.
         ClosedError: the generator is asked on in a process that was forked from its own.
     """
-    at_least_one("batch_size", batch_size)
-    at_least_one("workers", workers)
+    check = FieldChecks()
+    check.integer("batch_size", batch_size, 1)
+    check.integer("workers", workers, 1)
     ahead = 2 * batch_size + workers if read_ahead is None else read_ahead
-    at_least_one("read_ahead", ahead)
+    check.integer("read_ahead", ahead, 1)
     if errors not in ("raise", "yield"):
         raise ConfigError(f"errors: found {errors!r}, expected 'raise' or 'yield'")
     pipeline = _Pipeline(load, key, run_many, finish, batch_size, stopped or threading.Event())

@@ -191,7 +191,7 @@ def test_limits_are_inclusive_and_arrays_have_none(tmp_path):
 def test_limits_are_positive_integers(value):
     with pytest.raises(ConfigError) as caught:
         Limits(pixels=value)
-    assert str(caught.value) == f"Limits.pixels: found {value!r}, expected an integer of at least 1"
+    assert str(caught.value) == f"Limits.pixels: found {value!r}, expected an integer from 1"
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")

@@ -73,7 +73,7 @@ def test_stand_ins_are_put_in_place_once():
     load_image(encoded(PIXELS))
     assert Image._decompression_bomb_check is check
     assert vars(Image)["warnings"] is stand_in
-    assert isinstance(stand_in, pillow_guard._Warnings)
+    assert isinstance(stand_in, pillow_guard.QuietWarnings)
     assert stand_in.catch_warnings is warnings.catch_warnings
 
 
