@@ -45,7 +45,7 @@ CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 CHECK = FieldChecks(ModelError, "card field ")
 
 
-def check_texts(name: str, value: Mapping[str, str]) -> None:
+def _check_texts(name: str, value: Mapping[str, str]) -> None:
     """Raise a ModelError unless a field maps names to texts."""
     CHECK.mapping(name, value, MAX_ENTRIES, MAX_NAME)
     for key, text in value.items():
@@ -246,7 +246,7 @@ class Proof:
 
     def __post_init__(self) -> None:
         CHECK.text("proof.provider", self.provider, 1, MAX_NAME)
-        check_texts("proof.versions", self.versions)
+        _check_texts("proof.versions", self.versions)
         if self.tolerance is not None:
             CHECK.number("proof.tolerance", self.tolerance, 0, 1)
         CHECK.length("proof.rows", self.rows, 1, 1_000)
@@ -279,10 +279,10 @@ class ModelCard:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        refuse_newer(self.schema)
+        _refuse_newer(self.schema)
         CHECK.integer("schema", self.schema, SCHEMA, SCHEMA)
         CHECK.text("name", self.name, 1, MAX_NAME)
-        check_texts("producer", self.producer)
+        _check_texts("producer", self.producer)
         CHECK.choice("precision", self.precision, get_args(Precision))
         CHECK.choice("target", self.target, get_args(Target))
         CHECK.text("weights_sha256", self.weights_sha256, 64, 64)
@@ -322,11 +322,11 @@ class ModelCard:
         except (ValueError, RecursionError) as error:
             raise ModelError(f"card: is not JSON ({error}); export the model again") from error
         if isinstance(data, dict):
-            refuse_newer(data.get("schema"))  # before fields that this version does not know
-        return build(cls, data, "")
+            _refuse_newer(data.get("schema"))  # before fields that this version does not know
+        return _build(cls, data, "")
 
 
-def refuse_newer(schema: object) -> None:
+def _refuse_newer(schema: object) -> None:
     """Raise a ModelError if the schema is newer than this version."""
     if type(schema) is int and schema > SCHEMA:
         raise ModelError(
@@ -354,7 +354,7 @@ LATER = {"target"}
 """Fields that older files do not have."""
 
 
-def build(cls: type[T], data: Any, where: str) -> T:
+def _build(cls: type[T], data: Any, where: str) -> T:
     """Make a dataclass from decoded JSON: exactly its fields, lists as tuples, nested records by `NESTED`.
 
     Raises:
@@ -377,7 +377,7 @@ def build(cls: type[T], data: Any, where: str) -> T:
         elif value is None and path in OPTIONAL:
             values[name] = None
         elif path in LISTS and isinstance(value, list):
-            values[name] = tuple(build(nested, item, path) for item in value)
+            values[name] = tuple(_build(nested, item, path) for item in value)
         else:
-            values[name] = build(nested, value, path)
+            values[name] = _build(nested, value, path)
     return cls(**values)

@@ -1,4 +1,4 @@
-"""Images that are arrays already: to uint8, with their range checked."""
+"""Conversion of arrays to uint8 images, with checks of their type, shape and range."""
 
 from typing import Any
 
@@ -9,29 +9,40 @@ from PIL import Image
 from runtime.errors import ImageError
 
 ROUNDING = 1e-3
-"""How far floating-point numbers may be out of 0..1, as resizing leaves them: a fourth of a level of 255."""
+"""Tolerance of floating-point numbers outside 0..1, as resizing leaves them: a quarter of a level of 255."""
 
 PIECE = 2**20
-"""Pixels whose numbers are scaled at once."""
+"""Number of pixels that are scaled at once; a large image's products need not be in memory together."""
 
 
 def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
     """Convert [height, width] or [height, width, 1, 3 or 4] to uint8 [height, width, 3 or 1], a copy of its own.
 
-    uint16 is divided by 257, floating-point numbers are multiplied by 255 and rounded; alpha is dropped.
+    uint16 is divided by 257; floating-point numbers are multiplied by 255 and rounded. Alpha is dropped.
 
     Args:
-        array: uint8, uint16 or floating-point, of any strides and byte order.
+        array: uint8, uint16 or floating-point, with any strides and byte order.
         channels: "RGB" or "L" (grey).
 
     Raises:
-        ImageError: another type or shape, or floating-point numbers out of 0..1 by more than `ROUNDING`.
+        ImageError: the type or shape is another, or floating-point numbers are outside 0..1 by more than `ROUNDING`.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise ImageError(
             f"array: found {array.dtype} {list(array.shape)}, expected [height, width] or [height, width, 1, 3 or 4]"
         )
-    pixels = _bytes_of(array[:, :, None] if array.ndim == 2 else array[:, :, :3])  # [height, width, 1 or 3]
+    colours = array[:, :, None] if array.ndim == 2 else array[:, :, :3]  # [height, width, 1 or 3]
+    if array.dtype == np.uint8:
+        pixels = colours
+    elif array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
+        pixels = (colours // 257).astype(np.uint8)
+    elif array.dtype.kind == "f":
+        pixels = scale_floats(colours)
+    else:
+        advice = "convert it with array.astype(np.uint8) if its values are 0..255"
+        if array.dtype == np.bool_:
+            advice = "a mask is not an image; for black and white give array * np.uint8(255)"
+        raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
     if pixels.shape[2] == len(channels):
         return np.array(pixels, order="C")
     if channels == "RGB":
@@ -39,29 +50,18 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert(channels))[:, :, None]
 
 
-def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale an array's values to 0..255."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
-        return (array // 257).astype(np.uint8)
-    if array.dtype.kind == "f":
-        return _bytes_of_floats(array)
-    advice = (
-        "a mask is no image; for black and white give array * np.uint8(255)"
-        if array.dtype == np.bool_
-        else ("convert it with array.astype(np.uint8) if its values are 0..255")
-    )
-    raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
+def scale_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale 0..1 to 0..255.
 
-
-def _bytes_of_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
+    Raises:
+        ImageError: a number is outside 0..1 by more than `ROUNDING`, or NaN.
+    """
     low, high = float(array.min()), float(array.max())  # NaN if there is one
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        advice = "divide by 255" if low >= 0 and 2 < high <= 255 else "scale it, or replace what is no number"
+        advice = "divide by 255" if low >= 0 and 2 < high <= 255 else "scale it, or replace NaN and infinity"
         raise ImageError(f"array: found {array.dtype} values from {low!r} to {high!r}, expected 0 to 1; {advice}")
     result = np.empty(array.shape, np.uint8)
     rows = max(1, PIECE // array.shape[1])
-    for start in range(0, len(array), rows):  # a large image's products need not be in memory at once
+    for start in range(0, len(array), rows):
         result[start : start + rows] = np.rint(np.clip(array[start : start + rows], 0, 1) * array.dtype.type(255))
     return result

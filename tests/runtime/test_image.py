@@ -17,11 +17,10 @@ from runtime.image import (
     list_images,
     load_image,
     load_labels,
-    name_of,
-    open_image,
     place,
     resize,
 )
+from runtime.images.decoding import name_of, open_image
 
 
 class Nameless:
@@ -283,7 +282,7 @@ def test_size_is_that_of_the_displayed_image(orientation, form, tmp_path):
 def test_a_truncated_jpeg_is_refused_at_any_size(tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(encoded(smooth(), "JPEG")[:-500])
-    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or cut off \(.*\); replace it$"):
+    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or truncated \(.*\); replace it$"):
         load_image(path, at_least=(160, 240))
     assert image_size(path) == (1280, 1918)  # its header is whole
 

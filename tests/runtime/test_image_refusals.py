@@ -70,7 +70,7 @@ def test_damaged_file_is_an_image_error_or_an_image(form):
 def test_truncated_jpeg_message_says_what_to_do(tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(encoded(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8), "JPEG")[:-500])
-    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or cut off \(.*\); replace it$"):
+    with pytest.raises(ImageError, match=r"cut\.jpg: is damaged or truncated \(.*\); replace it$"):
         load_image(path)
 
 
@@ -235,14 +235,14 @@ def test_array_of_another_shape_is_refused_with_its_shape(array):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (GREY > 100, "bool values, expected uint8, uint16 or floating-point; a mask is no image; for black and white"),
+        (GREY > 100, "bool values, expected uint8, uint16 or floating-point; a mask is not an image; for black"),
         (
             GREY.astype(np.int64),
             "int64 values, expected uint8, uint16 or floating-point; convert it with array.ast",
         ),
         (GREY.astype(complex), "complex128 values, expected uint8, uint16 or floating-point"),
         (np.array([[4, 255]], np.float32), "float32 values from 4.0 to 255.0, expected 0 to 1; divide by 255"),
-        (np.array([[0.5, np.nan]]), "float64 values from nan to nan, expected 0 to 1; scale it, or replace what is no"),
+        (np.array([[0.5, np.nan]]), "float64 values from nan to nan, expected 0 to 1; scale it, or replace NaN"),
         (np.array([[0.5, np.inf]]), "float64 values from 0.5 to inf, expected 0 to 1; scale it"),
         (np.array([[-0.25, 1]]), "float64 values from -0.25 to 1.0, expected 0 to 1; scale it"),
         (np.array([[0, 1.5]]), "float64 values from 0.0 to 1.5, expected 0 to 1; scale it"),

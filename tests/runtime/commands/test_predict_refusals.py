@@ -20,7 +20,7 @@ def test_one_bad_file_among_good_ones_is_told_and_the_rest_written(run_predict, 
     assert result.stdout == f"3 of 5 written to {out} on cpu, 2 failed\n"
     first, second = result.stderr.splitlines()
     assert first.startswith(f"error: {pictures / 'bad.jpg'}: is not an image of a known format")
-    assert second.startswith(f"error: {pictures / 'cut.bmp'}: is damaged or cut off (")
+    assert second.startswith(f"error: {pictures / 'cut.bmp'}: is damaged or truncated (")
     assert names_in(out) == ["a.png", "b.png", "c.png"]
     assert (pictures / "c.tif").read_bytes() == whole
 
