@@ -5,10 +5,10 @@
     >>> result.mask            # uint8 [height, width] at the image's own size
     >>> result.save("mask.png")
 
-Names are loaded when they are first used, so `import runtime` is cheap.
+A name is loaded at its first use, so `import runtime` is fast.
 
-ONNX Runtime's telemetry is off, unless the environment variable ORT_DISABLE_TELEMETRY says otherwise: it would write an
-id and a database into the user's cache folder and send them over the network.
+ONNX Runtime's telemetry is off unless the environment variable ORT_DISABLE_TELEMETRY is set. It would write an id and a
+database into the user's cache folder and send them over the network.
 """
 
 import os
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from runtime.result import Segmentation as Segmentation
     from runtime.result import Times as Times
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when ONNX Runtime is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
 
 _ERRORS = (
     "BusyError",

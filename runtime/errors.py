@@ -2,40 +2,40 @@
 
     UnetError
     ├── ImageError        an image or mask that cannot be read, or does not fit
-    ├── ModelError        an .onnx file, or its card, that cannot be used
-    ├── DeviceError       the device that was asked for does not run here
+    ├── ModelError        an .onnx file, or its card, that is invalid
+    ├── DeviceError       a requested device that does not work here
     ├── OutputError       a file or folder that cannot be written
     ├── DataError         a training folder that cannot be trained on
-    ├── ConfigError       a setting out of its bounds
+    ├── ConfigError       a setting that is out of bounds
     ├── CheckpointError   a .pth file that cannot be loaded or resumed
-    ├── NotFiniteError    training that ran into NaN or infinity
-    ├── ProofError        an exported graph that does not equal its checkpoint
-    ├── BusyError         a queue that is full, where the caller does not want to wait
-    └── ClosedError       something that was closed, or belongs to another process
+    ├── NotFiniteError    training that gave NaN or infinity
+    ├── ProofError        an exported graph that differs from its checkpoint
+    ├── BusyError         a queue that is full when the caller does not wait
+    └── ClosedError       an object that was closed, or belongs to another process
 
-A message is one line: the thing, what was found, what was expected, what to do next. The command line tools print that
-line and exit with `exit_code`; everything else is a bug and keeps its traceback.
+A message is one line: the thing, what was found, what was expected, what to do next. The command line tools print it
+and exit with `exit_code`. Every other exception is a bug and keeps its traceback.
 
-    DeviceWarning         device="auto" skipped a faster device; says which, and why
+    DeviceWarning         device="auto" skipped a faster device; the message says which one and why
 """
 
 
 class UnetError(Exception):
-    """Base of all errors of this library; `str(error)` is one line meant for the user."""
+    """Base of all errors of this library; `str(error)` is one line for the user."""
 
     exit_code = 2
 
 
 class ImageError(UnetError):
-    """An image or mask cannot be read, or has a size, type or value that was not expected."""
+    """An image or mask cannot be read, or has an unexpected size, type or value."""
 
 
 class ModelError(UnetError):
-    """An ONNX file, its card or its golden sample is absent, damaged or out of bounds."""
+    """An ONNX file, its card or its golden sample is missing, damaged or out of bounds."""
 
 
 class DeviceError(UnetError):
-    """The requested device does not run here; the message names what is missing and how to mend it."""
+    """The requested device does not work here; the message names what is missing and how to fix it."""
 
 
 class OutputError(UnetError):
@@ -47,11 +47,11 @@ class DataError(UnetError):
 
 
 class ConfigError(UnetError):
-    """A setting is out of its bounds or contradicts another one."""
+    """A setting is out of bounds or contradicts another one."""
 
 
 class CheckpointError(UnetError):
-    """A checkpoint cannot be loaded, or is not the checkpoint of such a network."""
+    """A checkpoint cannot be loaded, or belongs to another kind of network."""
 
 
 class NotFiniteError(UnetError):
@@ -65,7 +65,7 @@ class NotFiniteError(UnetError):
 class ProofError(UnetError):
     """The exported graph answers differently from the checkpoint; nothing was written.
 
-    `card` is the `ModelCard` with the figures, where they were taken.
+    `card` is the `ModelCard` with the measured figures, if there are any.
     """
 
     exit_code = 1
@@ -76,17 +76,17 @@ class ProofError(UnetError):
 
 
 class BusyError(UnetError):
-    """Too many items wait already, and the caller does not want to wait: try again later, or answer "503" upstream."""
+    """Too many items wait and the caller does not: try again later, or answer HTTP 503."""
 
 
 class ClosedError(UnetError):
-    """A queue or stream was closed, or belongs to the process that this one was forked from."""
+    """The object was closed, or belongs to the process that this one was forked from."""
 
 
 class DeviceWarning(UserWarning):
-    """`device="auto"` passed over a faster device."""
+    """`device="auto"` skipped a faster device."""
 
 
 def one_line(text: str) -> str:
-    """Fold line breaks, so that a library's long message stays one line."""
+    """Replace line breaks and other white space by single spaces, so that a message is one line."""
     return " ".join(text.split())

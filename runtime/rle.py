@@ -1,13 +1,13 @@
-"""Masks as run lengths, the way of Kaggle's Carvana challenge (2017) and the way of the COCO data set (2014).
+"""Masks as run lengths, in the form of Kaggle's Carvana challenge (2017) and in that of the COCO data set (2014).
 
-Carvana: "start length start length ...", the runs of foreground, where pixels are counted from 1, row by row from the
-top left corner. A mask without foreground is the empty text.
+Carvana: "start length start length ...", the runs of foreground. Pixels are counted from 1, row by row from the top
+left corner. A mask without foreground is the empty text.
 
-COCO: {"size": [height, width], "counts": ...}, the lengths of all runs, background (perhaps 0) and foreground in turn,
-where pixels are counted column by column. `counts` is a list of numbers ("uncompressed"), or the text into which COCO's
-maskApi.c packs it, the form that pycocotools works with: from the fourth number on, the number two before is taken
-off; the result is cut into groups of five bits, lowest first, until the rest is nothing but its sign; a group is one
-character from "0" on, 32 higher if another one follows.
+COCO: {"size": [height, width], "counts": ...}, the lengths of all runs: background (may be 0), foreground, background
+and so on. Pixels are counted column by column. `counts` is a list of numbers ("uncompressed"), or the text into which
+COCO's maskApi.c packs it, the form of pycocotools. To pack, subtract from each number, from the fourth on, the number
+two places before. Split the result into groups of five bits, lowest first, until the rest is only its sign. Each group
+is one character from "0" on, 32 higher if another group follows.
 """
 
 import reprlib
@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from runtime.errors import ImageError
 
 MAX_DIGITS = 18
-"""Of a number in the text: the sum of two such fits 64 bits."""
+"""Maximum number of digits in Carvana's text; the sum of two such numbers fits 64 bits."""
 
 MAX_PIXELS = 2**32 - 1
-"""Of a mask in COCO's way, whose tools count in 32 bits."""
+"""Maximum number of pixels of a COCO mask, since COCO's tools count in 32 bits."""
 
 MAX_CHARACTERS = 7
-"""Of a number in COCO's text: 32 bits and a sign, five bits a character."""
+"""Maximum length of a number in COCO's text: 32 bits and a sign, five bits a character."""
 
 
 def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
-    """Write a mask, uint8 or bool [height, width] where all but 0 is foreground, as run-length text.
+    """Write a mask, uint8 or bool [height, width] with 0 for background, as Carvana's text.
 
     Raises:
-        ImageError: the array is of another kind.
+        ImageError: the array has another type or shape.
     """
     borders = _borders(_checked(mask).reshape(-1))
     first, after = borders[::2], borders[1::2]  # pixels of each run, from 0
@@ -41,30 +41,44 @@ def encode(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
 
 
 def decode(text: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read run-length text as a mask of `size` (height, width): uint8 [height, width], 1 on the runs, 0 elsewhere.
+    """Read Carvana's text as a mask of `size` (height, width): uint8 [height, width], 1 on the runs, 0 elsewhere.
 
     Raises:
-        ImageError: `size` has no pixel; `text` is no pairs of whole numbers; or its runs are empty, out of the image,
-            out of order or overlap.
+        ImageError: `size` has no pixels, `text` is not pairs of whole numbers, or its runs are empty, outside the
+            image, out of order or overlapping.
     """
     height, width = size
     if min(size) < 1:
         raise ImageError(f"mask: found the size {height, width} (h, w), expected at least 1 by 1")
-    runs = _runs(text)
+    numbers = text.split()
+    for number in numbers:
+        if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
+            raise ImageError(
+                f"run-length text: found {reprlib.repr(number)}, expected whole numbers of at most {MAX_DIGITS} digits"
+            )
+    if len(numbers) % 2:
+        raise ImageError(f"run-length text: found {len(numbers)} numbers, expected pairs of start and length")
+    runs = np.array(list(map(int, numbers)), np.int64).reshape(-1, 2)  # start, from 1, and length
     first, after = runs[:, 0] - 1, runs.sum(axis=1) - 1
     before = np.concatenate([[0], after[:-1]])
-    _refuse(runs, runs.min(axis=1) < 1, "a start and a length of at least 1")
-    _refuse(runs, after > height * width, f"an end of at most {height * width} in {height, width} (h, w)")
-    _refuse(runs, first < before, "runs in rising order that do not overlap")
+    for wrong, expected in (
+        (runs.min(axis=1) < 1, "a start and a length of at least 1"),
+        (after > height * width, f"an end of at most {height * width} in {height, width} (h, w)"),
+        (first < before, "runs in rising order that do not overlap"),
+    ):
+        if wrong.any():
+            index = int(wrong.argmax())
+            start, length = runs[index].tolist()
+            raise ImageError(f"run-length text: run {index + 1} is {start} {length}, expected {expected}")
     borders = np.concatenate([[0], np.stack([first, after], axis=1).reshape(-1), [height * width]])
     return _painted(np.diff(borders)).reshape(height, width)  # [height * width] -> [height, width]
 
 
 def coco_encode(mask: NDArray[np.uint8] | NDArray[np.bool_], compressed: bool = True) -> dict[str, Any]:
-    """Write a mask, uint8 or bool [height, width] where all but 0 is foreground, in COCO's way, ready for JSON.
+    """Write a mask, uint8 or bool [height, width] with 0 for background, in COCO's form, ready for JSON.
 
     Raises:
-        ImageError: the array is of another kind.
+        ImageError: the array has another type or shape.
     """
     borders = _borders(_checked(mask).T.reshape(-1))
     if len(borders) and borders[-1] == mask.size:
@@ -74,7 +88,7 @@ def coco_encode(mask: NDArray[np.uint8] | NDArray[np.bool_], compressed: bool = 
 
 
 def coco_decode(rle: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Read a mask in COCO's way, its counts a list, text or bytes: uint8 [height, width], 1 on the foreground, else 0.
+    """Read a mask in COCO's form, with counts as list, text or bytes: uint8 [height, width], foreground 1, else 0.
 
     Raises:
         ImageError: `size` or `counts` is missing or malformed, or the counts do not add up to the size.
@@ -90,39 +104,49 @@ def coco_decode(rle: Mapping[str, Any]) -> NDArray[np.uint8]:
         raise ImageError(
             f"COCO run lengths: found the size {found}, expected [height, width] of 1 to {MAX_PIXELS} pixels"
         )
-    lengths = _unpacked(counts) if isinstance(counts, str | bytes) else _numbers(counts)
+    if isinstance(counts, str | bytes):
+        lengths = _unpacked(counts)
+    elif isinstance(counts, list) and all(type(count) is int and 0 <= count <= MAX_PIXELS for count in counts):
+        lengths = np.array(counts, np.int64)
+    else:
+        raise ImageError(
+            f"COCO run lengths: found the counts {reprlib.repr(counts)}, "
+            f"expected text or whole numbers from 0 to {MAX_PIXELS}"
+        )
     within = ((lengths >= 0) & (lengths <= height * width)).all()
     if not within or lengths.sum() != height * width:
         raise ImageError(
             f"COCO run lengths: the counts do not add up to the size {height, width} (h, w); "
-            "it is another image's, or damaged"
+            "they belong to another image, or are damaged"
         )
     return np.ascontiguousarray(_painted(lengths).reshape(width, height).T)  # column by column -> [height, width]
 
 
 def _packed(counts: NDArray[np.int64]) -> str:
+    """Pack counts into COCO's text."""
     differences = counts.copy()
     differences[3:] -= counts[1:-2]
     shifts = 5 * np.arange(MAX_CHARACTERS)
     groups = (differences[:, None] >> shifts) & 31  # [counts, characters]
     rest = differences[:, None] >> (shifts + 5)
-    last = (rest == np.where(groups & 16, -1, 0)).argmax(axis=1)[:, None]  # whose highest bit is the sign of the rest
+    last = (rest == np.where(groups & 16, -1, 0)).argmax(axis=1)[:, None]  # its highest bit is the sign
     place = np.arange(MAX_CHARACTERS)
     characters = (groups + np.where(place < last, 32, 0) + 48).astype(np.uint8)
     return bytes(characters[place <= last]).decode("ascii")
 
 
 def _unpacked(text: str | bytes) -> NDArray[np.int64]:
+    """Unpack COCO's text into counts."""
     encoded = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     values = np.frombuffer(encoded, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(values & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if not len(ends) or ends[-1] != len(values) - 1 or not ((values >= 0) & (values < 64)).all():
-        raise ImageError(f"COCO run lengths: found the counts {reprlib.repr(text)}, which are not text of this kind")
+        raise ImageError(f"COCO run lengths: found the counts {reprlib.repr(text)}, which are not such text")
     longest = (ends - starts).max() + 1
     if longest > MAX_CHARACTERS:
         raise ImageError(f"COCO run lengths: found a count of {longest} characters, expected at most {MAX_CHARACTERS}")
-    place = np.arange(len(values)) - np.repeat(starts, ends - starts + 1)  # of a character in its number
+    place = np.arange(len(values)) - np.repeat(starts, ends - starts + 1)  # index of a character in its number
     counts: NDArray[np.int64] = np.add.reduceat((values & 31) << 5 * place, starts)
     counts -= np.where(values[ends] & 16, 32 << 5 * place[ends], 0)
     counts[1::2] = counts[1::2].cumsum()
@@ -130,49 +154,21 @@ def _unpacked(text: str | bytes) -> NDArray[np.int64]:
     return counts
 
 
-def _numbers(counts: Any) -> NDArray[np.int64]:
-    if not isinstance(counts, list) or not all(type(count) is int and 0 <= count <= MAX_PIXELS for count in counts):
-        raise ImageError(
-            f"COCO run lengths: found the counts {reprlib.repr(counts)}, "
-            f"expected text or whole numbers from 0 to {MAX_PIXELS}"
-        )
-    return np.array(counts, np.int64)
-
-
 def _checked(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint8] | NDArray[np.bool_]:
+    """Return the mask if it is uint8 or bool [height, width]; raises an ImageError otherwise."""
     if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
         raise ImageError(f"mask: found {mask.dtype} {list(mask.shape)}, expected uint8 or bool [height, width]")
     return mask
 
 
 def _borders(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where foreground begins and ends in turn, from 0 to the number of pixels."""
-    foreground = np.zeros(pixels.size + 2, np.bool_)  # background before and after closes the runs at both ends
+    """Pixel indices at which foreground begins and ends, in turn, from 0 to the number of pixels."""
+    foreground = np.zeros(pixels.size + 2, np.bool_)  # background at both ends closes the runs
     foreground[1:-1] = pixels != 0
     return np.flatnonzero(foreground[1:] != foreground[:-1])
 
 
 def _painted(lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Runs of 0 and 1 in turn."""
+    """Pixels of runs with these lengths, 0 and 1 in turn."""
     values = np.resize(np.array([0, 1], np.uint8), len(lengths))
     return np.repeat(values, lengths)
-
-
-def _runs(text: str) -> NDArray[np.int64]:
-    """Start, from 1, and length of each run, int64 [runs, 2]."""
-    numbers = text.split()
-    for number in numbers:
-        if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
-            raise ImageError(
-                f"run-length text: found {reprlib.repr(number)}, expected whole numbers of at most {MAX_DIGITS} digits"
-            )
-    if len(numbers) % 2:
-        raise ImageError(f"run-length text: found {len(numbers)} numbers, expected pairs of start and length")
-    return np.array(list(map(int, numbers)), np.int64).reshape(-1, 2)
-
-
-def _refuse(runs: NDArray[np.int64], wrong: NDArray[np.bool_], expected: str) -> None:
-    if wrong.any():
-        index = int(wrong.argmax())
-        start, length = runs[index].tolist()
-        raise ImageError(f"run-length text: run {index + 1} is {start} {length}, expected {expected}")

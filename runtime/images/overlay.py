@@ -1,4 +1,4 @@
-"""Classes as colours over a picture, worked on in strips so that large pictures need little besides themselves."""
+"""Classes as colours over a picture, in strips, so that large pictures need little additional memory."""
 
 from collections.abc import Iterator
 
@@ -7,20 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOURS = ((255, 64, 64), (64, 160, 255), (255, 208, 48), (96, 208, 96), (208, 96, 224), (64, 216, 216))
-"""Overlay colours (RGB) of the foreground classes, repeated in turn."""
+"""Overlay colours (RGB) of the foreground classes; further classes start again with the first."""
 
 STRIP = 2**20
-"""Pixels of a strip, at least one row."""
+"""Number of pixels in a strip, which has at least one row."""
 
 
 def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """The rows of [height, ...], some at a time."""
+    """Split the rows of an array of this shape, [height, ...], into strips."""
     rows = max(1, STRIP * shape[0] // max(1, int(np.prod(shape))))
     return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
 def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
-    """Lay the colour of each class above 0 in `mask` [height, width] over uint8 [height, width, 3 or 1]: new RGB."""
+    """Tint an image, uint8 [height, width, 3 or 1], by the classes of `mask` [height, width]; 0 stays as it is.
+
+    Returns a new array, uint8 RGB [height, width, 3].
+    """
     values = np.arange(256, dtype=np.float32)[:, None]
     tables = np.rint(values + float(opacity) * (np.array(COLOURS, np.float32)[:, None] - values)).astype(np.uint8)
     picture = np.array(np.broadcast_to(image, (*mask.shape, 3)), order="C")
@@ -33,7 +36,7 @@ def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) ->
 
 
 def shrunk(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Classes [height, width] at another size (height, width), each as that of the pixel nearest to its centre."""
+    """Resize classes [height, width] to `size`, (height, width), by the nearest pixel."""
     smaller: NDArray[np.uint8] = np.asarray(
         cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), mask.dtype
     )

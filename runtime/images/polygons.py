@@ -1,9 +1,9 @@
 """Outlines of a region of pixels: its bounding box, and polygons along the edges of its pixels.
 
-Points are (x, y) in pixels from the top left corner of the image: pixel (column 0, row 0) covers 0..1 in x and in y,
-and its centre is (0.5, 0.5). So a polygon encloses exactly the pixels of its region, one pixel is a square of area 1,
-and the extremes of the points are the box. OpenCV's own contours run through the centres of pixels instead, and count
-these as whole numbers.
+Points are (x, y) in pixels from the top left corner of the image. The pixel in column 0 and row 0 covers 0..1 in x and
+y; its centre is (0.5, 0.5). So a polygon encloses exactly the pixels of its region, a single pixel is a square of area
+1, and the extremes of the points are the box. OpenCV's own contours run through the centres of pixels instead, which
+have whole numbers there.
 """
 
 import math
@@ -18,10 +18,10 @@ from runtime.errors import ConfigError
 
 
 class Polygon(NamedTuple):
-    """One connected part of a region; points are float32 [corners, 2] (x, y), the first is not repeated at the end.
+    """One connected part of a region; points are float32 [corners, 2] (x, y), without a repeated first point.
 
-    `outer` turns clockwise as seen on the screen, each of `holes` the other way round: the shoelace formula gives the
-    outer one a positive area, holes a negative one, and their sum is the number of pixels. `shapely.Polygon(*polygon)`.
+    `outer` turns clockwise on the screen, each of `holes` counterclockwise. So the shoelace formula gives `outer` a
+    positive area and holes a negative one, and the sum is the number of pixels. `shapely.Polygon(*polygon)` works.
     """
 
     outer: NDArray[np.float32]
@@ -29,17 +29,17 @@ class Polygon(NamedTuple):
 
 
 def box_of(region: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """Smallest box (x0, y0, x1, y1) around bool [height, width], x1 and y1 being one past the last; None if empty."""
+    """Smallest box (x0, y0, x1, y1) around bool [height, width], x1 and y1 excluded; None for an empty region."""
     x, y, width, height = cv2.boundingRect(region.view(np.uint8))
     return (x, y, x + width, y + height) if width else None
 
 
 def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polygon]:
-    """The connected parts of bool [height, width], largest first; parts that touch at a corner are one.
+    """Find the connected parts of bool [height, width], largest first. Parts that touch at a corner are one part.
 
-    `tolerance` is how far, in pixels, an outline may move where points are left out (Douglas and Peucker, 1973); from 1
-    on, slopes have no steps. An outline of which less than a triangle would be left is kept as it is. Simplified
-    outlines may cross one another. This takes 8 bytes of memory for each pixel of the region's box.
+    `tolerance` is the distance, in pixels, that an outline may move to save points (Douglas and Peucker, 1973). From 1
+    on, slopes have no steps. An outline that would shrink to less than a triangle stays as it is. Simplified outlines
+    may cross one another. This takes 8 bytes of memory for each pixel of the region's box.
 
     Raises:
         ConfigError: `tolerance` is negative or not a number.
@@ -50,13 +50,16 @@ def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polyg
     if box is None:
         return []
     x0, y0, x1, y1 = box
-    # With four pixels for each one, OpenCV's points are at a quarter of a pixel, next to the corner that is meant.
+    # With four pixels for each pixel, OpenCV's points are a quarter of a pixel from the corner of the outline.
     quarters = cv2.resize(
         region[y0:y1, x0:x1].view(np.uint8), (2 * (x1 - x0), 2 * (y1 - y0)), interpolation=cv2.INTER_NEAREST
     )
     corner = np.array([x0, y0], np.float32)
     found, hierarchy = cv2.findContours(quarters, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = [_simplified(ring + corner, tolerance) for ring in _corners(found)]
+    rings = [ring + corner for ring in corners(found)]
+    if tolerance:
+        simplified = [np.asarray(cv2.approxPolyDP(ring, tolerance, True)[:, 0], np.float32) for ring in rings]
+        rings = [fewer if len(fewer) >= 3 else ring for fewer, ring in zip(simplified, rings, strict=True)]
     parts = {index: Polygon(ring, []) for index, ring in enumerate(rings) if hierarchy[0, index, 3] < 0}
     for index, ring in enumerate(rings):
         if index not in parts:
@@ -64,22 +67,22 @@ def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polyg
     return sorted(parts.values(), key=lambda part: -cv2.contourArea(part.outer))
 
 
-def _corners(found: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """Quarters of pixels, int32 [points, 1, 2] for each ring, to its corners [corners, 2] in the opposite order.
+def corners(found: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """Turn rings of quarter pixels, int32 [points, 1, 2], into their corners [corners, 2], in the opposite direction.
 
-    All rings at once: noise has a hundred thousand of them.
+    All rings are treated together, since a noisy mask has a hundred thousand of them.
     """
     lengths = np.array([len(points) for points in reversed(found)])
     points = (np.concatenate(found)[::-1, 0] + 1) // 2  # [all points, 2]
-    points, lengths = _kept(points, lengths, (points != _before(points, lengths)).any(axis=1))
-    step = np.sign(points - _before(points, lengths))
-    # Where the step to a point is unlike the step before it, the point between them is a corner.
-    points, lengths = _kept(_before(points, lengths), lengths, (step != _before(step, lengths)).any(axis=1))
+    points, lengths = kept(points, lengths, (points != before(points, lengths)).any(axis=1))
+    step = np.sign(points - before(points, lengths))
+    # A point is a corner if the steps before and after it differ.
+    points, lengths = kept(before(points, lengths), lengths, (step != before(step, lengths)).any(axis=1))
     return np.split(points.astype(np.float32), np.cumsum(lengths)[:-1])[::-1]
 
 
-def _before(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
-    """The value before each one in its ring; rings of `lengths` follow one another."""
+def before(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the predecessor of each value in its ring; the rings have these `lengths` and follow one another."""
     after = np.cumsum(lengths)
     index = np.arange(-1, len(values) - 1)
     index[after - lengths] = after - 1
@@ -87,15 +90,8 @@ def _before(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
     return found
 
 
-def _kept(
+def kept(
     values: NDArray[Any], lengths: NDArray[np.int64], keep: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The values to keep, and how many of each ring they are."""
+    """Return the values to keep, and their number in each ring."""
     return values[keep], np.add.reduceat(keep.astype(np.int64), np.cumsum(lengths) - lengths)
-
-
-def _simplified(ring: NDArray[np.float32], tolerance: float) -> NDArray[np.float32]:
-    if not tolerance:
-        return ring
-    fewer = np.asarray(cv2.approxPolyDP(ring, tolerance, True)[:, 0], np.float32)
-    return fewer if len(fewer) >= 3 else ring

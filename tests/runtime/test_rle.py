@@ -6,7 +6,7 @@ import pytest
 from runtime.errors import ImageError
 from runtime.rle import coco_decode, coco_encode, decode, encode
 
-DIFFERENT = "the counts do not add up to the size (2, 3) (h, w); it is another image's, or damaged"
+DIFFERENT = "the counts do not add up to the size (2, 3) (h, w); they belong to another image, or are damaged"
 
 
 def test_by_hand():
@@ -148,11 +148,11 @@ def test_coco_back_and_forth(share, size, compressed):
             {"size": [2**16, 2**16], "counts": [2**32]},
             "found the size [65536, 65536], expected [height, width] of 1 to 4294967295 pixels",
         ),
-        ({"size": [2, 3], "counts": ""}, "found the counts '', which are not text of this kind"),
-        ({"size": [2, 3], "counts": "1Q"}, "found the counts '1Q', which are not text of this kind"),  # cut off
-        ({"size": [2, 3], "counts": "1/"}, "found the counts '1/', which are not text of this kind"),
-        ({"size": [2, 3], "counts": "1p0"}, "found the counts '1p0', which are not text of this kind"),
-        ({"size": [2, 3], "counts": "\ud800"}, "found the counts '\\ud800', which are not text of this kind"),
+        ({"size": [2, 3], "counts": ""}, "found the counts '', which are not such text"),
+        ({"size": [2, 3], "counts": "1Q"}, "found the counts '1Q', which are not such text"),  # cut off
+        ({"size": [2, 3], "counts": "1/"}, "found the counts '1/', which are not such text"),
+        ({"size": [2, 3], "counts": "1p0"}, "found the counts '1p0', which are not such text"),
+        ({"size": [2, 3], "counts": "\ud800"}, "found the counts '\\ud800', which are not such text"),
         ({"size": [2, 3], "counts": "PPPPPPP0"}, "found a count of 8 characters, expected at most 7"),
         (
             {"size": [2, 3], "counts": [6.0]},
