@@ -5,7 +5,7 @@ from runtime.commands.entry import start
 
 def train() -> None:
     """unet-train."""
-    start("unet_core.train", extra="train")
+    start("unet_core.train")
 
 
 def evaluate() -> None:

@@ -3,9 +3,14 @@ import sys
 
 import pytest
 
+HEAVY = (
+    *("torch", "torchvision", "albumentations", "onnx", "onnxruntime"),
+    *("cv2", "PIL", "matplotlib", "rich", "filelock"),
+)
+
 WITHOUT = """
 import sys
-for name in ("torch", "torchvision", "onnx", "albumentations"):
+for name in ("torch", "torchvision", "onnx", "albumentations", "filelock", "rich"):
     sys.modules[name] = None
 from {module} import {function} as main
 sys.argv = ["command", *{arguments}]
@@ -45,3 +50,13 @@ def test_both_commands_are_the_modules_own(function, words):
     code = f"import sys; sys.argv = ['unet', '--help']; from unet_core.cli import {function} as main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert words in done.stdout
+
+
+def test_the_help_of_training_imports_nothing_heavy():
+    code = (
+        "import sys; from unet_core.train import main; main(['--help'], standalone_mode=False); "
+        f"sys.exit(str([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("[]\n", 1)
+    assert "--batch-size" in done.stdout

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from runtime.errors import ConfigError
 from unet_core import train as training
-from unet_core.config import TrainConfig, flag, from_stored, of_run, read_settings
+from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, read_settings
 
 SECTIONS = ("run", "data", "network", "optimisation", "speed")
 
@@ -259,7 +259,7 @@ def test_auto_loss_depends_on_the_number_of_classes():
         ),
         (
             {"ignore_index": 0},
-            "--ignore-index 0: is the background of one name in --classes; expected another value",
+            "--ignore-index 0: is the background when --classes has one name; expected another value",
         ),
         ({"ignore_index": 256}, "--ignore-index 256: expected 0 to 255"),
         ({"ignore_index": True}, "--ignore-index True: expected an integer"),
@@ -301,7 +301,7 @@ def test_settings_of_another_version_are_refused(change, named):
 
 
 def test_a_resumed_run_may_change_what_does_not_make_it_another_run():
-    free = {item.name for item in fields(TrainConfig)} - set(of_run())
+    free = {item.name for item in fields(TrainConfig)} - set(fixed_settings())
     assert free == {
         *("data", "out", "epochs", "device", "save_minutes", "patience"),
         *("batch_size", "accumulate", "lr", "momentum", "weight_decay"),

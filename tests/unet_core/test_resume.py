@@ -132,7 +132,7 @@ def test_a_stop_during_validation_loses_no_training(config, tmp_path, monkeypatc
 def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeypatch):
     """After a crash (no signal) the run goes on from the last save, not from the epoch's beginning."""
     train(replace(config, out=str(tmp_path / "whole")))
-    real, positions = running.Trainer._save_last, []
+    real, positions = running.Trainer.save_last, []
 
     def save_and_crash(self, losses):
         real(self, losses)
@@ -140,7 +140,7 @@ def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeyp
         raise RuntimeError("crash")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Trainer, "_save_last", save_and_crash)
+        patch.setattr(running.Trainer, "save_last", save_and_crash)
         with pytest.raises(RuntimeError, match="crash"):
             train(replace(config, save_minutes=1e-9))
     assert positions == [4]
@@ -285,7 +285,7 @@ def test_signals_to_the_whole_group_finish_the_step_and_save(start, long, number
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert f"stopped and saved; go on with: python -m unet_core.train --out {long.out} --resume" in said
+    assert f"stopped and saved; resume with: python -m unet_core.train --out {long.out} --resume" in said
     assert "Traceback" not in said
     first = load_checkpoint(Path(long.out) / LAST).extra
     train(replace(long, epochs=len(first["history"]) + 1, workers=0), resume=True)

@@ -56,7 +56,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(data, tmp_path):
     result = run_cli(data, "--out", tmp_path / "r", "--config", tmp_path / "recipe.toml")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {tmp_path / 'recipe.toml'}: 'bach_size' is no setting; the nearest is 'batch_size'\n"
+        f"error: {tmp_path / 'recipe.toml'}: 'bach_size' is not a setting; the nearest is 'batch_size'\n"
     )
 
 
@@ -80,7 +80,7 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
     if spoil == "no data":
         data, message = tmp_path / "nowhere", "nowhere/train_images: no such folder"
     elif spoil == "no run":
-        flags, message = ["--resume"], "no such folder; expected the --out of the run that is to go on"
+        flags, message = ["--resume"], "no such folder; expected the --out of the run to resume"
     elif spoil == "file in the way":
         run.write_text("")
         message = "cannot create this folder"

@@ -1,4 +1,4 @@
-"""What ends a run before its time: signals, and losses that are not finite."""
+"""InterruptHandler: SIGINT, SIGTERM and SIGHUP finish the step, and a second one ends the process at once."""
 
 import os
 import signal
@@ -8,31 +8,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-ENOUGH = 0
-"""What is said instead of a signal's number when nobody listens any more."""
+
+END_OF_WATCH = 0
+"""Byte that tells the watching thread to end; no signal has this number."""
 
 REPEATED = 0.5
-"""Seconds within which signals count as one: a process manager may tell a whole group, and torchrun each one again."""
+"""Seconds within which signals count as one: a process manager may signal a whole group, and torchrun each process of
+it again."""
 
 STDOUT, STDERR = 1, 2
 CLEAR_LINE, SHOW_CURSOR = "\r\x1b[2K", "\x1b[?25h"
-"""What a terminal is told to make room where a progress bar is, and to show the cursor, which bars hide."""
+"""Escape sequences that clear the line of a progress bar, and show the cursor that the bar hides."""
 
-NOTED = "stopping: the step is finished and saved first; once more ends at once"
-AT_ONCE = "ended at once; what was trained since the last save is lost"
+NOTED = "stopping after this step, which is saved; interrupt again to end at once"
+AT_ONCE = "ended at once; training since the last save is lost"
 
 
 class InterruptHandler:
-    """SIGINT, SIGTERM and SIGHUP, noted while a run trains: the step is finished and saved; a second ends at once.
+    """Note signals while a run trains, so that the step is finished and saved; a second signal ends at once.
 
-    `signal` is the number of the one that came, here or in another process of the run, and 0 until then. What was
-    ignored before, as SIGHUP is under `nohup`, stays so. With `speaks`, a line on stderr acknowledges each signal.
+    `signal` is the number of the signal that this or another process of the run received, and 0 until then. Signals
+    that were ignored before, such as SIGHUP under `nohup`, stay ignored. With `speaks`, a line on stderr acknowledges
+    each signal.
     """
 
     def __init__(self, speaks: bool = True) -> None:
@@ -41,55 +40,57 @@ class InterruptHandler:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen, where this is the main thread: only that one is told."""
+        """Handle signals in this block. In other threads than the main thread nothing is handled, as Python demands."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        ear, voice = socket.socketpair()
-        voice.setblocking(False)
-        watcher = threading.Thread(target=_end_at_second, args=(ear, self.speaks), daemon=True)
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        watcher = threading.Thread(target=end_at_second_signal, args=(reader, self.speaks), daemon=True)
         watcher.start()
-        spoken_to = signal.set_wakeup_fd(voice.fileno(), warn_on_full_buffer=False)
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._take) for number in heard}
+        former_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        former = {number: signal.signal(number, self.note) for number in handled}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in former.items():
                 signal.signal(number, handler)
-            signal.set_wakeup_fd(spoken_to)
-            voice.send(bytes([ENOUGH]))  # closing says nothing while a forked process holds it too
+            signal.set_wakeup_fd(former_fd)
+            writer.send(bytes([END_OF_WATCH]))  # closing ends nothing while a forked process holds the socket too
             watcher.join()
-            voice.close()
-            ear.close()
+            writer.close()
+            reader.close()
 
-    def _take(self, number: int, _: FrameType | None) -> None:
+    def note(self, number: int, _: FrameType | None) -> None:
+        """Note a signal; a terminal that was closed is replaced by nothing, since writing to it would be an error."""
         self.signal = number
         for terminal in self.terminals:
-            if not os.isatty(terminal):  # closed: whatever is still said would be an error, also at Python's end
-                _say_no_more(terminal)
+            if not os.isatty(terminal):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, terminal)
+                os.close(nowhere)
 
-    def leave(self) -> None:
-        """End as the signal asked, with everything saved."""
+    def exit(self) -> None:
+        """End the process as the signal asked.
+
+        Raises:
+            KeyboardInterrupt: after SIGINT.
+            SystemExit: with the code 128 + signal, after the others.
+        """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)
 
 
-def _say_no_more(number: int) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
-
-
-def _end_at_second(ear: socket.socket, speaks: bool) -> None:
+def end_at_second_signal(reader: socket.socket, speaks: bool) -> None:
     """End the process when a second signal comes.
 
-    Python takes signals between two of its own instructions, and one of those can be a step of the network that lasts
+    Python handles signals between two of its own instructions, and one of those can be a step of the network that lasts
     minutes. Their numbers are written to this socket at once, and a thread reads them at once.
     """
     first: float | None = None
-    while ENOUGH not in (numbers := ear.recv(64)):
+    while END_OF_WATCH not in (numbers := reader.recv(64)):
         for number in SIGNALS:
             now = time.monotonic()
             if number not in numbers:
@@ -97,15 +98,15 @@ def _end_at_second(ear: socket.socket, speaks: bool) -> None:
             if first is None:
                 first = now
                 if speaks:
-                    _tell(NOTED)
+                    write_to_stderr(NOTED)
             elif now - first > REPEATED:
                 if speaks:
-                    _tell(AT_ONCE, SHOW_CURSOR)
+                    write_to_stderr(AT_ONCE, SHOW_CURSOR)
                 os._exit(128 + number)  # not even files are closed: what is on disk is whole, whenever this happens
 
 
-def _tell(text: str, to_terminal: str = "") -> None:
+def write_to_stderr(text: str, to_terminal: str = "") -> None:
     """Write a line to stderr past all buffers and locks, which the main thread may hold."""
     with suppress(OSError):
-        watched = os.isatty(STDERR)
-        os.write(STDERR, f"{CLEAR_LINE * watched}{text}\n{to_terminal * watched}".encode())
+        is_terminal = os.isatty(STDERR)
+        os.write(STDERR, f"{CLEAR_LINE * is_terminal}{text}\n{to_terminal * is_terminal}".encode())

@@ -1,0 +1,244 @@
+"""A run of training from its settings to its best weights: the lock on its folder, its checkpoint, its data."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from runtime.card import CHANNEL_COUNT
+from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
+from runtime.support.files import new_folder
+from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
+from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, setting_text
+from unet_core.data.cache import Cache, open_cache, pending, prepare
+from unet_core.data.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
+from unet_core.data.records import Records, SampleDecoder
+from unet_core.evaluation.predictions import torch_device
+from unet_core.reporting.progress import Display
+from unet_core.reporting.tables import final_table
+from unet_core.training.advice import settings_without_effect
+from unet_core.training.distributed import Processes, join
+from unet_core.training.run_directory import BEST, LAST
+from unet_core.training.trainer import Trainer
+
+LOCK = ".lock"
+
+
+def run_training(config: TrainConfig, *, resume: bool = False, processes: Processes | None = None) -> Path:
+    """Train as `unet_core.train.train` describes, which is the public name of this function."""
+    processes = processes or join()
+    try:
+        with ExitStack() as stack, explained_errors(config):
+            with processes.raise_on_all_ranks():
+                stack.enter_context(locked_folder(Path(config.out), processes))
+                checkpoint = checkpoint_to_resume(config) if resume else None
+                if not resume:
+                    refuse_used_folder(Path(config.out))
+            display = Display(quiet=not processes.first)
+            records = load_records(config, processes, display)
+            with processes.raise_on_all_ranks():
+                device = torch_device(processes.device_name(config.device))
+                trainer = Trainer(
+                    config, *records, processes=processes, display=display, device=device, resumed=checkpoint
+                )
+                if processes.first:
+                    # The run may have been killed after it wrote the checkpoint and before it wrote these.
+                    trainer.folder.write_history(trainer.history)
+                if trainer.ended:
+                    raise ConfigError(
+                        f"{trainer.folder.last}: {epochs_text(len(trainer.history))} trained already; ask for more "
+                        f"with --epochs{' and --patience' * (config.patience > 0)}"
+                    )
+            for note in settings_without_effect(config, len(trainer.train)):
+                display.note(note)
+            display.line(start_line(trainer))
+            best = trainer.fit()
+            display.line(final_table(trainer.history, config))
+            if trainer.one_sided:
+                display.note(f"{trainer.one_sided}, by the best weights too; train longer, or lower --batch-size")
+            return best
+    finally:
+        processes.leave()
+
+
+@contextmanager
+def locked_folder(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other trainers out of a run's folder; remove a new folder again if nothing was written to it."""
+    if not processes.first:
+        yield
+        return
+    with new_folder(folder):
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(f"{folder}: another trainer is running in this folder; choose another --out") from error
+        try:
+            yield
+        except BaseException:
+            if not any(path.name != LOCK for path in folder.iterdir()):
+                with suppress(OSError):
+                    (folder / LOCK).unlink()
+            raise
+        finally:
+            lock.release()
+
+
+@contextmanager
+def explained_errors(config: TrainConfig) -> Iterator[None]:
+    """Translate errors of PyTorch that other settings avoid."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = "thinner --widths, or a smaller --height and --width"
+        if config.batch_size > 1:
+            advice = f"--batch-size {config.batch_size // 2} --accumulate {2 * config.accumulate}"
+        raise UnetError(
+            f"--batch-size {config.batch_size}: the device is out of memory; give {advice}, or --amp auto"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise UnetError(
+            f"--compile: PyTorch cannot compile here ({' '.join(str(error).split())[:200]}); leave it out"
+        ) from error
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Refuse to start a new run where a run or a model is.
+
+    Raises:
+        DataError: the folder holds one.
+    """
+    if os.path.exists(folder / LAST):  # noqa: PTH110 - unlike Path.exists it takes any name
+        raise DataError(
+            f"{folder / LAST}: this folder holds a run already; continue it with --resume or choose another --out"
+        )
+    if os.path.exists(folder / BEST):  # noqa: PTH110
+        raise DataError(f"{folder / BEST}: this folder holds a model already; choose another --out, or move it away")
+
+
+def checkpoint_to_resume(config: TrainConfig) -> Checkpoint:
+    """Load the last checkpoint of the run in `config.out`.
+
+    Raises:
+        CheckpointError: there is no such run, or it was made by another version.
+        ConfigError: a setting that cannot change differs from the run's.
+    """
+    checkpoint, stored = load_run(Path(config.out))
+    for name in fixed_settings():
+        found, expected = getattr(config, name), stored[name]
+        if found != expected:
+            found, expected = (setting_text(value) for value in (found, expected))
+            raise ConfigError(f"{flag(name)} {found}: the run in {config.out} has {expected}; leave it out")
+    return checkpoint
+
+
+def load_run(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Load the last checkpoint in the folder of a run, and the run's settings from it.
+
+    Raises:
+        CheckpointError: there is none, it cannot be loaded, or it belongs to no run or a run of another version.
+    """
+    path = folder / LAST
+    if not os.path.isdir(folder):  # noqa: PTH112 - unlike Path.is_dir it takes any name
+        raise CheckpointError(f"{folder}: no such folder; expected the --out of the run to resume")
+    if not os.path.exists(path):  # noqa: PTH110
+        raise CheckpointError(f"{path}: this run has no checkpoint yet; start it without --resume")
+    checkpoint = load_checkpoint(path)
+    stored = checkpoint.extra.get("config")
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path}: does not hold a run to resume; start one without --resume")
+    try:
+        return checkpoint, from_stored(stored)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; start a new run, with --init-from {path}") from error
+
+
+def settings_of_run(folder: Path) -> dict[str, Any]:
+    """Return the settings of the run in a folder; raises as `load_run`."""
+    return load_run(folder)[1]
+
+
+def settings_of_network(checkpoint: str) -> dict[str, Any]:
+    """Return the settings that make a network for a checkpoint's weights; raises as `architecture_of`."""
+    found = architecture_of(checkpoint)
+    channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
+    return {"widths": found.widths, "up": found.up, "channels": channels}
+
+
+def load_records(config: TrainConfig, processes: Processes, display: Display) -> tuple[Records, Records]:
+    """Find the training and the validation data, and decode them or take them from the cache.
+
+    The first process decodes for all; on other machines, which may not see its disk, the first process there.
+
+    Raises:
+        DataError: a folder, an image or a mask cannot be used, or no training mask has any foreground.
+    """
+    layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
+    with processes.raise_on_all_ranks():
+        train_pairs, val_pairs = find_splits(config.data, layout)
+        whole = config.validate_at == "original"
+        train_set = Records(train_pairs, SampleDecoder(input=config.input, labels=config.labels, draft=True))
+        val_set = Records(val_pairs, SampleDecoder(input=config.input, labels=config.labels, truth_at_original=whole))
+        sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
+        missing = pending(sets, cache)
+        if processes.first:
+            if surplus := surplus_masks(config.data, layout):
+                display.note(surplus)
+            decode_missing(sets, cache, missing, display)
+            if shared := shared_images(train_pairs, val_pairs):
+                display.note(shared)
+            if not train_set.has_foreground:
+                folder = Path(config.data) / f"train_{config.masks}"
+                raise DataError(f"{folder}: no mask has any foreground, so there is nothing to learn")
+    with processes.raise_on_all_ranks():
+        if not processes.first and processes.local_rank == 0:
+            decode_missing(sets, cache, pending(sets, cache), display)
+    if processes.local_rank:
+        pending(sets, cache)
+    if not has_validation(config.data):
+        groups = {group_of(pair.name, layout.group) for pair in val_pairs}
+        display.line(
+            f"validation: {len(val_pairs)} of {len(train_pairs) + len(val_pairs)} images, "
+            f"{len(groups)} group{'s' * (len(groups) > 1)} split off"
+        )
+    return train_set, val_set
+
+
+def decode_missing(sets: Sequence[Records], cache: Cache | None, missing: int, display: Display) -> None:
+    """Decode the images that the cache does not hold, with a progress bar."""
+    with display.bar("decoding images", missing) as advance:
+        prepare(sets, cache, advance, display.note)
+    stored = sum(records.stored for records in sets)
+    if missing and cache is not None and stored:
+        kept = "1 decoded image is" if stored == 1 else f"{stored} decoded images are"
+        display.line(f"{kept} kept in {cache.folder} for the next epochs and runs")
+
+
+def start_line(trainer: Trainer) -> str:
+    """Describe the run that starts or resumes, in one line."""
+    config, images = trainer.config, len(trainer.train)
+    task = f"training {epochs_text(config.epochs)}"
+    if trainer.history or trainer.position:
+        task = f"resuming epoch {trainer.epoch} of {config.epochs}"
+        if trainer.position == images:
+            task += " at its validation"
+        elif trainer.position:
+            task += f" at image {trainer.position + 1} of {images}"
+    processes = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
+    size = f"{'crops of ' * (config.fit == 'native')}{config.width}x{config.height}"
+    weights = sum(weight.numel() for weight in trainer.network.parameters())
+    return (
+        f"{task} on {trainer.device} ({trainer.precision}{processes}): {images} training and {len(trainer.val)} "
+        f"validation images, {size}, {weights:,} weights" + "; torch.compile delays the first steps" * config.compile
+    )
+
+
+def epochs_text(count: int) -> str:
+    """Write a number of epochs."""
+    return f"{count} epoch{'s' * (count != 1)}"
