@@ -248,7 +248,7 @@ def _trainer(
     def step() -> None:
         run.position = 0
         run.step(ready, "")
-        run.watch.look()
+        run.monitor.look()
 
     return step
 

@@ -14,10 +14,9 @@ from folders import write_pair
 from PIL import Image
 
 from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
-from unet_core import train as training
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig, from_stored
-from unet_core.data.pairs import find_pairs
+from unet_core.data.pairs import Layout, find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.train import train
 from unet_core.training import run_directory as files
@@ -51,7 +50,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, drawn_curves, cap
     with Image.open(run / "curves.png") as curves:
         assert curves.size[0] > 600
     said = capsys.readouterr().out
-    assert "6 images, 3 to validate, 48x32" in said
+    assert "6 training and 3 validation images, 48x32" in said
     assert "9 decoded images are kept in" in said
     assert said.count("pixel Dice") == 3  # two epochs, and the best one again
 
@@ -87,7 +86,7 @@ def test_several_classes_with_pixels_that_do_not_count(config, data, capsys):
     best = load_checkpoint(train(several))
     assert (best.card.output.activation, best.card.output.classes) == ("softmax", ("road", "sky", "car"))
     assert best.card.training.metrics["pixel_dice car"] > 0.5
-    pairs = find_pairs(data, "val", training.Layout(masks="classes"))
+    pairs = find_pairs(data, "val", Layout(masks="classes"))
     again = evaluate(Path(config.out) / "model.pth", pairs, device="cpu", ignore_index=9)
     assert again.summary() == pytest.approx(best.card.training.metrics)
     assert again.pixels == 3 * (32 * 48 - 1)
@@ -111,7 +110,7 @@ def test_without_val_folders_whole_groups_are_kept_back(config, data, capsys):
         group = int(path.name[3]) // 2
         path.rename(path.with_name(f"id{group}_{path.name[3:]}"))
     best = train(replace(config, val_share=0.3))
-    assert "to validate: 2 of 6 images, 1 group split off" in capsys.readouterr().out
+    assert "validation: 2 of 6 images, 1 group split off" in capsys.readouterr().out
     assert load_checkpoint(best).card.training.data.startswith("4 training and 2 validation pairs")
 
 
@@ -218,22 +217,22 @@ def test_fp16_steps_that_overflow_are_counted_and_shown(config, capsys, monkeypa
 def test_gradients_that_overflow_at_any_scale_end_the_run(config, monkeypatch):
     """The loss stays finite and so do the weights, since every step is skipped."""
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**-12))
-    real = running.Precision.backward
+    real = running.MixedPrecision.backward
 
     def backward(self, loss):
         real(self, loss)
         self_network.final_conv.bias.grad.fill_(float("nan"))
 
     self_network = None
-    real_build = running.Trainer._build
+    realbuild = running.Trainer.build
 
     def build(self):
         nonlocal self_network
-        real_build(self)
+        realbuild(self)
         self_network = self.network
 
-    monkeypatch.setattr(running.Trainer, "_build", build)
-    monkeypatch.setattr(running.Precision, "backward", backward)
+    monkeypatch.setattr(running.Trainer, "build", build)
+    monkeypatch.setattr(running.MixedPrecision, "backward", backward)
     with pytest.raises(UnetError, match=r"gradients overflow in fp16 .*\(3 steps skipped\).*--amp bf16 .*--amp off"):
         train(replace(config, amp="fp16", epochs=50))
 
@@ -272,7 +271,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused(config, tmp_path):
     (tmp_path / "run").mkdir()
     with (
         FileLock(tmp_path / "run" / ".lock"),
-        pytest.raises(DataError, match="another trainer is at work in this folder"),
+        pytest.raises(DataError, match="another trainer is running in this folder"),
     ):
         train(config)
     train(config)
@@ -294,8 +293,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_images(config, mo
     epoch_two.epoch = 2
     names = [f"car{index}.jpg" for index in epoch_two.order()[4:]]
     assert str(caught.value).startswith(
-        f"epoch 2/2, {', '.join(names)}: the loss became {bad}, look at these images; the last checkpoint is kept: go "
-        "on by --resume with a lower --lr"
+        f"epoch 2/2, {', '.join(names)}: the loss became {bad}, look at these images; the last checkpoint is kept: use "
+        "--resume with a lower --lr"
     )
     kept = load_checkpoint(Path(config.out) / "my_checkpoint.pth.tar")
     assert kept.card.training.epochs == 1
@@ -310,7 +309,7 @@ def test_an_end_before_anything_was_saved_does_not_promise_a_checkpoint(config, 
 
 def test_weights_that_became_nan_are_never_saved(config, monkeypatch):
     """An infinite gradient of a finite loss shows in the weights only."""
-    real, calls = running.Precision.step, []
+    real, calls = running.MixedPrecision.step, []
 
     def step(self, optimizer, network, clip_norm):
         calls.append(1)
@@ -318,7 +317,7 @@ def test_weights_that_became_nan_are_never_saved(config, monkeypatch):
             next(network.parameters()).grad.fill_(float("inf"))
         return real(self, optimizer, network, clip_norm)
 
-    monkeypatch.setattr(running.Precision, "step", step)
+    monkeypatch.setattr(running.MixedPrecision, "step", step)
     with pytest.raises(
         NotFiniteError, match=r"epoch 2: the weights became infinite or NaN; the last checkpoint is kept"
     ):
@@ -371,7 +370,7 @@ def test_a_new_folder_is_taken_away_when_the_data_are_refused(config, data, tmp_
 def test_resume_of_a_model_without_a_run_is_refused(config, tmp_path):
     train(replace(config, epochs=1))
     (tmp_path / "run" / "model.pth").replace(tmp_path / "run" / "my_checkpoint.pth.tar")
-    with pytest.raises(CheckpointError, match="holds no run to go on with"):
+    with pytest.raises(CheckpointError, match="does not hold a run to resume"):
         train(config, resume=True)
 
 

@@ -1,1 +1,1 @@
-"""One training run: steps, optimizer, interrupts, several processes, its folder."""
+"""The training of a run, from its settings to its best weights."""

@@ -1,4 +1,4 @@
-"""What a run's settings do otherwise than one might expect: a line for each, said before the first epoch."""
+"""Notes on settings that have less effect than one might expect, shown before the first epoch."""
 
 from dataclasses import fields
 
@@ -9,7 +9,7 @@ SPLIT_OFF = "data without val_images/"
 
 
 def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
-    """Settings that were changed and change nothing, or less than they say, with so many training images."""
+    """Return a note for each changed setting that has no effect, or less than it says, on so many images."""
     step = config.batch_size * config.accumulate
     needs = {
         "momentum": (config.optimizer in ("sgd", "rmsprop"), "--optimizer sgd or rmsprop"),
@@ -21,13 +21,13 @@ def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
     }
     changed = {item.name for item in fields(config) if getattr(config, item.name) != item.default}
     notes = [
-        f"{flag(name)} {getattr(config, name)}: has no effect; it is for {other}"
+        f"{flag(name)} {getattr(config, name)}: has no effect; it needs {other}"
         for name, (met, other) in needs.items()
         if name in changed and not met
     ]
     if step > images:
         notes.append(
-            f"a step takes {step} images and there are {images} to train on, so an epoch is one step of {images}"
+            f"a step takes {step} images, but there are only {images} to train on: each epoch is one step of {images}"
         )
     if config.warmup_epochs >= config.epochs:
         notes.append(f"--warmup-epochs {config.warmup_epochs:g}: --epochs is {config.epochs}, so --lr is never reached")

@@ -1,4 +1,4 @@
-"""Training in several processes, as `torchrun` starts them: who is who, and what they tell each other."""
+"""Processes: training in several processes that `torchrun` starts, and the messages between them."""
 
 import os
 import time
@@ -14,26 +14,25 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime.errors import ConfigError, DeviceError, UnetError
 
 PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others; `torchrun` ends all when one fails, so this is for slow disks."""
-
+"""Time that a process waits for the others, long enough for slow disks; if one fails, `torchrun` ends all."""
 
 GRACE = 2.0
-"""Seconds that the first process has to tell of an error: when any has ended, `torchrun` ends all of them."""
+"""Seconds that the first process has to report an error: when any process has ended, `torchrun` ends all."""
 
 
 class Processes:
-    """The processes of a run; a run of one process needs no `torchrun`, and nothing here then does anything."""
+    """The processes of a run. In a run of one process, without `torchrun`, the methods here do nothing."""
 
     def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0) -> None:
         self.rank, self.count, self.local_rank = rank, count, local_rank
 
     @property
     def first(self) -> bool:
-        """The one that prints and writes."""
+        """True in the process that prints and writes."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process gave, by rank; plain picklable values, on the CPU."""
+        """Return the values that all processes gave, by rank; plain picklable values, on the CPU."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -41,7 +40,7 @@ class Processes:
         return values
 
     def largest(self, value: int) -> int:
-        """The largest of the values that the processes gave."""
+        """Return the largest of the values that all processes gave."""
         if self.count == 1:
             return value
         tensor = torch.tensor(value)
@@ -55,15 +54,15 @@ class Processes:
                 distributed.broadcast(value, 0)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         self.largest(0)
 
     def agree(self, failure: UnetError | None) -> None:
-        """End all processes if one of them failed, rather than to leave the others waiting for it.
+        """Raise in all processes if one of them failed, so that the others do not wait for it.
 
         Raises:
-            UnetError: in the first process, that of the lowest rank that failed.
-            SystemExit: in the others, with that error's exit code; the first one tells of it.
+            UnetError: in the first process, the error of the lowest rank that failed.
+            SystemExit: in the others, with that error's exit code; the first one reports it.
         """
         found = next((error for error in self.gather(failure) if error is not None), None)
         if found is None:
@@ -75,7 +74,7 @@ class Processes:
 
     @contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """A block, without talk between processes, that all of them pass or none; raises as `agree`."""
+        """Run a block that sends no messages; if it fails in one process, raise in all of them, as `agree`."""
         failure: UnetError | None = None
         try:
             yield
@@ -84,7 +83,7 @@ class Processes:
         self.agree(failure)
 
     def device_name(self, name: str) -> str:
-        """The device of this process: with several, each takes the GPU of its local rank.
+        """Return the device of this process: each of several processes takes the GPU of its local rank.
 
         Raises:
             ConfigError: one GPU was named for several processes.
@@ -98,22 +97,22 @@ class Processes:
         return f"cuda:{self.local_rank}"
 
     def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network, with gradients averaged over all processes."""
+        """Return the network with gradients averaged over all processes."""
         if self.count == 1:
             return network
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
     def leave(self) -> None:
-        """Say goodbye to the others."""
+        """Leave the process group."""
         if self.count > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 def join() -> Processes:
-    """Meet the other processes that `torchrun` started, if it did.
+    """Join the process group that `torchrun` started, if it did.
 
     Raises:
-        DeviceError: they cannot be reached.
+        DeviceError: the other processes cannot be reached.
     """
     try:
         count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -126,5 +125,5 @@ def join() -> Processes:
         distributed.init_process_group(backend, timeout=PATIENCE)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DeviceError(f"several processes: cannot meet ({reason}); start them with torchrun") from error
+        raise DeviceError(f"several processes: cannot reach each other ({reason}); start them with torchrun") from error
     return Processes(rank, count, local_rank)

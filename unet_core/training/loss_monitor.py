@@ -1,4 +1,4 @@
-"""LossMonitor: ends a run whose losses are not finite."""
+"""LossMonitor: the mean loss of an epoch, and the end of a run whose loss is not finite."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class LossMonitor:
-    """Looks at every loss, one step late, so that a GPU never waits for the CPU to have looked."""
+    """Sum of an epoch's losses. Each loss is read one step late, so that the GPU never waits for the CPU."""
 
     def __init__(self, total: float = 0.0, seen: int = 0) -> None:
         self.total, self.seen = total, seen
@@ -20,7 +20,7 @@ class LossMonitor:
 
     @classmethod
     def of_process(cls, rank: int, count: int, sums: Sequence[tuple[float, int]]) -> "LossMonitor":
-        """Go on with a process's own sums; with those of another number of processes, the first takes all."""
+        """Continue a process's own sums; after a change of the number of processes the first one takes all."""
         if len(sums) == count:
             return cls(*sums[rank])
         if rank:
@@ -28,9 +28,9 @@ class LossMonitor:
         return cls(sum(total for total, _ in sums), sum(seen for _, seen in sums))
 
     def add(self, loss: "Tensor", count: int, where: Callable[[], str]) -> None:
-        """A mean loss over `count` images; `where` tells which, if need be. Counts the one before it."""
+        """Add a mean loss over `count` images, and count the one before; `where` names the images for an error."""
         self._count()
-        self._pending = (_arriving(loss.detach()), count, where)
+        self._pending = (start_copy(loss.detach()), count, where)
 
     def look(self) -> None:
         """Count the loss that was added last too; raises as `check`."""
@@ -38,7 +38,7 @@ class LossMonitor:
         self.check()
 
     def check(self) -> None:
-        """Look at what was counted.
+        """Check the losses that were counted.
 
         Raises:
             NotFiniteError: a loss is infinite or NaN.
@@ -60,23 +60,23 @@ class LossMonitor:
 
     @property
     def mean(self) -> float:
-        """The mean loss of an image so far."""
+        """The mean loss of an image so far; 0 before the first."""
         return self.total / max(self.seen, 1)
 
 
-def _arriving(loss: "Tensor") -> Callable[[], float]:
-    """A loss on its way to the CPU: asking for it waits for that loss alone, not for what was queued since."""
+def start_copy(loss: "Tensor") -> Callable[[], float]:
+    """Start to copy a loss to the CPU; the returned function waits for that loss alone, not for later work."""
     if not loss.is_cuda:
         return loss.item
     import torch
 
-    place = torch.empty((), dtype=loss.dtype, pin_memory=True)
-    place.copy_(loss, non_blocking=True)
+    copy = torch.empty((), dtype=loss.dtype, pin_memory=True)
+    copy.copy_(loss, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
 
     def wait() -> float:
         arrived.synchronize()
-        return place.item()
+        return copy.item()
 
     return wait

@@ -1,4 +1,4 @@
-"""The folder of a run: which file is what, and what is written beside the checkpoints."""
+"""RunFolder: the files of a run, and writing those that are not checkpoints."""
 
 import csv
 import io
@@ -23,78 +23,84 @@ LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 FILES = "files.csv"
 PANELS = 8
-"""Validation images that are drawn whenever an epoch is the best: those with the lowest Dice."""
+"""Number of validation images, those with the lowest Dice, that are drawn after each best epoch."""
 
-NO_TEXT = "surrogateescape"
-"""How names of files that are no text are written: byte for byte."""
+NAME_ERRORS = "surrogateescape"
+"""Error handler that writes file names of invalid text byte for byte."""
 
 NAMED = 5
-"""Files that a message names."""
+"""Maximum number of files that a message names."""
 
 
 class RunFolder:
-    """A run's files; only the first process writes them."""
+    """The files of a run; only the first process writes them."""
 
     def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path, self.config = path, config
 
     @property
     def last(self) -> Path:
-        """The last state, to go on from."""
+        """The checkpoint with the last state, from which a run resumes."""
         return self.path / LAST
 
     @property
     def best(self) -> Path:
-        """The best epoch's weights."""
+        """The weights of the best epoch."""
         return self.path / BEST
 
     @property
     def tensorboard(self) -> Path | None:
-        """Where TensorBoard's files go, if they are wanted."""
+        """The folder of TensorBoard's files; None if they are switched off."""
         return self.path / "tensorboard" if self.config.tensorboard else None
 
     @property
     def what_is_kept(self) -> str:
-        """What an error leaves, and how to go on after it."""
+        """A sentence on what is saved when the run ends early, and how to continue."""
         if self.last.exists():
-            return "the last checkpoint is kept: go on by --resume"
+            return "the last checkpoint is kept: use --resume"
         if self.best.exists():
-            return f"only {BEST} was saved, which cannot be gone on with: start again in another --out"
+            return f"only {BEST} was saved, from which a run cannot resume: start again in another --out"
         return "nothing was saved yet: start again"
 
     def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
-        """Write what is known before the first epoch: all settings, and which files are on which side."""
+        """Write all settings, and which files are in training and validation, before the first epoch."""
         make_folder(self.path / "saved_images")
         write_text(self.path / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("split", "file", "bytes"))
-        writer.writerows((*place, size) for place, size in _sizes(train, val).items())
-        write_bytes(self.path / FILES, text.getvalue().encode("utf-8", NO_TEXT))
+        writer.writerows((*place, size) for place, size in file_sizes(train, val).items())
+        write_bytes(self.path / FILES, text.getvalue().encode("utf-8", NAME_ERRORS))
 
     def changes(self, train: Sequence[Pair], val: Sequence[Pair]) -> str:
-        """What differs from the files that the run began with, in a few words; "" where that is not known."""
+        """Describe what differs from the files that the run began with; "" if that is not known."""
         try:
-            with open(self.path / FILES, encoding="utf-8", errors=NO_TEXT, newline="") as file:
+            with open(self.path / FILES, encoding="utf-8", errors=NAME_ERRORS, newline="") as file:
                 before = {(row["split"], row["file"]): int(row["bytes"]) for row in csv.DictReader(file)}
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             return ""
-        now = _sizes(train, val)
+        now = file_sizes(train, val)
         kinds = {
             "gone": before.keys() - now.keys(),
             "new": now.keys() - before.keys(),
             "changed": {place for place in before.keys() & now.keys() if before[place] != now[place]},
         }
-        return "; ".join(f"{kind}: {_listed(places)}" for kind, places in kinds.items() if places)
+        parts = []
+        for kind, changed in kinds.items():
+            names = sorted({name for _, name in changed})
+            if names:
+                more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+                parts.append(f"{kind}: {', '.join(names[:NAMED])}{more}")
+        return "; ".join(parts)
 
     def write_history(self, history: list[dict[str, float]]) -> None:
-        """Write the files that follow from the history alone."""
+        """Write metrics.csv and curves.png."""
         if history:
             write_text(self.path / "metrics.csv", metrics_csv(history))
             save_curves(self.path / "curves.png", history, self.config.classes)
 
     def draw(self, worst: Worst, records: Records, epoch: int) -> list[NDArray[np.uint8]]:
-        """Replace the pictures of the worst validation images; returns them, uint8 [height, width, 3]."""
+        """Replace the pictures of the worst validation images, and return them, uint8 [height, width, 3]."""
         folder = self.path / "saved_images"
         for old in folder.glob("[0-9][0-9]_*.png"):
             old.unlink()
@@ -109,7 +115,8 @@ class RunFolder:
         return pictures
 
 
-def _sizes(train: Sequence[Pair], val: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
+def file_sizes(train: Sequence[Pair], val: Sequence[Pair]) -> Mapping[tuple[str, str], int]:
+    """Return the size in bytes of every file, by split and name."""
     sides = {"train": train, "val": val}
     return {
         (split, f"{path.parent.name}/{path.name}"): path.stat().st_size
@@ -117,9 +124,3 @@ def _sizes(train: Sequence[Pair], val: Sequence[Pair]) -> Mapping[tuple[str, str
         for pair in pairs
         for path in pair.files
     }
-
-
-def _listed(places: set[tuple[str, str]]) -> str:
-    names = sorted({name for _, name in places})
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -1,11 +1,12 @@
-"""One training run: epochs of steps and a validation after each, saved so that it can stop and go on anywhere."""
+"""Trainer: epochs of steps, each with a validation at its end, saved so that a run can stop and resume anywhere."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,31 @@ from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor
-from unet_core.training.optim import ModelEMA, Precision, epochs_without_progress, is_best, lr_factor, make_optimizer
-from unet_core.training.resume_state import random_state, set_random_state, with_settings
+from unet_core.training.optim import (
+    MixedPrecision,
+    ModelEMA,
+    epochs_without_progress,
+    is_best,
+    lr_factor,
+    make_optimizer,
+    restore_optimizer,
+)
 from unet_core.training.run_directory import PANELS, RunFolder
 
 SAVE = 1
-"""What a process says to the others when it is time to save; larger numbers are signals."""
+"""Message between processes that it is time to save; larger numbers are signals."""
 
 
 class Trainer:
-    """One training run: `fit` goes through what is left and returns the path of the best weights."""
+    """A training run: `fit` trains the epochs that are left and returns the path of the best weights.
+
+    `history` has the figures of the finished epochs, `position` is the number of images that the current epoch has
+    trained on, and `seconds` the time that took.
+
+    Raises:
+        ConfigError: the settings do not suit the device, the processes or the checkpoint to start from.
+        CheckpointError, DataError: the checkpoint or the data are not those of the run to resume.
+    """
 
     def __init__(
         self,
@@ -60,25 +76,26 @@ class Trainer:
         self.workers = default_workers() if config.workers is None else config.workers
         if config.batch_size < self.processes.count:
             raise ConfigError(f"--batch-size {config.batch_size}: expected {self.processes.count}, one per process")
-        self._build()
+        self.build()
         self.history: list[dict[str, float]] = []
-        self.position, self.watch, self.seconds = 0, LossMonitor(), 0.0
-        self.one_sided: str | None = None  # what the best weights never answer, or always
-        self.stop = InterruptHandler(speaks=self.processes.first)
+        self.position, self.monitor, self.seconds = 0, LossMonitor(), 0.0
+        self.one_sided: str | None = None  # a note if the best weights predict a class never or everywhere
+        self.interrupts = InterruptHandler(speaks=self.processes.first)
         if resumed is not None:
-            self._restore(resumed)
+            self.restore(resumed)
         elif config.init_from:
             note = initialise(self.network, config.init_from, config.classes)
             if note:
                 self.display.note(note)
-        # After the weights are what they will be: the average starts from them.
-        self.average = ModelEMA(self.network, config.ema) if config.ema else None
-        if resumed is not None and self.average is not None:
-            self.average.network.load_state_dict(dict(resumed.state_dict))
-            self.average.steps = int(resumed.extra["average_steps"])
-        self.segmenter = Segmenter(self.average.network if self.average else self.network, self.card).to(self.device)
+        # The average starts from the weights that training starts from, so it is made after they are loaded.
+        self.ema = ModelEMA(self.network, config.ema) if config.ema else None
+        if resumed is not None and self.ema is not None:
+            self.ema.network.load_state_dict(dict(resumed.state_dict))
+            self.ema.steps = int(resumed.extra["average_steps"])
+        self.segmenter = Segmenter(self.ema.network if self.ema else self.network, self.card).to(self.device)
 
-    def _build(self) -> None:
+    def build(self) -> None:
+        """Make the network, its card, and everything else that follows from the settings."""
         config = self.config
         torch.manual_seed(config.seed)
         try:
@@ -87,7 +104,7 @@ class Trainer:
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise
             raise ConfigError(
-                f"--widths {','.join(map(str, config.widths))}: too large for this machine's memory; use smaller ones"
+                f"--widths {','.join(map(str, config.widths))}: out of memory; use smaller ones"
             ) from error
         if self.device.type == "cuda" and config.fit != "native":
             torch.backends.cudnn.benchmark = True  # sizes repeat, so the search for the fastest kernels pays
@@ -102,19 +119,25 @@ class Trainer:
             weights_sha256=weights_sha256(self.network.state_dict()),
         )
         self.optimizer = make_optimizer(self.network, config)
-        self.precision = Precision(config.amp, self.device)
+        self.precision = MixedPrecision(config.amp, self.device)
         self.loss = make_loss(config.loss_name, len(config.classes), config.boundary_weight)
         self.batches = EpochBatches(
             len(self.train), config.batch_size, config.seed, self.processes.rank, self.processes.count
         )
 
     @cached_property
-    def stepped(self) -> Any:
-        """The network as the steps call it: compiled, and with gradients averaged over the processes."""
+    def trained_network(self) -> Any:
+        """The network that steps run: compiled if asked for, with gradients averaged over the processes."""
         network: Any = self.processes.parallel(self.network, self.device)
         return torch.compile(network) if self.config.compile else network
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue exactly where a checkpoint of this run was saved.
+
+        Raises:
+            CheckpointError: the checkpoint holds another network or is damaged.
+            DataError: the data have changed since.
+        """
         last, extra = self.folder.last, checkpoint.extra
         if checkpoint.card.architecture != self.card.architecture:
             raise CheckpointError(f"{last}: holds another network than its config; start a new run")
@@ -126,24 +149,26 @@ class Trainer:
                     f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
                 )
             self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
-            self.optimizer.load_state_dict(with_settings(extra["optimizer"], self.optimizer))
+            restore_optimizer(self.optimizer, extra["optimizer"])
             self.precision.restore(extra["precision"])
             self.history = [dict(row) for row in extra["history"]]
             self.position, self.seconds = int(extra["position"]), float(extra["seconds"])
             self.one_sided = extra["one_sided"]
-            self.watch = LossMonitor.of_process(self.processes.rank, self.processes.count, extra["losses"])
-            set_random_state(extra["random"])
+            self.monitor = LossMonitor.of_process(self.processes.rank, self.processes.count, extra["losses"])
+            torch.set_rng_state(extra["random"]["cpu"])
+            if len(extra["random"]["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(extra["random"]["cuda"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{last}: is damaged ({error}); start a new run") from error
 
     @property
     def epoch(self) -> int:
-        """The epoch that is being trained, from 1."""
+        """The current epoch, counted from 1."""
         return len(self.history) + 1
 
     @property
     def ended(self) -> bool:
-        """All epochs are trained, or nothing got better for long enough."""
+        """True if all epochs are trained, or `patience` epochs passed without a better one."""
         waited = epochs_without_progress(self.history)
         return len(self.history) >= self.config.epochs or 0 < self.config.patience <= waited
 
@@ -155,15 +180,17 @@ class Trainer:
             UnetError: a file cannot be read or written, or a process that loads images was killed.
             KeyboardInterrupt, SystemExit: a signal came (see `InterruptHandler`); everything is saved.
         """
-        loader = self._loader()
+        loader = self.make_loader()
         try:
             with self.processes.raise_on_all_ranks():
                 if self.processes.first:
                     self.folder.begin(self.train.pairs, self.val.pairs)
-            board = TensorBoardWriter(self.folder.tensorboard if self.processes.first else None, self.epoch)
-            with self.stop.listening(), board as self.board:
+            writer = TensorBoardWriter(self.folder.tensorboard if self.processes.first else None, self.epoch)
+            with self.interrupts.listening(), writer as self.tensorboard:
                 while not self.ended:
-                    self._fit_epoch(loader)
+                    if self.position < len(self.train):
+                        self.train_epoch(loader)
+                    self.end_epoch()
         except NotFiniteError as error:
             remedy = error.remedy + ("" if str(self.precision) == "fp32" else ", or with --amp off")
             raise NotFiniteError(f"{error}; {self.folder.what_is_kept} with {remedy}") from error
@@ -171,7 +198,8 @@ class Trainer:
             raise type(error)(f"{error}; {self.folder.what_is_kept}") from error
         return self.folder.best
 
-    def _loader(self) -> DataLoader[Any]:
+    def make_loader(self) -> DataLoader[Any]:
+        """Make the loader of augmented batches, in the order of `batches`."""
         dataset = TrainingSet(
             self.train,
             seed=self.config.seed,
@@ -188,32 +216,8 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _fit_epoch(self, loader: DataLoader[Any]) -> None:
-        if self.position < len(self.train):
-            self._train_epoch(loader)
-        trained = time.perf_counter()
-        metrics, worst = self._validate()
-        totals = [sum(parts) for parts in zip(*self.processes.gather((self.watch.total, self.watch.seen)), strict=True)]
-        validated = time.perf_counter() - trained
-        row = {
-            "epoch": self.epoch,
-            "train_loss": totals[0] / max(totals[1], 1),
-            **metrics.summary(),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_seconds": self.seconds,
-            "seconds": self.seconds + validated,
-        }
-        if self.precision.scaler.is_enabled():
-            row["skipped_steps"] = self.precision.skipped - sum(past.get("skipped_steps", 0) for past in self.history)
-        self.history.append(row)
-        if is_best(self.history):
-            self.one_sided = one_sided(metrics)
-        self.position, self.watch, self.seconds = 0, LossMonitor(), 0.0
-        self._write_epoch(row, worst)
-        self.display.line(epoch_line(row, self.config.epochs, is_best(self.history)))
-
-    def _train_epoch(self, loader: DataLoader[Any]) -> None:
-        """The rest of an epoch, from `position` on."""
+    def train_epoch(self, loader: DataLoader[Any]) -> None:
+        """Train on the rest of an epoch, from `position` on, and save when it is time or a signal came."""
         started = saved = time.perf_counter()
         before = self.seconds
         self.batches.epoch, self.batches.position = self.epoch, self.position
@@ -222,72 +226,140 @@ class Trainer:
         batches = batches_of(loader)
         with self.display.bar(label, len(self.train), done=self.position) as advance:
             while self.position < len(self.train):
-                done = self._step_together(batches, label)
+                images = self.step_on_all_ranks(batches, label)
                 now = time.perf_counter()
                 self.seconds = before + now - started
-                advance(done, self._figures())
+                advance(images, self.progress_text())
                 due = self.config.save_minutes and now - saved > 60 * self.config.save_minutes
-                signal = self.stop.signal
-                asked = self.processes.largest(SAVE + signal if signal else SAVE if due else 0)
-                if asked:
-                    self._check()
-                    self._save()
+                signal = self.interrupts.signal
+                message = self.processes.largest(SAVE + signal if signal else SAVE if due else 0)
+                if message:
+                    self.check_finite()
+                    self.save()
                     saved = time.perf_counter()
-                if asked > SAVE:
-                    self._leave(asked - SAVE)
-        self._check()
+                if message > SAVE:
+                    self.exit_on_all_ranks(message - SAVE)
+        self.check_finite()
 
-    def _figures(self) -> str:
-        loss = f"  loss {self.watch.mean:.4f}" if self.watch.seen else ""
-        past = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
-        share = self.epoch - 1 + self.position / len(self.train)
+    def progress_text(self) -> str:
+        """Describe the run's progress beside the bar: time left, loss so far, Dice of the last epoch."""
+        loss = f"  loss {self.monitor.mean:.4f}" if self.monitor.seen else ""
+        dice = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
+        epochs = self.epoch - 1 + self.position / len(self.train)
         spent = sum(row["seconds"] for row in self.history) + self.seconds
-        left = timedelta(seconds=round(spent / share * (self.config.epochs - share)))
-        return f"ends in {left}{loss}{past}"
+        left = timedelta(seconds=round(spent / epochs * (self.config.epochs - epochs)))
+        return f"ends in {left}{loss}{dice}"
+
+    def step_on_all_ranks(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
+        """Take a step; a value that is not finite in one process ends all of them, which would wait for it."""
+        failure: NotFiniteError | None = None
+        images = 0
+        try:
+            images = self.step(batches, label)
+            self.monitor.check()
+        except NotFiniteError as error:
+            failure = error
+        if self.processes.largest(int(failure is not None)):  # a number is sent sooner than an object
+            self.processes.agree(failure)
+        return images
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
-        """One step of the optimizer, over one batch or `accumulate` of them; returns the number of images."""
+        """Take one step of the optimizer, over one batch or `accumulate` of them; returns the number of images."""
         config, start = self.config, self.position
         size = min(config.batch_size * config.accumulate, len(self.train) - start)
         while self.position < start + size:
             own, whole = self.batches.share(self.position)
             last = self.position + whole == start + size
             images, labels = next(batches)
-            self._backward(images, labels, own * self.processes.count / size, last, own, label)
+            self.backward(images, labels, own * self.processes.count / size, last, own, label)
             self.position += whole
         middle = self.epoch - 1 + (start + size / 2) / len(self.train)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * lr_factor(config, middle, self.history)
         stepped = self.precision.step(self.optimizer, self.network, config.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None and stepped:
-            self.average.update()
+        if self.ema is not None and stepped:
+            self.ema.update()
         return size
 
-    def _backward(self, images: Tensor, labels: Tensor, weight: float, last: bool, own: int, label: str) -> None:
-        """Add the gradients of one batch, `weight` being its share of the step times the number of processes."""
+    def backward(self, images: Tensor, labels: Tensor, weight: float, last: bool, own: int, label: str) -> None:
+        """Add the gradients of one batch, of which `own` images are this process's.
+
+        `weight` is the batch's share of the step times the number of processes; `last` is True for the last batch of
+        the step, after which the processes average their gradients.
+        """
+        position = self.position
+
+        def where() -> str:
+            batch = self.batches.order()[position : position + self.config.batch_size]
+            own_part = batch[self.processes.rank :: self.processes.count]
+            return f"{label}, {', '.join(self.train.pairs[index].image.name for index in own_part)}"
+
         several = self.processes.count > 1
-        with self.stepped.no_sync() if several and not last and not self.config.compile else nullcontext():
+        with self.trained_network.no_sync() if several and not last and not self.config.compile else nullcontext():
             images = images.to(self.device, non_blocking=True)
             labels = labels.to(self.device, non_blocking=True)
             planes = self.segmenter.normalise(images)
             if not self.config.channels_last:
                 planes = planes.contiguous()
             with self.precision.context():
-                logits = self.stepped(planes)
+                logits = self.trained_network(planes)
             loss = self.loss(logits.float(), labels)
             if own:
-                self.watch.add(loss, own, partial(self._where, label, self.position))
+                self.monitor.add(loss, own, where)
             self.precision.backward(loss if weight == 1.0 else loss * weight)
 
-    def _where(self, label: str, position: int) -> str:
-        """Epoch and file names of this process's part of the batch at a position."""
-        batch = self.batches.order()[position : position + self.config.batch_size]
-        names = [self.train.pairs[index].image.name for index in batch[self.processes.rank :: self.processes.count]]
-        return f"{label}, {', '.join(names)}"
+    def check_finite(self) -> None:
+        """Check the losses and the weights: an infinite gradient of a finite loss shows only in the weights.
 
-    def _validate(self) -> tuple[Metrics, Worst]:
-        """Metrics over the validation images, each seen by one process, and the worst of them to draw."""
+        Raises:
+            NotFiniteError: the loss or a weight is infinite or NaN.
+        """
+        with self.processes.raise_on_all_ranks():
+            self.monitor.look()
+            if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
+                raise NotFiniteError(f"epoch {self.epoch}: the weights became infinite or NaN")
+
+    def exit_on_all_ranks(self, signal: int) -> None:
+        """End all processes as the signal asks that one of them received."""
+        self.processes.wait()
+        self.interrupts.signal = signal
+        self.interrupts.exit()
+
+    def end_epoch(self) -> None:
+        """Validate, add the epoch to the history, and write everything that follows from it."""
+        started = time.perf_counter()
+        metrics, worst = self.validate()
+        sums = self.processes.gather((self.monitor.total, self.monitor.seen))
+        total, seen = (sum(parts) for parts in zip(*sums, strict=True))
+        row = {
+            "epoch": self.epoch,
+            "train_loss": total / max(seen, 1),
+            **metrics.summary(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_seconds": self.seconds,
+            "seconds": self.seconds + time.perf_counter() - started,
+        }
+        if self.precision.scaler.is_enabled():
+            row["skipped_steps"] = self.precision.skipped - sum(past.get("skipped_steps", 0) for past in self.history)
+        self.history.append(row)
+        best = is_best(self.history)
+        if best:
+            self.one_sided = one_sided(metrics)
+        self.position, self.monitor, self.seconds = 0, LossMonitor(), 0.0
+        with self.processes.raise_on_all_ranks():
+            if self.processes.first:
+                if best:  # before the last checkpoint, whose history says that they are there
+                    save_checkpoint(self.folder.best, self.segmenter.network.state_dict(), self.trained_card())
+                self.save_last([(0.0, 0)] * self.processes.count)
+                self.folder.write_history(self.history)
+                self.tensorboard.scalars(row)
+                for place, drawn in enumerate(self.folder.draw(worst, self.val, len(self.history)) if best else (), 1):
+                    self.tensorboard.picture(f"worst/{place:02}", drawn, len(self.history))
+        self.display.line(epoch_line(row, self.config.epochs, best))
+
+    def validate(self) -> tuple[Metrics, Worst]:
+        """Measure the validation images, each in one process; returns metrics and the worst images, to draw them."""
         self.processes.share(self.segmenter.network)
         indices = range(self.processes.rank, len(self.val), self.processes.count)
         worst = Worst(PANELS)
@@ -299,69 +371,19 @@ class Trainer:
             batch_size=max(1, self.config.batch_size // self.processes.count),
             workers=self.workers,
         )
-        shown = self._until_stopped(self.display.through(predictions, "validating", len(indices)))
-        metrics = measure(shown, self.card, worst.add)
-        if asked := self.processes.largest(self.stop.signal):
-            self._save()
-            self._leave(asked)
-        for state in self.processes.gather((self.processes.rank, metrics.state(), worst)):
-            if state[0] != self.processes.rank:
-                metrics.merge(Metrics.from_state(self.card.output.classes, state[1]))
-                worst.merge(state[2])
+        shown = self.display.through(predictions, "validating", len(indices))
+        metrics = measure(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
+        if signal := self.processes.largest(self.interrupts.signal):
+            self.save()
+            self.exit_on_all_ranks(signal)
+        for rank, state, others in self.processes.gather((self.processes.rank, metrics.state(), worst)):
+            if rank != self.processes.rank:
+                metrics.merge(Metrics.from_state(self.card.output.classes, state))
+                worst.merge(others)
         return metrics, worst
 
-    def _until_stopped(self, items: Iterator[Any]) -> Iterator[Any]:
-        for item in items:
-            if self.stop.signal:
-                return
-            yield item
-
-    def _check(self) -> None:
-        """Before weights are saved or validated: an infinite gradient of a finite loss shows in the weights only.
-
-        Raises:
-            NotFiniteError: the loss or a weight is infinite or NaN.
-        """
-        with self.processes.raise_on_all_ranks():
-            self.watch.look()
-            if not all(bool(torch.isfinite(value).all()) for value in self.network.state_dict().values()):
-                raise NotFiniteError(f"epoch {self.epoch}: the weights became infinite or NaN")
-
-    def _step_together(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
-        """A step; what is not finite in one process ends all of them, which would wait for it."""
-        failure: NotFiniteError | None = None
-        done = 0
-        try:
-            done = self.step(batches, label)
-            self.watch.check()
-        except NotFiniteError as error:
-            failure = error
-        if self.processes.largest(int(failure is not None)):  # a number is sooner told than an object
-            self.processes.agree(failure)
-        return done
-
-    def _leave(self, number: int) -> None:
-        """End all processes as the signal asks that one of them got."""
-        self.processes.wait()
-        self.stop.signal = number
-        self.stop.leave()
-
-    def _write_epoch(self, row: Mapping[str, float], worst: Worst) -> None:
-        """The best weights first: the checkpoint's history says that they are there."""
-        best = is_best(self.history)
-        losses = self.processes.gather((self.watch.total, self.watch.seen))
-        with self.processes.raise_on_all_ranks():
-            if not self.processes.first:
-                return
-            if best:
-                save_checkpoint(self.folder.best, self.segmenter.network.state_dict(), self._trained_card())
-            self._save_last(losses)
-            self.folder.write_history(self.history)
-            self.board.scalars(row)
-            for place, drawn in enumerate(self.folder.draw(worst, self.val, len(self.history)) if best else (), 1):
-                self.board.picture(f"worst/{place:02}", drawn, len(self.history))
-
-    def _trained_card(self) -> ModelCard:
+    def trained_card(self) -> ModelCard:
+        """Return the card of the weights as they are now."""
         return replace(
             self.card,
             weights_sha256=weights_sha256(self.segmenter.network.state_dict()),
@@ -372,21 +394,25 @@ class Trainer:
             ),
         )
 
-    def _save(self) -> None:
-        """Save within an epoch."""
-        losses = self.processes.gather((self.watch.total, self.watch.seen))
+    def save(self) -> None:
+        """Save the last checkpoint within an epoch."""
+        losses = self.processes.gather((self.monitor.total, self.monitor.seen))
         with self.processes.raise_on_all_ranks():
             if self.processes.first:
-                self._save_last(losses)
+                self.save_last(losses)
 
-    def _save_last(self, losses: list[tuple[float, int]]) -> None:
-        """Everything that the run needs to go on exactly from here; `losses` are those of all processes."""
+    def save_last(self, losses: list[tuple[float, int]]) -> None:
+        """Write everything that the run needs to continue exactly from here.
+
+        `losses` are the sums and counts of all processes. Order and augmentation follow from the seed, so only
+        PyTorch's random generators have a state.
+        """
         save_checkpoint(
             self.folder.last,
             self.segmenter.network.state_dict(),
-            self._trained_card(),
-            network=self.network.state_dict() if self.average is not None else None,
-            average_steps=self.average.steps if self.average is not None else 0,
+            self.trained_card(),
+            network=self.network.state_dict() if self.ema is not None else None,
+            average_steps=self.ema.steps if self.ema is not None else 0,
             optimizer=self.optimizer.state_dict(),
             precision=self.precision.state(),
             history=self.history,
@@ -394,7 +420,10 @@ class Trainer:
             seconds=self.seconds,
             one_sided=self.one_sided,
             losses=losses,
-            random=random_state(),
+            random={
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
             data=self.fingerprint,
             config=asdict(self.config),
         )

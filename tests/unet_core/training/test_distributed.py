@@ -20,9 +20,10 @@ from unet_core.data.dataset import TrainingSet
 from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.reporting.progress import Display
-from unet_core.train import _records, train
+from unet_core.train import train
 from unet_core.training import distributed
 from unet_core.training.distributed import Processes, join
+from unet_core.training.run import load_records
 from unet_core.training.trainer import Trainer
 
 LAST, BEST = "my_checkpoint.pth.tar", "model.pth"
@@ -50,12 +51,12 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
 def test_processes_that_were_not_started_together_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(DeviceError, match=r"several processes: cannot meet \('RANK'\); start them with torchrun"):
+    with pytest.raises(DeviceError, match=r"cannot reach each other \('RANK'\); start them with torchrun"):
         join()
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(config):
-    sets = _records(config, Processes(), Display(quiet=True))
+    sets = load_records(config, Processes(), Display(quiet=True))
     with pytest.raises(ConfigError, match="--batch-size 4: expected 5, one per process"):
         Trainer(config, *sets, processes=Processes(0, 5))
 
@@ -116,7 +117,7 @@ def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, lo
     monkeypatch.setattr(records.SampleDecoder, "make", lambda *arguments: (seen.append(1), real(*arguments))[1])
     alone = Told(rank, [None] * 3)
     alone.local_rank = local_rank
-    _records(config, alone, Display(quiet=True))
+    load_records(config, alone, Display(quiet=True))
     assert len(seen) == decoded
 
 
@@ -157,7 +158,7 @@ def test_two_processes_step_and_validate_as_one(config, data):
     assert alone.summary() == best.card.training.metrics
 
     # The same steps, one process's part after the other: gradients of both parts, averaged.
-    sets = _records(config, Processes(), Display(quiet=True))
+    sets = load_records(config, Processes(), Display(quiet=True))
     runs = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     dataset = TrainingSet(sets[0], seed=config.seed)
     for start, size in ((0, 3), (3, 3)):
@@ -168,7 +169,7 @@ def test_two_processes_step_and_validate_as_one(config, data):
             images, labels = (torch.stack(part) for part in zip(*(dataset[key] for key in keys), strict=True))
             own, whole = run.batches.share(start)
             assert (own, whole) == (len(keys), size)
-            run._backward(images, labels, own * 2 / size, True, own, "")
+            run.backward(images, labels, own * 2 / size, True, own, "")
         with torch.no_grad():
             for first, second in zip(*(run.network.parameters() for run in runs), strict=True):
                 gradient = (first.grad + second.grad) / 2
@@ -224,12 +225,12 @@ def test_validation_of_sharded_images_is_that_of_all(config):
     train(config)
     checkpoint = load_checkpoint(Path(config.out) / LAST)
     rows = list(csv.DictReader((Path(config.out) / "metrics.csv").read_text().splitlines()))
-    sets = _records(config, Processes(), Display(quiet=True))
+    sets = load_records(config, Processes(), Display(quiet=True))
     halves = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     counted = []
     for run in halves:
         run.network.load_state_dict(dict(checkpoint.state_dict))
-        counted.append(run._validate()[0])
+        counted.append(run.validate()[0])
     assert [len(metrics.state()) for metrics in counted] == [2, 1]
     counted[1].merge(counted[0])
     assert counted[1].summary() == {name: float(rows[-1][name]) for name in counted[1].summary()}

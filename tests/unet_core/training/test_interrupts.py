@@ -40,7 +40,7 @@ def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
         os.kill(os.getpid(), number)
         assert stop.signal == number
     with pytest.raises(type(expected)) as found:
-        stop.leave()
+        stop.exit()
     assert found.value.args == expected.args
 
 
@@ -96,8 +96,8 @@ def test_a_signal_after_another_processs_is_no_second_one():
 
 FORKED = """
 import os, time
-from unet_core.training.interrupts import Stop
-with Stop().listening():
+from unet_core.training.interrupts import InterruptHandler
+with InterruptHandler().listening():
     if not os.fork():
         time.sleep(20)
 """
@@ -113,8 +113,8 @@ def test_a_forked_process_that_lives_on_does_not_hold_the_run():
 
 TWICE = """
 import os, signal, sys, time
-from unet_core.training.interrupts import Stop
-with Stop().listening():
+from unet_core.training.interrupts import InterruptHandler
+with InterruptHandler().listening():
     for number in map(int, sys.argv[1:]):
         os.kill(os.getpid(), number)
         time.sleep(1.2)
@@ -134,7 +134,12 @@ def test_a_second_signal_ends_the_process_at_once(second):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_only_the_first_process_acknowledges_a_signal():
-    command = [sys.executable, "-c", TWICE.replace("Stop()", "Stop(speaks=False)"), str(int(signal.SIGINT))]
+    command = [
+        sys.executable,
+        "-c",
+        TWICE.replace("InterruptHandler()", "InterruptHandler(speaks=False)"),
+        str(int(signal.SIGINT)),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -142,14 +147,14 @@ def test_only_the_first_process_acknowledges_a_signal():
 BUSY = """
 import os, signal, threading, time
 import numpy
-from unet_core.training.interrupts import Stop
+from unet_core.training.interrupts import InterruptHandler
 
 def twice():
     for _ in range(2):
         time.sleep(0.7)
         os.kill(os.getpid(), signal.SIGINT)
 
-with Stop().listening():
+with InterruptHandler().listening():
     threading.Thread(target=twice).start()
     numpy.sort(numpy.random.rand(6 * 10**7))  # one instruction to Python, many seconds long
 """

@@ -1,7 +1,8 @@
-"""How weights move: optimizers, learning rates by hand numbers, the moving average, mixed precision on the CPU."""
+"""Optimizers, learning rates by hand numbers, the moving average, mixed precision on the CPU."""
 
 import copy
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from runtime.errors import ConfigError
-from unet_core.config import TrainConfig
+from unet_core.config import OptimizerName, ScheduleName, TrainConfig
 from unet_core.evaluation.metrics import score
+from unet_core.training import optim
 from unet_core.training.optim import (
+    MixedPrecision,
     ModelEMA,
-    Precision,
     epochs_without_progress,
     is_best,
     lr_factor,
@@ -64,6 +66,10 @@ def test_each_optimizer_decays_convolutions_alone(name, kind, options):
     assert decayed | spared == set(names.values())
     convolutions = {name for name, part in network.named_modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)}
     assert decayed == {f"{name}.weight" for name in convolutions}
+
+
+def test_every_name_in_the_settings_has_its_function():
+    assert (set(optim.OPTIMIZERS), set(optim.SCHEDULES)) == (set(get_args(OptimizerName)), set(get_args(ScheduleName)))
 
 
 def test_sgd_without_momentum_is_not_nesterovs():
@@ -246,7 +252,7 @@ def test_averaged_statistics_suit_the_averaged_weights(one_thread):
     ],
 )
 def test_precision_on_the_cpu(name, text, dtype):
-    precision, network = Precision(name, CPU), make_network().train()
+    precision, network = MixedPrecision(name, CPU), make_network().train()
     assert str(precision) == text
     with precision.context():
         logits = network(torch.rand(2, 3, 8, 8))
@@ -274,10 +280,10 @@ def test_precision_by_what_a_gpu_can_do(monkeypatch, capability, found):
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: enabled)
     for name, expected in found.items():
         if expected is ConfigError:
-            with pytest.raises(ConfigError, match=r"^--amp bf16: this GPU has none; expected fp16 or off$"):
-                Precision(name, torch.device("cuda"))
+            with pytest.raises(ConfigError, match=r"^--amp bf16: this GPU does not support it; expected fp16 or off$"):
+                MixedPrecision(name, torch.device("cuda"))
         else:
-            precision = Precision(name, torch.device("cuda"))
+            precision = MixedPrecision(name, torch.device("cuda"))
             assert (precision.dtype, precision.scaler) == (expected, expected is torch.float16)
 
 
@@ -301,14 +307,14 @@ def layer():
     ("clip_norm", "expected"), [(0.0, [-3, -4]), (10.0, [-3, -4]), (1.0, [-0.6, -0.8]), (2.5, [-1.5, -2])]
 )
 def test_gradients_are_clipped_to_a_norm_whatever_their_scale(name, clip_norm, expected):
-    precision = Precision(name, CPU)
+    precision = MixedPrecision(name, CPU)
     assert step_once(precision, layer(), [3.0, 4.0], clip_norm) == pytest.approx(expected, abs=1e-5)
     assert precision.skipped == 0
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_step_whose_gradients_overflow_is_skipped_and_counted(clip_norm):
-    precision, weights = Precision("fp16", CPU), layer()
+    precision, weights = MixedPrecision("fp16", CPU), layer()
     scale = precision.scaler.get_scale()
     for skipped, gradient in enumerate(([math.inf, 1.0], [math.nan, 1.0]), 1):
         assert step_once(precision, weights, gradient, clip_norm) == [0, 0]
@@ -317,26 +323,26 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_counted(clip_norm):
     assert precision.skipped == 2
 
 
-def test_precision_goes_on_where_it_was_saved():
-    precision = Precision("fp16", CPU)
+def test_precision_resumes_where_it_was_saved():
+    precision = MixedPrecision("fp16", CPU)
     step_once(precision, layer(), [math.inf, 1.0], 0.0)
-    other = Precision("fp16", CPU)
+    other = MixedPrecision("fp16", CPU)
     other.restore(precision.state())
     assert (other.skipped, other.scaler.get_scale()) == (1, precision.scaler.get_scale())
     assert other.state() == precision.state()
 
 
 def test_another_precision_starts_with_a_scale_of_its_own():
-    half, brain = Precision("fp16", CPU), Precision("bf16", CPU)
+    half, brain = MixedPrecision("fp16", CPU), MixedPrecision("bf16", CPU)
     step_once(half, layer(), [math.inf, 1.0], 0.0)
     brain.restore(half.state())
     assert (brain.skipped, brain.state()["scaler"]) == (1, {})
-    again = Precision("fp16", CPU)
+    again = MixedPrecision("fp16", CPU)
     again.restore(brain.state())
-    assert (again.skipped, again.scaler.get_scale()) == (1, Precision("fp16", CPU).scaler.get_scale())
+    assert (again.skipped, again.scaler.get_scale()) == (1, MixedPrecision("fp16", CPU).scaler.get_scale())
 
 
 @pytest.mark.parametrize("state", [{}, {"scaler": {}}, {"scaler": {"scale": 1.0}, "skipped": 0}])
 def test_a_damaged_state_is_a_key_that_is_missing(state):
     with pytest.raises(KeyError):
-        Precision("fp16", CPU).restore(state)
+        MixedPrecision("fp16", CPU).restore(state)

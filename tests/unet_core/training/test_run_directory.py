@@ -79,4 +79,4 @@ def test_what_is_kept_is_only_promised_where_it_is(begun):
     folder, _ = begun
     assert folder.what_is_kept == "nothing was saved yet: start again"
     folder.last.write_bytes(b"")
-    assert folder.what_is_kept == "the last checkpoint is kept: go on by --resume"
+    assert folder.what_is_kept == "the last checkpoint is kept: use --resume"
