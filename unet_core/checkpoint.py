@@ -1,8 +1,8 @@
-"""Checkpoints: weights together with their card, read without executing anything that is in the file.
+"""Checkpoints: weights and their card, read without executing anything that is in the file.
 
-`model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to go on. Checkpoints of the
-projects in `unet_core.foreign`, bare or in one of `WRAPPERS`, load too: their dimensions follow from the shapes. So do
-the same weights in a .safetensors file.
+`model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to resume. Checkpoints of the
+projects in `unet_core.foreign` load too, bare or in one of `WRAPPERS`, or as a .safetensors file: their dimensions
+follow from the shapes.
 """
 
 import hashlib
@@ -33,10 +33,11 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint file held: weights on the CPU, the card, and all other entries.
+    """The content of a checkpoint file: weights on the CPU, the card, and all other entries.
 
-    `card_is_assumed`: the file had no card, so what shapes do not tell (size, normalisation, names) is the default.
-    `family`: whose U-Net it was, "unet-deploy" for a file with a card. `notes`: what to know of it, one line each.
+    `card_is_assumed` is True if the file had no card: the card has defaults for all that shapes do not show (size,
+    normalisation, names). `family` is the project that the network is from, "unet-deploy" for a file with a card.
+    `notes` are lines that a user has to know.
     """
 
     state_dict: StateDict
@@ -47,17 +48,17 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def network(self) -> UNet:
-        """The network with these weights, on the CPU in evaluation mode."""
+        """Make the network with these weights, on the CPU in evaluation mode."""
         network = UNet(self.card.architecture)
         network.load_state_dict(dict(self.state_dict))
         return network.eval()
 
 
 def save_checkpoint(path: str | os.PathLike[str], state_dict: StateDict, card: ModelCard, **extra: Any) -> None:
-    """Write weights and card, and whatever else a run needs to go on, atomically.
+    """Write weights and card, and anything else that a run needs to resume, atomically.
 
     Raises:
-        OutputError: it cannot be written; an older file stays as it was.
+        OutputError: the file cannot be written; an older one stays as it was.
     """
     content = {"state_dict": dict(state_dict), "card": card.to_json(), **extra}
     with replacing(path) as temporary:
@@ -71,17 +72,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint of this library, or of a project in `unet_core.foreign`, to use it.
 
     Raises:
-        CheckpointError: missing, damaged, not a U-Net that is known, made of more than plain weights (which is not
-            executed), or with answers that no card can say.
+        CheckpointError: the file is missing, damaged, not a U-Net that is known, holds more than plain weights (which
+            is not executed), or has an output that a card cannot express.
     """
-    content = _read(Path(path))
-    mapped, card = _weights(content, path)
+    content = read_content(Path(path))
+    mapped, card = find_weights(content, path)
     if card is None and mapped.config.classes > 1 and mapped.activation == "sigmoid":
         raise CheckpointError(
-            f"{path}: answers with {mapped.config.classes} independent sigmoids, which cannot be kept; expected one "
+            f"{path}: has {mapped.config.classes} independent sigmoids, which a card cannot express; expected one "
             "class or a softmax; train it further with --init-from"
         )
-    wrapper = _wrapper(content)
+    wrapper = wrapper_of(content)
     extra = {key: value for key, value in content.items() if key not in (wrapper, "card")}
     return Checkpoint(
         state_dict=mapped.state_dict,
@@ -94,16 +95,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def load_weights(path: str | os.PathLike[str]) -> Mapped:
-    """Read the weights of a checkpoint to train them further; independent sigmoids over several classes too.
+    """Read the weights of a checkpoint to train them further; independent sigmoids over several classes load too.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return _weights(_read(Path(path)), path)[0]
+    return find_weights(read_content(Path(path)), path)[0]
 
 
 def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
-    """The network that a checkpoint's weights fit, with the checkpoint's number of classes.
+    """Return the dimensions of a checkpoint's network.
 
     Raises:
         CheckpointError: as `load_weights`.
@@ -112,15 +113,13 @@ def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
 
 
 def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, ...] | None = None) -> str | None:
-    """Copy a checkpoint's weights into a network; all but `final_conv` where its answers mean something else.
+    """Copy a checkpoint's weights into a network, without `final_conv` if the classes differ.
 
-    That is: another number of classes, or several `classes` of other names or in another order.
-
-    Returns what a user has to know, in one line, or None.
+    They differ in number, or several `classes` have other names or another order. Returns a note for the user or None.
 
     Raises:
         CheckpointError: as `load_weights`.
-        ConfigError: the network has other channels, widths or `up`; the message names the flags to give.
+        ConfigError: the network has other channels, widths or `up`; the message names the flags that fit.
     """
     mapped = load_weights(path)
     found, wanted = mapped.config, network.config
@@ -132,7 +131,8 @@ def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, 
             f"channel{'s' * (found.in_channels > 1)}; give --widths {widths} --up {found.up} --channels {channels}"
         )
     weights, notes = dict(mapped.state_dict), list(mapped.notes)
-    if _answers_otherwise(mapped, wanted.classes, classes):
+    several_differ = wanted.classes > 1 and mapped.family == OURS and classes not in (None, mapped.classes)
+    if found.classes != wanted.classes or several_differ:
         weights |= {key: value for key, value in network.state_dict().items() if key.startswith("final_conv.")}
         there = f"{found.classes} class{'es' * (found.classes > 1)} there"
         if found.classes == wanted.classes:
@@ -142,21 +142,23 @@ def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, 
     return f"--init-from {path}: {'; '.join(notes)}" if notes else None
 
 
-def _answers_otherwise(mapped: Mapped, count: int, classes: tuple[str, ...] | None) -> bool:
-    if mapped.config.classes != count:
-        return True
-    return count > 1 and mapped.family == OURS and classes not in (None, mapped.classes)
-
-
-def _wrapper(content: Mapping[str, Any]) -> str | None:
+def wrapper_of(content: Mapping[str, Any]) -> str | None:
+    """Return the entry that holds the state dict; None if the content is a state dict itself."""
     return next((name for name in WRAPPERS if name in content), None)
 
 
-def _weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard | None]:
-    """The weights under our keys, checked against the card if there is one."""
-    wrapper = _wrapper(content)
+def find_weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard | None]:
+    """Return the weights under our keys, checked against the card if there is one; `path` is named in errors.
+
+    Raises:
+        CheckpointError: there is no state dict, it is not a U-Net that is known, or the card is of other weights.
+    """
+    wrapper = wrapper_of(content)
     state_dict = content if wrapper is None else content[wrapper]
-    if not isinstance(state_dict, dict) or not all(map(_is_weight, state_dict.items())):
+    if not isinstance(state_dict, dict) or not all(
+        name == MASK_VALUES or (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided)
+        for name, value in state_dict.items()
+    ):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
     try:
         mapped = recognise(state_dict)
@@ -175,14 +177,12 @@ def _weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[
     return replace(mapped, family=OURS, activation=output.activation, classes=output.classes), card
 
 
-def _is_weight(item: tuple[object, object]) -> bool:
-    name, value = item
-    return name == MASK_VALUES or (
-        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-    )
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a file of PyTorch or safetensors without executing anything in it.
 
-
-def _read(path: Path) -> dict[str, Any]:
+    Raises:
+        CheckpointError: the file is missing, empty, damaged or of another kind, or holds more than plain weights.
+    """
     if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
         raise CheckpointError(f"{path}: no such file; expected a checkpoint, such as model.pth of a training run")
     if path.is_dir():
@@ -191,7 +191,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is empty (0 bytes), expected a checkpoint")
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(f"{path}: is an ONNX file, expected the checkpoint that it was exported from")
-    safetensors = _is_safetensors(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)  # of safetensors: the length of the header, then JSON
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    has_header = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
+    safetensors = has_header or path.suffix.lower() == SAFETENSORS
     try:
         if safetensors:
             return dict(load_file(path))
@@ -206,27 +212,15 @@ def _read(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # torch, zipfile and safetensors raise many types on damaged files
-        kind = "file of safetensors" if safetensors else "checkpoint of PyTorch"
-        raise CheckpointError(f"{path}: is damaged, cut off or no {kind}; copy or save it again") from error
+        kind = "safetensors file" if safetensors else "PyTorch checkpoint"
+        raise CheckpointError(f"{path}: is damaged, truncated or not a {kind}; copy or save it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file has the header of safetensors (its length, then JSON), or at least the name."""
-    if path.suffix.lower() == SAFETENSORS:
-        return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
-
-
 def foreign_card(mapped: Mapped, path: Path) -> ModelCard:
-    """The card of weights that came without one: everything that shapes do not tell is the default."""
+    """Make the card of weights that came without one, with defaults for all that shapes do not show."""
     return ModelCard(
         name=path.stem[:200],
         producer=producer(),
@@ -238,19 +232,19 @@ def foreign_card(mapped: Mapped, path: Path) -> ModelCard:
 
 
 def input_spec(config: UNetConfig, size: tuple[int, int] = InputSpec.size) -> InputSpec:
-    """The default input for a network: colour or grey, images divided by 255."""
+    """Return the default input of a network: colour or grey, values divided by 255; `size` is (height, width)."""
     if config.in_channels == 3:
         return InputSpec(size=size, stride=config.stride)
     return InputSpec(size=size, channels="L", mean=(0.0,), std=(1.0,), stride=config.stride)
 
 
 def producer() -> dict[str, str]:
-    """Versions that made a card."""
+    """Return the versions that make a card."""
     return {"unet-deploy": version("unet-deploy"), "torch": torch.__version__}
 
 
 def version(distribution: str) -> str:
-    """Version of an installed distribution, or "unknown" in a bare checkout."""
+    """Return the version of an installed distribution, or "unknown" in a bare checkout."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -258,7 +252,7 @@ def version(distribution: str) -> str:
 
 
 def weights_sha256(state_dict: StateDict) -> str:
-    """Hash over names, types, shapes and values: equal weights give equal hashes, whatever file holds them."""
+    """Hash names, types, shapes and values: equal weights give equal hashes, whatever file holds them."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         value = state_dict[name].detach().cpu().contiguous()

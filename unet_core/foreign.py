@@ -1,12 +1,12 @@
-"""Other people's U-Nets: recognised by the names of their weights, mapped onto ours exactly, or refused by name.
+"""Checkpoints of other projects' U-Nets: recognised by the names of their weights, and mapped onto ours exactly.
 
     tutorial       github.com/aladdinpersson/Machine-Learning-Collection, whose names are ours
     milesial       github.com/milesial/Pytorch-UNet
     mateuszbuda    github.com/mateuszbuda/brain-segmentation-pytorch
     usuyama        github.com/usuyama/pytorch-unet
 
-A family is a row of `FAMILIES`: how it names its layers and what its answers mean. Depth, widths, channels and classes
-are read off the shapes, and then every weight has to fit.
+A family is an entry of `FAMILIES`: the names of its layers and the meaning of its output. Depth, widths, channels and
+classes are read from the shapes; then every weight has to fit. To add a family, add an entry.
 """
 
 import re
@@ -25,22 +25,27 @@ from unet_core.model import UNet
 StateDict = Mapping[str, Tensor]
 
 MASK_VALUES = "mask_values"
-"""The one entry among milesial's weights that is no tensor: the values in the mask files, class by class."""
+"""The one entry among milesial's weights that is not a tensor: the values in the mask files, class by class."""
 
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-INDICES = ("0", "1", "3", "4")  # of convolution, norm, convolution and norm in our blocks
+PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile put before every key."""
+
+INDICES = ("0", "1", "3", "4")
+"""Indices of convolution, norm, convolution and norm in our blocks."""
+
 COUNTER = "num_batches_tracked"
+"""Entry of a BatchNorm that counts batches; older checkpoints have none."""
 
 NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - nn.BatchNorm2d(1).eps, COUNTER: 0}
-"""A BatchNorm that changes nothing: it divides by sqrt(running_var + eps) = 1."""
+"""Values of a BatchNorm that changes nothing: it divides by sqrt(running_var + eps) = 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapped:
     """Weights as `UNet(config)` takes them, in float32.
 
-    `activation` "sigmoid" with several `classes` means independent sigmoids, which no card can say. `notes` is what a
-    user has to know, one line each.
+    `activation` "sigmoid" with several `classes` means independent sigmoids, which a card cannot express. `notes` are
+    lines that a user has to know.
     """
 
     family: str
@@ -53,13 +58,13 @@ class Mapped:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How a project names and joins the layers of its U-Net.
+    """The names, the order and the meaning of the layers in a project's U-Net.
 
-    `telltale` matches the start of keys that only this family has. Templates know {level}, counted from 0 at the top,
-    {number}, counted from 1, {step} of the decoder, counted from 1 at the bottom, {even} and {odd}, its places in our
-    `ups`, and {part}: one of `parts`, which name convolution, norm, convolution and norm of a block (empty: has none).
-    An empty `top` or `bottleneck` is named as the first or last `down`. `up_first`: the decoder joins [up, skip].
-    `several`: what is done to the logits of several classes.
+    `telltale` matches the start of keys that only this family has. Templates contain {level}, counted from 0 at the
+    top, {number}, counted from 1, {step} of the decoder, counted from 1 at the bottom, {even} and {odd}, its places in
+    our `ups`, and {part}: one of `parts`, the family's names of convolution, norm, convolution and norm in a block
+    (empty: the block has no such layer). An empty `top` or `bottleneck` has the name of the first or last `down`.
+    `up_first` is True if the decoder concatenates [up, skip]. `several` is the activation of several classes.
     """
 
     name: str
@@ -76,6 +81,35 @@ class Family:
     several: Activation = "sigmoid"
     one_class: str = "foreground"
     notes: tuple[str, ...] = ()
+
+    def key(self, ours: str, depth: int) -> str:
+        """Return the family's name for our key in a network of `depth` levels; "" if it has no such layer."""
+        *layer, entry = ours.split(".")
+        part = dict(zip(INDICES, self.parts, strict=True)).get(layer[-1], "")
+        level, template = depth, self.final
+        match layer:
+            case ["bottleneck", *_]:
+                template = self.bottleneck or self.down
+            case ["downs", place, *_]:
+                level = int(place)
+                template = self.down if level else self.top or self.down
+            case ["ups", place, *rest]:
+                level = depth - 1 - int(place) // 2
+                template = self.decoder if rest else self.transposed
+        if not part and "{part}" in template:
+            return ""
+        step = depth - level
+        name = template.format(level=level, number=level + 1, step=step, even=2 * step - 2, odd=2 * step - 1, part=part)
+        return f"{name}.{entry}"
+
+    def biases(self, ours: StateDict, depth: int) -> dict[str, str]:
+        """Return our norms, each with the family's name for a bias of the convolution before it."""
+        layers = [key.removesuffix(".weight") for key in ours if key.endswith((".conv.0.weight", ".conv.3.weight"))]
+        return {f"{layer[:-1]}{int(layer[-1]) + 1}": self.key(f"{layer}.bias", depth) for layer in layers}
+
+    def misfit(self, reason: str) -> CheckpointError:
+        """Make the error for a checkpoint that has the family's keys and is not its network."""
+        return CheckpointError(f"looks like {'the ' * (self.name == 'tutorial')}{self.name}'s U-Net, but {reason}")
 
 
 FAMILIES = (
@@ -101,7 +135,7 @@ FAMILIES = (
         final="outc.conv",
         ups=("transpose", "bilinear"),
         several="softmax",
-        notes=("odd sizes were padded inside the network: borders differ where a side is no multiple of {stride}",),
+        notes=("odd sizes were padded inside the network: borders differ if a side is not a multiple of {stride}",),
     ),
     Family(
         name="mateuszbuda",
@@ -114,7 +148,7 @@ FAMILIES = (
         final="conv",
         ups=("transpose",),
         up_first=True,
-        notes=("trained on values normalised per volume, which no card can say: here they are divided by 255",),
+        notes=("trained on values normalised per volume, which a card cannot express: here they are divided by 255",),
     ),
     Family(
         name="usuyama",
@@ -125,7 +159,7 @@ FAMILIES = (
         final="conv_last",
         ups=("bilinear-wide",),
         up_first=True,
-        notes=("has no BatchNorm: one was put in that changes nothing until it is trained further",),
+        notes=("has no BatchNorm: layers were added that change nothing until it is trained further",),
     ),
 )
 
@@ -133,47 +167,55 @@ FAMILIES = (
 def recognise(state_dict: Mapping[str, Any]) -> Mapped:
     """Map a state dict of one of the `FAMILIES` onto ours.
 
-    Biases of convolutions before a norm go into its running mean; where the decoder concatenates [up, skip], input
-    channels change places: both exact. Prefixes of every key are stripped, other floating types become float32.
+    The mapping is exact: biases of convolutions before a norm go into its running mean, and where the decoder
+    concatenates [up, skip], input channels change places. Prefixes of every key are removed, and other floating types
+    become float32.
 
     Raises:
         CheckpointError: no family has such keys, or some do not fit the family's network, or are not finite.
     """
-    weights, notes = _plain({key: value for key, value in state_dict.items() if key != MASK_VALUES})
-    family = _family(weights)
+    weights: StateDict = {key: value for key, value in state_dict.items() if key != MASK_VALUES}
+    while prefix := next((one for one in PREFIXES if weights and all(key.startswith(one) for key in weights)), None):
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    types = {value.dtype for value in weights.values() if value.is_floating_point()} - {torch.float32}
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    family = find_family(weights)
     try:
-        config = _config(family, weights)
+        config = read_config(family, weights)
     except ModelError as error:
-        raise _misfit(family, str(error).removeprefix("card field ")) from error
+        raise family.misfit(str(error).removeprefix("card field ")) from error
     with torch.device("meta"):
         ours = UNet(config).state_dict()
-    _check(family, weights, _expected(family, ours, len(config.widths), weights))
-    classes = _class_names(family, config.classes)
+    check_weights(family, weights, ours, len(config.widths))
+    if config.classes == 1:
+        classes: tuple[str, ...] = (family.one_class,)
+    elif config.classes == 2 and family.several == "softmax":
+        classes = ("background", "foreground")
+    else:
+        classes = tuple(f"class {index}" for index in range(config.classes))
+    notes = [note.format(stride=config.stride) for note in family.notes]
+    if types:
+        found = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        notes.append(f"weights stored as {found} are float32 here")
     values = state_dict.get(MASK_VALUES)
     if isinstance(values, list) and config.classes > 1:
         notes.append(f"in its masks the classes {', '.join(classes)} had the values {reprlib.repr(values)}")
     return Mapped(
         family=family.name,
-        state_dict=_renamed(family, ours, config, weights),
+        state_dict=map_weights(family, weights, ours, config),
         config=config,
         activation="sigmoid" if config.classes == 1 else family.several,
         classes=classes,
-        notes=(*(note.format(stride=config.stride) for note in family.notes), *notes),
+        notes=tuple(notes),
     )
 
 
-def _plain(weights: StateDict) -> tuple[StateDict, list[str]]:
-    """Without the prefixes that every key has, as float32; with a note if another type was there."""
-    while prefix := next((one for one in PREFIXES if weights and all(key.startswith(one) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    floating = {value.dtype for value in weights.values() if value.is_floating_point()}
-    others = sorted(str(dtype).removeprefix("torch.") for dtype in floating - {torch.float32})
-    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    return weights, [f"weights stored as {' and '.join(others)} are float32 here"] if others else []
+def find_family(weights: StateDict) -> Family:
+    """Return the family whose telltale matches the most keys.
 
-
-def _family(weights: StateDict) -> Family:
-    """The family that has the most of the keys."""
+    Raises:
+        CheckpointError: no family has any of the keys.
+    """
     matches = [sum(re.match(family.telltale, key) is not None for key in weights) for family in FAMILIES]
     if not any(matches):
         known = ", ".join(family.name for family in FAMILIES)
@@ -182,82 +224,64 @@ def _family(weights: StateDict) -> Family:
     return FAMILIES[matches.index(max(matches))]
 
 
-def _theirs(family: Family, key: str, depth: int) -> str:
-    """The family's name for our key; empty where it has no such layer."""
-    *layer, entry = key.split(".")
-    part = dict(zip(INDICES, family.parts, strict=True)).get(layer[-1], "")
-    level, template = depth, family.final
-    match layer:
-        case ["bottleneck", *_]:
-            template = family.bottleneck or family.down
-        case ["downs", place, *_]:
-            level = int(place)
-            template = family.down if level else family.top or family.down
-        case ["ups", place, *rest]:
-            level = depth - 1 - int(place) // 2
-            template = family.decoder if rest else family.transposed
-    if not part and "{part}" in template:
-        return ""
-    step = depth - level
-    name = template.format(level=level, number=level + 1, step=step, even=2 * step - 2, odd=2 * step - 1, part=part)
-    return f"{name}.{entry}"
+def read_config(family: Family, weights: StateDict) -> UNetConfig:
+    """Read the dimensions of the network from the shapes of its weights.
 
-
-def _config(family: Family, weights: StateDict) -> UNetConfig:
-    """Read the dimensions off the shapes of the weights."""
+    Raises:
+        CheckpointError: a weight is missing, or is not that of a convolution.
+        ModelError: the dimensions are out of bounds.
+    """
 
     def size(layer: str, depth: int = 0, axis: int = 0) -> int:
-        key = _theirs(family, f"{layer}.weight", depth)
+        key = family.key(f"{layer}.weight", depth)
         value = weights.get(key)
         if value is None or value.dim() != 4:
-            found = "none" if value is None else _described(key, value)
-            raise _misfit(family, f"1 key does not fit: {key}: {found}, expected a weight of 4 dimensions")
+            found = "none" if value is None else shape_text(key, value)
+            raise family.misfit(f"1 key does not fit: {key}: {found}, expected a weight of 4 dimensions")
         return value.shape[axis]
 
     in_channels = size("downs.0.conv.0", axis=1)
-    blocks = [{_theirs(family, f"downs.{n}.conv.{index}.weight", 0) for index in INDICES} for n in range(MAX_DEPTH + 2)]
+    blocks = [{family.key(f"downs.{n}.conv.{index}.weight", 0) for index in INDICES} for n in range(MAX_DEPTH + 2)]
     lowest = max(level for level, block in enumerate(blocks) if block & weights.keys())
     widths = [size(f"downs.{level}.conv.0") for level in range(lowest + 1)]
     if not family.bottleneck:
         widths.pop()
     depth = len(widths)
     up: Up = family.ups[0]
-    transposed = {_theirs(family, f"ups.{2 * step}.weight", depth) for step in range(depth)}
+    transposed = {family.key(f"ups.{2 * step}.weight", depth) for step in range(depth)}
     if len(family.ups) > 1 and not transposed & weights.keys():
         may_be_wide = depth and "bilinear-wide" in family.ups
         up = "bilinear-wide" if may_be_wide and size("bottleneck.conv.3", depth) == 2 * widths[-1] else "bilinear"
     return UNetConfig(in_channels=in_channels, classes=size("final_conv"), widths=tuple(widths), up=up)
 
 
-def _biases(family: Family, ours: StateDict, depth: int) -> dict[str, str]:
-    """Our norms, and the family's name for a bias of the convolution before each."""
-    convolutions = [key.removesuffix(".weight") for key in ours if key.endswith((".conv.0.weight", ".conv.3.weight"))]
-    return {f"{layer[:-1]}{int(layer[-1]) + 1}": _theirs(family, f"{layer}.bias", depth) for layer in convolutions}
+def check_weights(family: Family, weights: StateDict, ours: StateDict, depth: int) -> None:
+    """Check that a family's weights are those of our network, by name, shape and type, and finite.
 
+    Convolutions before norms have biases all or none. Counters may be missing.
 
-def _expected(family: Family, ours: StateDict, depth: int, weights: StateDict) -> dict[str, str]:
-    """The family's keys and shapes; convolutions before norms have biases all or none, counters may be missing."""
-    names = {key: _theirs(family, key, depth) for key in ours}
+    Raises:
+        CheckpointError: they are not; the message names the first keys that do not fit.
+    """
+    names = {key: family.key(key, depth) for key in ours}
     present = (key for key, name in names.items() if name and (name in weights or not key.endswith(COUNTER)))
-    biases = {name: ours[f"{norm}.bias"] for norm, name in _biases(family, ours, depth).items()}
+    biases = {name: ours[f"{norm}.bias"] for norm, name in family.biases(ours, depth).items()}
     needed = biases if not all(names.values()) or biases.keys() & weights.keys() else {}
-    return {key: str(list(value.shape)) for key, value in ({names[key]: ours[key] for key in present} | needed).items()}
-
-
-def _check(family: Family, weights: StateDict, expected: Mapping[str, str]) -> None:
-    found = {key: _described(key, value) for key, value in weights.items()}
+    shapes = {names[key]: ours[key] for key in present} | needed
+    expected = {key: str(list(value.shape)) for key, value in shapes.items()}
+    found = {key: shape_text(key, value) for key, value in weights.items()}
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         count = f"{len(wrong)} keys do" if len(wrong) > 1 else "1 key does"
         lines = (f"{_shown(key)}: {found.get(key, 'none')}, expected {expected.get(key, 'none')}" for key in wrong[:3])
-        raise _misfit(family, f"{count} not fit: {'; '.join(lines)}")
+        raise family.misfit(f"{count} not fit: {'; '.join(lines)}")
     bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if bad is not None:
         raise CheckpointError(f"{bad} holds NaN or infinite weights; use an earlier checkpoint")
 
 
-def _described(key: str, value: Tensor) -> str:
-    """A weight's shape, and its type if such a weight has another."""
+def shape_text(key: str, value: Tensor) -> str:
+    """Write a weight's shape, and its type if it is unusual for such a weight."""
     usual = value.dtype == torch.int64 if key.endswith(COUNTER) else value.is_floating_point()
     return str(list(value.shape)) if usual else f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
@@ -266,27 +290,16 @@ def _shown(key: str) -> str:
     return key if key.isprintable() and len(key) <= 100 else reprlib.repr(key)
 
 
-def _misfit(family: Family, reason: str) -> CheckpointError:
-    return CheckpointError(f"looks like {'the ' * (family.name == 'tutorial')}{family.name}'s U-Net, but {reason}")
-
-
-def _class_names(family: Family, count: int) -> tuple[str, ...]:
-    if count == 1:
-        return (family.one_class,)
-    background = count == 2 and family.several == "softmax"
-    return ("background", "foreground") if background else tuple(f"class {index}" for index in range(count))
-
-
-def _renamed(family: Family, ours: StateDict, config: UNetConfig, weights: StateDict) -> StateDict:
-    """The family's weights under our keys: biases folded, missing norms and counters neutral, the skip first."""
+def map_weights(family: Family, weights: StateDict, ours: StateDict, config: UNetConfig) -> StateDict:
+    """Return the family's weights under our keys: biases folded, missing norms and counters neutral, skips first."""
     depth = len(config.widths)
     result = {}
     for key, value in ours.items():
-        found = weights.get(_theirs(family, key, depth))
+        found = weights.get(family.key(key, depth))
         result[key] = torch.full_like(value, NEUTRAL[key.rpartition(".")[2]], device="cpu") if found is None else found
-    for norm, name in _biases(family, ours, depth).items():
+    for norm, name in family.biases(ours, depth).items():
         bias = weights.get(name)
-        if bias is not None and _theirs(family, f"{norm}.bias", depth):
+        if bias is not None and family.key(f"{norm}.bias", depth):
             result[f"{norm}.running_mean"] = result[f"{norm}.running_mean"] - bias
         elif bias is not None:
             result[f"{norm}.bias"] = bias

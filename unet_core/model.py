@@ -1,4 +1,4 @@
-"""The U-Net, and the same network with what happens before and after it.
+"""UNet: the network. Segmenter: the network with its pre- and post-processing.
 
 Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015, with padded
 convolutions and batch normalisation. The state-dict keys (`downs`, `bottleneck`, `ups`, `final_conv`) are those of the
@@ -35,7 +35,10 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Normalised float images [n, in_channels, h, w] -> logits [n, classes, h, w]; h and w multiples of the stride."""
+    """The network: normalised float images [n, in_channels, h, w] -> logits [n, classes, h, w].
+
+    h and w have to be multiples of the stride, 2 ** number of levels.
+    """
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
@@ -45,30 +48,22 @@ class UNet(nn.Module):
         for width in config.widths:
             self.downs.append(DoubleConv(channels, width))
             channels = width
-        self.bottleneck = DoubleConv(channels, channels if config.up == "bilinear" else 2 * channels)
+        bottom = channels if config.up == "bilinear" else 2 * channels
+        self.bottleneck = DoubleConv(channels, bottom)
+        channels = bottom
         self.ups = nn.ModuleList()
-        if config.up == "transpose":
-            self._add_transposed(config.widths)
-        else:
-            self._add_bilinear(config.widths, wide=config.up == "bilinear-wide")
-        self.final_conv = nn.Conv2d(config.widths[0], config.classes, kernel_size=1)
-
-    def _add_transposed(self, widths: tuple[int, ...]) -> None:
-        channels = 2 * widths[-1]
-        for width in reversed(widths):
-            self.ups.append(nn.ConvTranspose2d(channels, width, kernel_size=2, stride=2))
-            self.ups.append(DoubleConv(2 * width, width))
-            channels = width
-
-    def _add_bilinear(self, widths: tuple[int, ...], wide: bool) -> None:
-        """Upsampling keeps the channels, so each level narrows, unless `wide`, to the width of the level above it."""
-        channels = 2 * widths[-1] if wide else widths[-1]
-        for level in reversed(range(len(widths))):
-            width = widths[level]
-            outputs = width if wide else widths[max(level - 1, 0)]
-            self.ups.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+        for level in reversed(range(len(config.widths))):
+            outputs = width = config.widths[level]
+            if config.up == "transpose":
+                self.ups.append(nn.ConvTranspose2d(channels, width, kernel_size=2, stride=2))
+                channels = width
+            else:
+                # Upsampling keeps the channels, so each level narrows to the width of the level above, unless wide.
+                outputs = width if config.up == "bilinear-wide" else config.widths[max(level - 1, 0)]
+                self.ups.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
             self.ups.append(DoubleConv(width + channels, outputs, middle=width))
             channels = outputs
+        self.final_conv = nn.Conv2d(config.widths[0], config.classes, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []
@@ -84,7 +79,7 @@ class UNet(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """The network with its pre- and post-processing: what is exported, and what evaluation runs.
+    """The network with its pre- and post-processing, which is exported and which evaluation runs.
 
     uint8 images [n, h, w, channels] of any height and width >= 1 -> probability float32 [n, classes, h, w].
     """
@@ -101,15 +96,15 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(card.input.std).reshape(1, -1, 1, 1), persistent=False)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 [n, h, w, channels] -> float32 [n, channels, h, w], scaled to 0..1, minus mean, by std."""
-        planes = image.float().permute(0, 3, 1, 2)  # first to float: TensorRT takes uint8 into nothing but a cast
+        """Normalise images: uint8 [n, h, w, channels] -> float32 [n, channels, h, w], (value / 255 - mean) / std."""
+        planes = image.float().permute(0, 3, 1, 2)  # first to float: TensorRT takes uint8 only into a cast
         return (planes / 255 - self.mean) / self.std
 
     def logits(self, image: Tensor) -> Tensor:
-        """uint8 [n, h, w, channels] -> float32 [n, classes, h, w], before sigmoid or softmax."""
+        """Compute logits, before sigmoid or softmax: uint8 [n, h, w, channels] -> float32 [n, classes, h, w]."""
         x = self.normalise(image)
         height, width = x.shape[2:]
-        # Repeating the edge disturbs the border less than black would; nothing is added to multiples of the stride.
+        # Repeating the edge changes the border less than black would; multiples of the stride need no padding.
         x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         logits: Tensor = self.network(x)[:, :, :height, :width].float()
         return logits

@@ -82,7 +82,7 @@ def test_a_pickle_of_other_things_is_refused_and_never_executed(tmp_path, legacy
     ("content", "message"),
     [
         (b"", "is empty (0 bytes), expected a checkpoint"),
-        (b"PK\x03\x04 half a zip", "is damaged, cut off or no checkpoint of PyTorch"),
+        (b"PK\x03\x04 half a zip", "is damaged, truncated or not a PyTorch checkpoint"),
         (b"nonsense" * 100, "not executed"),
     ],
 )
@@ -224,7 +224,7 @@ def test_damaged_safetensors(tmp_path, content):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "x.safetensors")
     assert str(caught.value) == (
-        f"{tmp_path / 'x.safetensors'}: is damaged, cut off or no file of safetensors; copy or save it again"
+        f"{tmp_path / 'x.safetensors'}: is damaged, truncated or not a safetensors file; copy or save it again"
     )
 
 
@@ -234,7 +234,7 @@ def test_safetensors_cut_off_anywhere_are_refused(tmp_path, network):
     whole = file.read_bytes()
     for share in (0.001, 0.05, 0.5, 0.999):
         file.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(CheckpointError, match="is damaged, cut off or no file of safetensors"):
+        with pytest.raises(CheckpointError, match="is damaged, truncated or not a safetensors file"):
             load_checkpoint(file)
 
 
@@ -311,9 +311,12 @@ def test_the_weights_of_a_checkpoint_keep_what_its_card_says(path, card):
 @pytest.mark.parametrize(
     ("theirs", "note"),
     [
-        (Milesial, "odd sizes were padded inside the network: borders differ where a side is no multiple of 4"),
-        (Mateuszbuda, "trained on values normalised per volume, which no card can say: here they are divided by 255"),
-        (Usuyama, "has no BatchNorm: one was put in that changes nothing until it is trained further"),
+        (Milesial, "odd sizes were padded inside the network: borders differ if a side is not a multiple of 4"),
+        (
+            Mateuszbuda,
+            "trained on values normalised per volume, which a card cannot express: here they are divided by 255",
+        ),
+        (Usuyama, "has no BatchNorm: layers were added that change nothing until it is trained further"),
     ],
 )
 def test_a_network_starts_with_other_peoples_weights_and_two_sigmoids_too(tmp_path, theirs, note):

@@ -76,7 +76,7 @@ def test_mask_values_are_told_and_two_classes_stay_a_softmax(tmp_path):
     assert loaded.card.output.classes == ("background", "foreground")
     assert loaded.card.output.activation == "softmax"
     assert loaded.notes == (
-        "odd sizes were padded inside the network: borders differ where a side is no multiple of 4",
+        "odd sizes were padded inside the network: borders differ if a side is not a multiple of 4",
         "in its masks the classes background, foreground had the values [0, 255]",
     )
 
@@ -117,7 +117,7 @@ def test_usuyama_gets_a_norm_that_changes_nothing():
     mapped = recognise(network.state_dict())
     assert torch.equal(mapped.state_dict["downs.0.conv.1.bias"], network.dconv_down1[0].bias)
     assert mapped.state_dict["downs.0.conv.1.running_var"].unique().item() == pytest.approx(1 - 1e-5, abs=1e-7)
-    assert mapped.notes == ("has no BatchNorm: one was put in that changes nothing until it is trained further",)
+    assert mapped.notes == ("has no BatchNorm: layers were added that change nothing until it is trained further",)
 
 
 MISFITS = [
@@ -207,7 +207,7 @@ def test_independent_sigmoids_are_refused_for_use_but_not_for_training(tmp_path,
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "x.pth")
     assert str(caught.value) == (
-        f"{tmp_path / 'x.pth'}: answers with 2 independent sigmoids, which cannot be kept; expected one class or a "
+        f"{tmp_path / 'x.pth'}: has 2 independent sigmoids, which a card cannot express; expected one class or a "
         "softmax; train it further with --init-from"
     )
     assert load_weights(tmp_path / "x.pth").config.classes == 2
