@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime.devices import availability
 from runtime.support import cpu_count
 
 
@@ -42,14 +41,14 @@ def test_quota_is_the_least_of_all_groups_above(tmp_path, groups, files, quota):
 def test_threads_are_the_affinity_or_the_quota_rounded_up(monkeypatch, quota, allowed, limit, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(allowed)), raising=False)
     quota(limit)
-    assert availability.available_threads() == threads
+    assert cpu_count.available_threads() == threads
 
 
 def test_a_system_without_affinity_has_the_cores_of_the_machine(monkeypatch, quota):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     quota(None)
-    assert availability.available_threads() == 64
+    assert cpu_count.available_threads() == 64
 
 
 def test_the_quota_is_read_once(monkeypatch):
