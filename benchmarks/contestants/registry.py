@@ -8,7 +8,7 @@ from benchmarks.contestants.ncnn import NcnnContestant
 from benchmarks.contestants.onnx_runtime import onnx_contestants
 from benchmarks.contestants.openvino import OpenVinoContestant
 from benchmarks.contestants.pytorch import torch_contestants
-from runtime.devices.device import CPU_DEVICE, Device
+from runtime.devices.device import Device
 from runtime.errors import ConfigError
 
 
@@ -20,7 +20,12 @@ def contestants_on(device: Device) -> tuple[Contestant, ...]:
     return (*torch_contestants(cuda), *onnx_contestants(cuda), *onnx_contestants(tensorrt))
 
 
-CONTESTANTS = (*contestants_on(CPU_DEVICE), *contestants_on(Device(kind="cuda")))
+def other_contestants() -> tuple[Contestant, ...]:
+    """OpenVINO in float32 and with an int8 file, and ncnn, all on the CPU."""
+    return OpenVinoContestant(), OpenVinoContestant(precision="int8"), NcnnContestant()
+
+
+CONTESTANTS = (*contestants_on(Device(kind="cpu")), *contestants_on(Device(kind="cuda")))
 """Those of the CPU and of the first GPU."""
 
 
@@ -46,8 +51,3 @@ def chosen(
         whose = f"{', '.join(names)} is" if names else "those that there are on this device is"
         raise ConfigError(f"peers: none of {whose} in {', '.join(precisions)}; choose others")
     return left
-
-
-def other_contestants() -> tuple[Contestant, ...]:
-    """OpenVINO in float32 and with an int8 file, and ncnn, all on the CPU."""
-    return OpenVinoContestant(), OpenVinoContestant(precision="int8"), NcnnContestant()

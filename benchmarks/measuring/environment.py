@@ -38,7 +38,7 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 """Of a container, in bytes or "max", by version of cgroups."""
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("runtime", "unet_core", "export", "benchmarks")
 GIT_SECONDS = 10
 

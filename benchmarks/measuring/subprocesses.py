@@ -10,7 +10,7 @@ from runtime.errors import DeviceError, one_line
 LIMIT_S = 600.0
 """Seconds after which a process, or an answer of one that stays open, is no longer waited for."""
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STATUS = Path("/proc/self/status")
 """What the kernel tells of a process's memory, see proc(5); Linux only."""
 MEMINFO = Path("/proc/meminfo")

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from subjects import write_subject
 
 from benchmarks.contestants import base as contestant_module
-from benchmarks.contestants import other
+from benchmarks.contestants import ncnn
 from benchmarks.contestants.base import difference
 from benchmarks.contestants.ncnn import NcnnContestant, bare_network, converted
 from benchmarks.contestants.openvino import OpenVinoContestant
@@ -112,8 +112,8 @@ def test_a_conversion_is_asked_for_at_one_size_and_failures_are_told(subject, tm
             (cwd / "network.ncnn.bin").write_text("")
         return subprocess.CompletedProcess(command, 0, "", "line one\nline two")
 
-    monkeypatch.setattr(other.importlib, "import_module", lambda name: Pnnx)
-    monkeypatch.setattr(other.subprocess, "run", run)
+    monkeypatch.setattr(ncnn.importlib, "import_module", lambda name: Pnnx)
+    monkeypatch.setattr(ncnn.subprocess, "run", run)
     channels = subject.card.architecture.in_channels
     if written:
         assert converted(subject, (32, 64), tmp_path) == (
