@@ -8,7 +8,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.cases.image_files import write_jpeg
-from benchmarks.measuring.subprocesses import LIMIT_S, command_of, environment, fresh, too_long, why_ended
+from benchmarks.measuring.subprocesses import (
+    LIMIT_S,
+    environment_variables,
+    exit_reason,
+    python_command,
+    run_script,
+    timeout_reason,
+)
 from benchmarks.measuring.timing import interleave, pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.errors import DeviceError
@@ -95,8 +102,8 @@ def measure(
         common = (model, source, Path(folder) / "mask.png", threads)
         with _service(KEPT_SCRIPT, *common) as ask:
             contestants: dict[str, Callable[[], object]] = {
-                BARE: lambda: fresh(BARE_SCRIPT, *common, *card.input.size, card.input.channels),
-                OURS: lambda: fresh(OURS_SCRIPT, *common),
+                BARE: lambda: run_script(BARE_SCRIPT, *common, *card.input.size, card.input.channels),
+                OURS: lambda: run_script(OURS_SCRIPT, *common),
                 KEPT: ask,
             }
             (display or Display(quiet=True)).note(f"cold start: {rounds} rounds of {len(contestants)} in turns")
@@ -124,12 +131,12 @@ def _service(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Itera
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command_of(script, *arguments),
+            python_command(script, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             bufsize=0,  # nothing is left to be written when it has ended already
-            env=environment(),
+            env=environment_variables(),
         ) as process,
     ):
         assert process.stdin is not None
@@ -152,7 +159,7 @@ def _service(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Itera
             if not answer:
                 code = process.wait()
                 errors.seek(0)
-                reason = too_long(limit_s) if is_late.is_set() else why_ended(code, errors.read())
+                reason = timeout_reason(limit_s) if is_late.is_set() else exit_reason(code, errors.read())
                 raise DeviceError(f"a process that stays open: {reason}")
 
         try:

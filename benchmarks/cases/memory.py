@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring.subprocesses import LIMIT_S, MEMORY, fresh, no_memory_figures
+from benchmarks.measuring.subprocesses import LIMIT_S, MEMORY, memory_unavailable_reason, run_script
 from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.errors import DeviceError
@@ -93,7 +93,7 @@ def measure(
     Raises:
         DeviceError: a process failed that needs little memory.
     """
-    reason = no_memory_figures()
+    reason = memory_unavailable_reason()
     if reason:
         return [Skipped(part=part, contestant="all", settings={}, reason=reason) for part in ("memory", "tiles")]
     display = display or Display(quiet=True)
@@ -103,7 +103,7 @@ def measure(
             predictions = min(predictions, max(TENTHS, int(budget_s / 2 / seconds)))
         display.note(f"memory: {predictions} predictions in one process")
         given, limit_s = (model, threads, predictions, SMALLEST, LARGEST, TENTHS), LATE * predictions * seconds
-        values = json.loads(fresh(MANY_SCRIPT, *given, limit_s=max(LIMIT_S, limit_s)))
+        values = json.loads(run_script(MANY_SCRIPT, *given, limit_s=max(LIMIT_S, limit_s)))
         settings: Settings = {"images": predictions, "device": "cpu", "threads": threads}
         many = Measurement(part="memory", contestant=MANY, settings=settings, unit="MB", values=tuple(values))
         return [many, *_tiles(model, threads, side, rounds, display)]
@@ -129,7 +129,7 @@ def _tiles(model: Path, threads: int, side: int, rounds: int, display: Display) 
         for _ in range(rounds):
             for name in list(found):
                 try:
-                    found[name].append(json.loads(fresh(TILES_SCRIPT, model, threads, side, TILES[name])))
+                    found[name].append(json.loads(run_script(TILES_SCRIPT, model, threads, side, TILES[name])))
                 except DeviceError as error:
                     del found[name]
                     skipped.append(Skipped(part="tiles", contestant=name, settings=settings, reason=str(error)))

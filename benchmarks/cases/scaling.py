@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring.subprocesses import MEMORY, available_megabytes, fresh, no_memory_figures
+from benchmarks.measuring.subprocesses import MEMORY, available_megabytes, memory_unavailable_reason, run_script
 from benchmarks.measuring.timing import interleave, least_seconds, pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.card import InputSpec
@@ -97,7 +97,7 @@ def measure(
             fit into memory, both by what the next smaller one took.
         display: where progress is shown; nothing is drawn while a clock runs.
     """
-    reason = no_memory_figures()
+    reason = memory_unavailable_reason()
     if reason:
         return [Skipped(part="scaling", contestant=OURS, settings={}, reason=reason)]
     display = display or Display(quiet=True)
@@ -141,7 +141,7 @@ def _costs(
     for shape in display.through(shapes, "peak memory", len(shapes), unit="shape"):
         try:
             _check_room(shape, costs, budget_s)
-            costs[shape] = Cost(*json.loads(fresh(PEAK_SCRIPT, model, threads, *shape)))
+            costs[shape] = Cost(*json.loads(run_script(PEAK_SCRIPT, model, threads, *shape)))
         except DeviceError as error:
             settings = _settings(shape, threads)
             skipped.append(Skipped(part="scaling", contestant=OURS, settings=settings, reason=str(error)))

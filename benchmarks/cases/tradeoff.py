@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring.subprocesses import command_of, environment, why_ended
+from benchmarks.measuring.subprocesses import environment_variables, exit_reason, python_command
 from benchmarks.measuring.timing import interleave, pinned
 from benchmarks.precision import KINDS
 from benchmarks.results import Measurement, Settings, Skipped
@@ -149,11 +149,11 @@ def train_within(config: TrainConfig, limit_s: float, display: Display) -> Train
         display.bar(label, config.epochs, unit="epoch") as advance,
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command_of(TRAIN_SCRIPT, json.dumps(asdict(config))),
+            python_command(TRAIN_SCRIPT, json.dumps(asdict(config))),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=environment(),
+            env=environment_variables(),
         ) as process,
     ):
         limit = threading.Timer(limit_s, process.terminate)
@@ -169,7 +169,7 @@ def train_within(config: TrainConfig, limit_s: float, display: Display) -> Train
         finally:
             limit.cancel()
         errors.seek(0)
-        reason = why_ended(code, errors.read()) if code else ""
+        reason = exit_reason(code, errors.read()) if code else ""
     seconds = time.perf_counter() - started
     checkpoint = Path(config.out) / BEST
     stopped = seconds >= limit_s

@@ -1,4 +1,4 @@
-"""What has to run in a Python process of its own: cold starts, peaks of memory, trainings with a time limit."""
+"""Python scripts in fresh processes: for cold starts, peaks of memory, trainings with a time limit."""
 
 import os
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 from runtime.errors import DeviceError, one_line
 
 LIMIT_S = 600.0
-"""Seconds after which a process, or an answer of one that stays open, is no longer waited for."""
+"""Time limit of a process, or of an answer of one that stays open, in seconds."""
 
 ROOT = Path(__file__).parents[2]
 STATUS = Path("/proc/self/status")
-"""What the kernel tells of a process's memory, see proc(5); Linux only."""
+"""Linux's figures of a process's memory, see proc(5)."""
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
-"""Of version 2, with a container's limit of memory."""
+"""Folder of cgroups, version 2, with a container's memory limit."""
 
 MEMORY = """
 def megabytes(name):
@@ -25,56 +25,56 @@ def forget_peak():
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # VmHWM, the peak, begins anew; see proc(5)
 """
-"""The head of scripts that measure memory: megabytes("VmRSS") are now, megabytes("VmHWM") the peak."""
+"""Head of scripts that measure memory: megabytes("VmRSS") is what is used now, megabytes("VmHWM") the peak."""
 
 
-def command_of(script: str, *arguments: object) -> list[str]:
-    """The command that runs a script's text in a fresh Python; what lies in the current folder is not imported."""
+def python_command(script: str, *arguments: object) -> list[str]:
+    """The command that runs a script's text in a fresh Python, which imports nothing from the current folder."""
     return [sys.executable, "-P", "-c", script, *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    """This process's environment, in which this checkout's packages are found first."""
+def environment_variables() -> dict[str, str]:
+    """This process's environment variables, changed so that this checkout's packages are found first."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def fresh(script: str, *arguments: object, limit_s: float = LIMIT_S) -> str:
-    """What a script prints in a fresh process, which is ended after `limit_s` seconds.
+def run_script(script: str, *arguments: object, limit_s: float = LIMIT_S) -> str:
+    """Run a script in a fresh process for at most `limit_s` seconds; return what it printed.
 
     Raises:
-        DeviceError: it failed, took too long, or was ended from outside, most likely for want of memory.
+        DeviceError: it failed, took too long, or was killed, most likely because it ran out of memory.
     """
-    command = command_of(script, *arguments)
+    command, variables = python_command(script, *arguments), environment_variables()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=limit_s)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=limit_s)
     except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"a process of its own: {too_long(limit_s)}") from error
+        raise DeviceError(f"a fresh process: {timeout_reason(limit_s)}") from error
     if done.returncode:
-        raise DeviceError(f"a process of its own: {why_ended(done.returncode, done.stderr)}")
+        raise DeviceError(f"a fresh process: {exit_reason(done.returncode, done.stderr)}")
     return done.stdout
 
 
-def too_long(limit_s: float) -> str:
-    """One line about a process that was ended for its time."""
+def timeout_reason(limit_s: float) -> str:
+    """The reason in one line for a process that exceeded its time limit."""
     return f"took longer than {limit_s:g} s and was ended; measure less of it, or on an idle machine"
 
 
-def why_ended(code: int, stderr: str) -> str:
-    """One line about a process that ended with another exit status than 0."""
+def exit_reason(code: int, stderr: str) -> str:
+    """The reason in one line for a process that ended with an exit status other than 0."""
     if code < 0:
-        return f"was ended by signal {-code}, most likely for want of memory"
+        return f"was killed by signal {-code}, most likely because it ran out of memory"
     lines = stderr.strip().splitlines()
     return f"ended with status {code}" + (f" ({one_line(lines[-1])[:300]})" if lines else "")
 
 
-def no_memory_figures() -> str | None:
-    """Why a process's memory cannot be measured here; None where it can."""
-    return None if STATUS.exists() else "needs Linux, whose /proc tells of a process's memory"
+def memory_unavailable_reason() -> str | None:
+    """Return why a process's memory cannot be measured here; None if it can."""
+    return None if STATUS.exists() else "needs Linux, whose /proc tells a process's memory"
 
 
 def available_megabytes() -> float | None:
-    """What a process may still take, by the kernel's estimate and a container's limit; None where neither is told."""
+    """Memory in MB that a process may still take, by the kernel's estimate and a container's limit; None if unknown."""
     found = []
     if MEMINFO.exists():
         lines = (line.split() for line in MEMINFO.read_text().splitlines())

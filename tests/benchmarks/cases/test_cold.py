@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.cases import cold
 from benchmarks.cases.cold import BARE, BARE_SCRIPT, KEPT, KEPT_SCRIPT, OURS, OURS_SCRIPT, measure
-from benchmarks.measuring.subprocesses import fresh
+from benchmarks.measuring.subprocesses import run_script
 from export import export_onnx
 from runtime.errors import DeviceError
 
@@ -17,7 +17,7 @@ from runtime.errors import DeviceError
 def test_seconds_of_all_contestants(thin, monkeypatch):
     scripts = []
     monkeypatch.setattr(cold, "interleave", in_known_time)
-    monkeypatch.setattr(cold, "fresh", lambda script, *_: scripts.append(script))
+    monkeypatch.setattr(cold, "run_script", lambda script, *_: scripts.append(script))
     found = measure(thin / "model.onnx", thin / "val_images" / "v2.jpg", threads=1, rounds=5)
     assert {one.contestant: one.values for one in found} == {
         BARE: (0.001, 0.002, 0.003, 0.004, 0.005),
@@ -43,8 +43,8 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
     write_model(tmp_path / "model.pth", [image], classes=classes)
     export_onnx(tmp_path / "model.pth")
     targets = [tmp_path / f"{index}.png" for index in range(3)]
-    fresh(BARE_SCRIPT, model, image, targets[0], 1, 32, 48, "RGB")
-    fresh(OURS_SCRIPT, model, image, targets[1], 1)
+    run_script(BARE_SCRIPT, model, image, targets[0], 1, 32, 48, "RGB")
+    run_script(OURS_SCRIPT, model, image, targets[1], 1)
     with cold._service(KEPT_SCRIPT, model, image, targets[2], 1) as ask:
         ask()
         targets[2].unlink()
@@ -56,9 +56,9 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
 
 def test_opencv_has_the_threads_asked_for_in_processes_of_their_own(thin, tmp_path):
     given = (thin / "model.onnx", thin / "val_images" / "v0.jpg", tmp_path / "mask.png", 5)
-    assert fresh(OURS_SCRIPT + "print(cv2.getNumThreads())", *given) == "5\n"
+    assert run_script(OURS_SCRIPT + "print(cv2.getNumThreads())", *given) == "5\n"
     told = "import sys; sys.stdin = iter(())" + KEPT_SCRIPT + "print(cv2.getNumThreads())"
-    assert fresh(told, *given) == "5\n"
+    assert run_script(told, *given) == "5\n"
 
 
 def test_a_process_that_stays_open_ends_with_its_block(tmp_path):

@@ -9,14 +9,14 @@ from benchmarks.results import Measurement, Skipped
 from runtime.errors import DeviceError
 from runtime.predictor import Predictor
 
-pytestmark = pytest.mark.skipif(memory.no_memory_figures() is not None, reason="needs /proc")
+pytestmark = pytest.mark.skipif(memory.memory_unavailable_reason() is not None, reason="needs /proc")
 SMALL = "tiles of 256x256"
 
 
 def test_values_are_those_that_the_processes_print(thin, monkeypatch):
     rounds = iter(range(1, 100))
 
-    def fresh(script, model, threads, *rest, limit_s=None):
+    def run_script(script, model, threads, *rest, limit_s=None):
         if script == MANY_SCRIPT:
             return json.dumps([100.0 + count for count in range(rest[0])])
         side, tile = rest
@@ -24,7 +24,7 @@ def test_values_are_those_that_the_processes_print(thin, monkeypatch):
             raise DeviceError("a process of its own: was ended by signal 9")
         return json.dumps([float(next(rounds)), float(tile + side)])
 
-    monkeypatch.setattr(memory, "fresh", fresh)
+    monkeypatch.setattr(memory, "run_script", run_script)
     skipped, *found = sorted(
         measure(thin / "model.onnx", threads=3, predictions=12, side=600, rounds=2),
         key=lambda one: isinstance(one, Measurement),
@@ -48,7 +48,7 @@ def test_a_budget_means_fewer_predictions_but_at_least_ten(thin, monkeypatch, bu
     """Two seconds each, in half of the budget."""
     monkeypatch.setattr(memory, "seconds_of_one", lambda model, threads: 2.0)
     limits = []
-    monkeypatch.setattr(memory, "fresh", lambda script, *_, limit_s=0.0: limits.append(limit_s) or "[1.0, 2.0]")
+    monkeypatch.setattr(memory, "run_script", lambda script, *_, limit_s=0.0: limits.append(limit_s) or "[1.0, 2.0]")
     found = measure(thin / "model.onnx", threads=1, predictions=50, rounds=1, budget_s=budget)
     assert found[0].settings["images"] == count
     assert limits == [max(600.0, 10 * 2.0 * count), 0.0, 0.0, 0.0]
@@ -77,6 +77,6 @@ def test_memory_of_real_processes(thin):
 
 
 def test_without_proc_it_is_skipped(thin, monkeypatch):
-    monkeypatch.setattr(memory, "no_memory_figures", lambda: "needs Linux")
+    monkeypatch.setattr(memory, "memory_unavailable_reason", lambda: "needs Linux")
     found = measure(thin / "model.onnx", threads=1)
     assert [(one.part, one.reason) for one in found] == [("memory", "needs Linux"), ("tiles", "needs Linux")]

@@ -17,13 +17,13 @@ SIZES = [(32, 48), (160, 240), (320, 480), (160, 480)]
 def costs(monkeypatch):
     """Processes that take 10 KB and 1 s for 1,000 pixels, and a machine with 5 MB; timing takes no time."""
 
-    def fresh(script, model, threads, *shape):
+    def run_script(script, model, threads, *shape):
         return json.dumps([math.prod(shape) / 1e5, math.prod(shape) / 1e3])
 
-    monkeypatch.setattr(scaling, "fresh", fresh)
+    monkeypatch.setattr(scaling, "run_script", run_script)
     monkeypatch.setattr(scaling, "available_megabytes", lambda: 5.0)
     monkeypatch.setattr(scaling, "interleave", in_known_time)
-    monkeypatch.setattr(scaling, "no_memory_figures", lambda: None)
+    monkeypatch.setattr(scaling, "memory_unavailable_reason", lambda: None)
 
 
 def test_a_power_law_is_found_again():

@@ -1,18 +1,20 @@
 import pytest
 
 from benchmarks.measuring import subprocesses as module
-from benchmarks.measuring.subprocesses import available_megabytes, fresh, no_memory_figures
+from benchmarks.measuring.subprocesses import available_megabytes, memory_unavailable_reason, run_script
 from runtime.errors import DeviceError
 
 
 def test_a_script_gets_its_arguments_and_gives_what_it_prints():
-    assert fresh("import sys; print(sys.argv[1:])", "a b", 2) == "['a b', '2']\n"
+    assert run_script("import sys; print(sys.argv[1:])", "a b", 2) == "['a b', '2']\n"
 
 
 def test_packages_are_those_of_this_checkout_and_not_of_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "benchmarks.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    assert fresh("import benchmarks; print(benchmarks.__file__)").strip() == str(module.ROOT / "benchmarks/__init__.py")
+    assert run_script("import benchmarks; print(benchmarks.__file__)").strip() == str(
+        module.ROOT / "benchmarks/__init__.py"
+    )
 
 
 @pytest.mark.parametrize(
@@ -20,20 +22,20 @@ def test_packages_are_those_of_this_checkout_and_not_of_the_current_folder(tmp_p
     [
         ("raise ValueError('no such\\nthing')", "ended with status 1 (thing)"),
         ("raise SystemExit(3)", "ended with status 3"),
-        ("import os; os.kill(os.getpid(), 9)", "was ended by signal 9, most likely for want of memory"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9, most likely because it ran out of memory"),
     ],
 )
 def test_a_process_that_fails_is_one_line(script, reason):
     with pytest.raises(DeviceError) as caught:
-        fresh(script)
-    assert str(caught.value) == f"a process of its own: {reason}"
+        run_script(script)
+    assert str(caught.value) == f"a fresh process: {reason}"
 
 
 def test_a_process_that_takes_too_long_is_ended():
     with pytest.raises(DeviceError) as caught:
-        fresh("import time; time.sleep(600)", limit_s=0.5)
+        run_script("import time; time.sleep(600)", limit_s=0.5)
     reason = "took longer than 0.5 s and was ended; measure less of it, or on an idle machine"
-    assert str(caught.value) == f"a process of its own: {reason}"
+    assert str(caught.value) == f"a fresh process: {reason}"
 
 
 def test_free_memory_is_the_kernels_estimate_or_what_a_container_has_left(tmp_path, monkeypatch):
@@ -51,4 +53,4 @@ def test_free_memory_is_the_kernels_estimate_or_what_a_container_has_left(tmp_pa
 
 def test_where_the_kernel_does_not_tell_memory_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "STATUS", tmp_path / "none")
-    assert no_memory_figures() == "needs Linux, whose /proc tells of a process's memory"
+    assert memory_unavailable_reason() == "needs Linux, whose /proc tells a process's memory"
