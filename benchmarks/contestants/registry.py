@@ -25,7 +25,7 @@ def other_contestants() -> tuple[Contestant, ...]:
     return OpenVinoContestant(), OpenVinoContestant(precision="int8"), NcnnContestant()
 
 
-CONTESTANTS = (*contestants_on(Device(kind="cpu")), *contestants_on(Device(kind="cuda")))
+CONTESTANTS = (*contestants_on(CPU_DEVICE), *contestants_on(Device(kind="cuda")))
 """Those of the CPU and of the first GPU."""
 
 
