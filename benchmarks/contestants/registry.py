@@ -8,7 +8,7 @@ from benchmarks.contestants.ncnn import NcnnContestant
 from benchmarks.contestants.onnx_runtime import onnx_contestants
 from benchmarks.contestants.openvino import OpenVinoContestant
 from benchmarks.contestants.pytorch import torch_contestants
-from runtime.devices.device import Device
+from runtime.devices.device import CPU_DEVICE, Device
 from runtime.errors import ConfigError
 
 
