@@ -1,1 +1,1 @@
-"""Is it the same, how fast is it, against what: `unet-bench`."""
+"""`unet-bench`: latency, memory, answers and accuracy of an exported model, beside other libraries."""

@@ -1,10 +1,10 @@
-"""unet-bench: its module is imported when it is run, and kind without PyTorch."""
+"""Entry point of `unet-bench` and of `python -m benchmarks`; imports the command when it runs."""
 
 from runtime.commands.entry import start
 
 
 def bench() -> None:
-    """unet-bench."""
+    """Run unet-bench."""
     start("benchmarks.cli", extra="bench")
 
 

@@ -1,72 +1,58 @@
-"""unet-bench: one command for all parts; `unet-bench compare` for two runs."""
+"""unet-bench: the options of a run and of comparing two runs.
+
+Each command imports what it needs when it runs, so that --help needs neither PyTorch nor NumPy.
+"""
 
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from benchmarks.cases import latency, parity
-from benchmarks.contestants.base import Arithmetic, BenchmarkModel
-from benchmarks.measuring.environment import environment
-from benchmarks.measuring.timing import MIN_ROUNDS, busy_cores, disturbance
-from benchmarks.reporting import compare
-from benchmarks.reporting.plots import PICTURES, draw
-from benchmarks.reporting.report import markdown
-from benchmarks.results import FILE_NAME, Measurement, Results, Settings, Skipped
-from benchmarks.suite import ON_REQUEST, PARTS, RESULTS_OF, Plan, measure, skipped_part
+from benchmarks.suite import PARTS, Plan, measure_parts
 from runtime.commands.console import Command, Listed, Size, version_option
+from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, ImageError, one_line
-from runtime.image import list_images
 from runtime.support.cpu_count import MAX_THREADS, available_threads
 from runtime.support.files import make_folder, write_text
-from unet_core.reporting.progress import Display
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from benchmarks.contestants.base import BenchmarkModel
+    from benchmarks.results import Results
 
 IMAGE_FOLDERS = ("val_images", "val", "train_images", "train")
-"""Of a data set, in the order in which they are looked for."""
+"""Folders of a data set that have images, in the order in which they are looked for."""
 
-QUICK = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
-"""What --quick does less of: for a look, not for figures that are told to others."""
+MIN_ROUNDS, PRECISIONS = 5, ("fp32", "tf32", "fp16", "bf16", "int8")
+"""Copies of `timing.MIN_ROUNDS` and `Arithmetic`, whose modules are too heavy for --help."""
+
+QUICK: Mapping[str, Any] = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
+"""Fields of a plan with --quick."""
+
+PARTS_HELP = (
+    "Measure only this part; may be repeated.  "
+    f"[default: all but {' and '.join(part.name for part in PARTS.values() if part.on_request)}]"
+)
 
 
-PARTS_HELP = f"Only these parts.  [default: all but {' and '.join(ON_REQUEST)}]"
-
-
-class WithDefault(click.Group):
+class RunByDefault(click.Group):
     """`unet-bench MODEL ...` is `unet-bench run MODEL ...`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `run` before what is no command and no option of the group."""
+        """Put `run` before a first argument that is neither a command nor an option of the group."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
-def images_in(data: Path | None) -> list[Path]:
-    """The images of a folder, or of the validation images in it, or of the training images.
-
-    Raises:
-        ImageError: there are none.
-    """
-    if data is None:
-        return []
-    folder = next((data / name for name in IMAGE_FOLDERS if (data / name).is_dir()), data)
-    images = list_images(folder)
-    if not images:
-        raise ImageError(f"{folder}: no images in this folder")
-    return images
-
-
-@click.group(cls=WithDefault)
+@click.group(cls=RunByDefault)
 @version_option
 def main() -> None:
     """Measure a model, or compare two measurements.
@@ -78,29 +64,86 @@ def main() -> None:
 @main.command("run", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="What MODEL was exported from; without, no PyTorch."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Checkpoint that MODEL was exported from; without it PyTorch is not measured.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of images, or with val_images/ (and masks).")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of images, or data set with val_images/ (and masks)."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json, report.md and pictures.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help=PARTS_HELP)
 @click.option(
-    "--also", multiple=True, type=click.Path(path_type=Path), help="fp16, int8 or cpu file of the same checkpoint."
+    "--also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Another file of the same checkpoint: fp16, int8 or for CPUs; may be repeated.",
 )
-@click.option("--batch", type=Listed(int), default="1", show_default=True, help="Batch sizes of the latency.")
-@click.option("--size", type=Listed(str), help="WIDTHxHEIGHT,... of the latency.  [default: as trained]")
-@click.option("--precision", type=Listed(str), help=f"Of {', '.join(get_args(Arithmetic))}.  [default: all]")
-@click.option("--peer", multiple=True, help="Contestant of the latency by its name, as in the report.  [default: all]")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto: the CPU and the GPU.")
-@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Of all.  [default: all that may be used]")
-@click.option("--rounds", type=click.IntRange(min=MIN_ROUNDS), default=20, show_default=True, help="In turns.")
-@click.option("--budget", type=click.FloatRange(min=1), help="Seconds for all; then fewer rounds, and fewer of them.")
-@click.option("--predictions", type=click.IntRange(min=10), default=2000, show_default=True, help="Of the memory.")
-@click.option("--folder", type=Listed(int), default="8,32,128", show_default=True, help="Numbers of files.")
-@click.option("--side", type=click.IntRange(min=64), default=2048, show_default=True, help="Of the image in tiles.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="TOML of unet-train, for training and trade-off.")
-@click.option("--bases", type=Listed(int), default="8,16,32", show_default=True, help="Widths of the trade-off.")
-@click.option("--limit", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds a training.")
-@click.option("--quick", is_flag=True, help="Fewest rounds, files and predictions: for a look.")
+@click.option("--batch", type=Listed(int), default="1", show_default=True, help="Batch sizes for the latency.")
+@click.option("--size", type=Listed(str), help="WIDTHxHEIGHT,... for the latency, in pixels.  [default: as trained]")
+@click.option(
+    "--precision", type=Listed(str), help=f"Precisions for the latency: {', '.join(PRECISIONS)}.  [default: all]"
+)
+@click.option(
+    "--contestant",
+    "--peer",
+    "contestants",
+    multiple=True,
+    help="Measure the latency of this contestant only, named as in the report; may be repeated.  [default: all]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto for the CPU and the first GPU."
+)
+@click.option(
+    "--threads", type=click.IntRange(1, MAX_THREADS), help="CPU threads of each contestant.  [default: all cores]"
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=MIN_ROUNDS),
+    default=20,
+    show_default=True,
+    help="Rounds of timing, in which the contestants take turns.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=1),
+    help="Seconds for all parts together; if time is short there are fewer rounds, and contestants are skipped.",
+)
+@click.option(
+    "--predictions",
+    type=click.IntRange(min=10),
+    default=2000,
+    show_default=True,
+    help="Predictions after which the memory part ends.",
+)
+@click.option(
+    "--folder", type=Listed(int), default="8,32,128", show_default=True, help="Numbers of files for the folder part."
+)
+@click.option(
+    "--side",
+    type=click.IntRange(min=64),
+    default=2048,
+    show_default=True,
+    help="Side of the memory part's large square image, in pixels.",
+)
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="TOML settings of unet-train, for training and trade-off."
+)
+@click.option(
+    "--bases",
+    type=Listed(int),
+    default="8,16,32",
+    show_default=True,
+    help="Channels of the first level of each network in trade-off.",
+)
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=1),
+    default=1800,
+    show_default=True,
+    help="Seconds that each training of trade-off may take.",
+)
+@click.option("--quick", is_flag=True, help="Fewest rounds, files and predictions, for a first look.")
 def run(
     model: Path,
     checkpoint: Path | None,
@@ -109,46 +152,53 @@ def run(
     parts: tuple[str, ...],
     also: tuple[Path, ...],
     budget: float | None,
-    quick: bool,
-    **asked: Any,
+    **options: Any,
 ) -> None:
-    """Measure MODEL (.onnx, fp32): latency against others, what surrounds it, what bounds it.
+    """Measure MODEL, an fp32 .onnx file: its latency beside other libraries, the work around it, and what limits it.
 
-    Exit code: 0, or 1 if answers are not PyTorch's, or nothing could be measured of a part that was named.
+    Exit code: 0, or 1 if answers differ from PyTorch's or nothing could be measured of a part that was named.
     """
+    try:
+        from benchmarks.cases.parity import require_parity
+        from benchmarks.contestants.base import BenchmarkModel
+        from benchmarks.measuring.environment import environment
+        from benchmarks.measuring.timing import busy_cores, disturbance
+        from benchmarks.reporting import plots  # noqa: F401 - a missing matplotlib is told before hours of measuring
+        from benchmarks.reporting.report import markdown
+        from benchmarks.results import FILE_NAME, Measurement, Results, Skipped
+    except ModuleNotFoundError as error:
+        exit_without(error, extra="bench")
+
     if out is not None:
         make_folder(out)
     older = out is not None and (out / FILE_NAME).exists()
     if older:
         click.echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
     busy_before = busy_cores()
-    with _ended_by_terminate(), tempfile.TemporaryDirectory() as scratch:
-        plan = _planned(BenchmarkModel.read(model, checkpoint, also), data, Path(scratch), asked, quick, Display())
+    names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
+    with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
+        plan = plan_of(BenchmarkModel.read(model, checkpoint, also), data, Path(folder), options)
         results = Results(
-            environment=environment(model), method=_method(plan, budget), disturbance=None, measurements=()
+            environment=environment(model), method=method_of(plan, budget), disturbance=None, measurements=()
         )
-        chosen = [name for name in PARTS if (name in parts if parts else name not in ON_REQUEST)]
-        for index, found in enumerate(measure(plan, chosen, budget)):
+        for index, found in enumerate(measure_parts(plan, names, budget)):
             results = replace(
                 results,
                 measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
                 skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
             )
-            if out is not None and results.measurements:  # an older run's stay where nothing was measured
-                _unfinished(results, chosen[index + 1 :], busy_before).write(out)  # kept, whatever comes
+            if out is not None and results.measurements:  # written after each part, in case the run ends here
+                left = [one for name in names[index + 1 :] for one in PARTS[name].skipped("the run ended before it")]
+                unfinished = (*results.skipped, *(one for one in left if isinstance(one, Skipped)))
+                replace(results, disturbance=disturbance(busy_before, None), skipped=unfinished).write(out)
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if older and not results.measurements:
         click.echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
     elif out is not None:
-        written = [results.write(out), out / "report.md", *draw(results, out)]
-        write_text(out / "report.md", markdown(results) + _pictures(written))
-        for name in PICTURES if older else ():
-            if out / name not in written:
-                (out / name).unlink(missing_ok=True)  # it shows the older run
-        click.echo("\n".join(f"written: {path}" for path in written), err=True)
+        write_report(results, out, replace_pictures=older)
     click.echo(markdown(results))
-    parity.check(results.measurements)
-    missing = [name for name in parts if not any(map(results.of, RESULTS_OF.get(name, (name,))))]
+    require_parity(results.measurements)
+    missing = [name for name in parts if not any(map(results.of, PARTS[name].results or (name,)))]
     if missing:
         click.echo(f"error: nothing was measured of {', '.join(missing)}; the report says why", err=True)
         click.get_current_context().exit(1)
@@ -157,106 +207,138 @@ def run(
 @main.command("compare", cls=Command)
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option("--relative-to", help="Contestant that both are divided by first, since machines drift.")
 @click.option(
-    "--fail-above", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Percent that is a regression."
+    "--relative-to", help="Contestant by whose times each run is divided first, because machines drift between runs."
 )
-@click.option("--allow-missing", is_flag=True, help="What OLD has and NEW could not measure is no regression.")
+@click.option(
+    "--fail-above",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Percent by which a value may get worse before it is a regression.",
+)
+@click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Accept measurements of OLD that NEW could not take; else they are regressions.",
+)
 def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: float, allow_missing: bool) -> None:
     """Compare two results.json (or their folders), measurement by measurement.
 
     Exit code: 0, or 1 if something is worse by more than --fail-above percent beyond doubt, or than the limits of
     errors and Dice, or could not be measured any more.
     """
+    from benchmarks.reporting.compare import compare, comparison_table, lost, regressions
+    from benchmarks.results import Results
+
     before, after = Results.read(old), Results.read(new)
-    comparisons = compare.compare(before, after, relative_to=relative_to)
-    asked: dict[str, Any] = {"fail_above": fail_above, "relative_to": relative_to, "allow_missing": allow_missing}
-    click.echo(compare.comparison_table(before, after, comparisons, **asked), nl=False)
-    if compare.regressions(comparisons, fail_above) or (not allow_missing and compare.lost(before, after)):
+    comparisons = compare(before, after, relative_to=relative_to)
+    table = comparison_table(
+        before, after, comparisons, fail_above=fail_above, relative_to=relative_to, allow_missing=allow_missing
+    )
+    click.echo(table, nl=False)
+    if regressions(comparisons, fail_above) or (not allow_missing and lost(before, after)):
         click.get_current_context().exit(1)
 
 
-def _unfinished(results: Results, left: Iterable[str], busy_before: float | None) -> Results:
-    """The results as they stand if the run ends now: what is left is skipped, and what disturbed it before is told."""
-    missing = [
-        one for name in left for one in skipped_part(name, "the run ended before it") if isinstance(one, Skipped)
-    ]
-    return replace(results, disturbance=disturbance(busy_before, None), skipped=(*results.skipped, *missing))
-
-
-def _planned(
-    subject: BenchmarkModel, data: Path | None, work: Path, asked: Mapping[str, Any], quick: bool, display: Display
-) -> Plan:
-    latency.machines(asked["device"], asked["peer"], asked["precision"] or ())  # so that misspelt ones cost no time
-    given = {
-        "rounds": asked["rounds"],
-        "predictions": asked["predictions"],
-        "folder_sizes": _numbers("folder", asked["folder"]),
-        "side": asked["side"],
-    }
-    return Plan(
-        subject=subject,
-        data=data,
-        images=images_in(data),
-        batches=_numbers("batch", asked["batch"]),
-        sizes=_once([Size().convert(text, None, None) for text in asked["size"] or ()]),
-        precisions=asked["precision"] or (),
-        peers=asked["peer"],
-        device=asked["device"],
-        threads=asked["threads"] or available_threads(),
-        recipe=asked["recipe"],
-        bases=_numbers("bases", asked["bases"]),
-        limit_s=asked["limit"],
-        work=work,
-        display=display,
-        **(QUICK if quick else given),
-    )
-
-
-def _once(asked: Iterable[T]) -> list[T]:
-    return list(dict.fromkeys(asked))
-
-
-def _numbers(option: str, asked: Iterable[int]) -> list[int]:
-    """Each number once.
+def plan_of(benchmark_model: "BenchmarkModel", data: Path | None, folder: Path, options: dict[str, Any]) -> Plan:
+    """Check the options of a run and make a plan of them; `folder` is an empty one for files of the parts.
 
     Raises:
-        ConfigError: one is below 1.
+        ConfigError: an option is invalid.
+        DeviceError: there is no such device.
+        ImageError: there are no images in `data`.
     """
-    found = _once(asked)
-    if min(found, default=1) < 1:
-        raise ConfigError(f"--{option} {min(found)}: expected at least 1")
-    return found
+    from benchmarks.cases.latency import contestants_by_machine
+    from unet_core.reporting.progress import Display
+
+    numbers = {name: tuple(dict.fromkeys(options[name])) for name in ("folder", "batch", "bases")}
+    for name, values in numbers.items():
+        if min(values, default=1) < 1:
+            raise ConfigError(f"--{name} {min(values)}: expected at least 1")
+    contestants_by_machine(
+        options["device"], options["contestants"], options["precision"] or ()
+    )  # refuses unknown ones
+    plan = Plan(
+        benchmark_model=benchmark_model,
+        data=data,
+        images=images_in(data),
+        batches=numbers["batch"],
+        sizes=tuple(dict.fromkeys(Size().convert(text, None, None) for text in options["size"] or ())),
+        precisions=options["precision"] or (),
+        contestants=options["contestants"],
+        devices=options["device"],
+        threads=options["threads"] or available_threads(),
+        rounds=options["rounds"],
+        predictions=options["predictions"],
+        folder_sizes=numbers["folder"],
+        side=options["side"],
+        recipe=options["recipe"],
+        bases=numbers["bases"],
+        limit_s=options["limit"],
+        folder=folder,
+        display=Display(),
+    )
+    return replace(plan, **QUICK) if options["quick"] else plan
 
 
-def _method(plan: Plan, budget_s: float | None) -> Settings:
-    """How it was measured, with the options that were given; of files and folders the names."""
+def images_in(data: Path | None) -> Sequence[Path]:
+    """List the images of a folder, or of the validation images in it, or else of the training images.
+
+    Raises:
+        ImageError: there are none.
+    """
+    from runtime.image import list_images
+
+    if data is None:
+        return []
+    folder = next((data / name for name in IMAGE_FOLDERS if (data / name).is_dir()), data)
+    images = list_images(folder)
+    if not images:
+        raise ImageError(f"{folder}: no images in this folder")
+    return images
+
+
+def method_of(plan: Plan, budget_s: float | None) -> dict[str, str | int | float | bool]:
+    """Tell the method for the results: rounds, threads, budget, and the options as given, of paths only the names."""
     context = click.get_current_context()
+    words: list[str] = []
+    for option in context.command.params:
+        if context.get_parameter_source(str(option.name)) is not ParameterSource.COMMANDLINE:
+            continue
+        name, value = option.opts[0], context.params[str(option.name)]
+        values = [
+            one.name if isinstance(one, Path) else str(one) for one in (value if isinstance(value, tuple) else (value,))
+        ]
+        if value is True:
+            words.append(name)
+        elif option.multiple:
+            words += [word for one in values for word in (name, one)]
+        else:
+            words += [*([name] if isinstance(option, click.Option) else []), ",".join(values)]
     found: dict[str, str | int | float | bool] = {"rounds": plan.rounds, "threads": plan.threads}
     if budget_s is not None:
         found["budget_s"] = budget_s
-    given = {
-        str(option.opts[0]): context.params[str(option.name)]
-        for option in context.command.params
-        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
-    }
-    return found | {"options": one_line(" ".join(_option(name, value) for name, value in given.items()))[:2000]}
+    return found | {"options": one_line(shlex.join(words))[:2000]}
 
 
-def _option(name: str, value: Any) -> str:
-    """An option as it was given, "--batch 1,4"."""
-    if value is True:
-        return name
-    values = value if isinstance(value, tuple) else (value,)
-    words = [one.name if isinstance(one, Path) else str(one) for one in values]
-    if name in ("--part", "--peer", "--also"):  # given once for each
-        return " ".join(f"{name} {shlex.quote(word)}" for word in words)
-    return shlex.join([*([name] if name.startswith("-") else []), ",".join(words)])
+def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> None:
+    """Write results.json, report.md and pictures into a folder; with `replace_pictures` an older run's are removed."""
+    from benchmarks.reporting.plots import PICTURES, draw
+    from benchmarks.reporting.report import markdown
+
+    written = [results.write(out), out / "report.md", *draw(results, out)]
+    links = "".join(f"\n![{path.stem}]({path.name})\n" for path in written[2:])
+    write_text(out / "report.md", markdown(results) + links)
+    for name in PICTURES if replace_pictures else ():
+        if out / name not in written:
+            (out / name).unlink(missing_ok=True)
+    click.echo("\n".join(f"written: {path}" for path in written), err=True)
 
 
 @contextmanager
-def _ended_by_terminate() -> Iterator[None]:
-    """SIGTERM ends the block as an error would, so that folders for work are removed."""
+def end_on_sigterm() -> Iterator[None]:
+    """End the block on SIGTERM as an error would, so that temporary folders are removed."""
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)
@@ -266,13 +348,3 @@ def _ended_by_terminate() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _pictures(written: Sequence[Path]) -> str:
-    """Links to the pictures beside the report."""
-    return "".join(f"\n![{path.stem}]({path.name})\n" for path in written if path.suffix == ".png")
-
-
-def only(*parts: str) -> None:
-    """`python -m benchmarks.cases.latency MODEL ...` is `unet-bench MODEL ... --part latency`."""
-    main([*sys.argv[1:], *(word for part in parts for word in ("--part", part))])

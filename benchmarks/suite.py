@@ -1,55 +1,40 @@
-"""All parts of `unet-bench`: what each needs of what was asked for, and measuring them one after the other."""
+"""The parts of `unet-bench`, one entry for each, and measuring them one after the other.
+
+To add a part, write its file in cases/ and add its entry to `PARTS`. Nothing heavy is imported here, since --help lists
+the parts.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from benchmarks import training
-from benchmarks.cases import (
-    cold,
-    latency,
-    layers,
-    loading,
-    memory,
-    parity,
-    peaks,
-    scaling,
-    stages,
-    throughput,
-    tradeoff,
-)
-from benchmarks.contestants.base import Arithmetic, BenchmarkModel
-from benchmarks.contestants.pytorch import usable
-from benchmarks.results import Measurement, Skipped
-from runtime.devices.availability import candidates
 from runtime.errors import ConfigError, UnetError, one_line
-from unet_core.config import TrainConfig, read_settings
-from unet_core.reporting.progress import Display
 
-Found = list[Measurement | Skipped]
+if TYPE_CHECKING:
+    from benchmarks.contestants.base import Arithmetic, BenchmarkModel
+    from benchmarks.results import Measurement, Skipped
+    from unet_core.config import TrainConfig
+    from unet_core.reporting.progress import Display
 
 LATENCY_SHARES = 5
-"""How much more of the budget the latency gets than each other part, having a matrix of contestants and shapes."""
-
-
-LOADINGS = 7
-"""Rounds of loading, at most: each is a process for each file."""
+"""Shares of the budget for the latency, which has many contestants and shapes; every other part has one share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for, of all parts."""
+    """Everything that parts may be asked for; the options of `unet-bench`, checked."""
 
-    subject: BenchmarkModel
+    benchmark_model: "BenchmarkModel"
     data: Path | None
     images: Sequence[Path]
     batches: Sequence[int]
     sizes: Sequence[tuple[int, int]]
-    precisions: Sequence[Arithmetic]
-    peers: Sequence[str]
-    device: str
+    precisions: Sequence["Arithmetic"]
+    contestants: Sequence[str]
+    devices: str
     threads: int
     rounds: int
     predictions: int
@@ -58,9 +43,20 @@ class Plan:
     recipe: Path | None
     bases: Sequence[int]
     limit_s: float
-    work: Path
-    display: Display
-    peaks: list[Measurement] = field(default_factory=list)
+    folder: Path
+    display: "Display"
+    budget_s: float | None = None
+    peaks: Sequence["Measurement | Skipped"] = ()
+
+    @property
+    def model(self) -> Path:
+        """The fp32 .onnx file."""
+        return self.benchmark_model.path
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that the model was exported from."""
+        return self.benchmark_model.checkpoint
 
     @property
     def image(self) -> Path | None:
@@ -68,173 +64,179 @@ class Plan:
         return self.images[0] if self.images else None
 
     @property
-    def one_device(self) -> str:
-        """Of the parts that run on one: the CPU, unless another was asked for."""
-        return "cpu" if self.device == "auto" else self.device
+    def device(self) -> str:
+        """The device of parts that run on one: the CPU, unless another was asked for."""
+        return "cpu" if self.devices == "auto" else self.devices
 
     @property
-    def common(self) -> dict[str, Any]:
-        """What every part takes."""
-        return {"threads": self.threads, "display": self.display}
+    def config(self) -> "TrainConfig":
+        """The settings of parts that train: the recipe's, for a network like the model's.
+
+        Raises:
+            ConfigError: there is no data to train on, or a setting is invalid.
+        """
+        from benchmarks.training import config_like
+        from unet_core.config import read_settings
+
+        if self.data is None:
+            raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
+        recipe = read_settings(self.recipe) if self.recipe is not None else {}
+        settings = {name: value for name, value in recipe.items() if name not in ("data", "out")}
+        if self.devices != "auto":
+            settings["device"] = self.devices
+        return config_like(self.benchmark_model.card, self.data, **settings)
 
 
-def _peak(plan: Plan, budget_s: float | None) -> Found:
-    plan.display.note(f"peak: {plan.rounds} rounds")
-    gpu = candidates("cuda" if plan.device == "auto" else plan.device)[-1]
-    places = ["cpu"] if gpu.kind == "cpu" or not usable(gpu) else ["cpu", f"cuda:{gpu.index}"]
-    for place in places:
-        share = budget_s and budget_s / len(places)
-        plan.peaks.extend(peaks.measure(threads=plan.threads, device=place, rounds=plan.rounds, budget_s=share))
-    return [*plan.peaks]
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of `unet-bench`.
+
+    Attributes:
+        name: its name after --part.
+        function: the function that measures it, "module:function"; imported when the part is measured.
+        takes: the fields and properties of `Plan` that are keyword arguments of the function, beside `threads` and
+            `display`, which every part takes.
+        cpu_only: True if it measures the CPU alone, whatever other devices there are.
+        on_request: True if it is measured only where it is named, because it trains.
+        results: its names in results.json, if it has others than `name`.
+    """
+
+    name: str
+    function: str
+    takes: tuple[str, ...]
+    cpu_only: bool = False
+    on_request: bool = False
+    results: tuple[str, ...] = ()
+
+    def measure(self, plan: Plan) -> list["Measurement | Skipped"]:
+        """Call the function with what it takes of the plan."""
+        arguments = {name: getattr(plan, name) for name in (*self.takes, "threads", "display")}
+        found: list[Measurement | Skipped] = resolve_name(self.function)(**arguments)
+        return found
+
+    def skipped(self, reason: str) -> list["Measurement | Skipped"]:
+        """The entries in the results for a part that was not measured."""
+        from benchmarks.results import Skipped
+
+        names = self.results or (self.name,)
+        return [Skipped(part=name, contestant="all", settings={}, reason=reason) for name in names]
 
 
-def _latency(plan: Plan, budget_s: float | None) -> Found:
-    return latency.measure(
-        plan.subject,
-        batches=plan.batches,
-        sizes=plan.sizes or [plan.subject.card.input.size],
-        precisions=plan.precisions,
-        peers=plan.peers,
-        device=plan.device,
-        rounds=plan.rounds,
-        budget_s=budget_s,
-        peaks=plan.peaks,
-        **plan.common,
+PARTS: Mapping[str, Part] = {
+    part.name: part
+    for part in (
+        Part(name="peak", function="benchmarks.cases.peaks:measure", takes=("devices", "rounds", "budget_s")),
+        Part(
+            name="latency",
+            function="benchmarks.cases.latency:measure",
+            takes=(
+                "benchmark_model",
+                "batches",
+                "sizes",
+                "precisions",
+                "contestants",
+                "devices",
+                "rounds",
+                "budget_s",
+                "peaks",
+            ),
+        ),
+        Part(
+            name="layers",
+            function="benchmarks.cases.layers:measure",
+            takes=("benchmark_model", "rounds", "budget_s"),
+            cpu_only=True,
+        ),
+        Part(
+            name="overhead",
+            function="benchmarks.cases.throughput:overhead",
+            takes=("model", "image", "rounds", "budget_s"),
+            cpu_only=True,
+        ),
+        Part(
+            name="stages",
+            function="benchmarks.cases.stages:measure",
+            takes=("model", "image", "device", "rounds", "budget_s"),
+        ),
+        Part(
+            name="folder",
+            function="benchmarks.cases.throughput:folder",
+            takes=("model", "checkpoint", "images", "folder_sizes", "budget_s"),
+            cpu_only=True,
+        ),
+        Part(
+            name="loading",
+            function="benchmarks.cases.loading:measure",
+            takes=("benchmark_model", "rounds", "budget_s"),
+            cpu_only=True,
+        ),
+        Part(
+            name="cold-start",
+            function="benchmarks.cases.cold:measure",
+            takes=("model", "image", "rounds", "budget_s"),
+            cpu_only=True,
+            results=("cold start",),
+        ),
+        Part(
+            name="memory",
+            function="benchmarks.cases.memory:measure",
+            takes=("model", "predictions", "side", "budget_s"),
+            cpu_only=True,
+            results=("memory", "tiles"),
+        ),
+        Part(
+            name="scaling",
+            function="benchmarks.cases.scaling:measure",
+            takes=("model", "rounds", "budget_s"),
+            cpu_only=True,
+        ),
+        Part(
+            name="parity",
+            function="benchmarks.cases.parity:measure",
+            takes=("model", "checkpoint", "images", "device"),
+        ),
+        Part(name="training", function="benchmarks.training:measure", takes=("config", "rounds"), on_request=True),
+        Part(
+            name="trade-off",
+            function="benchmarks.cases.tradeoff:measure",
+            takes=("config", "folder", "bases", "limit_s", "device", "rounds"),
+            on_request=True,
+        ),
     )
-
-
-def _overhead(plan: Plan, budget_s: float | None) -> Found:
-    return throughput.overhead(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _stages(plan: Plan, budget_s: float | None) -> Found:
-    return stages.measure(
-        plan.subject.model, plan.image, device=plan.one_device, rounds=plan.rounds, budget_s=budget_s, **plan.common
-    )
-
-
-def _folder(plan: Plan, budget_s: float | None) -> Found:
-    return throughput.folder(
-        plan.subject.model,
-        plan.subject.checkpoint,
-        plan.images,
-        folder_sizes=plan.folder_sizes,
-        budget_s=budget_s and budget_s / len(plan.folder_sizes),
-        **plan.common,
-    )
-
-
-def _cold(plan: Plan, budget_s: float | None) -> Found:
-    return cold.measure(plan.subject.model, plan.image, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _loading(plan: Plan, budget_s: float | None) -> Found:
-    return loading.measure(plan.subject, rounds=min(plan.rounds, LOADINGS), budget_s=budget_s, **plan.common)
-
-
-def _layers(plan: Plan, budget_s: float | None) -> Found:
-    return layers.measure(plan.subject, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _memory(plan: Plan, budget_s: float | None) -> Found:
-    return memory.measure(
-        plan.subject.model, predictions=plan.predictions, side=plan.side, budget_s=budget_s, **plan.common
-    )
-
-
-def _scaling(plan: Plan, budget_s: float | None) -> Found:
-    return scaling.measure(plan.subject.model, rounds=plan.rounds, budget_s=budget_s, **plan.common)
-
-
-def _parity(plan: Plan, _: float | None) -> Found:
-    return parity.measure(
-        plan.subject.model, plan.subject.checkpoint, plan.images, device=plan.one_device, **plan.common
-    )
-
-
-def _trade_off(plan: Plan, _: float | None) -> Found:
-    return tradeoff.measure(
-        _config(plan),
-        plan.work,
-        bases=plan.bases,
-        limit_s=plan.limit_s,
-        device=plan.one_device,
-        rounds=plan.rounds,
-        **plan.common,
-    )
-
-
-def _training(plan: Plan, _: float | None) -> Found:
-    config = replace(_config(plan), amp="off")  # as the bare loop; on CUDA others are contestants of their own
-    return training.measure(config, rounds=plan.rounds, **plan.common)
-
-
-PARTS: Mapping[str, Callable[[Plan, float | None], Found]] = {
-    "peak": _peak,
-    "latency": _latency,
-    "layers": _layers,
-    "overhead": _overhead,
-    "stages": _stages,
-    "folder": _folder,
-    "loading": _loading,
-    "cold-start": _cold,
-    "memory": _memory,
-    "scaling": _scaling,
-    "parity": _parity,
-    "training": _training,
-    "trade-off": _trade_off,
 }
-"""All parts by their names on the command line, in the order in which they are measured; "memory" has the tiles too."""
-
-RESULTS_OF = {"cold-start": ("cold start",), "memory": ("memory", "tiles")}
-"""What parts are called in results, where that is not their name on the command line."""
-
-ON_REQUEST = ("training", "trade-off")
-"""Parts that train, and so are measured only where they are named."""
-
-CPU_ONLY = ("layers", "overhead", "folder", "loading", "cold-start", "memory", "scaling")
-"""Parts that are measured on the CPU, whatever else there is."""
+"""All parts by name, in the order in which they are measured."""
 
 
-def _config(plan: Plan) -> TrainConfig:
-    """The settings of the runs of `ON_REQUEST`: the recipe's, of a network like the model's."""
-    if plan.data is None:
-        raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
-    recipe = read_settings(plan.recipe) if plan.recipe is not None else {}
-    own = {name: value for name, value in recipe.items() if name not in ("data", "out")}
-    if plan.device != "auto":
-        own["device"] = plan.device
-    return training.config_like(plan.subject.card, plan.data, **own)
+def measure_parts(
+    plan: Plan, names: Collection[str], budget_s: float | None = None
+) -> Iterator[list["Measurement | Skipped"]]:
+    """Measure parts in order; one that fails is `Skipped` with its reason, and the others go on.
 
-
-def measure(plan: Plan, parts: Iterable[str], budget_s: float | None = None) -> Iterator[Found]:
-    """Measure the parts in order; one that cannot be measured is `Skipped` with its reason, and does not stop the rest.
-
-    Of the budget, in seconds, each part may take its share of what is left.
+    With a budget, in seconds, each part may take its share of what is left.
 
     Yields:
-        What each part found.
+        The results of each part.
     """
     started = time.monotonic()
-    chosen = [name for name in PARTS if name in set(parts)]
-    for index, name in enumerate(chosen):
-        left = None if budget_s is None else max(0.0, budget_s - (time.monotonic() - started))
-        weights = [LATENCY_SHARES if other == "latency" else 1 for other in chosen[index:]]
-        if left == 0:
-            yield skipped_part(name, "nothing of the budget is left")
-            continue
-        if name in CPU_ONLY and plan.device not in ("auto", "cpu"):
-            yield skipped_part(name, "is measured on the CPU; give --device cpu, or auto for both")
+    parts = [part for part in PARTS.values() if part.name in names]
+    for index, part in enumerate(parts):
+        if budget_s is not None:
+            left = budget_s - (time.monotonic() - started)
+            if left <= 0:
+                yield part.skipped("nothing of the budget is left")
+                continue
+            shares = [LATENCY_SHARES if other.name == "latency" else 1 for other in parts[index:]]
+            plan = replace(plan, budget_s=left * shares[0] / sum(shares))
+        if part.cpu_only and plan.devices not in ("auto", "cpu"):
+            yield part.skipped("is measured on the CPU; give --device cpu, or auto for both")
             continue
         try:
-            yield PARTS[name](plan, None if left is None else left * weights[0] / sum(weights))
+            found = part.measure(plan)
         except Exception as error:  # libraries' errors share no base class, and hours of other parts hang on this one
             text = one_line(str(error))[:1000]
             reason = text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
-            plan.display.note(f"{name}: {reason}")
-            yield skipped_part(name, reason)
-
-
-def skipped_part(name: str, reason: str) -> Found:
-    """What stands in the results for a part that was not measured."""
-    return [Skipped(part=part, contestant="all", settings={}, reason=reason) for part in RESULTS_OF.get(name, (name,))]
+            plan.display.note(f"{part.name}: {reason}")
+            found = part.skipped(reason)
+        if part.name == "peak":
+            plan = replace(plan, peaks=found)
+        yield found

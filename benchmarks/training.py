@@ -81,7 +81,11 @@ def measure(
     device = torch_device(config.device)
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
         config = replace(
-            config, out=str(Path(folder) / "run"), cache_dir=str(Path(folder) / "cache"), tensorboard=False
+            config,
+            out=str(Path(folder) / "run"),
+            cache_dir=str(Path(folder) / "cache"),
+            tensorboard=False,
+            amp="off",  # as the bare loop; on CUDA mixed precisions are contestants
         )
         display.note("training: an epoch that decodes, and epochs from the cache")
         records, epochs = _epochs(config)
@@ -283,7 +287,6 @@ def main(
         widths=widths,
         batch_size=batch_size,
         device=device,
-        amp="off",
     )
     threads = threads or available_threads()
     busy_before = busy_cores()

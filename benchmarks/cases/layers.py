@@ -1,4 +1,4 @@
-"""Where the time of a network goes: its convolutions as ONNX Runtime profiles them, direct and in the file for CPUs."""
+"""Layers: the time of each convolution as ONNX Runtime profiles it, in the default file and in the one for CPUs."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import onnx
 
 from benchmarks.contestants.base import BenchmarkModel
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
-from benchmarks.measuring.graph_cost import count
+from benchmarks.measuring.graph_cost import count_work
 from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from export.winograd.autotune import layers_of, profiled
@@ -17,37 +17,37 @@ from unet_core.reporting.progress import Display
 PART = "layers"
 
 TRANSPOSED = "gemm"
-"""The form of a transposed convolution of rows."""
+"""Form of a transposed convolution of values laid out as rows."""
 
 
 def measure(
-    subject: BenchmarkModel,
+    benchmark_model: BenchmarkModel,
     *,
     threads: int,
     rounds: int = 20,
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Milliseconds of each layer on the CPU, one image as trained; the subject's files take turns.
+    """Milliseconds of each layer on the CPU, for one image as trained; the default file and that for CPUs take turns.
 
-    What a layer's Relu takes is its own; what changes layouts between the layers is "other". With `budget_s` seconds
-    there are fewer `rounds`.
+    A layer's time includes its Relu. The layer "other" is what changes the layout of values between layers. With a
+    budget of `budget_s` seconds there are fewer `rounds`.
 
     Returns:
-        A measurement for each layer and file. Facts: gflop, those of the file that is not for CPUs; form, how the file
-        for CPUs computes it, "direct", a form of `export.winograd.transform`, or `TRANSPOSED`.
+        A measurement for each layer and file. Facts: gflop, always those of the default file; form, which is "direct",
+        a form of `export.winograd.transform`, or `TRANSPOSED`.
     """
-    model = onnx.load(subject.model)
-    batch, (height, width) = 1, subject.card.input.size
-    files, forms = {OURS: subject.model}, dict[str, dict[str, str]]()
-    image = synthetic_image(height, width, subject.card.architecture.in_channels, seed=0)[None]
-    layers = layers_of(model)
-    if subject.for_cpus:
-        files[FOR_CPUS], forms[FOR_CPUS] = subject.for_cpus, forms_of(subject.for_cpus, layers)
+    graph = onnx.load(benchmark_model.path)
+    batch, (height, width) = 1, benchmark_model.card.input.size
+    files, forms = {OURS: benchmark_model.path}, dict[str, dict[str, str]]()
+    image = synthetic_image(height, width, benchmark_model.card.architecture.in_channels, seed=0)[None]
+    layers = layers_of(graph)
+    if benchmark_model.for_cpus:
+        files[FOR_CPUS], forms[FOR_CPUS] = benchmark_model.for_cpus, forms_of(benchmark_model.for_cpus, layers)
     with pinned(threads), (display or Display(quiet=True)).bar(PART, rounds, unit="call") as advance:
         paths = {name: str(path) for name, path in files.items()}
         found = profiled(paths, layers, image, threads, rounds, budget_s=budget_s, advance=advance)
-    gflop = {node.name: node.gflop for node in count(model, batch, height, width).nodes}
+    gflop = {node.name: node.gflop for node in count_work(graph, batch, height, width).nodes}
     measured: list[Measurement | Skipped] = []
     for name, times in found.items():
         for layer, values in times.items():
@@ -77,6 +77,6 @@ def measure(
 
 
 def forms_of(path: Path, layers: list[str]) -> dict[str, str]:
-    """How a file for CPUs computes its layers, of those that are not direct."""
+    """The forms of those layers of a file for CPUs that are not computed directly."""
     names = {node.name for node in onnx.load(path, load_external_data=False).graph.node}
     return {layer: form for layer in layers for form in (*FORMS, TRANSPOSED) if f"{layer}.{form}" in names}

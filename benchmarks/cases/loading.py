@@ -1,4 +1,4 @@
-"""Loading: what it takes to open each of a network's files, and the first image, each in a process of its own."""
+"""Loading: time and memory until each file of a network is open and has answered, each in a fresh process."""
 
 import json
 import time
@@ -6,12 +6,15 @@ from pathlib import Path
 
 from benchmarks.contestants.base import BenchmarkModel
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
-from benchmarks.measuring.subprocesses import MEMORY, fresh, no_memory_figures
+from benchmarks.measuring.subprocesses import MEMORY, memory_unavailable_reason, run_script
 from benchmarks.measuring.timing import MIN_ROUNDS, pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from unet_core.reporting.progress import Display
 
 PART = "loading"
+
+MAX_ROUNDS = 7
+"""Maximum number of rounds: a round starts a process for each file."""
 
 STAGES = ("opened", "first answer")
 
@@ -37,29 +40,30 @@ print(json.dumps(found))
 
 
 def measure(
-    subject: BenchmarkModel,
+    benchmark_model: BenchmarkModel,
     *,
     threads: int,
     rounds: int = 5,
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Seconds until a file is open and until its first image is answered, and MB at the peak, files in turns.
+    """Seconds until a file is open and until its first image is answered, and MB at the peak; files take turns.
 
-    The file is in the page cache. MB (10^6 bytes) are beyond the process that has imported its libraries. With
-    `budget_s` seconds there are fewer `rounds`, but not fewer than `MIN_ROUNDS`.
+    The file is in the page cache. MB (10^6 bytes) are beyond a process that has imported the libraries. With a budget
+    of `budget_s` seconds there are fewer `rounds`, but at least `MIN_ROUNDS`; there are never more than `MAX_ROUNDS`.
 
     Raises:
         DeviceError: a process failed, so there is nothing to compare.
     """
-    reason = no_memory_figures()
+    rounds = min(rounds, MAX_ROUNDS)
+    reason = memory_unavailable_reason()
     if reason:
         return [Skipped(part=PART, contestant="all", settings={}, reason=reason)]
-    files = [(OURS, "fp32", subject.model)]
-    files += [(FOR_CPUS, "fp32", subject.for_cpus)] if subject.for_cpus else []
-    files += [(OURS, precision, path) for precision, path in subject.files.items()]
-    card = subject.card.input
-    common = (threads, *card.size, subject.card.architecture.in_channels)
+    files = [(OURS, "fp32", benchmark_model.path)]
+    files += [(FOR_CPUS, "fp32", benchmark_model.for_cpus)] if benchmark_model.for_cpus else []
+    files += [(OURS, precision, path) for precision, path in benchmark_model.files.items()]
+    card = benchmark_model.card.input
+    common = (threads, *card.size, benchmark_model.card.architecture.in_channels)
     taken: dict[tuple[str, str, Path], list[list[list[float]]]] = {file: [] for file in files}
     with pinned(threads), (display or Display(quiet=True)).bar(PART, rounds * len(files), unit="process") as advance:
         started = time.perf_counter()
@@ -67,7 +71,7 @@ def measure(
             if budget_s is not None and done >= MIN_ROUNDS and time.perf_counter() - started > budget_s:
                 break
             for file, own in taken.items():
-                own.append(json.loads(fresh(SCRIPT, file[2], *common)))
+                own.append(json.loads(run_script(SCRIPT, file[2], *common)))
                 advance(1)
     found: list[Measurement | Skipped] = []
     for (name, precision, path), own in taken.items():

@@ -1,8 +1,9 @@
-"""Does the exported model answer as its checkpoint on real images, at their original size?"""
+"""Parity: the exported model's answers against its checkpoint's, on real images at their original size."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.contestants.onnx_runtime import OURS
 from benchmarks.measuring.timing import pinned
 from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
 from export.proof import network_run, parity, worst
@@ -16,8 +17,6 @@ from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
 
-OURS = "unet-deploy"
-
 
 def measure(
     model: Path,
@@ -30,10 +29,10 @@ def measure(
 ) -> list[Measurement | Skipped]:
     """Compare the exported model with the PyTorch network on image files, one value an image, in the files' order.
 
-    Two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose class
-    differs ("share"). `facts` have the worst of all images, the file with the largest error, and the error that is
-    allowed for an fp32 file on this device; `check` refuses a larger one. Of more than `MAX_VALUES` files so many are
-    taken.
+    There are two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose
+    class differs ("share"). The facts are the worst figures of all images, the file with the largest error, and for an
+    fp32 file the largest error that is allowed on this device, which `require_parity` checks. At most `MAX_VALUES`
+    files are compared, spread over all.
 
     Raises:
         ModelError, CheckpointError, ImageError: a file cannot be used.
@@ -54,9 +53,16 @@ def measure(
             found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
         precision = predictor.card.precision
     settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
-    facts = _facts(files, found) | (
-        {"allowed": BACKENDS[runs_on.partition(":")[0]].tolerance} if precision == "fp32" else {}
-    )
+    figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
+    facts: dict[str, str | float] = {
+        "max_abs_error": figures.max_abs_error,
+        "flipped": figures.flipped,
+        "iou": figures.iou,
+        "flip_distance": figures.flip_distance,
+        "worst_image": "".join(letter if letter.isprintable() else "?" for letter in files[largest].name),
+    }
+    if precision == "fp32":
+        facts["allowed"] = BACKENDS[runs_on.partition(":")[0]].tolerance
     return [
         Measurement(
             part="parity",
@@ -73,23 +79,11 @@ def measure(
     ]
 
 
-def _facts(files: Sequence[Path], found: Sequence[Parity]) -> dict[str, str | float]:
-    """The worst figures of all images, and where the largest error is."""
-    figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
-    return {
-        "max_abs_error": figures.max_abs_error,
-        "flipped": figures.flipped,
-        "iou": figures.iou,
-        "flip_distance": figures.flip_distance,
-        "worst_image": "".join(letter if letter.isprintable() else "?" for letter in files[largest].name),
-    }
-
-
-def check(found: Sequence[Measurement | Skipped]) -> None:
-    """Refuse answers that differ by more than is allowed.
+def require_parity(found: Sequence[Measurement | Skipped]) -> None:
+    """Check the errors of parity among these results.
 
     Raises:
-        ProofError: an error of parity is larger.
+        ProofError: an error is larger than is allowed.
     """
     for one in found:
         if isinstance(one, Skipped) or one.part != "parity" or "allowed" not in one.facts:

@@ -1,36 +1,34 @@
-"""What the machine can do at most: a matrix product and a copy of memory, by PyTorch, with the same threads."""
+"""Peaks: the most that the machine can do, measured by matrix products and a copy of memory in PyTorch."""
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.contestants.base import Arithmetic
-from benchmarks.contestants.pytorch import arithmetic, place
+from benchmarks.contestants.pytorch import multiply_in, pytorch_has
 from benchmarks.measuring.subprocesses import available_megabytes
 from benchmarks.measuring.timing import interleave, pinned
-from benchmarks.results import Measurement, Settings
+from benchmarks.results import Measurement, Settings, Skipped
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device
 from runtime.support.cpu_count import available_threads, text_of
+from unet_core.reporting.progress import Display
 
 PART = "peak"
 PRODUCT = "matrix product"
 COPY = "copy of memory"
 
 Sides = tuple[int, int, int]
-"""Of a product [rows, inner] x [inner, columns]."""
+"""Sides of a product [rows, inner] x [inner, columns]."""
 
 SIDES: Mapping[str, tuple[Sides, ...]] = {
     "cpu": (*((side, side, side) for side in (256, 384, 512, 768, 1024, 2048)), (4096, 1152, 128)),
     "cuda": (*((side, side, side) for side in (2048, 4096, 8192)), (65536, 1152, 128)),
 }
-"""By kind of device: square ones, and what a convolution of 3x3 and 128 channels is, pixels x 9 channels x channels."""
+"""Products by kind of device: squares, and a convolution of 3x3 and 128 channels (pixels, 9 x channels, channels)."""
 
 TYPES: Mapping[Arithmetic, torch.dtype] = {
     "fp32": torch.float32,
@@ -40,73 +38,111 @@ TYPES: Mapping[Arithmetic, torch.dtype] = {
 }
 
 COPIES: Mapping[str, int] = {"cpu": 1, "cuda": 16}
-"""Of a timed call, by kind of device: waiting for a GPU takes a noticeable share of one copy."""
+"""Copies in a timed call, by kind of device: waiting for a GPU takes a noticeable share of one copy."""
 
 COPIED = 2**28
-"""Bytes that are copied at least; on a CPU at least `BEYOND` times its last caches."""
+"""Minimum size of the copy, in bytes; on a CPU it is at least `BEYOND` times the last caches."""
 BEYOND = 4
 ROOM = 0.5
 """Share of the free memory that a copy and its source may take."""
 
 CPUS = Path("/sys/devices/system/cpu")
-"""Where Linux tells of caches (its Documentation/ABI/testing/sysfs-devices-system-cpu)."""
+"""Linux's description of caches (its Documentation/ABI/testing/sysfs-devices-system-cpu)."""
 
 
 def measure(
-    *, threads: int | None = None, device: str = "cpu", rounds: int = 20, budget_s: float | None = None
+    *,
+    threads: int | None = None,
+    devices: str = "cpu",
+    rounds: int = 20,
+    budget_s: float | None = None,
+    display: Display | None = None,
 ) -> list[Measurement]:
-    """GFLOP/s of a product of matrices, by precision on a GPU, and GB/s of a copy, bytes read and written both counted.
+    """GFLOP/s of a product of matrices, by precision, and GB/s of a copy, bytes read and written both counted.
 
-    `device` is "cpu", "cuda" or "cuda:N". All are taken in turns, with `budget_s` seconds for them fewer `rounds`, but
-    not fewer than `MIN_ROUNDS`. The values of a precision are all rounds of the product that had the best one; the
-    facts name its sides, and the bytes of the copy.
+    Args:
+        threads: CPU threads; by default as many as this process may use.
+        devices: "cpu"; "cuda", "cuda:N" or "auto" for the CPU and that GPU, if PyTorch can use it.
+        rounds: rounds of timing, in which products and copy take turns.
+        budget_s: seconds for all of it; if time is short there are fewer rounds, but at least `MIN_ROUNDS`.
+        display: where progress is shown.
+
+    Returns:
+        For each precision all rounds of the product that had the best one; the facts name its sides. For the copy the
+        facts tell its bytes.
     """
-    threads = threads or available_threads()
-    (where,) = candidates(device)
-    target = place(where)
-    common: Settings = {"device": str(where), "threads": threads}
-    kinds, size = _kinds(target), _copied(target)
-    products = {_named(kind, sides): _product(target, kind, sides) for kind in kinds for sides in SIDES[target.type]}
-    with pinned(threads):
-        times = interleave({**products, COPY: _copy(target, size)}, rounds, budget_s=budget_s)
+    (display or Display(quiet=True)).note(f"{PART}: {rounds} rounds")
+    gpu = candidates("cuda" if devices == "auto" else devices)[-1]
+    targets = [torch.device("cpu")]
+    if gpu.kind != "cpu" and pytorch_has(gpu):
+        targets.append(torch.device("cuda", gpu.index))
+    share = budget_s and budget_s / len(targets)
     found = []
-    for kind in kinds:
-        rates = {sides: 2e-6 * math.prod(sides) / times[_named(kind, sides)] for sides in SIDES[target.type]}
-        best = max(rates, key=lambda sides: rates[sides].max())
-        settings = {**common, "precision": kind}
-        found.append(_measurement(PRODUCT, settings, "GFLOP/s", rates[best], {"sides": _shown(best)}))
-    bandwidth = 2e-6 * size * COPIES[target.type] / times[COPY]
-    return [*found, _measurement(COPY, common, "GB/s", bandwidth, {"bytes": size})]
+    for target in targets:
+        found += measure_on(target, threads or available_threads(), rounds, share)
+    return found
 
 
-def peak_of(peaks: Sequence[Measurement], device: Device, precision: Arithmetic) -> Measurement | None:
-    """The best round of products for a device and precision, if there is one; TensorRT's is that of its GPU.
+def measure_on(target: torch.device, threads: int, rounds: int, budget_s: float | None) -> list[Measurement]:
+    """Measure the products and the copy on one device."""
+    products = {
+        f"{precision} {'x'.join(map(str, sides))}": (precision, sides)
+        for precision in precisions_of(target)
+        for sides in SIDES[target.type]
+    }
+    size = copied_bytes(target)
+    calls = {name: product_call(target, *product) for name, product in products.items()}
+    with pinned(threads):
+        times = interleave({**calls, COPY: copy_call(target, size)}, rounds, budget_s=budget_s)
+    common: Settings = {"device": str(target), "threads": threads}
 
-    A peak is what was reached at least once, so that little can exceed it.
+    def measurement(
+        contestant: str, settings: Settings, unit: str, work: float, name: str, facts: Settings
+    ) -> Measurement:
+        values = tuple((1e-6 * work / times[name]).tolist())  # 1e9 operations or bytes a second, from milliseconds
+        return Measurement(
+            part=PART,
+            contestant=contestant,
+            settings=settings,
+            unit=unit,
+            values=values,
+            group=f"{PART} {target}",
+            facts=facts,
+        )
+
+    found = []
+    for precision in precisions_of(target):
+        of_precision = [
+            measurement(
+                PRODUCT,
+                {**common, "precision": precision},
+                "GFLOP/s",
+                2 * math.prod(sides),
+                name,
+                {"sides": "x".join(map(str, sides))},
+            )
+            for name, (kind, sides) in products.items()
+            if kind == precision
+        ]
+        found.append(max(of_precision, key=lambda one: max(one.values)))
+    found.append(measurement(COPY, common, "GB/s", 2 * size * COPIES[target.type], COPY, {"bytes": size}))
+    return found
+
+
+def peak_of(peaks: Sequence[Measurement | Skipped], device: Device, precision: Arithmetic) -> float | None:
+    """GFLOP/s of the best round of products on a device in a precision; None if it was not measured.
+
+    A peak is what was reached at least once, so little can exceed it. TensorRT's is that of its GPU.
     """
     name = "cpu" if device.kind == "cpu" else f"cuda:{device.index}"
     for one in peaks:
-        asked = one.settings.get("device"), one.settings.get("precision")
-        if one.contestant == PRODUCT and asked == (name, precision):
-            return replace(one, values=(max(one.values),))
+        settings = one.settings.get("device"), one.settings.get("precision")
+        if isinstance(one, Measurement) and one.contestant == PRODUCT and settings == (name, precision):
+            return max(one.values)
     return None
 
 
-def _measurement(
-    contestant: str, settings: Settings, unit: str, values: NDArray[np.float64], facts: Settings
-) -> Measurement:
-    return Measurement(
-        part=PART,
-        contestant=contestant,
-        settings=settings,
-        unit=unit,
-        values=tuple(values.tolist()),
-        group=f"{PART} {settings['device']}",
-        facts=facts,
-    )
-
-
-def _kinds(target: torch.device) -> tuple[Arithmetic, ...]:
+def precisions_of(target: torch.device) -> tuple[Arithmetic, ...]:
     """The precisions of a device; GPUs before compute capability 8.0 do not multiply in bf16."""
     if target.type == "cpu":
         return ("fp32",)
@@ -114,40 +150,37 @@ def _kinds(target: torch.device) -> tuple[Arithmetic, ...]:
     return ("fp32", "tf32", "fp16", "bf16") if has_bf16 else ("fp32", "tf32", "fp16")
 
 
-def _named(kind: Arithmetic, sides: Sides) -> str:
-    return f"{kind} {_shown(sides)}"
-
-
-def _shown(sides: Sides) -> str:
-    return "x".join(map(str, sides))
-
-
-def _product(target: torch.device, kind: Arithmetic, sides: Sides) -> Callable[[], None]:
+def product_call(target: torch.device, precision: Arithmetic, sides: Sides) -> Callable[[], None]:
+    """Make a call that multiplies two matrices and waits for the answer."""
     rows, inner, columns = sides
-    left, right = (torch.rand(*shape, device=target).to(TYPES[kind]) for shape in ((rows, inner), (inner, columns)))
-    answer = torch.empty(rows, columns, dtype=TYPES[kind], device=target)
+    dtype = TYPES[precision]
+    left, right = (torch.rand(*shape, device=target).to(dtype) for shape in ((rows, inner), (inner, columns)))
+    answer = torch.empty(rows, columns, dtype=dtype, device=target)
 
     def call() -> None:
-        with torch.inference_mode(), arithmetic("tf32" if kind == "tf32" else "fp32"):
+        with torch.inference_mode(), multiply_in("tf32" if precision == "tf32" else "fp32"):
             torch.mm(left, right, out=answer)
-        _wait(target)
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
 
     return call
 
 
-def _copy(target: torch.device, size: int) -> Callable[[], None]:
+def copy_call(target: torch.device, size: int) -> Callable[[], None]:
+    """Make a call that copies `size` bytes, `COPIES` times, and waits for the end."""
     source, answer = (torch.ones(size // 4, dtype=torch.float32, device=target) for _ in range(2))
 
     def call() -> None:
         for _ in range(COPIES[target.type]):
             answer.copy_(source)
-        _wait(target)
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
 
     return call
 
 
-def _copied(target: torch.device) -> int:
-    """Bytes of the copy, a multiple of 4: more than the caches hold, where there is room for it and its source."""
+def copied_bytes(target: torch.device) -> int:
+    """Size of the copy in bytes, a multiple of 4: larger than the caches, if memory has room for it and its source."""
     if target.type != "cpu":
         return COPIED
     size, free = max(COPIED, BEYOND * last_caches()), available_megabytes()
@@ -165,8 +198,3 @@ def last_caches() -> int:
                 found[int(level), shared] = 1024 * int(size[:-1])
     last = max((level for level, _ in found), default=0)
     return sum(size for (level, _), size in found.items() if level == last)
-
-
-def _wait(target: torch.device) -> None:
-    if target.type == "cuda":
-        torch.cuda.synchronize(target)

@@ -83,7 +83,7 @@ def folder(
         folder_sizes: numbers of files.
         threads: of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
         passes: over each folder.
-        budget_s: seconds for each folder; at least five passes are made.
+        budget_s: seconds for all folders; at least five passes are made over each.
         display: where it is said what is being measured; nothing is drawn while a clock runs.
 
     Raises:
@@ -98,7 +98,7 @@ def folder(
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
         for count in folder_sizes:
             display.note(f"folder: {passes} passes over {count} files in turns")
-            found += _folder(predictor, checkpoint, images, count, passes, budget_s)
+            found += _folder(predictor, checkpoint, images, count, passes, budget_s and budget_s / len(folder_sizes))
     return found
 
 

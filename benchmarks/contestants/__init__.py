@@ -1,1 +1,1 @@
-"""Every way to run a model that is measured against the others."""
+"""Contestants: one file for each library that runs the model, and the registry of all."""

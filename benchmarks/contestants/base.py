@@ -1,4 +1,4 @@
-"""A peer: one way to run the subject of a benchmark, from images in host memory to probabilities in host memory."""
+"""A contestant: one way to run a model, from images in host memory to probabilities in host memory."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,81 +22,88 @@ from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 
 Arithmetic = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
-"""What a peer multiplies in. "fp32" and "tf32" are computed from the same file; so are fp16 and bf16 in PyTorch."""
+"""The arithmetic of a contestant's products. "fp32" and "tf32" run the same file; "bf16" is PyTorch's alone."""
+
+Precisions = Mapping[str, tuple[Arithmetic, ...]]
+"""Arithmetics of a contestant by kind of device."""
 
 FILE_OF: Mapping[Arithmetic, Precision] = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}
-"""The precision of the .onnx file that is run."""
+"""Precision of the .onnx file that a contestant of this arithmetic runs."""
 
 MAX_DIFFERENCE: Mapping[Arithmetic, float] = {"fp32": MAX_ERROR, "tf32": 2e-2}
-"""Largest |p - reference's p| that a peer may show; elsewhere single pixels near an edge may tip, see below."""
+"""Limit of the largest |p - reference's p|. In other arithmetics single pixels near an edge may tip; see below."""
 
 MEAN_DIFFERENCE: Mapping[Arithmetic, float] = {"fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
-"""Mean |p - reference's p|: another network, or another order of channels, is beyond it. What a file below fp32 has
-lost was judged on real images by its gate."""
+"""Limit of the mean |p - reference's p|; another network, or another order of channels, exceeds it.
 
-CPU = CPU_DEVICE
+What an fp16 or int8 file lost was judged on real images by its gate."""
 
 Shape = tuple[int, int, int]
-"""Images, height and width of a batch."""
+"""A batch as (images, height, width)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkModel:
-    """What is measured: the fp32 file, its card, the checkpoint if there is one, and other files of the same network.
+    """The measured model: its fp32 file and card, and what else there is of the same network.
 
-    These are `files` of other precisions, and `for_cpus`, written by `unet-export --target cpu`.
+    Attributes:
+        path: the fp32 .onnx file.
+        card: the card in it.
+        checkpoint: what it was exported from, or None.
+        files: .onnx files of other precisions.
+        for_cpus: the file that `unet-export --target cpu` wrote, or None.
     """
 
-    model: Path
+    path: Path
     card: ModelCard
     checkpoint: Path | None = None
     files: Mapping[Precision, Path] = field(default_factory=dict)
     for_cpus: Path | None = None
 
     @classmethod
-    def read(cls, model: Path, checkpoint: Path | None = None, others: Sequence[Path] = ()) -> "BenchmarkModel":
-        """Read what was given; `others` are fp16 and int8 files of the same network, and one for CPUs.
+    def read(cls, path: Path, checkpoint: Path | None = None, others: Sequence[Path] = ()) -> "BenchmarkModel":
+        """Read the fp32 file; `others` are fp16 and int8 files of the same network, and one for CPUs.
 
         Raises:
-            ModelError: a file cannot be read, has another precision than is wanted there, or is another network's.
+            ModelError: a file cannot be read, has the wrong precision, or holds another network.
             CheckpointError: the checkpoint cannot be loaded.
-            ProofError: the checkpoint does not answer the model's golden sample as the model does.
+            ProofError: the checkpoint does not answer the golden sample as the model does.
         """
-        card, golden = read_model(model)
+        card, golden = read_model(path)
         if card.precision != "fp32":
-            raise ModelError(f"{model}: found {card.precision}, expected the fp32 file; give this one beside it")
+            raise ModelError(f"{path}: found {card.precision}, expected the fp32 file; give this one by --also")
         if card.target != "any":
             raise ModelError(
-                f"{model}: is written for CPUs, expected the file without --target cpu; give this one beside it"
+                f"{path}: was exported with --target cpu, expected the file without it; give this one by --also"
             )
         files: dict[Precision, Path] = {}
         for_cpus: Path | None = None
-        for path in others:
-            other, _ = read_model(path)
-            if other.weights_sha256 != card.weights_sha256:
-                raise ModelError(f"{path}: is of other weights than {model}; export both from one checkpoint")
-            if other.target == "cpu":
+        for other in others:
+            other_card, _ = read_model(other)
+            if other_card.weights_sha256 != card.weights_sha256:
+                raise ModelError(f"{other}: has other weights than {path}; export both from one checkpoint")
+            if other_card.target == "cpu":
                 if for_cpus is not None:
-                    raise ModelError(f"{path}: is a second file for CPUs, expected one")
-                for_cpus = path
+                    raise ModelError(f"{other}: is a second file for CPUs, expected one")
+                for_cpus = other
                 continue
-            if other.precision == "fp32" or other.precision in files:
+            if other_card.precision == "fp32" or other_card.precision in files:
                 raise ModelError(
-                    f"{path}: is a second {other.precision} file, expected one each of fp16, int8 and --target cpu "
-                    f"beside {model}"
+                    f"{other}: is a second {other_card.precision} file, expected one each of fp16, int8 and "
+                    f"--target cpu beside {path}"
                 )
-            files[other.precision] = path
-        subject = cls(model=model, card=card, checkpoint=checkpoint, files=files, for_cpus=for_cpus)
+            files[other_card.precision] = other
+        model = cls(path=path, card=card, checkpoint=checkpoint, files=files, for_cpus=for_cpus)
         if checkpoint is not None:
-            error = golden.error(network_run(subject.segmenter()))
+            error = golden.error(network_run(model.segmenter()))
             if not error <= MAX_ERROR:
-                raise ProofError(f"{model} and {checkpoint}: answers differ by {error:.2g}; are they the same model?")
-        return subject
+                raise ProofError(f"{path} and {checkpoint}: answers differ by {error:.2g}; are they the same model?")
+        return model
 
     def file(self, precision: Arithmetic) -> Path | None:
-        """The .onnx file that a peer of this precision runs."""
+        """The .onnx file that a contestant of this arithmetic runs; None if it was not given."""
         kind = FILE_OF.get(precision)
-        return self.model if kind == "fp32" else self.files.get(kind) if kind is not None else None
+        return self.path if kind == "fp32" else self.files.get(kind) if kind is not None else None
 
     def segmenter(self) -> Segmenter:
         """The checkpoint's network, on the CPU, with the pre- and post-processing of the exported file."""
@@ -106,10 +113,15 @@ class BenchmarkModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedContestant:
-    """A peer at work: call it with uint8 [batch, h, w, channels] for probability float32 [batch, classes, h, w].
+    """A contestant that is ready: called with uint8 [batch, h, w, channels], it returns float32 [batch, classes, h, w].
 
-    The call returns when the answer is in host memory. `provider` is what was found to compute it; `facts` are what
-    else belongs to a measurement, the seconds of a compilation for instance. `close` gives its memory back.
+    The call returns when the answer is in host memory.
+
+    Attributes:
+        run: the function that is called.
+        provider: the library and device that were found to compute the answer.
+        facts: other facts for a measurement, for example the seconds of a compilation.
+        close: gives its memory back.
     """
 
     run: NetworkFunction
@@ -123,44 +135,53 @@ class LoadedContestant:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant(ABC):
-    """One way to run a subject: who does it, in which arithmetic, where.
+    """One way to run a model: by which library, in which arithmetic, on which device.
 
-    `memory`: how many times the values that must be held at once (`Work.peak_mb`) it takes, as seen on CPUs with
-    networks of 2.7 and 31 million weights, rounded up. `keeps_memory`: and keeps until it is closed. `whole_batch`: its
-    images are in memory together, and not one after another.
+    To add one, write a subclass and add it to `CONTESTANTS` in registry.py.
+
+    Attributes:
+        name: its name in reports and in results.json.
+        precisions: the arithmetics in which it is measured, by kind of device.
+        memory: its memory as a multiple of the values that must be held at once (`Work.peak_mb`), as seen on CPUs with
+            networks of 2.7 and 31 million weights, rounded up.
+        keeps_memory: True if it keeps that memory between calls.
+        whole_batch: True if all images of a batch are in memory together.
+        precision: the arithmetic of this one.
+        device: the device of this one.
     """
 
+    name: ClassVar[str]
+    precisions: ClassVar[Precisions]
     memory: ClassVar[float]
     keeps_memory: ClassVar[bool] = True
     whole_batch: ClassVar[bool] = True
 
-    name: str
     precision: Arithmetic = "fp32"
-    device: Device = CPU
+    device: Device = CPU_DEVICE
 
     @abstractmethod
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """What keeps it from running this subject here, in one line; None if nothing is known to."""
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return in one line why it cannot run the model here; None if it may be able to."""
 
     @abstractmethod
-    def open(self, subject: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
-        """Make it ready for batches of one shape.
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
+        """Load the model for batches of one shape.
 
         Raises:
-            DeviceError: it would run elsewhere than `device` says, or gives up.
+            DeviceError: it would not run on `device`, or fails there.
             Exception: what its library raises.
         """
 
-    def _lacks(self, subject: BenchmarkModel) -> str | None:
-        """The reason where its device or its .onnx file is not there."""
+    def missing_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why its device or its .onnx file is missing; None if both are there."""
         reason = availability.unavailable_reason(self.device)
-        if reason is None and subject.file(self.precision) is None:
+        if reason is None and model.file(self.precision) is None:
             reason = f"no {self.precision} file was given; make one with unet-export --precision {self.precision}"
         return reason
 
 
-def absent(*modules: str) -> str | None:
-    """The reason where packages that are no dependency are not installed."""
+def not_installed_reason(*modules: str) -> str | None:
+    """Return which of these packages are not installed; None if all are."""
     missing = [name for name in modules if find_spec(name) is None]
     if not missing:
         return None
@@ -168,7 +189,7 @@ def absent(*modules: str) -> str | None:
 
 
 def require(found: object, expected: object, what: str) -> None:
-    """Raise a DeviceError where a peer does not run as it was asked to."""
+    """Raise a DeviceError if a contestant does not run as it was asked to."""
     if found != expected:
         raise DeviceError(f"{what}: found {found}, expected {expected}")
 
@@ -181,7 +202,7 @@ class Difference:
     mean: float
 
     def refusal(self, precision: Arithmetic) -> str | None:
-        """Why an answer that differs by this is none of the subject's; None if it may be."""
+        """Return why an answer that differs by this is wrong; None if it is within the limits."""
         most = MAX_DIFFERENCE.get(precision)
         if most is not None:
             found, limit, what = self.largest, most, "answers differ"
@@ -191,7 +212,7 @@ class Difference:
 
 
 def difference(answer: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
-    """Compare two answers [batch, classes, height, width]; another shape is infinitely far off."""
+    """Compare two answers float32 [batch, classes, height, width]; the difference of two shapes is infinite."""
     if answer.shape != reference.shape:
         return Difference(largest=float("inf"), mean=float("inf"))
     found = np.abs(answer - reference)

@@ -1,4 +1,4 @@
-"""ncnn as a contestant, where it is installed: it is no dependency."""
+"""ncnn as a contestant, where it is installed; it is not a dependency."""
 
 import importlib
 import subprocess
@@ -13,34 +13,41 @@ from numpy.typing import NDArray
 from onnx import shape_inference
 from onnx.utils import Extractor
 
-from benchmarks.contestants.base import BenchmarkModel, Contestant, LoadedContestant, Shape, absent, require
+from benchmarks.contestants.base import (
+    BenchmarkModel,
+    Contestant,
+    LoadedContestant,
+    Precisions,
+    Shape,
+    not_installed_reason,
+    require,
+)
 from runtime.card import ModelCard
 from runtime.devices.profiles import bucketed
 from runtime.errors import DeviceError, one_line
 
-NCNN = "ncnn"
-
 CONVERSION_SECONDS = 300
+"""Time limit of a conversion by pnnx, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NcnnContestant(Contestant):
     """The exported file's network in ncnn, converted by pnnx, in float32.
 
-    ncnn does all of the work: its functions read the pixels, subtract the mean, divide and pad, and sigmoid or softmax
-    are in its graph. It knows no batches, so images are run one after another, each with all threads.
+    ncnn does all of the work: its functions read the pixels, subtract the mean, divide and pad, and its graph ends with
+    the sigmoid or softmax. It has no batches, so images run one after another, each with all threads.
     """
 
-    memory: ClassVar[float] = 7.0  # it keeps its weights transformed, and room to transform the images
-    whole_batch: ClassVar[bool] = False
+    name = "ncnn"
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32",)}
+    memory = 7.0  # it keeps its weights transformed, and room to transform the images
+    whole_batch = False
 
-    name: str = NCNN
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: ncnn or its converter is not installed."""
+        return not_installed_reason("ncnn", "pnnx") or self.missing_reason(model)
 
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """Not installed."""
-        return absent("ncnn", "pnnx") or self._lacks(subject)
-
-    def open(self, subject: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
         """Convert the network for the shape, and load it."""
         ncnn: Any = importlib.import_module("ncnn")
         net = ncnn.Net()
@@ -48,29 +55,29 @@ class NcnnContestant(Contestant):
         net.opt.use_vulkan_compute = False
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         _, height, width = shape
-        size = bucketed((height, width), subject.card.input.stride)
+        padded = bucketed((height, width), model.card.input.stride)
         with tempfile.TemporaryDirectory() as folder:
-            parameters, weights = converted(subject, size, Path(folder))
+            parameters, weights = convert(model, padded, Path(folder))
             loaded = net.load_param(str(parameters)), net.load_model(str(weights))
         require(loaded, (0, 0), "ncnn: status of loading")
-        prepared = _Pixels(ncnn, subject.card, (height, width), size)
+        planes_of = PixelReader(ncnn, model.card, (height, width), padded)
         held = [net]
 
         def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             answers = []
             for image in images:
                 extractor = held[0].create_extractor()
-                extractor.input("in0", prepared.of(image))
+                extractor.input("in0", planes_of(image))
                 status, answer = extractor.extract("out0")
                 require(status, 0, "ncnn: status")
                 answers.append(np.array(answer)[:, :height, :width])
             return np.stack(answers)
 
-        return LoadedContestant(run=run, provider="ncnn CPU", facts={"file": subject.model.name}, close=held.clear)
+        return LoadedContestant(run=run, provider="ncnn CPU", facts={"file": model.path.name}, close=held.clear)
 
 
-class _Pixels:
-    """What is before the network, by ncnn's own functions: uint8 [height, width, channels] -> its planes, padded."""
+class PixelReader:
+    """Preprocessing by ncnn's own functions: uint8 [height, width, channels] -> an ncnn matrix of planes, padded."""
 
     def __init__(self, ncnn: Any, card: ModelCard, size: tuple[int, int], padded: tuple[int, int]) -> None:
         self._ncnn, self._size = ncnn, size
@@ -80,7 +87,7 @@ class _Pixels:
         self._mean = [255 * value for value in card.input.mean]
         self._scale = [1 / (255 * value) for value in card.input.std]
 
-    def of(self, image: NDArray[np.uint8]) -> Any:
+    def __call__(self, image: NDArray[np.uint8]) -> Any:
         height, width = self._size
         planes = self._ncnn.Mat.from_pixels(image, self._kind, width, height)
         planes.substract_mean_normalize(self._mean, self._scale)
@@ -90,27 +97,27 @@ class _Pixels:
         return self._ncnn.copy_make_border(planes, 0, self._down, 0, self._right, edge, 0.0)
 
 
-def converted(subject: BenchmarkModel, size: tuple[int, int], folder: Path) -> tuple[Path, Path]:
-    """The network at one size, in ncnn's two files, which are written into a folder.
+def convert(model: BenchmarkModel, size: tuple[int, int], folder: Path) -> tuple[Path, Path]:
+    """Write the network for one size (height, width) into a folder, as ncnn's two files; return their paths.
 
     Raises:
         DeviceError: pnnx cannot convert it.
     """
     pnnx = importlib.import_module("pnnx")
-    onnx.save(bare_network(onnx.load(subject.model)), folder / "network.onnx")
-    shape = f"[1,{subject.card.architecture.in_channels},{size[0]},{size[1]}]f32"
+    onnx.save(bare_network(onnx.load(model.path)), folder / "network.onnx")
+    shape = f"[1,{model.card.architecture.in_channels},{size[0]},{size[1]}]f32"
     command = [pnnx.EXEC_PATH, "network.onnx", f"inputshape={shape}", "fp16=0"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=CONVERSION_SECONDS)
     files = folder / "network.ncnn.param", folder / "network.ncnn.bin"
     if done.returncode or not all(file.exists() for file in files):
-        raise DeviceError(f"pnnx: cannot convert {subject.model.name} ({one_line(done.stderr)[-200:]})")
+        raise DeviceError(f"pnnx: cannot convert {model.path.name} ({one_line(done.stderr)[-200:]})")
     return files
 
 
 def bare_network(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What an exported file calculates between its first and its last convolution, and then the activation.
+    """Cut the network out of an exported file: from its first to its last convolution, followed by the activation.
 
-    float32 [batch, channels, height, width], normalised and padded to the stride -> probability.
+    Its input is float32 [batch, channels, height, width], normalised and padded to the stride; its output probability.
     """
     sized = shape_inference.infer_shapes(model)
     convolutions = [node for node in sized.graph.node if node.op_type == "Conv"]

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a peer: a bare session with its default options, and this library's `Predictor`."""
+"""ONNX Runtime as a contestant: a bare session with its default options, and this library's `Predictor`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.contestants.base import Arithmetic, BenchmarkModel, Contestant, LoadedContestant, Shape, require
-from runtime.devices.device import Device
+from benchmarks.contestants.base import BenchmarkModel, Contestant, LoadedContestant, Precisions, Shape, require
 from runtime.devices.profiles import profile_of
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import open_inference
@@ -22,22 +21,22 @@ SPINNING = "unet-deploy, spinning"
 FOR_CPUS = "unet-deploy, for CPUs"
 
 ARENA = 2.8
-"""ONNX Runtime's `memory`."""
+"""`Contestant.memory` of ONNX Runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainContestant(Contestant):
-    """`onnxruntime.InferenceSession` as anybody makes one: default options, but for the number of threads."""
+    """`onnxruntime.InferenceSession` as anybody makes one: default options, except the number of threads."""
 
-    memory: ClassVar[float] = ARENA
+    name = PLAIN
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("tf32", "fp16", "int8")}
+    memory = ARENA
 
-    name: str = PLAIN
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: no such device, or no file of this precision."""
+        return self.missing_reason(model)
 
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """No such device, or no file of this precision."""
-        return self._lacks(subject)
-
-    def open(self, subject: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:  # noqa: ARG002 - it takes every shape
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:  # noqa: ARG002 - it takes every shape
         """Make the session."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -46,7 +45,7 @@ class PlainContestant(Contestant):
         chain: list[tuple[str, dict[str, str]]] = [(PROVIDER["cpu"], {})]
         if self.device.kind != "cpu":
             chain.insert(0, (PROVIDER[self.device.kind], {"device_id": str(self.device.index)}))
-        path = subject.file(self.precision)
+        path = model.file(self.precision)
         assert path is not None
         held = [open_inference(path, self.device, chain, options)]
 
@@ -60,25 +59,26 @@ class PlainContestant(Contestant):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OurContestant(Contestant):
-    """`runtime.Predictor` with its default options, but for TF32 and, on a GPU, what lets a batch run as one.
+class PredictorContestant(Contestant):
+    """`runtime.Predictor` with its default options, except TF32 and, on a GPU, batches that run as one."""
 
-    With threads that spin while they wait, if asked for, as a bare session's do: what the default costs small networks.
-    """
+    name = OURS
+    precisions: ClassVar[Precisions] = {
+        "cpu": ("fp32", "fp16", "int8"),
+        "cuda": ("fp32", "tf32", "fp16", "int8"),
+        "tensorrt": ("fp32", "tf32", "fp16", "int8"),
+    }
+    memory = ARENA
+    spinning: ClassVar[bool] = False
 
-    memory: ClassVar[float] = ARENA
-
-    name: str = OURS
-    spinning: bool = False
-
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """No such device, or no file of this precision."""
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: no such device, or no file of this precision."""
         if self.device.kind == "tensorrt" and self.precision == "fp32":
             return "ONNX Runtime has no option that keeps TensorRT from multiplying in TF32; see the row of tf32"
-        return self._lacks(subject)
+        return self.missing_reason(model)
 
-    def options(self, subject: BenchmarkModel, shape: Shape) -> ProviderOptions:
-        """What the predictor is opened with for a shape."""
+    def options(self, model: BenchmarkModel, shape: Shape) -> ProviderOptions:
+        """The options of the predictor for a shape."""
         options = ProviderOptions(tf32=self.precision != "fp32", spinning=self.spinning)
         if self.device.kind == "cpu":
             return options
@@ -86,19 +86,19 @@ class OurContestant(Contestant):
         options = replace(options, max_batch=max(batch, options.max_batch))
         if self.device.kind == "cuda":
             return options
-        if profile_of(subject.card, options).inside(shape):
+        if profile_of(model.card, options).inside(shape):
             return options
         return replace(options, min_size=(height, width), max_size=(height, width))
 
-    def path(self, subject: BenchmarkModel) -> Path | None:
-        """The file that it opens."""
-        return subject.file(self.precision)
+    def path(self, model: BenchmarkModel) -> Path | None:
+        """The file that it loads."""
+        return model.file(self.precision)
 
-    def open(self, subject: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
-        """Open the file; a TensorRT engine that is not there yet is built, which takes minutes."""
-        path = self.path(subject)
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
+        """Load the file; a TensorRT engine that is not cached yet is built, which takes minutes."""
+        path = self.path(model)
         assert path is not None
-        predictor = Predictor(path, str(self.device), threads, self.options(subject, shape))
+        predictor = Predictor(path, str(self.device), threads, self.options(model, shape))
         require(predictor.report.device, str(self.device), f"{self.name}: device")
         return LoadedContestant(
             run=predictor.run, provider=predictor.report.provider, facts={"file": path.name}, close=predictor.close
@@ -106,37 +106,28 @@ class OurContestant(Contestant):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CpuFilePeer(OurContestant):
+class SpinningContestant(PredictorContestant):
+    """`runtime.Predictor` whose threads spin while they wait, as a bare session's do.
+
+    It shows what the default costs small networks.
+    """
+
+    name = SPINNING
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32",)}
+    spinning = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuFileContestant(PredictorContestant):
     """`runtime.Predictor` with the file that `unet-export --target cpu` wrote."""
 
-    name: str = FOR_CPUS
+    name = FOR_CPUS
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32",)}
 
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """No such file."""
-        return (
-            None
-            if subject.for_cpus is not None
-            else "no file for CPUs was given; make one with unet-export --target cpu"
-        )
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: there is no such file."""
+        return None if model.for_cpus else "no file for CPUs was given; make one with unet-export --target cpu"
 
-    def path(self, subject: BenchmarkModel) -> Path | None:
+    def path(self, model: BenchmarkModel) -> Path | None:
         """The file for CPUs."""
-        return subject.for_cpus
-
-
-def onnx_contestants(device: Device) -> tuple[Contestant, ...]:
-    """All of ONNX Runtime's on a device."""
-    if device.kind == "cpu":
-        kinds: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
-        ours = (*_of(OurContestant, kinds, device), OurContestant(name=SPINNING, spinning=True), CpuFilePeer())
-        return (*_of(PlainContestant, kinds, device), *ours)
-    kinds = ("fp32", "tf32", "fp16", "int8")
-    if device.kind == "tensorrt":
-        return _of(OurContestant, kinds, device)
-    return (*_of(PlainContestant, kinds[1:], device), *_of(OurContestant, kinds, device))
-
-
-def _of(
-    kind: type[PlainContestant] | type[OurContestant], kinds: tuple[Arithmetic, ...], device: Device
-) -> tuple[Contestant, ...]:
-    return tuple(kind(precision=precision, device=device) for precision in kinds)
+        return model.for_cpus

@@ -1,4 +1,4 @@
-"""OpenVINO as a contestant, where it is installed: it is no dependency."""
+"""OpenVINO as a contestant, where it is installed; it is not a dependency."""
 
 import importlib
 from dataclasses import dataclass
@@ -7,43 +7,49 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contestants.base import BenchmarkModel, Contestant, LoadedContestant, Shape, absent, require
-
-OPENVINO = "OpenVINO"
+from benchmarks.contestants.base import (
+    BenchmarkModel,
+    Contestant,
+    LoadedContestant,
+    Precisions,
+    Shape,
+    not_installed_reason,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVinoContestant(Contestant):
     """The exported file in OpenVINO, compiled for one shape, multiplying in float32 whatever the processor offers."""
 
-    memory: ClassVar[float] = 1.5
+    name = "OpenVINO"
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "int8")}
+    memory = 1.5
 
-    name: str = OPENVINO
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: it is not installed, or there is no file of this precision."""
+        return not_installed_reason("openvino") or self.missing_reason(model)
 
-    def unavailable_reason(self, subject: BenchmarkModel) -> str | None:
-        """Not installed, or no file of this precision."""
-        return absent("openvino") or self._lacks(subject)
-
-    def open(self, subject: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
-        """Read and compile the file."""
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
+        """Read and compile the file for the shape."""
         openvino = importlib.import_module("openvino")
-        path = subject.file(self.precision)
+        path = model.file(self.precision)
         assert path is not None
         core = openvino.Core()
-        model = core.read_model(str(path))
-        model.reshape({"image": [*shape, subject.card.architecture.in_channels]})
+        graph = core.read_model(str(path))
+        graph.reshape({"image": [*shape, model.card.architecture.in_channels]})
         asked = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        compiled = core.compile_model(model, "CPU", asked)
+        compiled = core.compile_model(graph, "CPU", asked)
         require(compiled.get_property("EXECUTION_DEVICES"), ["CPU"], "OpenVINO: devices")
         require(compiled.get_property("INFERENCE_NUM_THREADS"), threads, "OpenVINO: threads")
         require(compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), "f32", "OpenVINO: precision")
         held = [compiled.create_infer_request()]
-        del compiled, model, core  # only the request is to hold on to the memory
+        del compiled, graph, core  # so that `close` frees the memory
 
         def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             answer: NDArray[np.float32] = held[0].infer({"image": images})["probability"]

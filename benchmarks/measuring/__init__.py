@@ -1,1 +1,1 @@
-"""How to measure: timing, the environment, fresh processes, the cost of a graph."""
+"""Methods of measurement: timing, the environment, fresh processes, the cost of a graph."""

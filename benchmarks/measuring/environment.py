@@ -1,4 +1,4 @@
-"""What a figure was measured on: without it a figure says nothing."""
+"""The environment of a measurement: machine, versions, commit and model."""
 
 import hashlib
 import os
@@ -28,23 +28,25 @@ DISTRIBUTIONS = (
     "opencv-python-headless",
     "opencv-python",
 )
+"""Packages whose versions are recorded."""
 
 FLAGS = ("neon", "asimd", "asimddp", "sve", "avx", "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16")
 MATRIX_FLAGS = ("amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "i8mm", "bf16")
-"""What Linux calls the vector and matrix instructions of processors that convolutions use."""
+"""Linux's names of the vector and matrix instructions that convolutions use."""
 
 CPU_INFORMATION = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-"""Of a container, in bytes or "max", by version of cgroups."""
+"""Files with a container's memory limit in bytes, or "max", for both versions of cgroups."""
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("runtime", "unet_core", "export", "benchmarks")
 GIT_SECONDS = 10
+"""Time limit of a git command."""
 
 
 def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
-    """The machine, and name, hash, card's name and network of the measured model.
+    """Describe the machine, and the measured model: file name, size, hash, the card's name, the network.
 
     Raises:
         ModelError: the model cannot be read.
@@ -63,14 +65,14 @@ def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def network_of(card: ModelCard) -> str:
-    """In words: widths, trained size as width x height, number of classes."""
+    """Describe the network: widths, trained size as WxH, number of classes."""
     height, width = card.input.size
     widths, classes = ",".join(map(str, card.architecture.widths)), len(card.output.classes)
     return f"U-Net of widths {widths}, {width}x{height}, {classes} {'class' if classes == 1 else 'classes'}"
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores that may be used, memory, GPUs, system, versions, commit and time (UTC); None is not known or none."""
+    """Describe CPU, usable cores, memory, GPUs, system, versions, commit and time (UTC); None if unknown or absent."""
     return {
         "cpu": cpu_name(),
         "cpu_flags": cpu_flags(),
@@ -87,7 +89,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part, as far as installed."""
+    """Versions of those of `DISTRIBUTIONS` that are installed."""
     found = {}
     for name in DISTRIBUTIONS:
         try:
@@ -99,16 +101,17 @@ def versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """The processor's name as the system gives it."""
-    return _cpu_information("model name") or platform.processor() or platform.machine()
+    return cpu_information("model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> str | None:
-    """Its instructions for vectors and matrices, as far as they matter; None where the system does not tell."""
-    found = (_cpu_information("flags") or _cpu_information("Features") or "").split()
+    """The processor's vector and matrix instructions that convolutions use; None where the system does not tell."""
+    found = (cpu_information("flags") or cpu_information("Features") or "").split()
     return " ".join(flag for flag in (*FLAGS, *MATRIX_FLAGS) if flag in found) if found else None
 
 
-def _cpu_information(wanted: str) -> str | None:
+def cpu_information(wanted: str) -> str | None:
+    """The first value of this name in `CPU_INFORMATION`; None if there is none."""
     if not CPU_INFORMATION.exists():
         return None
     for line in CPU_INFORMATION.read_text(errors="replace").splitlines():
@@ -119,7 +122,7 @@ def _cpu_information(wanted: str) -> str | None:
 
 
 def memory_mb() -> int | None:
-    """Memory in MB (10^6 bytes) that this process may use: the machine's, or its container's; None if unknown."""
+    """Memory in MB (10^6 bytes) that this process may use, the machine's or its container's; None if unknown."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return None
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -130,7 +133,7 @@ def memory_mb() -> int | None:
 
 
 def gpu() -> dict[str, Any]:
-    """{"gpu": names, "gpu_memory_mb": of the first, "driver": version}, each None where there is no such GPU."""
+    """Names of the GPUs, memory of the first in MB, version of the driver; each None where there is no GPU."""
     try:
         found = gpus()
     except OSError:
@@ -145,17 +148,16 @@ def gpu() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """{"git_commit", "git_dirty": whether the packages' files differ from it}; both None outside of a checkout."""
+    """The checkout's commit, and True if files of the packages differ from it; both None outside a checkout."""
     unknown = {"git_commit": None, "git_dirty": None}
     if not (ROOT / ".git").exists():  # as installed, perhaps within a repository that is not ours
         return unknown
-    try:
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *PACKAGES)
-    except (OSError, subprocess.SubprocessError):
-        return unknown
-    return {"git_commit": commit, "git_dirty": bool(changes)}
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+    answers = []
+    for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *PACKAGES)):
+        command = ["git", "-C", str(ROOT), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS)
+        except (OSError, subprocess.SubprocessError):
+            return unknown
+        answers.append(done.stdout.strip())
+    return {"git_commit": answers[0], "git_dirty": bool(answers[1])}

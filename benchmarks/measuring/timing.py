@@ -1,4 +1,4 @@
-"""Timing contestants fairly: in turns within one run, after a warm-up, by the monotonic clock."""
+"""Fair timing: contestants take turns within one run, after a warm-up, by the monotonic clock."""
 
 import math
 import os
@@ -14,33 +14,34 @@ from numpy.typing import NDArray
 from runtime.support.cpu_count import available_threads
 
 WARM_UP_SECONDS = 10.0
-"""A contestant that is not stable by then is timed as it is; its spread tells."""
-WINDOW_CALLS = 3
-WINDOW_SECONDS = 0.25
+"""Time limit of a warm-up. A contestant that is not stable by then is timed as it is, and its spread shows it."""
+WINDOW_CALLS, WINDOW_SECONDS = 3, 0.25
+"""Minimum size of a window of calls in a warm-up."""
 STABLE = 0.02
-"""Two windows of calls in a row are stable where their medians differ by no more than this share."""
+"""Maximum difference of the medians of two windows in a row, as a share, for a contestant to be stable."""
 LONG_SECONDS, PAUSE_SECONDS = 2.0, 0.5
-"""A call that takes longer than this is preceded by a pause, not by a call that does not count."""
+"""A call of more than `LONG_SECONDS` is preceded by a pause instead of an untimed call."""
 ROUND_SECONDS = 0.1
-"""A round of short calls is as many in a row as take this long, and its time their mean."""
+"""Length of a round of short calls, of which the mean counts."""
 MIN_ROUNDS = 5
-"""The median lies between the smallest and the largest of 5 values with 94 %, of 4 with 88 %: too few for 90 %."""
+"""Minimum number of rounds: the median lies between the extremes of 5 values with 94 %, of 4 with only 88 %."""
 DRAWS = 2_000
-"""Of a bootstrap."""
+"""Draws of a bootstrap."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_BUSY = 0.15
 """Share of the cores that other programs may keep busy during a measurement."""
 STATISTICS = Path("/proc/stat")
+"""Linux's counts of busy and idle time, see proc(5)."""
 TRIAL = "UNET_BENCH_TRIAL"
-"""Environment variable for tests and CI: where it is set, nothing is warmed up and a round is one call.
+"""Environment variable for tests and CI: if it is set, nothing is warmed up and a round is one call.
 
-So every part runs soon, even on a busy machine. The times mean nothing, and the report says so.
+So every part is quick, even on a busy machine. The times mean nothing, and the report says so.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds of one contestant's calls: median, 90th and 99th percentile."""
+    """Median, 90th and 99th percentile of one contestant's calls, in milliseconds."""
 
     median: float
     p90: float
@@ -48,7 +49,7 @@ class Timing:
 
     @classmethod
     def of(cls, milliseconds: NDArray[np.float64]) -> "Timing":
-        """Summarise the calls [rounds]."""
+        """Summarise milliseconds [rounds]."""
         median, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
         return cls(median=float(median), p90=float(p90), p99=float(p99))
 
@@ -58,14 +59,18 @@ def interleave(
 ) -> dict[str, NDArray[np.float64]]:
     """Time each contestant once a round, A B A B ..., so that a drifting machine is the same for all.
 
-    A round is one call, or several in a row (`ROUND_SECONDS`). Before it, as many are made that do not count: thread
-    pools of the contestant before it may still be spinning, its data have left the caches, and cores that slept wake up
-    slowly. Where calls are long, a pause is enough (`LONG_SECONDS`). A contestant comes back when its work is done,
-    with the answer in host memory. With a budget in seconds (warm-up included, which takes a quarter of it at most)
-    there are fewer rounds, but never fewer than `MIN_ROUNDS` of those asked for.
+    A round is one call, or several in a row (`ROUND_SECONDS`). As many untimed calls precede it: thread pools of the
+    previous contestant may still be spinning, its own data have left the caches, and cores that slept wake up slowly.
+    Where calls are long, a pause is enough (`LONG_SECONDS`). A call must return only when the answer is in host memory.
+
+    Args:
+        contestants: calls by name.
+        rounds: rounds to time.
+        budget_s: seconds, warm-up included, which takes a quarter of them at most. If time is short there are fewer
+            rounds, but at least `MIN_ROUNDS` of those asked for.
 
     Returns:
-        Milliseconds a call, float64 [rounds], by contestant.
+        Milliseconds a call, float64 [rounds], by name.
     """
     started = time.perf_counter()
     limit = WARM_UP_SECONDS if budget_s is None else min(WARM_UP_SECONDS, budget_s / 4 / max(1, len(contestants)))
@@ -82,13 +87,13 @@ def interleave(
             if usual[name] > LONG_SECONDS:
                 time.sleep(PAUSE_SECONDS)
             else:
-                _repeated(call, calls)
-            times[name].append(_repeated(call, calls) / calls)
+                nanoseconds_of(call, calls)
+            times[name].append(nanoseconds_of(call, calls) / calls)
     return {name: np.array(values, np.float64) / 1e6 for name, values in times.items()}
 
 
-def _repeated(call: Callable[[], object], times: int) -> int:
-    """Nanoseconds that so many calls take."""
+def nanoseconds_of(call: Callable[[], object], times: int) -> int:
+    """Call `times` times in a row; return the nanoseconds of all calls together."""
     before = time.perf_counter_ns()
     for _ in range(times):
         call()
@@ -96,46 +101,39 @@ def _repeated(call: Callable[[], object], times: int) -> int:
 
 
 def calls_of(call_s: float) -> int:
-    """How many calls of so many seconds are a round."""
+    """Number of calls in a round, if one takes `call_s` seconds."""
     return max(1, round(ROUND_SECONDS / call_s)) if call_s and not os.environ.get(TRIAL) else 1
 
 
 def least_seconds(call_s: float) -> float:
-    """What `interleave` takes for a contestant with calls of so many seconds: one to warm up, and the fewest rounds."""
+    """Minimum seconds of `interleave` for calls of `call_s` seconds: one call to warm up, and the fewest rounds."""
     timed = calls_of(call_s) * call_s
     return call_s + MIN_ROUNDS * (timed + (PAUSE_SECONDS if call_s > LONG_SECONDS else timed))
 
 
 def warm_up(call: Callable[[], object], limit: float) -> float:
-    """Call until it is stable, at least once, and return its seconds; after `limit` seconds no further call is begun.
+    """Call until it is stable, at least once; return the seconds of a call.
 
-    Calls are looked at in windows of at least `WINDOW_CALLS` and `WINDOW_SECONDS`; it is stable when the medians of
-    two windows in a row differ by no more than `STABLE`.
+    Calls form windows of at least `WINDOW_CALLS` and `WINDOW_SECONDS`. A contestant is stable when the medians of two
+    windows in a row differ by no more than `STABLE`. After `limit` seconds no further call starts.
     """
-    ends = time.perf_counter() + limit
-    previous = None
+    started = window_started = time.perf_counter()
+    previous, times = None, list[int]()
     while True:
-        median = _window(call, ends)
-        if time.perf_counter() >= ends or (previous and abs(median - previous) <= STABLE * previous):
-            return median / 1e9
-        previous = median
-
-
-def _window(call: Callable[[], object], ends: float) -> float:
-    """The median of a window's calls, in nanoseconds; ends early at `ends`."""
-    started, times = time.perf_counter(), list[int]()
-    while True:
-        before = time.perf_counter_ns()
-        call()
-        times.append(time.perf_counter_ns() - before)
+        times.append(nanoseconds_of(call, 1))
         now = time.perf_counter()
-        if now >= ends or (len(times) >= WINDOW_CALLS and now - started >= WINDOW_SECONDS):
-            return float(np.median(times))
+        is_over = now >= started + limit
+        if not is_over and (len(times) < WINDOW_CALLS or now - window_started < WINDOW_SECONDS):
+            continue
+        median = float(np.median(times))
+        if is_over or (previous and abs(median - previous) <= STABLE * previous):
+            return median / 1e9
+        previous, times, window_started = median, [], now
 
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Within the block, PyTorch (within an operator), OpenCV and processes started in it have this many threads."""
+    """Give PyTorch (within an operator), OpenCV and processes started in the block this many threads."""
     import cv2
     import torch
 
@@ -155,22 +153,22 @@ def pinned(threads: int) -> Iterator[None]:
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """How many of the cores that this process may use others keep busy while it sleeps; None where nothing tells it.
+    """Number of cores that other programs keep busy while this process sleeps, of those it may use; None if unknown.
 
-    A thread that waits for a core stalls all threads of its pool, PyTorch's worst, so on a busy machine even a steady
-    time can be wrong. To be asked before and after the timing.
+    Ask before and after the timing: a thread that waits for a core stalls all threads of its pool, PyTorch's worst, so
+    on a busy machine even a steady time can be wrong.
     """
     time.sleep(0.2)  # thread pools spin on for a moment after their last work
-    before = _cpu_ticks()
+    before = cpu_ticks()
     time.sleep(seconds)
-    after = _cpu_ticks()
+    after = cpu_ticks()
     if before is None or after is None or after[1] == before[1]:
         return None
     return (after[0] - before[0]) / (after[1] - before[1]) * len(os.sched_getaffinity(0))
 
 
-def _cpu_ticks() -> tuple[int, int] | None:
-    """Busy and all ticks of our cores since boot (proc(5), /proc/stat): cpuN user nice system idle iowait irq ..."""
+def cpu_ticks() -> tuple[int, int] | None:
+    """Busy ticks and all ticks of our cores since boot, by `STATISTICS`: cpuN user nice system idle iowait irq ..."""
     if not STATISTICS.exists() or not hasattr(os, "sched_getaffinity"):
         return None
     ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
@@ -180,7 +178,7 @@ def _cpu_ticks() -> tuple[int, int] | None:
 
 
 def disturbance(before: float | None, after: float | None) -> str | None:
-    """What makes times doubtful, from `busy_cores` before and after; None if nothing is known to."""
+    """Return why times are doubtful, from `busy_cores` before and after; None if no other program was busy."""
     if os.environ.get(TRIAL):
         return f"{TRIAL} is set, so nothing was warmed up; unset it and measure again"
     busy, cores = max(before or 0.0, after or 0.0), available_threads()
@@ -190,20 +188,20 @@ def disturbance(before: float | None, after: float | None) -> str | None:
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:
-    """How many times as long `slow` took, round by round: median, and the ends of its interval of at least 90 %."""
+    """Divide `slow` by `fast`, round by round; return the median and the ends of its interval of at least 90 %."""
     ratios = slow / fast
     return float(np.median(ratios)), *median_interval(ratios)
 
 
 def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Two of the values [rounds] that have the median of all possible ones between them, with at least 90 %.
+    """Find the two nearest of the values [rounds] that enclose the median of the distribution with at least 90 %.
 
-    As many are left out at each end as can be: each value lies below the median with 1/2, so how many do is binomial,
-    whatever the noise looks like (Conover, "Practical Nonparametric Statistics", 1999, 3.2). With fewer than
-    `MIN_ROUNDS` values, 0 and infinity.
+    Each value lies below that median with probability 1/2, so the number of those that do is binomial, whatever the
+    noise looks like (Conover, "Practical Nonparametric Statistics", 1999, 3.2). With fewer than `MIN_ROUNDS` values the
+    ends are 0 and infinity.
     """
     count = len(values)
-    outer, ways = 0, 1  # of the 2 ** count ways to fall below or above, `ways` have exactly `outer` below
+    outer, ways = 0, 1  # `ways` of the 2 ** count ways to fall below or above have exactly `outer` values below
     beyond = ways
     while 20 * beyond <= 2**count:  # 5 % at each end
         ways = ways * (count - outer) // (outer + 1)

@@ -1,15 +1,23 @@
 """unet-bench from the command line, with parts that give known figures where a real one is not needed."""
 
+import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import cli
-from benchmarks import suite as all_parts
+from benchmarks import cli, suite
+from benchmarks.contestants.base import Arithmetic
+from benchmarks.measuring import timing
 from benchmarks.results import Measurement, Results, Skipped
+from benchmarks.suite import Part, Plan
 from runtime.errors import ImageError
 
 
@@ -23,25 +31,30 @@ def measured(part, value=2.0, settings=None):
 
 @pytest.fixture
 def parts(monkeypatch):
-    """The parts are stand-ins that note what they were asked; the order of their calls."""
-    asked = []
+    """Parts give one figure each, or do what `replaced` says; `parts` has name and plan of each call."""
 
-    def stand_in(name):
-        def part(plan, budget_s):
-            asked.append((name, plan, budget_s))
-            return [measured(name.replace("-", " ") if name == "cold-start" else name)]
+    class Calls(list):
+        def __init__(self):
+            super().__init__()
+            self.replaced = {}
 
-        return part
+    calls = Calls()
 
-    monkeypatch.setattr(all_parts, "PARTS", {name: stand_in(name) for name in all_parts.PARTS})
-    monkeypatch.setattr(cli, "busy_cores", lambda: 0.0)
-    return asked
+    def measure(part, plan):
+        if part.name in calls.replaced:
+            return calls.replaced[part.name](plan)
+        calls.append((part.name, plan))
+        return [measured(*(part.results or (part.name,))[:1])]
+
+    monkeypatch.setattr(Part, "measure", measure)
+    monkeypatch.setattr(timing, "busy_cores", lambda: 0.0)
+    return calls
 
 
 def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_path):
     done = bench(thin / "model.onnx", "--out", tmp_path / "out", "--threads", 1)
     assert done.exit_code == 0, done.output
-    assert [name for name, *_ in parts] == [name for name in all_parts.PARTS if name not in ("training", "trade-off")]
+    assert [name for name, *_ in parts] == [name for name in suite.PARTS if name not in ("training", "trade-off")]
     results = Results.read(tmp_path / "out")
     assert [one.part.replace(" ", "-") for one in results.measurements] == [name for name, *_ in parts]
     assert results.method == {"rounds": 20, "threads": 1, "options": "model.onnx --out out --threads 1"}
@@ -57,17 +70,17 @@ def test_named_parts_with_what_was_asked(thin, parts):
     assert done.exit_code == 0, done.output
     assert [name for name, *_ in parts] == ["latency", "scaling"]
     plan = parts[0][1]
-    assert (plan.batches, plan.sizes, plan.precisions) == ([1, 4], [(48, 64), (16, 32)], ("fp32",))
+    assert (plan.batches, plan.sizes, plan.precisions) == ((1, 4), ((48, 64), (16, 32)), ("fp32",))
     assert (plan.rounds, plan.folder_sizes, plan.side) == (5, (8,), 1024)
     assert [path.name for path in plan.images] == ["v0.jpg", "v1.jpg", "v2.jpg"]
 
 
 def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
     clock = iter([0.0, 30.0, 40.0, 90.0])
-    monkeypatch.setattr(all_parts.time, "monotonic", lambda: next(clock))
-    plan = all_parts.Plan(**dict.fromkeys(all_parts.Plan.__dataclass_fields__) | {"device": "cpu"})
-    list(all_parts.measure(plan, ["peak", "latency", "overhead"], 100.0))
-    assert [budget for *_, budget in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
+    monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
+    plan = Plan(**dict.fromkeys(Plan.__dataclass_fields__) | {"devices": "cpu"})
+    list(suite.measure_parts(plan, ["peak", "latency", "overhead"], 100.0))
+    assert [plan.budget_s for _, plan in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
 
 
 def failing(error):
@@ -86,7 +99,7 @@ def failing(error):
     ],
 )
 def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypatch, error, reason):
-    monkeypatch.setitem(all_parts.PARTS, "cold-start", failing(error))
+    parts.replaced["cold-start"] = failing(error)
     done = bench(thin / "model.onnx", "--part", "cold-start", "--part", "memory")
     assert done.exit_code == 1
     assert f"- all: {reason}\n" in done.output
@@ -95,7 +108,7 @@ def test_a_part_that_fails_is_skipped_and_the_others_go_on(thin, parts, monkeypa
 
 
 def test_what_was_measured_before_ctrl_c_is_kept(thin, parts, monkeypatch, tmp_path):
-    monkeypatch.setitem(all_parts.PARTS, "memory", failing(KeyboardInterrupt()))
+    parts.replaced["memory"] = failing(KeyboardInterrupt())
     done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
     assert done.exit_code == 130
     kept = Results.read(tmp_path)
@@ -107,7 +120,7 @@ def test_an_older_run_stays_until_something_is_measured_and_its_pictures_go_with
     assert bench(thin / "model.onnx", "--part", "latency", "--out", tmp_path).exit_code == 0
     (tmp_path / "latency.png").write_bytes(b"older")
     before = (tmp_path / "results.json").read_bytes()
-    monkeypatch.setitem(all_parts.PARTS, "memory", failing(MemoryError()))
+    parts.replaced["memory"] = failing(MemoryError())
     done = bench(thin / "model.onnx", "--part", "memory", "--out", tmp_path)
     assert (done.exit_code, "nothing was measured, so the older run stays" in done.output) == (1, True)
     assert (tmp_path / "results.json").read_bytes() == before
@@ -118,24 +131,24 @@ def test_an_older_run_stays_until_something_is_measured_and_its_pictures_go_with
 
 
 def test_options_are_told_with_the_names_of_files(thin, parts, tmp_path):
-    options = ("--part", "latency", "--part", "memory", "--batch", "1,4", "--quick", "--peer", "PyTorch eager")
+    options = ("--part", "latency", "--part", "memory", "--batch", "1,4", "--quick", "--contestant", "PyTorch eager")
     done = bench(thin / "model.onnx", *options, "--data", thin, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     told = Results.read(tmp_path).method["options"]
     assert told == (
         f"model.onnx --data {thin.name} --out {tmp_path.name} --part latency --part memory --batch 1,4 "
-        "--peer 'PyTorch eager' --quick"
+        "--contestant 'PyTorch eager' --quick"
     )
 
 
 def test_terminate_ends_a_run_as_an_error_would(thin, parts, monkeypatch, tmp_path):
     folders = []
 
-    def ended(plan, _):
-        folders.append(plan.work)
+    def ended(plan):
+        folders.append(plan.folder)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setitem(all_parts.PARTS, "memory", ended)
+    parts.replaced["memory"] = ended
     done = bench(thin / "model.onnx", "--part", "latency", "--part", "memory", "--out", tmp_path)
     assert done.exit_code == 128 + signal.SIGTERM
     assert not folders[0].exists()
@@ -150,12 +163,12 @@ def test_parts_of_the_cpu_are_not_measured_where_a_gpu_was_asked_for(thin, parts
     )
 
 
-def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, tmp_path, monkeypatch):
+def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, parts, tmp_path):
     facts = {"allowed": 1e-4, "max_abs_error": 0.5}
     wrong = Measurement(
         part="parity", contestant="it", settings={"device": "cpu"}, unit="error", values=(0.5,), facts=facts
     )
-    monkeypatch.setitem(all_parts.PARTS, "parity", lambda *_: [wrong])
+    parts.replaced["parity"] = lambda *_: [wrong]
     done = bench(thin / "model.onnx", "--part", "parity", "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "error: " in done.output
@@ -163,7 +176,7 @@ def test_answers_that_are_not_pytorch_s_end_with_1_after_all_was_written(thin, t
 
 
 def test_real_parts_land_in_one_file(thin, tmp_path):
-    options = ("--quick", "--threads", 1, "--device", "cpu", "--peer", "unet-deploy", "--predictions", 10)
+    options = ("--quick", "--threads", 1, "--device", "cpu", "--contestant", "unet-deploy", "--predictions", 10)
     options += ("--part", "latency", "--part", "overhead", "--part", "parity")
     done = bench(
         thin / "model.onnx", "--checkpoint", thin / "model.pth", "--data", thin, "--out", tmp_path / "out", *options
@@ -181,8 +194,8 @@ def test_real_parts_land_in_one_file(thin, tmp_path):
         (("--data", "{thin}/nothing"), "nothing: cannot be listed"),
         (("--size", "12"), "'12' is not a size"),
         (("--batch", "4,0"), "--batch 0: expected at least 1"),
-        (("--peer", "caffe"), "peer: found 'caffe', expected of "),
-        (("--precision", "fp8"), "precision: found 'fp8', expected of "),
+        (("--contestant", "caffe"), "contestant: found 'caffe', expected one of "),
+        (("--precision", "fp8"), "precision: found 'fp8', expected one of "),
         (("--part", "speed"), "'speed' is not one of 'peak', 'latency'"),
         (("--also", "{thin}/model.onnx"), "is a second fp32 file"),
         (("--checkpoint", "{thin}/other.pth"), "are they the same model?"),
@@ -224,12 +237,44 @@ def test_what_cannot_be_measured_any_more_ends_with_1_unless_it_may_be_missing(t
     assert bench("compare", old, not_asked).exit_code == 0
 
 
-def test_a_part_as_a_module(thin, monkeypatch, parts):
-    monkeypatch.setattr("sys.argv", ["latency", str(thin / "model.onnx")])
-    with pytest.raises(SystemExit) as left:
-        cli.only("overhead", "folder")
-    assert left.value.code == 0
-    assert [name for name, *_ in parts] == ["overhead", "folder"]
+HEAVY = ("numpy", "onnxruntime", "cv2", "PIL", "torch", "torchvision", "onnx", "matplotlib", "rich", "albumentations")
+
+
+def test_help_imports_nothing_heavy():
+    program = """
+import sys
+from benchmarks.cli import main
+for words in ([], ["run"], ["compare"]):
+    main([*words, "--help"], standalone_mode=False)
+print([name for name in sys.argv[1:] if name in sys.modules])
+"""
+    root = Path(cli.__file__).parents[1]
+    command = [sys.executable, "-c", program, *HEAVY]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage: ") == 3
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_constants_that_are_copied_for_help_are_those_of_the_heavy_modules():
+    assert (timing.MIN_ROUNDS, get_args(Arithmetic)) == (cli.MIN_ROUNDS, cli.PRECISIONS)
+
+
+@pytest.mark.parametrize("part", suite.PARTS.values(), ids=suite.PARTS)
+def test_the_function_of_a_part_takes_what_its_entry_says(part):
+    inspect.signature(resolve_name(part.function)).bind(**dict.fromkeys((*part.takes, "threads", "display")))
+    assert {*part.takes} <= {*dir(Plan), *Plan.__dataclass_fields__}
+
+
+def test_the_peaks_are_given_to_the_parts_after_them(parts):
+    plan = Plan(**dict.fromkeys(Plan.__dataclass_fields__) | {"devices": "cpu", "peaks": ()})
+    list(suite.measure_parts(plan, ["peak", "latency"]))
+    assert [plan.peaks for _, plan in parts] == [(), [measured("peak")]]
+
+
+def test_python_m_benchmarks_is_the_command():
+    command = [sys.executable, "-m", "benchmarks", "--version"]
+    done = subprocess.run(command, cwd=Path(cli.__file__).parents[1], capture_output=True, text=True, check=True)
+    assert " " in done.stdout
 
 
 def test_images_are_those_of_the_validation(tmp_path):
@@ -246,8 +291,8 @@ def test_images_are_those_of_the_validation(tmp_path):
 @pytest.mark.parametrize("part", ["training", "trade-off"])
 def test_parts_that_train_take_the_recipe_s_settings_and_train_on_the_data(thin, data, tmp_path, monkeypatch, part):
     asked = []
-    module = {"training": all_parts.training, "trade-off": all_parts.tradeoff}[part]
-    monkeypatch.setattr(module, "measure", lambda config, *_, **named: asked.append(config) or [measured(part)])
+    function = suite.PARTS[part].function.replace(":", ".")
+    monkeypatch.setattr(function, lambda config, **_: asked.append(config) or [measured(part)])
     (tmp_path / "recipe.toml").write_text('data = "elsewhere"\nepochs = 7\nloss = "dice"\n')
     options = ("--part", part, "--data", data, "--recipe", tmp_path / "recipe.toml", "--bases", "2")
     done = bench(thin / "model.onnx", *options)

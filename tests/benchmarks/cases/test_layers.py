@@ -1,11 +1,11 @@
 """The time of each layer, of the default file and of the one for CPUs."""
 
 import pytest
-from subjects import write_bare_subject, write_subject
+from benchmark_models import write_bare_benchmark_model, write_benchmark_model
 
 from benchmarks.cases.layers import forms_of, measure
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
-from benchmarks.measuring.graph_cost import count
+from benchmarks.measuring.graph_cost import count_work
 from benchmarks.reporting.report import markdown
 from benchmarks.results import Results
 
@@ -13,17 +13,17 @@ FORMS = {"downs.1.conv.3": "f4", "bottleneck.conv.0": "f2-few"}
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    return write_subject(tmp_path_factory.mktemp("subject"), widths=(4, 8), forms=FORMS)
+def model(tmp_path_factory):
+    return write_benchmark_model(tmp_path_factory.mktemp("model"), widths=(4, 8), forms=FORMS)
 
 
 @pytest.fixture(scope="module")
-def found(subject):
-    return measure(subject, threads=1, rounds=6)
+def found(model):
+    return measure(model, threads=1, rounds=6)
 
 
-def test_each_layer_of_each_file_in_turns(subject, found):
-    layers = [node.name for node in count(subject.model, 1, 32, 48).nodes if node.operator.startswith("Conv")]
+def test_each_layer_of_each_file_in_turns(model, found):
+    layers = [node.name for node in count_work(model.path, 1, 32, 48).nodes if node.operator.startswith("Conv")]
     assert len(layers) == 13
     for name in (OURS, FOR_CPUS):
         own = [one for one in found if one.contestant == name]
@@ -33,8 +33,8 @@ def test_each_layer_of_each_file_in_turns(subject, found):
         assert all((one.settings["height"], one.settings["width"]) == (32, 48) for one in own)
 
 
-def test_facts_tell_operations_and_forms(subject, found):
-    work = {node.name: node.gflop for node in count(subject.model, 1, 32, 48).nodes}
+def test_facts_tell_operations_and_forms(model, found):
+    work = {node.name: node.gflop for node in count_work(model.path, 1, 32, 48).nodes}
     by_layer = {(one.contestant, one.settings["layer"]): one.facts for one in found}
     assert by_layer[OURS, "downs.1.conv.3"] == {"gflop": work["downs.1.conv.3"], "form": "direct"}
     assert by_layer[FOR_CPUS, "downs.1.conv.3"] == {"gflop": work["downs.1.conv.3"], "form": "f4"}
@@ -43,27 +43,27 @@ def test_facts_tell_operations_and_forms(subject, found):
     assert by_layer[OURS, "other"] == {}
 
 
-def test_forms_are_read_from_the_file(subject):
+def test_forms_are_read_from_the_file(model):
     names = ["downs.1.conv.3", "bottleneck.conv.0", "bottleneck.conv.3"]
-    assert forms_of(subject.for_cpus, names) == FORMS
-    assert forms_of(subject.for_cpus, ["ups.0", "ups.1.conv.0", "ups.2"]) == {}
-    assert forms_of(subject.model, names) == {}
+    assert forms_of(model.for_cpus, names) == FORMS
+    assert forms_of(model.for_cpus, ["ups.0", "ups.1.conv.0", "ups.2"]) == {}
+    assert forms_of(model.path, names) == {}
 
 
 def test_a_transposed_convolution_of_rows_is_told(tmp_path):
     forms = dict.fromkeys(("bottleneck.conv.3", "ups.1.conv.0"), "f4")
-    subject = write_subject(tmp_path, widths=(4, 8), forms=forms)
+    model = write_benchmark_model(tmp_path, widths=(4, 8), forms=forms)
     names = ["bottleneck.conv.3", "ups.0", "ups.1.conv.0", "ups.2"]
-    assert forms_of(subject.for_cpus, names) == {**forms, "ups.0": "gemm"}
+    assert forms_of(model.for_cpus, names) == {**forms, "ups.0": "gemm"}
 
 
-def test_a_subject_without_a_file_for_cpus(tmp_path):
-    found = measure(write_bare_subject(tmp_path), threads=1, rounds=5)
+def test_a_model_without_a_file_for_cpus(tmp_path):
+    found = measure(write_bare_benchmark_model(tmp_path), threads=1, rounds=5)
     assert {one.contestant for one in found} == {OURS}
 
 
-def test_a_budget_means_fewer_calls_but_at_least_five(subject):
-    assert {len(one.values) for one in measure(subject, threads=1, rounds=50, budget_s=1e-9)} == {5}
+def test_a_budget_means_fewer_calls_but_at_least_five(model):
+    assert {len(one.values) for one in measure(model, threads=1, rounds=50, budget_s=1e-9)} == {5}
 
 
 def test_the_report_has_a_row_for_each_layer_and_their_sum(found):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.cases.parity import check, measure
+from benchmarks.cases.parity import measure, require_parity
 from benchmarks.results import Skipped
 from export.proof import parity as parity_of
 from runtime.errors import ProofError
@@ -21,7 +21,7 @@ def test_error_and_flips_of_each_image_at_its_own_size(thin):
     assert 0 < error.facts["max_abs_error"] == max(error.values) < 2e-6
     assert error.facts["allowed"] == 1e-4
     assert error.settings == {"images": 3, "precision": "fp32", "device": "cpu", "threads": 1}
-    check(found)
+    require_parity(found)
 
 
 def test_another_models_answers_are_shown_and_refused(thin):
@@ -31,7 +31,7 @@ def test_another_models_answers_are_shown_and_refused(thin):
     assert error.facts["worst_image"] == f"v{np.argmax(error.values)}.jpg"
     assert max(share.values) == share.facts["flipped"] > 0
     with pytest.raises(ProofError) as caught:
-        check(found)
+        require_parity(found)
     shown = f"{error.facts['max_abs_error']:.2g}"
     assert str(caught.value) == (
         f"parity on cpu: answers differ by {shown} from PyTorch's, expected at most 0.0001; are model and checkpoint "
@@ -61,4 +61,4 @@ def test_figures_are_those_of_the_other_model(thin):
 def test_without_what_it_compares_it_is_skipped(thin, checkpoint, images, reason):
     found = measure(thin / "model.onnx", checkpoint and thin / checkpoint, images, threads=1)
     assert found == [Skipped(part="parity", contestant="unet-deploy", settings={}, reason=reason)]
-    check(found)
+    require_parity(found)

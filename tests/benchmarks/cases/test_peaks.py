@@ -58,7 +58,7 @@ def test_a_call_copies_several_times_where_waiting_takes_long(known, monkeypatch
     copied = []
     monkeypatch.setattr(peaks, "COPIES", {"cpu": 3})
     monkeypatch.setattr(torch.Tensor, "copy_", lambda answer, source: copied.append(source.nbytes))
-    peaks._copy(torch.device("cpu"), 4096)()
+    peaks.copy_call(torch.device("cpu"), 4096)()
     assert copied == [4096] * 3
     known(fp32_8x8x8=[1.0], fp32_16x16x16=[1.0], fp32_64x9x1=[1.0], copy_of_memory=[2.0])
     assert measure(threads=1, rounds=1)[-1].values == pytest.approx([3 * 2 * 4096 / 2e-3 / 1e9])
@@ -69,7 +69,7 @@ def test_a_call_copies_several_times_where_waiting_takes_long(known, monkeypatch
 )
 def test_precisions_of_a_gpu(monkeypatch, capability, kinds):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda target: capability)
-    assert peaks._kinds(torch.device("cuda", 1)) == kinds
+    assert peaks.precisions_of(torch.device("cuda", 1)) == kinds
 
 
 def test_it_really_multiplies_and_copies_with_the_threads_asked_for(monkeypatch):
@@ -88,12 +88,23 @@ def of(device, precision, contestant="matrix product", values=(1.0,)):
 
 
 def test_the_peak_of_a_device_and_precision_is_its_best_round():
-    cpu, gpu = of("cpu", "fp32", values=(3.0, 5.0, 4.0)), of("cuda:0", "tf32")
+    cpu, gpu = of("cpu", "fp32", values=(3.0, 5.0, 4.0)), of("cuda:0", "tf32", values=(7.0,))
     known = [of("cpu", "fp32", "copy of memory"), cpu, gpu]
-    assert peak_of(known, CPU, "fp32") == of("cpu", "fp32", values=(5.0,))
-    assert peak_of(known, GPU, "tf32") == peak_of(known, TRT, "tf32") == gpu
+    assert peak_of(known, CPU, "fp32") == 5.0
+    assert peak_of(known, GPU, "tf32") == peak_of(known, TRT, "tf32") == 7.0
     assert peak_of(known, GPU, "fp32") is peak_of(known, CPU, "int8") is None
     assert peak_of(known, Device(kind="cuda", index=1), "tf32") is None
+
+
+def test_the_peaks_of_a_gpu_that_pytorch_can_use_follow_those_of_the_cpu(known, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peaks, "measure_on", lambda *given: asked.append(given) or [])
+    for devices in ("cpu", "cuda:1", "auto"):
+        measure(devices=devices, threads=1, rounds=3, budget_s=8.0)
+    monkeypatch.setattr(peaks, "pytorch_has", lambda gpu: True)
+    measure(devices="cuda:1", threads=1, rounds=3, budget_s=8.0)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    assert asked == [(cpu, 1, 3, 8.0)] * 3 + [(cpu, 1, 3, 4.0), (gpu, 1, 3, 4.0)]
 
 
 @pytest.fixture
@@ -126,5 +137,5 @@ def test_the_copy_is_larger_than_the_caches_where_memory_allows_it(cpus, monkeyp
     """Source and copy together take half of the free memory at most."""
     cpus(0, 3, level=3, size=cache, shared_cpu_list="0-3")
     monkeypatch.setattr(peaks, "available_megabytes", lambda: free)
-    assert peaks._copied(torch.device("cpu")) == copied
-    assert peaks._copied(torch.device("cuda")) == 4096
+    assert peaks.copied_bytes(torch.device("cpu")) == copied
+    assert peaks.copied_bytes(torch.device("cuda")) == 4096

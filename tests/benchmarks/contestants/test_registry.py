@@ -1,26 +1,26 @@
-"""What a subject is, what a peer's answer is held against, and the peers that need nothing but our dependencies."""
+"""The model, comparing answers, and the contestants that need only our dependencies."""
 
 import numpy as np
 import pytest
 import torch
+from benchmark_models import write_bare_benchmark_model, write_benchmark_model
 from devices import CPU, GPU, TRT, images
 from onnx_files import gate_of, write_onnx
-from subjects import write_bare_subject, write_subject
 
-from benchmarks.contestants import base as contestant_module
-from benchmarks.contestants import onnx_runtime, pytorch
-from benchmarks.contestants.base import BenchmarkModel, Difference, absent, difference, require
-from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS, PLAIN, SPINNING, OurContestant, PlainContestant
+from benchmarks.contestants import base, onnx_runtime, pytorch
+from benchmarks.contestants.base import BenchmarkModel, Difference, difference, not_installed_reason, require
+from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS, PLAIN, SPINNING, PlainContestant, PredictorContestant
 from benchmarks.contestants.pytorch import (
     CHANNELS_LAST,
     COMPILED,
     EAGER,
+    ChannelsLastContestant,
     CompiledContestant,
     EagerContestant,
-    arithmetic,
-    own_code,
+    multiply_in,
+    with_own_code,
 )
-from benchmarks.contestants.registry import CONTESTANTS, chosen, contestants_on
+from benchmarks.contestants.registry import contestants_on, select_contestants
 from benchmarks.measuring.timing import pinned
 from export.proof import network_run
 from runtime.devices.device import Device
@@ -29,13 +29,13 @@ from runtime.errors import ClosedError, ConfigError, DeviceError, ModelError, Pr
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    return write_subject(tmp_path_factory.mktemp("subject"), widths=(4, 8))
+def model(tmp_path_factory):
+    return write_benchmark_model(tmp_path_factory.mktemp("model"), widths=(4, 8))
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    return write_bare_subject(tmp_path_factory.mktemp("bare"))
+    return write_bare_benchmark_model(tmp_path_factory.mktemp("bare"))
 
 
 ON_CPU = (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, SPINNING, FOR_CPUS, "OpenVINO", "ncnn")
@@ -44,7 +44,7 @@ ON_CPU = (EAGER, CHANNELS_LAST, COMPILED, PLAIN, OURS, SPINNING, FOR_CPUS, "Open
 @pytest.fixture(scope="module")
 def for_cpus(tmp_path_factory):
     forms = {"downs.1.conv.3": "f4", "bottleneck.conv.0": "f2-few"}
-    return write_subject(tmp_path_factory.mktemp("for_cpus"), widths=(4, 8), forms=forms)
+    return write_benchmark_model(tmp_path_factory.mktemp("for_cpus"), widths=(4, 8), forms=forms)
 
 
 def of(name, device=CPU, precision="fp32"):
@@ -54,7 +54,7 @@ def of(name, device=CPU, precision="fp32"):
     return found
 
 
-def test_a_subject_with_files_of_other_precisions(tmp_path):
+def test_a_model_with_files_of_other_precisions(tmp_path):
     write_onnx(tmp_path / "model.onnx")
     write_onnx(tmp_path / "model.fp16.onnx", precision="fp16", gate=gate_of())
     found = BenchmarkModel.read(tmp_path / "model.onnx", others=[tmp_path / "model.fp16.onnx"])
@@ -63,22 +63,24 @@ def test_a_subject_with_files_of_other_precisions(tmp_path):
     assert paths == {"fp32": exact, "tf32": exact, "fp16": half, "bf16": None, "int8": None}
 
 
-def test_a_subject_with_a_file_for_cpus(for_cpus):
+def test_a_model_with_a_file_for_cpus(for_cpus):
     assert for_cpus.for_cpus.name == "model.cpu.onnx" and for_cpus.files == {}
     with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is a second file for CPUs, expected one"):
-        BenchmarkModel.read(for_cpus.model, others=[for_cpus.for_cpus] * 2)
-    with pytest.raises(ModelError, match=r"model\.cpu\.onnx: is written for CPUs, expected the file without --target"):
+        BenchmarkModel.read(for_cpus.path, others=[for_cpus.for_cpus] * 2)
+    with pytest.raises(
+        ModelError, match=r"model\.cpu\.onnx: was exported with --target cpu, expected the file without it"
+    ):
         BenchmarkModel.read(for_cpus.for_cpus)
 
 
-def test_the_file_for_cpus_is_a_contestant_of_its_own(subject, for_cpus):
-    peer, batch = of(FOR_CPUS), images(2, 31, 45)
-    assert peer.unavailable_reason(subject) == "no file for CPUs was given; make one with unet-export --target cpu"
-    assert peer.unavailable_reason(for_cpus) is None
+def test_the_file_for_cpus_is_a_contestant_of_its_own(model, for_cpus):
+    contestant, batch = of(FOR_CPUS), images(2, 31, 45)
+    assert contestant.unavailable_reason(model) == "no file for CPUs was given; make one with unet-export --target cpu"
+    assert contestant.unavailable_reason(for_cpus) is None
     with pinned(1):
-        opened = peer.open(for_cpus, 1, (2, 31, 45))
-        found = difference(opened(batch), network_run(for_cpus.segmenter())(batch))
-    assert opened.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
+        loaded = contestant.load(for_cpus, 1, (2, 31, 45))
+        found = difference(loaded(batch), network_run(for_cpus.segmenter())(batch))
+    assert loaded.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
 
 
 ONE_EACH = "one each of fp16, int8 and --target cpu beside {}/model.onnx"
@@ -87,8 +89,8 @@ ONE_EACH = "one each of fp16, int8 and --target cpu beside {}/model.onnx"
 @pytest.mark.parametrize(
     ("model", "others", "words"),
     [
-        ("half", (), "half.onnx: found fp16, expected the fp32 file; give this one beside it"),
-        ("model", ("other",), "other.onnx: is of other weights than {}/model.onnx; export both from one checkpoint"),
+        ("half", (), "half.onnx: found fp16, expected the fp32 file; give this one by --also"),
+        ("model", ("other",), "other.onnx: has other weights than {}/model.onnx; export both from one checkpoint"),
         ("model", ("half", "half"), f"half.onnx: is a second fp16 file, expected {ONE_EACH}"),
         ("model", ("model",), f"model.onnx: is a second fp32 file, expected {ONE_EACH}"),
     ],
@@ -102,18 +104,18 @@ def test_files_that_do_not_belong_together(tmp_path, model, others, words):
     assert str(error.value) == f"{tmp_path}/{words.format(tmp_path)}"
 
 
-def test_a_checkpoint_of_another_model_is_refused(subject, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(model, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    write_subject(other, widths=(4, 8), seed=1)
+    write_benchmark_model(other, widths=(4, 8), seed=1)
     with pytest.raises(ProofError) as error:
-        BenchmarkModel.read(subject.model, other / "model.pth")
-    assert str(error.value).startswith(f"{subject.model} and {other / 'model.pth'}: answers differ by 0.")
+        BenchmarkModel.read(model.path, other / "model.pth")
+    assert str(error.value).startswith(f"{model.path} and {other / 'model.pth'}: answers differ by 0.")
     assert str(error.value).endswith("; are they the same model?")
 
 
-def test_no_two_peers_are_named_alike_and_each_device_has_its_own():
-    names = [(one.name, one.precision, one.device) for one in CONTESTANTS]
+def test_no_two_contestants_are_named_alike_and_each_device_has_its_own():
+    names = [(one.name, one.precision, one.device) for device in (CPU, GPU) for one in contestants_on(device)]
     assert len(set(names)) == len(names)
     assert {(name, precision) for name, precision, device in names if device == CPU} == {
         *((name, "fp32") for name in ON_CPU),
@@ -130,53 +132,55 @@ def test_no_two_peers_are_named_alike_and_each_device_has_its_own():
     assert {one.device for one in contestants_on(second)} == {second, Device(kind="tensorrt", index=1)}
 
 
-def test_choosing_peers():
+def test_choosing_contestants():
     on_cpu = contestants_on(CPU)
-    assert chosen(on_cpu) == on_cpu
-    assert [one.name for one in chosen(on_cpu, names=[OURS, EAGER], precisions=["fp32"])] == [EAGER, OURS]
+    assert select_contestants(on_cpu) == on_cpu
+    assert [one.name for one in select_contestants(on_cpu, names=[OURS, EAGER], precisions=["fp32"])] == [EAGER, OURS]
     with pytest.raises(ConfigError) as error:
-        chosen(on_cpu, names=["caffe"])
-    assert str(error.value).startswith("peer: found 'caffe', expected of 'ONNX Runtime', 'OpenVINO', 'PyTorch eager', ")
+        select_contestants(on_cpu, names=["caffe"])
+    assert str(error.value).startswith(
+        "contestant: found 'caffe', expected one of 'ONNX Runtime', 'OpenVINO', 'PyTorch eager', "
+    )
     assert str(error.value).endswith("'torch.compile', 'unet-deploy', 'unet-deploy, for CPUs', 'unet-deploy, spinning'")
     with pytest.raises(ConfigError) as error:
-        chosen(on_cpu, precisions=["fp8"])
-    assert str(error.value) == "precision: found 'fp8', expected of 'bf16', 'fp16', 'fp32', 'int8', 'tf32'"
+        select_contestants(on_cpu, precisions=["fp8"])
+    assert str(error.value) == "precision: found 'fp8', expected one of 'bf16', 'fp16', 'fp32', 'int8', 'tf32'"
     with pytest.raises(ConfigError) as error:
-        chosen(on_cpu, names=["ncnn"], precisions=["int8"])
-    assert str(error.value) == "peers: none of ncnn is in int8; choose others"
+        select_contestants(on_cpu, names=["ncnn"], precisions=["int8"])
+    assert str(error.value) == "contestants: found none of ncnn in int8, expected one; choose others"
     with pytest.raises(ConfigError) as error:
-        chosen(on_cpu, precisions=["tf32"])
-    assert str(error.value) == "peers: none of those that there are on this device is in tf32; choose others"
+        select_contestants(on_cpu, precisions=["tf32"])
+    assert str(error.value) == "contestants: found none on this device in tf32, expected one; choose others"
 
 
 @pytest.mark.parametrize("name", [EAGER, CHANNELS_LAST, PLAIN, OURS])
 @pytest.mark.parametrize("shape", [(1, 32, 48), (3, 31, 45)])
-def test_peers_answer_as_the_network(subject, name, shape):
+def test_contestants_answer_as_the_network(model, name, shape):
     batch = images(*shape)
-    peer = of(name)
-    assert peer.unavailable_reason(subject) is None
+    contestant = of(name)
+    assert contestant.unavailable_reason(model) is None
     with pinned(1):
-        opened = peer.open(subject, 1, shape)
-        found = difference(opened(batch), network_run(subject.segmenter())(batch))
+        loaded = contestant.load(model, 1, shape)
+        found = difference(loaded(batch), network_run(model.segmenter())(batch))
     assert found.largest < 5e-6 and found.refusal("fp32") is None
-    assert opened.provider == ("PyTorch, cpu" if "PyTorch" in name else "CPUExecutionProvider")
-    opened.close()
+    assert loaded.provider == ("PyTorch, cpu" if "PyTorch" in name else "CPUExecutionProvider")
+    loaded.close()
     with pytest.raises((IndexError, ClosedError)):
-        opened(batch)
+        loaded(batch)
 
 
 @pytest.mark.slow
-def test_a_compiled_network_answers_for_its_shape_only_as_one_graph(subject):
+def test_a_compiled_network_answers_for_its_shape_only_as_one_graph(model):
     batch = images(2, 20, 24)
     with pinned(1):
-        opened = CompiledContestant().open(subject, 1, (2, 20, 24))
-        assert difference(opened(batch), network_run(subject.segmenter())(batch)).largest < 5e-6
-    assert opened.facts["compile_s"] > 0
-    opened.close()
+        loaded = CompiledContestant().load(model, 1, (2, 20, 24))
+        assert difference(loaded(batch), network_run(model.segmenter())(batch)).largest < 5e-6
+    assert loaded.facts["compile_s"] > 0
+    loaded.close()
 
 
-def test_layouts_are_those_that_their_names_say(subject, monkeypatch):
-    """Left alone, PyTorch keeps [batch, h, w, channels] as channels_last, so both peers would be the same one."""
+def test_layouts_are_those_that_their_names_say(model, monkeypatch):
+    """Left alone, PyTorch keeps [batch, h, w, channels] as channels_last, so both contestants would be the same one."""
     seen = []
     segmenters = BenchmarkModel.segmenter
 
@@ -187,41 +191,39 @@ def test_layouts_are_those_that_their_names_say(subject, monkeypatch):
 
     monkeypatch.setattr(BenchmarkModel, "segmenter", watched)
     for name, last in ((EAGER, False), (CHANNELS_LAST, True)):
-        of(name).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+        of(name).load(model, 1, (1, 32, 48))(images(1, 32, 48))
         answer = seen.pop()
         assert answer.is_contiguous() is not last
         assert answer.is_contiguous(memory_format=torch.channels_last) is last
 
 
-def test_what_keeps_peers_from_running(subject, bare, monkeypatch):
+def test_what_keeps_contestants_from_running(model, bare, monkeypatch):
     monkeypatch.setattr(
-        contestant_module.availability, "unavailable_reason", lambda device: f"no {device}" if device != CPU else None
+        base.availability, "unavailable_reason", lambda device: f"no {device}" if device != CPU else None
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     without = "runs the checkpoint that the model was exported from, and none was given; give --checkpoint"
     assert {of(name).unavailable_reason(bare) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {without}
     gpu_missing = f"PyTorch {torch.__version__} finds no GPU that it can use; see nvidia-smi"
-    assert {of(name, GPU, "bf16").unavailable_reason(subject) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {
+    assert {of(name, GPU, "bf16").unavailable_reason(model) for name in (EAGER, CHANNELS_LAST, COMPILED)} == {
         gpu_missing
     }
     missing = "no int8 file was given; make one with unet-export --precision int8"
     assert (
-        of(OURS, CPU, "int8").unavailable_reason(subject)
-        == of(PLAIN, CPU, "int8").unavailable_reason(subject)
-        == missing
+        of(OURS, CPU, "int8").unavailable_reason(model) == of(PLAIN, CPU, "int8").unavailable_reason(model) == missing
     )
     assert (
-        of(OURS, GPU, "tf32").unavailable_reason(subject)
-        == of(PLAIN, GPU, "tf32").unavailable_reason(subject)
+        of(OURS, GPU, "tf32").unavailable_reason(model)
+        == of(PLAIN, GPU, "tf32").unavailable_reason(model)
         == "no cuda:0"
     )
-    assert of(OURS, TRT, "fp16").unavailable_reason(subject) == "no tensorrt:0"
-    assert "no option that keeps TensorRT from multiplying in TF32" in of(OURS, TRT).unavailable_reason(subject)
+    assert of(OURS, TRT, "fp16").unavailable_reason(model) == "no tensorrt:0"
+    assert "no option that keeps TensorRT from multiplying in TF32" in of(OURS, TRT).unavailable_reason(model)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    second = EagerContestant(name=EAGER, device=Device(kind="cuda", index=1), layout=torch.contiguous_format)
-    assert second.unavailable_reason(subject) == "GPU 1 does not exist, PyTorch sees 1"
-    assert of(EAGER, GPU).unavailable_reason(subject) is None
+    second = EagerContestant(device=Device(kind="cuda", index=1))
+    assert second.unavailable_reason(model) == "GPU 1 does not exist, PyTorch sees 1"
+    assert of(EAGER, GPU).unavailable_reason(model) is None
 
 
 def test_arithmetic_of_pytorch_is_set_for_a_call_and_then_as_before():
@@ -233,55 +235,53 @@ def test_arithmetic_of_pytorch_is_set_for_a_call_and_then_as_before():
     before = now()
     expected = {"fp32": ("ieee", "ieee", True), "tf32": ("tf32", "tf32", True)}
     for precision, wanted in expected.items():
-        with arithmetic(precision):
+        with multiply_in(precision):
             assert now() == wanted
         assert now() == before
-    with pytest.raises(ZeroDivisionError), arithmetic("fp32"):
+    with pytest.raises(ZeroDivisionError), multiply_in("fp32"):
         raise ZeroDivisionError
     assert now() == before
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_half_precision_is_that_of_weights_and_activations(subject, layout):
-    opened = EagerContestant(name="half", precision="bf16", layout=layout).open(subject, 1, (1, 32, 48))
-    answer, exact = opened(images(1, 32, 48)), of(EAGER).open(subject, 1, (1, 32, 48))(images(1, 32, 48))
+@pytest.mark.parametrize("contestant", [EagerContestant, ChannelsLastContestant])
+def test_half_precision_is_that_of_weights_and_activations(model, contestant):
+    loaded = contestant(precision="bf16").load(model, 1, (1, 32, 48))
+    answer, exact = loaded(images(1, 32, 48)), of(EAGER).load(model, 1, (1, 32, 48))(images(1, 32, 48))
     assert answer.dtype == np.float32
     assert 1e-5 < difference(answer, exact).largest < 0.05
 
 
 def test_networks_are_compiled_apart():
     identity = torch.nn.Identity()
-    first, second = own_code(identity), own_code(identity)
+    first, second = with_own_code(identity), with_own_code(identity)
     assert first.__code__ is not second.__code__
     assert torch.equal(second(torch.ones(2)), torch.ones(2))
 
 
-def test_our_options_by_device_and_precision(subject):
-    options = {
-        one: of(OURS, *one).options(subject, (4, 32, 48)) for one in ((CPU, "fp32"), (GPU, "fp32"), (GPU, "tf32"))
-    }
+def test_our_options_by_device_and_precision(model):
+    options = {one: of(OURS, *one).options(model, (4, 32, 48)) for one in ((CPU, "fp32"), (GPU, "fp32"), (GPU, "tf32"))}
     assert [one.tf32 for one in options.values()] == [False, False, True]
-    assert [of(name).options(subject, (4, 32, 48)).spinning for name in (OURS, SPINNING)] == [False, True]
+    assert [of(name).options(model, (4, 32, 48)).spinning for name in (OURS, SPINNING)] == [False, True]
     engine = of(OURS, TRT, "fp16")
-    assert profile_of(subject.card, engine.options(subject, (4, 32, 48))).high == (8, 56, 88)
-    wide = engine.options(subject, (16, 100, 30))
-    assert profile_of(subject.card, wide).inside((16, 100, 30))
+    assert profile_of(model.card, engine.options(model, (4, 32, 48))).high == (8, 56, 88)
+    wide = engine.options(model, (16, 100, 30))
+    assert profile_of(model.card, wide).inside((16, 100, 30))
     assert wide.max_batch == 16
 
 
-def test_a_session_that_runs_elsewhere_is_an_error(subject, monkeypatch):
+def test_a_session_that_runs_elsewhere_is_an_error(model, monkeypatch):
     monkeypatch.setattr(onnx_runtime, "Predictor", lambda *given: type("P", (), {"report": CPU_REPORT})())
     with pytest.raises(DeviceError) as error:
-        OurContestant(device=GPU).open(subject, 1, (1, 32, 48))
+        PredictorContestant(device=GPU).load(model, 1, (1, 32, 48))
     assert str(error.value) == "unet-deploy: device: found cpu, expected cuda:0"
 
 
-def test_the_bare_session_has_the_same_threads_and_our_checks(subject, monkeypatch):
+def test_the_bare_session_has_the_same_threads_and_our_checks(model, monkeypatch):
     asked = []
     monkeypatch.setattr(onnx_runtime, "open_inference", lambda *given: asked.append(given))
-    PlainContestant(device=GPU, precision="tf32").open(subject, 3, (1, 32, 48))
+    PlainContestant(device=GPU, precision="tf32").load(model, 3, (1, 32, 48))
     (path, device, chain, options) = asked[0]
-    assert (path, device, options.intra_op_num_threads) == (subject.model, GPU, 3)
+    assert (path, device, options.intra_op_num_threads) == (model.path, GPU, 3)
     assert chain == [("CUDAExecutionProvider", {"device_id": "0"}), ("CPUExecutionProvider", {})]
 
 
@@ -289,10 +289,10 @@ class CPU_REPORT:  # noqa: N801 - stands in for a report
     device = "cpu"
 
 
-def test_an_answer_elsewhere_than_asked_is_an_error(subject):
-    opened = pytorch.opened(lambda images: torch.zeros(1, 1, 32, 48, device="meta"), CPU, "fp32")
+def test_an_answer_elsewhere_than_asked_is_an_error(model):
+    loaded = pytorch.load_module(lambda images: torch.zeros(1, 1, 32, 48, device="meta"), CPU, "fp32")
     with pytest.raises(DeviceError) as error:
-        opened(images(1, 32, 48))
+        loaded(images(1, 32, 48))
     assert str(error.value) == "PyTorch's answer: found meta, expected cpu"
 
 
@@ -323,8 +323,11 @@ def test_what_a_precision_may_differ_by(precision, largest, mean, words):
 
 
 def test_packages_that_are_absent_are_named_and_how_to_get_them():
-    assert absent("json", "numpy") is None
-    assert absent("json", "no_such", "nor_this") == "not installed: no_such, nor_this; pip install no_such nor_this"
+    assert not_installed_reason("json", "numpy") is None
+    assert (
+        not_installed_reason("json", "no_such", "nor_this")
+        == "not installed: no_such, nor_this; pip install no_such nor_this"
+    )
 
 
 def test_require():
