@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from benchmarks.suite import PARTS, Plan, measure_parts
+from benchmarks.suite import PARTS, BenchmarkPlan, measure_parts
 from runtime.commands.console import Command, Listed, Size, version_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, ImageError, one_line
@@ -163,7 +163,7 @@ def run(
         from benchmarks.contestants.base import BenchmarkModel
         from benchmarks.measuring.environment import environment
         from benchmarks.measuring.timing import busy_cores, disturbance
-        from benchmarks.reporting import plots  # noqa: F401 - a missing matplotlib is told before hours of measuring
+        from benchmarks.reporting import plots  # noqa: F401 - fails without matplotlib, before hours of measuring
         from benchmarks.reporting.report import markdown
         from benchmarks.results import FILE_NAME, Measurement, Results, Skipped
     except ModuleNotFoundError as error:
@@ -226,7 +226,7 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
     """Compare two results.json (or their folders), measurement by measurement.
 
     Exit code: 0, or 1 if something is worse by more than --fail-above percent beyond doubt, or than the limits of
-    errors and Dice, or could not be measured any more.
+    errors and Dice, or could no longer be measured.
     """
     from benchmarks.reporting.compare import compare, comparison_table, lost, regressions
     from benchmarks.results import Results
@@ -241,7 +241,9 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
         click.get_current_context().exit(1)
 
 
-def plan_of(benchmark_model: "BenchmarkModel", data: Path | None, folder: Path, options: dict[str, Any]) -> Plan:
+def plan_of(
+    benchmark_model: "BenchmarkModel", data: Path | None, folder: Path, options: dict[str, Any]
+) -> BenchmarkPlan:
     """Check the options of a run and make a plan of them; `folder` is an empty one for files of the parts.
 
     Raises:
@@ -259,7 +261,7 @@ def plan_of(benchmark_model: "BenchmarkModel", data: Path | None, folder: Path, 
     contestants_by_machine(
         options["device"], options["contestants"], options["precision"] or ()
     )  # refuses unknown ones
-    plan = Plan(
+    plan = BenchmarkPlan(
         benchmark_model=benchmark_model,
         data=data,
         images=images_in(data),
@@ -299,7 +301,7 @@ def images_in(data: Path | None) -> Sequence[Path]:
     return images
 
 
-def method_of(plan: Plan, budget_s: float | None) -> dict[str, str | int | float | bool]:
+def method_of(plan: BenchmarkPlan, budget_s: float | None) -> dict[str, str | int | float | bool]:
     """Tell the method for the results: rounds, threads, budget, and the options as given, of paths only the names."""
     context = click.get_current_context()
     words: list[str] = []

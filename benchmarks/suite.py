@@ -24,7 +24,7 @@ LATENCY_SHARES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BenchmarkPlan:
     """Everything that parts may be asked for; the options of `unet-bench`, checked."""
 
     benchmark_model: "BenchmarkModel"
@@ -94,8 +94,8 @@ class Part:
     Attributes:
         name: its name after --part.
         function: the function that measures it, "module:function"; imported when the part is measured.
-        takes: the fields and properties of `Plan` that are keyword arguments of the function, beside `threads` and
-            `display`, which every part takes.
+        takes: the fields and properties of `BenchmarkPlan` that are keyword arguments of the function, in addition to
+            `threads` and `display`, which every part takes.
         cpu_only: True if it measures the CPU alone, whatever other devices there are.
         on_request: True if it is measured only where it is named, because it trains.
         results: its names in results.json, if it has others than `name`.
@@ -108,7 +108,7 @@ class Part:
     on_request: bool = False
     results: tuple[str, ...] = ()
 
-    def measure(self, plan: Plan) -> list["Measurement | Skipped"]:
+    def measure(self, plan: BenchmarkPlan) -> list["Measurement | Skipped"]:
         """Call the function with what it takes of the plan."""
         arguments = {name: getattr(plan, name) for name in (*self.takes, "threads", "display")}
         found: list[Measurement | Skipped] = resolve_name(self.function)(**arguments)
@@ -208,7 +208,7 @@ PARTS: Mapping[str, Part] = {
 
 
 def measure_parts(
-    plan: Plan, names: Collection[str], budget_s: float | None = None
+    plan: BenchmarkPlan, names: Collection[str], budget_s: float | None = None
 ) -> Iterator[list["Measurement | Skipped"]]:
     """Measure parts in order; one that fails is `Skipped` with its reason, and the others go on.
 

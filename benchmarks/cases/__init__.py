@@ -1,1 +1,1 @@
-"""What is measured: each file measures one question and gives results."""
+"""Cases: one file for each question that `unet-bench` measures."""

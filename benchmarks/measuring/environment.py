@@ -79,16 +79,16 @@ def machine() -> dict[str, Any]:
         "cores": available_threads(),
         "cpu_quota": cpu_quota(),
         "memory_mb": memory_mb(),
-        **gpu(),
+        **gpu_summary(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": installed_versions(),
         **commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Versions of those of `DISTRIBUTIONS` that are installed."""
     found = {}
     for name in DISTRIBUTIONS:
@@ -132,7 +132,7 @@ def memory_mb() -> int | None:
     return round(min(sizes) / 1e6)
 
 
-def gpu() -> dict[str, Any]:
+def gpu_summary() -> dict[str, Any]:
     """Names of the GPUs, memory of the first in MB, version of the driver; each None where there is no GPU."""
     try:
         found = gpus()

@@ -199,17 +199,17 @@ def operations_of(node: onnx.NodeProto, shapes: Mapping[str, Dimensions]) -> int
     """Number of floating-point operations of a node."""
     if node.op_type in FREE or node.op_type in MOVES:
         return 0
-    first, answer = shapes[node.input[0]], shapes[node.output[0]]
+    answer = shapes[node.output[0]]
     match node.op_type:
         case "Conv":  # its weight is [outputs, inputs / groups, ...]
             return 2 * prod(answer) * prod(shapes[node.input[1]][1:])
         case "ConvTranspose":  # its weight is [inputs, outputs / groups, ...]
-            return 2 * prod(first) * prod(shapes[node.input[1]][1:])
+            return 2 * prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
         case "Gemm":
-            return 2 * prod(answer) * first[0 if attribute(node, "transA", 0) else 1]
+            return 2 * prod(answer) * shapes[node.input[0]][0 if attribute(node, "transA", 0) else 1]
         case "MatMul":
-            return 2 * prod(answer) * first[-1]
-    return prod(first if node.op_type in READERS else answer)
+            return 2 * prod(answer) * shapes[node.input[0]][-1]
+    return prod(shapes[node.input[0]] if node.op_type in READERS else answer)
 
 
 def peak_of_activations(

@@ -17,7 +17,7 @@ from benchmarks import cli, suite
 from benchmarks.contestants.base import Arithmetic
 from benchmarks.measuring import timing
 from benchmarks.results import Measurement, Results, Skipped
-from benchmarks.suite import Part, Plan
+from benchmarks.suite import BenchmarkPlan, Part
 from runtime.errors import ImageError
 
 
@@ -78,7 +78,7 @@ def test_named_parts_with_what_was_asked(thin, parts):
 def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
     clock = iter([0.0, 30.0, 40.0, 90.0])
     monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
-    plan = Plan(**dict.fromkeys(Plan.__dataclass_fields__) | {"devices": "cpu"})
+    plan = BenchmarkPlan(**dict.fromkeys(BenchmarkPlan.__dataclass_fields__) | {"devices": "cpu"})
     list(suite.measure_parts(plan, ["peak", "latency", "overhead"], 100.0))
     assert [plan.budget_s for _, plan in parts] == [10.0, 50.0, 10.0]  # a seventh of 70, five sixths of 60, all of 10
 
@@ -262,11 +262,11 @@ def test_constants_that_are_copied_for_help_are_those_of_the_heavy_modules():
 @pytest.mark.parametrize("part", suite.PARTS.values(), ids=suite.PARTS)
 def test_the_function_of_a_part_takes_what_its_entry_says(part):
     inspect.signature(resolve_name(part.function)).bind(**dict.fromkeys((*part.takes, "threads", "display")))
-    assert {*part.takes} <= {*dir(Plan), *Plan.__dataclass_fields__}
+    assert {*part.takes} <= {*dir(BenchmarkPlan), *BenchmarkPlan.__dataclass_fields__}
 
 
 def test_the_peaks_are_given_to_the_parts_after_them(parts):
-    plan = Plan(**dict.fromkeys(Plan.__dataclass_fields__) | {"devices": "cpu", "peaks": ()})
+    plan = BenchmarkPlan(**dict.fromkeys(BenchmarkPlan.__dataclass_fields__) | {"devices": "cpu", "peaks": ()})
     list(suite.measure_parts(plan, ["peak", "latency"]))
     assert [plan.peaks for _, plan in parts] == [(), [measured("peak")]]
 

@@ -78,7 +78,7 @@ def test_memory_is_the_machines_or_its_containers(tmp_path, monkeypatch, name, t
 def test_gpus_are_named_with_driver_and_memory(monkeypatch):
     two = [{"name": "A", "memory_bytes": 24 * 10**9, "free_bytes": 1}, {"name": "B", "memory_bytes": None}]
     monkeypatch.setattr(environment, "gpus", lambda: {"driver": "580.1", "gpus": two})
-    assert environment.gpu() == {"gpu": "A, B", "gpu_memory_mb": 24_000, "driver": "580.1"}
+    assert environment.gpu_summary() == {"gpu": "A, B", "gpu_memory_mb": 24_000, "driver": "580.1"}
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch):
@@ -86,7 +86,7 @@ def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch):
         raise OSError("NVML error 18")
 
     monkeypatch.setattr(environment, "gpus", broken)
-    assert environment.gpu() == {"gpu": None, "gpu_memory_mb": None, "driver": None}
+    assert environment.gpu_summary() == {"gpu": None, "gpu_memory_mb": None, "driver": None}
 
 
 def test_the_commit_is_clean_until_a_package_changes(git, tmp_path):
