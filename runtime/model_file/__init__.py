@@ -1,1 +1,1 @@
-"""An .onnx file, read and checked before ONNX Runtime makes a session of it."""
+"""An .onnx file, read and checked before ONNX Runtime makes a session from it."""

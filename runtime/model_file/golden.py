@@ -1,10 +1,10 @@
-"""The golden sample: one small image and the probabilities that belong to it, carried in the ONNX file.
+"""The golden sample: one small image and its probabilities, carried in the ONNX file.
 
-They are PyTorch's, or in a file below fp32 its own where it was exported: what it lost is judged by its gate, and
-a device that answers otherwise than the file did is wrong however little the precision is worth.
+The probabilities are PyTorch's. A file below fp32 holds its own answer at export instead: its gate judges the loss of
+precision, and a device that answers differently from the exported file is wrong.
 
-Replaying it on the machine at hand shows a wrong driver, a broken kernel or a stale engine before the first user's
-picture does. The image is synthetic, so no training picture travels with the model.
+A replay on the user's machine shows a wrong driver, a broken kernel or a stale engine before the first real image does.
+The image is synthetic, so no training image travels with the model.
 """
 
 import base64
@@ -23,7 +23,7 @@ GOLDEN_KEY = "unet.golden"
 """Key of the golden sample in an ONNX file's metadata."""
 
 GOLDEN_SIZE = (56, 88)
-"""Height and width: small, not square, and no multiple of 16, so that padding and cropping are replayed too."""
+"""(height, width): small, not square, and not multiples of 16, so that padding and cropping are replayed, too."""
 
 MAX_BYTES = 64 * 2**20
 
@@ -39,7 +39,10 @@ class Golden:
     probability: NDArray[np.float32]
 
     def error(self, run: NetworkFunction) -> float:
-        """Largest |p - golden| when `run` (uint8 [1, h, w, c] -> float32 [1, classes, h, w]) answers; NaN is inf."""
+        """Return the largest |p - golden| of `run`, which maps uint8 [1, h, w, c] to float32 [1, classes, h, w].
+
+        Returns infinity for NaN, or for an answer of another shape.
+        """
         answer = run(self.image[None])
         if answer.shape != (1, *self.probability.shape):
             return float("inf")
@@ -47,20 +50,20 @@ class Golden:
         return worst if np.isfinite(worst) else float("inf")
 
     def to_json(self) -> str:
-        """Both arrays as zlib-compressed base64 with their shapes."""
-        return json.dumps({"image": _pack(self.image), "probability": _pack(self.probability)}, sort_keys=True)
+        """Return both arrays with their shapes, as base64 of zlib-compressed bytes."""
+        return json.dumps({"image": pack(self.image), "probability": pack(self.probability)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Golden":
-        """Read what `to_json` wrote.
+        """Read the text of `to_json`.
 
         Raises:
             ModelError: the sample is damaged.
         """
         try:
             data = json.loads(text)
-            image = _unpack(data["image"], np.uint8)
-            probability = _unpack(data["probability"], np.float32)
+            image = unpack(data["image"], np.uint8)
+            probability = unpack(data["probability"], np.float32)
             if image.shape[:2] != probability.shape[1:]:
                 raise ValueError("image and probabilities differ in size")
             if not np.isfinite(probability).all():
@@ -76,7 +79,7 @@ def golden_image(channels: int) -> NDArray[np.uint8]:
 
 
 def synthetic_image(height: int, width: int, channels: int, seed: int) -> NDArray[np.uint8]:
-    """Ramps, a disc, a checkerboard and noise, uint8 [height, width, 1 or 3]: it has edges and flat areas."""
+    """Draw ramps, a disc, a checkerboard and noise, uint8 [height, width, 1 or 3]: edges and flat areas."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     centre_y, centre_x = random.uniform(0.2, 0.8, 2) * (height, width)
@@ -91,12 +94,14 @@ def synthetic_image(height: int, width: int, channels: int, seed: int) -> NDArra
     return image if channels == 3 else image[:, :, 1:2].copy()
 
 
-def _pack(array: NDArray[Any]) -> dict[str, Any]:
+def pack(array: NDArray[Any]) -> dict[str, Any]:
+    """Encode an array for JSON."""
     raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     return {"shape": list(array.shape), "zlib": base64.b64encode(zlib.compress(raw, 9)).decode()}
 
 
-def _unpack(data: dict[str, Any], dtype: type) -> NDArray[Any]:
+def unpack(data: dict[str, Any], dtype: type) -> NDArray[Any]:
+    """Decode an array of three dimensions, at most `MAX_BYTES` large; raises a ValueError if it is damaged."""
     kind = np.dtype(dtype).newbyteorder("<")
     shape = tuple(data["shape"])
     if len(shape) != 3 or not all(type(side) is int and 1 <= side <= 4096 for side in shape):

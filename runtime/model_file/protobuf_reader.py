@@ -1,30 +1,30 @@
-"""Protobuf's wire format: reading it from a file without trusting a byte of it, and writing single fields.
+"""Protobuf's wire format: a reader that trusts no byte of a file, and a writer of single fields.
 
-A message is a row of fields, each a tag (number and kind) and a number, 4 or 8 bytes, or a length and that many bytes
-(protobuf.dev, Encoding). What is not asked for is skipped by its length, so the cost does not depend on the size of the
-weights. Stricter than protobuf: tags above 32 bits, numbers above 64 bits and groups are refused, since readers differ
-in what they make of them.
+A message is a sequence of fields. A field is a tag (number and kind), followed by a number, by 4 or 8 bytes, or by a
+length and that many bytes (protobuf.dev, Encoding). Unneeded fields are skipped by their length, so the time does not
+depend on the size of the weights. The reader is stricter than protobuf: it refuses tags above 32 bits, numbers above 64
+bits and groups, since readers differ in their treatment.
 """
 
 from collections.abc import Iterator
 from typing import BinaryIO
 
 MAX_FIELDS = 250_000
-"""Fields of one file that are read at most: a second's work, and a hundred times what a deep U-Net has."""
+"""Maximum number of fields in a file: a second's work, and a hundred times as many as a deep U-Net has."""
 
 CHUNK = 4_096
-"""Bytes that are read from the file at once."""
+"""Number of bytes that are read from the file at once."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 KINDS = frozenset({VARINT, FIXED64, BYTES, FIXED32})
 
 
 class WireError(ValueError):
-    """The bytes are no message. Its text says what is wrong, and quotes nothing of them."""
+    """The bytes are not a valid message. The text says what is wrong and quotes no byte of the file."""
 
 
 class Wire:
-    """A file of `size` bytes, read field by field; `position` is the byte to be read next."""
+    """Reader of a file of `size` bytes, field by field; `position` is the next byte."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.position = 0
@@ -34,11 +34,11 @@ class Wire:
     def fields(self, length: int) -> Iterator[tuple[int, int, int]]:
         """Walk a message of `length` bytes from `position` on; yields (number, kind, value) of each field.
 
-        The value of a field of kind `BYTES` is its length, and `position` its first byte: the caller may read it as
-        text or as a message of its own. However far the caller read, the walk goes on behind the field.
+        For a field of kind `BYTES` the value is its length and `position` its first byte. The caller may read it as
+        text or as a message. The walk then continues behind the field, however far the caller has read.
 
         Raises:
-            WireError: no valid fields, a field that is longer than its message, or more than `MAX_FIELDS` in the file.
+            WireError: a field is invalid or longer than its message, or the file has more than `MAX_FIELDS`.
         """
         end = self.position + length
         if end > self._size:

@@ -1,4 +1,4 @@
-"""A model's file: its card and golden sample, read and checked before ONNX Runtime sees it."""
+"""Card and golden sample of a model's file, read and checked before ONNX Runtime sees the file."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from runtime.model_file.validator import check_model
 
 
 def path_of(model: object) -> Path:
-    """The path of a model's file.
+    """Return the path of a model's file.
 
     Raises:
-        ModelError: it is no path.
+        ModelError: the argument is not a path.
     """
     try:
         return Path(model)  # type: ignore[arg-type]
@@ -22,7 +22,7 @@ def path_of(model: object) -> Path:
 
 
 def identity_of(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to; () where there is none."""
+    """Values that change when a file is replaced or written to; () if there is no file."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -31,19 +31,12 @@ def identity_of(path: Path) -> tuple[int, ...]:
 
 
 def read_model(path: Path) -> tuple[ModelCard, Golden]:
-    """The card and the golden sample of an ONNX file that `unet-export` wrote.
+    """Return the card and the golden sample of an ONNX file that `unet-export` wrote.
 
     Raises:
-        ModelError: it is absent, damaged, foreign, or not safe to load; see `check_model`.
+        ModelError: the file is missing, damaged, of another program, or not safe to load; see `check_model`.
     """
     metadata = read_metadata(path)
-    card = _card_of(path, metadata)
-    golden = _golden_of(path, metadata, card)
-    check_model(path)
-    return card, golden
-
-
-def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
     if RAW_KEY in metadata:
         raise ModelError(f"{path}: is a raw export (normalised planes in, logits out); export it again without --raw")
     if CARD_KEY not in metadata:
@@ -52,12 +45,9 @@ def _card_of(path: Path, metadata: dict[str, str]) -> ModelCard:
             "make it from its checkpoint with: unet-export model.pth"
         )
     try:
-        return ModelCard.from_json(metadata[CARD_KEY])
+        card = ModelCard.from_json(metadata[CARD_KEY])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-
-
-def _golden_of(path: Path, metadata: dict[str, str], card: ModelCard) -> Golden:
     if GOLDEN_KEY not in metadata:
         raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
     try:
@@ -71,4 +61,5 @@ def _golden_of(path: Path, metadata: dict[str, str], card: ModelCard) -> Golden:
             f"{path}: golden sample: has {found[0]} channels and {found[1]} classes, "
             f"the card says {expected[0]} and {expected[1]}; export the model again"
         )
-    return golden
+    check_model(path)
+    return card, golden

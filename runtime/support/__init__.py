@@ -1,1 +1,1 @@
-"""What every room needs and none is about: files, threads, CPU cores, checks of arguments."""
+"""Helpers for every room: files, threads, CPU cores, checks of fields."""

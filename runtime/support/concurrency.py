@@ -1,4 +1,4 @@
-"""Threads that never keep a program from ending, and places in a line that threads and coroutines can wait for."""
+"""Threads that never keep a program from ending, and a fair semaphore for threads and coroutines."""
 
 import atexit
 import sys
@@ -14,11 +14,11 @@ from runtime.errors import BusyError, ClosedError
 T = TypeVar("T")
 
 Outcome = tuple[T, None] | tuple[None, BaseException]
-"""What a call gave: (answer, None) or (None, error)."""
+"""Result of a call: (answer, None) or (None, error)."""
 
 
 def attempt(function: Callable[..., T], *arguments: object) -> Outcome[T]:
-    """Call a function and give its answer or its error, so that the error can be raised in another thread."""
+    """Call a function and return its answer or its error, so that another thread can raise the error."""
     try:
         return function(*arguments), None
     except BaseException as error:
@@ -26,15 +26,15 @@ def attempt(function: Callable[..., T], *arguments: object) -> Outcome[T]:
 
 
 class Worker:
-    """A thread that is told to stop, and waited for, when the interpreter ends.
+    """A thread that is stopped and joined when the interpreter ends.
 
-    It is a daemon, since Python waits for other threads before it tells anybody that it ends. But a daemon that is left
-    inside ONNX Runtime while Python is taken down may crash, hence the wait.
+    It is a daemon, since Python waits for all other threads before it runs exit handlers. But a daemon that is still
+    inside ONNX Runtime while Python shuts down may crash, so an exit handler joins it.
 
     Args:
-        name: of the thread.
-        run: what it does; it ends soon after `stop` was called.
-        stop: tells it to; called from any thread, perhaps several times.
+        name: name of the thread.
+        run: work of the thread; it ends soon after a call of `stop`.
+        stop: asks the thread to end. Any thread may call it, several times.
     """
 
     def __init__(self, name: str, run: Callable[[], None], stop: Callable[[], None]) -> None:
@@ -56,11 +56,11 @@ class Worker:
             self._ended.set()
 
     def is_current(self) -> bool:
-        """Whether the caller runs in it."""
+        """Return True if the caller runs in this thread."""
         return self._thread is threading.current_thread()
 
     def join(self) -> None:
-        """Wait until it has ended; in its own thread, or in a process forked from its own, return at once."""
+        """Wait until the thread has ended. Returns at once in the thread itself, and in a forked process."""
         if self.is_current() or not self._thread.is_alive():
             return
         self._ended.wait()  # Ctrl-C in Thread.join() makes Python 3.11 believe that the thread has ended
@@ -80,25 +80,25 @@ def _stop_all() -> None:
 
 
 class FairSemaphore:
-    """A semaphore that is given out in the order of asking, to threads and to coroutines of any event loop.
+    """A semaphore that serves threads, and coroutines of any event loop, in the order of their requests.
 
     Args:
-        count: how many there are.
-        full: the message of `BusyError`.
+        count: number of places.
+        full: message of `BusyError`.
     """
 
     def __init__(self, count: int, full: str) -> None:
         self._free = count
         self._full = full
-        self._line: deque[tuple[Future[None], Any]] = deque()  # each with the event loop that it waits in, if any
+        self._line: deque[tuple[Future[None], Any]] = deque()  # with the event loop, if any
         self._lock = threading.Lock()
         self._closed = ""
 
     def acquire(self, timeout: float | None = None) -> None:
-        """Wait for a place; `timeout` in seconds, 0 does not wait, None waits as long as it takes.
+        """Wait for a place, at most `timeout` seconds; 0 does not wait, None waits for ever.
 
         Raises:
-            BusyError: none became free in time, or one would have to be waited for in a thread that runs an event loop.
+            BusyError: no place became free in time, or the caller would have to wait in a thread with an event loop.
             ClosedError: `close` was called.
         """
         ticket = self._ask()
@@ -116,12 +116,12 @@ class FairSemaphore:
             raise
 
     async def acquire_async(self) -> None:
-        """Wait for a place without holding up the event loop.
+        """Wait for a place without blocking the event loop.
 
         Raises:
             ClosedError: `close` was called.
         """
-        import asyncio  # costs an app that does not use it 30 ms at its start
+        import asyncio  # takes 30 ms, which apps without it save
 
         ticket = self._ask(asyncio.get_running_loop())
         try:
@@ -134,7 +134,7 @@ class FairSemaphore:
             raise
 
     def release(self) -> None:
-        """Give a place back: to the first in line, or to whoever asks next."""
+        """Give a place back, to the first in the queue or to the next request."""
         while True:
             with self._lock:
                 if not self._line:
@@ -142,14 +142,14 @@ class FairSemaphore:
                     return
                 ticket, loop = self._line.popleft()
             if loop is not None and loop.is_closed():
-                ticket.cancel()  # nobody comes for it, and its coroutine must not give back what it never had
+                ticket.cancel()  # so that its coroutine does not give back a place that it never had
                 continue
             if ticket.set_running_or_notify_cancel():
                 ticket.set_result(None)
                 return
 
     def close(self, reason: str) -> None:
-        """Raise `ClosedError(reason)` in all who wait, and in all who ask from now on."""
+        """Raise `ClosedError(reason)` in all who wait, and for every later request."""
         with self._lock:
             self._closed = reason
             line, self._line = self._line, deque()
@@ -160,7 +160,7 @@ class FairSemaphore:
                 ticket.set_exception(ClosedError(reason))
 
     def _ask(self, loop: Any = None) -> Future[None]:
-        """A Future that is done once the place is given."""
+        """Return a Future that is done when the place is granted."""
         ticket: Future[None] = Future()
         with self._lock:
             if self._closed:
@@ -173,7 +173,7 @@ class FairSemaphore:
         return ticket
 
     def _withdraw(self, ticket: Future[None]) -> bool:
-        """Leave the line; False if the place had been given by then."""
+        """Leave the queue; returns False if the place was already granted."""
         with self._lock:
             left = [entry for entry in self._line if entry[0] is not ticket]
             was_there = len(left) < len(self._line)
@@ -182,5 +182,6 @@ class FairSemaphore:
 
 
 def _runs_event_loop() -> bool:
+    """Return True if an event loop runs in this thread."""
     asyncio = sys.modules.get("asyncio")  # a loop runs only where somebody has imported it
     return asyncio is not None and asyncio._get_running_loop() is not None

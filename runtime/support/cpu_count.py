@@ -10,19 +10,21 @@ MAX_THREADS = 1_024
 
 
 def available_threads() -> int:
-    """CPU cores that this process may use, not those of the machine: its affinity, or the quota of its cgroups, rounded
-    up, where that is less. More threads than that would only hold each other up."""
+    """Number of CPU cores that this process may use. More threads than these would only slow each other down.
+
+    It is the process's affinity or, if that is lower, the quota of its cgroups, rounded up.
+    """
     quota = own_quota()
     return affinity() if quota is None else min(affinity(), math.ceil(quota))
 
 
 def affinity() -> int:
-    """CPU cores that the scheduler gives this process."""
+    """Number of CPU cores that the scheduler gives this process."""
     return len(allowed_cores()) or os.cpu_count() or 1
 
 
 def allowed_cores() -> list[int]:
-    """The numbers, from 0, of the CPU cores that the scheduler gives this process; none where it does not tell."""
+    """Numbers, from 0, of the CPU cores that the scheduler gives this process; empty where it does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -33,7 +35,7 @@ def own_quota() -> float | None:
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The least cores that this process's cgroups, versions 1 and 2, let it use on average; None without a limit."""
+    """Lowest quota, in cores, of this process's cgroups (version 1 or 2); None without a limit."""
     quotas = []
     for line in text_of(own).splitlines():
         _, _, entry = line.partition(":")
@@ -44,22 +46,16 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
         path = base / place.strip("/")
         # In a container the path is the host's and may not exist, but its root is the container's own group.
         for folder in [base, *(part for part in (path, *path.parents) if base in part.parents)]:
-            quotas.append(_quota(folder))
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _quota(folder: Path) -> float | None:
-    limit, _, period = text_of(folder / "cpu.max").partition(" ")
-    if not limit:
-        limit, period = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
-    if not (limit.isdecimal() and period.isdecimal() and int(period)):  # "max", or -1
-        return None
-    quota = int(limit) / int(period)
-    return quota if math.isfinite(quota) and quota > 0 else None
+            limit, _, period = text_of(folder / "cpu.max").partition(" ")
+            if not limit:
+                limit, period = text_of(folder / "cpu.cfs_quota_us"), text_of(folder / "cpu.cfs_period_us")
+            if limit.isdecimal() and period.isdecimal() and int(period):  # else "max", or -1
+                quotas.append(int(limit) / int(period))
+    return min((quota for quota in quotas if math.isfinite(quota) and quota > 0), default=None)
 
 
 def text_of(path: Path) -> str:
-    """What a file of the system says, without white space around it; "" where it cannot be read."""
+    """Text of a system file, without white space around it; "" if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

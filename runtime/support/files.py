@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Atomic writes: a reader sees the old file or the new one, never half of one."""
 
 import errno
 import os
@@ -10,22 +10,22 @@ from runtime.errors import OutputError
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder and its parents, if need be.
+    """Create a folder and its parents unless they exist.
 
     Raises:
-        OutputError: a file is in the way, or the place is not writable.
+        OutputError: a file has this name, or a folder above is not writable.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot create this folder ({_reason(error)}); choose another one") from error
+        raise OutputError(f"{folder}: cannot create this folder ({reason_of(error)}); choose another one") from error
     return folder
 
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make a folder before checks that take long, and take it away again if they fail and it was not there before."""
+    """Make a folder before a block of long checks; if the block fails, remove the folder unless it existed before."""
     folder = Path(path)
     existed = os.path.isdir(folder)  # noqa: PTH112 - unlike Path.is_dir it takes any name
     make_folder(folder)
@@ -39,12 +39,12 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def prepare(path: str | os.PathLike[str]) -> Path:
-    """Make the folder of a file that is to be written, so that a wrong name shows before the work and not after.
+    """Make the folder of a file that will be written, so that a wrong name shows before the work and not after it.
 
-    Behind a link it is the file that the link names.
+    Returns the path, or the target of a link.
 
     Raises:
-        OutputError: the folder cannot be made or written to, or the name is a folder's.
+        OutputError: the folder cannot be made or written to, or the path is a folder.
     """
     target = Path(path)
     try:
@@ -52,9 +52,9 @@ def prepare(path: str | os.PathLike[str]) -> Path:
             target = Path(os.path.realpath(target))
         is_folder = target.is_dir()
     except OSError as error:
-        raise OutputError(f"{target}: is no name of a file ({_reason(error)}); choose another one") from error
+        raise OutputError(f"{target}: is not a file name ({reason_of(error)}); choose another one") from error
     if "\0" in str(target):
-        raise OutputError(f"{str(target)!r}: is no name of a file (embedded null byte); choose another one")
+        raise OutputError(f"{str(target)!r}: is not a file name (embedded null byte); choose another one")
     if is_folder:
         raise OutputError(f"{target}: is a folder, expected a file name; add one")
     make_folder(target.parent)
@@ -65,10 +65,10 @@ def prepare(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, flush it to disk and rename it to `path`.
+    """Give a temporary path beside `path`; after the block, flush the file to disk and rename it to `path`.
 
-    The temporary file keeps the suffix of `path`, so writers that choose a format by suffix work. If the block raises,
-    the temporary file is removed and what was at `path` stays as it was.
+    The temporary file has the suffix of `path`, for writers that choose a format by suffix. If the block raises, the
+    temporary file is removed and the old file at `path` stays.
 
     Raises:
         OutputError: the folder or file cannot be written, or the disk is full.
@@ -82,22 +82,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     except OSError as error:
         advice = "free some space" if error.errno in (errno.ENOSPC, None) else "choose another place"
-        raise OutputError(f"{target}: cannot be written ({_reason(error)}); {advice}") from error
+        raise OutputError(f"{target}: cannot be written ({reason_of(error)}); {advice}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a whole file atomically; raises `OutputError` and leaves the old file if that fails."""
+    """Write a file atomically; raises `OutputError` and keeps the old file if that fails."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Like `write_bytes`, for UTF-8 text."""
+    """Write a UTF-8 text file atomically; see `write_bytes`."""
     write_bytes(path, content.encode())
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """The system's words for an error, in lower case."""
     return (error.strerror or str(error)).lower()

@@ -141,8 +141,8 @@ def test_external_data_is_refused_before_it_is_opened(changed, monkeypatch):
     [
         (None, r"no such file; make it with: unet-export model\.pth"),
         (b"", r"is empty \(0 bytes\)"),
-        (b"PK\x03\x04 a checkpoint", "is no ONNX file but perhaps a PyTorch checkpoint"),
-        (b"\x00" * 100, "is not an ONNX file, or is cut off"),
+        (b"PK\x03\x04 a checkpoint", "may be a PyTorch checkpoint, expected an .onnx file"),
+        (b"\x00" * 100, "is not an ONNX file, or is truncated"),
     ],
 )
 def test_what_is_no_onnx_file_is_one_line(tmp_path, content, message):

@@ -185,7 +185,7 @@ def test_damaged_graph_is_refused_and_onnxruntime_prints_nothing(write_model, ca
 def test_file_cut_off_is_refused(write_model):
     path = write_model()
     path.write_bytes(path.read_bytes()[:-100])
-    assert "is not an ONNX file, or is cut off (the file ends early)" in refused(path)
+    assert "is not an ONNX file, or is truncated (the file ends early)" in refused(path)
 
 
 def test_weights_in_another_file_that_is_missing_are_a_model_error(write_model):

@@ -100,7 +100,7 @@ def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, wri
     ("name", "what", "do"),
     [
         ("gone.onnx", "no such file", "make it with: unet-export model.pth"),
-        ("cut; off.onnx", "is not an ONNX file, or is cut off (the file ends early)", "copy or export it again"),
+        ("cut; off.onnx", "is not an ONNX file, or is truncated (the file ends early)", "copy or export it again"),
         (
             "a; folder.onnx",
             "is a folder, expected an .onnx file",

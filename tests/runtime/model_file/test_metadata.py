@@ -68,7 +68,7 @@ def test_file_cut_off_at_any_byte_is_an_error_or_a_correct_beginning(read, small
         try:
             found = read(small[:length])
         except ModelError as error:
-            assert "cut off" in str(error) or "is empty" in str(error)  # noqa: PT017
+            assert "truncated" in str(error) or "is empty" in str(error)  # noqa: PT017
             counts.append(-1)
         else:
             counts.append(starts.index(found))
@@ -81,7 +81,7 @@ def test_bytes_at_random_are_a_model_error(read):
     source = random.Random(20150518)
     for _ in range(1000):
         content = source.randbytes(source.randint(1, 60))
-        with pytest.raises(ModelError, match="is not an ONNX file, or is cut off"):
+        with pytest.raises(ModelError, match="is not an ONNX file, or is truncated"):
             read(content)
 
 
@@ -121,7 +121,7 @@ def test_malformed_message_names_its_fault(tmp_path, read, content, message):
     with pytest.raises(ModelError) as caught:
         read(content)
     path = tmp_path / "model.onnx"
-    assert str(caught.value) == f"{path}: is not an ONNX file, or is cut off ({message}); copy or export it again"
+    assert str(caught.value) == f"{path}: is not an ONNX file, or is truncated ({message}); copy or export it again"
 
 
 def test_fields_of_every_kind_are_skipped(read):
@@ -214,5 +214,5 @@ def test_format_of_onnx_runtime_itself_is_refused(read):
 def test_picture_is_not_a_model(tmp_path):
     path = tmp_path / "model.onnx"
     Image.new("RGB", (8, 8)).save(path, "PNG")
-    with pytest.raises(ModelError, match=r"is not an ONNX file, or is cut off \(.*\); copy or export it again$"):
+    with pytest.raises(ModelError, match=r"is not an ONNX file, or is truncated \(.*\); copy or export it again$"):
         read_metadata(path)

@@ -296,7 +296,7 @@ def test_long_names_and_texts_are_refused(check, make_graph):
     ],
 )
 def test_malformed_file_names_its_fault(check, content, fault):
-    assert check(content) == f"is not an ONNX file, or is cut off ({fault}); copy or export it again"
+    assert check(content) == f"is not an ONNX file, or is truncated ({fault}); copy or export it again"
 
 
 @pytest.mark.parametrize(("ir_version", "opset"), [(10, 20), (13, 26)])

@@ -158,5 +158,5 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, m
 
 @pytest.mark.parametrize(("name", "reason"), [("x" * 300, "file name too long"), ("a\0b", "embedded null byte")])
 def test_what_is_no_name_of_a_file_is_an_output_error(tmp_path, name, reason):
-    with pytest.raises(OutputError, match=rf"is no name of a file \({reason}\); choose another one$"):
+    with pytest.raises(OutputError, match=rf"is not a file name \({reason}\); choose another one$"):
         write_bytes(tmp_path / name, b"x")
