@@ -79,7 +79,7 @@ def open_wire(path: str | os.PathLike[str]) -> Iterator[tuple[Wire, int]]:
             if head[4:] == ORT_MAGIC:
                 raise ModelError(f"{model}: is in ONNX Runtime's own format, expected an .onnx file")
             if head[:4] == ZIP_MAGIC:
-                raise ModelError(f"{model}: may be a PyTorch checkpoint, expected an .onnx file; try: unet-export {model}")
+                raise ModelError(f"{model}: looks like a PyTorch checkpoint; convert it with: unet-export {model}")
             yield Wire(file, size), size
     except WireError as error:
         raise ModelError(f"{model}: is not an ONNX file, or is truncated ({error}); copy or export it again") from error

@@ -1,13 +1,13 @@
-"""Looking at an ONNX file before ONNX Runtime does: what could reach out of the file, or promises more than it holds.
+"""Checks of an ONNX file before ONNX Runtime opens it: does it reach outside, or claim more than it holds?
 
-A graph is a program, and ONNX Runtime acts on it while it makes a session: it opens other files that tensors name,
-makes room for the dimensions that they claim, copies functions to wherever they are called. `check_model` walks the
-whole file once in its wire format (onnx.proto, whose numbers the tables below have) and skips the weights. Fields that
-it does not know are skipped as ONNX Runtime skips them. It does not judge what the graph computes, nor how much memory
-that takes: a file from a stranger still deserves a process with limits.
+A graph is a program. While ONNX Runtime makes a session, it opens other files that tensors name, allocates memory for
+the dimensions that they claim, and copies functions to their calls. `check_model` walks the whole file once in its wire
+format (onnx.proto; the tables below hold its field numbers) and skips the weights. It skips unknown fields, as ONNX
+Runtime does. It does not judge the graph's computation or its memory, so a file from a stranger still needs a process
+with limits.
 
-Refused outright, since no U-Net needs them: sparse tensors (short in the file, of any size in memory), functions of the
-file's own (a short chain of them unfolds to any number of nodes), training graphs, values that are no tensors.
+No U-Net needs the following, so they are refused: sparse tensors (short in the file, of any size in memory), the file's
+own functions (a short chain of them expands to any number of nodes), training graphs, and values that are not tensors.
 """
 
 import math
@@ -22,34 +22,35 @@ from runtime.model_file.metadata import MAX_METADATA, open_wire
 from runtime.model_file.protobuf_reader import BYTES, FIXED32, FIXED64, VARINT, Wire, WireError, field, signed
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
-"""Operators that ONNX Runtime has built in. `unet-export` and its quantiser write those of "" alone; a model that ONNX
-Runtime optimised and saved has com.microsoft and com.microsoft.nchwc too. Any other domain needs a library of its own,
-which nobody loads here."""
+"""Domains of the operators that are built into ONNX Runtime.
+
+`unet-export` and its quantiser write operators of "" only. A model that ONNX Runtime has optimised and saved also has
+com.microsoft and com.microsoft.nchwc. Any other domain needs a library, which is never loaded here."""
 
 FORBIDDEN = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "Snpe", "TritonOp"})
-"""Operators that load compiled code (a TensorRT engine, say) or run a program's own functions."""
+"""Operators that load compiled code, such as a TensorRT engine, or call functions of a program."""
 
 MAX_NODES = 10_000
-"""Nodes of a file, inner graphs included; the deepest U-Net that a card may describe has some 500 in int8."""
+"""Maximum number of nodes in a file with its inner graphs. The deepest U-Net of a card has about 500 in int8."""
 MAX_DEPTH = 8
-"""Graphs within graphs (branches, loop bodies)."""
+"""Maximum depth of graphs within graphs (branches, loop bodies)."""
 MAX_RANK = 16
-"""Dimensions of one tensor."""
+"""Maximum number of dimensions of a tensor."""
 MAX_SIDE = 2**31 - 1
-"""Each of them."""
+"""Maximum of each dimension."""
 MAX_ELEMENTS = 2**40
-"""Elements of a value that is fed or computed; what is stored must have its bytes in the file."""
+"""Maximum number of elements of an input or computed value. A stored tensor must have its bytes in the file."""
 MAX_NAME = 1_024
-"""Bytes of a name of anything."""
+"""Maximum length of a name, in bytes."""
 MAX_TEXT = 2**20
-"""Bytes of a documentation text or note."""
+"""Maximum length of a documentation text or note, in bytes."""
 
 READ_BY_ALL = (10, 23)
-"""IR version and opset that every ONNX Runtime this library runs with is known to read."""
+"""IR version and opset that every supported ONNX Runtime reads."""
 
 FLOATS, INT32S, STRINGS, INT64S, DOUBLES, UINT64S, RAW = 4, 5, 6, 7, 10, 11, 9
 
-STORED: Mapping[int, tuple[int, int]] = (  # type of element -> (the field where it is kept if not raw, bits)
+STORED: Mapping[int, tuple[int, int]] = (  # element type -> (field of its values unless raw, bits)
     {1: (FLOATS, 32), 14: (FLOATS, 64), 11: (DOUBLES, 64), 15: (DOUBLES, 128), 8: (STRINGS, 0)}
     | {6: (INT32S, 32), 7: (INT64S, 64), 12: (UINT64S, 32), 13: (UINT64S, 64)}
     | dict.fromkeys((4, 5, 10, 16), (INT32S, 16))
@@ -61,7 +62,11 @@ STORED: Mapping[int, tuple[int, int]] = (  # type of element -> (the field where
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A field of a message: how it may be written, whether more than once, bytes at most, or what is refused in it."""
+    """Rules for a field of a message.
+
+    `kinds`: wire formats that it may have; `many`: it may be repeated; `limit`: its maximum length in bytes; `refused`:
+    name of its content if no file may have the field.
+    """
 
     kinds: tuple[int, ...] = (BYTES,)
     many: bool = False
@@ -74,12 +79,12 @@ _NUMBERS = _Part(kinds=(BYTES, VARINT), many=True)
 _NAME, _NAMES = _Part(limit=MAX_NAME), _Part(limit=MAX_NAME, many=True)
 _TEXT, _NOTES = _Part(limit=MAX_TEXT), _Part(limit=MAX_TEXT, many=True)
 _SPARSE = _Part(refused="a sparse tensor")
-_NO_TENSOR = _Part(refused="a value that is no tensor")
+_NO_TENSOR = _Part(refused="a value that is not a tensor")
 
 _MODEL = (
     {1: _NUMBER, 2: _NAME, 3: _NAME, 4: _NAME, 5: _NUMBER, 6: _TEXT, 7: _INNER, 8: _INNERS}
     | {14: _Part(many=True, limit=MAX_METADATA)}
-    | {20: _Part(refused="a training graph"), 25: _Part(refused="a function of its own")}
+    | {20: _Part(refused="a training graph"), 25: _Part(refused="its own function")}
 )
 _OPSET = {1: _NAME, 2: _NUMBER}
 _GRAPH = {1: _INNERS, 2: _NAME, 5: _INNERS, 10: _TEXT, 15: _SPARSE, 16: _NOTES} | dict.fromkeys((11, 12, 13), _INNERS)
@@ -101,27 +106,27 @@ _DIMENSION = {1: _NUMBER, 2: _NAME, 3: _NAME}
 
 
 def check_model(path: str | os.PathLike[str]) -> None:
-    """Refuse an ONNX file that is not safe to make a session of, or that the ONNX Runtime at hand does not read.
+    """Raise an error for an ONNX file that is not safe to open, or that the installed ONNX Runtime cannot read.
 
-    Takes one pass over the file without its weights: milliseconds for a U-Net, a second or two for anything.
+    This is one pass over the file without its weights: milliseconds for a U-Net, at most a second or two.
 
     Raises:
-        ModelError: there is no such file, or it is damaged; it keeps tensors in other files; it has operators of a
-            domain that ONNX Runtime has not built in; its tensors claim other sizes than they have bytes, or absurd
-            ones; it has too many nodes, or graphs nested too deep; it is of a newer ONNX than ONNX Runtime reads.
+        ModelError: the file does not exist or is damaged; it stores tensors in other files; it has operators of a
+            domain that is not built into ONNX Runtime; its tensors have other sizes than their bytes, or absurd ones;
+            it has too many nodes, or graphs nested too deep; its ONNX version is newer than ONNX Runtime reads.
     """
     with open_wire(path) as (wire, size):
         _Check(os.fspath(path), wire).model(size)
 
 
 class _Check:
-    """One walk over one file; each method is one message of onnx.proto, `length` bytes long."""
+    """A walk over one file; each method reads one message of onnx.proto, `length` bytes long."""
 
     def __init__(self, path: str, wire: Wire) -> None:
         self.path, self.wire, self.nodes = path, wire, 0
 
     def parts(self, message: Mapping[int, _Part], length: int) -> Iterator[tuple[int, int, int]]:
-        """The known fields of a message, after a look at each."""
+        """Yield the known fields of a message after checking each by its rules."""
         seen = set()
         for number, kind, value in self.wire.fields(length):
             part = message.get(number)
@@ -130,9 +135,9 @@ class _Check:
             if part.refused:
                 raise self.refusal(f"has {part.refused}", "none")
             if kind not in part.kinds:
-                raise WireError("a field is of another kind than ONNX's")
+                raise WireError("a field has another kind than in ONNX")
             if number in seen and not part.many:  # readers differ in which of the two holds
-                raise WireError("a field is there twice")
+                raise WireError("a field is repeated")
             if kind == BYTES and part.limit is not None and value > part.limit:
                 raise self.refusal(f"has a name or text of {value} bytes", f"at most {part.limit}")
             seen.add(number)
@@ -163,13 +168,13 @@ class _Check:
 
     def version(self, ir_version: int, imports: tuple[tuple[str, int], ...]) -> None:
         known = ir_version <= READ_BY_ALL[0] and all(item[0] == "" and item[1] <= READ_BY_ALL[1] for item in imports)
-        if known or _is_read(ir_version, imports):
+        if known or is_readable(ir_version, imports):
             return
         import onnxruntime
 
         found = ", ".join([f"opset {version} of {domain or 'ai.onnx'}" for domain, version in imports[:6]])
         raise ModelError(
-            f"{self.path}: is of ONNX IR version {ir_version} with {found or 'no opset'}, which ONNX Runtime "
+            f"{self.path}: has ONNX IR version {ir_version} with {found or 'no opset'}, which ONNX Runtime "
             f"{onnxruntime.__version__} does not read; update onnxruntime, or export the model with a lower --opset"
         )
 
@@ -196,7 +201,7 @@ class _Check:
             elif number == 7:
                 domain = self.wire.text(value)
                 if domain not in DOMAINS:
-                    raise self.refusal(f"has an operator of the domain {_shown(domain)}", "only ONNX Runtime's own")
+                    raise self.refusal(f"has an operator of the domain {shown(domain)}", "only ONNX Runtime's own")
             elif number == 5:
                 self.attribute(value, depth)
 
@@ -211,7 +216,7 @@ class _Check:
 
     def tensor(self, length: int) -> None:
         name, sides, element, external = "", list[int](), 0, False
-        entries: dict[int, tuple[int, int]] = {}  # by field: how many there are, at least and at most
+        entries: dict[int, tuple[int, int]] = {}  # by field: minimum and maximum number of entries
         for number, kind, value in self.parts(_TENSOR, length):
             if number == 1:
                 self.sides(sides, kind, value)
@@ -222,20 +227,20 @@ class _Check:
             elif number == 13 or (number == 14 and value):
                 external = True
             elif number in (RAW, FLOATS, INT32S, STRINGS, INT64S, DOUBLES, UINT64S):
-                least, most = _entries(number, kind, value)
+                least, most = count_entries(number, kind, value)
                 before = entries.get(number, (0, 0))
                 entries[number] = before[0] + least, before[1] + most
         if external:
             raise ModelError(
-                f"{self.path}: keeps the tensor {_shown(name)} in another file, which was not opened; expected one "
+                f"{self.path}: stores the tensor {shown(name)} in another file, which was not opened; expected one "
                 "file, as unet-export writes it"
             )
         if element not in STORED:
-            raise self.refusal(f"has the tensor {_shown(name)} of the unknown type {element}", "one of ONNX's")
-        self.stored(f"the tensor {_shown(name)} of the sizes {sides}", math.prod(sides), element, entries)
+            raise self.refusal(f"has the tensor {shown(name)} of the unknown type {element}", "a type of ONNX")
+        self.stored(f"the tensor {shown(name)} of the sizes {sides}", math.prod(sides), element, entries)
 
     def sides(self, sides: list[int], kind: int, value: int) -> None:
-        """Read one dimension or, where they are packed, several."""
+        """Read one dimension, or several packed ones."""
         if kind == VARINT:
             sides.append(signed(value))
         else:
@@ -251,13 +256,13 @@ class _Check:
             raise self.refusal(f"has a tensor of the sizes {sides}", f"each from 0 to {MAX_SIDE}")
 
     def stored(self, what: str, count: int, element: int, entries: Mapping[int, tuple[int, int]]) -> None:
-        """Compare the number of elements with what is stored of them."""
+        """Compare the number of elements with the stored data."""
         home, bits = STORED[element]
         if set(entries) - {home, RAW} or len(entries) > 1 or (RAW in entries and home == STRINGS):
             raise self.refusal(f"has {what} with data of several types", "one")
         place = next(iter(entries), home)
         least, most = entries.get(place, (0, 0))
-        needed = _needed(count, bits, place)
+        needed = needed_entries(count, bits, place)
         if not least <= needed <= most:
             unit = "bytes" if place == RAW else "entries"
             found = str(least) if least == most else f"{least} to {most}"
@@ -288,8 +293,8 @@ class _Check:
         return ModelError(f"{self.path}: {found}, expected {expected}; export the model again with unet-export")
 
 
-def _entries(place: int, kind: int, value: int) -> tuple[int, int]:
-    """How many entries a field of a tensor holds, at least and at most: packed numbers take 1 to 10 bytes each."""
+def count_entries(place: int, kind: int, value: int) -> tuple[int, int]:
+    """Return the minimum and maximum number of entries in a tensor's field: packed numbers take 1 to 10 bytes each."""
     if kind != BYTES or place == STRINGS:
         return 1, 1
     if place == RAW:
@@ -302,8 +307,8 @@ def _entries(place: int, kind: int, value: int) -> tuple[int, int]:
     return -(-value // 10), value
 
 
-def _needed(count: int, bits: int, place: int) -> int:
-    """Entries that `count` elements of so many bits take: bytes if raw, two for a complex number, one for two int4."""
+def needed_entries(count: int, bits: int, place: int) -> int:
+    """Return the entries of `count` elements: bytes if raw, two for a complex number, one for two int4."""
     if place == RAW:
         return -(-count * bits // 8)
     if place in (FLOATS, DOUBLES):
@@ -311,27 +316,27 @@ def _needed(count: int, bits: int, place: int) -> int:
     return -(-count * bits // 8) if 0 < bits < 8 else count
 
 
-def _shown(name: str) -> str:
-    """A name from the file for a message: as it is if it is one, else no more than its length."""
+def shown(name: str) -> str:
+    """A name from the file for a message; only its length if it does not look like a name."""
     return repr(name) if re.fullmatch(r"[\w./:-]{1,80}", name, re.ASCII) else f"({len(name)} characters)"
 
 
 @lru_cache(maxsize=32)
-def _is_read(ir_version: int, imports: tuple[tuple[str, int], ...]) -> bool:
-    """Ask ONNX Runtime itself, by a model of one node: it has no list of what it reads."""
+def is_readable(ir_version: int, imports: tuple[tuple[str, int], ...]) -> bool:
+    """Return True if ONNX Runtime opens a model of one node with these versions; it has no list of them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(_identity(ir_version, imports), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(identity_model(ir_version, imports), options, providers=["CPUExecutionProvider"])
     except Exception:  # ONNX Runtime's errors share no base class
         return False
     return True
 
 
-def _identity(ir_version: int, imports: tuple[tuple[str, int], ...]) -> bytes:
-    """An ONNX file whose only node hands on its input, float32 [1]."""
+def identity_model(ir_version: int, imports: tuple[tuple[str, int], ...]) -> bytes:
+    """Build an ONNX file whose only node returns its input, float32 [1]."""
     sizes = field(1, field(1, 1))
     value = [field(1, name) + field(2, field(1, field(1, 1) + field(2, sizes))) for name in (b"a", b"b")]
     node = field(1, b"a") + field(2, b"b") + field(4, b"Identity")

@@ -141,7 +141,7 @@ def test_external_data_is_refused_before_it_is_opened(changed, monkeypatch):
     [
         (None, r"no such file; make it with: unet-export model\.pth"),
         (b"", r"is empty \(0 bytes\)"),
-        (b"PK\x03\x04 a checkpoint", "may be a PyTorch checkpoint, expected an .onnx file"),
+        (b"PK\x03\x04 a checkpoint", "looks like a PyTorch checkpoint; convert it with"),
         (b"\x00" * 100, "is not an ONNX file, or is truncated"),
     ],
 )

@@ -193,7 +193,7 @@ def test_weights_in_another_file_that_is_missing_are_a_model_error(write_model):
     model = onnx.load(path)
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     (path.parent / "weights.bin").unlink()
-    assert refused(path).startswith("keeps the tensor 'full' in another file, which was not opened; expected one file")
+    assert refused(path).startswith("stores the tensor 'full' in another file, which was not opened; expected one file")
 
 
 @pytest.mark.parametrize("name", ["gone.onnx", "x" * 300 + ".onnx"])

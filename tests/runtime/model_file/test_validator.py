@@ -93,7 +93,7 @@ def test_tensor_in_another_file_is_refused_wherever_it_is(check, make_graph, pla
     assert check(model) is None
     place(model.graph, external())
     refusal = (
-        "keeps the tensor 'six' in another file, which was not opened; expected one file, as unet-export writes it"
+        "stores the tensor 'six' in another file, which was not opened; expected one file, as unet-export writes it"
     )
     assert check(model) == refusal
 
@@ -104,12 +104,12 @@ def test_tensor_in_another_file_is_refused_wherever_it_is(check, make_graph, pla
 def test_half_of_what_makes_a_tensor_external_is_enough(check, make_graph, changes):
     model = make_graph()
     in_weights(model.graph, tensor(**changes))
-    assert check(model).startswith("keeps the tensor 'six' in another file")
+    assert check(model).startswith("stores the tensor 'six' in another file")
 
 
 def test_location_that_is_external_only_when_cut_to_32_bits_is_refused(check):
     content = tensor().SerializeToString() + field(14, 2**32 + 1)
-    assert check(field(7, field(5, content))).startswith("keeps the tensor 'six' in another file")
+    assert check(field(7, field(5, content))).startswith("stores the tensor 'six' in another file")
 
 
 def graph_with_sparse(graph):
@@ -129,8 +129,8 @@ def graph_with_sequence(graph):
     [
         (lambda model: graph_with_sparse(model.graph), "a sparse tensor"),
         (lambda model: node_with_sparse(model.graph), "a sparse tensor"),
-        (lambda model: graph_with_sequence(model.graph), "a value that is no tensor"),
-        (lambda model: model.functions.add(name="f", domain="d"), "a function of its own"),
+        (lambda model: graph_with_sequence(model.graph), "a value that is not a tensor"),
+        (lambda model: model.functions.add(name="f", domain="d"), "its own function"),
         (lambda model: model.training_info.add(), "a training graph"),
     ],
 )
@@ -184,8 +184,8 @@ SIX = "the tensor 'six' of the sizes"
         ({"dims": [-2, 3]}, "has a tensor of the sizes [-2], expected each from 0 to 2147483647"),
         ({"dims": [2**31]}, "has a tensor of the sizes [2147483648], expected each from 0 to 2147483647"),
         ({"dims": [1] * 17}, "has a tensor of more than 16 dimensions, expected 4 or so"),
-        ({"data_type": 99}, "has the tensor 'six' of the unknown type 99, expected one of ONNX's"),
-        ({"data_type": 0}, "has the tensor 'six' of the unknown type 0, expected one of ONNX's"),
+        ({"data_type": 99}, "has the tensor 'six' of the unknown type 99, expected a type of ONNX"),
+        ({"data_type": 0}, "has the tensor 'six' of the unknown type 0, expected a type of ONNX"),
         ({"data_type": TensorProto.DOUBLE}, f"has {SIX} [2, 3] with 24 bytes of data, expected 48"),
         ({"data_type": TensorProto.STRING}, f"has {SIX} [2, 3] with data of several types, expected one"),
         ({"raw_data": None}, f"has {SIX} [2, 3] with 0 entries of data, expected 6"),
@@ -286,9 +286,9 @@ def test_long_names_and_texts_are_refused(check, make_graph):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (field(7, b"") * 2, "a field is there twice"),
-        (field(7, 5), "a field is of another kind than ONNX's"),
-        (field(7, field(5, field(9, 1))), "a field is of another kind than ONNX's"),
+        (field(7, b"") * 2, "a field is repeated"),
+        (field(7, 5), "a field has another kind than in ONNX"),
+        (field(7, field(5, field(9, 1))), "a field has another kind than in ONNX"),
         (field(7, field(5, field(4, b"123"))), "a list of numbers ends within one"),
         (field(1, 8), "no graph in it"),
         (field(7, field(1, field(7, b"\xff"))), "a text is not UTF-8"),
@@ -312,7 +312,7 @@ def test_newer_onnx_than_onnx_runtime_reads_is_told_with_what_to_do(check, make_
     model = make_graph()
     model.ir_version, model.opset_import[0].version = ir_version, opset
     assert check(model) == (
-        f"is of ONNX IR version {ir_version} with opset {opset} of ai.onnx, which ONNX Runtime "
+        f"has ONNX IR version {ir_version} with opset {opset} of ai.onnx, which ONNX Runtime "
         f"{onnxruntime.__version__} does not read; update onnxruntime, or export the model with a lower --opset"
     )
 
@@ -332,7 +332,7 @@ def test_predictor_checks_before_it_makes_a_session(write_model, make_graph, mon
     in_weights(graph.graph, external())
     path = write_model(graph=graph)
     monkeypatch.setattr(loaded_model, "open_session", lambda *_, **__: pytest.fail("a session was made"))
-    with pytest.raises(ModelError, match=r"keeps the tensor 'six' in another file"):
+    with pytest.raises(ModelError, match=r"stores the tensor 'six' in another file"):
         Predictor(path, "cpu")
 
 
