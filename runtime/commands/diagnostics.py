@@ -1,12 +1,11 @@
-"""The parts of `unet-doctor`: each looks at one thing and gives plain data, and notes what is wrong with it.
+"""The parts of `unet-doctor`: each checks one thing, returns plain data and notes the problems.
 
-ONNX Runtime is imported by the parts that need it, so that the others work where it does not.
+The parts that need ONNX Runtime import it themselves, so that the others work where it does not.
 """
 
 import importlib
 import importlib.util
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from runtime.predictor import Predictor
 
 SECONDS = 2.0
-"""How long the latency on one device is looked at."""
+"""Duration of the latency measurement on one device, in seconds."""
 
 OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Environment variables that say how many threads are started; not ONNX Runtime's, which are `available_threads`."""
+"""Environment variables with numbers of threads. They do not concern ONNX Runtime, see `available_threads`."""
 
-REPORT = "mend it, or report it"
+REPORT = "fix it, or report it"
 OTHERWISE = {"model": "give another file, or export the model again: unet-export model.pth"}
-"""Advice for what failed in a part, where the error gives none."""
+"""Advice for a part that failed with an error without advice."""
 
 KINDS: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
 
@@ -42,7 +41,7 @@ Severity = Literal["error", "advice"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong ("error": something does not work; "advice": it works, but not as well as it could), what to do."""
+    """A problem and its solution: an "error" if something does not work, an "advice" if it could work better."""
 
     severity: Severity
     what: str
@@ -51,53 +50,54 @@ class Problem:
 
 @dataclass
 class Findings:
-    """What was seen, by part, ready for JSON; and what is wrong, worst first by `ranked`."""
+    """Facts by part, ready for JSON, and problems."""
 
     parts: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     usable: bool = True
-    """Whether ONNX Runtime can be loaded without a crash."""
+    """True if ONNX Runtime can be loaded without a crash."""
 
     def look(self, part: str, find: Callable[["Findings"], Any], *, by_onnxruntime: bool = False) -> None:
-        """Run one part; one that fails is a line, never a crash."""
+        """Run one part; a failure becomes a line, never a crash."""
         if by_onnxruntime and not self.usable:
-            self.parts[part] = {"failed": "not looked at, since ONNX Runtime cannot be used"}
+            self.parts[part] = {"failed": "not checked, since ONNX Runtime cannot be used"}
             return
         try:
             self.parts[part] = find(self)
         except UnetError as error:
-            self._failed(part, str(error), *parted(str(error), OTHERWISE.get(part, REPORT)))
+            self.parts[part] = {"failed": one_line(str(error))}
+            self.error(*parted(str(error), OTHERWISE.get(part, REPORT)))
         except Exception as error:
-            what = f"{part}: cannot be looked at ({type(error).__name__}: {error})"
-            self._failed(part, what, what, REPORT)
+            what = one_line(f"{part}: cannot be checked ({type(error).__name__}: {error})")
+            self.parts[part] = {"failed": what}
+            self.error(what, REPORT)
 
     def error(self, what: str, do: str) -> None:
         """Note something that does not work."""
         self.problems.append(Problem("error", one_line(what), do))
 
     def advise(self, what: str, do: str) -> None:
-        """Note something that could be better."""
+        """Note something that could work better."""
         self.problems.append(Problem("advice", one_line(what), do))
 
     def ranked(self) -> list[Problem]:
-        """Errors first, each kind in the order in which it was found."""
+        """Return the problems, errors first, each kind in the order of its discovery."""
         return sorted(self.problems, key=lambda problem: problem.severity != "error")
-
-    def _failed(self, part: str, message: str, what: str, do: str) -> None:
-        self.parts[part] = {"failed": one_line(message)}
-        self.error(what, do)
 
 
 def parted(message: str, otherwise: str) -> tuple[str, str]:
-    """What is wrong and what to do, of the message of an error of ours: the latter stands behind the last semicolon.
-    One that only tells what was expected gets the advice `otherwise`."""
+    """Split the message of a `UnetError` into problem and advice, which follows the last semicolon.
+
+    A message without advice gets `otherwise`.
+    """
     what, _, do = one_line(message).rpartition("; ")
-    is_whole = ": " in what and what.count("(") == what.count(")")  # not of a path, nor of another library's message
+    # Elsewhere the semicolon belongs to a path or to another library's message.
+    is_whole = ": " in what and what.count("(") == what.count(")")
     return (what, do) if is_whole else (one_line(message), otherwise)
 
 
 def installed(findings: Findings) -> dict[str, Any]:
-    """Versions; distributions that overwrite each other; ONNX Runtime as it is imported."""
+    """Check versions, distributions that overwrite each other, and the import of ONNX Runtime."""
     for folder in system_info.SHARED:
         clash = system_info.clashes_of(folder)
         if len(clash) < 2:
@@ -119,22 +119,22 @@ def installed(findings: Findings) -> dict[str, Any]:
 
 
 def gpu(findings: Findings) -> dict[str, Any]:
-    """The NVIDIA driver and its GPUs."""
+    """Check the NVIDIA driver and its GPUs."""
     found = {"plugged_in": system_info.nvidia_cards(), "driver": None, "gpus": [], **system_info.gpus()}
     if found["plugged_in"] and not found["gpus"]:
         findings.advise(
-            f"{found['plugged_in']} NVIDIA GPUs are plugged in, but there is no driver for them here",
+            f"{found['plugged_in']} NVIDIA GPUs are installed, but their driver is missing",
             "install the NVIDIA driver, or start the container with --gpus all",
         )
     return found
 
 
 def devices(findings: Findings) -> dict[str, str | None]:
-    """{device: None if nothing is missing for it, or why it does not run}, for the first GPU."""
+    """Return {device: None if it is available, else the reason}, for the first GPU."""
     death = system_info.death_by(PROBE)
     if death is not None:
         findings.usable = False
-        raise DeviceError(f"CUDA and TensorRT: loading the libraries {death}; install them again, by the extra [gpu]")
+        raise DeviceError(f"CUDA and TensorRT: loading the libraries {death}; install the extra [gpu] again")
     from runtime.devices.availability import unavailable_reason
     from runtime.devices.device import Device
 
@@ -142,30 +142,30 @@ def devices(findings: Findings) -> dict[str, str | None]:
     if not findings.parts.get("gpu", {}).get("gpus"):
         return found
     if found["cuda"]:
-        findings.error("there is a GPU, but device cuda does not run", found["cuda"])
+        findings.error("there is a GPU, but device cuda does not work", found["cuda"])
     if found["tensorrt"] and importlib.util.find_spec("tensorrt_libs"):
-        findings.error("TensorRT is installed, but device tensorrt does not run", found["tensorrt"])
+        findings.error("TensorRT is installed, but device tensorrt does not work", found["tensorrt"])
     elif found["tensorrt"] and not found["cuda"]:
-        findings.advise("device tensorrt does not run; it may be faster than cuda", found["tensorrt"])
+        findings.advise("device tensorrt does not work; it may be faster than cuda", found["tensorrt"])
     return found
 
 
 def threads(findings: Findings) -> dict[str, Any]:
-    """Cores, and the environment variables of threads and devices."""
+    """Check the CPU cores and the environment variables for threads and devices."""
     cores, variables = system_info.cores(), system_info.variables()
     for name in OF_THREADS:
         count = variables.get(name, "").strip()
         if count.isdecimal() and int(count) > cores["threads"]:
             findings.advise(
-                f"{name}={count}: NumPy and PyTorch start {count} threads, where this process may use "
-                f"{cores['threads']} cores, so they hold each other up",
+                f"{name}={count}: NumPy and PyTorch start {count} threads, but this process may use "
+                f"{cores['threads']} cores, so the threads slow each other down",
                 f"set {name}={cores['threads']}",
             )
     return {**cores, "environment": variables}
 
 
 def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
-    """The engine cache; with `prune`, what is unused for so many days is removed first."""
+    """List the engine cache; with `prune`, first delete engines that have been unused for `unused_days`."""
     from runtime.devices.engine_cache import EngineCache
 
     cache = EngineCache()
@@ -180,7 +180,7 @@ def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
 
 
 def model(findings: Findings, path: Path) -> dict[str, Any]:
-    """The file: safety and card; then each device that nothing is missing for."""
+    """Check the file's safety and its card, then the model on each available device."""
     from runtime.model_file.reader import read_model
 
     card, _ = read_model(path)
@@ -188,12 +188,12 @@ def model(findings: Findings, path: Path) -> dict[str, Any]:
     found["devices"] = {}
     for kind, missing in findings.parts.get("devices", {}).items():
         if missing is None and (card.target == "any" or kind == card.target):
-            found["devices"][kind] = _on_device(findings, path, kind, card)
+            found["devices"][kind] = check_on_device(findings, path, kind, card)
     return found
 
 
 def facts_of(card: ModelCard) -> dict[str, Any]:
-    """What a card says, in short."""
+    """Summary of a card."""
     height, width = card.input.size
     metrics = dict(card.training.metrics) if card.training else {}
     return {
@@ -211,8 +211,8 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
-    """Golden sample, node placement and latency on one device, or why there are none."""
+def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
+    """Check golden sample, node placement and latency on one device; a failure is noted with its reason."""
     from runtime.devices.device import Device
     from runtime.devices.registry import golden_tolerance, must_build
     from runtime.options import ProviderOptions
@@ -221,7 +221,7 @@ def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> di
     try:
         if must_build(path, Device(kind=kind), card, ProviderOptions()):
             findings.advise(
-                "no TensorRT engine is built for this model yet, so the first start takes minutes",
+                "this model has no TensorRT engine yet, so its first start takes minutes",
                 f"Predictor({str(path)!r}, 'tensorrt').prepare()",
             )
             return {"failed": "no engine is built yet, and building one takes minutes"}
@@ -235,13 +235,17 @@ def _on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> di
             }
     except Exception as error:
         message = str(error) if isinstance(error, UnetError) else f"device {kind}: {type(error).__name__}: {error}"
-        findings.error(*parted(message, f"until it is mended choose another device than {kind}"))
+        findings.error(*parted(message, f"choose another device than {kind} until it is fixed"))
         return {"failed": one_line(message)}
 
 
 def latency(predictor: "Predictor") -> dict[str, Any]:
-    """How long the network takes for one image of its own size, decoding and resizing apart: milliseconds by a clock
-    that runs on while other programs work. At least one run, after one that is not counted."""
+    """Measure the network's time for one image of its own size, in milliseconds of wall time.
+
+    Decoding and resizing are not part of it. One uncounted run comes first, then at least one more.
+    """
+    import statistics
+
     from runtime.model_file.golden import synthetic_image
 
     card = predictor.card

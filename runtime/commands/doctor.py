@@ -1,4 +1,4 @@
-"""unet-doctor: what is installed, what runs here and how fast, and what to do about the rest."""
+"""unet-doctor: checks of the installation, its devices and a model, with advice for every problem."""
 
 import json
 import sys
@@ -7,36 +7,40 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands import diagnostics
 from runtime.commands.console import Command, Named, installed_version, version_option
-from runtime.commands.diagnostics import Findings
+
+if TYPE_CHECKING:
+    from runtime.commands.diagnostics import Findings
 
 UNUSED_DAYS = 30.0
+"""Default of --unused-days."""
 
 
 @click.command(cls=Command)
 @click.argument("model", required=False, type=Named())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.option("--prune", is_flag=True, help="Remove TensorRT engines that were not used for long, and unfinished ones.")
+@click.option("--prune", is_flag=True, help="Delete TensorRT engines that are unused or unfinished.")
 @click.option(
     "--unused-days",
     type=click.FloatRange(0),
-    help=f"With --prune: days without use; 0 removes all.  [default: {UNUSED_DAYS:g}]",
+    help=f"With --prune: minimum days since an engine's last use; 0 deletes all.  [default: {UNUSED_DAYS:g}]",
 )
 @version_option
 def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | None) -> None:
-    """Look at this installation, its devices and, if it is given, at MODEL (an .onnx file).
+    """Check this installation, its devices and MODEL (an .onnx file), and say what to do about each problem.
 
-    Nothing is sent anywhere, and nothing is written but for --prune. Exit code: 0 if all is well for what this machine
-    has (none need have a GPU), 1 if something is wrong, 2 for wrong arguments or if this cannot be written.
+    Nothing is sent anywhere. Only --prune changes files. Exit code: 0 if everything works that this machine has (a GPU
+    is not required), 1 if something is broken, 2 for wrong arguments or if the report cannot be written.
     """
     if unused_days is not None and not prune:
         raise click.UsageError("--unused-days is for --prune")
-    findings = Findings()
+    from runtime.commands import diagnostics  # --help can do without
+
+    findings = diagnostics.Findings()
     findings.look("installed", diagnostics.installed)
     findings.look("gpu", diagnostics.gpu)
     findings.look("devices", diagnostics.devices, by_onnxruntime=True)
@@ -52,72 +56,81 @@ def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | No
         report = {"version": installed_version(), **findings.parts, "problems": listed, "ok": ok}
         click.echo(json.dumps(report, indent=1, default=str))
     else:
-        _print(text_of(findings))
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None if stdout is closed
+        for line in report_lines(findings):
+            printable = "".join(letter if letter.isprintable() else " " for letter in line)  # a card may hold anything
+            click.echo(printable.encode(encoding, "backslashreplace").decode(encoding))
     click.get_current_context().exit(0 if ok else 1)
 
 
-def text_of(findings: Findings) -> Iterator[str]:
-    """The report's lines."""
-    writers = {"installed": _installed, "gpu": _gpu, "devices": _devices, "threads": _threads}
+def report_lines(findings: "Findings") -> Iterator[str]:
+    """Yield the lines of the report."""
+    writers = {
+        "installed": installed_lines,
+        "gpu": gpu_lines,
+        "devices": device_lines,
+        "threads": thread_lines,
+        "engines": engine_lines,
+        "model": model_lines,
+    }
     for part, found in findings.parts.items():
         yield part.capitalize() if part != "gpu" else "GPU"
-        writer = {**writers, "engines": _engines, "model": _model}[part]
-        lines = [found["failed"]] if "failed" in found else writer(found)
+        lines = [found["failed"]] if "failed" in found else writers[part](found)
         yield from (f"  {line}" for line in lines)
         yield ""
     problems = findings.ranked()
-    yield "What to do, worst first" if problems else "All is well."
+    yield "Problems, worst first" if problems else "No problems found."
     for number, problem in enumerate(problems, 1):
         yield f"  {number}. {problem.severity}: {problem.what}"
         yield f"     {problem.do}"
 
 
-def _installed(found: dict[str, Any]) -> Iterator[str]:
+def installed_lines(found: dict[str, Any]) -> Iterator[str]:
     yield found["python"]
     yield ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     if found["onnxruntime"]:
-        yield f"ONNX Runtime {found['onnxruntime']} is what is imported"
+        yield f"imported: ONNX Runtime {found['onnxruntime']}"
 
 
-def _gpu(found: dict[str, Any]) -> Iterator[str]:
+def gpu_lines(found: dict[str, Any]) -> Iterator[str]:
     if not found["driver"]:
-        yield "no NVIDIA driver" + (f", {found['plugged_in']} GPUs plugged in" if found["plugged_in"] else "")
+        yield "no NVIDIA driver" + (f", {found['plugged_in']} GPUs installed" if found["plugged_in"] else "")
         return
     yield f"NVIDIA driver {found['driver']}"
     for index, one in enumerate(found["gpus"]):
-        memory = f", {_size(one['free_bytes'])} of {_size(one['memory_bytes'])} free" if one["memory_bytes"] else ""
-        yield f"{index}: {one['name']}{memory}"
+        total, free = one["memory_bytes"], one["free_bytes"]
+        yield f"{index}: {one['name']}" + (f", {gigabytes(free)} of {gigabytes(total)} free" if total else "")
 
 
-def _devices(found: dict[str, Any]) -> Iterator[str]:
+def device_lines(found: dict[str, Any]) -> Iterator[str]:
     for device, missing in found.items():
-        yield f"{device:9} {missing or 'nothing is missing'}"
+        yield f"{device:9} {missing or 'available'}"
 
 
-def _threads(found: dict[str, Any]) -> Iterator[str]:
+def thread_lines(found: dict[str, Any]) -> Iterator[str]:
     quota = "none" if found["quota"] is None else f"{found['quota']:g} cores"
     yield (
-        f"{found['threads']} for a prediction; this process may use {found['allowed']} of {found['machine']} cores, "
-        f"quota of its cgroup: {quota}"
+        f"{found['threads']} threads for a prediction; this process may use {found['allowed']} of {found['machine']} "
+        f"cores, quota of its cgroup: {quota}"
     )
     for name, value in found["environment"].items():
         yield f"{name}={value}"
 
 
-def _engines(found: dict[str, Any]) -> Iterator[str]:
-    total = _size(sum(one["bytes"] for one in found["engines"]))
+def engine_lines(found: dict[str, Any]) -> Iterator[str]:
+    total = gigabytes(sum(one["bytes"] for one in found["engines"]))
     yield f"{found['folder']}: {len(found['engines'])} engines, {total}" + (
         f", {len(found['removed'])} removed" if found["removed"] else ""
     )
     for one in found["engines"]:
         days = (time.time() - one["used"]) / 86_400
-        yield f"{one['key'][:12]} {_size(one['bytes'])}, {one['about'].get('model', '?')}, used {days:.0f} days ago"
+        yield f"{one['key'][:12]} {gigabytes(one['bytes'])}, {one['about'].get('model', '?')}, used {days:.0f} days ago"
 
 
-def _model(found: dict[str, Any]) -> Iterator[str]:
+def model_lines(found: dict[str, Any]) -> Iterator[str]:
     card = found["card"]
     height, width = card["size"]
-    yield f"{found['path']}, {_size(found['bytes'])}: safe to load, card read"
+    yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read"
     yield f"{card['name']}: {', '.join(card['classes'][:8])}; {width}x{height} {card['channels']}, {card['fit']}; " + (
         f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, "
         f"widths {','.join(map(str, card['widths']))}"
@@ -136,12 +149,6 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _size(count: float) -> str:
+def gigabytes(count: float) -> str:
+    """A number of bytes for a person."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _print(lines: Iterator[str]) -> None:
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # closed it is None
-    for line in lines:
-        shown = "".join(letter if letter.isprintable() else " " for letter in line)  # of a card, say
-        click.echo(shown.encode(encoding, "backslashreplace").decode(encoding))

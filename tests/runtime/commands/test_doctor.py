@@ -63,12 +63,12 @@ def test_machine_without_gpu_is_well(run):
     result = run()
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[-1] == "All is well."
+    assert lines[-1] == "No problems found."
     assert f"unet-deploy {version('unet-deploy')}" in result.stdout
     assert lines[lines.index("Devices") + 1 :][:3] == [
         "  tensorrt  no NVIDIA driver",
         "  cuda      no NVIDIA driver",
-        "  cpu       nothing is missing",
+        "  cpu       available",
     ]
 
 
@@ -150,16 +150,16 @@ def test_two_onnxruntimes_come_before_advice(monkeypatch, report, run):
     overwritten = "are installed together and overwrite each other's files in onnxruntime/"
     assert problems[0]["what"] == f"onnxruntime and onnxruntime-gpu {overwritten}"
     assert problems[0]["do"] == "pip uninstall onnxruntime onnxruntime-gpu, then install unet-deploy again"
-    assert "What to do, worst first\n  1. error: onnxruntime and" in run().stdout
+    assert "Problems, worst first\n  1. error: onnxruntime and" in run().stdout
 
 
 @pytest.mark.parametrize(
     ("working", "expected"),
     [
-        ({"cpu"}, [("error", "there is a GPU, but device cuda does not run", "libx.so is missing")]),
+        ({"cpu"}, [("error", "there is a GPU, but device cuda does not work", "libx.so is missing")]),
         (
             {"cpu", "cuda"},
-            [("advice", "device tensorrt does not run; it may be faster than cuda", "libx.so is missing")],
+            [("advice", "device tensorrt does not work; it may be faster than cuda", "libx.so is missing")],
         ),
         ({"cpu", "cuda", "tensorrt"}, []),
     ],
@@ -177,7 +177,7 @@ def test_gpu_that_is_not_used_is_an_error(monkeypatch, report, run, working, exp
 def test_gpu_without_a_driver_is_advice(monkeypatch, report):
     monkeypatch.setattr(system_info, "nvidia_cards", lambda: 2)
     found = report()
-    assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are plugged in")
+    assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are installed")
 
 
 @pytest.mark.parametrize(("limit", "threads"), [(2.5, 3), (None, 16)])
@@ -191,7 +191,7 @@ def test_threads_above_the_cores_are_advice_where_a_variable_asks_for_them(
     found = report()
     assert (found["problems"], found["threads"]["threads"]) == ([], threads)
     shown = "none" if limit is None else "2.5 cores"
-    line = f"  {threads} for a prediction; this process may use 16 of 64 cores, quota of its cgroup: {shown}"
+    line = f"  {threads} threads for a prediction; this process may use 16 of 64 cores, quota of its cgroup: {shown}"
     assert line in run().stdout.splitlines()
     monkeypatch.setenv("OMP_NUM_THREADS", "17")
     (problem,) = report()["problems"]
@@ -205,7 +205,7 @@ def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):
     monkeypatch.setattr(system_info, "death_by", lambda program: "crashes Python (exit code -4)")
     found = report(models["conv"])
     assert [problem["what"] for problem in found["problems"]] == ["onnxruntime crashes Python (exit code -4)"]
-    unseen = {"failed": "not looked at, since ONNX Runtime cannot be used"}
+    unseen = {"failed": "not checked, since ONNX Runtime cannot be used"}
     assert (found["devices"], found["model"]) == (unseen, unseen)
     assert found["engines"]["engines"] == []
 
@@ -216,9 +216,9 @@ def test_crash_of_a_driver_is_a_line(monkeypatch, report, models):
     )
     found = report(models["conv"])
     line = "CUDA and TensorRT: loading the libraries does not end"
-    do = "install them again, by the extra [gpu]"
+    do = "install the extra [gpu] again"
     assert found["problems"] == [{"severity": "error", "what": line, "do": do}]
-    assert found["model"] == {"failed": "not looked at, since ONNX Runtime cannot be used"}
+    assert found["model"] == {"failed": "not checked, since ONNX Runtime cannot be used"}
 
 
 @pytest.mark.parametrize("part", ["python", "gpus", "cores", "variables"])
@@ -228,7 +228,7 @@ def test_part_that_fails_is_a_line(monkeypatch, report, run, part):
 
     monkeypatch.setattr(system_info, part, fail)
     (problem,) = report()["problems"]
-    assert problem["what"].endswith("cannot be looked at (ValueError: two lines)")
+    assert problem["what"].endswith("cannot be checked (ValueError: two lines)")
     assert run().exit_code == 1
 
 
