@@ -196,7 +196,7 @@ def test_threads_above_the_cores_are_advice_where_a_variable_asks_for_them(
     monkeypatch.setenv("OMP_NUM_THREADS", "17")
     (problem,) = report()["problems"]
     assert problem["what"].startswith(
-        f"OMP_NUM_THREADS=17: NumPy and PyTorch start 17 threads, where this process may use {threads}"
+        f"OMP_NUM_THREADS=17: NumPy and PyTorch start 17 threads, but this process may use {threads}"
     )
     assert problem["do"] == f"set OMP_NUM_THREADS={threads}"
 
