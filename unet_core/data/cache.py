@@ -1,13 +1,13 @@
-"""Decoded and resized images on disk, so that epochs after the first never decode again.
+"""Decoded and resized images on disk, so that epochs after the first one decode nothing.
 
-One folder holds the records of one list of pairs read in one way: `records.bin`, in which pictures and labels follow
-each other as they are, and `index.npy`, which says where each is and what its checksum is. The folder's name is a hash
-over everything that the records depend on, among it every file's path, size and times of change, so a changed file
-means another folder. Records are appended and the index is replaced every few seconds, data first: a stop at any moment
-loses seconds of work. What does not have its checksum is decoded anew.
+One folder holds the records that one decoder makes of one list of pairs: `records.bin` with pictures and labels one
+after the other, uncompressed, and `index.npy` with the position and the checksum of each. The folder's name is a hash
+over everything that the records depend on. The path, size and times of every file are part of it, so a changed file
+means another folder. Records are appended, and every few seconds the index is replaced, after the data: a kill at any
+moment loses seconds of work. A record whose checksum is wrong is decoded anew.
 
-A run never fails for its cache: where the folder cannot be made, locked or written, a note names `--cache-dir`, what is
-whole is kept, and the other pairs are decoded in every epoch.
+A run never fails because of its cache. If the folder cannot be made, locked or written, a note names `--cache-dir`,
+valid records are kept, and the other pairs are decoded in every epoch.
 """
 
 import hashlib
@@ -52,65 +52,117 @@ from unet_core.data.records import (
 )
 
 VERSION = 2
-"""Of the records: another one is another folder."""
+"""Version of the records' format; records of another version are in other folders."""
 
 PREFIX, LOCK = "records-", "lock"
 HASH_DIGITS = 32
 SAVE_SECONDS = 3.0
 AHEAD = 4
-"""Pairs per core that are decoded ahead of the one that is written."""
+"""Number of pairs per core that are decoded ahead of the one that is written."""
 
 Note = Callable[[str], None]
 Advance = Callable[[int], None]
 
+Folders = Mapping[Records, Path]
+"""The folder of each set of records."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """A folder of such folders, at most `limit` bytes in all: the longest unused ones make room for new ones.
+    """A folder of folders of records, at most `limit` bytes in all; the least recently used make room for new ones.
 
-    What is there already of the sets that are being prepared is never removed, also where the limit is lower now.
+    Records of the sets that are being prepared are never removed, even if the limit is lower than before.
     """
 
     folder: Path
     limit: int
 
     def of(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> Path:
-        """The folder of these records; raises OSError where a file has vanished."""
-        files = [_identity(path) for pair in pairs for path in pair.files]
+        """The folder for the records that a decoder makes of pairs; raises OSError if a file has vanished."""
+        files = []
+        for path in (path for pair in pairs for path in pair.files):
+            status = path.stat()
+            # A copy that keeps size and modification time still has another time of change (ctime).
+            files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         versions = (VERSION, PIL.__version__, cv2.__version__)
         content = json.dumps([versions, asdict(decoder), files], sort_keys=True)
         return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
 
+    def folders_of(self, sets: Sequence[Records]) -> Folders:
+        """The folders of those sets that can be kept.
+
+        Left out are sets with a vanished file, and sets with a faulty pair: they will be refused.
+        """
+        folders = {}
+        for records in sets:
+            if not any(pair.fault for pair in records.pairs):
+                with suppress(OSError):
+                    folders[records] = self.of(records.pairs, records.decoder)
+        return folders
+
     def make_room(self, keep: Collection[Path], more: int = 0) -> int:
-        """Remove the longest unused folders, none of `keep`, until `more` bytes are free; returns how many then are."""
-        sizes = {path: _size(path) for path in self.folder.glob(PREFIX + "[0-9a-f]" * HASH_DIGITS)}
-        for path in sorted(sizes.keys() - set(keep), key=_last_use):
+        """Remove the least recently used folders, none of `keep`, until `more` bytes are free.
+
+        Returns:
+            The number of free bytes, which is less than `more` if nothing else can be removed.
+        """
+
+        def last_use(folder: Path) -> float:
+            with suppress(OSError):
+                return (folder / INDEX).stat().st_mtime
+            return 0.0
+
+        sizes = {path: folder_size(path) for path in self.folder.glob(PREFIX + "[0-9a-f]" * HASH_DIGITS)}
+        for path in sorted(sizes.keys() - set(keep), key=last_use):
             if sum(sizes.values()) + more <= self.limit:
                 break
-            if _remove(path):
+            if remove_records(path):
                 del sizes[path]
         return self.limit - sum(sizes.values())
 
+    def take(self, records: Records, folders: Folders) -> bool:
+        """Read from now on what an earlier run has stored, if it is valid; returns True if so.
 
-Folders = Mapping[Records, Path]
-"""Where records are kept."""
+        Records that did not fit then become pending again if there is room for them now.
+        """
+        folder = folders[records]
+        rows = read_index(folder, len(records))
+        if rows is None:
+            return False
+        try:
+            if (folder / DATA).stat().st_size < end_of(rows, records.channels):
+                return False
+        except OSError:
+            return False
+        with suppress(OSError):  # a cache that several users share may be read-only
+            os.utime(folder / INDEX)
+        left_out = np.flatnonzero(rows["offset"] == NOT_STORED)
+        free = self.limit - index_bytes(rows) - sum(map(folder_size, set(folders.values())))
+        fits = np.cumsum(lengths(rows[left_out], records.channels)) <= free
+        rows["offset"][left_out[fits]] = PENDING
+        records.use(rows, folder)
+        return True
+
+    def unusable(self, error: Exception) -> str:
+        """The part of a note that says why the folder cannot be used, and what to do."""
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
+        return f"--cache-dir {self.folder}: cannot be used ({reason.lower()}); choose another one, or --cache-gb 0"
 
 
 def open_cache(folder: str, gigabytes: float) -> Cache | None:
-    """The cache in a folder ("": in the user's cache folder), or None for 0 gigabytes; `prepare` makes the folder."""
+    """The cache in a folder, or in the user's cache folder if `folder` is empty; None for 0 gigabytes.
+
+    The folder is made by `prepare`.
+    """
     if not gigabytes:
         return None
     place = Path(folder) if folder else user_cache_path("unet-deploy") / "decoded"
     return Cache(folder=place, limit=int(gigabytes * 1e9))
 
 
-def _identity(path: Path) -> tuple[str, int, int, int]:
-    """What changes with a file's content; a copy that keeps size and modification time has another time of change."""
-    status = path.stat()
-    return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _size(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
+    """Bytes of the files directly in a folder; files that vanish meanwhile count 0."""
     total = 0
     with suppress(OSError):
         for path in folder.iterdir():
@@ -119,17 +171,11 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _last_use(folder: Path) -> float:
-    with suppress(OSError):
-        return (folder / INDEX).stat().st_mtime
-    return 0.0
-
-
-def _remove(folder: Path) -> bool:
-    """Remove the records in a folder, unless somebody is making them; what is not ours stays."""
+def remove_records(folder: Path) -> bool:
+    """Remove the records in a folder, and no other files; returns False if a process is writing them."""
     try:
         with FileLock(folder / LOCK, timeout=0):
-            for path in (folder / DATA, folder / INDEX, *_temporaries(folder)):
+            for path in (folder / DATA, folder / INDEX, *unfinished_indices(folder)):
                 path.unlink(missing_ok=True)
             with suppress(OSError):  # Windows does not remove a lock that is held; an empty folder does no harm
                 (folder / LOCK).unlink()
@@ -141,28 +187,37 @@ def _remove(folder: Path) -> bool:
     return True
 
 
-def _temporaries(folder: Path) -> Iterator[Path]:
-    """What is left of an index whose writer was killed."""
+def unfinished_indices(folder: Path) -> Iterator[Path]:
+    """Temporary files of an index whose writer was killed."""
     return folder.glob(f".{Path(INDEX).stem}.*")
 
 
+def pending(sets: Sequence[Records], cache: Cache | None) -> int:
+    """Take what earlier runs have stored, and return the number of pairs that `prepare` will decode."""
+    if cache is not None:
+        folders = cache.folders_of(sets)
+        for records in folders:
+            cache.take(records, folders)
+    return sum(int(np.count_nonzero(records.rows["offset"] == PENDING)) for records in sets)
+
+
 def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note: Note) -> None:
-    """Look at every pair that was not looked at before, and keep it decoded where there is a cache with room.
+    """Check every pair that is not checked yet, and store it decoded if there is a cache with room.
 
     Raises:
-        DataError: listing the pairs that have a fault, are unreadable, cut off, of another size than their image, or
-            have odd values; of all sets together.
+        DataError: a pair has a fault, is unreadable, truncated or of another size than its image, or has invalid
+            values; the message lists the pairs of all sets.
     """
-    note = lru_cache(maxsize=None)(note)  # what hinders one set may hinder all: it is said once
-    folders = _folders(sets, cache)
+    note = lru_cache(maxsize=None)(note)  # a reason that concerns several sets is told once
+    folders = cache.folders_of(sets) if cache is not None else {}
     if cache is not None:
-        with suppress(OSError):  # said where it is opened
+        with suppress(OSError):  # told when the folder is opened
             cache.make_room(folders.values())  # the limit may be lower than last time
     faults: list[tuple[Pair, str]] = []
     for records in sets:
         with ExitStack() as stack:
-            store = _open_store(records, cache, folders, stack, note)
-            for index, made in _decoded(records, store):
+            writer = open_writer(records, cache, folders, stack, note) if cache is not None else None
+            for index, made in decode_pending(records, writer):
                 advance(1)
                 if isinstance(made, str):
                     faults.append((records.pairs[index], made))
@@ -170,45 +225,31 @@ def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note
                 image, labels = made
                 some = bool(set(present_labels(labels)) - {records.decoder.labels.background, IGNORED})
                 records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, some)
-                if store is not None:
-                    store.append(index, image, labels)
+                if writer is not None:
+                    writer.append(index, image, labels)
         records.open()
     refuse(faults, sum(map(len, sets)))
 
 
-def pending(sets: Sequence[Records], cache: Cache | None) -> int:
-    """How many pairs `prepare` will have to decode; takes what an earlier run has left."""
-    folders = _folders(sets, cache)
-    for records in sets:
-        if cache is not None and records in folders:
-            _take(records, cache, folders)
-    return sum(int(np.count_nonzero(records.rows["offset"] == PENDING)) for records in sets)
+def decode_pending(records: Records, writer: "RecordWriter | None") -> Iterator[tuple[int, Record | str]]:
+    """Decode pending pairs on all cores, a few ahead; yields in order each index with its record or error message."""
 
+    def decode(index: int) -> Record | str:
+        try:
+            return records.decoder.make(records.pairs[index])
+        except ImageError as error:
+            return str(error)
 
-def _folders(sets: Sequence[Records], cache: Cache | None) -> Folders:
-    """Where the records of each set are kept; of none without a cache, nor where a file has vanished.
-
-    Nor of a set with a faulty pair: it will be refused, and once mended it is another list.
-    """
-    if cache is None:
-        return {}
-    folders = {}
-    for records in sets:
-        if any(pair.fault for pair in records.pairs):
-            continue
-        with suppress(OSError):
-            folders[records] = cache.of(records.pairs, records.decoder)
-    return folders
-
-
-def _decoded(records: Records, store: "_Store | None") -> Iterator[tuple[int, Record | str]]:
-    """Decode what is pending, in order, a few ahead on all cores: (index, record, or what is wrong with the pair)."""
     waiting: deque[tuple[int, Future[Record | str]]] = deque()
     threads = available_threads()
     pool = ThreadPoolExecutor(threads)
     try:
-        for index in _wanted(records, store):
-            waiting.append((index, pool.submit(_made, records, index)))
+        for index in map(int, np.flatnonzero(records.rows["offset"] == PENDING)):
+            # A pair that is known to be valid is decoded again only while it can be stored.
+            if records.rows["height"][index] and (writer is None or not writer.storing):
+                records.rows["offset"][index] = NOT_STORED
+                continue
+            waiting.append((index, pool.submit(decode, index)))
             if len(waiting) >= AHEAD * threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -218,77 +259,36 @@ def _decoded(records: Records, store: "_Store | None") -> Iterator[tuple[int, Re
         pool.shutdown(cancel_futures=True)
 
 
-def _wanted(records: Records, store: "_Store | None") -> Iterator[int]:
-    """What is pending; pairs that are known to be fine only as long as they can be stored."""
-    for index in np.flatnonzero(records.rows["offset"] == PENDING):
-        if records.rows["height"][index] and (store is None or not store.storing):
-            records.rows["offset"][index] = NOT_STORED
-        else:
-            yield int(index)
+def open_writer(
+    records: Records, cache: Cache, folders: Folders, stack: ExitStack, note: Note
+) -> "RecordWriter | None":
+    """Lock the folder of the records and open it for writing, until `stack` closes; None if there is nothing to write.
 
-
-def _made(records: Records, index: int) -> Record | str:
-    try:
-        return records.decoder.make(records.pairs[index])
-    except ImageError as error:
-        return str(error)
-
-
-def _take(records: Records, cache: Cache, folders: Folders) -> bool:
-    """Use what an earlier run has left. What did not fit then, and does now, is pending again."""
-    folder = folders[records]
-    rows = read_index(folder, len(records))
-    if rows is None:
-        return False
-    try:
-        if (folder / DATA).stat().st_size < end_of(rows, records.channels):
-            return False
-    except OSError:
-        return False
-    with suppress(OSError):  # a cache that several users share may be read-only
-        os.utime(folder / INDEX)
-    left_out = np.flatnonzero(rows["offset"] == NOT_STORED)
-    free = cache.limit - index_bytes(rows) - sum(map(_size, set(folders.values())))
-    fits = np.cumsum(lengths(rows[left_out], records.channels)) <= free
-    rows["offset"][left_out[fits]] = PENDING
-    records.use(rows, folder)
-    return True
-
-
-def _open_store(
-    records: Records, cache: Cache | None, folders: Folders, stack: ExitStack, note: Note
-) -> "_Store | None":
-    """Where new records go; waits for another process that makes the same ones, and takes its."""
-    if cache is None or records not in folders:
+    If another process is making the same records, wait for it and take its records.
+    """
+    if records not in folders:
         return None
     if records.folder is None:
-        _take(records, cache, folders)
+        cache.take(records, folders)
     if not (records.rows["offset"] == PENDING).any():
         return None
     try:
         make_folder(cache.folder)
         try:
-            lock = _lock(folders[records], note)
-        except FileNotFoundError:  # the folder was just removed, to make room
-            lock = _lock(folders[records], note)
+            lock = lock_folder(folders[records], note)
+        except FileNotFoundError:  # another process just removed the folder to make room
+            lock = lock_folder(folders[records], note)
         stack.callback(lock.release)
-        if not _take(records, cache, folders):
+        if not cache.take(records, folders):
             records.use(unknown_rows(len(records)), None)
-        return stack.enter_context(_Store(records, cache, folders, note))
+        return stack.enter_context(RecordWriter(records, cache, folders, note))
     except (OSError, OutputError, NotImplementedError) as error:  # the last: a file system without locks
-        note(f"decoded images are not kept: {_unusable(cache, error)}")
+        note(f"decoded images are not kept: {cache.unusable(error)}")
         return None
 
 
-def _unusable(cache: Cache, error: Exception) -> str:
-    """Why the folder cannot be used, and what to do about it."""
-    cause = error.__cause__ if isinstance(error, OutputError) else error
-    reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
-    return f"--cache-dir {cache.folder}: cannot be used ({reason.lower()}); choose another one, or --cache-gb 0"
-
-
-def _lock(folder: Path, note: Note) -> BaseFileLock:
-    """Make a folder, and keep others from writing there."""
+def lock_folder(folder: Path, note: Note) -> BaseFileLock:
+    """Make a folder and lock it against other writers, waiting for them."""
     lock = FileLock(make_folder(folder) / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -298,83 +298,78 @@ def _lock(folder: Path, note: Note) -> BaseFileLock:
     return lock
 
 
-class _Store:
-    """Appends records to a folder; a disk that is full or a limit reached ends that, not the run."""
+class RecordWriter:
+    """Appends records to a folder. If the disk is full or the limit reached, it stops storing, and the run goes on."""
 
     def __init__(self, records: Records, cache: Cache, folders: Folders, note: Note) -> None:
         self.records, self.cache, self.folders, self.note = records, cache, folders, note
         self.folder = folders[records]
-        if records.folder is None:  # another process may still read the old file; cut short, it would crash that
+        if records.folder is None:  # another process may still read the old file, and would crash if that were cut
             (self.folder / DATA).unlink(missing_ok=True)
-        for path in _temporaries(self.folder):
+        for path in unfinished_indices(self.folder):
             path.unlink(missing_ok=True)
         # Unbuffered, so that nothing is left to be written after an error.
         self.file = open(self.folder / DATA, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
         self.end = end_of(records.rows, records.channels)
-        self.file.truncate(self.end)  # what was written after the last index
-        self.waiting: list[tuple[int, int, int]] = []
+        self.file.truncate(self.end)  # drops records that were written after the last index
+        self.unsaved: list[tuple[int, int, int]] = []  # index, offset and checksum of records that no index has yet
         self.free = 0
         self.saved = time.monotonic()
         self.storing = True
 
-    def __enter__(self) -> "_Store":
+    def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._save()
+        self.save()
         self.file.close()
 
     def append(self, index: int, image: NDArray[np.uint8], labels: Labels) -> None:
         """Write a record, if there is room."""
         size = image.size + labels.size
-        if not self.storing or not self._has_room(size):
+        more = size + index_bytes(self.records.rows)  # the next index is written beside the last one
+        if self.storing and self.free < more:
+            self.free = self.cache.make_room(self.folders.values(), more)
+            if self.free < more:
+                self.stop(f"--cache-gb {self.cache.limit / 1e9:g}: is full; give more")
+        if not self.storing:
             return
         parts = [np.ascontiguousarray(part).reshape(-1) for part in (image, labels)]
         try:
             for part in parts:
-                self._write(part.data)
+                content = part.data
+                while content:
+                    content = content[self.file.write(content) :]
         except OSError as error:
-            self._stop(_unusable(self.cache, error))
+            self.stop(self.cache.unusable(error))
             return
-        self.end += size  # first: an interruption here leaves some bytes that nothing speaks of, never the reverse
+        self.end += size  # set first: an interruption here leaves bytes that no index names, never the reverse
         self.free -= size
-        self.waiting.append((index, self.end - size, zlib.crc32(parts[1].data, zlib.crc32(parts[0].data))))
+        self.unsaved.append((index, self.end - size, zlib.crc32(parts[1].data, zlib.crc32(parts[0].data))))
         if time.monotonic() - self.saved >= SAVE_SECONDS:
-            self._save()
+            self.save()
 
-    def _write(self, content: memoryview) -> None:
-        while content:
-            content = content[self.file.write(content) :]
-
-    def _has_room(self, size: int) -> bool:
-        more = size + index_bytes(self.records.rows)  # the next index is written beside the last one
-        if self.free < more:
-            self.free = self.cache.make_room(self.folders.values(), more)
-        if self.free < more:
-            self._stop(f"--cache-gb {self.cache.limit / 1e9:g}: is full; give more")
-        return self.storing
-
-    def _save(self) -> None:
-        """Data to the disk first, then the index that speaks of them."""
+    def save(self) -> None:
+        """Flush the data to the disk, then write the index that names them."""
         rows = self.records.rows.copy()
-        for index, offset, checksum in self.waiting:
+        for index, offset, checksum in self.unsaved:
             rows["offset"][index], rows["checksum"][index] = offset, checksum
         try:
-            self.file.truncate(self.end)  # what a full disk left half written
+            self.file.truncate(self.end)  # drops a record that a full disk left half-written
             os.fsync(self.file.fileno())
             write_index(self.folder, rows)
         except (OSError, OutputError) as error:
-            self.waiting, self.end = [], end_of(self.records.rows, self.records.channels)
-            self._stop(_unusable(self.cache, error))
+            self.unsaved, self.end = [], end_of(self.records.rows, self.records.channels)
+            self.stop(self.cache.unusable(error))
             return
         self.records.use(rows, self.folder)
-        self.waiting, self.free, self.saved = [], 0, time.monotonic()  # others may have written meanwhile
+        self.unsaved, self.free, self.saved = [], 0, time.monotonic()  # others may have taken the free room meanwhile
 
-    def _stop(self, why: str) -> None:
-        """Keep what is whole, and only look at the other pairs."""
+    def stop(self, why: str) -> None:
+        """Keep the records that are whole, and store no more of them."""
         if self.storing:
             self.storing = False
-            self._save()
+            self.save()
             stored = self.records.stored
             self.note(
                 f"only {stored} of {len(self.records)} decoded images {'is' if stored == 1 else 'are'} kept: {why}"

@@ -1,6 +1,6 @@
-"""Pairs, decoded: a picture and its labels by index, from a file where they are there, else from image and mask.
+"""Decoded pairs: a picture and its labels by index, from the cache's file or else from image and mask.
 
-`records.bin` holds pictures and labels one after the other, `index.npy` says where each is and what its checksum is.
+`records.bin` holds pictures and labels one after the other; `index.npy` has the position and the checksum of each.
 """
 
 import io
@@ -23,28 +23,30 @@ from unet_core.data.pairs import Pair
 
 INDEX, DATA = "index.npy", "records.bin"
 HEADER_BYTES, CHECKSUM_BYTES = 512, 4
-"""Of the index: at most, and exactly."""
+"""Maximum size of the index's header, and size of its checksum, in bytes."""
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 PENDING, NOT_STORED = -2, -1
-"""Offsets of pairs that have yet to be decoded, and of those that are fine but did not fit into the cache."""
+"""Offsets of pairs that are not decoded yet, and of valid pairs that did not fit into the cache."""
 
 SIDES = ("height", "width", "truth_height", "truth_width")
 ROW = np.dtype([("offset", "<i8"), ("checksum", "<u4"), *((side, "<i4") for side in SIDES), ("some", "?")])
-"""A record: where, its CRC-32, the sides of picture and labels (0 before it was ever decoded), and whether any pixel is
-foreground."""
+"""A record in the index: its offset in bytes, its CRC-32, the sides of picture and labels in pixels (0 until it is
+decoded), and True if any pixel is foreground."""
 
 Record = tuple[NDArray[np.uint8], Labels]
-"""A fitted picture uint8 [h, w, channels], and labels uint8: fitted too, or at the image's own size."""
+"""A fitted picture uint8 [height, width, channels], and labels uint8: fitted too, or at the image's own size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleDecoder:
-    """What is made of a pair; where there is no mask, no pixel counts.
+    """Settings by which a pair is decoded; without a mask, no pixel counts.
 
     `truth_at_original`: labels keep the image's own size, to measure there. `draft`: large JPEGs are decoded at a
-    fraction of their size; their pixels differ slightly from those that the runtime sees, so only training does it.
+    fraction of their size; their pixels differ slightly from those that the runtime sees, so it is for training only.
+
+    The cache hashes the names and values of the fields.
     """
 
     input: InputSpec
@@ -56,7 +58,7 @@ class SampleDecoder:
         """Decode a pair.
 
         Raises:
-            ImageError: it has a fault, cannot be read, or image and mask differ in size.
+            ImageError: the pair has a fault or cannot be read, or image and mask differ in size.
         """
         if pair.fault:
             raise ImageError(f"{pair.image}: {pair.fault}")
@@ -74,14 +76,14 @@ class SampleDecoder:
 
 
 class Records:
-    """The records of a list of pairs, by index: from the cache where they are there, else decoded anew."""
+    """The records of a list of pairs, by index: from the cache if they are stored, else decoded anew."""
 
     def __init__(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> None:
         self.pairs, self.decoder = list(pairs), decoder
         self.use(unknown_rows(len(self.pairs)), None)
 
     def use(self, rows: NDArray[Any], folder: Path | None) -> None:
-        """Read from a folder from now on, where these rows say."""
+        """Read from now on the records that `rows` names in a folder of the cache."""
         self.rows, self.folder = rows, folder
         self._data: NDArray[np.uint8] | None = None
         self._checked = np.zeros(len(rows), np.bool_)
@@ -94,6 +96,7 @@ class Records:
         return self.decoder.make(self.pairs[index]) if stored is None else stored
 
     def _stored(self, index: int) -> Record | None:
+        """The record from the cache; None if it is not stored there, or no longer valid."""
         row = self.rows[index]
         if row["offset"] < 0 or not self.open():
             return None
@@ -101,22 +104,19 @@ class Records:
         height, width, *truth = (int(row[side]) for side in SIDES)
         size = height * width * self.channels
         content = self._data[row["offset"] : row["offset"] + size + truth[0] * truth[1]]
-        if not self._checked[index]:  # once in every process: a large image takes some milliseconds
+        if not self._checked[index]:  # once per process: a large image takes some milliseconds
             if zlib.crc32(content.data) != row["checksum"]:
-                self._distrust(index)
+                # Decode this one from now on, and let the next run make all of them anew.
+                self.rows["offset"][index] = NOT_STORED
+                assert self.folder is not None
+                with suppress(OSError):
+                    (self.folder / INDEX).unlink()
                 return None
             self._checked[index] = True
         return content[:size].reshape(height, width, -1).copy(), content[size:].reshape(truth).copy()
 
-    def _distrust(self, index: int) -> None:
-        """Decode this one from now on, and let the next run make all of them anew."""
-        self.rows["offset"][index] = NOT_STORED
-        assert self.folder is not None
-        with suppress(OSError):
-            (self.folder / INDEX).unlink()
-
     def open(self) -> bool:
-        """Map the file; once mapped, it stays readable even if another run makes room."""
+        """Map the file, and return True if it is mapped; it stays readable even if another run removes it."""
         if self._data is None and self.folder is not None:
             with suppress(OSError, ValueError):
                 self._data = np.memmap(self.folder / DATA, np.uint8, mode="r").view(np.ndarray)
@@ -128,40 +128,41 @@ class Records:
 
     @property
     def channels(self) -> int:
-        """Of the pictures: 3 or 1."""
+        """Number of channels of the pictures: 3 or 1."""
         return CHANNEL_COUNT[self.decoder.input.channels]
 
     @property
     def stored(self) -> int:
-        """How many are in the cache."""
+        """Number of records in the cache."""
         return int(np.count_nonzero(self.rows["offset"] >= 0))
 
     @property
     def has_foreground(self) -> bool:
-        """Whether any mask holds more than background."""
+        """True if any mask has foreground."""
         return bool(self.rows["some"].any())
 
 
 def unknown_rows(count: int) -> NDArray[Any]:
+    """An index of `count` pairs that are not decoded yet."""
     rows = np.zeros(count, ROW)
     rows["offset"] = PENDING
     return rows
 
 
 def lengths(rows: NDArray[Any], channels: int) -> NDArray[np.int64]:
-    """Bytes of every record, as far as they are known."""
+    """Size of every record in bytes, 0 if it is not decoded yet."""
     height, width, truth_height, truth_width = (rows[side].astype(np.int64) for side in SIDES)
     return height * width * channels + truth_height * truth_width
 
 
 def end_of(rows: NDArray[Any], channels: int) -> int:
-    """Where the last stored record ends."""
+    """Offset of the end of the last stored record, in bytes."""
     stored = rows[rows["offset"] >= 0]
     return int((stored["offset"] + lengths(stored, channels)).max(initial=0))
 
 
 def read_index(folder: Path, count: int) -> NDArray[Any] | None:
-    """The rows in a folder, or None where they are not whole."""
+    """Read the index of `count` pairs in a folder; None if it is missing, damaged or of another list."""
     try:
         content = (folder / INDEX).read_bytes()
         rows, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
@@ -174,10 +175,12 @@ def read_index(folder: Path, count: int) -> NDArray[Any] | None:
 
 
 def index_bytes(rows: NDArray[Any]) -> int:
+    """Maximum size of the index file, in bytes."""
     return rows.nbytes + HEADER_BYTES + CHECKSUM_BYTES
 
 
 def write_index(folder: Path, rows: NDArray[Any]) -> None:
+    """Write the index with its checksum, atomically."""
     file = io.BytesIO()
     np.save(file, rows, allow_pickle=False)
     content = file.getvalue()
