@@ -263,7 +263,7 @@ def test_a_loading_process_that_is_killed_is_one_line(config, monkeypatch):
         return real(self, *arguments)
 
     monkeypatch.setattr(running.Trainer, "step", step)
-    with pytest.raises(UnetError, match=r"a process that loads images was ended from outside .*start again$"):
+    with pytest.raises(UnetError, match=r"a process that loads images was killed .*start again$"):
         train(replace(config, workers=1, batch_size=1, epochs=20))
 
 

@@ -1,4 +1,4 @@
-"""What the network is fed: augmented training batches in a seeded order, validation batches as they are."""
+"""Input of the network: augmented training batches in a seeded order, and unchanged validation batches."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ from unet_core.data.labels import IGNORED, Labels
 from unet_core.data.records import Records
 
 KILLED = "DataLoader worker (pid"
-"""How PyTorch begins to tell of a loading process that did not end by itself."""
+"""Beginning of PyTorch's error about a loading process that was killed."""
 
 Key = tuple[int, int]
-"""(epoch, index): what a training picture is drawn from, together with the seed."""
+"""(epoch, index): with the seed, it decides a training picture's crop and augmentation."""
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented pairs: image uint8 [height, width, channels], labels uint8 [height, width].
+    """Augmented pairs by (epoch, index): image uint8 [height, width, channels], labels uint8 [height, width].
 
-    An item is asked for by (epoch, index), and its crop and augmentation are drawn from (seed, epoch, index) alone:
-    epochs differ, and the same run twice sees the same pictures whatever the number of workers.
+    Crop and augmentation are drawn from (seed, epoch, index) alone. So epochs differ, but two runs see the same
+    pictures, whatever the number of workers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.records, self.seed = records, seed
         self.augment, self.foreground_share = augment, foreground_share
-        # Made here and not in the workers: those that are forked need not import the library again.
+        # Made here and not in the workers, so that forked ones need not import the library again.
         self._transform = None if augment == "off" else augmentation(augment, records.decoder.input.channels == "RGB")
 
     def __len__(self) -> int:
@@ -68,18 +68,18 @@ def crop(
     foreground_share: float,
     background: int | None = 0,
 ) -> tuple[NDArray[np.uint8], Labels]:
-    """Cut a window of (height, width) out of both; what is smaller gets its edge repeated, with `IGNORED` labels.
+    """Cut a random window of `size` (height, width) out of image and labels.
 
-    In `foreground_share` of the cases the window holds some foreground for sure, where there is any: of a class other
-    than the `background` that is drawn first, so that rare classes come up too (as nnU-Net does it, Isensee et al.,
-    2021).
+    A smaller image is padded by repeating its edge, with `IGNORED` labels. In `foreground_share` of the cases the
+    window contains foreground, if there is any: first a class other than `background` is drawn, then one of its pixels,
+    so that rare classes come up too (as in nnU-Net, Isensee et al., 2021).
     """
     height, width = size
     bottom, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
     if bottom or right:
         image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
         labels = np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)
-    point = _foreground_point(labels, random, background) if random.random() < foreground_share else None
+    point = foreground_point(labels, random, background) if random.random() < foreground_share else None
     corner = []
     for axis, side in enumerate(size):
         low, high = 0, image.shape[axis] - side
@@ -90,7 +90,8 @@ def crop(
     return image[window], labels[window]
 
 
-def _foreground_point(labels: Labels, random: np.random.Generator, background: int | None) -> tuple[int, int] | None:
+def foreground_point(labels: Labels, random: np.random.Generator, background: int | None) -> tuple[int, int] | None:
+    """Draw a class other than the background, then one of its pixels (row, column); None if there is none."""
     counts = cv2.calcHist([labels], [0], None, [IGNORED + 1], [0, IGNORED + 1])
     if background is not None:
         counts[background] = 0
@@ -103,9 +104,9 @@ def _foreground_point(labels: Labels, random: np.random.Generator, background: i
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """The batches of an epoch, in an order drawn from (seed, epoch); with several processes, this one's part of each.
+    """The batches of an epoch, in an order drawn from (seed, epoch); for several processes, one process's part.
 
-    Set `epoch`, and `position` (images already seen in it) to go on within an epoch.
+    Set `epoch`, and `position` (number of images already seen in it) to resume within an epoch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
@@ -120,7 +121,7 @@ class EpochBatches(Sampler[list[Key]]):
         epoch, order = self.epoch, self.order()
         for start in range(self.position, self.length, self.batch_size):
             batch = order[start : start + self.batch_size]
-            # A last batch may be smaller than there are processes; the others take something that does not count.
+            # The last batch may have fewer images than processes; the others take an image that does not count.
             own = batch[self.rank :: self.processes] if self.rank < len(batch) else batch[:1]
             yield [(epoch, int(index)) for index in own]
 
@@ -129,13 +130,13 @@ class EpochBatches(Sampler[list[Key]]):
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
 
     def share(self, start: int) -> tuple[int, int]:
-        """Images that count in the batch that starts at position `start`: of this process, and of all together."""
+        """Numbers of images that count in the batch at position `start`: for this process, and for all processes."""
         whole = min(self.batch_size, self.length - start)
         return len(range(self.rank, whole, self.processes)), whole
 
 
 class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
-    """Some pairs as they are, by their position in `indices`: the picture, the way back from it, and the truth."""
+    """Pairs without augmentation, by their position in `indices`: the picture, how it was fitted, and the truth."""
 
     def __init__(self, records: Records, indices: Sequence[int]) -> None:
         self.records, self.indices = records, list(indices)
@@ -145,29 +146,29 @@ class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Fitted, Labels]:
         image, truth = self.records[self.indices[position]]
-        return (
-            torch.from_numpy(image),
-            place(image, (truth.shape[0], truth.shape[1]), self.records.decoder.input),
-            truth,
-        )
+        original = truth.shape[0], truth.shape[1]
+        return torch.from_numpy(image), place(image, original, self.records.decoder.input), truth
 
 
 Evaluated = tuple[Tensor, list[Fitted], list[Labels]]
 
 
 def collate_evaluation(items: Sequence[tuple[Tensor, Fitted, Labels]]) -> Evaluated:
-    """Stack the images [n, h, w, channels]; what differs in size stays a list."""
+    """Stack the images to [batch, height, width, channels]; the truths may differ in size and stay a list."""
     images, fitted, truths = zip(*items, strict=True)
     return torch.stack(images), list(fitted), list(truths)
 
 
 def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Go through a loader; an error in one of its processes is raised as it was raised there.
+    """Yield the batches of a loader; an error in one of its processes is raised here with its own type and message.
 
-    PyTorch hands such an error on with the process's whole traceback for a message.
+    PyTorch would raise it with the traceback of the process as its message.
+
+    Raises:
+        UnetError: an image cannot be read, or a loading process was killed.
     """
-    quiet = loader.worker_init_fn is quiet_worker  # others could not be ended: nothing in them takes SIGTERM
-    with _deaf_to_sigterm() if quiet else nullcontext():
+    quiet = loader.worker_init_fn is quiet_worker  # other processes could not be ended: nothing in them takes SIGTERM
+    with sigterm_blocked() if quiet else nullcontext():
         batches = iter(loader)
     try:
         yield from batches
@@ -175,20 +176,19 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         if KILLED not in str(error):
             raise
         raise UnetError(
-            "a process that loads images was ended from outside (too little memory, or too small a /dev/shm?); fewer "
-            "--workers may help"
+            "a process that loads images was killed (out of memory, or /dev/shm too small?); fewer --workers may help"
         ) from error.with_traceback(None)
     except UnetError as error:
         marker = f"{type(error).__module__}.{type(error).__qualname__}: "
-        # The traceback holds the iterator in a cycle; freed from there it waits 5 s for each of its processes.
+        # The traceback keeps the iterator in a cycle; freed from there, it waits 5 s for each of its processes.
         raise type(error)(str(error).rpartition(marker)[2].strip()) from error.with_traceback(None)
     finally:
         del batches  # ends the processes, unless they are kept for the next epoch
 
 
 @contextmanager
-def _deaf_to_sigterm() -> Iterator[None]:
-    """Processes that are started within have SIGTERM blocked in all their threads; see `quiet_worker`."""
+def sigterm_blocked() -> Iterator[None]:
+    """Start processes in the block with SIGTERM blocked in all their threads; see `quiet_worker`."""
     if sys.platform == "linux":
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
@@ -200,19 +200,19 @@ def _deaf_to_sigterm() -> Iterator[None]:
 
 
 def quiet_worker(_: int) -> None:
-    """Each loading process takes one core, and leaves signals to the whole group to the process that trains.
+    """Set up a loading process: it uses one core and leaves signals to the process that trains.
 
-    OpenCV would otherwise start threads for all cores in every one.
+    Otherwise OpenCV would start threads for all cores in every process.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=exit_on_sigterm_of, args=(os.getppid(),), daemon=True).start()
 
 
-def _leave_when_told(parent: int) -> None:
-    """Obey only the parent's SIGTERM: deaf to it, this process would be waited for when an error ends the run."""
+def exit_on_sigterm_of(parent: int) -> None:
+    """Exit on SIGTERM of the parent only; if it were ignored, the parent would wait for this process after an error."""
     if sys.platform == "linux":
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
             pass

@@ -1,1 +1,1 @@
-"""Answers for whole data sets, and their metrics."""
+"""Predictions for whole data sets, and their metrics."""

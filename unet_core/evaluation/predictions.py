@@ -1,4 +1,4 @@
-"""Answers of a network or of an exported model for a set of images, and how good they are."""
+"""Predictions of a network or of an exported model for a set of images, and their metrics."""
 
 import os
 import re
@@ -17,24 +17,23 @@ from runtime.predictor import Predictor
 from runtime.result import mask_of
 from runtime.support.cpu_count import available_threads
 from unet_core.data.dataset import EvaluationSet, batches_of, collate_evaluation, quiet_worker
-from unet_core.data.labels import IGNORED, Labels, LabelSpec, load_truth
-from unet_core.data.pairs import Pair
+from unet_core.data.labels import IGNORED, Labels, load_truth
 from unet_core.data.records import Records
 from unet_core.evaluation.metrics import Metrics
 from unet_core.model import Segmenter
 
 Prediction = tuple[int, NDArray[np.float32], Labels]
-"""Index of an image, its probability [classes, height, width], and its truth [height, width] of the same size."""
+"""Index of an image, its probabilities float32 [classes, height, width], and its truth [height, width]."""
 
 OnImage = Callable[[int, Labels, Labels, float], None]
-"""Told of an image's index, the predicted labels, the truth, and its Dice."""
+"""Called with an image's index, the predicted labels, the truth, and its Dice."""
 
 MAX_WORKERS = 8
 
 
 def default_workers() -> int:
-    """Processes that load images beside the one that computes."""
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine share its cores
+    """Number of processes that load images beside the one that computes: one per core, at most `MAX_WORKERS`."""
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine share its cores
     return min(max(1, available_threads() // together), MAX_WORKERS)
 
 
@@ -42,12 +41,12 @@ def torch_device(name: str) -> torch.device:
     """The PyTorch device for "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        DeviceError: an explicit device that is not there.
+        DeviceError: the device does not exist, or PyTorch cannot use it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise DeviceError(f"device {name!r}: is none of PyTorch's here; expected auto, cpu, cuda or cuda:N")
+        raise DeviceError(f"device {name!r}: is no device of PyTorch; expected auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -68,7 +67,7 @@ def checkpoint_predictions(
     batch_size: int = 1,
     workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Answers of a PyTorch network, resized to the size of each truth; runs where its weights are, in fp32."""
+    """Predict images with a PyTorch network, in fp32 on its own device; probabilities have the size of the truth."""
     indices = range(len(records)) if indices is None else indices
     # Images that keep their own size cannot be stacked.
     batch_size = 1 if card.input.fit == "native" else batch_size
@@ -78,7 +77,7 @@ def checkpoint_predictions(
         num_workers=min(workers, -(-len(indices) // batch_size)),
         collate_fn=collate_evaluation,
         worker_init_fn=quiet_worker,
-        generator=torch.Generator(),  # the loader draws a seed, which nothing here uses, from the global one otherwise
+        generator=torch.Generator(),  # without it the loader draws a seed, which nothing uses, from the global one
     )
     waiting = iter(indices)
     device = next(segmenter.parameters()).device
@@ -96,19 +95,18 @@ def checkpoint_predictions(
 
 
 def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Prediction]:
-    """Answers of an exported model through the runtime, as an application gets them; truths at the original size."""
+    """Predict images with an exported model, as an application does; truths have the original size."""
     for index, pair in enumerate(records.pairs):
         answer = predictor.predict(pair.image)
-        yield index, answer.probability, _truth_of(pair, answer.size, records.decoder.labels)
-
-
-def _truth_of(pair: Pair, size: tuple[int, int], spec: LabelSpec) -> Labels:
-    """What a record's labels are, without its picture."""
-    return np.full(size, IGNORED, np.uint8) if pair.mask is None else load_truth(pair.mask, spec)
+        if pair.mask is None:
+            truth = np.full(answer.size, IGNORED, np.uint8)
+        else:
+            truth = load_truth(pair.mask, records.decoder.labels)
+        yield index, answer.probability, truth
 
 
 def measure(predictions: Iterator[Prediction], card: ModelCard, on_image: OnImage | None = None) -> Metrics:
-    """Count every prediction against its truth."""
+    """Compare every prediction with its truth; `on_image` is called after each."""
     metrics = Metrics(card.output.classes)
     for index, probability, truth in predictions:
         predicted = mask_of(probability, card.output)
@@ -119,8 +117,8 @@ def measure(predictions: Iterator[Prediction], card: ModelCard, on_image: OnImag
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poor:
-    """An image that was segmented poorly: its index and Dice, and the labels."""
+class PoorImage:
+    """An image that was segmented poorly: its index and Dice, and its labels, predicted and true."""
 
     index: int
     dice: float
@@ -129,27 +127,27 @@ class Poor:
 
 
 class Worst:
-    """The images with the lowest Dice, worst first."""
+    """The `limit` images with the lowest Dice, worst first."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.items: list[Poor] = []
+        self.items: list[PoorImage] = []
 
     def add(self, index: int, predicted: Labels, truth: Labels, dice: float) -> None:
-        """Take in an image, if it is among the worst so far."""
+        """Keep an image if it is among the worst so far."""
         if len(self.items) < self.limit or (dice, index) < (self.items[-1].dice, self.items[-1].index):
-            self._keep([Poor(index=index, dice=dice, predicted=predicted, truth=truth)])
+            self._keep([PoorImage(index=index, dice=dice, predicted=predicted, truth=truth)])
 
     def merge(self, other: "Worst") -> None:
-        """Take in another process's."""
+        """Keep the worst of these and another process's images."""
         self._keep(other.items)
 
-    def _keep(self, new: Sequence[Poor]) -> None:
+    def _keep(self, new: Sequence[PoorImage]) -> None:
         ordered = sorted([*self.items, *new], key=lambda item: (item.dice, item.index))
         self.items = ordered[: self.limit]
 
-    def picture(self, records: Records, item: Poor) -> NDArray[np.uint8]:
-        """The image of an item, of the size of its labels."""
+    def picture(self, records: Records, item: PoorImage) -> NDArray[np.uint8]:
+        """The picture of an item, uint8 [height, width, channels], in the size of its labels."""
         if records.decoder.truth_at_original:
             return load_image(records.pairs[item.index].image)
         return records[item.index][0]

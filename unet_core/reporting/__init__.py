@@ -1,1 +1,1 @@
-"""What a run shows: tables, progress bars, TensorBoard, panels and curves."""
+"""Output of a run: tables, progress bars, TensorBoard events, panels and curves."""

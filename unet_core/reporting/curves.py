@@ -15,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from runtime.support.files import replacing
+from unet_core.data.labels import LabelSpec
 from unet_core.evaluation.metrics import METRICS
-from unet_core.reporting.panels import class_colours, plain_label, printable
+from unet_core.reporting.panels import class_colours, printable
 
 History = Sequence[Mapping[str, float | None]]
 
@@ -144,7 +145,7 @@ def plot_classes(axes: Axes, epochs: NDArray[np.float64], history: History, clas
     for name in names:
         label = classes.index(name) if named else None
         colour = GREY
-        if label is not None and label != plain_label(classes):
+        if label is not None and label != LabelSpec(classes=classes).background:
             colour = "#{:02x}{:02x}{:02x}".format(*class_colours()[label])
         lines += axes.plot(epochs, series(history, f"{CLASS_PREFIX}{name}"), color=colour, linewidth=1.3)
         shown = printable(name)

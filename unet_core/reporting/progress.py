@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: progress bars where somebody watches, notes and lines everywhere."""
+"""Output on the terminal: progress bars if stderr is a terminal, notes and lines always."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,19 +21,19 @@ from rich.text import Text
 from runtime.commands.console import progress_hidden
 
 Advance = Callable[..., None]
-"""advance(count, figures=""): so many more are done, and what to show beside them."""
+"""advance(count, figures=""): move the bar on by `count`, and show `figures` beside it."""
 
 WIDE = 120
-"""Columns of a terminal from which there is room for a long bar."""
+"""Minimum width of a terminal for a long bar, in columns."""
 
 LONG, SHORT = 40, 10
-"""Columns of the bar itself."""
+"""Width of a long and of a short bar, in columns."""
 
 T = TypeVar("T")
 
 
 class SpeedColumn(ProgressColumn):
-    """Things per second."""
+    """Speed in units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -43,14 +43,14 @@ class SpeedColumn(ProgressColumn):
 
 
 class FiguresColumn(ProgressColumn):
-    """What stands at the end of the line, and is cut where that is too long."""
+    """Text at the end of the line, truncated if the line is too long."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
 class Display:
-    """Bars on stderr where it is a terminal; `quiet` (all processes but the first) shows nothing at all."""
+    """Shows bars and notes on stderr and lines on stdout; `quiet` shows nothing, as in all processes but the first."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -58,12 +58,25 @@ class Display:
 
     @contextmanager
     def bar(self, label: str, total: int, *, unit: str = "image", done: int = 0) -> Iterator[Advance]:
-        """A progress bar that goes away when the block ends; within another one's block nothing is shown."""
+        """Show a progress bar until the block ends; in the block of another bar nothing is shown."""
         console = Console(stderr=True)
         if not total or self.quiet or self._progress is not None or progress_hidden() or not console.is_interactive:
-            yield _nothing
+            yield lambda *_, **__: None
             return
-        self._progress = progress = _progress(console)
+        whole = Column(no_wrap=True)  # in a narrow terminal only the bar and the figures get shorter
+        self._progress = progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=whole),
+            BarColumn(LONG if console.width >= WIDE else SHORT),
+            MofNCompleteColumn(table_column=whole),
+            SpeedColumn(table_column=whole),
+            TimeRemainingColumn(table_column=whole),
+            FiguresColumn(),
+            console=console,
+            transient=True,
+            # Processes that are forked under the bar would inherit the redirection, and its lock in any state.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         task = progress.add_task(label, total=total, completed=done, unit=unit, figures="")
 
         def advance(count: int, figures: str = "") -> None:
@@ -79,22 +92,22 @@ class Display:
                 progress.stop()
 
     def through(self, items: Iterable[T], label: str, total: int, unit: str = "image") -> Generator[T, None, None]:
-        """Go through items with a bar."""
+        """Yield the items, moving a bar on after each."""
         with self.bar(label, total, unit=unit) as advance:
             for item in items:
                 yield item
                 advance(1)
 
     def line(self, text: str) -> None:
-        """A line on stdout."""
+        """Print a line on stdout."""
         self._say(text, err=False)
 
     def note(self, text: str) -> None:
-        """Something to know, on stderr."""
+        """Print a note on stderr."""
         self._say(f"note: {text}", err=True)
 
     def _say(self, text: str, *, err: bool) -> None:
-        """Print where the bar is, which moves on below."""
+        """Print above the bar, if there is one."""
         if self.quiet:
             return
         with self._unless_gone():
@@ -106,30 +119,8 @@ class Display:
 
     @contextmanager
     def _unless_gone(self) -> Iterator[None]:
-        """What cannot be shown any more, because the terminal was closed or the pipe's reader left, ends no run."""
+        """Show nothing from now on if the terminal was closed or the pipe's reader left; the run goes on."""
         try:
             yield
         except OSError:
             self.quiet = True
-
-
-def _nothing(count: int, figures: str = "") -> None:
-    """How a bar that is not shown moves on."""
-
-
-def _progress(console: Console) -> Progress:
-    """One line: only bar and figures get shorter in a narrow terminal."""
-    whole = Column(no_wrap=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=whole),
-        BarColumn(LONG if console.width >= WIDE else SHORT),
-        MofNCompleteColumn(table_column=whole),
-        SpeedColumn(table_column=whole),
-        TimeRemainingColumn(table_column=whole),
-        FiguresColumn(),
-        console=console,
-        transient=True,
-        # Processes that are forked under the bar would inherit the redirection, and its lock in whatever state.
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )

@@ -14,10 +14,10 @@ from runtime.errors import OutputError
 
 
 class TensorBoardWriter:
-    """Event files in a folder; with None, nothing. Events from `epoch` on replace those of an earlier try.
+    """Writes event files in a folder, or nothing if `folder` is None. Events from `epoch` on replace older ones.
 
     Raises:
-        OutputError: they cannot be written; from every method.
+        OutputError: a file cannot be written; every method may raise it.
     """
 
     def __init__(self, folder: Path | None, epoch: int) -> None:
@@ -35,11 +35,11 @@ class TensorBoardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writer is not None:
-            with self._writing() if kind is None else suppress(OSError):  # the first error is what counts
+            with self._writing() if kind is None else suppress(OSError):  # the first error is the one to report
                 self._writer.close()
 
     def scalars(self, row: Mapping[str, float]) -> None:
-        """The figures of an epoch: loss, metrics, learning rate, seconds; those of a class beside each other."""
+        """Write the figures of an epoch; those of the classes are grouped by metric."""
         if self._writer is None:
             return
         with self._writing():
@@ -50,7 +50,7 @@ class TensorBoardWriter:
             self._writer.flush()
 
     def picture(self, name: str, picture: NDArray[np.uint8], epoch: int) -> None:
-        """A picture, uint8 [h, w, 3]."""
+        """Write a picture, uint8 [height, width, 3]."""
         if self._writer is None:
             return
         with self._writing():
@@ -59,6 +59,7 @@ class TensorBoardWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        """Turn an OSError into an OutputError that names the folder."""
         try:
             yield
         except OSError as error:

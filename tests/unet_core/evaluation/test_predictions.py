@@ -255,7 +255,7 @@ def test_a_poor_images_picture_has_the_size_of_its_labels(pairs, how, original):
 def test_names_of_no_device(name):
     with pytest.raises(DeviceError) as error:
         torch_device(name)
-    assert str(error.value) == f"device {name!r}: is none of PyTorch's here; expected auto, cpu, cuda or cuda:N"
+    assert str(error.value) == f"device {name!r}: is no device of PyTorch; expected auto, cpu, cuda or cuda:N"
 
 
 def test_a_gpu_that_is_not_there_is_one_line():

@@ -178,15 +178,15 @@ def test_legend_names_the_classes_that_occur_and_counts_the_rest():
     classes = tuple(f"class {index}" for index in range(60))
     truth = np.zeros((200, 240), np.uint8)
     truth[0, :4] = (0, 3, 58, IGNORED)
-    entries = panels._class_legend(truth, truth, classes)
+    entries = panels.class_legend(truth, truth, classes)
     assert entries == [
         (FIRST_COLOURS[0], "class 0"),
         (COLOURS[2], "class 3"),
         (class_colours()[58], "class 58"),
     ]
-    assert panels._class_legend(labels(2, 3), labels(2, 3, v2=(1, 2)), THREE) == [(COLOURS[1], "road")]
+    assert panels.class_legend(labels(2, 3), labels(2, 3, v2=(1, 2)), THREE) == [(COLOURS[1], "road")]
     truth[0, :60] = np.arange(60)
-    assert panels._class_legend(truth, truth, classes)[-1] == ((255, 255, 255), "and 36 more")
+    assert panels.class_legend(truth, truth, classes)[-1] == ((255, 255, 255), "and 36 more")
     drawn = panel(noise(200, 240), truth, truth, classes, "a")
     legend = (drawn[PICTURES_TOP + 200 :] != 255).any(axis=(0, 2))
     assert np.flatnonzero(legend)[0] == MARGIN + 240 + GAP
