@@ -123,8 +123,8 @@ def measure_model(
 def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
     """Choose each of `RUN_SETTINGS`: the value given, else that of the model's training run, else the default.
 
-    The run's values are read from the `config.json` that the trainer writes beside its models. Those that differ from
-    the defaults and are used are told to `note`.
+    The run's values are read from the `config.json` that the trainer writes beside its models. `note` is called with
+    those that are used and differ from the defaults.
     """
     from unet_core.config import check, flag
 

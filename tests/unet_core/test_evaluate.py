@@ -62,7 +62,7 @@ def test_pixels_of_the_ignored_value_do_not_count(models, views):
         Image.fromarray(mask).save(pair.mask, optimize=False)
         truth = np.where(mask == 7, 255, mask // 255)
         answers.append((labels_by_hand(probability_by_hand(network, card, pair.image)), truth))
-    with pytest.raises(DataError, match=r"3 of 3 pairs cannot be used.*has values that are no labels \(7\), expected"):
+    with pytest.raises(DataError, match=r"3 of 3 pairs cannot be used.*has invalid labels \(7\), expected"):
         evaluate(checkpoint, pairs, device="cpu")
     for path in (checkpoint, exported):
         found = evaluate(path, pairs, device="cpu", ignore_index=7)
@@ -127,9 +127,9 @@ def spoil(views):
     Image.new("L", SIZES[0][::-1], 9).save(views / "val_masks" / "v0_mask.gif")
     (views / "val_images" / "v2.jpg").write_bytes(b"no picture")
     return [
-        "has values that are no labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, or give the value "
+        "has invalid labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, or give the value "
         "that does not count with --ignore-index: val_masks/v0_mask.gif",
-        "has another size than its image (20x10, expected 90x40): val_masks/v1_mask.gif",
+        "differs in size from its image (20x10, expected 90x40): val_masks/v1_mask.gif",
         "is not an image of a known format (JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM): val_images/v2.jpg",
     ]
 
@@ -137,14 +137,14 @@ def spoil(views):
 @pytest.mark.parametrize("name", ["model.pth", "model.onnx"])
 def test_all_pairs_that_cannot_be_used_are_listed(source, views, name):
     faults = "; ".join(spoil(views))
-    assert refusal(source / name, views) == f"3 of 3 pairs cannot be used, mend or remove them: {faults}"
+    assert refusal(source / name, views) == f"3 of 3 pairs cannot be used, fix or remove them: {faults}"
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.onnx"])
 def test_a_mask_of_another_size_is_refused_also_alone(source, views, name):
     Image.new("L", (20, 10)).save(views / "val_masks" / "v2_mask.gif")
     assert refusal(source / name, views) == (
-        "1 of 3 pairs cannot be used, mend or remove them: has another size than its image (20x10, expected 31x57): "
+        "1 of 3 pairs cannot be used, fix or remove them: differs in size from its image (20x10, expected 31x57): "
         "val_masks/v2_mask.gif"
     )
 
@@ -157,7 +157,7 @@ def test_images_without_masks_and_broken_ones_are_listed_before_the_work(model, 
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
         f"note: {views}: 1 mask has no image of the same name: val_masks/w0_mask.gif\n"
-        "error: 2 of 3 pairs cannot be used, mend or remove them: has no mask, expected NAME_mask.gif or NAME.png in "
+        "error: 2 of 3 pairs cannot be used, fix or remove them: has no mask, expected NAME_mask.gif or NAME.png in "
         f"{views / 'val_masks'}: val_images/v0.jpg; is not an image of a known format (JPEG, PNG, GIF, BMP, TIFF, "
         "WEBP, PPM): val_images/v1.jpg\n"
     )

@@ -96,7 +96,7 @@ def test_a_runs_ignored_value_can_be_counted_again(trained, one_folder):
         Image.fromarray(np.where(load_labels(mask), 9, 0).astype(np.uint8)).save(mask, optimize=False)
     assert run(trained, one_folder, "--split", "train").exit_code == 0
     done = run(trained, one_folder, "--split", "train", "--ignore-index", "none")
-    assert "has values that are no labels (9)" in done.stderr
+    assert "has invalid labels (9)" in done.stderr
     assert "--ignore-index 9" not in done.stderr
 
 

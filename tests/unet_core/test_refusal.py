@@ -8,7 +8,7 @@ from runtime.errors import DataError
 from unet_core.data.pairs import Pair, refuse
 
 IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
-START = "{} pairs cannot be used, mend or remove them: "
+START = "{} pairs cannot be used, fix or remove them: "
 
 
 def pair(name):

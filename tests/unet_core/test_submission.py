@@ -122,7 +122,7 @@ def test_test_images_are_decoded_once_and_a_broken_one_leaves_no_half_file(model
     for name in ("v1.jpg", "v2.jpg"):
         (views / "test" / name).write_bytes(b"no picture")
     assert refusal(model, views, "--split", "test", "--submission", out) == (
-        "2 of 3 pairs cannot be used, mend or remove them: is not an image of a known format (JPEG, PNG, GIF, BMP, "
+        "2 of 3 pairs cannot be used, fix or remove them: is not an image of a known format (JPEG, PNG, GIF, BMP, "
         "TIFF, WEBP, PPM): test/v1.jpg, test/v2.jpg"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

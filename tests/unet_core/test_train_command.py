@@ -86,7 +86,7 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
         message = "cannot create this folder"
     elif spoil == "odd mask":
         Image.effect_noise((48, 32), 90).save(data / "val_masks" / "val1_mask.gif")
-        message = "has values that are no labels ("
+        message = "has invalid labels ("
     elif spoil == "no start":
         flags += ["--init-from", tmp_path / "x.pth"]
         message = "x.pth: no such file"

@@ -69,9 +69,7 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
         allowed = {*range(highest + 1), *({255} if len(spec.classes) <= 2 else ())}
         invalid = [value for value in found if value not in allowed] or found
         shown = [*invalid[:5], "...", invalid[-1]] if len(invalid) > 7 else invalid
-        raise ImageError(
-            f"{path}: has values that are no labels ({', '.join(map(str, shown))}); {expected_values(spec)}"
-        )
+        raise ImageError(f"{path}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(spec)}")
     meaning = np.arange(256, dtype=np.uint8)
     if black_and_white:
         meaning[255] = 1

@@ -143,7 +143,7 @@ def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
     if not shared:
         return None
     count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
-    return f"{count} both trained and validated on, so the figures flatter: {first_files(map(short_name, shared))}"
+    return f"{count} both trained and validated on, so the metrics are too good: {first_files(map(short_name, shared))}"
 
 
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
@@ -212,7 +212,7 @@ def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tupl
                 f"val_{kind} unless a part is to be split off"
             )
     if images.samefile(masks):
-        raise DataError(f"{masks}: is the folder of the images, expected masks in another one; give another --masks")
+        raise DataError(f"{masks}: holds the images, expected masks in a folder of their own; give another --masks")
     return images, masks
 
 
@@ -238,11 +238,11 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
         lossless = [path for path in candidates if path.suffix.lower() not in LOSSY_SUFFIXES]
         expected = f"expected NAME_mask.gif or NAME.png in {masks}"
         if names[source.stem] > 1:
-            fault = "has the name of another image"
+            fault = "has the same name as another image"
         elif len(lossless) > 1:
             fault = f"has several masks ({', '.join(path.name for path in lossless)}); leave one of them"
         elif not lossless and candidates:
-            fault = f"has a mask of a lossy kind ({candidates[0].suffix}), which cannot hold labels; {expected}"
+            fault = f"has a mask in a lossy format ({candidates[0].suffix}), which cannot hold labels; {expected}"
         elif not lossless:
             fault = f"has no mask, {expected}"
         else:
@@ -251,7 +251,7 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
     # If masks lie among the images, X and X_mask find the same mask, and the mask would be trained on.
     uses = Counter(pair.mask for pair in pairs)
     return [
-        Pair(image=pair.image, fault=f"has the mask of another image too ({pair.mask.name})")
+        Pair(image=pair.image, fault=f"shares its mask with another image ({pair.mask.name})")
         if pair.mask and uses[pair.mask] > 1
         else pair
         for pair in pairs
@@ -287,7 +287,7 @@ def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
         listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
     more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
     tail = f"; and {more} more for other reasons" if more else ""
-    raise DataError(f"{len(faults)} of {total} pairs cannot be used, mend or remove them: {'; '.join(listed)}{tail}")
+    raise DataError(f"{len(faults)} of {total} pairs cannot be used, fix or remove them: {'; '.join(listed)}{tail}")
 
 
 def first_files(names: Iterable[str]) -> str:

@@ -69,7 +69,7 @@ class SampleDecoder:
         if size != labels.shape:
             (height, width), (mask_height, mask_width) = size, labels.shape
             raise ImageError(
-                f"{pair.mask}: has another size than its image ({mask_width}x{mask_height}, expected {width}x{height})"
+                f"{pair.mask}: differs in size from its image ({mask_width}x{mask_height}, expected {width}x{height})"
             )
         fitted = fit(image, self.input)
         return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)

@@ -1,4 +1,4 @@
-"""Checkpoints and ONNX files behind one interface: what evaluation asks of a model."""
+"""Checkpoints and ONNX files behind one interface, by which evaluation uses them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class EvaluatedModel:
         try:
             for index, probability, truth in self.predictions(records, batch_size, workers):
                 if probability.shape[1:] != truth.shape:
-                    raise ImageError(f"{records.pairs[index].mask}: has another size than its image")
+                    raise ImageError(f"{records.pairs[index].mask}: differs in size from its image")
                 yield index, probability, truth
         except torch.OutOfMemoryError as error:
             raise DeviceError(

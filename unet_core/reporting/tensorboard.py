@@ -65,5 +65,5 @@ class TensorBoardWriter:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise OutputError(
-                f"{self._folder}: cannot be written ({reason}); mend that, or go on with --no-tensorboard"
+                f"{self._folder}: cannot be written ({reason}); fix that, or train with --no-tensorboard"
             ) from error

@@ -1,4 +1,4 @@
-"""Wheel arches: where they are, and how the body makes room for the wheels."""
+"""Wheel arches: their position, and the recesses in the body for the wheels."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def _arch_radius(shape: Shape) -> float:
 
 
 def arch_distance(shape: Shape, x: Array, z: Array) -> Array:
-    """How far (x, z) lies inside the nearer wheel arch, in metres, negative outside; shaped like x and z."""
+    """Depth of (x, z) inside the nearer wheel arch, in metres, negative outside; shaped like x and z."""
     rim = _arch_radius(shape)
     distances = [rim - np.hypot(x - (axle - 0.5) * shape.length, z - shape.wheel_radius) for axle in shape.axles]
     return np.asarray(np.maximum(*distances), np.float32)

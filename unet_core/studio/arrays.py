@@ -1,4 +1,4 @@
-"""Array types, and what several files do with arrays."""
+"""Array types, and functions on arrays that several files use."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def smooth(low: float, high: float, value: npt.ArrayLike) -> Array:
-    """Hermite step: 0 below `low`, 1 above `high` (or the reverse if low > high)."""
+    """Hermite step: 0 below `low`, 1 above `high`, or the reverse if low > high."""
     share = np.clip((np.asarray(value, np.float32) - low) / (high - low), 0, 1)
     return np.asarray(share * share * (3 - 2 * share), np.float32)
 
 
 def unit(vectors: Array) -> Array:
-    """Vectors of shape (..., 3) at length 1; zero vectors stay zero."""
+    """Scale vectors of shape (..., 3) to length 1; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(length, 1e-6), np.float32)
 

@@ -29,16 +29,17 @@ class Camera:
 
     @property
     def position(self) -> Array:
+        """World coordinates of the camera, float32 (3,)."""
         return np.asarray([0, -self.distance, self.height], np.float32)
 
     @property
     def axes(self) -> Array:
-        """World to camera: rows are right, down, forward."""
+        """Rotation from world to camera, (3, 3): rows are right, down, forward."""
         cosine, sine = self.tilt
         return np.asarray([[1, 0, 0], [0, -sine, -cosine], [0, cosine, -sine]], np.float32)
 
     def project(self, points: Array) -> Array:
-        """World points (n, 3) to (n, 3): x and y in pixels (0 is the image's corner), 1 / depth."""
+        """Project world points (n, 3) to (n, 3): x and y in pixels (0 is the image's corner), 1 / depth."""
         right, down, depth = ((points - self.position) @ self.axes.T).T
         scale = self.focal / depth
         height, width = self.size
@@ -53,6 +54,6 @@ class Camera:
 
 
 def rotation(yaw: float) -> Array:
-    """Car frame to world frame, (3, 3); `yaw` in radians, at 0 the nose points at the camera."""
+    """Rotation from car frame to world frame, (3, 3); `yaw` is in radians, at 0 the nose points at the camera."""
     cosine, sine = np.cos(yaw), np.sin(yaw)
     return np.asarray([[-sine, cosine, 0], [cosine, sine, 0], [0, 0, 1]], np.float32)

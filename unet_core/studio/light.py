@@ -1,4 +1,4 @@
-"""The light that falls on the car, and the colours that come of it."""
+"""The light that falls on the car, and the colours that result."""
 
 import cv2
 import numpy as np

@@ -97,7 +97,7 @@ def _section_controls(stations: Stations, clearance: float) -> Array:
     base = np.full_like(width, clearance)
     flank, house, deck = belt - base, roof - belt, roof - stations.sunk
     top = belt + np.maximum(0.8 * house, house - 0.07)
-    # Where there is no greenhouse the points of the window pillar lie flat on the bonnet, still in rising order.
+    # Without a greenhouse the points of the window pillar lie flat on the bonnet, still in rising order.
     foot, bulge = np.minimum(0.02, 0.5 * house), 0.05 * np.minimum(house / 0.3, 1)
     pillar = [
         (

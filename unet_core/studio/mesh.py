@@ -27,9 +27,9 @@ _SLIVER = 1e-5  # square metres: smaller quads show no more than the rounding of
 class Mesh:
     """All grids of a car in one atlas of shape (rows, columns, 3); `quads` index its flattened cells.
 
-    `body` is the body's grid (stations, ring, 3) before its arches were pushed in: what the paint is laid out on.
+    `body` is the body's grid (stations, ring, 3) before its arches are pushed in; the paint is laid out on it.
     `parts` tells wheels and mirrors (True) from the body (False), one bool per quad. Corners run clockwise as seen on
-    the screen from outside. `places` are where the grids lie: the body, four wheels, two mirrors.
+    the screen from outside. `places` are the places of the grids: the body, four wheels, two mirrors.
     """
 
     body: Array
@@ -134,11 +134,11 @@ def _pack(grids: Sequence[Array]) -> Mesh:
 
 
 def _grid_normals(grid: Array, closed: int) -> tuple[Array, npt.NDArray[np.bool_], bool]:
-    """What a surface grid, closed along axis `closed`, faces.
+    """Find the outside of a surface grid that is closed along axis `closed`.
 
     Returns:
-        Outward unit normals, shaped like `grid`, weighted by the area of the quads around each vertex; which quads
-        have an area at all, bool (rows - 1, columns - 1); whether quads must keep their order to be seen from outside.
+        Outward unit normals, shaped like `grid`, weighted by the area of the quads around each vertex; a mask of
+        the quads that have an area, bool (rows - 1, columns - 1); True if corners run as seen from outside.
     """
     faces = np.cross(grid[1:, 1:] - grid[:-1, :-1], grid[:-1, 1:] - grid[1:, :-1])
     around = np.pad(faces, [(1, 1) if axis == closed else (0, 0) for axis in range(3)], mode="wrap")

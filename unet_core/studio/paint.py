@@ -51,6 +51,7 @@ class _Painter:
         self.soft = soft
 
     def fill(self, inside: npt.ArrayLike, material: Material, opacity: float = 1.0) -> None:
+        """Lay a material over the area whose distances are positive."""
         distance = np.broadcast_to(np.asarray(inside, np.float32), self.texture.shape[:2])
         touched = distance > -0.5 * self.soft
         rows, columns = (np.flatnonzero(touched.any(axis=axis)) for axis in (1, 0))
@@ -61,19 +62,19 @@ class _Painter:
         self.texture[area] += (np.asarray(material, np.float32) - self.texture[area]) * share
 
     def line(self, distance: npt.ArrayLike, inside: npt.ArrayLike) -> None:
-        """A shut line, 9 mm wide, where `distance` is 0, kept to the area `inside`."""
+        """Draw a shut line, 9 mm wide, along distance 0 and within the area `inside`."""
         self.fill(np.minimum(0.0045 - np.abs(distance), inside), SHADE, 0.85)
 
 
 def _box(*bounds: tuple[Array, float, float]) -> Array:
-    """How far inside `low < value < high`, for every (value, low, high)."""
+    """Distance inside the box of all points with `low < value < high` for every (value, low, high)."""
     distances = [np.minimum(value - low, high - value) for value, low, high in bounds]
     return np.asarray(np.minimum.reduce(np.broadcast_arrays(*distances)), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Skin:
-    """Where each texel of the body lies: (rows, columns) coordinates, unit normals, and its section's (rows, 1)."""
+    """Position of each texel of the body: (rows, columns) coordinates and unit normals; its section's are (rows, 1)."""
 
     x: Array
     y: Array
@@ -154,7 +155,7 @@ def _paint_lines(shape: Shape, skin: _Skin, painter: _Painter) -> None:
 
 
 def _paint_windows(shape: Shape, skin: _Skin, painter: _Painter) -> None:
-    """Windscreen, rear window and side windows; what is left of the paint between them are the pillars."""
+    """Windscreen, rear window and side windows; the paint that is left between them forms the pillars."""
     start, end = ((share - 0.5) * shape.length for share in shape.side_window)
     rise = skin.z - skin.belt
     bottom = 0.035 + 0.05 * smooth(0.75, 1.0, (skin.x - start) / (end - start))

@@ -1,4 +1,4 @@
-"""Which quad each pixel sees, and the values that run over it."""
+"""Rasterisation: the quad that each pixel sees, and the values that run over it."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,16 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of rows and columns of samples."""
         return round((self.bottom - self.top) * self.scale), round((self.right - self.left) * self.scale)
 
     @property
     def area(self) -> tuple[slice, slice]:
+        """Rows and columns of the image."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def samples(self, projected: Array) -> Array:
-        """Image coordinates to this window's sample grid, in OpenCV's convention: 0 is the first sample's centre."""
+        """Convert image coordinates to samples of this window; as in OpenCV, 0 is the first sample's centre."""
         moved = projected.copy()
         moved[:, 0] = (projected[:, 0] - self.left) * self.scale - 0.5
         moved[:, 1] = (projected[:, 1] - self.top) * self.scale - 0.5
@@ -50,7 +52,7 @@ def window_around(size: tuple[int, int], projected: Array, used: npt.NDArray[np.
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Which quad each sample sees (0: none), and how values run over a quad: value = fit @ (x, y, 1).
+    """The quad that each sample sees (0: none), and the planes of values over a quad: value = fit @ (x, y, 1).
 
     ids: int32 (height, width). fits: float32 (values, 3, quads + 1).
     """
@@ -90,7 +92,7 @@ def rasterise(samples: Array, quads: npt.NDArray[np.int32], values: Array, shape
 
 
 def merge(back: Layer, front: Layer, inverse_depth: int) -> Layer:
-    """Depth test of two layers, sample by sample; value number `inverse_depth` is 1 / depth, 0 where no quad is."""
+    """Merge two layers by a depth test of each sample; value number `inverse_depth` is 1 / depth, 0 without a quad."""
     places = np.flatnonzero(front.ids)
     rows, columns = (part.astype(np.float32) for part in np.divmod(places, front.ids.shape[1]))
 

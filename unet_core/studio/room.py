@@ -42,6 +42,6 @@ def _floor_tone(radius: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _wall_tone(aside: npt.NDArray[np.float64], above: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Tone of the wall, metres beside the middle and above the floor; darker where it meets the floor."""
+    """Tone of the wall, at metres beside the middle and above the floor; it gets darker near the floor."""
     wall = 0.88 - 0.05 * np.abs(above - 1.2) - 0.005 * aside**2 + 0.05 * np.exp(-((above - 1.4) ** 2) / 1.5)
     return np.asarray(wall - 0.13 * np.exp(-np.maximum(above, 0) / 0.10))

@@ -69,7 +69,7 @@ def prepare_scene(*, number: int, seed: int, size: tuple[int, int]) -> Scene:
 
 
 def _place_camera(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> Camera:
-    """Far enough away for the car to fit into the image from all sides."""
+    """Place the camera so far away that the car fits into the image from all sides."""
     height, width = size
     return Camera(
         size=size,
@@ -101,7 +101,7 @@ def draw_view(scene: Scene, *, view: int, rng: np.random.Generator) -> tuple[Byt
 
 
 def _expose(picture: Bytes, rng: np.random.Generator) -> Bytes:
-    """The picture a little lighter or darker, with the sensor's noise."""
+    """Make the picture a little lighter or darker, and add the sensor's noise."""
     exposure = float(rng.uniform(0.95, 1.05))
     grain = np.frombuffer(rng.bytes(picture.size), np.uint8).reshape(picture.shape)
     bell = NormalDist(128, 1.4)
@@ -110,7 +110,7 @@ def _expose(picture: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def _texture_places(scene: Scene) -> Array:
-    """Where in the texture every vertex lies: (vertices, 2) as x, y of OpenCV's pixel centres."""
+    """Position of every vertex in the texture: (vertices, 2) as x, y of OpenCV's pixel centres."""
     rows, columns = scene.mesh.points.shape[:2]
     texels = scene.texture.shape[0] // rows
     place = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
@@ -118,9 +118,9 @@ def _texture_places(scene: Scene) -> Array:
 
 
 def _look_up(layer: Layer, skin: Bytes) -> Bytes:
-    """The colour of every sample: uint8 (height, width, 3); black where there is no quad.
+    """The colour of every sample: uint8 (height, width, 3); black without a quad.
 
-    There the texture's first texel is looked up, which lies in the atlas' margin and is black.
+    Such samples take the texture's first texel, which lies in the atlas' margin and is black.
     """
     x, y = layer.value(0), layer.value(1)
     return np.asarray(cv2.remap(skin, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -148,7 +148,7 @@ def _lay_reflection(picture: Bytes, scene: Scene, points: Array, skin: Bytes) ->
     """Mirror the car in the glossy floor, in place."""
     camera = scene.camera
     projected = camera.project(points * np.asarray([1, 1, -1], np.float32))
-    low = points[:, 2] < 1.15  # what is higher up has faded away
+    low = points[:, 2] < 1.15  # higher parts have faded away
     quads = scene.mesh.quads[low[scene.mesh.quads[:, 0]]]
     window = window_around(camera.size, projected, quads, 0.5)
     values = np.concatenate([_texture_places(scene), points[:, 2:]], axis=1)

@@ -29,7 +29,7 @@ def map_shadow(shape: Shape, stations: Stations) -> Bytes:
 
 
 def _cells(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
-    """Metres to column and row of the map, shape (..., 2)."""
+    """Convert metres to column and row of the map, shape (..., 2)."""
     metres = np.stack(np.broadcast_arrays(np.asarray(x), np.asarray(y)), -1)
     return np.rint((metres + _REACH) / _CELL).astype(np.int32)
 
@@ -39,7 +39,7 @@ def _blur(mask: Array, metres: float) -> Array:
 
 
 def cast_shadow(shadow: Bytes, camera: Camera, yaw: float) -> Bytes:
-    """The shadow map seen by the camera: uint8 (height, width), 255 where the floor is fully lit."""
+    """Draw the shadow map as the camera sees it: uint8 (height, width), 255 for a fully lit floor."""
     to_metres = np.asarray([[_CELL, 0, -_REACH], [0, _CELL, -_REACH], [0, 0, 1]])
     turn = np.eye(3)
     turn[:2, :2] = rotation(yaw)[:2, :2]

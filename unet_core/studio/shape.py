@@ -83,7 +83,7 @@ PICKUP = Shape(
     cladding=True, tall_lamps=True,
 )  # fmt: skip
 SHAPES = (SEDAN, SUV, HATCHBACK, PICKUP, VAN)
-"""In the order in which the cars of a data set take them."""
+"""The body types, in the order in which the cars of a data set take them."""
 
 _PAINTS = (
     (0.72, 0.72, 0.70),  # white
@@ -101,7 +101,7 @@ _PAINTS = (
 
 
 def vary_shape(shape: Shape, rng: np.random.Generator) -> Shape:
-    """The shape a few per cent longer, wider, higher, with wheels a little larger, or the reverse."""
+    """Change length, width, height and wheels of a shape by a few per cent at random."""
     length, width, height, wheel = rng.uniform(0.965, 1.035, 4)
     return replace(
         shape,
@@ -113,7 +113,7 @@ def vary_shape(shape: Shape, rng: np.random.Generator) -> Shape:
 
 
 def pick_livery(turn: int, rng: np.random.Generator) -> Livery:
-    """Colours of a car: hue and whether it is two-tone go by its `turn`, the rest is drawn at random."""
+    """Choose the colours of a car: `turn` decides on hue and two tones, the rest is drawn at random."""
     colour = np.asarray(_PAINTS[turn % len(_PAINTS)])
     # A little lighter or darker, and a little off its hue.
     red, green, blue = (colour * rng.uniform(0.85, 1.15) * rng.uniform(0.975, 1.025, 3)).tolist()

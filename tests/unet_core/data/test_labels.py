@@ -108,7 +108,7 @@ OF_MODEL = "; or give the value that does not count with --ignore-index"
 def test_odd_mask_values_are_named(tmp_path, spec, values, shown, expected):
     with pytest.raises(ImageError) as caught:
         load_truth(mask_file(tmp_path, values), spec)
-    assert str(caught.value) == f"{tmp_path / 'm.png'}: has values that are no labels ({shown}); expected {expected}"
+    assert str(caught.value) == f"{tmp_path / 'm.png'}: has invalid labels ({shown}); expected {expected}"
 
 
 def palette_file(tmp_path, indices, colours, name="m.png"):

@@ -108,9 +108,9 @@ def test_an_image_without_a_mask_of_its_own_is_a_faulty_pair(data):
     assert faults(data) == {
         "car0.jpg": f"has no mask, {expected.format(masks)}",
         "car1.jpg": "has several masks (car1_mask.gif, car1.png); leave one of them",
-        "car2.jpg": f"has a mask of a lossy kind (.JPG), which cannot hold labels; {expected.format(masks)}",
-        "car3.jpg": "has the name of another image",
-        "car3.png": "has the name of another image",
+        "car2.jpg": f"has a mask in a lossy format (.JPG), which cannot hold labels; {expected.format(masks)}",
+        "car3.jpg": "has the same name as another image",
+        "car3.png": "has the same name as another image",
         "val0.jpg": f"has no mask, {expected.format(data / 'val_masks')}",
     }
     assert [pair.mask for pair in find_pairs(data, "val")] == [None, *(data / "val_masks").glob("val[12]_mask.gif")]
@@ -124,10 +124,10 @@ def test_a_lossy_copy_beside_a_mask_does_no_harm(data):
 def test_masks_among_the_images_are_not_trained_on(data):
     images, masks = data / "train_images", data / "train_masks"
     shutil.copy(masks / "car0_mask.gif", images / "car0_mask.gif")
-    shared = "has the mask of another image too (car0_mask.gif)"
+    shared = "shares its mask with another image (car0_mask.gif)"
     assert faults(data) == {"car0.jpg": shared, "car0_mask.gif": shared}
     assert refusal(data, Layout(masks="images")) == (
-        f"{images}: is the folder of the images, expected masks in another one; give another --masks"
+        f"{images}: holds the images, expected masks in a folder of their own; give another --masks"
     )
 
 
@@ -297,6 +297,6 @@ def test_a_link_to_nothing_is_a_pair_that_cannot_be_read(data):
 def test_images_on_both_sides_are_noted(data):
     train, val = find_pairs(data, "train"), find_pairs(data, "val")
     assert shared_images(train, val) is None
-    said = "both trained and validated on, so the figures flatter: train_images/car0.jpg"
+    said = "both trained and validated on, so the metrics are too good: train_images/car0.jpg"
     assert shared_images(train, [*val, train[0]]) == f"1 image is {said}"
     assert shared_images(train, train[:2]) == f"2 images are {said}, train_images/car1.jpg"

@@ -28,10 +28,10 @@ def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pai
             prepare(sets, cache, nothing, nothing)
         assert decoding.since() == left
         assert str(caught.value) == (
-            "4 of 9 pairs cannot be used, mend or remove them: "
-            "has another size than its image (20x10, expected 84x48): pictures/1.png; "
+            "4 of 9 pairs cannot be used, fix or remove them: "
+            "differs in size from its image (20x10, expected 84x48): pictures/1.png; "
             "is damaged or truncated (image file is truncated), replace it: pictures/3.jpg; "
-            "has values that are no labels (7), expected 0 and 255, or 0 and 1, name more --classes, or give the value "
+            "has invalid labels (7), expected 0 and 255, or 0 and 1, name more --classes, or give the value "
             "that does not count with --ignore-index: others/0.png; no such file: others/2.jpg"
         )
 
@@ -43,8 +43,8 @@ def test_faults_of_matching_are_listed_with_those_of_the_files_and_their_set_is_
     with pytest.raises(DataError) as caught:
         said_by((Records([*pairs[:2], *lonely], STRETCH), Records(others, STRETCH)), cache)
     assert str(caught.value) == (
-        "3 of 7 pairs cannot be used, mend or remove them: has no mask, expected one: pictures/2.jpg, pictures/3.jpg; "
-        "has another size than its image (20x10, expected 84x48): pictures/1.png"
+        "3 of 7 pairs cannot be used, fix or remove them: has no mask, expected one: pictures/2.jpg, pictures/3.jpg; "
+        "differs in size from its image (20x10, expected 84x48): pictures/1.png"
     )
     assert list(cache.folder.iterdir()) == [cache.of(others, STRETCH)]
 
@@ -63,7 +63,7 @@ def test_images_that_are_turned_fit_masks_as_displayed(tmp_path, draft, suffix):
     Image.new("L", (400, 200)).save(mask)
     with pytest.raises(ImageError) as caught:
         turned.make(Pair(image=image, mask=mask))
-    assert str(caught.value) == f"{mask}: has another size than its image (400x200, expected 200x400)"
+    assert str(caught.value) == f"{mask}: differs in size from its image (400x200, expected 200x400)"
 
 
 def test_draft_changes_pixels_a_little_and_labels_not_at_all(tmp_path):

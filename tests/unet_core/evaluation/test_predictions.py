@@ -165,7 +165,7 @@ def test_a_mask_of_another_size_is_never_measured(pairs, model, workers):
     predictions = checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card), workers=workers)
     with pytest.raises(ImageError) as error:
         measure(predictions, card)
-    assert str(error.value) == f"{pairs[1].mask}: has another size than its image (20x10, expected 90x40)"
+    assert str(error.value) == f"{pairs[1].mask}: differs in size from its image (20x10, expected 90x40)"
 
 
 def test_an_exported_model_is_asked_as_an_application_asks_it(pairs, card):

@@ -87,7 +87,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(OutputError) as error:
         TensorBoardWriter(tmp_path / "board", 1)
     assert str(error.value) == (
-        f"{tmp_path / 'board'}: cannot be written (file exists); mend that, or go on with --no-tensorboard"
+        f"{tmp_path / 'board'}: cannot be written (file exists); fix that, or train with --no-tensorboard"
     )
 
 
@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line(board, monkeypatch):
     with board, monkeypatch.context() as disk:
         disk.setattr(EventFileWriter, "flush", full)
         for write in (lambda: board.scalars(ROW), lambda: board.picture("worst/01", PICTURE, 1)):
-            with pytest.raises(OutputError, match=r"board: cannot be written \(no space left on device\); mend that"):
+            with pytest.raises(OutputError, match=r"board: cannot be written \(no space left on device\); fix that"):
                 write()
 
 
