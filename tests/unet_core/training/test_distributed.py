@@ -159,28 +159,30 @@ def test_two_processes_step_and_validate_as_one(config, data):
 
     # The same steps, one process's part after the other: gradients of both parts, averaged.
     sets = load_records(config, Processes(), Display(quiet=True))
-    runs = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
+    trainers = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     dataset = TrainingSet(sets[0], seed=config.seed)
     for start, size in ((0, 3), (3, 3)):
-        for run in runs:
-            run.batches.epoch, run.position = 1, start
-            run.network.train()
-            keys = [(1, int(index)) for index in run.batches.order()[start : start + 3][run.processes.rank :: 2]]
+        for trainer in trainers:
+            trainer.batches.epoch, trainer.position = 1, start
+            trainer.network.train()
+            batch = trainer.batches.order()[start : start + 3]
+            keys = [(1, int(index)) for index in batch[trainer.processes.rank :: 2]]
             images, labels = (torch.stack(part) for part in zip(*(dataset[key] for key in keys), strict=True))
-            own, whole = run.batches.share(start)
+            own, whole = trainer.batches.share(start)
             assert (own, whole) == (len(keys), size)
-            run.backward(images, labels, own * 2 / size, True, own, "")
+            trainer.backward(images, labels, own * 2 / size, True, own, "")
         with torch.no_grad():
-            for first, second in zip(*(run.network.parameters() for run in runs), strict=True):
+            for first, second in zip(*(trainer.network.parameters() for trainer in trainers), strict=True):
                 gradient = (first.grad + second.grad) / 2
                 for weight in (first, second):
                     weight -= 0.1 * gradient
                     weight.grad = None
-            for run in runs[1:]:  # each forward pass of DistributedDataParallel starts with the first one's statistics
-                for own_value, value in zip(run.network.buffers(), runs[0].network.buffers(), strict=True):
+            # Each forward pass of DistributedDataParallel starts with the first one's statistics.
+            for trainer in trainers[1:]:
+                for own_value, value in zip(trainer.network.buffers(), trainers[0].network.buffers(), strict=True):
                     own_value.copy_(value)
     trained = load_checkpoint(Path(config.out) / LAST).extra["network"]
-    for name, value in runs[0].network.state_dict().items():
+    for name, value in trainers[0].network.state_dict().items():
         assert torch.allclose(trained[name], value, atol=1e-5), name
 
 
@@ -228,9 +230,9 @@ def test_validation_of_sharded_images_is_that_of_all(config):
     sets = load_records(config, Processes(), Display(quiet=True))
     halves = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     counted = []
-    for run in halves:
-        run.network.load_state_dict(dict(checkpoint.state_dict))
-        counted.append(run.validate()[0])
+    for trainer in halves:
+        trainer.network.load_state_dict(dict(checkpoint.state_dict))
+        counted.append(trainer.validate()[0])
     assert [len(metrics.state()) for metrics in counted] == [2, 1]
     counted[1].merge(counted[0])
     assert counted[1].summary() == {name: float(rows[-1][name]) for name in counted[1].summary()}

@@ -1,4 +1,4 @@
-"""Signals are noted while a run listens, and mean the end when they come twice; so does a loss that is not finite."""
+"""Signals are noted while a run handles them, and a second one ends the process."""
 
 import os
 import signal
@@ -9,17 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from runtime.errors import NotFiniteError
 from unet_core.training.interrupts import AT_ONCE, NOTED, SIGNALS, InterruptHandler
-from unet_core.training.loss_monitor import LossMonitor
 
 ROOT = Path(__file__).parents[3]
-
-
-def refuse_to_say():
-    raise AssertionError("asked where a loss is, although it is finite")
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +27,13 @@ def _handlers_come_back():
     [(signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143)), (signal.SIGHUP, SystemExit(129))],
 )
 def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
-    stop = InterruptHandler()
-    with stop.listening():
-        assert stop.signal == 0
+    handler = InterruptHandler()
+    with handler.listening():
+        assert handler.signal == 0
         os.kill(os.getpid(), number)
-        assert stop.signal == number
+        assert handler.signal == number
     with pytest.raises(type(expected)) as found:
-        stop.exit()
+        handler.exit()
     assert found.value.args == expected.args
 
 
@@ -48,10 +41,10 @@ def test_what_was_ignored_stays_ignored():
     """As SIGHUP is under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        stop = InterruptHandler()
-        with stop.listening():
+        handler = InterruptHandler()
+        with handler.listening():
             os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.signal == 0
+        assert handler.signal == 0
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -87,11 +80,11 @@ def test_in_a_thread_nothing_is_listened_to():
 
 
 def test_a_signal_after_another_processs_is_no_second_one():
-    stop = InterruptHandler()
-    with stop.listening():
-        stop.signal = signal.SIGTERM  # told by another process of the run
+    handler = InterruptHandler()
+    with handler.listening():
+        handler.signal = signal.SIGTERM  # told by another process of the run
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGTERM
+        assert handler.signal == signal.SIGTERM
 
 
 FORKED = """
@@ -187,42 +180,3 @@ def test_an_end_at_once_shows_the_terminals_cursor_again():
     assert done.returncode == 130
     assert os.read(reader, 1000).decode().endswith(f"\r\x1b[2K{AT_ONCE}\r\n\x1b[?25h")
     os.close(reader)
-
-
-def test_the_mean_is_over_images_and_one_loss_late():
-    watch = LossMonitor()
-    assert watch.mean == 0
-    watch.add(torch.tensor(1.0, requires_grad=True), 3, refuse_to_say)
-    assert (watch.total, watch.seen) == (0, 0)
-    watch.add(torch.tensor(2.0), 1, refuse_to_say)
-    assert (watch.total, watch.seen, watch.mean) == (3, 3, 1)
-    watch.look()
-    watch.look()
-    assert (watch.total, watch.seen, watch.mean) == (5, 4, 1.25)
-
-
-def test_a_watch_goes_on_with_earlier_sums():
-    watch = LossMonitor(6.0, 4)
-    watch.add(torch.tensor(4.0), 1, refuse_to_say)
-    watch.look()
-    assert watch.mean == 2
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_loss_that_is_not_finite_is_refused_when_it_is_looked_at(value):
-    watch = LossMonitor()
-    watch.add(torch.tensor(1.0), 2, refuse_to_say)
-    watch.add(torch.tensor(float(value)), 2, lambda: "epoch 2/9, car.jpg")
-    with pytest.raises(NotFiniteError) as error:
-        watch.look()
-    assert str(error.value) == f"epoch 2/9, car.jpg: the loss became {value}, look at these images"
-    assert error.value.remedy == "a lower --lr or --clip-norm 1"
-    assert watch.mean == 1
-
-
-def test_sums_are_each_processs_own_or_the_firsts():
-    sums = [(6.0, 3), (1.0, 1)]
-    watches = [LossMonitor.of_process(rank, 2, sums) for rank in range(2)]
-    assert [(watch.total, watch.seen) for watch in watches] == sums
-    watches = [LossMonitor.of_process(rank, 3, sums) for rank in range(3)]
-    assert [(watch.total, watch.seen) for watch in watches] == [(7.0, 4), (0.0, 0), (0.0, 0)]
