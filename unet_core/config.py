@@ -254,8 +254,8 @@ class TrainConfig:
             # A name can be written on the command line and in a line of a table.
             if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or "," in name:
                 raise ConfigError(
-                    f"--classes: found the name {_shown(name)}, expected 1 to {MAX_NAME} printable characters without "
-                    "commas, and without spaces at the ends"
+                    f"--classes: found the name {shown_value(name)}, expected 1 to {MAX_NAME} printable characters "
+                    "without commas, and without spaces at the ends"
                 )
             if self.classes.count(name) > 1:
                 raise ConfigError(f"--classes: found {name!r} twice, expected different names")
@@ -267,7 +267,7 @@ class TrainConfig:
             raise ConfigError(f"--widths: found {len(self.widths)} numbers, expected 1 to {MAX_DEPTH}")
         for width in self.widths:
             if not 1 <= width <= MAX_WIDTH:
-                raise ConfigError(f"--widths {_shown(width)}: expected numbers from 1 to {MAX_WIDTH}")
+                raise ConfigError(f"--widths {shown_value(width)}: expected numbers from 1 to {MAX_WIDTH}")
         stride = self.architecture.stride
         for name in ("height", "width"):
             side = getattr(self, name)
@@ -324,11 +324,11 @@ def flag(name: str) -> str:
     return "DATA" if name == "data" else f"--{name.replace('_', '-')}"
 
 
-def kind_of(hint: Any) -> tuple[type, bool]:
+def value_type(hint: Any) -> tuple[type, bool]:
     """Return the type of a field's values, and True if None is allowed too; a list of values is a tuple."""
     if get_origin(hint) in (Union, types.UnionType):
         (inner,) = (item for item in get_args(hint) if item is not type(None))
-        return kind_of(inner)[0], True
+        return value_type(inner)[0], True
     if get_origin(hint) is Literal:
         return str, False
     return cast(type, get_origin(hint) or hint), False
@@ -346,7 +346,7 @@ def check(setting: str, value: object) -> None:
         ConfigError: the value has the wrong type or is out of bounds.
     """
     hint, name = HINTS[setting], flag(setting)
-    kind, optional = kind_of(hint)
+    kind, optional = value_type(hint)
     if value is None and optional:
         return
     choices = choices_of(hint)
@@ -359,18 +359,18 @@ def check(setting: str, value: object) -> None:
             expected = f"one of {', '.join(choices)}"
         elif kind is tuple:
             expected = "a list of integers" if get_args(hint)[0] is int else "a list of names"
-        raise ConfigError(f"{name} {_shown(value)}: expected {expected}")
+        raise ConfigError(f"{name} {shown_value(value)}: expected {expected}")
     if choices and value not in choices:
         raise ConfigError(f"{name} {_printable(cast(str, value))}: expected one of {', '.join(choices)}")
     if isinstance(value, str) and "\0" in value:  # no path can hold it
-        raise ConfigError(f"{name} {_shown(value)}: expected text without NUL characters")
+        raise ConfigError(f"{name} {shown_value(value)}: expected text without NUL characters")
     bounds = FIELDS[setting].metadata["bounds"]
     if bounds is not None and not bounds[0] <= cast(float, value) <= bounds[1]:
         low, high = (bound if isinstance(bound, int) else f"{bound:.12g}" for bound in bounds)
-        raise ConfigError(f"{name} {_shown(value)}: expected {low} to {high}")
+        raise ConfigError(f"{name} {shown_value(value)}: expected {low} to {high}")
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """Write an invalid value as in TOML, on one line of at most `SHOWN` characters."""
     try:
         text = repr(list(value) if isinstance(value, tuple) else value)
@@ -385,7 +385,7 @@ def setting_text(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    return text if text.isprintable() else _shown(text)
+    return text if text.isprintable() else shown_value(text)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -447,7 +447,7 @@ def known_name(key: str, where: object) -> str:
         if near
         else "python -m unet_core.train --help lists them all"
     )
-    raise ConfigError(f"{where}: {_shown(key)} is not a setting; {advice}")
+    raise ConfigError(f"{where}: {shown_value(key)} is not a setting; {advice}")
 
 
 def fixed_settings() -> tuple[str, ...]:

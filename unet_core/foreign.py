@@ -219,7 +219,7 @@ def find_family(weights: StateDict) -> Family:
     matches = [sum(re.match(family.telltale, key) is not None for key in weights) for family in FAMILIES]
     if not any(matches):
         known = ", ".join(family.name for family in FAMILIES)
-        found = ", ".join(map(_shown, list(weights)[:3])) or "nothing"
+        found = ", ".join(map(key_text, list(weights)[:3])) or "nothing"
         raise CheckpointError(f"is not a U-Net that is known here ({known}): found the keys {found}")
     return FAMILIES[matches.index(max(matches))]
 
@@ -273,7 +273,9 @@ def check_weights(family: Family, weights: StateDict, ours: StateDict, depth: in
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         count = f"{len(wrong)} keys do" if len(wrong) > 1 else "1 key does"
-        lines = (f"{_shown(key)}: {found.get(key, 'none')}, expected {expected.get(key, 'none')}" for key in wrong[:3])
+        lines = (
+            f"{key_text(key)}: {found.get(key, 'none')}, expected {expected.get(key, 'none')}" for key in wrong[:3]
+        )
         raise family.misfit(f"{count} not fit: {'; '.join(lines)}")
     bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if bad is not None:
@@ -286,7 +288,8 @@ def shape_text(key: str, value: Tensor) -> str:
     return str(list(value.shape)) if usual else f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
-def _shown(key: str) -> str:
+def key_text(key: str) -> str:
+    """Write a key within a line, however long or odd it is."""
     return key if key.isprintable() and len(key) <= 100 else reprlib.repr(key)
 
 

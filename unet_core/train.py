@@ -22,10 +22,10 @@ from unet_core.config import (
     TrainConfig,
     choices_of,
     flag,
-    kind_of,
     make_config,
     read_settings,
     setting_text,
+    value_type,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def setting_options() -> list[click.Parameter]:
     for name, item in FIELDS.items():
         if name == "data":
             continue
-        kind, _ = kind_of(HINTS[name])
+        kind, _ = value_type(HINTS[name])
         choices = LOSS_NAMES if name == "loss" else choices_of(HINTS[name])
         text = item.metadata["help"]
         if item.default not in (MISSING, None, ""):
