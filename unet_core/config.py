@@ -95,12 +95,12 @@ class TrainConfig:
     ignore_index: int | None = setting(
         None,
         "data",
-        "Mask value of pixels that losses and metrics leave out, such as 255.",
+        "Value in the masks whose pixels do not count in losses and metrics, such as 255.",
         bounds=(0, 255),
         fixed=True,
     )
     masks: str = setting(
-        Layout.masks, "data", "Name of the mask folders after train_ and val_, to choose among several.", fixed=True
+        Layout.masks, "data", "Name of the mask folders: masks are in train_MASKS/ and val_MASKS/.", fixed=True
     )
     channels: Channels = setting(
         InputSpec.channels, "data", "Channels of the network's input: RGB for colour images, L for grey.", fixed=True

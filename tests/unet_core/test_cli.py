@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from imported import imported_for_help
+from imported import imported, imported_for_help
 
 WITHOUT = """
 import sys
@@ -43,3 +43,8 @@ def test_export_explains_itself_without_pytorch():
 
 def test_the_help_of_training_imports_neither_pytorch_nor_what_an_extra_brings():
     assert imported_for_help("unet_core.train") == ["numpy"]
+
+
+def test_the_trainer_imports_neither_torchvision_nor_albumentations():
+    """Importing them takes seconds, and many runs never use them."""
+    assert imported("import unet_core.training.run", ("torchvision", "albumentations", "onnx")) == []

@@ -1,17 +1,13 @@
 """Every family's network against ours with its weights, and what is not mapped."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from families import Mateuszbuda, Milesial, Usuyama, randomised
 
 from runtime.card import UNetConfig
 from runtime.errors import CheckpointError
-from unet_core import foreign
 from unet_core.checkpoint import load_checkpoint, load_weights
 from unet_core.foreign import recognise
-from unet_core.model import UNet
 
 VARIANTS = [
     (Milesial, {}, "transpose"),
@@ -223,16 +219,3 @@ def test_weights_that_are_not_finite_keep_their_own_name(tmp_path):
         CheckpointError, match=r"x\.pth: outc\.conv\.bias holds NaN or infinite weights; use an earlier"
     ):
         load_checkpoint(tmp_path / "x.pth")
-
-
-def test_one_entry_in_the_table_adds_a_family(monkeypatch):
-    weights = {
-        key.replace("downs", "encoder"): value for key, value in UNet(UNetConfig(widths=(4, 6))).state_dict().items()
-    }
-    with pytest.raises(CheckpointError, match="looks like the tutorial's U-Net, but"):
-        recognise(weights)
-    new = replace(foreign.FAMILIES[0], name="new", telltale="", down="encoder.{level}.conv.{part}")
-    monkeypatch.setattr(foreign, "FAMILIES", (*foreign.FAMILIES, new))
-    mapped = recognise(weights)
-    assert (mapped.family, mapped.config) == ("new", UNetConfig(widths=(4, 6)))
-    assert torch.equal(mapped.state_dict["downs.1.conv.3.weight"], weights["encoder.1.conv.3.weight"])

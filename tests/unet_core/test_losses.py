@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from runtime.errors import ConfigError
-from unet_core import losses
-from unet_core.config import TrainConfig
 from unet_core.data.labels import IGNORED
 from unet_core.losses import loss_names, make_loss, near_boundary
 
@@ -197,12 +195,3 @@ def test_settings_that_do_not_suit_are_refused(settings, message):
     with pytest.raises(ConfigError) as caught:
         make_loss(*settings)
     assert str(caught.value) == message
-
-
-def test_one_entry_in_the_table_adds_a_loss(monkeypatch):
-    new = losses.LossEntry(name="brier", classes="one", pixel=lambda logits, labels: (logits.sigmoid() - labels) ** 2)
-    monkeypatch.setattr(losses, "LOSSES", (*losses.LOSSES, new))
-    assert make_loss("brier", 1)(torch.zeros(1, 1, 2, 2), labels_of([[0, 1], [1, 1]])).item() == 0.25
-    assert TrainConfig(data="d", out="o", loss="brier").loss_name == "brier"
-    with pytest.raises(ConfigError, match=r"^--loss brier: is for one class"):
-        make_loss("brier", 2)
