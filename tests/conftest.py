@@ -12,6 +12,8 @@ from folders import write_pair
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 RUNTIME = Path(__file__).parent / "runtime"
+LONGEST = ("readme", "timing")
+"""Groups of tests that take longest, so that two workers start with them."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
@@ -26,17 +28,21 @@ if WORKER and hasattr(os, "sched_setaffinity"):
 
 
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a file on one worker, unless they name another group; the files that take longest come first.
+    """Divide the tests among the workers: each file is a group, which one worker runs; longer ones come first.
 
-    They are those with tests that are marked as slow; those of the runtime are the quickest and fill what is left.
+    Groups of their own are `readme`, which takes longest, and `timing`: its tests never run beside one another. The
+    tests of the runtime, the quickest, come last and fill what is left.
     """
     if not WORKER:
         return
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.is_relative_to(RUNTIME)))
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
+        if item.get_closest_marker("timing"):
+            item.add_marker(pytest.mark.xdist_group("timing"))
+        elif not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
+    items.sort(key=lambda item: (groups[item] not in LONGEST, item.path not in slow, RUNTIME in item.path.parents))
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from runtime.images.pillow_guard import Limits
 from runtime.inference.loaded_model import LoadedModel
 from runtime.predictor import Predictor
 
+pytestmark = pytest.mark.timing
+
 
 def in_a_fork(model):
     """What a forked process finds: a predictor that was opened in another one."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from folders import write_pair
+from killed import start_training
 
 from runtime.errors import CheckpointError, ConfigError, DataError, OutputError
 from unet_core.checkpoint import load_checkpoint
@@ -66,6 +67,22 @@ def assert_equal(found, expected, where="checkpoint"):
         assert found == expected, where
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """What a run with these settings leaves in its two files, `LAST` and `BEST`, where nothing stops it."""
+    known = {}
+
+    def left(config):
+        key = repr(replace(config, data="", out=""))
+        if key not in known:
+            out = str(tmp_path_factory.mktemp("unbroken") / "run")
+            train(replace(config, out=out))
+            known[key] = everything_in(out), everything_in(out, BEST)
+        return known[key]
+
+    return left
+
+
 def stop_after(monkeypatch, steps, number=signal.SIGINT):
     """Let the signal come during the given step, counted from 1."""
     real, count = running.Trainer.step, []
@@ -81,25 +98,24 @@ def stop_after(monkeypatch, steps, number=signal.SIGINT):
 
 @pytest.mark.parametrize("settings", [PLAIN, RICH, HALF, NATIVE], ids=["plain", "rich", "fp16", "native"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(config, tmp_path, monkeypatch, settings, steps):
+def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(config, unbroken, monkeypatch, settings, steps):
     """Four epochs of two steps: stopped within the first, at its end, within the third."""
     config = replace(config, epochs=4, **settings)
-    train(replace(config, out=str(tmp_path / "whole")))
+    last, best = unbroken(config)
     with monkeypatch.context() as patch:
         stop_after(patch, steps)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     torch.manual_seed(999)  # another process has another state
     train(config, resume=True)
-    assert_equal(everything_in(config.out), everything_in(tmp_path / "whole"))
-    assert_equal(everything_in(config.out, BEST), everything_in(tmp_path / "whole", BEST))
+    assert_equal(everything_in(config.out), last)
+    assert_equal(everything_in(config.out, BEST), best)
 
 
-def test_two_epochs_and_two_more_equal_four(config, tmp_path):
-    train(replace(config, epochs=4, out=str(tmp_path / "whole")))
+def test_two_epochs_and_two_more_equal_four(config, unbroken):
     train(replace(config, workers=2))
     train(replace(config, epochs=4), resume=True)
-    assert_equal(everything_in(config.out), everything_in(tmp_path / "whole"))
+    assert_equal(everything_in(config.out), unbroken(replace(config, epochs=4))[0])
 
 
 def test_going_on_with_another_batch_size_sees_the_rest_of_the_epoch(config, monkeypatch):
@@ -116,8 +132,7 @@ def test_going_on_with_another_batch_size_sees_the_rest_of_the_epoch(config, mon
     assert seen == [(1, [f"car{index}.jpg"]) for index in batches.order()[4:]]
 
 
-def test_a_stop_during_validation_loses_no_training(config, tmp_path, monkeypatch):
-    train(replace(config, out=str(tmp_path / "whole")))
+def test_a_stop_during_validation_loses_no_training(config, unbroken, monkeypatch):
     real = running.measure
     with monkeypatch.context() as patch:
         patch.setattr(running, "measure", lambda *rest: (os.kill(os.getpid(), signal.SIGTERM), real(*rest))[1])
@@ -126,12 +141,11 @@ def test_a_stop_during_validation_loses_no_training(config, tmp_path, monkeypatc
     assert caught.value.code == 143
     assert load_checkpoint(Path(config.out) / LAST).extra["position"] == 6
     train(config, resume=True)
-    assert_equal(everything_in(config.out), everything_in(tmp_path / "whole"))
+    assert_equal(everything_in(config.out), unbroken(config)[0])
 
 
-def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeypatch):
+def test_within_an_epoch_it_is_saved_every_few_minutes(config, unbroken, monkeypatch):
     """After a crash (no signal) the run goes on from the last save, not from the epoch's beginning."""
-    train(replace(config, out=str(tmp_path / "whole")))
     real, positions = running.Trainer.save_last, []
 
     def save_and_crash(self, losses):
@@ -145,7 +159,7 @@ def test_within_an_epoch_it_is_saved_every_few_minutes(config, tmp_path, monkeyp
             train(replace(config, save_minutes=1e-9))
     assert positions == [4]
     train(config, resume=True)
-    assert_equal(everything_in(config.out), everything_in(tmp_path / "whole"))
+    assert_equal(everything_in(config.out), unbroken(config)[0])
 
 
 def test_a_stop_between_the_two_files_loses_no_best_weights(config, monkeypatch):
@@ -278,6 +292,7 @@ def wait_for(path, process):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_to_the_whole_group_finish_the_step_and_save(start, long, number, code):
     process = start(long)
@@ -323,6 +338,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_closed_terminal_saves_and_ends_as_told(long, workers):
     training = command(replace(long, workers=workers))[1:]
@@ -332,6 +348,7 @@ def test_a_closed_terminal_saves_and_ends_as_told(long, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a_second_signal_ends_at_once(start, long):
     process = start(replace(long, workers=0, epochs=1, batch_size=60, height=320, width=480, widths=(32, 64)))
     wait_for(Path(long.out) / "config.json", process)
@@ -347,36 +364,31 @@ def test_a_second_signal_ends_at_once(start, long):
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_leave_a_run_that_goes_on_to_the_same_end(start, config, tmp_path):
+@pytest.mark.timing
+def test_kills_at_any_moment_leave_a_run_that_goes_on_to_the_same_end(config, unbroken):
     """SIGKILL, again and again, while every step is saved; the end equals that of an unbroken run."""
     config = replace(config, epochs=12, save_minutes=1e-9, workers=1)
-    train(replace(config, out=str(tmp_path / "whole")))
-    seen = []
+    last, seen = Path(config.out) / LAST, []
     for delay in (0.02, 0.3, 0.11, 0.5, 0.05, 0.2):
-        resume = (Path(config.out) / LAST).exists()
-        process = start(config, *(["--resume"] if resume else []))
-        wait_for(Path(config.out) / "config.json", process)
-        progress = json.dumps(str(Path(config.out) / LAST))
-        began = (Path(config.out) / LAST).stat().st_mtime_ns if resume else None
+        began = last.stat().st_mtime_ns if last.exists() else None
+        process = start_training(config, resume=began is not None)
         deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            path = Path(config.out) / LAST
-            if path.exists() and path.stat().st_mtime_ns != began:
+        while process.is_alive() and time.monotonic() < deadline:
+            if last.exists() and last.stat().st_mtime_ns != began:
                 break
             time.sleep(0.005)
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        extra = load_checkpoint(Path(config.out) / LAST).extra
+        process.join()
+        extra = load_checkpoint(last).extra
         seen.append((len(extra["history"]), extra["position"]))
-        assert progress
         if len(extra["history"]) == config.epochs:
             break
     assert seen == sorted(seen)
     assert len(set(seen)) > 2
-    if len(load_checkpoint(Path(config.out) / LAST).extra["history"]) < config.epochs:
+    if seen[-1][0] < config.epochs:
         train(config, resume=True)
-    assert_equal(everything_in(config.out), everything_in(tmp_path / "whole"))
+    assert_equal(everything_in(config.out), unbroken(config)[0])
 
 
 def test_settings_survive_a_round_trip_through_the_checkpoint(config):

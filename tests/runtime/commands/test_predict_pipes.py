@@ -17,6 +17,8 @@ from waiting import wait_until
 
 from runtime.commands.predict import predict
 
+pytestmark = pytest.mark.timing
+
 
 def test_pipe_takes_an_image_and_gives_its_mask(models, pictures):
     arguments = [str(models["brightness"]), "-", "--device", "cpu"]

@@ -11,7 +11,7 @@ from waiting import PATIENCE, wait_until
 
 from runtime.errors import BusyError, ConfigError
 
-pytestmark = pytest.mark.usefixtures("no_thread_left")
+pytestmark = [pytest.mark.timing, pytest.mark.usefixtures("no_thread_left")]
 
 
 # Batches

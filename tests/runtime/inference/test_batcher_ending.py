@@ -19,7 +19,7 @@ from waiting import PATIENCE, our_threads, wait_until
 from runtime.errors import ClosedError
 from runtime.inference.batcher import CLOSED
 
-pytestmark = pytest.mark.usefixtures("no_thread_left")
+pytestmark = [pytest.mark.timing, pytest.mark.usefixtures("no_thread_left")]
 
 
 def test_close_finishes_what_waits():

@@ -13,7 +13,7 @@ from waiting import Gate, our_threads, wait_until
 
 from runtime.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("no_thread_left")
+pytestmark = [pytest.mark.timing, pytest.mark.usefixtures("no_thread_left")]
 
 
 def sometimes_slow(function, seed):

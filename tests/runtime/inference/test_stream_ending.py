@@ -13,7 +13,7 @@ import pytest
 from batched import Recorded, loaded_only, stream_of
 from waiting import Gate, our_threads, wait_until
 
-pytestmark = pytest.mark.usefixtures("no_thread_left")
+pytestmark = [pytest.mark.timing, pytest.mark.usefixtures("no_thread_left")]
 
 
 def endless(closed):

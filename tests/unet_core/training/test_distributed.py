@@ -146,6 +146,7 @@ def run_two(config, *more):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_two_processes_step_and_validate_as_one(config, data):
     """Gradients are those of the whole batch, weighted by images; metrics are exact; one writes and speaks."""
     config = replace(config, optimizer="sgd", momentum=0.0, lr=0.1, epochs=1, batch_size=3, ema=0.5)
@@ -187,8 +188,9 @@ def test_two_processes_step_and_validate_as_one(config, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
-    config = replace(config, epochs=25, batch_size=2, save_minutes=0.0)
+    config = replace(config, epochs=10, batch_size=2, save_minutes=0.0)
     whole = replace(config, out=str(tmp_path / "whole"))
     code, _, complained = run_two(whole)
     assert code == 0, complained
@@ -201,7 +203,7 @@ def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
     _, complained = process.communicate(timeout=120)
     assert process.returncode != 0
     assert complained.count("stopped and saved") == 1
-    assert len(load_checkpoint(Path(config.out) / LAST).extra["history"]) < 25
+    assert len(load_checkpoint(Path(config.out) / LAST).extra["history"]) < config.epochs
     code, _, complained = run_two(config, "--resume")
     assert code == 0, complained
     first, second = (load_checkpoint(Path(folder) / LAST) for folder in (whole.out, config.out))
@@ -214,6 +216,7 @@ def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_errors_of_two_processes_are_one_line(config, data):
     (data / "val_masks" / "val0_mask.gif").unlink()
     for more in ((), ("--height", "33")):

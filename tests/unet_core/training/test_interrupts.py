@@ -14,6 +14,8 @@ from unet_core.training.interrupts import AT_ONCE, NOTED, SIGNALS, InterruptHand
 
 ROOT = Path(__file__).parents[3]
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(autouse=True)
 def _handlers_come_back():
