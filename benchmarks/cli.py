@@ -228,16 +228,16 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
     Exit code: 0, or 1 if something is worse by more than --fail-above percent beyond doubt, or than the limits of
     errors and Dice, or could no longer be measured.
     """
-    from benchmarks.reporting.compare import compare, comparison_table, lost, regressions
+    from benchmarks.reporting.compare import compare_results, comparison_report, lost_measurements, regressions
     from benchmarks.results import Results
 
     before, after = Results.read(old), Results.read(new)
-    comparisons = compare(before, after, relative_to=relative_to)
-    table = comparison_table(
+    comparisons = compare_results(before, after, relative_to=relative_to)
+    table = comparison_report(
         before, after, comparisons, fail_above=fail_above, relative_to=relative_to, allow_missing=allow_missing
     )
     click.echo(table, nl=False)
-    if regressions(comparisons, fail_above) or (not allow_missing and lost(before, after)):
+    if regressions(comparisons, fail_above) or (not allow_missing and lost_measurements(before, after)):
         click.get_current_context().exit(1)
 
 
@@ -326,10 +326,10 @@ def method_of(plan: BenchmarkPlan, budget_s: float | None) -> dict[str, str | in
 
 def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> None:
     """Write results.json, report.md and pictures into a folder; with `replace_pictures` an older run's are removed."""
-    from benchmarks.reporting.plots import PICTURES, draw
+    from benchmarks.reporting.plots import PICTURES, draw_pictures
     from benchmarks.reporting.report import markdown
 
-    written = [results.write(out), out / "report.md", *draw(results, out)]
+    written = [results.write(out), out / "report.md", *draw_pictures(results, out)]
     links = "".join(f"\n![{path.stem}]({path.name})\n" for path in written[2:])
     write_text(out / "report.md", markdown(results) + links)
     for name in PICTURES if replace_pictures else ():

@@ -75,7 +75,7 @@ class BenchmarkPlan:
         Raises:
             ConfigError: there is no data to train on, or a setting is invalid.
         """
-        from benchmarks.training import config_like
+        from benchmarks.cases.training import config_like
         from unet_core.config import read_settings
 
         if self.data is None:
@@ -195,7 +195,9 @@ PARTS: Mapping[str, Part] = {
             function="benchmarks.cases.parity:measure",
             takes=("model", "checkpoint", "images", "device"),
         ),
-        Part(name="training", function="benchmarks.training:measure", takes=("config", "rounds"), on_request=True),
+        Part(
+            name="training", function="benchmarks.cases.training:measure", takes=("config", "rounds"), on_request=True
+        ),
         Part(
             name="trade-off",
             function="benchmarks.cases.tradeoff:measure",

@@ -17,14 +17,14 @@ from benchmarks.measuring.subprocesses import (
     timeout_reason,
 )
 from benchmarks.measuring.timing import interleave, pinned
-from benchmarks.results import Measurement, Settings, Skipped
+from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.errors import DeviceError
 from runtime.image import load_image
 from runtime.model_file.reader import read_model
 from unet_core.reporting.progress import Display
 
 SYNTHETIC_SIZE = (480, 640)
-"""Height and width of the picture that stands in where there is no real one."""
+"""Height and width of the synthetic image, for runs without a real one."""
 
 BARE = "ONNX Runtime, Pillow and numpy by hand"
 OURS = "runtime"
@@ -45,7 +45,7 @@ probability = session.run(["probability"], {"image": pixels})[0][0]
 mask = (probability[0] > 0.5) * 255 if len(probability) == 1 else probability.argmax(0)
 Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST).save(target)
 """
-"""It does less: it checks nothing, and resizes the mask, not the probability."""
+"""A script that does less: it checks nothing, and resizes the mask, not the probability."""
 
 OURS_SCRIPT = """
 import sys
@@ -55,7 +55,7 @@ model, image, target, threads = sys.argv[1:5]
 cv2.setNumThreads(int(threads))
 Predictor(model, "cpu", int(threads)).predict(image).save(target)
 """
-"""OpenCV has been imported by `runtime` when it is given its threads."""
+"""A script with one prediction. `runtime` has imported OpenCV before the script sets its threads."""
 
 KEPT_SCRIPT = """
 import sys
@@ -68,7 +68,7 @@ for _ in sys.stdin:
     predictor.predict(image).save(target)
     print("saved", flush=True)
 """
-"""An app that keeps interpreter, libraries and model; asked by a line, it answers with one."""
+"""An app that keeps interpreter, libraries and model, and answers each line that it reads with a line."""
 
 
 def measure(
@@ -80,9 +80,17 @@ def measure(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Seconds from an image file (a synthetic one, if None) to its mask on disk on the CPU, in turns.
+    """Measure seconds from an image file to its mask on disk, on the CPU.
 
-    Each start follows one that does not count, so libraries and model are read from the page cache, not from the disk.
+    Libraries and model are read from the page cache, not from the disk, since an untimed start precedes each timed one.
+
+    Args:
+        model: an .onnx file.
+        image: the image file; a synthetic one is made if it is None.
+        threads: threads of every process.
+        rounds: rounds, in which the contestants alternate.
+        budget_s: seconds for all rounds; fewer are made if they would take longer.
+        display: shows what is being measured; nothing is drawn while times are taken.
 
     Raises:
         ImageError: the image cannot be read.
@@ -100,33 +108,26 @@ def measure(
             "threads": threads,
         }
         common = (model, source, Path(folder) / "mask.png", threads)
-        with _service(KEPT_SCRIPT, *common) as ask:
+        with open_process(KEPT_SCRIPT, *common) as ask:
             contestants: dict[str, Callable[[], object]] = {
                 BARE: lambda: run_script(BARE_SCRIPT, *common, *card.input.size, card.input.channels),
                 OURS: lambda: run_script(OURS_SCRIPT, *common),
                 KEPT: ask,
             }
-            (display or Display(quiet=True)).note(f"cold start: {rounds} rounds of {len(contestants)} in turns")
+            (display or Display(quiet=True)).note(
+                f"cold start: {rounds} rounds of {len(contestants)} contestants, alternating"
+            )
             times = interleave(contestants, rounds, budget_s=budget_s)
-    return [
-        Measurement(
-            part="cold start",
-            contestant=name,
-            settings=settings,
-            unit="s",
-            values=tuple((values / 1e3).tolist()),
-            group="cold start",
-        )
-        for name, values in times.items()
-    ]
+    seconds = {name: values / 1e3 for name, values in times.items()}
+    return [*measurements_of(seconds, part="cold start", settings=settings, unit="s", group="cold start")]
 
 
 @contextmanager
-def _service(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
-    """A process that goes on between calls of what is given, until the block ends; each sends a line and waits for one.
+def open_process(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Iterator[Callable[[], None]]:
+    """Start a process that runs until the block ends; each call of the yielded function sends a line and awaits one.
 
-    Raises:
-        DeviceError: it ends before it was told to, or a line takes longer than `limit_s` seconds and so it was ended.
+    The function raises:
+        DeviceError: the process has ended, or did not answer within `limit_s` seconds and was killed.
     """
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -135,24 +136,24 @@ def _service(script: str, *arguments: object, limit_s: float = LIMIT_S) -> Itera
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            bufsize=0,  # nothing is left to be written when it has ended already
+            bufsize=0,  # or a line would be left to write after the process has ended
             env=environment_variables(),
         ) as process,
     ):
         assert process.stdin is not None
         assert process.stdout is not None
-        asks, answers, is_late = process.stdin, process.stdout, threading.Event()
+        requests, answers, is_late = process.stdin, process.stdout, threading.Event()
 
-        def give_up() -> None:
+        def kill_late() -> None:
             is_late.set()
             process.kill()
 
         def ask() -> None:
-            watch = threading.Timer(limit_s, give_up)
+            watch = threading.Timer(limit_s, kill_late)
             watch.start()
             try:
                 with suppress(BrokenPipeError):
-                    asks.write(b"\n")
+                    requests.write(b"\n")
                 answer = answers.readline()
             finally:
                 watch.cancel()

@@ -1,4 +1,4 @@
-"""Image files to measure on: real ones brought to a size, or synthetic ones where none were given."""
+"""Image files to measure on: real ones, resized, or synthetic ones."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from runtime.image import load_image, resize
 from runtime.model_file.golden import synthetic_image
 
 QUALITY = 95
-"""Of JPEG files, as cameras write them."""
+"""Quality of JPEG files, as cameras write them."""
 
 
 def write_jpeg(path: Path, size: tuple[int, int], channels: Channels, source: Path | None = None) -> Path:
-    """Write a JPEG file of (height, width) with a real image's content, or a synthetic one; returns its path.
+    """Write a JPEG file of (height, width) from a real image, or else from a synthetic one, and return its path.
 
     Raises:
         ImageError: the real image cannot be read.

@@ -1,4 +1,4 @@
-"""Memory: what a process takes over many predictions of varied sizes, and a large image whole and in tiles."""
+"""Memory of a process over many predictions of varied sizes, and of a large image, whole and in tiles."""
 
 import json
 import time
@@ -17,16 +17,16 @@ from unet_core.reporting.progress import Display
 MANY = "Predictor.predict, varied sizes"
 WHOLE = "whole"
 TILES: Mapping[str, int] = {WHOLE: 0, "tiles of 512x512": 512, "tiles of 256x256": 256}
-"""Sides of the tiles by contestant; 0 is none."""
+"""Side of the tiles in pixels, by contestant; 0 is the whole image."""
 
 SMALLEST, LARGEST = 32, 512
-"""Pixels of a side of the varied sizes: from the one to below the other."""
+"""Bounds of the varied sides, in pixels; the upper one is excluded."""
 
 LATE = 10
-"""How many times as long as expected the predictions may take until they are no longer waited for."""
+"""Multiple of the expected time after which the predictions are stopped."""
 
 TENTHS = 10
-"""Values of a process that predicts, which makes so many predictions at least."""
+"""Number of values of the process that predicts, and least number of its predictions."""
 
 MANY_SCRIPT = (
     MEMORY
@@ -77,18 +77,19 @@ def measure(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Memory on the CPU, all in processes of their own; parts "memory" and "tiles".
+    """Measure memory on the CPU, in processes of their own; parts "memory" and "tiles".
 
     Args:
         model: an .onnx file.
-        threads: of each prediction.
-        predictions: of varied sizes; the values are the whole process in MB after each tenth of them.
-        side: of the large image; the values are the peak in MB beyond the process before it, and the seconds of the
-            first prediction of a process, once a round, in turns.
-        rounds: of the large image.
-        budget_s: seconds; half of them bound the predictions, of which `TENTHS` are made at least. The large image's
-            rounds are as few as figures need and are not bounded.
-        display: where progress is shown.
+        threads: threads of each prediction.
+        predictions: number of predictions of varied sizes. The values are the resident memory of the process in MB
+            after each tenth of them.
+        side: side of the large image in pixels. The values are the peak in MB beyond the process before it, and the
+            seconds of the first prediction of a process, once a round; the contestants alternate.
+        rounds: rounds of the large image.
+        budget_s: seconds, half of them for the predictions, of which at least `TENTHS` are made. The rounds of the
+            large image are not limited, since they are as few as an interval needs.
+        display: shows progress.
 
     Raises:
         DeviceError: a process failed that needs little memory.
@@ -106,11 +107,11 @@ def measure(
         values = json.loads(run_script(MANY_SCRIPT, *given, limit_s=max(LIMIT_S, limit_s)))
         settings: Settings = {"images": predictions, "device": "cpu", "threads": threads}
         many = Measurement(part="memory", contestant=MANY, settings=settings, unit="MB", values=tuple(values))
-        return [many, *_tiles(model, threads, side, rounds, display)]
+        return [many, *measure_tiles(model, threads, side, rounds, display)]
 
 
 def seconds_of_one(model: Path, threads: int) -> float:
-    """What a prediction of the varied sizes' mean area takes, after one that does not count."""
+    """Time a prediction of the varied sizes' mean area, after an untimed one."""
     side = (SMALLEST + LARGEST) // 2
     image = np.zeros((side, side, 3), np.uint8)
     with Predictor(model, "cpu", threads) as predictor:
@@ -120,8 +121,8 @@ def seconds_of_one(model: Path, threads: int) -> float:
         return time.perf_counter() - started
 
 
-def _tiles(model: Path, threads: int, side: int, rounds: int, display: Display) -> list[Measurement | Skipped]:
-    """A contestant that fails, for want of memory perhaps, is skipped and not tried again."""
+def measure_tiles(model: Path, threads: int, side: int, rounds: int, display: Display) -> list[Measurement | Skipped]:
+    """Measure the large image; a contestant that fails, perhaps out of memory, is skipped and not tried again."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in TILES}
     settings: Settings = {"height": side, "width": side, "overlap": 0.25, "device": "cpu", "threads": threads}
     skipped: list[Measurement | Skipped] = []
@@ -140,9 +141,9 @@ def _tiles(model: Path, threads: int, side: int, rounds: int, display: Display) 
             contestant=name,
             settings=settings,
             unit=unit,
-            values=tuple(pair[place] for pair in pairs),
+            values=tuple(pair[index] for pair in pairs),
             group="tiles",
         )
         for name, pairs in found.items()
-        for place, unit in enumerate(("s", "MB"))
+        for index, unit in enumerate(("s", "MB"))
     ]

@@ -1,22 +1,24 @@
 """Cost against size: latency and peak memory over image areas and batch sizes, and exponents fitted to them.
 
 cost = scale * size ** exponent, by least squares of the logarithms; an exponent of 1 means twice the cost for twice the
-pixels. Latency is timed in turns, so each round has an exponent of its own; the peak of each size is taken in a process
-of its own.
+pixels. Contestants alternate while latency is timed, so each round has an exponent of its own. The peak of each size is
+measured in a process of its own.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contestants.base import Shape
 from benchmarks.measuring.subprocesses import MEMORY, available_megabytes, memory_unavailable_reason, run_script
 from benchmarks.measuring.timing import interleave, least_seconds, pinned
-from benchmarks.results import Measurement, Settings, Skipped
+from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import InputSpec
 from runtime.errors import DeviceError
 from runtime.model_file.golden import synthetic_image
@@ -24,19 +26,16 @@ from runtime.model_file.reader import read_model
 from runtime.predictor import Predictor
 from unet_core.reporting.progress import Display
 
-OURS = "Predictor.run"
+PART, OURS = "scaling", "Predictor.run"
 AREAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Areas by default, in those of the trained size."""
+"""Default areas, as multiples of the trained area."""
 
 BATCHES = (1, 2, 4, 8)
 MIN_POINTS = 3
-"""Sizes of a fit, at least: two lie on any curve."""
+"""Least number of sizes of a fit, since two lie on any curve."""
 
-ROOM = 0.8
-"""Share of the memory that is there which a shape may be expected to take."""
-
-Shape = tuple[int, int, int]
-"""Batch, height and width."""
+MAX_MEMORY_SHARE = 0.8
+"""Largest share of the available memory that a shape may be expected to take."""
 
 PEAK_SCRIPT = (
     MEMORY
@@ -44,7 +43,7 @@ PEAK_SCRIPT = (
 import json, sys, time
 import numpy as np, onnxruntime
 from runtime.model_file.reader import read_model
-from runtime.options import session_options
+from runtime.devices.session import session_options
 model, threads, batch, height, width = sys.argv[1], *map(int, sys.argv[2:6])
 session = onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
 images = np.full((batch, height, width, read_model(model)[0].architecture.in_channels), 128, np.uint8)
@@ -63,9 +62,10 @@ print(json.dumps([megabytes("VmHWM") - before, seconds]))
 
 @dataclass(frozen=True)
 class Cost:
-    """What a shape took in a process of its own, with a session of `runtime`'s options: MB, and seconds of its call.
+    """The cost of a shape in a process of its own, in a session with the options of `runtime`.
 
-    The MB are the peak beyond the process before it, which has loaded the model and computed 16x16 pixels.
+    `megabytes` is the peak beyond the memory before the call, when the model was loaded and had computed 16x16 pixels;
+    `seconds` is the duration of the call.
     """
 
     megabytes: float
@@ -82,135 +82,122 @@ def measure(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Milliseconds and peak MB of our runtime on the CPU over sizes (one image) and batches (of the trained size).
+    """Measure milliseconds and peak MB of the runtime on the CPU over sizes (one image) and batches (trained size).
 
-    MB are told of shapes that take more than the model's file has: loading leaves free memory behind, as much as the
-    weights have at most, in which smaller ones find room, so that they would seem to cost next to nothing.
+    MB are given only for shapes that take more than the size of the model's file. Loading leaves up to that much free
+    memory in the process; smaller shapes find room in it and would seem to cost next to nothing.
 
     Args:
         model: an .onnx file.
-        sizes: (height, width); by default as many times the trained area as `AREAS` says.
-        batches: images that run together.
-        threads: of each call.
-        rounds: of the timing, in turns.
-        budget_s: seconds for the timing; shapes that would not fit into it are skipped, as are those that would not
-            fit into memory, both by what the next smaller one took.
-        display: where progress is shown; nothing is drawn while a clock runs.
+        sizes: (height, width); by default the multiples `AREAS` of the trained area.
+        batches: numbers of images that run together.
+        threads: threads of each call.
+        rounds: rounds of the timing, in which the shapes alternate.
+        budget_s: seconds for the timing. Shapes that would exceed it, or the available memory, are skipped; both are
+            estimated from the next smaller shape.
+        display: shows progress; nothing is drawn while times are taken.
     """
     reason = memory_unavailable_reason()
     if reason:
-        return [Skipped(part="scaling", contestant=OURS, settings={}, reason=reason)]
+        return [Skipped(part=PART, contestant=OURS, settings={}, reason=reason)]
     display = display or Display(quiet=True)
     expected = read_model(model)[0].input
     alone = [(1, height, width) for height, width in sizes or default_sizes(expected)]
     together = [(batch, *expected.size) for batch in batches]
+    shapes = sorted({*alone, *together}, key=math.prod)
+    costs: dict[Shape, Cost] = {}
+    found: list[Measurement | Skipped] = []
     with pinned(threads):
-        costs, skipped = _costs(model, sorted({*alone, *together}, key=math.prod), threads, budget_s, display)
-        display.note(f"scaling: {rounds} rounds of {len(costs)} shapes in turns")
-        times = _times(model, list(costs), threads, rounds, budget_s)
-    least = model.stat().st_size / 1e6
-    told = [shape for shape, cost in costs.items() if cost.megabytes > least]
-    found: list[Measurement | Skipped] = [*skipped]
-    for shape, cost in costs.items():
-        settings = _settings(shape, threads)
-        found.append(_measurement(settings, "ms", times[shape].tolist()))
-        if shape in told:
-            found.append(_measurement(settings, "MB", [cost.megabytes]))
+        for shape in display.through(shapes, "peak memory", len(shapes), unit="shape"):
+            try:
+                check_affordable(shape, costs, budget_s)
+                costs[shape] = Cost(*json.loads(run_script(PEAK_SCRIPT, model, threads, *shape)))
+            except DeviceError as error:
+                settings = settings_of(shape, threads)
+                found.append(Skipped(part=PART, contestant=OURS, settings=settings, reason=str(error)))
+        display.note(f"scaling: {rounds} rounds of {len(costs)} shapes, alternating")
+        times = time_shapes(model, list(costs), threads, rounds, budget_s)
+    measured = {shape: cost for shape, cost in costs.items() if cost.megabytes > model.stat().st_size / 1e6}
+    for shape in costs:
+        milliseconds, settings = {OURS: times[shape]}, settings_of(shape, threads)
+        found += measurements_of(milliseconds, part=PART, settings=settings, unit="ms", group=PART)
+        if shape in measured:
+            megabytes = {OURS: np.array([costs[shape].megabytes])}
+            found += measurements_of(megabytes, part=PART, settings=settings, unit="MB")
     for over, shapes in (("pixels", alone), ("images", together)):
         kept = [shape for shape in dict.fromkeys(shapes) if shape in costs]
-        found += _exponent(over, "ms", kept, np.array([times[shape] for shape in kept]), threads)
-        kept = [shape for shape in kept if shape in told]
-        found += _exponent(over, "MB", kept, np.array([[costs[shape].megabytes] for shape in kept]), threads)
+        found.append(exponent_of(over, "ms", {shape: times[shape] for shape in kept}, threads))
+        peaks = {shape: np.array([costs[shape].megabytes]) for shape in kept if shape in measured}
+        found.append(exponent_of(over, "MB", peaks, threads))
     return found
 
 
 def default_sizes(expected: InputSpec) -> list[tuple[int, int]]:
-    """(height, width) of `AREAS`, with about the trained aspect ratio, in multiples of the stride."""
+    """Return (height, width) of `AREAS`, with about the trained aspect ratio, in multiples of the stride."""
     stride = expected.stride
     scales = [math.sqrt(area) for area in AREAS]
     sides = [[max(1, round(side * scale / stride)) * stride for side in expected.size] for scale in scales]
     return list(dict.fromkeys((height, width) for height, width in sides))
 
 
-def _costs(
-    model: Path, shapes: Sequence[Shape], threads: int, budget_s: float | None, display: Display
-) -> tuple[dict[Shape, Cost], list[Skipped]]:
-    """What each shape takes, from the smallest on; those that are expected not to fit are not tried."""
-    costs: dict[Shape, Cost] = {}
-    skipped = []
-    for shape in display.through(shapes, "peak memory", len(shapes), unit="shape"):
-        try:
-            _check_room(shape, costs, budget_s)
-            costs[shape] = Cost(*json.loads(run_script(PEAK_SCRIPT, model, threads, *shape)))
-        except DeviceError as error:
-            settings = _settings(shape, threads)
-            skipped.append(Skipped(part="scaling", contestant=OURS, settings=settings, reason=str(error)))
-    return costs, skipped
-
-
-def _check_room(shape: Shape, costs: Mapping[Shape, Cost], budget_s: float | None) -> None:
-    """Raise `DeviceError` where memory or budget will not do, if the cost grows with the pixels."""
+def check_affordable(shape: Shape, costs: Mapping[Shape, Cost], budget_s: float | None) -> None:
+    """Raise `DeviceError` if memory or budget is too small, assuming that the cost grows with the pixels."""
     if not costs:
         return
     before, cost = list(costs.items())[-1]
     growth = math.prod(shape) / math.prod(before)
-    room, megabytes = available_megabytes(), growth * cost.megabytes
-    if room is not None and megabytes > ROOM * room:
-        raise DeviceError(f"would take about {megabytes:.0f} MB, expected at most {ROOM:.0%} of the {room:.0f} MB free")
+    available, megabytes = available_megabytes(), growth * cost.megabytes
+    if available is not None and megabytes > MAX_MEMORY_SHARE * available:
+        expected = f"at most {MAX_MEMORY_SHARE:.0%} of the {available:.0f} MB free"
+        raise DeviceError(f"would take about {megabytes:.0f} MB, expected {expected}")
     seconds = sum(map(least_seconds, (growth * cost.seconds, *(one.seconds for one in costs.values()))))
     if budget_s is not None and seconds > budget_s:
         raise DeviceError(f"the sweep up to here would take about {seconds:.0f} s, the budget is {budget_s:.0f} s")
 
 
-def _times(
+def time_shapes(
     model: Path, shapes: Sequence[Shape], threads: int, rounds: int, budget_s: float | None
 ) -> dict[Shape, NDArray[np.float64]]:
-    """Milliseconds float64 [rounds] of each shape, in turns."""
+    """Time each shape, alternating; returns milliseconds float64 [rounds]."""
     with Predictor(model, "cpu", threads) as predictor:
         channels = predictor.card.architecture.in_channels
-        calls = {str(shape): _call(predictor, shape, channels) for shape in shapes}
+        calls = {}
+        for batch, height, width in shapes:
+            images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(batch)])
+            calls[str((batch, height, width))] = partial(predictor.run, images)
         times = interleave(calls, rounds, budget_s=budget_s)
     return {shape: times[str(shape)] for shape in shapes}
 
 
-def _call(predictor: Predictor, shape: Shape, channels: int) -> Callable[[], object]:
-    batch, height, width = shape
-    images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(batch)])
-    return lambda: predictor.run(images)
-
-
-def _settings(shape: Shape, threads: int) -> Settings:
+def settings_of(shape: Shape, threads: int) -> Settings:
+    """Return the settings of a shape's measurements."""
     batch, height, width = shape
     return {"batch": batch, "height": height, "width": width, "device": "cpu", "threads": threads}
 
 
-def _measurement(settings: Settings, unit: str, values: Sequence[float], facts: Settings | None = None) -> Measurement:
+def exponent_of(
+    over: str, unit: str, costs: Mapping[Shape, NDArray[np.float64]], threads: int
+) -> Measurement | Skipped:
+    """Fit a power law to the costs [rounds] of each shape over its pixels or images; its exponents are the values."""
+    settings: Settings = {"of": unit, "over": over, "device": "cpu", "threads": threads}
+    if len(costs) < MIN_POINTS:
+        reason = f"found {len(costs)} shapes, expected at least {MIN_POINTS} to fit a curve to"
+        return Skipped(part=PART, contestant=OURS, settings=settings, reason=reason)
+    sizes = np.array([shape[0] if over == "images" else math.prod(shape) for shape in costs], np.float64)
+    fitted = fit_power_law(sizes, np.array(list(costs.values())))
     return Measurement(
-        part="scaling",
+        part=PART,
         contestant=OURS,
         settings=settings,
-        unit=unit,
-        values=tuple(values),
-        group="scaling" if len(values) > 1 else "",
-        facts=facts or {},
+        unit="exponent",
+        values=fitted.exponents,
+        group=PART if len(fitted.exponents) > 1 else "",
+        facts={"scale": fitted.scale, "miss": fitted.miss},
     )
 
 
-def _exponent(
-    over: str, unit: str, shapes: Sequence[Shape], costs: NDArray[np.float64], threads: int
-) -> list[Measurement | Skipped]:
-    """The exponent of costs [shapes, rounds] over pixels or images: one value a round; see `fit` for the facts."""
-    settings: Settings = {"of": unit, "over": over, "device": "cpu", "threads": threads}
-    if len(shapes) < MIN_POINTS:
-        reason = f"found {len(shapes)} shapes, expected at least {MIN_POINTS} to fit a curve to"
-        return [Skipped(part="scaling", contestant=OURS, settings=settings, reason=reason)]
-    sizes = np.array([shape[0] if over == "images" else math.prod(shape) for shape in shapes], np.float64)
-    fitted = fit(sizes, costs)
-    return [_measurement(settings, "exponent", fitted.exponents, {"scale": fitted.scale, "miss": fitted.miss})]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class PowerLaw:
     """cost = scale * size ** exponent: the exponent of each round, and the scale that suits their median.
 
     `miss` is the largest share by which the median cost of a size is off the curve; it tells whether there is one.
@@ -221,7 +208,7 @@ class Fit:
     miss: float
 
 
-def fit(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Fit:
+def fit_power_law(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> PowerLaw:
     """Fit sizes [n] and costs [n, rounds], both above 0; exponents below 0 count as 0, since larger is not cheaper."""
     x, y = np.log(sizes), np.log(costs)
     centred = x - x.mean()
@@ -230,8 +217,4 @@ def fit(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Fit:
     middle = np.log(np.median(costs, axis=1))
     intercept = float((middle - median * x).mean())
     miss = np.abs(np.expm1(middle - (intercept + median * x))).max()
-    return Fit(
-        exponents=tuple(slopes.tolist()),
-        scale=math.exp(intercept),
-        miss=float(miss),
-    )
+    return PowerLaw(exponents=tuple(slopes.tolist()), scale=math.exp(intercept), miss=float(miss))

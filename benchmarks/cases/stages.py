@@ -1,4 +1,4 @@
-"""Where the time of `predict` goes: its own `Times` over image files of several sizes."""
+"""The time of each stage of `predict`, by its own `Times`, over image files of several sizes."""
 
 import tempfile
 import time
@@ -14,7 +14,7 @@ from runtime.result import Times
 from unet_core.reporting.progress import Display
 
 SIZES = ((160, 240), (640, 960), (1280, 1918))
-STAGES = tuple(stage.name for stage in fields(Times))
+"""(height, width) of the image files."""
 
 
 def measure(
@@ -28,15 +28,24 @@ def measure(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Milliseconds of each stage for JPEG files of (height, width), which take turns; the stages are the contestants.
+    """Measure milliseconds of each stage of `predict`; the stages are the contestants.
 
-    `image` is a real one that is brought to all sizes; without it a synthetic one is. A stage that never takes any time
-    (transfer on a CPU) is left out. With `budget_s` seconds there are fewer `rounds`, but not fewer than `MIN_ROUNDS`.
+    Stages that never take any time, as transfer on a CPU, are left out.
+
+    Args:
+        model: an .onnx file.
+        image: an image file that is resized to all sizes; a synthetic image is made if it is None.
+        sizes: (height, width) of the JPEG files, which alternate.
+        device: device of the predictor.
+        threads: threads of every prediction.
+        rounds: rounds, each with two predictions of every file, of which the second counts.
+        budget_s: seconds for all rounds; fewer are made if they would take longer, but at least `MIN_ROUNDS`.
+        display: shows what is being measured; nothing is drawn while times are taken.
 
     Raises:
         ModelError, ImageError, DeviceError: a file cannot be used, or the device does not run here.
     """
-    (display or Display(quiet=True)).note(f"stages: {rounds} rounds of {len(sizes)} sizes in turns")
+    (display or Display(quiet=True)).note(f"stages: {rounds} rounds of {len(sizes)} sizes, alternating")
     found: dict[tuple[int, int], list[Times]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory() as folder, pinned(threads), Predictor(model, device, threads) as predictor:
         files = {
@@ -50,29 +59,25 @@ def measure(
             if budget_s is not None and done >= MIN_ROUNDS and spent + spent / done > budget_s:
                 break
             for size, file in files.items():
-                predictor.predict(file)  # does not count: the one before it was of another size
+                predictor.predict(file)  # untimed, since the prediction before it was of another size
                 times = predictor.predict(file).times
                 assert times is not None
                 found[size].append(times)
-    pictures = "synthetic" if image is None else "real"
-    return [
-        _measurement(stage, [getattr(one, stage) for one in times], size, pictures, runs_on, threads)
-        for size, times in found.items()
-        for stage in STAGES
-        if any(getattr(one, stage) for one in times)
-    ]
-
-
-def _measurement(
-    stage: str, values: Sequence[float], size: tuple[int, int], pictures: str, device: str, threads: int
-) -> Measurement:
-    settings: Settings = {
-        "height": size[0],
-        "width": size[1],
-        "pictures": pictures,
-        "device": device,
+    common: Settings = {
+        "pictures": "synthetic" if image is None else "real",
+        "device": runs_on,
         "threads": threads,
     }
-    return Measurement(
-        part="stages", contestant=stage, settings=settings, unit="ms", values=tuple(values), group="stages"
-    )
+    return [
+        Measurement(
+            part="stages",
+            contestant=stage.name,
+            settings={"height": height, "width": width, **common},
+            unit="ms",
+            values=tuple(getattr(one, stage.name) for one in times),
+            group="stages",
+        )
+        for (height, width), times in found.items()
+        for stage in fields(Times)
+        if any(getattr(one, stage.name) for one in times)
+    ]

@@ -1,14 +1,14 @@
-"""What `runtime` costs around the network, and what it brings to folders of files.
+"""The cost of `runtime` around the network, and the speed of ways to process folders of files.
 
 *overhead*: `Predictor.run` against a bare session with the same settings, and `predict` with the work on the image.
-*folder*: image files to PNG masks on disk, by number of files: what one writes in PyTorch, the same with the runtime's
-work on pictures, one image after the other, a pool of threads, and `Predictor.stream`.
+*folder*: image files to PNG masks on disk, by number of files: a plain PyTorch script, the same with the runtime's
+work on images, one image after the other, a pool of threads, and `Predictor.stream`.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.measuring.timing import interleave, pinned
-from benchmarks.results import Measurement, Settings, Skipped
+from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from runtime.devices.session import session_options
 from runtime.image import fit, load_image, restore
@@ -36,12 +36,9 @@ SCRIPT, SHARED = "plain PyTorch script", "PyTorch script, our decoding, resizing
 LOOP, POOL, STREAM = "predict in a loop", "predict in a pool of threads", "stream"
 
 FOLDER_SIZES = (8, 32, 128)
-"""Files of a pass."""
+"""Numbers of files in the folders."""
 
 PASSES = 5
-
-Calls = Mapping[str, Callable[[], object]]
-"""Contestants by name."""
 
 
 def overhead(
@@ -53,14 +50,40 @@ def overhead(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """One image of the trained size on the CPU: a bare session, ours, and ours from decoded pixels (or synthetic ones).
+    """Measure milliseconds of one image of the trained size on the CPU, with the contestants of `overhead_calls`.
 
     Raises:
         ModelError, ImageError: a file cannot be used.
     """
-    (display or Display(quiet=True)).note(f"overhead: {rounds} rounds in turns")
+    (display or Display(quiet=True)).note(f"overhead: {rounds} rounds, contestants alternating")
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
-        return [*_overhead(predictor, image, rounds, budget_s)]
+        height, width = predictor.card.input.size
+        settings: Settings = {
+            "batch": 1,
+            "height": height,
+            "width": width,
+            "device": "cpu",
+            "threads": predictor.report.threads,
+        }
+        times = interleave(overhead_calls(predictor, image), rounds, budget_s=budget_s)
+    return [*measurements_of(times, part="overhead", settings=settings, unit="ms", group="overhead")]
+
+
+def overhead_calls(predictor: Predictor, image: Path | None) -> dict[str, Callable[[], object]]:
+    """Make the contestants: a bare session with the predictor's options, `run`, and `predict` from a decoded image.
+
+    The image is a synthetic one of the trained size if none is given.
+    """
+    options = session_options(predictor.report.threads)
+    session = onnxruntime.InferenceSession(os.fspath(predictor.path), options, providers=["CPUExecutionProvider"])
+    card = predictor.card
+    batch = synthetic_image(*card.input.size, card.architecture.in_channels, 0)[None]
+    pixels = batch[0] if image is None else load_image(image, card.input.channels)
+    return {
+        BARE: lambda: session.run(["probability"], {"image": batch}),
+        RUN: lambda: predictor.run(batch),
+        f"{PREDICT}{pixels.shape[1]}x{pixels.shape[0]}": lambda: predictor.predict(pixels),
+    }
 
 
 def folder(
@@ -74,113 +97,59 @@ def folder(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Files to PNG masks on disk, on the CPU.
+    """Measure images per second from files to PNG masks on disk, on the CPU.
+
+    The fact `different` is the number of different images in a folder.
 
     Args:
         model: an .onnx file.
-        checkpoint: what it was exported from; without it there are no PyTorch scripts.
-        images: files to answer; where a pass needs more they are taken again.
+        checkpoint: the file that it was exported from; without it there are no PyTorch scripts.
+        images: files to predict; they are repeated where a folder needs more.
         folder_sizes: numbers of files.
-        threads: of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
-        passes: over each folder.
+        threads: threads of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
+        passes: passes over each folder.
         budget_s: seconds for all folders; at least five passes are made over each.
-        display: where it is said what is being measured; nothing is drawn while a clock runs.
+        display: shows what is being measured; nothing is drawn while times are taken.
 
     Raises:
         ModelError, CheckpointError, ImageError: a file cannot be used.
     """
     if not images:
-        return [_skipped("all", {}, "needs images, by --data")]
+        return [Skipped(part="folder", contestant="all", settings={}, reason="needs images, by --data")]
     display = display or Display(quiet=True)
     found: list[Measurement | Skipped] = []
-    if checkpoint is None:
-        found += [_skipped(name, {}, "needs --checkpoint") for name in (SCRIPT, SHARED)]
+    for name in (SCRIPT, SHARED) if checkpoint is None else ():
+        found.append(Skipped(part="folder", contestant=name, settings={}, reason="needs --checkpoint"))
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
         for count in folder_sizes:
-            display.note(f"folder: {passes} passes over {count} files in turns")
-            found += _folder(predictor, checkpoint, images, count, passes, budget_s and budget_s / len(folder_sizes))
+            display.note(f"folder: {passes} passes over {count} files, contestants alternating")
+            with tempfile.TemporaryDirectory() as copied, tempfile.TemporaryDirectory() as masks:
+                paths = copies(images, count, Path(copied))
+                contestants = folder_calls(predictor, checkpoint, paths, Path(masks))
+                times = interleave(contestants, passes, budget_s=budget_s and budget_s / len(folder_sizes))
+            found += measurements_of(
+                {name: 1e3 * count / values for name, values in times.items()},
+                part="folder",
+                settings={"images": count, "device": "cpu", "threads": predictor.report.threads},
+                unit="images/s",
+                group=f"folder of {count}",
+                facts={"different": min(count, len(images))},
+            )
     return found
 
 
-def _skipped(contestant: str, settings: Settings, reason: str) -> Skipped:
-    return Skipped(part="folder", contestant=contestant, settings=settings, reason=reason)
-
-
-def _overhead(predictor: Predictor, image: Path | None, rounds: int, budget_s: float | None) -> list[Measurement]:
-    """Milliseconds of one image of the trained size."""
-    height, width = predictor.card.input.size
-    settings: Settings = {
-        "batch": 1,
-        "height": height,
-        "width": width,
-        "device": "cpu",
-        "threads": predictor.report.threads,
-    }
-    times = interleave(overhead_calls(predictor, image), rounds, budget_s=budget_s)
-    return [
-        Measurement(
-            part="overhead",
-            contestant=name,
-            settings=settings,
-            unit="ms",
-            values=tuple(values.tolist()),
-            group="overhead",
-        )
-        for name, values in times.items()
-    ]
-
-
-def overhead_calls(predictor: Predictor, image: Path | None) -> Calls:
-    """A bare session with the options of ours, ours, and ours from decoded pixels, synthetic ones without an image."""
-    options = session_options(predictor.report.threads)
-    session = onnxruntime.InferenceSession(os.fspath(predictor.path), options, providers=["CPUExecutionProvider"])
-    card = predictor.card
-    batch = synthetic_image(*card.input.size, card.architecture.in_channels, 0)[None]
-    pixels = batch[0] if image is None else load_image(image, card.input.channels)
-    return {
-        BARE: lambda: session.run(["probability"], {"image": batch}),
-        RUN: lambda: predictor.run(batch),
-        f"{PREDICT}{pixels.shape[1]}x{pixels.shape[0]}": lambda: predictor.predict(pixels),
-    }
-
-
-def _folder(
-    predictor: Predictor,
-    checkpoint: Path | None,
-    images: Sequence[Path],
-    count: int,
-    passes: int,
-    budget_s: float | None,
-) -> list[Measurement]:
-    """Images per second over so many files; `facts` say how many of them are different."""
-    settings: Settings = {"images": count, "device": "cpu", "threads": predictor.report.threads}
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as masks:
-        paths = copies(images, count, Path(folder))
-        times = interleave(folder_calls(predictor, checkpoint, paths, Path(masks)), passes, budget_s=budget_s)
-    return [
-        Measurement(
-            part="folder",
-            contestant=name,
-            settings=settings,
-            unit="images/s",
-            values=tuple((1e3 * count / values).tolist()),
-            group=f"folder of {count}",
-            facts={"different": min(count, len(images))},
-        )
-        for name, values in times.items()
-    ]
-
-
 def copies(images: Sequence[Path], count: int, folder: Path) -> list[Path]:
-    """So many files in a folder, the images again and again, under names of their own."""
+    """Copy so many images into a folder, under names of their own; they are repeated if there are fewer."""
     paths = [folder / f"{index}{image.suffix}" for index, image in enumerate(islice(cycle(images), count))]
     for path, image in zip(paths, cycle(images), strict=False):
         shutil.copyfile(image, path)
     return paths
 
 
-def folder_calls(predictor: Predictor, checkpoint: Path | None, paths: Sequence[Path], out: Path) -> Calls:
-    """Ways from image files to masks `out`/STEM.png; the scripts only where there is a checkpoint."""
+def folder_calls(
+    predictor: Predictor, checkpoint: Path | None, paths: Sequence[Path], out: Path
+) -> dict[str, Callable[[], object]]:
+    """Make the contestants, each from image files to masks `out`/STEM.png; scripts only if there is a checkpoint."""
     threads = predictor.report.threads
 
     def target_of(path: Path) -> Path:
@@ -204,22 +173,22 @@ def folder_calls(predictor: Predictor, checkpoint: Path | None, paths: Sequence[
         for _ in predictor.stream(paths, then=save, workers=threads):
             pass
 
-    ours = {LOOP: loop, POOL: pool, STREAM: stream}
+    ours: dict[str, Callable[[], object]] = {LOOP: loop, POOL: pool, STREAM: stream}
     if checkpoint is None:
         return ours
     card = predictor.card
     network = Segmenter(load_checkpoint(checkpoint).network(), card).eval()
     return {
-        SCRIPT: _script(network, card, paths, target_of),
-        SHARED: _shared(network, card, paths, target_of),
+        SCRIPT: pytorch_script(network, card, paths, target_of),
+        SHARED: script_with_our_images(network, card, paths, target_of),
         **ours,
     }
 
 
-def _script(
+def pytorch_script(
     network: Segmenter, card: ModelCard, paths: Sequence[Path], target_of: Callable[[Path], Path]
 ) -> Callable[[], None]:
-    """What one writes without any library: image after image, resized as trained and back."""
+    """Make a script as one writes it without a library: one image after the other, resized as trained and back."""
     height, width = card.input.size
 
     def run() -> None:
@@ -235,10 +204,10 @@ def _script(
     return run
 
 
-def _shared(
+def script_with_our_images(
     network: Segmenter, card: ModelCard, paths: Sequence[Path], target_of: Callable[[Path], Path]
 ) -> Callable[[], None]:
-    """The script with all of the runtime's work on pictures, so that only the network is computed otherwise."""
+    """Make a script with all of the runtime's work on images, so that only the network is computed otherwise."""
 
     def run() -> None:
         for path in paths:

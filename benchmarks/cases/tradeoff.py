@@ -1,7 +1,7 @@
 """Accuracy against speed: networks of several widths trained on one data set, each exported in several precisions.
 
 Every network is trained in a process of its own, with the same settings and seed, until its epochs or its time are
-over; then all files are measured on the same validation images, and timed in turns.
+over. Then all files are evaluated on the same validation images, and alternate while they are timed.
 """
 
 import csv
@@ -15,14 +15,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cases.precisions import EXPORTS
 from benchmarks.measuring.subprocesses import environment_variables, exit_reason, python_command
 from benchmarks.measuring.timing import interleave, pinned
-from benchmarks.precision import KINDS
-from benchmarks.results import Measurement, Settings, Skipped
+from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from export.exporter import export_onnx
 from runtime.devices import availability
 from runtime.devices.availability import candidates
@@ -35,15 +36,15 @@ from unet_core.evaluate import evaluate
 from unet_core.reporting.progress import Display
 from unet_core.training.run_directory import BEST
 
-OURS = "unet-deploy"
+PART, OURS = "trade-off", "unet-deploy"
 BASES = (8, 16, 32, 64)
-"""Channels of the first level; each of the `LEVELS` has twice those of the one above it."""
+"""Channels of the first level; each further one of the `DEPTH` levels has twice as many as the one above it."""
 
-LEVELS = 4
+DEPTH = 4
 
 CPU_KINDS = ("fp32", "fp16", "int8 u8")
 GPU_KINDS = ("fp32", "fp16", "int8 s8")
-"""Names in `KINDS`. A CPU computes fp16 in fp32, so what that costs is in the gate of the export alone."""
+"""Exports by their names in `EXPORTS`. A CPU computes fp16 in fp32, so its loss shows only in the export's gate."""
 
 TRAIN_SCRIPT = """
 import json, sys
@@ -54,8 +55,8 @@ train(TrainConfig(**from_stored(json.loads(sys.argv[1]))))
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
-    """An exported file, what was asked for, and what was found on the validation images."""
+class EvaluatedFile:
+    """An exported file, its settings, and its figures on the validation images."""
 
     path: Path
     settings: Settings
@@ -65,7 +66,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A network that was trained as far as its time went: the best epoch's weights, complete epochs, seconds."""
+    """A trained network: the checkpoint of its best epoch, its complete epochs, and the seconds that they took."""
 
     checkpoint: Path
     epochs: int
@@ -85,60 +86,76 @@ def measure(
     budget_s: float | None = None,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
-    """Image Dice on the validation images at their original size, and milliseconds of one image as trained.
+    """Measure image Dice on the validation images at their original size, and milliseconds of one trained-size image.
 
     Args:
-        config: of all trainings, but for its widths and `out`.
-        folder: for the runs and the .onnx files, `base-N/`.
-        bases: see `BASES`.
-        kinds: names in `KINDS`; by default those that suit the device.
+        config: settings of all trainings; widths and `out` are replaced.
+        folder: folder for the runs and the .onnx files, `base-N/`.
+        bases: channels of the first level of each network.
+        kinds: names in `EXPORTS`; by default those that suit the device.
         limit_s: seconds that each training may take; it is stopped then, and its best complete epoch counts.
-        device: of the exported files.
-        threads: of training, evaluation and timing.
-        rounds, budget_s: of the timing.
-        display: where progress is shown; nothing is drawn while a clock runs.
+        device: device of the exported files.
+        threads: threads of training, evaluation and timing.
+        rounds: rounds of the timing.
+        budget_s: seconds for the timing.
+        display: shows progress; nothing is drawn while times are taken.
 
     Raises:
-        DataError, DeviceError, OutputError: see `train`, `Predictor` and `export_onnx`.
+        DataError, DeviceError, OutputError: the errors of `train`, `Predictor` and `export_onnx`.
     """
     reason = availability.unavailable_reason(candidates(device)[-1])
     if reason:  # before hours of training
-        return [Skipped(part="trade-off", contestant=OURS, settings={"device": device}, reason=reason)]
+        return [Skipped(part=PART, contestant=OURS, settings={"device": device}, reason=reason)]
     display = display or Display(quiet=True)
     kinds = kinds or (CPU_KINDS if device == "cpu" else GPU_KINDS)
-    files: list[File] = []
+    files: list[EvaluatedFile] = []
     found: list[Measurement | Skipped] = []
+
+    def skip(settings: Settings, error: Exception) -> None:
+        found.append(Skipped(part=PART, contestant=OURS, settings=settings, reason=one_line(str(error))))
+
     with pinned(threads):
         for base in bases:
             own = replace(config, widths=widths_of(base), out=str(folder / f"base-{base}"))
-            wanted = [_settings(own, base, kind, device, threads) for kind in kinds]
+            common: Settings = {
+                "epochs": own.epochs,
+                "seed": own.seed,
+                "batch": 1,
+                "height": own.height,
+                "width": own.width,
+                "device": device,
+                "threads": threads,
+            }
+            wanted: list[Settings] = [{"base": base, "precision": kind, **common} for kind in kinds]
             try:
                 trained = train_within(own, limit_s, display)
             except DeviceError as error:
-                found += [_skipped(settings, error) for settings in wanted]
+                for settings in wanted:
+                    skip(settings, error)
                 continue
             for settings in wanted:
                 try:
-                    files.append(_file(own, trained, settings, display))
+                    files.append(export_and_evaluate(own, trained, settings, display))
                 except ProofError as error:
-                    found.append(_skipped(settings, error))
-        display.note(f"trade-off: {rounds} rounds of {len(files)} files in turns")
-        times = _times(files, device, threads, rounds, budget_s)
-    for file, values in zip(files, times, strict=True):
-        found.append(_measurement(file, "ms", values.tolist(), group="trade-off"))
-        found.append(_measurement(file, "Dice", [file.image_dice]))
+                    skip(settings, error)
+        display.note(f"trade-off: {rounds} rounds of {len(files)} files, alternating")
+        times = time_files(files, device, threads, rounds, budget_s)
+    for file, milliseconds in zip(files, times, strict=True):
+        named: dict[str, Any] = {"part": PART, "settings": file.settings, "facts": file.facts}
+        found += measurements_of({OURS: milliseconds}, unit="ms", group=PART, **named)
+        found += measurements_of({OURS: np.array([file.image_dice])}, unit="Dice", **named)
     return found
 
 
 def widths_of(base: int) -> tuple[int, ...]:
-    """Channels of each level."""
-    return tuple(base * 2**level for level in range(LEVELS))
+    """Return the channels of each level."""
+    return tuple(base * 2**level for level in range(DEPTH))
 
 
 def train_within(config: TrainConfig, limit_s: float, display: Display) -> Trained:
-    """Train in a process of its own, which is told to stop after so many seconds.
+    """Train in a process of its own, which is terminated after so many seconds.
 
-    What the trainer says of each epoch is shown beside the bar.
+    The trainer's line about each epoch is shown beside the progress bar.
 
     Raises:
         DeviceError: the process failed, or completed no epoch in time.
@@ -164,7 +181,7 @@ def train_within(config: TrainConfig, limit_s: float, display: Display) -> Train
                 advance(int(line.startswith("epoch")), line.strip())
             code = process.wait()
         except BaseException:
-            process.terminate()  # it saves, and is waited for
+            process.terminate()  # the process saves its run, and `Popen` waits for it
             raise
         finally:
             limit.cancel()
@@ -181,20 +198,20 @@ def train_within(config: TrainConfig, limit_s: float, display: Display) -> Train
 
 
 def epochs_in(run: Path) -> int:
-    """Complete epochs of a run, by its `metrics.csv`."""
+    """Count the complete epochs of a run, by its `metrics.csv`."""
     with open(run / "metrics.csv", newline="") as file:
         return len(list(csv.DictReader(file)))
 
 
-def _file(config: TrainConfig, trained: Trained, settings: Settings, display: Display) -> File:
-    """Export, also where a gate fails, and measure on the validation images.
+def export_and_evaluate(config: TrainConfig, trained: Trained, settings: Settings, display: Display) -> EvaluatedFile:
+    """Export a checkpoint, even if a gate fails, and evaluate the file on the validation images.
 
     Raises:
-        ProofError: the file does not answer as the network, or with numbers.
+        ProofError: the file's answers differ from the network's, or are not finite.
     """
     layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
     kind = str(settings["precision"])
-    precision, values = KINDS[kind]
+    precision, values = EXPORTS[kind]
     report = export_onnx(
         trained.checkpoint,
         trained.checkpoint.with_name(f"{kind.replace(' ', '.')}.onnx"),
@@ -220,13 +237,13 @@ def _file(config: TrainConfig, trained: Trained, settings: Settings, display: Di
     if gate is not None:
         facts["gate_passed"] = gate.passed
         facts |= {} if gate.image_dice is None else {"gate_image_dice": gate.image_dice}
-    return File(path=report.path, settings=settings, image_dice=metrics.image_dice, facts=facts)
+    return EvaluatedFile(path=report.path, settings=settings, image_dice=metrics.image_dice, facts=facts)
 
 
-def _times(
-    files: Sequence[File], device: str, threads: int, rounds: int, budget_s: float | None
+def time_files(
+    files: Sequence[EvaluatedFile], device: str, threads: int, rounds: int, budget_s: float | None
 ) -> list[NDArray[np.float64]]:
-    """Milliseconds float64 [rounds] of one image as trained, all files in turns."""
+    """Time one image of the trained size with each file, alternating; returns milliseconds float64 [rounds]."""
     with ExitStack() as stack:
         calls = {}
         for index, file in enumerate(files):
@@ -234,33 +251,3 @@ def _times(
             batch = synthetic_image(*predictor.card.input.size, predictor.card.architecture.in_channels, 0)[None]
             calls[str(index)] = partial(predictor.run, batch)
         return list(interleave(calls, rounds, budget_s=budget_s).values())
-
-
-def _settings(config: TrainConfig, base: int, kind: str, device: str, threads: int) -> Settings:
-    return {
-        "base": base,
-        "precision": kind,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "batch": 1,
-        "height": config.height,
-        "width": config.width,
-        "device": device,
-        "threads": threads,
-    }
-
-
-def _skipped(settings: Settings, error: Exception) -> Skipped:
-    return Skipped(part="trade-off", contestant=OURS, settings=settings, reason=one_line(str(error)))
-
-
-def _measurement(file: File, unit: str, values: Sequence[float], group: str = "") -> Measurement:
-    return Measurement(
-        part="trade-off",
-        contestant=OURS,
-        settings=file.settings,
-        unit=unit,
-        values=tuple(values),
-        group=group,
-        facts=file.facts,
-    )

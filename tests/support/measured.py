@@ -1,4 +1,4 @@
-"""The results of a run that never was: every part, two sizes, values drawn with a fixed seed."""
+"""The results of an invented run: every part, two sizes, values drawn with a fixed seed."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ ENVIRONMENT = {
 }
 CPU = {"device": "cpu", "threads": 2}
 
-PEERS = {
+SPEEDS = {
     "PyTorch eager": 1.0,
     "PyTorch channels_last": 1.21,
     "torch.compile": 1.28,
@@ -25,14 +25,14 @@ PEERS = {
     "OpenVINO": 1.62,
     "ncnn": 2.07,
 }
-"""Speed relative to the first."""
+"""Speed of each contestant, relative to the first one."""
 
 WORKS = {(1, 160, 240): 96.0, (4, 160, 240): 384.0, (1, 640, 960): 1536.0}
 """GFLOP by batch, height and width."""
 
 
 def noisy(median, rounds=20, spread=0.03, seed=0):
-    """So many values around a median."""
+    """Draw values around a median, as many as there are rounds."""
     random = np.random.default_rng([seed, round(1e3 * median)])
     return tuple((median * np.exp(random.normal(0, spread, rounds))).tolist())
 
@@ -45,7 +45,7 @@ def measurement(part, contestant, settings, unit, values, **others):
 def latency(slower=1.0):
     for (batch, height, width), gflop in WORKS.items():
         settings = {"batch": batch, "height": height, "width": width, "precision": "fp32", **CPU}
-        for index, (name, speed) in enumerate(PEERS.items()):
+        for index, (name, speed) in enumerate(SPEEDS.items()):
             ms = gflop / 0.111 / speed * (slower if name == "unet-deploy" else 1)
             facts = {
                 "gflop": gflop,
@@ -135,7 +135,7 @@ SKIPPED = (
 
 
 def measured(*, slower=1.0, **others_of):
-    """All parts; `slower` times as slow in "unet-deploy"'s latency; `others_of` are fields of `Results`."""
+    """Make results of all parts, with `slower` times the latency of "unet-deploy" and other fields of `Results`."""
     parts = (latency(slower), peaks(), scaling(), stages(), trade_off(), others())
     given = {
         "environment": ENVIRONMENT,

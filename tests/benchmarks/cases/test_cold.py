@@ -45,7 +45,7 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
     targets = [tmp_path / f"{index}.png" for index in range(3)]
     run_script(BARE_SCRIPT, model, image, targets[0], 1, 32, 48, "RGB")
     run_script(OURS_SCRIPT, model, image, targets[1], 1)
-    with cold._service(KEPT_SCRIPT, model, image, targets[2], 1) as ask:
+    with cold.open_process(KEPT_SCRIPT, model, image, targets[2], 1) as ask:
         ask()
         targets[2].unlink()
         ask()  # it goes on
@@ -62,7 +62,9 @@ def test_opencv_has_the_threads_asked_for_in_processes_of_their_own(thin, tmp_pa
 
 
 def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
-    with cold._service("import os, sys\nfor _ in sys.stdin: print(os.getpid(), file=open(sys.argv[1], 'w'))\n") as ask:
+    with cold.open_process(
+        "import os, sys\nfor _ in sys.stdin: print(os.getpid(), file=open(sys.argv[1], 'w'))\n"
+    ) as ask:
         with pytest.raises(
             DeviceError,
             match=r"^a process that stays open: ended with status 1 \(IndexError: list index out of range\)$",
@@ -70,7 +72,7 @@ def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
             ask()
         with pytest.raises(DeviceError, match="ended with status 1"):
             ask()
-    with cold._service(
+    with cold.open_process(
         "import os, sys\nfor _ in sys.stdin:\n open(sys.argv[1], 'w').write(str(os.getpid()))\n print(flush=True)",
         tmp_path / "pid",
     ) as ask:
@@ -82,7 +84,7 @@ def test_a_process_that_stays_open_ends_with_its_block(tmp_path):
 
 
 def test_a_process_that_never_answers_is_ended():
-    with cold._service("import time; time.sleep(600)", limit_s=0.5) as ask:
+    with cold.open_process("import time; time.sleep(600)", limit_s=0.5) as ask:
         for _ in range(2):
             with pytest.raises(
                 DeviceError,

@@ -6,7 +6,7 @@ import pytest
 from known_times import in_known_time
 
 from benchmarks.cases import scaling
-from benchmarks.cases.scaling import default_sizes, fit, measure
+from benchmarks.cases.scaling import default_sizes, fit_power_law, measure
 from benchmarks.results import Measurement, Skipped
 from runtime.card import InputSpec
 
@@ -29,21 +29,21 @@ def costs(monkeypatch):
 def test_a_power_law_is_found_again():
     sizes = np.array([10.0, 20.0, 50.0, 90.0])
     drift = np.array([1.0, 2.0, 4.0])
-    found = fit(sizes, 3 * sizes[:, None] ** 1.5 * drift)
+    found = fit_power_law(sizes, 3 * sizes[:, None] ** 1.5 * drift)
     assert found.exponents == pytest.approx([1.5, 1.5, 1.5])
     assert found.scale == pytest.approx(6.0)  # of the medians
     assert found.miss == pytest.approx(0.0, abs=1e-12)
 
 
 def test_what_is_no_power_law_misses():
-    found = fit(np.array([1.0, 10.0, 100.0]), np.array([[1.0], [20.0], [100.0]]))
+    found = fit_power_law(np.array([1.0, 10.0, 100.0]), np.array([[1.0], [20.0], [100.0]]))
     assert found.exponents == pytest.approx([1.0])
     assert found.scale == pytest.approx(2 ** (1 / 3))
     assert found.miss == pytest.approx(2 ** (2 / 3) - 1)
 
 
 def test_an_exponent_is_not_below_0():
-    assert fit(np.array([1.0, 2.0, 4.0]), np.array([[4.0], [2.0], [1.0]])).exponents == (0.0,)
+    assert fit_power_law(np.array([1.0, 2.0, 4.0]), np.array([[4.0], [2.0], [1.0]])).exponents == (0.0,)
 
 
 def test_sizes_have_the_trained_ratio_and_are_multiples_of_the_stride():

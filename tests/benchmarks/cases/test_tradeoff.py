@@ -5,7 +5,7 @@ import pytest
 from known_times import in_known_time
 
 from benchmarks.cases import tradeoff
-from benchmarks.cases.tradeoff import File, Trained, measure, train_within, widths_of
+from benchmarks.cases.tradeoff import EvaluatedFile, Trained, measure, train_within, widths_of
 from benchmarks.results import Measurement, Skipped
 from runtime.errors import DeviceError, ProofError
 from runtime.model_file.reader import read_model
@@ -107,10 +107,10 @@ def stand_ins(thin, monkeypatch):
         if settings["precision"].startswith("int8"):
             raise ProofError("int8: answers\nwith NaN")
         facts = {"epochs": trained.epochs}
-        return File(path=thin / "model.onnx", settings=settings, image_dice=0.5, facts=facts)
+        return EvaluatedFile(path=thin / "model.onnx", settings=settings, image_dice=0.5, facts=facts)
 
     monkeypatch.setattr(tradeoff, "train_within", train_within)
-    monkeypatch.setattr(tradeoff, "_file", file_of)
+    monkeypatch.setattr(tradeoff, "export_and_evaluate", file_of)
     monkeypatch.setattr(tradeoff, "interleave", in_known_time)
 
 
@@ -139,7 +139,7 @@ def test_all_files_take_turns_and_failures_are_told(stand_ins, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_told_before_the_training(stand_ins, tmp_path, monkeypatch):
-    monkeypatch.setattr(tradeoff.providers, "unavailable_reason", lambda device: f"{device} is away")
+    monkeypatch.setattr(tradeoff.availability, "unavailable_reason", lambda device: f"{device} is away")
     monkeypatch.setattr(tradeoff, "train_within", None)
     found = measure(config_of(tmp_path, tmp_path), tmp_path, device="cuda:1", threads=1)
     settings = {"device": "cuda:1"}

@@ -4,7 +4,16 @@ from dataclasses import replace
 import pytest
 from measured import ENVIRONMENT, measured, measurement, noisy
 
-from benchmarks.reporting.compare import DICE, SHARE, alone, compare, comparison_table, differences, lost, regressions
+from benchmarks.reporting.compare import (
+    DICE,
+    SHARE,
+    compare_results,
+    comparison_report,
+    differences,
+    lost_measurements,
+    only_in,
+    regressions,
+)
 from benchmarks.results import Results, Skipped
 from export.precision.gate import FP16_FLIPPED, INT8_DICE
 from runtime.errors import ConfigError
@@ -22,7 +31,7 @@ def latency(ms, contestant="unet-deploy", group="a", rounds=20, **settings):
 
 
 def test_a_run_does_not_differ_from_itself():
-    comparisons = compare(measured(), measured())
+    comparisons = compare_results(measured(), measured())
     assert len(comparisons) == len(measured().measurements)
     assert {one.ratio.median for one in comparisons} == {1.0}
     assert not any(one.ratio.excludes_one for one in comparisons)
@@ -30,18 +39,18 @@ def test_a_run_does_not_differ_from_itself():
 
 
 def test_only_what_is_significantly_slower_than_allowed_is_a_regression():
-    comparisons = compare(measured(), measured(slower=1.15))
+    comparisons = compare_results(measured(), measured(slower=1.15))
     found = regressions(comparisons, fail_above=5)
     assert {(one.new.part, one.new.contestant) for one in found} == {("latency", "unet-deploy")}
     assert len(found) == 3
     assert all(12 < one.worse_percent < 18 for one in found)
     assert regressions(comparisons, fail_above=20) == []
-    assert regressions(compare(measured(slower=1.15), measured()), fail_above=5) == []
+    assert regressions(compare_results(measured(slower=1.15), measured()), fail_above=5) == []
 
 
 def test_within_noise_nothing_is_a_regression():
     old, new = run(latency(100.0)), run(measurement("latency", "unet-deploy", ONE, "ms", noisy(100.5, 20, 0.3, 1)))
-    (one,) = compare(old, new)
+    (one,) = compare_results(old, new)
     assert one.worse_percent != 0
     assert regressions([one], fail_above=0) == []
 
@@ -49,7 +58,7 @@ def test_within_noise_nothing_is_a_regression():
 def test_less_speed_is_worse_and_less_time_is_better():
     old = run(measurement("folder", "stream", {}, "images/s", (10.0,) * 5), latency(100.0))
     new = run(measurement("folder", "stream", {}, "images/s", (8.0,) * 5), latency(80.0))
-    speed, time = compare(old, new)
+    speed, time = compare_results(old, new)
     assert speed.worse_percent == pytest.approx(25)
     assert time.worse_percent == pytest.approx(-20, abs=2)
     assert regressions([speed, time], fail_above=10) == [speed]
@@ -58,9 +67,9 @@ def test_less_speed_is_worse_and_less_time_is_better():
 @pytest.mark.parametrize("values", [(0.9,), (0.9, 0.91, 0.92, 0.93), (0.0,) * 5, (5e-324,) * 5])
 def test_times_with_too_few_values_or_near_zero_are_never_significant(values):
     old, new = (run(measurement("folder", "stream", {}, "s", one)) for one in (values, (100.0,) * len(values)))
-    (one,) = compare(old, new)
+    (one,) = compare_results(old, new)
     assert regressions([one], fail_above=0) == []
-    assert "too few values" in comparison_table(old, new, [one], fail_above=0)
+    assert "too few values" in comparison_report(old, new, [one], fail_above=0)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +99,9 @@ def test_times_with_too_few_values_or_near_zero_are_never_significant(values):
 )
 def test_errors_dice_and_memory_are_one_figure_against_a_limit(part, unit, old, new, verdict):
     before, after = (run(measurement(part, "it", {}, unit, values)) for values in (old, new))
-    (one,) = compare(before, after)
+    (one,) = compare_results(before, after)
     assert (one.ratio.low, one.ratio.high) == (0, math.inf)
-    table = comparison_table(before, after, [one], fail_above=5)
+    table = comparison_report(before, after, [one], fail_above=5)
     assert table.splitlines()[2].split("|")[-2].strip() == verdict
     assert len(regressions([one], fail_above=5)) == ("REGRESSION" in verdict)
 
@@ -102,7 +111,7 @@ def test_an_exponent_of_memory_is_one_figure_and_one_of_times_is_timed():
         values = {"MB": exponent, "ms": noisy(exponent, 10, 0.01)}
         return run(*(measurement("scaling", "it", {"of": of}, "exponent", one) for of, one in values.items()))
 
-    memory, times = compare(both(1.0), both(1.1))
+    memory, times = compare_results(both(1.0), both(1.1))
     assert regressions([memory, times], fail_above=5) == [memory, times]
     assert memory.ratio.low == 0 and times.ratio.low > 1
 
@@ -114,13 +123,13 @@ def test_the_limits_are_those_of_the_export_s_gates():
 def test_the_table_shows_the_figures_that_are_compared():
     old = run(measurement("parity", "it", {}, "error", (1e-6, 3e-6, 2e-6)))
     new = run(measurement("parity", "it", {}, "error", (0.0, 0.0, 0.9)))
-    row = comparison_table(old, new, compare(old, new), fail_above=5).splitlines()[2]
+    row = comparison_report(old, new, compare_results(old, new), fail_above=5).splitlines()[2]
     assert [text.strip() for text in row.split("|")[4:7]] == ["3.0e-06 error", "9.0e-01 error", "300000.00"]
 
 
 def test_what_the_machine_can_do_is_no_regression():
     old, new = (run(measurement("peak", "product", {}, "GFLOP/s", noisy(speed))) for speed in (200.0, 100.0))
-    (one,) = compare(old, new)
+    (one,) = compare_results(old, new)
     assert one.worse_percent > 80
     assert regressions([one], fail_above=5) == []
 
@@ -129,11 +138,11 @@ def test_on_a_slower_machine_runs_are_compared_relative_to_one_contestant():
     def both(machine, ours):
         return run(latency(100.0 * machine, "PyTorch eager"), latency(50.0 * machine * ours))
 
-    assert len(regressions(compare(both(1, 1), both(2, 1)), fail_above=5)) == 2
-    (same,) = compare(both(1, 1), both(2, 1), relative_to="PyTorch eager")
+    assert len(regressions(compare_results(both(1, 1), both(2, 1)), fail_above=5)) == 2
+    (same,) = compare_results(both(1, 1), both(2, 1), relative_to="PyTorch eager")
     assert same.new.contestant == "unet-deploy"
     assert same.ratio.median == pytest.approx(1, abs=0.03)
-    (slower,) = compare(both(1, 1), both(2, 1.3), relative_to="PyTorch eager")
+    (slower,) = compare_results(both(1, 1), both(2, 1.3), relative_to="PyTorch eager")
     assert regressions([slower], fail_above=20) == [slower]
 
 
@@ -142,12 +151,12 @@ def test_what_is_not_timed_is_compared_as_it_is_when_times_are_relative():
         answers = measurement("parity", "unet-deploy", {}, "error", error)
         return run(latency(100.0, "PyTorch eager"), latency(ours), answers)
 
-    time, error = compare(both(50.0, 1e-6), both(50.0, 0.9), relative_to="PyTorch eager")
+    time, error = compare_results(both(50.0, 1e-6), both(50.0, 0.9), relative_to="PyTorch eager")
     assert (time.new.unit, error.new.unit) == ("ms", "error")
     assert regressions([time, error], fail_above=5) == [error]
     answers = run(measurement("parity", "unet-deploy", {}, "error", 0.9))
     with pytest.raises(ConfigError, match="nothing took turns with it in both runs"):
-        compare(answers, answers, relative_to="unet-deploy")
+        compare_results(answers, answers, relative_to="unet-deploy")
 
 
 def test_what_did_not_take_turns_with_the_reference_is_not_divided_by_it():
@@ -159,21 +168,21 @@ def test_what_did_not_take_turns_with_the_reference_is_not_divided_by_it():
         latency(50.0, "another batch", batch=4),
         latency(50.0, "another precision", precision="fp16"),
     )
-    found = compare(run(reference, *others), run(reference, *others), relative_to="PyTorch eager")
+    found = compare_results(run(reference, *others), run(reference, *others), relative_to="PyTorch eager")
     assert [one.new.contestant for one in found] == ["another precision"]
 
 
 def test_what_was_measured_alone_is_not_divided():
     both = run(latency(100.0, "PyTorch eager", group=""), latency(50.0, group=""))
     with pytest.raises(ConfigError) as caught:
-        compare(both, both, relative_to="PyTorch eager")
+        compare_results(both, both, relative_to="PyTorch eager")
     assert str(caught.value).endswith("expected a run in which contestants took turns")
 
 
 def test_a_reference_that_nothing_took_turns_with_is_refused():
     both = run(latency(1.0, "PyTorch eager"), latency(2.0))
     with pytest.raises(ConfigError) as caught:
-        compare(both, both, relative_to="ncnn")
+        compare_results(both, both, relative_to="ncnn")
     assert str(caught.value) == (
         "relative to 'ncnn': nothing took turns with it in both runs, expected one of PyTorch eager, unet-deploy"
     )
@@ -181,7 +190,7 @@ def test_a_reference_that_nothing_took_turns_with_is_refused():
 
 def test_runs_without_anything_in_common_are_refused():
     with pytest.raises(ConfigError) as caught:
-        compare(run(latency(1.0)), run(latency(1.0, batch=2)))
+        compare_results(run(latency(1.0)), run(latency(1.0, batch=2)))
     assert str(caught.value).startswith("old and new results: have no measurement in common")
 
 
@@ -192,13 +201,13 @@ def skipped(reason, contestant="ncnn", part="latency", **settings):
 def test_what_only_one_run_has_is_listed_with_the_reason():
     old = run(latency(1.0), latency(1.0, "ncnn"))
     new = run(latency(1.0), latency(1.0, batch=4), skipped=(skipped("is not installed"),))
-    assert [one.contestant for one in alone(old, new)] == ["ncnn"]
-    assert [one.settings["batch"] for one in alone(new, old)] == [4]
-    text = comparison_table(old, new, compare(old, new), fail_above=5, allow_missing=True)
+    assert [one.contestant for one in only_in(old, new)] == ["ncnn"]
+    assert [one.settings["batch"] for one in only_in(new, old)] == [4]
+    text = comparison_report(old, new, compare_results(old, new), fail_above=5, allow_missing=True)
     assert "Only in the old run:\n\n- latency, ncnn, 240x160, batch 1, cpu (ms): skipped, is not installed\n" in text
     assert "Only in the new run:\n\n- latency, unet-deploy, 240x160, batch 4, cpu (ms)\n" in text
     assert text.endswith("\n\nRegressions: 0 worse, 0 not measured any more.\n")
-    text = comparison_table(old, new, compare(old, new), fail_above=5)
+    text = comparison_report(old, new, compare_results(old, new), fail_above=5)
     assert "\n- **REGRESSION**: latency, ncnn, 240x160, batch 1, cpu (ms): skipped, is not installed\n" in text
     assert text.endswith("\n\nRegressions: 0 worse, 1 not measured any more.\n")
 
@@ -219,16 +228,16 @@ def test_what_only_one_run_has_is_listed_with_the_reason():
 )
 def test_a_reason_is_of_the_same_part_contestant_and_settings(entry, is_its):
     old, new = run(latency(1.0, "ncnn", precision="fp32")), run(skipped=(entry,))
-    assert [one.contestant for one in lost(old, new)] == (["ncnn"] if is_its else [])
-    assert (": skipped, why" in comparison_table(old, new, [], fail_above=5)) == is_its
+    assert [one.contestant for one in lost_measurements(old, new)] == (["ncnn"] if is_its else [])
+    assert (": skipped, why" in comparison_report(old, new, [], fail_above=5)) == is_its
 
 
 def test_what_was_skipped_before_for_the_same_reason_or_is_the_machine_s_is_not_lost():
     peak = measurement("peak", "copy", {}, "GB/s", noisy(24.0))
     entries = (skipped("needs --checkpoint"), skipped("broke", "all", "peak"))
     old, new = run(latency(1.0, "ncnn"), peak, skipped=entries[:1]), run(skipped=entries)
-    assert lost(old, new) == []
-    assert [one.contestant for one in lost(old, run(skipped=(skipped("answers differ"),)))] == ["ncnn"]
+    assert lost_measurements(old, new) == []
+    assert [one.contestant for one in lost_measurements(old, run(skipped=(skipped("answers differ"),)))] == ["ncnn"]
 
 
 def test_another_machine_version_or_method_and_a_disturbance_are_told():
@@ -247,24 +256,24 @@ def test_another_machine_version_or_method_and_a_disturbance_are_told():
 
 def test_the_table_names_regressions():
     old, new = measured(), measured(slower=1.5)
-    lines = comparison_table(old, new, compare(old, new), fail_above=10).splitlines()
+    lines = comparison_report(old, new, compare_results(old, new), fail_above=10).splitlines()
     (line,) = [line for line in lines if "unet-deploy" in line and "240x160, batch 1," in line and "latency" in line]
     assert "**REGRESSION**" in line and "% worse" in line
     assert sum("REGRESSION" in line for line in lines) == 3
-    better = comparison_table(new, old, compare(new, old), fail_above=10)
+    better = comparison_report(new, old, compare_results(new, old), fail_above=10)
     assert "REGRESSION" not in better and "% better" in better
-    relative = compare(old, new, relative_to="PyTorch eager")
-    table = comparison_table(old, new, relative, fail_above=10, relative_to="PyTorch eager")
+    relative = compare_results(old, new, relative_to="PyTorch eager")
+    table = comparison_report(old, new, relative, fail_above=10, relative_to="PyTorch eager")
     assert "new / old, times relative to PyTorch eager (90 % interval)" in table
     assert " x PyTorch eager |" in next(line for line in table.splitlines() if "| unet-deploy " in line)
-    assert "- x PyTorch eager: so many times as long as that of the same run" in table
+    assert "- x PyTorch eager: the time as a multiple of that of PyTorch eager in the same run" in table
     assert "- a regression: worse beyond noise by more than 10.0 %;" in table
 
 
 def test_many_measurements_of_one_contestant_that_only_one_run_has_are_one_line():
     sizes = [latency(1.0, "ncnn", height=height) for height in (160, 320, 640)]
     old, new = run(latency(1.0), *sizes), run(latency(1.0), skipped=(skipped("why", height=640),))
-    text = comparison_table(old, new, compare(old, new), fail_above=5)
+    text = comparison_report(old, new, compare_results(old, new), fail_above=5)
     assert "- latency, ncnn, 240x160, batch 1, cpu (ms), and 1 more\n" in text
     assert "- **REGRESSION**: latency, ncnn, 240x640, batch 1, cpu (ms): skipped, why\n" in text
 
@@ -272,7 +281,7 @@ def test_many_measurements_of_one_contestant_that_only_one_run_has_are_one_line(
 def test_slower_times_of_a_disturbed_run_are_to_be_measured_again():
     def last(**others):
         old, new = measured(), measured(**others)
-        return comparison_table(old, new, compare(old, new), fail_above=10).splitlines()[-1]
+        return comparison_report(old, new, compare_results(old, new), fail_above=10).splitlines()[-1]
 
     assert last(slower=1.5) == "Regressions: 3 worse, 0 not measured any more."
     assert last(slower=1.5, disturbance="it rained") == (

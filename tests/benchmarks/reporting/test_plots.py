@@ -4,7 +4,7 @@ import pytest
 from measured import CPU, ENVIRONMENT, latency, measured, measurement, noisy, peaks, stages
 
 from benchmarks.reporting import plots
-from benchmarks.reporting.plots import draw
+from benchmarks.reporting.plots import draw_pictures
 from benchmarks.results import Results
 from runtime.errors import OutputError
 
@@ -24,7 +24,7 @@ def texts(figure):
 
 
 def test_every_picture_is_drawn_and_not_empty(tmp_path):
-    paths = draw(measured(), tmp_path / "new")
+    paths = draw_pictures(measured(), tmp_path / "new")
     assert [path.name for path in paths] == [
         "latency.png",
         "roofline.png",
@@ -40,31 +40,31 @@ def test_every_picture_is_drawn_and_not_empty(tmp_path):
 
 
 def test_only_what_was_measured_is_drawn(tmp_path):
-    assert draw(run(), tmp_path) == []
-    assert draw(run(measurement("latency", "of no size", CPU, "ms", 1.0)), tmp_path) == []
-    assert [path.name for path in draw(run(*stages()), tmp_path)] == ["stages.png"]
-    assert [path.name for path in draw(run(*latency()), tmp_path)] == ["latency.png"]
+    assert draw_pictures(run(), tmp_path) == []
+    assert draw_pictures(run(measurement("latency", "of no size", CPU, "ms", 1.0)), tmp_path) == []
+    assert [path.name for path in draw_pictures(run(*stages()), tmp_path)] == ["stages.png"]
+    assert [path.name for path in draw_pictures(run(*latency()), tmp_path)] == ["latency.png"]
 
 
 def test_the_same_results_give_the_same_picture(tmp_path):
-    first, second = draw(run(*stages()), tmp_path / "a") + draw(run(*stages()), tmp_path / "b")
+    first, second = draw_pictures(run(*stages()), tmp_path / "a") + draw_pictures(run(*stages()), tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_disturbed_run_says_so_below_each_picture(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(plots.Figure, "savefig", lambda figure, path, **_: (path.touch(), seen.append(figure)))
-    draw(measured(disturbance="it cost $5 and $6"), tmp_path)
+    draw_pictures(measured(disturbance="it cost $5 and $6"), tmp_path)
     assert len(seen) == 5
     for figure in seen:
-        assert figure.get_supxlabel() == "Abacus 3000; model.onnx\nNot a measurement: it cost \\$5 and \\$6"
+        assert figure.get_supxlabel() == "Abacus 3000; model.onnx\nNot a measurement: it cost $5 and $6"
 
 
 def test_bars_are_as_long_as_medians_with_their_intervals():
     times = {"eager": noisy(30.0), "ours": noisy(20.0)}
     settings = {"batch": 1, "height": 160, "width": 240, **CPU}
     rows = [measurement("latency", name, settings, "ms", values, group="a") for name, values in times.items()]
-    (axes,) = plots._latency(run(*rows)).axes
+    (axes,) = plots.draw_latency(run(*rows)).axes
     assert axes.get_title() == "240x160, batch 1, cpu"
     assert [bar.get_width() for bar in axes.patches] == [one.median for one in rows]
     ends = [line.get_segments()[0][:, 0].tolist() for line in axes.collections]
@@ -75,12 +75,12 @@ def test_bars_are_as_long_as_medians_with_their_intervals():
 def test_the_whole_interval_of_a_bar_is_seen():
     settings = {"batch": 1, "height": 160, "width": 240, **CPU}
     one = measurement("latency", "ours", settings, "ms", (1.0, 1.0, 1.0, 900.0, 900.0), group="a")
-    (axes,) = plots._latency(run(one)).axes
+    (axes,) = plots.draw_latency(run(one)).axes
     assert one.median == 1 and axes.get_xlim()[1] > one.interval[1] == 900
 
 
 def test_batches_stand_beside_each_other_and_gaps_are_named():
-    figure = plots._latency(run(*latency()))
+    figure = plots.draw_latency(run(*latency()))
     assert [axes.get_title() for axes in figure.axes] == [
         "240x160, batch 1, cpu",
         "240x160, batch 4, cpu",
@@ -92,7 +92,7 @@ def test_batches_stand_beside_each_other_and_gaps_are_named():
 
 def test_machines_do_not_share_a_panel_and_precisions_are_named():
     settings = {"batch": 1, "height": 160, "width": 240}
-    figure = plots._latency(
+    figure = plots.draw_latency(
         run(
             measurement("latency", "ours", settings | {"device": "cpu", "precision": "fp32"}, "ms", 9.0),
             measurement("latency", "ours", settings | {"device": "cuda:0", "precision": "fp32"}, "ms", 2.0),
@@ -106,7 +106,9 @@ def test_machines_do_not_share_a_panel_and_precisions_are_named():
 def test_the_roofline_shows_peaks_and_points_where_they_belong():
     facts = {"gflop": 96.0, "mb_moved": 480.0}
     settings = {"batch": 1, "height": 160, "width": 240, "precision": "fp32", **CPU}
-    (axes,) = plots._roofline(run(measurement("latency", "ours", settings, "ms", 600.0, facts=facts), *peaks())).axes
+    (axes,) = plots.draw_roofline(
+        run(measurement("latency", "ours", settings, "ms", 600.0, facts=facts), *peaks())
+    ).axes
     points = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o"]
     assert points == [[[200.0, pytest.approx(160.0)]]]
     roof = axes.lines[0].get_xydata()
@@ -118,17 +120,17 @@ def test_the_roofline_shows_peaks_and_points_where_they_belong():
 @pytest.mark.parametrize("kept", ["latency", "peak"])
 def test_without_peaks_or_points_there_is_no_roofline(kept):
     results = measured()
-    assert plots._roofline(run(*results.of(kept))) is None
+    assert plots.draw_roofline(run(*results.of(kept))) is None
 
 
 def test_without_a_copy_the_roof_is_flat():
     roofs = [one for one in peaks() if one.unit == "GFLOP/s"]
-    (axes,) = plots._roofline(run(*latency(), *roofs)).axes
+    (axes,) = plots.draw_roofline(run(*latency(), *roofs)).axes
     assert axes.lines[0].get_xdata()[0] == axes.get_xlim()[0]
 
 
 def test_fitted_curves_pass_the_points_and_are_named_with_their_exponents():
-    figure = plots._scaling(measured())
+    figure = plots.draw_scaling(measured())
     assert [axes.get_xlabel() for axes in figure.axes] == ["pixels", "images"] * 2
     assert [axes.get_ylabel() for axes in figure.axes] == ["ms", "ms", "peak MB", "peak MB"]
     assert "Predictor.run: exponent 1.04 (1.03 to 1.06)" in texts(figure)
@@ -141,7 +143,7 @@ def test_fitted_curves_pass_the_points_and_are_named_with_their_exponents():
 
 
 def test_stages_are_stacked_to_their_sum():
-    (axes,) = plots._stages(run(*stages())).axes
+    (axes,) = plots.draw_stages(run(*stages())).axes
     last = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == 2]
     assert [bar.get_x() for bar in last[1:]] == pytest.approx([bar.get_x() + bar.get_width() for bar in last[:-1]])
     assert texts(axes.figure)[:3] == ["240x160", "960x640", "1918x1280"]
@@ -149,7 +151,7 @@ def test_stages_are_stacked_to_their_sum():
 
 
 def test_accuracy_stands_over_time_by_precision_and_width():
-    (axes,) = plots._trade_off(measured()).axes
+    (axes,) = plots.draw_trade_off(measured()).axes
     lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
     assert [line.get_ydata()[-1] for line in lines] == pytest.approx([0.874, 0.8739, 0.870])
     assert all(np.diff(line.get_xdata()).min() > 0 for line in lines)
@@ -160,4 +162,4 @@ def test_accuracy_stands_over_time_by_precision_and_width():
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        draw(measured(), tmp_path / "file")
+        draw_pictures(measured(), tmp_path / "file")

@@ -3,8 +3,8 @@ import re
 import pytest
 from measured import ENVIRONMENT, measured, measurement, stages, trade_off
 
-from benchmarks.reporting.report import framed, markdown
-from benchmarks.reporting.tables import cell, in_unit, number, shown_settings, table
+from benchmarks.reporting.report import markdown
+from benchmarks.reporting.tables import escaped, in_unit, markdown_table, settings_text, three_digits
 from benchmarks.results import PARTS, Results, Skipped
 
 ONE = {"batch": 1, "height": 160, "width": 240, "device": "cpu", "threads": 2}
@@ -141,12 +141,6 @@ def test_what_was_skipped_is_told_once_for_each_reason():
     assert "- TensorRT (4 times, first batch 1): no driver\n" in text
 
 
-@pytest.mark.parametrize(("doubt", "first"), [(None, []), ("it rained", ["**Not a measurement**: it rained.", ""])])
-def test_a_frame_ends_with_what_it_was_measured_on_and_begins_with_doubts(doubt, first):
-    environment = {"cpu": "Abacus", "cores": 2, "versions": {"torch": "3", "numpy": "4"}}
-    assert framed(["a"], doubt, environment).splitlines() == [*first, "a", "Abacus, 2 cores; torch 3, numpy 4"]
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -161,7 +155,7 @@ def test_a_frame_ends_with_what_it_was_measured_on_and_begins_with_doubts(doubt,
     ],
 )
 def test_numbers_have_three_digits_that_mean_something(value, text):
-    assert number(value) == text
+    assert three_digits(value) == text
 
 
 def test_units_are_written_as_they_are_read():
@@ -172,12 +166,12 @@ def test_units_are_written_as_they_are_read():
 
 
 def test_settings_are_one_line():
-    assert shown_settings({"batch": 1, "height": 2, "width": 3, "device": "cpu", "precision": "fp16"}) == (
+    assert settings_text({"batch": 1, "height": 2, "width": 3, "device": "cpu", "precision": "fp16"}) == (
         "3x2, batch 1, cpu, fp16"
     )
-    assert shown_settings({}) == ""
+    assert settings_text({}) == ""
 
 
 def test_cells_cannot_break_a_table():
-    assert cell("a|b<c>\\") == "a\\|b&lt;c>\\\\"
-    assert table(["name", "ms >"], [["a|b", "1"]]) == ["| name |  ms |", "|------|----:|", "| a\\|b |   1 |"]
+    assert escaped("a|b<c>\\") == "a\\|b&lt;c>\\\\"
+    assert markdown_table(["name", "ms >"], [["a|b", "1"]]) == ["| name |  ms |", "|------|----:|", "| a\\|b |   1 |"]

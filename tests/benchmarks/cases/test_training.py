@@ -5,9 +5,10 @@ from click.testing import CliRunner
 from known_times import in_known_time
 from networks import make_card, make_network
 
-from benchmarks import training
+from benchmarks.cases import training
+from benchmarks.cases.training import AUGMENTATIONS, BARE, VARIANT, config_like, measure
 from benchmarks.results import Measurement, Results, Skipped
-from benchmarks.training import AUGMENTATIONS, BARE, VARIANT, config_like, main, measure
+from benchmarks.training import main
 from runtime.errors import ConfigError
 from unet_core.config import TrainConfig
 

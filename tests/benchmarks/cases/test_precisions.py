@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from known_times import in_known_time
 from PIL import Image
 
-from benchmarks import precision
-from benchmarks.precision import KINDS, main
+from benchmarks.cases import precisions
+from benchmarks.cases.precisions import EXPORTS, PrecisionReport
+from benchmarks.precision import main
 from runtime.predictor import Predictor
 
 IGNORED = 7
@@ -33,15 +34,15 @@ def measured(trained, tmp_path_factory):
     settings = json.loads((trained.checkpoint.parent / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(settings | {"ignore_index": IGNORED}))
     arguments = [str(run / "model.pth"), str(folder / "data"), "--rounds", "5", "--out", str(folder / "out")]
-    asked, network_run = [], precision.network_run
+    asked, network_run = [], precisions.network_run
 
     def counted(segmenter):
         run = network_run(segmenter)
         return lambda images: asked.append(len(images)) or run(images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "interleave", in_known_time)
-        patch.setattr(precision, "network_run", counted)
+        patch.setattr(precisions, "interleave", in_known_time)
+        patch.setattr(precisions, "network_run", counted)
         done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     report = json.loads((folder / "out" / "precision.json").read_text())
@@ -53,7 +54,7 @@ def model_of(measured, name):
 
 
 def test_every_precision_is_exported(measured):
-    assert list(measured.rows) == list(KINDS)
+    assert list(measured.rows) == list(EXPORTS)
     assert (measured.report["images"], measured.report["shape"]) == (6, [1, 64, 96, 3])
     assert all(model_of(measured, name).stat().st_size == row["size"] for name, row in measured.rows.items())
     assert (measured.folder / "out" / "precision.md").read_text().strip() in measured.done.stdout
@@ -104,7 +105,27 @@ def test_what_a_cpu_does_with_fp16_is_said(measured):
 
 def test_how_masks_are_read_can_be_given(monkeypatch, tmp_path):
     found = []
-    monkeypatch.setattr(precision, "measure_precisions", lambda *_, **options: found.append(options) or 1 / 0)
+    monkeypatch.setattr(precisions, "measure_precisions", lambda *_, **options: found.append(options) or 1 / 0)
     arguments = [str(tmp_path / "m.pth"), str(tmp_path), "--masks", "labels", "--ignore-index", "0"]
     assert isinstance(CliRunner().invoke(main, arguments).exception, ZeroDivisionError)
     assert (found[0]["layout"].masks, found[0]["ignore_index"]) == ("labels", 0)
+
+
+@pytest.mark.parametrize(("doubt", "first"), [(None, []), ("it rained", ["**Not a measurement**: it rained.", ""])])
+def test_a_report_begins_with_doubts_and_ends_with_what_it_was_measured_on(doubt, first):
+    environment = {"cpu": "Abacus", "cores": 2, "versions": {"torch": "3", "numpy": "4"}}
+    report = PrecisionReport(
+        device="cuda:0",
+        images=1,
+        shape=(1, 2, 3, 3),
+        rounds=5,
+        rows={},
+        disturbance=doubt,
+        environment=environment,
+    )
+    lines = report.markdown().splitlines()
+    assert lines[: len(first) + 1] == [
+        *first,
+        "1 real images; batch 1 at 3x2 on cuda:0, 5 rounds, in which the files alternate.",
+    ]
+    assert lines[-2:] == ["", "Abacus, 2 cores; torch 3, numpy 4"]
