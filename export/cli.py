@@ -1,4 +1,4 @@
-"""unet-export: the command line of `export.export_onnx` and `export.check_file`."""
+"""unet-export: the command line of `export.export_onnx` and `export.verify.check_file`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,85 +8,103 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from export.options import MASK_OPTIONS, ExportOptions, Values, options_to_export, refuse_to_check
 from runtime.card import Fit, ModelCard, Precision, ProofRow, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
-from runtime.errors import ConfigError, ProofError
+from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare
 
 if TYPE_CHECKING:
     from unet_core.reporting.progress import Display
 
-OF_CHECK = ("checkpoint_of", "device")
-"""Options that --check alone has."""
-
-OF_CARD = ("size", "mean", "std", "fit", "classes", "threshold")
-"""Options that say what a checkpoint without a card does not."""
-
-AFTERWARDS = ("card", "triton", "triton_name")
-"""Options for what is made of the exported file."""
-
-OF_KIND = ("precision", "target", "data", "raw", "keep", "values", "force", "tune")
-"""Options that say what kind of file is written, and may contradict each other."""
-
-OF_MASKS = ("masks", "ignore_index")
-"""Options that say how masks are read."""
-
 F = TypeVar("F", bound=Callable[..., None])
 
 
 def with_options_of_masks(command: F) -> F:
-    """Add `OF_MASKS` to a command, for `masks_of`."""
-    masks = click.option("--masks", help="Of the data: masks are in SPLIT_MASKS/.  [default: as the run's, else masks]")
+    """Add the options `MASK_OPTIONS` to a command; `masks_of` takes their values."""
+    masks = click.option(
+        "--masks",
+        metavar="NAME",
+        help="With --data: masks are in folders SPLIT_NAME, such as val_masks.  [default: as in training, else masks]",
+    )
     ignored = click.option(
         "--ignore-index",
         type=IgnoredValue(),
-        help="Of the data: value in the masks that does not count; none: all count.  [default: the run's]",
+        help="With --data: mask value to ignore; none: all values count.  [default: as in training]",
     )
     return masks(ignored(command))
 
 
 @click.command(cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The .onnx file.  [default: beside CHECKPOINT]")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="Of the network.  [default: fp32]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The .onnx file to write.  [default: beside CHECKPOINT]"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    help="Number format of weights and values; fp16 is for GPUs, int8 needs --data.  [default: fp32]",
+)
 @click.option(
     "--target",
     type=click.Choice(get_args(Target)),
-    help="cpu: faster there, if wide, and only there.  [default: any]",
+    help="Device to write the file for. cpu makes wide networks faster on CPUs; GPUs refuse the file.  [default: any]",
 )
 @click.option(
     "--tune",
     is_flag=True,
-    help="With --target cpu: measure what is fastest here, while nothing else runs.",
+    help="With --target cpu: choose the fastest form of each layer by timing it on this machine; close other programs.",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Real images to prove on, with masks where they are laid out as for training; int8 is calibrated on them.",
+    help="Folder of real images to test the file on, or a data set as for training; int8 is calibrated on it.",
 )
 @with_options_of_masks
-@click.option("--keep", type=Listed(str), help="Layers that stay in fp32, with fp16 and int8.")
+@click.option("--keep", type=Listed(str), help="With fp16 or int8: layers to leave in fp32, for example ups.0,ups.2.")
 @click.option(
     "--values",
-    type=click.Choice(["s8", "u8"]),
-    help="Of int8: s8 for TensorRT, u8 for CPUs.  [default: s8]",
+    type=click.Choice(get_args(Values)),
+    help="With int8: type of values between layers; s8 is for TensorRT, u8 for CPUs.  [default: s8]",
 )
-@click.option("--force", is_flag=True, help="Write fp16 or int8 also where it fails its gate; the card says so.")
-@click.option("--raw", is_flag=True, help="The bare network: normalised float32 planes in, logits out.")
-@click.option("--opset", type=int, help="Of ONNX.  [default: 20]")
-@click.option("--size", type=Size(), help="Of a checkpoint without a card: as trained.")
-@click.option("--mean", type=Listed(float), help="Likewise, of values in 0..1.")
-@click.option("--std", type=Listed(float), help="Likewise.")
-@click.option("--fit", type=click.Choice(get_args(Fit)), help="Likewise: how images are brought to --size.")
-@click.option("--classes", type=Listed(str), help="Likewise.")
-@click.option("--threshold", type=float, help="Probability from which a pixel is of the one class.")
-@click.option("--card", is_flag=True, help="Also write a model card for a hub beside the file, in Markdown.")
-@click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
-@click.option("--triton-name", help="Of the model there.  [default: the card's]")
-@click.option("--check", type=click.Path(path_type=Path), metavar="FILE", help="Prove an exported file again instead.")
+@click.option("--force", is_flag=True, help="Write an fp16 or int8 file that fails its test; its card says so.")
 @click.option(
-    "--checkpoint", "checkpoint_of", type=click.Path(path_type=Path), help="With --check: what it was exported from."
+    "--raw",
+    is_flag=True,
+    help="Write the bare network: normalised float32 NCHW in, logits out. unet-predict refuses such a file.",
+)
+@click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
+@click.option(
+    "--size", type=Size(), help="Size that the network was trained at, in pixels, for checkpoints without a card."
+)
+@click.option(
+    "--mean", type=Listed(float), help="Per-channel mean (values scaled to 0..1), for checkpoints without a card."
+)
+@click.option(
+    "--std",
+    type=Listed(float),
+    help="Per-channel standard deviation (values scaled to 0..1), for checkpoints without a card.",
+)
+@click.option(
+    "--fit", type=click.Choice(get_args(Fit)), help="How images are brought to --size, for checkpoints without a card."
+)
+@click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card.")
+@click.option("--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class.")
+@click.option("--card", is_flag=True, help="Also write a model card for a model hub, in Markdown, beside the file.")
+@click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
+@click.option("--triton-name", help="With --triton: name of the model there.  [default: the card's]")
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Instead of exporting, test an exported file again: its form, golden sample and answers.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoint_of",
+    type=click.Path(path_type=Path),
+    help="With --check: the checkpoint that the file was exported from, to compare with.",
 )
 @click.option("--device", help="With --check: auto, cpu, cuda:N or tensorrt:N.  [default: cpu]")
 def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
@@ -99,36 +117,33 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
             _check(check, given)
         if checkpoint is not None:
             _export(checkpoint, given)
-    except ModuleNotFoundError as error:  # PyTorch takes seconds to import, so it is not for --help
+    except ModuleNotFoundError as error:  # PyTorch takes seconds to import, so --help does without
         exit_without(error, extra="export")
     except ProofError as error:
-        _show(error.card)
+        rows = getattr(getattr(error.card, "proof", error.card), "rows", ())  # of a card, or of a report of --check
+        if rows:
+            click.echo(parity_table(rows))
         raise
 
 
 def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
-    from export.exporter import export_onnx
-    from export.options import CardChanges
+    """Export a checkpoint, with what --card and --triton make of the file."""
+    options = options_to_export(given)
+    from export.exporter import export_loaded
+    from unet_core.checkpoint import load_checkpoint
     from unet_core.reporting.progress import Display
 
-    for name in OF_CHECK:
-        if name in given:
-            raise ConfigError(f"--{name.removesuffix('_of')}: goes with --check; leave it out")
     display = Display()
-    of_card = {name: given[name] for name in OF_CARD if name in given}
-    rest = {name: value for name, value in given.items() if name not in (*OF_CARD, *OF_MASKS, *AFTERWARDS, "output")}
-    with _room_for_what_follows(checkpoint, given):
-        report = export_onnx(
-            checkpoint,
-            given.get("output"),
-            changes=CardChanges(**of_card),
-            display=display,
-            **_of_masks(checkpoint, given, display),
-            **rest,
-        )
+    loaded = load_checkpoint(checkpoint)
+    if options.uses_masks:
+        masks = {name: given[name] for name in MASK_OPTIONS if name in given}
+        options = replace(options, **masks_of(checkpoint, given["data"], masks, display))
+    with _room_for_extras(checkpoint, loaded.card, options, given):
+        report = export_loaded(loaded, checkpoint, given.get("output"), options, display)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    _show(report.card)
+    assert report.card.proof is not None
+    click.echo(parity_table(report.card.proof.rows))
     click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
     if "card" in given:
         from export.hub import write_model_card
@@ -140,56 +155,35 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         folder = write_repository(report.path, given["triton"], name=given.get("triton_name"))
         if "triton_name" not in given and folder.name != report.card.name:
             click.echo(
-                f"note: Triton takes no model called {report.card.name!r}, so it is {folder.name} there; --triton-name "
-                "gives another one",
+                f"note: Triton refuses the name {report.card.name!r}, so the model is {folder.name} there; "
+                "--triton-name gives another one",
                 err=True,
             )
         click.echo(f"Triton: {folder}")
 
 
 @contextmanager
-def _room_for_what_follows(checkpoint: Path, given: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse --card and --triton before the export where they cannot be written after it."""
-    if "triton_name" in given and "triton" not in given:
-        raise ConfigError("--triton-name: goes with --triton; leave it out")
-    if not given.keys() & {*AFTERWARDS}:
-        yield
-        return
-    if given.get("raw"):
-        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
-    from export.exporter import check_options, default_path, kind_of
-    from export.hub import markdown_path
-    from export.triton import place_of
-    from unet_core.checkpoint import load_checkpoint
-
-    check_options(**{name: given[name] for name in OF_KIND if name in given})
-    precision, target = given.get("precision", "fp32"), given.get("target", "any")
-    card = replace(load_checkpoint(checkpoint).card, precision=precision, target=target)
+def _room_for_extras(
+    checkpoint: Path, card: ModelCard, options: ExportOptions, given: Mapping[str, Any]
+) -> Iterator[None]:
+    """Refuse --card and --triton before the export if they could not be written after it."""
     if "card" in given:
-        kind = kind_of(precision, given.get("values"), target)
-        prepare(markdown_path(given.get("output", default_path(checkpoint, kind))))
+        from export.hub import markdown_path
+
+        prepare(markdown_path(given.get("output", options.default_path(checkpoint))))
     if "triton" not in given:
         yield
         return
-    place_of(card, given["triton"], given.get("triton_name"))
+    from export.triton import model_folder
+
+    planned = replace(card, precision=options.precision, target=options.target)
+    model_folder(planned, given["triton"], given.get("triton_name"))
     with new_folder(given["triton"]):
         yield
 
 
-def _of_masks(checkpoint: Path, given: Mapping[str, Any], display: "Display") -> dict[str, Any]:
-    """Of `masks_of`, where masks are read at all."""
-    masks = {name: given[name] for name in OF_MASKS if name in given}
-    if "data" in given and given.get("precision", "fp32") != "fp32":
-        return masks_of(checkpoint, given["data"], masks, display)
-    if masks:
-        raise ConfigError(
-            f"--{min(masks).replace('_', '-')}: goes with --data and --precision fp16 or int8; leave it out"
-        )
-    return {}
-
-
 def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "Display") -> dict[str, Any]:
-    """How masks are read: as it was given, else as in the run that left its settings beside the checkpoint.
+    """Choose how masks are read: as given, else as in the run that left its settings beside the checkpoint.
 
     Returns the arguments `layout` and `ignore_index` of `export_onnx` and `load_samples`.
     """
@@ -201,12 +195,11 @@ def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "D
 
 
 def _check(file: Path, given: Mapping[str, Any]) -> None:
+    """Check an exported file again and print what was found."""
+    refuse_to_check(given)
     from export.verify import check_file
     from unet_core.reporting.progress import Display
 
-    strange = given.keys() - {*OF_CHECK, "data"}
-    if strange:
-        raise ConfigError(f"--{min(strange).replace('_', '-')}: has no meaning with --check; leave it out")
     report = check_file(
         file,
         checkpoint=given.get("checkpoint_of"),
@@ -215,7 +208,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         display=Display(),
     )
     if report.rows:
-        click.echo(table(report.rows))
+        click.echo(parity_table(report.rows))
     found = []
     if report.rows and report.card.precision == "fp32":
         found.append(f"equals {report.reference} within {report.max_abs_error:.1e}")
@@ -229,19 +222,13 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     click.echo(f"{file}: {', '.join(found)}, on {report.device}")
 
 
-def _show(found: object) -> None:
-    """The figures of a card or of a check, in columns."""
-    rows = getattr(getattr(found, "proof", found), "rows", ())
-    if rows:
-        click.echo(table(rows))
-
-
 def _verdict(card: ModelCard) -> str:
+    """Say in one line how close the file is to PyTorch, or what its precision lost."""
     assert card.proof is not None
     gate = card.proof.gate
     if gate is None:
         return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    from export.hub import allowed, lost
+    from export.precision.verdict import allowed, lost
 
     text = f"{card.precision}, {lost(card, gate)}"
     if card.precision == "fp16" and gate.kept and gate.passed:
@@ -252,8 +239,8 @@ def _verdict(card: ModelCard) -> str:
     return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
 
 
-def table(rows: tuple[ProofRow, ...]) -> str:
-    """The parity figures of each checked shape in columns."""
+def parity_table(rows: tuple[ProofRow, ...]) -> str:
+    """Lay out the parity figures of each checked shape in columns."""
     lines = ["batch x height x width    images      max error   pixels flipped   mask IoU   flip distance"]
     for row in rows:
         shape, figures = "x".join(map(str, row.shape)), row.parity

@@ -1,4 +1,4 @@
-"""From a network and its card to an ONNX graph: uint8 images of any size in, probabilities out; or the bare network."""
+"""The ONNX graph of a network and its card: uint8 images of any size in, probabilities out; or the bare network."""
 
 import contextlib
 import io
@@ -10,18 +10,21 @@ from typing import Any
 import onnx
 import torch
 
+from export.options import OPSET, check_opset
 from runtime.card import ModelCard
-from runtime.errors import ConfigError, ModelError, one_line
+from runtime.errors import ModelError, one_line
 from unet_core.model import Segmenter
 
-OPSET = 20
-"""The newest that both TensorRT 10 and ONNX Runtime take well."""
-
-OPSETS = (18, 23)
-"""First and last that can be asked for: the exporter's own, and the newest that the tests run."""
-
 MAX_BYTES = 2**31 - 2**20
-"""A protobuf message holds at most 2 GiB; a little is left for graph and card."""
+"""Largest weights of a file, in bytes: a protobuf message holds at most 2 GiB, and graph and card need some room."""
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+GATHERING = ("Concat", "Resize")
+"""Operators that begin a block of the way up; the convolution after them tells which block."""
+
+BEFORE, AFTER = "before", "after"
+"""Names of the nodes before and after the network begin with these."""
 
 
 def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
@@ -34,10 +37,10 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
         ConfigError: the opset is out of `OPSETS`.
         ModelError: the weights are too large for one file.
     """
-    # Batch 2 and unequal sides: sizes of 1, or equal ones, would be taken for constants.
+    # Batch 2 and unequal sides: the exporter would take sizes of 1, or equal ones, for constants.
     example = torch.zeros(2, 2 * card.input.stride + 8, 3 * card.input.stride + 8, card.architecture.in_channels)
     dynamic = torch.export.Dim.DYNAMIC
-    model = _exported(
+    model = _export(
         segmenter,
         example.to(torch.uint8),
         opset,
@@ -45,7 +48,15 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
         free={0: dynamic, 1: dynamic, 2: dynamic},
     )
     _tidy(model, ("batch", "height", "width", None))
-    _cast_first(model)
+    # TensorRT allows a uint8 input no other reader than a Cast, not even a Shape.
+    nodes = list(model.graph.node)
+    cast = next(node for node in nodes if node.op_type == "Cast" and list(node.input) == ["image"])
+    for node in nodes:
+        if node is not cast:
+            node.input[:] = [cast.output[0] if name == "image" else name for name in node.input]
+    nodes.remove(cast)
+    del model.graph.node[:]
+    model.graph.node.extend([cast, *nodes])
     return _checked(model, segmenter)
 
 
@@ -62,26 +73,20 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     example = torch.zeros(2, card.architecture.in_channels, 2 * stride, 3 * stride)
     height, width = (stride * torch.export.Dim(name, min=1, max=2**20) for name in ("rows", "columns"))
     free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
-    model = _exported(segmenter.network, example, opset, names=("image", "logits"), free=free)
+    model = _export(segmenter.network, example, opset, names=("image", "logits"), free=free)
     _tidy(model, ("batch", None, "height", "width"))
     return _checked(model, segmenter)
 
 
-def check_opset(opset: int) -> None:
-    """Raise a ConfigError if the opset is out of `OPSETS`."""
-    if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
-
-
 def check_size(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise a ModelError if one file cannot hold the weights."""
+    """Raise a ModelError if the weights are too large for one file."""
     size = sum(weight.numel() * weight.element_size() for weight in weights.values())
     if size > MAX_BYTES:
         raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
 
 
 def check_room(model: onnx.ModelProto) -> None:
-    """Raise a ModelError if a rewritten graph is too large for one file: filters weigh up to four times as much."""
+    """Raise a ModelError if a rewritten graph is too large for one file: its filters take up to four times as much."""
     size = bytes_of(model)
     if size > MAX_BYTES:
         raise ModelError(
@@ -90,18 +95,24 @@ def check_room(model: onnx.ModelProto) -> None:
 
 
 def bytes_of(model: onnx.ModelProto) -> int:
-    """Bytes of a graph's weights and other constants."""
+    """Return the size in bytes of a graph's weights and other constants."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
-def _exported(
+def layers_of(model: onnx.ModelProto) -> list[str]:
+    """List the names of a graph's convolutions, transposed ones too, from its input to its output."""
+    return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
+
+
+def _export(
     network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
 ) -> onnx.ModelProto:
+    """Run PyTorch's exporter; `names` are those of input and output, `free` the free axes of the input."""
     check_opset(opset)
     check_size(network.state_dict())
     said = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(said):
-        warnings.simplefilter("ignore")  # the exporter's own deprecations are nothing a user can act on
+        warnings.simplefilter("ignore")  # deprecations inside the exporter, which a user cannot act on
         program = torch.onnx.export(
             network.cpu().eval(),
             (example,),
@@ -118,82 +129,41 @@ def _exported(
     return program.model_proto
 
 
+def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
+    """Name the free `sizes` of the input, and strip stack traces and paths of the exporting machine."""
+    graph = model.graph
+    del graph.value_info[:]  # they carry the exporter's names for sizes; every runtime infers them again
+    for part in (model, graph, *graph.node, graph.input[0], graph.output[0], *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    graph.name = "unet"
+    for value, names in ((graph.input[0], sizes), (graph.output[0], ("batch", None, "height", "width"))):
+        for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            if name is not None:
+                size.dim_param = name
+
+
 def _checked(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
+    """Give every layer weights of its own and the name of its module, and check the graph."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken: set[str] = set()
+    for node in model.graph.node:
+        for index, name in enumerate(node.input) if node.op_type in CONVOLUTIONS else ():
+            if name in taken:  # the exporter made one tensor of equal ones
+                own = model.graph.initializer.add()
+                own.CopyFrom(tensors[name])
+                node.input[index] = own.name = f"{name}.{len(model.graph.initializer)}"
+            elif name in tensors:
+                taken.add(name)
     kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
-    _unshare(model)
-    # Modules are listed as they were made, and `UNet` makes them as they run.
+    # Modules are listed in the order in which they were made, and `UNet` makes them in the order in which they run.
     rename(model, [name for name, module in segmenter.network.named_modules() if isinstance(module, kinds)])
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
-    """Name the free sizes of the input, and strip stack traces and paths of the exporting machine."""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]  # carry the exporter's names for sizes; every runtime infers them again
-    model.ClearField("doc_string")
-    model.graph.ClearField("doc_string")
-    model.graph.name = "unet"
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.ClearField("doc_string")
-    for value, names in (
-        (model.graph.input[0], sizes),
-        (model.graph.output[0], ("batch", None, "height", "width")),
-    ):
-        del value.metadata_props[:]
-        for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
-            if name is not None:
-                size.dim_param = name
-    for tensor in model.graph.initializer:
-        del tensor.metadata_props[:]
-        tensor.ClearField("doc_string")
-
-
-def _unshare(model: onnx.ModelProto) -> None:
-    """Give every convolution weights of its own: the exporter makes one of equal ones, and a layer has its own name."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    taken: set[str] = set()
-    for node in model.graph.node:
-        for place, name in enumerate(node.input) if node.op_type in CONVOLUTIONS else ():
-            if name in taken:
-                copy = model.graph.initializer.add()
-                copy.CopyFrom(tensors[name])
-                node.input[place] = copy.name = f"{name}.{len(model.graph.initializer)}"
-            elif name in tensors:
-                taken.add(name)
-
-
-def _cast_first(model: onnx.ModelProto) -> None:
-    """Let a Cast be the only reader of the image: TensorRT allows uint8 inputs no other operator, not even Shape."""
-    nodes = list(model.graph.node)
-    cast = next(node for node in nodes if node.op_type == "Cast" and list(node.input) == ["image"])
-    for node in nodes:
-        if node is not cast:
-            node.input[:] = [cast.output[0] if name == "image" else name for name in node.input]
-    nodes.remove(cast)
-    del model.graph.node[:]
-    model.graph.node.extend([cast, *nodes])
-
-
-def set_metadata(model: onnx.ModelProto, entries: dict[str, str]) -> None:
-    """Replace the file's metadata."""
-    del model.metadata_props[:]
-    for key, value in sorted(entries.items()):
-        model.metadata_props.add(key=key, value=value)
-
-
-CONVOLUTIONS = ("Conv", "ConvTranspose")
-
-GATHERING = ("Concat", "Resize")
-"""Operators that begin a block of the way up; the convolution after them tells which."""
-
-BEFORE, AFTER = "before", "after"
-
-
 def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
-    """Name nodes, values and weights; inputs and outputs of the graph keep their names.
+    """Name nodes, values and weights after the modules; inputs and outputs of the graph keep their names.
 
     `modules` are the names of the network's convolutions, in the order in which they run.
     """
@@ -201,14 +171,21 @@ def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
     constants = {tensor.name for tensor in graph.initializer}
     used: Counter[str] = Counter()
+
+    def unique(name: str) -> str:
+        used[name] += 1
+        return name if used[name] == 1 else f"{name}_{used[name]}"
+
     for node, scope in zip(graph.node, list(_scopes(graph, modules)), strict=True):
-        node.name = _once(scope if node.op_type in CONVOLUTIONS else f"{scope}.{node.op_type.lower()}", used)
-        for place, value in enumerate(node.input):
+        convolution = node.op_type in CONVOLUTIONS
+        node.name = unique(scope if convolution else f"{scope}.{node.op_type.lower()}")
+        for index, value in enumerate(node.input):
             if value in constants and value not in names:
-                names[value] = _once(_constant_name(node, place), used)
-        for place, value in enumerate(node.output):
+                word = ("weight" if index == 1 else "bias") if convolution else "constant"
+                names[value] = unique(f"{node.name}.{word}")
+        for index, value in enumerate(node.output):
             if value and value not in names:
-                names[value] = node.name if place == 0 else f"{node.name}.{place}"
+                names[value] = node.name if index == 0 else f"{node.name}.{index}"
     for node in graph.node:
         node.input[:] = [names.get(value, value) for value in node.input]
         node.output[:] = [names.get(value, value) for value in node.output]
@@ -217,7 +194,7 @@ def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
 
 
 def _scopes(graph: onnx.GraphProto, modules: Sequence[str]) -> Iterator[str]:
-    """Where each node stands: in its own module if it is a convolution, else after the last one or before the next."""
+    """Give the module of each node: its own for a convolution, else the one of the convolution before or after it."""
     waiting = list(modules)
     seen = BEFORE
     for node in graph.node:
@@ -230,14 +207,3 @@ def _scopes(graph: onnx.GraphProto, modules: Sequence[str]) -> Iterator[str]:
             yield waiting[0].partition(".conv")[0]
         else:
             yield seen
-
-
-def _constant_name(node: onnx.NodeProto, place: int) -> str:
-    if node.op_type in CONVOLUTIONS:
-        return f"{node.name}.{'weight' if place == 1 else 'bias'}"
-    return f"{node.name}.constant"
-
-
-def _once(name: str, used: Counter[str]) -> str:
-    used[name] += 1
-    return name if used[name] == 1 else f"{name}_{used[name]}"

@@ -1,17 +1,44 @@
-"""What a checkpoint without a card does not tell: the size that it was trained at, normalisation, names, threshold."""
+"""Options of an export, and the refusal of those that contradict one another. Needs neither PyTorch nor onnx."""
 
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from runtime.card import Fit, ModelCard
-from runtime.errors import ConfigError, ModelError
+from runtime.card import Fit, InputSpec, ModelCard, OutputSpec, Precision, Target
+from runtime.errors import ConfigError, ModelError, OutputError
+from runtime.support.files import prepare
 
-OF_OUTPUT = ("classes", "threshold")
-"""Fields of the card's output; the others are of its input."""
+if TYPE_CHECKING:
+    from unet_core.data.pairs import Layout
+
+OPSET = 20
+"""The newest ONNX opset that both TensorRT 10 and ONNX Runtime support well."""
+
+OPSETS = (18, 23)
+"""First and last opset that can be asked for: the oldest that PyTorch's exporter writes, the newest that is tested."""
+
+Values = Literal["s8", "u8"]
+"""Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
+
+OUTPUT_FIELDS = ("classes", "threshold")
+"""Fields of `CardChanges` that belong to the card's output. The others belong to its input."""
+
+CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
+MASK_OPTIONS = ("masks", "ignore_index")
+CHECK_OPTIONS = ("checkpoint_of", "device", "data")
+EXPORT_OPTIONS = ("precision", "target", "tune", "data", "raw", "opset", "keep", "values", "force")
+"""Options of the command line by what they are for, under the names of their Python arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardChanges:
-    """Fields of a card to be given by hand, None where they stay; `size` is (height, width)."""
+    """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width).
+
+    Raises:
+        ConfigError: a value is out of its bounds.
+    """
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
@@ -20,34 +47,164 @@ class CardChanges:
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        given = self.given
+        try:
+            InputSpec(**{name: given[name] for name in ("size", "fit") if name in given})
+            OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
+        except ModelError as error:
+            raise _named_by_option(error) from error
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Fields that are not None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def applied(self, card: ModelCard, *, assumed: bool) -> ModelCard:
-        """The card with these changes; in one that training wrote only the threshold can be changed.
+        """Return the card with these changes. In a card that training wrote only the threshold can be changed.
 
         Raises:
-            ConfigError: it is not `assumed` and says otherwise, or a value is out of its bounds or not of this network.
+            ConfigError: the card is not `assumed` and has other values, or a value does not fit the network.
         """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = self.given
         for name, value in given.items():
-            known = getattr(card.output if name in OF_OUTPUT else card.input, name)
+            known = getattr(card.output if name in OUTPUT_FIELDS else card.input, name)
             if not assumed and name != "threshold" and value != known:
                 raise ConfigError(
-                    f"--{name}: found {_shown(name, value)}, the checkpoint's card says {_shown(name, known)}; "
+                    f"--{name}: found {_as_option(name, value)}, the checkpoint's card says {_as_option(name, known)}; "
                     "leave it out"
                 )
         count = card.architecture.classes
         if self.classes is not None and len(self.classes) != count:
             raise ConfigError(f"--classes: found {len(self.classes)}, the weights have {count}; give a name for each")
         if self.threshold is not None and count > 1:
-            raise ConfigError(f"--threshold: is of one class, the weights have {count}; leave it out")
-        output = {name: given.pop(name) for name in OF_OUTPUT if name in given}
+            raise ConfigError(f"--threshold: needs a model of one class, the weights have {count}; leave it out")
+        output = {name: given.pop(name) for name in OUTPUT_FIELDS if name in given}
         try:
             return replace(card, input=replace(card.input, **given), output=replace(card.output, **output))
-        except ModelError as error:  # of the field input.NAME or output.NAME
-            raise ConfigError(f"--{str(error).partition('.')[2]}") from error
+        except ModelError as error:
+            raise _named_by_option(error) from error
 
 
-def _shown(name: str, value: object) -> str:
-    """A value as the command line takes it."""
+def _named_by_option(error: ModelError) -> ConfigError:
+    """Turn a refusal of the card's field input.NAME or output.NAME into one of the option --NAME."""
+    return ConfigError(f"--{str(error).partition('.')[2]}")
+
+
+def _as_option(name: str, value: object) -> str:
+    """Write a value as the command line takes it."""
     if not isinstance(value, tuple):
         return str(value)
     return "x".join(map(str, reversed(value))) if name == "size" else ",".join(map(str, value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of one export; `export.export_onnx` describes each.
+
+    Raises:
+        ConfigError: an option is unknown, or contradicts another one.
+    """
+
+    precision: Precision = "fp32"
+    target: Target = "any"
+    tune: bool = False
+    data: str | os.PathLike[str] | None = None
+    layout: "Layout | None" = None
+    ignore_index: int | None = None
+    raw: bool = False
+    opset: int = OPSET
+    changes: CardChanges = CardChanges()
+    keep: Collection[str] = ()
+    values: Values | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        precision, target, values = self.precision, self.target, self.values
+        if precision not in get_args(Precision):
+            raise ConfigError(f"--precision {precision}: expected {', '.join(get_args(Precision))}")
+        if self.raw and precision != "fp32":
+            raise ConfigError(f"--raw: writes fp32 only; leave out --precision {precision}")
+        if self.keep and precision == "fp32":
+            raise ConfigError("--keep: an fp32 file keeps all layers; give --precision fp16 or int8")
+        if self.force and precision == "fp32":
+            raise ConfigError("--force: an fp32 file that differs from the network is never written; leave it out")
+        if values is not None and values not in get_args(Values):
+            raise ConfigError(f"--values {values}: expected {' or '.join(get_args(Values))}")
+        if values is not None and precision != "int8":
+            raise ConfigError(f"--values {values}: is for int8 files; give --precision int8, or leave it out")
+        if precision == "int8" and self.data is None:
+            raise ConfigError("--precision int8: needs real images to calibrate on; give --data FOLDER")
+        if target not in get_args(Target):
+            raise ConfigError(f"--target {target}: expected {' or '.join(get_args(Target))}")
+        if target == "cpu" and (self.raw or precision != "fp32"):
+            other = "--raw" if self.raw else f"--precision {precision}"
+            raise ConfigError(f"--target cpu: writes fp32 with a card; leave out {other}")
+        if self.tune and target != "cpu":
+            raise ConfigError("--tune: chooses layers for --target cpu; add that, or leave --tune out")
+        check_opset(self.opset)
+
+    @property
+    def uses_masks(self) -> bool:
+        """True if the export reads the masks in `data`: only gates of lower precision do."""
+        return self.data is not None and self.precision != "fp32"
+
+    def default_path(self, checkpoint: Path) -> Path:
+        """Path of the .onnx file beside the checkpoint: model.onnx, or model.KIND.onnx for what is special about it."""
+        stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
+        kind = "raw" if self.raw else "u8" if self.values == "u8" else "cpu" if self.target == "cpu" else self.precision
+        return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
+
+    def output_path(self, checkpoint: Path, path: str | os.PathLike[str] | None) -> Path:
+        """Return `path`, or the default one without it, after making its folder.
+
+        Raises:
+            OutputError: the file cannot be written there, or its name does not end in .onnx.
+        """
+        file = prepare(self.default_path(checkpoint) if path is None else path)
+        if file.suffix.lower() != ".onnx":
+            raise OutputError(f"{file}: expected a name that ends in .onnx, by which the other commands know it")
+        return file
+
+
+def check_opset(opset: int) -> None:
+    """Raise a ConfigError if the opset is out of `OPSETS`."""
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+
+
+def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
+    """Make `ExportOptions` of what a user gave `unet-export CHECKPOINT`: values by name, without those left out.
+
+    `layout` and `ignore_index` are not set: how masks are read depends on the folder of the checkpoint.
+
+    Raises:
+        ConfigError: options contradict one another.
+    """
+    for name in CHECK_OPTIONS:
+        if name in given and name not in EXPORT_OPTIONS:
+            raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
+    if "triton_name" in given and "triton" not in given:
+        raise ConfigError("--triton-name: goes with --triton; leave it out")
+    if given.get("raw") and given.keys() & {"card", "triton"}:
+        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
+    options = ExportOptions(
+        changes=CardChanges(**{name: given[name] for name in CARD_OPTIONS if name in given}),
+        **{name: given[name] for name in EXPORT_OPTIONS if name in given},
+    )
+    for name in MASK_OPTIONS:
+        if name in given and not options.uses_masks:
+            raise ConfigError(f"{_flag(name)}: goes with --data and --precision fp16 or int8; leave it out")
+    return options
+
+
+def refuse_to_check(given: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if an option was given to `unet-export --check FILE` that has no meaning there."""
+    strange = sorted(given.keys() - set(CHECK_OPTIONS))
+    if strange:
+        raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
+
+
+def _flag(name: str) -> str:
+    """The option on the command line of a Python argument."""
+    return f"--{name.removesuffix('_of').replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Pictures to prove, gate and calibrate on: a data set in Carvana's layout, any folder of images, or synthetic ones."""
+"""Pictures for the proof, the gate and calibration: of a data set, of any folder of images, or synthetic ones."""
 
 import os
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from unet_core.data.records import Record, Records, SampleDecoder
 from unet_core.reporting.progress import Display
 
 MOST_IMAGES = 100
-"""Images of each side that are used, spread evenly over all."""
+"""Number of images used to measure on, and to calibrate on; they are spread evenly over all."""
 
 SYNTHETIC_IMAGES = 8
-"""Pictures that stand in where there are no real ones."""
+"""Number of synthetic pictures that stand in for real ones."""
 
-Picture = NDArray[np.uint8]
-"""As the network sees it: uint8 [height, width, channels]."""
+FittedImage = NDArray[np.uint8]
+"""An image fitted to the network: uint8 [height, width, channels]."""
 
 T = TypeVar("T")
 
 
 class Examples(Protocol):
-    """Pictures with labels at their original size, decoded when they are asked for."""
+    """Pictures with labels at their original size, decoded on access."""
 
     def __len__(self) -> int: ...
 
@@ -41,15 +41,15 @@ class Examples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Pictures to measure on, with labels that count where `labelled`, and others (or the same) to calibrate on."""
+    """Pictures to measure on and pictures to calibrate on, which may be the same; labels count if `labelled`."""
 
     measured: Examples
     calibration: Examples
     labelled: bool
     images: Images = "data"
 
-    def pictures(self, most: int) -> list[Picture]:
-        """At most so many of the measured pictures, spread evenly over all."""
+    def pictures(self, most: int) -> list[FittedImage]:
+        """Return at most this many of the measured pictures, spread evenly over all."""
         return [self.measured[index][0] for index in spread(range(len(self.measured)), most)]
 
 
@@ -63,24 +63,24 @@ def load_samples(
 ) -> Samples:
     """Find and check the images under a folder, and their masks where it is laid out as for training.
 
-    Then validation images are measured on and training images are calibrated on, where there are both; otherwise the
-    folder's own images serve for both.
+    A data set's validation images are measured on and its training images calibrated on. Any other folder's images,
+    or those of the one split that there is, serve for both.
 
     Raises:
-        DataError: no images, or some that cannot be used, which are listed.
+        DataError: there are no images, or some cannot be used; the message lists them.
     """
     folder = Path(data)
     splits = [split for split in SPLITS if image_folder(folder, split).is_dir()]
     train, val = find_splits(folder, layout, splits) if splits else ([], _images(folder))
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
-    sets = _checked(sides, card, ignore_index, display or Display(quiet=True))
+    sets = _checked_records(sides, card, ignore_index, display or Display(quiet=True))
     return Samples(measured=sets[0], calibration=sets[-1], labelled=bool(splits))
 
 
 def load_pictures(
     data: str | os.PathLike[str], card: ModelCard, most: int, *, display: Display | None = None
-) -> list[Picture]:
-    """At most so many of the images that `load_samples` would measure on; their masks are not looked at.
+) -> list[FittedImage]:
+    """Load at most this many of the images that `load_samples` would measure on, without their masks.
 
     Raises:
         DataError: as `load_samples`.
@@ -88,11 +88,12 @@ def load_pictures(
     folder = Path(data)
     inner = [side for side in (image_folder(folder, "val"), image_folder(folder, "train")) if side.is_dir()]
     pairs = spread(_images([*inner, folder][0]), most)
-    (records,) = _checked([pairs], card, None, display or Display(quiet=True))
+    (records,) = _checked_records([pairs], card, None, display or Display(quiet=True))
     return [records[index][0] for index in range(len(records))]
 
 
 def _images(folder: Path) -> list[Pair]:
+    """List the images of a folder as pairs without masks."""
     if folder.is_file():
         raise DataError(f"--data {folder}: is a file, expected a folder of images or a data set with train_images/")
     if not folder.is_dir():
@@ -103,10 +104,10 @@ def _images(folder: Path) -> list[Pair]:
     return pairs
 
 
-def _checked(
+def _checked_records(
     sides: Sequence[Sequence[Pair]], card: ModelCard, ignore_index: int | None, display: Display
 ) -> list[Records]:
-    """Records of all sides; every file was decoded once."""
+    """Make records of the pairs of each side, and decode every file once to see that it can be."""
     labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
     decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
     sets = [Records(pairs, decoder) for pairs in sides]
@@ -116,7 +117,7 @@ def _checked(
 
 
 def synthetic_samples(card: ModelCard) -> Samples:
-    """What stands in where there are no real images."""
+    """Make samples that stand in for real images."""
     size, channels = card.input.size, card.architecture.in_channels
     nothing = np.full(size, IGNORED, np.uint8)
     records = [(synthetic_image(*size, channels, seed), nothing) for seed in range(SYNTHETIC_IMAGES)]
@@ -124,6 +125,6 @@ def synthetic_samples(card: ModelCard) -> Samples:
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly spaced."""
+    """Return at most this many of the items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
     return [items[index] for index in places]

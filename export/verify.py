@@ -1,4 +1,4 @@
-"""Proving again what an exported file claims: its form, its card, its golden sample, and its answers."""
+"""A second proof of an exported file: of its form, its card, its golden sample and its answers."""
 
 import os
 from collections.abc import Mapping
@@ -7,25 +7,34 @@ from pathlib import Path
 
 import onnx
 
-from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
-from export.proof import MAX_ERROR, NOT_FINITE, answered, cases, compare, depends_on_batch, network_run, raw_run
+from export.precision.verdict import FP16_FLIPPED, INT8_FLIPPED
+from export.proof import (
+    MAX_ERROR,
+    NOT_FINITE,
+    cases,
+    depends_on_batch,
+    expected_answers,
+    network_run,
+    proof_rows,
+    raw_run,
+)
 from export.samples import load_pictures
-from runtime.card import RAW_KEY, ModelCard, Proof, ProofRow
+from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.metadata import read_metadata
 from runtime.model_file.validator import check_model
 from runtime.predictor import Predictor
-from unet_core.checkpoint import Checkpoint, load_checkpoint
+from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
 
 PICTURES = 8
-"""Real pictures that are compared."""
+"""Number of real pictures that are compared."""
 
-SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}
-"""Names of the free sizes of the graph's input and output."""
+GRAPH_SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}
+"""Names of the free sizes of a graph's input and output; None stands for a fixed size."""
 
 RAW_SIZES = {"image": ("batch", None, "height", "width"), "logits": ("batch", None, "height", "width")}
 """The same of a raw export."""
@@ -33,9 +42,10 @@ RAW_SIZES = {"image": ("batch", None, "height", "width"), "logits": ("batch", No
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What was found: the card, the device, the golden sample's error there, and parity with `reference`.
+    """Result of a check: card, device, error of the golden sample there, and parity with `reference`.
 
-    `rows` are empty where there was nothing to compare with; a raw export has no golden sample, so None.
+    `golden_error` is None for a raw export, which has no golden sample. `rows` are empty if there was nothing to
+    compare with.
     """
 
     path: Path
@@ -59,20 +69,19 @@ def check_file(
     device: str = "cpu",
     display: Display | None = None,
 ) -> CheckReport:
-    """Check an exported file on a device: against its checkpoint, or, on a GPU, against itself on the CPU.
+    """Check an exported file on a device: against its checkpoint, or on a GPU against itself on the CPU.
 
     Raises:
         ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
         DeviceError: the device does not run here.
         ConfigError: `data` without anything to compare with, or a raw export without its checkpoint.
         CheckpointError, DataError: as `load_checkpoint` and `load_pictures`.
-        ProofError: another card or other weights than the checkpoint's, or answers that differ by more than the
-            tolerance.
+        ProofError: card or weights differ from the checkpoint's, or answers differ by more than the tolerance.
     """
     file, display = Path(path), display or Display(quiet=True)
     metadata = read_metadata(file)
     is_raw = RAW_KEY in metadata
-    check_form(file, RAW_SIZES if is_raw else SIZES)
+    check_form(file, RAW_SIZES if is_raw else GRAPH_SIZES)
     if is_raw and (checkpoint is None or device != "cpu"):
         raise ConfigError(
             f"{file}: is a raw export, without golden sample; give --checkpoint, and --device cpu or none"
@@ -80,19 +89,28 @@ def check_file(
     predictor = None if is_raw else Predictor(file, device)
     card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
-    reference = _of_network(file, card, checkpoint, display) if checkpoint else _of_itself(file, predictor)
-    if data is not None and reference is None:
+    reference: NetworkFunction | None = None
+    name, rows = "nothing", tuple[ProofRow, ...]()
+    if checkpoint:
+        reference, name = _network_of(file, card, checkpoint, display), f"PyTorch with {checkpoint}"
+    elif predictor is not None and predictor.report.device != "cpu":
+        reference, name = Predictor(file, "cpu").run, "the same file on the CPU"
+    elif data is not None:
         gpu = "" if card.target == "cpu" else ", or --device cuda"
         raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
+    if reference is not None:
+        pictures = [] if data is None else load_pictures(data, card, PICTURES, display=display)
+        rows = tuple(proof_rows(run, expected_answers(reference, cases(card, pictures)), card.output))
     report = CheckReport(
         path=file,
         card=card,
         device="cpu" if predictor is None else predictor.report.device,
         golden_error=None if predictor is None else predictor.report.golden_error,
-        reference="nothing" if reference is None else reference.name,
-        rows=() if reference is None else _rows(run, reference.run, card, data, display),
+        reference=name,
+        rows=rows,
     )
-    base = _base(card, report.device)
+    kind = report.device.partition(":")[0]
+    base = MAX_ERROR if card.precision == "fp32" and kind == "cpu" else golden_tolerance(card, kind)
     if depends_on_batch(run, card, None if report.device == "cpu" else base):
         raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
     for row in report.rows:
@@ -100,24 +118,11 @@ def check_file(
     return report
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """Whose answers are right, and what to call it."""
-
-    run: NetworkFunction
-    name: str
-
-
-def _of_network(file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display) -> _Reference:
+def _network_of(file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display) -> NetworkFunction:
+    """Load the checkpoint's network, and refuse it if card or weights differ; only the threshold may."""
     loaded = load_checkpoint(checkpoint)
     if loaded.card.weights_sha256 != card.weights_sha256:
-        raise ProofError(f"{file}: was not exported from {checkpoint}, whose weights are others")
-    _require_same_card(file, card, loaded, display)
-    return _Reference(network_run(Segmenter(loaded.network(), card).eval()), f"PyTorch with {checkpoint}")
-
-
-def _require_same_card(file: Path, card: ModelCard, loaded: Checkpoint, display: Display) -> None:
-    """Stop where the card is not the checkpoint's; its threshold may have been given at export."""
+        raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights")
     parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")
     ours, theirs = (asdict(replace(one, proof=None)) for one in (card, loaded.card))
     threshold = ours["output"].pop("threshold"), theirs["output"].pop("threshold")
@@ -126,25 +131,17 @@ def _require_same_card(file: Path, card: ModelCard, loaded: Checkpoint, display:
             raise ProofError(f"{file}: its card has the {part} {ours[part]}, the checkpoint's {theirs[part]}")
     if threshold[0] != threshold[1] and not loaded.card_is_assumed:
         display.note(f"the card's threshold is {threshold[0]:g}, the checkpoint's {threshold[1]:g}")
-
-
-def _of_itself(file: Path, predictor: Predictor | None) -> _Reference | None:
-    if predictor is None or predictor.report.device == "cpu":
-        return None
-    return _Reference(Predictor(file, "cpu").run, "the same file on the CPU")
-
-
-def _base(card: ModelCard, device: str) -> float:
-    """What the device and its arithmetic may differ by."""
-    kind = device.partition(":")[0]
-    return MAX_ERROR if card.precision == "fp32" and kind == "cpu" else golden_tolerance(card, kind)
+    return network_run(Segmenter(loaded.network(), card).eval())
 
 
 def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network: bool) -> None:
-    """Stop answers that are further off than device and, compared with the network, the file's precision explain."""
+    """Refuse answers that are off by more than the device and, against the network, the file's precision explain."""
     card, error = report.card, row.parity.max_abs_error
     proof = card.proof if of_network and card.precision != "fp32" else None
-    limit = base + (0.0 if proof is None else _recorded(proof, row))
+    limit = base
+    if proof is not None:  # below fp32 the card tells the error of such a picture
+        alike = [one for one in proof.rows if (one.shape, one.images) == (row.shape, row.images)]
+        limit += max(one.parity.max_abs_error for one in alike or proof.rows)
     if error > limit or row.parity == NOT_FINITE:
         raise ProofError(
             f"{report.path}: is off by {error:.2g} from {report.reference} at (batch, height, width) {row.shape}, "
@@ -162,29 +159,11 @@ def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network:
         )
 
 
-def _recorded(proof: Proof, row: ProofRow) -> float:
-    """The error that the card tells for such a row."""
-    alike = [one for one in proof.rows if (one.shape, one.images) == (row.shape, row.images)]
-    return max(one.parity.max_abs_error for one in alike or proof.rows)
-
-
-def _rows(
-    run: NetworkFunction,
-    reference: NetworkFunction,
-    card: ModelCard,
-    data: str | os.PathLike[str] | None,
-    display: Display,
-) -> tuple[ProofRow, ...]:
-    pictures = [] if data is None else load_pictures(data, card, PICTURES, display=display)
-    return tuple(compare(run, answered(reference, cases(card, pictures)), card.output))
-
-
-def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = SIZES) -> None:
-    """Check the graph without running it.
+def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = GRAPH_SIZES) -> None:
+    """Check the graph without running it; `sizes` are the expected free sizes by input and output.
 
     Raises:
-        ModelError: as `check_model`, or it is no valid ONNX, or has other inputs or outputs than the
-            contract says.
+        ModelError: as `check_model`, or the file is not valid ONNX, or its inputs or outputs differ.
     """
     check_model(path)
     try:
@@ -194,13 +173,11 @@ def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = SIZES) 
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # of several types, none documented
-        raise ModelError(f"{path}: is no valid ONNX ({' '.join(str(error).split())[:300]})") from error
-    found = {value.name: _sizes(value) for value in (*model.graph.input, *model.graph.output)}
-    if {
-        name: tuple(size if isinstance(size, str) else None for size in sizes) for name, sizes in found.items()
-    } != sizes:
+        raise ModelError(f"{path}: is not valid ONNX ({' '.join(str(error).split())[:300]})") from error
+    found = {
+        value.name: tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim)
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    free = {name: tuple(size if isinstance(size, str) else None for size in shape) for name, shape in found.items()}
+    if free != sizes:
         raise ModelError(f"{path}: found inputs and outputs {found}, expected {dict(sizes)}; export it again")
-
-
-def _sizes(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
-    return tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim)

@@ -1,136 +1,139 @@
-"""fp16 copies of an fp32 graph: which layers can be fp16, and the graph with those that can.
+"""fp16 copies of an fp32 graph, and the choice of the layers that can be fp16.
 
-Inputs, outputs, what is before the network and what is after it stay as they are. A layer is a convolution, by its name
-(`export.names`); the operators between two of them follow the values that they get.
+Inputs, outputs, and the nodes before and after the network stay as they are. A layer is a convolution, known by its
+name; the operators between two layers take the type of the values that they read.
 
-A CPU multiplies in fp32 whatever the file says, so what a GPU will answer is estimated on a graph in fp32 that rounds
+A CPU multiplies in fp32 whatever the file says. So what a GPU will answer is estimated on a graph in fp32 that rounds
 to fp16 every weight and every value that the fp16 graph keeps: products are exact there and sums are in fp32, as
 tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A library that sums in fp16, or rounds
 before it adds a bias, loses more.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import CONVOLUTIONS
 
 FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
-"""Operators that are fp16 where all that they get is."""
+"""Operators that are fp16 if all values that they read are."""
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
-"""How many times larger than seen a value may become on other images before it overflows."""
+"""Factor by which a value may grow on other images before it overflows fp16."""
 
-Loss = tuple[float, float]
-"""Share of flipped pixels, mean |p - p of fp32|: what a set of layers in fp16 costs."""
-
-
-def convolutions(model: onnx.ModelProto) -> list[str]:
-    """The layers of a graph, from its input to its output."""
-    return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
+PrecisionCost = tuple[float, float]
+"""Cost of a set of layers in fp16 or int8: share of flipped pixels (0..1), mean |p - p of fp32|."""
 
 
 def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """The graph with all layers but `keep` in fp16."""
-    return _Conversion(model, keep, emulate=False).run()
+    """Return a copy with all layers but `keep` in fp16."""
+    return HalfConversion(model, keep, emulate=False).run()
 
 
 def emulate_half(model: onnx.ModelProto, keep: Collection[str] = (), *, weights_only: bool = False) -> onnx.ModelProto:
-    """A graph in fp32 that rounds where that of `to_half` does; with `weights_only` as a CPU computes that one."""
-    return _Conversion(model, keep, emulate=True, weights_only=weights_only).run()
+    """Return an fp32 copy that rounds where the copy of `to_half` does; with `weights_only`, as a CPU computes that."""
+    return HalfConversion(model, keep, emulate=True, weights_only=weights_only).run()
 
 
-class _Conversion:
-    """One walk over the nodes of a copy: casts come in where a value and its reader differ."""
+class HalfConversion:
+    """One walk over the nodes of a copy, which inserts a cast where a value and its reader differ in type."""
 
     def __init__(
         self, model: onnx.ModelProto, keep: Collection[str], *, emulate: bool, weights_only: bool = False
     ) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy.deepcopy(model)
         self.keep, self.emulate, self.weights_only = keep, emulate, weights_only
         self.weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.half: set[str] = set()
-        self.made: set[str] = set()
+        """Values that are fp16."""
+        self.cast: set[str] = set()
+        """Names under which values were cast already."""
         self.nodes: list[onnx.NodeProto] = []
 
     def run(self) -> onnx.ModelProto:
+        """Convert the copy and return it."""
         graph = self.model.graph
         for node in list(graph.node):
-            self._convert(node) if self._is_half(node) else self._leave(node)
+            pictures = node.input if node.op_type == "Concat" else node.input[:1]
+            if node.op_type in CONVOLUTIONS:
+                is_half = node.name not in self.keep
+            else:
+                is_half = node.op_type in FOLLOWERS and all(value in self.half for value in pictures)
+            if is_half:
+                self.convert(node, set(pictures))
+            else:
+                self.leave(node)
         del graph.node[:]
         graph.node.extend(self.nodes)
         return self.model
 
-    def _is_half(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in CONVOLUTIONS:
-            return node.name not in self.keep
-        return node.op_type in FOLLOWERS and all(value in self.half for value in self._data(node))
-
-    def _data(self, node: onnx.NodeProto) -> Sequence[str]:
-        """The values of a node that are pictures: all of a Concat, the first one of others."""
-        return list(node.input) if node.op_type == "Concat" else [node.input[0]]
-
-    def _convert(self, node: onnx.NodeProto) -> None:
-        for place, value in enumerate(node.input):
-            if value in self._data(node):
-                node.input[place] = self._cast(value, TensorProto.FLOAT16)
+    def convert(self, node: onnx.NodeProto, pictures: Collection[str]) -> None:
+        """Let a node compute in fp16: cast the pictures that it reads, round its weights."""
+        for index, value in enumerate(node.input):
+            if value in pictures:
+                node.input[index] = self.as_type(value, TensorProto.FLOAT16)
             elif node.op_type in CONVOLUTIONS:
-                self._round(self.weights[value])
+                self.round_weight(self.weights[value])
         (output,) = node.output
         self.half.add(output)
         if not self.emulate or self.weights_only:
             self.nodes.append(node)
             return
         node.output[0] = f"{output}.exact"
-        self.nodes += [node, *_rounding(node.output[0], output)]
+        self.nodes += [node, *rounding_nodes(node.output[0], output)]
 
-    def _leave(self, node: onnx.NodeProto) -> None:
-        for place, value in enumerate(node.input):
+    def leave(self, node: onnx.NodeProto) -> None:
+        """Let a node compute in fp32."""
+        for index, value in enumerate(node.input):
             if value in self.half:
-                node.input[place] = self._cast(value, TensorProto.FLOAT)
+                node.input[index] = self.as_type(value, TensorProto.FLOAT)
         self.nodes.append(node)
 
-    def _round(self, weight: onnx.TensorProto) -> None:
+    def round_weight(self, weight: onnx.TensorProto) -> None:
+        """Round a weight to fp16 in place."""
         values = numpy_helper.to_array(weight)
         with np.errstate(over="ignore"):  # layers with such weights are kept, or the proof shows it
             rounded = values.astype(np.float16)
         weight.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32) if self.emulate else rounded, weight.name))
 
-    def _cast(self, value: str, kind: int) -> str:
-        """The name under which a value is there as another type."""
+    def as_type(self, value: str, kind: int) -> str:
+        """Return the name under which a value has another type, casting it if it has not."""
         if (value in self.half) == (kind == TensorProto.FLOAT16) or (self.emulate and kind == TensorProto.FLOAT):
             return value
         if self.weights_only:
             return value
         name = f"{value}.{'half' if kind == TensorProto.FLOAT16 else 'single'}"
-        if name not in self.made:
-            self.made.add(name)
-            self.nodes += _rounding(value, name) if self.emulate else [_cast(value, name, kind)]
+        if name not in self.cast:
+            self.cast.add(name)
+            self.nodes += rounding_nodes(value, name) if self.emulate else [cast_node(value, name, kind)]
         return name
 
 
-def _cast(value: str, name: str, kind: int) -> onnx.NodeProto:
+def cast_node(value: str, name: str, kind: int) -> onnx.NodeProto:
+    """Make a node that casts a value to another type, under another name."""
     return helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=kind)
 
 
-def _rounding(value: str, name: str) -> list[onnx.NodeProto]:
-    """To fp16 and back."""
-    return [_cast(value, f"{name}.rounded", TensorProto.FLOAT16), _cast(f"{name}.rounded", name, TensorProto.FLOAT)]
+def rounding_nodes(value: str, name: str) -> list[onnx.NodeProto]:
+    """Make the nodes that cast a value to fp16 and back."""
+    half = f"{name}.rounded"
+    return [cast_node(value, half, TensorProto.FLOAT16), cast_node(half, name, TensorProto.FLOAT)]
 
 
 def overflowing(model: onnx.ModelProto, extremes: Callable[[Sequence[str]], dict[str, float]]) -> list[str]:
-    """Layers that fp16 cannot hold: a weight, or `HEADROOM` times a value that goes in or comes out, is too large.
+    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value read or written, is too large.
 
-    `extremes` gives the largest |value| of each named value over the images.
+    `extremes` returns the largest |value| of each named value over the images.
     """
     layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
     seen = extremes(sorted({name for node in layers for name in (node.input[0], node.output[0])}))
-    weights = {tensor.name: _largest(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
+    weights = {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
+    }
     return [
         node.name
         for node in layers
@@ -139,37 +142,32 @@ def overflowing(model: onnx.ModelProto, extremes: Callable[[Sequence[str]], dict
     ]
 
 
-def _largest(values: NDArray[np.generic]) -> float:
-    return float(np.abs(values).max(initial=0))
-
-
 def layers_to_keep(
-    layers: Sequence[str], needed: Collection[str], loss: Callable[[Collection[str]], Loss], limit: float
-) -> tuple[list[str], list[tuple[str, Loss]]]:
-    """The layers to keep in fp32, as few as flip at most `limit` (0..1) of the pixels, and what each other one costs.
+    layers: Sequence[str], needed: Collection[str], cost: Callable[[Collection[str]], PrecisionCost], limit: float
+) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
+    """Choose the layers to keep in fp32: as few as flip at most `limit` (0..1) of the pixels.
 
-    Each layer is tried alone in fp16; then the number of those kept, costliest first, is found by bisection. The second
-    value is empty where keeping the `needed` ones is enough. `loss` tells what keeping some costs.
+    Each layer is tried alone in fp16. Then a bisection finds how many have to be kept, costliest first.
+
+    Args:
+        layers: all layers, in order.
+        needed: layers to keep in any case.
+        cost: returns the cost of keeping these layers.
+
+    Returns:
+        The layers to keep, and the cost of each other one alone, costliest first; empty if the `needed` are enough.
     """
-    if loss(needed)[0] <= limit:
-        return _in_order(layers, needed), []
+    if cost(needed)[0] <= limit:
+        return [layer for layer in layers if layer in needed], []
     others = [layer for layer in layers if layer not in needed]
-    costs = {layer: loss([other for other in layers if other != layer]) for layer in others}
+    costs = {layer: cost([other for other in layers if other != layer]) for layer in others}
     ranked = sorted(others, key=lambda layer: costs[layer], reverse=True)
     low, high = 0, len(ranked)  # keeping `high` of them is enough: nothing is fp16 then
     while high - low > 1:
         middle = (low + high) // 2
-        if loss([*needed, *ranked[:middle]])[0] <= limit:
+        if cost([*needed, *ranked[:middle]])[0] <= limit:
             high = middle
         else:
             low = middle
-    return _in_order(layers, [*needed, *ranked[:high]]), [(layer, costs[layer]) for layer in ranked]
-
-
-def _in_order(layers: Sequence[str], chosen: Collection[str]) -> list[str]:
-    return [layer for layer in layers if layer in chosen]
-
-
-def named_costs(costs: Sequence[tuple[str, Loss]], most: int = 3) -> Iterator[str]:
-    """The costliest layers, for a message."""
-    return (f"{layer} flips {flipped:.3%}" for layer, (flipped, _) in costs[:most])
+    kept = {*needed, *ranked[:high]}
+    return [layer for layer in layers if layer in kept], [(layer, costs[layer]) for layer in ranked]

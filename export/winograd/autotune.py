@@ -1,4 +1,4 @@
-"""Which form each convolution takes on this machine, by measuring: `unet-export --target cpu --tune`."""
+"""Choice of each convolution's form by measuring on this machine: `unet-export --target cpu --tune`."""
 
 import json
 import tempfile
@@ -14,9 +14,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.graph import MAX_BYTES, bytes_of
+from export.graph import MAX_BYTES, bytes_of, layers_of
 from export.winograd.row_layout import BODY
-from export.winograd.transform import BLOCK, FORMS, Form, convolutions, rewrite
+from export.winograd.transform import BLOCK, FORMS, Form, rewritable, rewrite
 from runtime.card import ModelCard
 from runtime.devices.session import session_options
 from runtime.errors import ConfigError, OutputError
@@ -27,75 +27,83 @@ from unet_core.reporting.progress import Advance, Display
 Key = TypeVar("Key")
 
 CALLS = 5
-"""Calls that are profiled, after `UNCOUNTED` that do not count."""
+"""Number of profiled calls that count, after `UNCOUNTED` ones."""
+
 UNCOUNTED = 2
+
 OTHER = "other"
-"""What belongs to no convolution: the change of layouts, for instance."""
+"""Key of the nodes that belong to no convolution, such as changes of layout."""
+
 ROUNDS = 7
-"""Of the whole network as it is and in other forms, in turns."""
+"""Number of rounds in which the whole network is timed in each form."""
+
 GAIN = 0.02
-"""What another form must gain of the whole time to be taken: less is noise."""
+"""Share of the whole time that other forms have to save to be taken; less is noise."""
+
 LOST_ROUNDS = 1
-"""In which it may be slower all the same: more are noise, of a busy machine say."""
+"""Number of rounds in which they may be slower all the same; more are noise, of a busy machine for instance."""
+
 LARGE = 4
-"""Times as large are the blocks that are tried besides `BLOCK`; they are for large caches."""
+"""Factor of the larger blocks that are tried besides `BLOCK`; they are for large caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How a graph is rewritten: the form of each convolution of 3x3 that is not direct, by name; and `BLOCK`."""
+    """A choice of forms: the form of each convolution of 3x3 that is not direct, by name; `block` as `BLOCK`."""
 
     forms: Mapping[str, Form]
     block: int = BLOCK
 
     def applied(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a copy of a graph that is rewritten so."""
         return rewrite(model, self.forms, self.block)
 
 
 def tuned(model: onnx.ModelProto, card: ModelCard, display: Display | None = None) -> Choice:
-    """How the network is fastest on this machine: one image as trained.
+    """Choose the forms in which the network is fastest on this machine, for one image of the trained size.
 
-    All convolutions in one form after the other give the time of each layer; each takes its fastest. Whether the whole
-    is then faster, and in larger blocks faster still, is measured in turns with the graph as it is, which wins where
-    it is not.
+    Each layer is timed with all convolutions in one form after the other, and takes its fastest form. The whole network
+    is then timed in these forms, also in larger blocks, in rounds that alternate with the graph as it is. That stays
+    unless another choice is faster.
 
     Args:
         model: a graph that `export.graph` built.
     """
     display = display or Display(quiet=True)
-    names = convolutions(model)
+    names = rewritable(model)
     image = synthetic_image(*card.input.size, card.architecture.in_channels, seed=0)[None]
     times = layer_times(model, image, display)
-    fastest = _fastest(names, times)
-    choices = [as_it_is := Choice(forms={})]
+    fastest = fastest_forms(names, times)
+    choices = [unchanged := Choice(forms={})]
     for choice in (
         Choice(forms=fastest),
         Choice(forms=fastest, block=LARGE * BLOCK),
-        Choice(forms=_fastest(names, times, ("f4", "f4-few"))),
+        Choice(forms=fastest_forms(names, times, ("f4", "f4-few"))),
     ):
         if choice.forms and choice not in choices:
             choices.append(choice)
-    rounds = in_turns((choice.applied(model) for choice in choices), image)  # [choices, rounds]
+    rounds = interleaved((choice.applied(model) for choice in choices), image)  # [choices, rounds]
     shares = rounds / rounds[0]
     best = int(np.argmin(np.median(shares, axis=1)))
     before, after = (1e3 * float(np.median(rounds[choice])) for choice in (0, best))
     if np.median(shares[best]) >= 1 - GAIN or (shares[best] >= 1).sum() > LOST_ROUNDS:
-        display.note(f"tuned: one image takes {_ms(before)} ms here, and no other forms surely gain {GAIN:.0%}")
-        return as_it_is
+        display.note(f"tuned: one image takes {_ms(before)} ms here; no other forms surely save {GAIN:.0%}")
+        return unchanged
     display.note(f"tuned: one image takes {_ms(after)} ms instead of {_ms(before)} here, by medians of {ROUNDS} rounds")
     return choices[best]
 
 
 def _ms(milliseconds: float) -> str:
+    """Write milliseconds with three digits."""
     return f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
 
 
 def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Display) -> dict[Form, dict[str, float]]:
-    """Milliseconds of each layer where all convolutions have one form, by form and layer; medians of calls in turns.
+    """Measure each layer with all convolutions in one form; return medians in milliseconds by form and layer.
 
-    Forms in which one file cannot hold the whole are not tried.
+    Forms in which the weights are too large for one file are left out.
     """
-    names = convolutions(model)
+    names = rewritable(model)
     able = {}
     for form in FORMS:
         graph = rewrite(model, dict.fromkeys(names, form))
@@ -104,11 +112,6 @@ def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Displ
     with display.bar("tune", UNCOUNTED + CALLS, unit="call") as advance:
         found = profiled(able, layers_of(model), image, available_threads(), CALLS, advance=advance)
     return {form: {layer: float(np.median(own)) for layer, own in times.items()} for form, times in found.items()}
-
-
-def layers_of(model: onnx.ModelProto) -> list[str]:
-    """The names of its convolutions, transposed ones among them, in their order."""
-    return [node.name for node in model.graph.node if node.op_type.startswith("Conv")]
 
 
 def profiled(
@@ -121,22 +124,24 @@ def profiled(
     budget_s: float | None = None,
     advance: Advance = lambda _: None,
 ) -> dict[Key, dict[str, list[float]]]:
-    """Milliseconds of each layer in each call, by model and layer: profiled on the CPU, models in turns.
+    """Profile models on the CPU, interleaved; return milliseconds by model and layer, one for each call.
 
     Args:
-        models: serialised, or the paths of files.
-        layers: names of convolutions; a node belongs to the layer whose name its own has, and to `OTHER` without one.
+        models: serialised models, or paths of files.
+        layers: names of convolutions. A node belongs to the layer whose name is in its own, otherwise to `OTHER`.
         image: uint8 [batch, height, width, channels].
-        calls: that count, after `UNCOUNTED` others.
-        budget_s: seconds; then there are fewer calls, but not fewer than `CALLS`.
+        threads: number of threads of each session.
+        calls: number of calls that count, after `UNCOUNTED` others.
+        budget_s: time in seconds after which no more calls are made, once there are `CALLS`.
+        advance: called with 1 after each call of all models.
 
     Raises:
         OutputError: the folder for temporary files is full.
-        ConfigError: images are so large that a profile has no room for a call that counts.
+        ConfigError: the images are so large that a profile has no room for a call that counts.
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
-            key: _session(model, threads, Path(folder) / str(index))
+            key: open_session(model, threads, Path(folder) / str(index))
             for index, (key, model) in enumerate(models.items())
         }
         started = time.perf_counter()
@@ -147,11 +152,11 @@ def profiled(
                 session.run(["probability"], {"image": image})
             advance(1)
         ended = {key: Path(session.end_profiling()) for key, session in sessions.items()}
-        return {key: _by_layer(_events(profile), layers) for key, profile in ended.items()}
+        return {key: by_layer(read_events(profile), layers) for key, profile in ended.items()}
 
 
-def _events(profile: Path) -> list[dict[str, Any]]:
-    """The events that ONNX Runtime wrote; it does not say where it could not write all."""
+def read_events(profile: Path) -> list[dict[str, Any]]:
+    """Read the events that ONNX Runtime wrote; it does not tell if it could not write all of them."""
     try:
         events: list[dict[str, Any]] = json.loads(profile.read_text())
     except (OSError, ValueError) as error:
@@ -162,17 +167,18 @@ def _events(profile: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _fastest(
+def fastest_forms(
     names: Sequence[str], times: Mapping[Form, Mapping[str, float]], forms: Sequence[Form] = FORMS
 ) -> dict[str, Form]:
+    """Choose the fastest of some forms for each layer; those that stay direct are left out."""
     allowed: tuple[Form, ...] = ("direct", *(form for form in forms if form != "direct" and form in times))
     best: dict[str, Form] = {name: min(allowed, key=lambda form: times[form][name]) for name in names}
     return {name: form for name, form in best.items() if form != "direct"}
 
 
-def in_turns(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Seconds [graphs, rounds] that one image takes each graph in rounds in which all take turns."""
-    sessions = [_session(model.SerializeToString(), available_threads()) for model in models]
+def interleaved(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Time one image in each graph, in rounds that alternate between them; return seconds [graphs, rounds]."""
+    sessions = [open_session(model.SerializeToString(), available_threads()) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
         for session, own in zip(sessions, times, strict=True):
@@ -183,7 +189,8 @@ def in_turns(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> NDA
     return np.array(times)
 
 
-def _session(model: bytes | str, threads: int, profile: Path | None = None) -> Any:
+def open_session(model: bytes | str, threads: int, profile: Path | None = None) -> Any:
+    """Open a session on the CPU, which writes a profile if `profile` is given."""
     options = session_options(threads)
     if profile is not None:
         options.enable_profiling = True
@@ -191,14 +198,14 @@ def _session(model: bytes | str, threads: int, profile: Path | None = None) -> A
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, list[float]]:
-    """Milliseconds in each call that counts, by layer.
+def by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, list[float]]:
+    """Sum up the milliseconds of each layer in each call that counts.
 
-    A profile ends after 1e6 events, in the middle of a call; such a call has nodes, but no `model_run`, which is
-    written at its end.
+    A profile ends after 1e6 events, in the middle of a call. Such a call has nodes but no `model_run`, which is written
+    at its end.
 
     Raises:
-        ConfigError: not one call that counts is in it.
+        ConfigError: the profile holds no call that counts.
     """
     longest_first = sorted(layers, key=len, reverse=True)
     runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")

@@ -1,30 +1,30 @@
-"""Which form each convolution takes, by a model of what the forms cost: `unet-export --target cpu` without `--tune`."""
+"""Choice of each convolution's form by a model of costs: `unet-export --target cpu` without `--tune`."""
 
 from collections.abc import Mapping
 
 import onnx
 
-from export.winograd.transform import FORMS, TILE, Form, convolutions, tiles_of_block
+from export.winograd.transform import FORMS, TILE, Form, rewritable, tiles_of_block
 from runtime.card import ModelCard
 
 MARGIN = 1.05
-"""Another form than direct has to promise that much more; the model is off by 9 %, root of the mean square, and
-whole networks were 4 to 6 % faster than the sum of their layers promised."""
+"""Factor on the cost of all forms but direct: the model's root mean square error is 9 %, and whole networks were 4 to
+6 % faster than the sum of their layers promised."""
 
 
-def chosen(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
-    """The form of each convolution of 3x3 that costs least, for one image as trained.
+def choose_forms(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
+    """Choose the form of each convolution of 3x3 that costs least, for one image of the trained size.
 
     Args:
         model: a graph that `export.graph` built.
 
     Returns:
-        By the name of the convolution; those that stay direct are not in it.
+        Forms by the name of the convolution, without those that stay direct.
     """
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     shapes = {node.name: weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
     sizes, found = sizes_of(model, card), dict[str, Form]()
-    for name in convolutions(model):
+    for name in rewritable(model):
         out, channels = shapes[name][:2]
         form = min(FORMS, key=lambda one: cost(one, *sizes[name], channels, out)) if name in sizes else "direct"
         if form != "direct":
@@ -33,7 +33,7 @@ def chosen(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
 
 
 def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int, int]]:
-    """Height and width of what each convolution reads, where an image is as trained and that is known."""
+    """Find the (height, width) of what each convolution reads for an image of the trained size, where it is known."""
     stride = card.input.stride
     height, width = (-(-side // stride) * stride for side in card.input.size)
     first = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -55,11 +55,11 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
 
 
 def cost(form: Form, height: int, width: int, channels: int, out: int) -> float:
-    """Milliseconds of a convolution [out, channels, 3, 3] over [height, width], about.
+    """Estimate the milliseconds of a convolution [out, channels, 3, 3] over [height, width].
 
-    Fitted to timings of 102 layers in four forms, of networks of 31, 8 and 2 million weights, at 240x160 and
-    480x320, in turns on two cores of an AMD EPYC: the mean of two cores that share their last cache and two that
-    do not, where what one core wrote and the other reads (`values`) is twice as dear; only their ratios matter.
+    Fitted to timings of 102 layers in four forms, of networks of 31, 8 and 2 million weights, at 240x160 and 480x320,
+    interleaved on two cores of an AMD EPYC: the mean of two cores that share their last cache and two that do not.
+    There, what one core writes and the other reads (`values`) costs twice as much. Only ratios of costs matter.
     """
     if form == "direct":
         return 4.44e-9 * 18 * height * width * channels * out

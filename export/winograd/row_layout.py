@@ -1,7 +1,7 @@
 """Values of a graph as rows, [places, channels], for the convolutions of `export.winograd.transform`.
 
-Where a pixel's row is, is arithmetic on its coordinates, done in the graph, so batch, height and width stay free, and
-to re-order pixels is to compute other indices: no value is moved for its own sake.
+The graph computes the row of a pixel from its coordinates. So batch, height and width stay free, and re-ordering pixels
+only computes other indices: no value is moved for its own sake.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 OUTSIDE = 2**40
-"""Added to the index of what lies outside of a picture; the smaller of it and the zero row's index is the latter."""
+"""Added to the index of a pixel outside of the picture, so that the zero row's index is the smaller one."""
 
 BODY = "block"
-"""In the names of nodes of a graph within the graph."""
+"""Part of the names of nodes in a graph within the graph."""
 
 
 class Builder:
-    """Nodes and constants of a graph in the making; the same operator on the same values is made once."""
+    """Nodes and constants of a graph under construction; the same operator on the same values is made once."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
-        """Names: those that are taken."""
+        """Start with no nodes; `names` are taken already."""
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.scope = ""
@@ -35,13 +35,14 @@ class Builder:
         self._made: dict[Any, str] = {}
 
     def named(self, word: str) -> str:
-        """A name that is not taken, after the layer in work."""
+        """Return a new name that begins with the current layer's."""
         stem = f"{self.scope}.{word}"
         name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, 9999))) if name not in self._names)
         self._names.add(name)
         return name
 
     def constant(self, values: Any, word: str = "constant") -> str:
+        """Add a constant, or find an equal one; return its name."""
         array = np.asarray(values, order="C")
         key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
         if key not in self._constants:
@@ -51,7 +52,7 @@ class Builder:
         return self._constants[key]
 
     def op(self, kind: str, *inputs: str | int, **attributes: Any) -> str:
-        """Add a node; its output. A number stands for an int64 constant."""
+        """Add a node, or find an equal one; return the name of its output. A number stands for an int64 constant."""
         values = [self.constant(np.int64(value)) if isinstance(value, int) else value for value in inputs]
         key = (kind, *values, repr(sorted(attributes.items())))
         if key not in self._made:
@@ -61,12 +62,12 @@ class Builder:
         return self._made[key]
 
     def reshaped(self, value: str, *shape: int) -> str:
-        """0 keeps a side, -1 takes the rest."""
+        """Reshape a value; in `shape` 0 keeps a side and -1 takes the rest."""
         return self.op("Reshape", value, self.constant(np.array(shape, np.int64), "shape"))
 
     @contextmanager
     def body(self) -> Iterator[list[onnx.NodeProto]]:
-        """Nodes that are added in this block are those of a graph within the graph; they see what was made before."""
+        """Collect the nodes added in this block for a graph within the graph; they can read what was made before."""
         nodes, made, scope = self.nodes, dict(self._made), self.scope
         self.nodes, self.scope = [], f"{scope}.{BODY}"
         try:
@@ -76,7 +77,7 @@ class Builder:
 
 
 Coordinate = Callable[..., str]
-"""What coordinates, int64, contribute to the index of a row."""
+"""Function from the names of int64 coordinates to the name of their share of a row's index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Rows:
     """Pictures as rows float32 [places, channels].
 
     `batch`, `height`, `width` and `places` are the names of int64 scalars in the graph. The index of a pixel's row is
-    `of_line(picture, y) + of_x(x)`. If it is `padded`, the last row is zero and no pixel's.
+    `of_line(picture, y) + of_x(x)`. If `padded`, the last row is zero and belongs to no pixel.
     """
 
     value: str
@@ -98,14 +99,15 @@ class Rows:
     of_x: Coordinate
 
 
-def rows_of(b: Builder, value: str, channels: int) -> Rows:
-    """Pictures [batch, channels, height, width] as rows, line by line."""
+def to_rows(b: Builder, value: str, channels: int) -> Rows:
+    """Turn pictures [batch, channels, height, width] into rows, line by line."""
     batch, height, width = (b.op("Squeeze", b.op("Shape", value, start=side, end=side + 1)) for side in (0, 2, 3))
     flat = b.reshaped(b.op("Transpose", value, perm=[0, 2, 3, 1]), -1, channels)
-    return _in_lines(b, flat, channels, batch, height, width, padded=False)
+    return in_lines(b, flat, channels, batch, height, width, padded=False)
 
 
-def _in_lines(b: Builder, value: str, channels: int, batch: str, height: str, width: str, *, padded: bool) -> Rows:
+def in_lines(b: Builder, value: str, channels: int, batch: str, height: str, width: str, *, padded: bool) -> Rows:
+    """Describe rows that stand line by line, one picture after the other."""
     pixels = b.op("Mul", b.op("Mul", batch, height), width)
     return Rows(
         value=value,
@@ -121,9 +123,10 @@ def _in_lines(b: Builder, value: str, channels: int, batch: str, height: str, wi
 
 
 def joined(b: Builder, parts: Sequence[Rows]) -> tuple[str, list[str | int], str]:
-    """The rows of all parts, of equally many channels, below each other; where each part begins; and the last's index.
+    """Put the rows of all parts, which have equally many channels, below one another.
 
-    The last row is zero, and so is of no part, or a padded one's.
+    Returns the rows, the index where each part begins, and the index of the last row. That row is zero: it belongs to a
+    padded part, or was added.
     """
     begins: dict[int, str | int] = {}
     places: str | int = 0
@@ -141,10 +144,10 @@ def joined(b: Builder, parts: Sequence[Rows]) -> tuple[str, list[str | int], str
     return value, [begins[index] for index in range(len(parts))], str(last)
 
 
-def table_of(b: Builder, rows: Rows, begin: str | int, last: str, picture: str, y: str, x: str) -> str:
-    """Indices of pixels, int64, of rows that begin at `begin`; those outside of the picture are `last`.
+def row_indices(b: Builder, rows: Rows, begin: str | int, last: str, picture: str, y: str, x: str) -> str:
+    """Compute the int64 indices of pixels in rows that begin at `begin`; pixels outside of the picture get `last`.
 
-    Coordinates broadcast against each other.
+    Coordinates broadcast against one another.
     """
     line, column = (
         b.op("Where", b.op("And", b.op("GreaterOrEqual", at, 0), b.op("Less", at, side)), index, OUTSIDE)
@@ -153,8 +156,8 @@ def table_of(b: Builder, rows: Rows, begin: str | int, last: str, picture: str, 
     return b.op("Min", b.op("Add", b.op("Add", line, begin) if begin else line, column), last)
 
 
-def _lines(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0)) -> str:
-    """Indices [pixels] of every `step`-th pixel of every `step`-th line, line by line."""
+def line_indices(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0)) -> str:
+    """Compute the indices [pixels] of every `step`-th pixel of every `step`-th line, line by line."""
     picture = b.reshaped(b.op("Range", 0, rows.batch, 1), -1, 1, 1)
     y, x = (
         b.op("Add", b.op("Mul", b.op("Range", 0, b.op("Div", side, step), 1), step), start)
@@ -163,36 +166,39 @@ def _lines(b: Builder, rows: Rows, step: int = 1, first: tuple[int, int] = (0, 0
     return b.reshaped(b.op("Add", rows.of_line(picture, b.reshaped(y, -1, 1)), rows.of_x(x)), -1)
 
 
-def _and_last(b: Builder, rows: Rows, indices: str) -> str:
-    """The indices and, of padded rows, the last one."""
+def with_last_row(b: Builder, rows: Rows, indices: str) -> str:
+    """Append the index of the last row if the rows are padded."""
     if not rows.padded:
         return indices
     return b.op("Concat", indices, b.reshaped(b.op("Sub", rows.places, 1), 1), axis=0)
 
 
-def picture_of(b: Builder, rows: Rows) -> str:
-    """The value as [batch, channels, height, width]."""
-    flat = b.op("Gather", rows.value, _lines(b, rows), axis=0)
+def to_pictures(b: Builder, rows: Rows) -> str:
+    """Turn rows into pictures [batch, channels, height, width]."""
+    flat = b.op("Gather", rows.value, line_indices(b, rows), axis=0)
     sides = [b.reshaped(side, 1) for side in (rows.batch, rows.height, rows.width)]
     shape = b.op("Concat", *sides, b.constant(np.array([rows.channels])), axis=0)
     return b.op("Transpose", b.op("Reshape", flat, shape), perm=[0, 3, 1, 2])
 
 
 def pooled(b: Builder, rows: Rows) -> Rows:
-    """The largest of each 2x2 pixels; sides are even."""
+    """Take the largest of each 2x2 pixels; height and width have to be even."""
     corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    found = [b.op("Gather", rows.value, _and_last(b, rows, _lines(b, rows, 2, corner)), axis=0) for corner in corners]
+    found = [
+        b.op("Gather", rows.value, with_last_row(b, rows, line_indices(b, rows, 2, corner)), axis=0)
+        for corner in corners
+    ]
     height, width = (b.op("Div", side, 2) for side in (rows.height, rows.width))
-    return _in_lines(b, b.op("Max", *found), rows.channels, rows.batch, height, width, padded=rows.padded)
+    return in_lines(b, b.op("Max", *found), rows.channels, rows.batch, height, width, padded=rows.padded)
 
 
 def transposed(b: Builder, rows: Rows, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Rows:
-    """A transposed convolution of 2x2 with stride 2: weight [in, out, 2, 2].
+    """Apply a transposed convolution of 2x2 with stride 2; weight is [in, out, 2, 2], bias [out].
 
-    Each pixel's four results lie side by side in a row of 4 * out; where they belong is arithmetic.
+    The four results of a pixel lie side by side in a row of 4 * out; arithmetic on indices finds their places.
     """
     channels, out = weight.shape[:2]
-    lines = b.op("Gather", rows.value, _lines(b, rows), axis=0)
+    lines = b.op("Gather", rows.value, line_indices(b, rows), axis=0)
     factor = np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(channels, 4 * out)
     factors = [b.constant(factor, "weight")]
     if bias is not None:

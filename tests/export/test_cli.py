@@ -1,17 +1,22 @@
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from folders import write_pair
+from networks import make_card, make_network
 from onnx_files import gate_of, write_onnx
 
 from export import cli, exporter
 from export.cli import main
+from export.options import CardChanges, ExportOptions
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
-from unet_core.checkpoint import load_checkpoint, save_checkpoint
+from unet_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_core.data.pairs import Layout
 
 
@@ -20,43 +25,50 @@ def run(*arguments):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the command asks of `export_onnx`, which does nothing here."""
+def loaded(monkeypatch):
+    """A checkpoint that every name loads."""
+    network = make_network()
+    checkpoint = Checkpoint(state_dict=network.state_dict(), card=make_card(network), extra={})
+    monkeypatch.setattr("unet_core.checkpoint.load_checkpoint", lambda _: checkpoint)
+    return checkpoint
+
+
+@pytest.fixture
+def asked(loaded, monkeypatch):
+    """What the command asks of `export_loaded`, which does nothing here."""
     calls = []
 
-    def export_onnx(*arguments, **options):
-        calls.append((arguments, options))
+    def export_loaded(*arguments):
+        calls.append(arguments[:-1])
         raise ProofError("asked")
 
-    monkeypatch.setattr(exporter, "export_onnx", export_onnx)
+    monkeypatch.setattr(exporter, "export_loaded", export_loaded)
     return calls
 
 
-def test_all_options_reach_the_export(asked, tmp_path):
+def test_all_options_reach_the_export(asked, loaded, tmp_path):
     given = ("--precision", "int8", "--data", tmp_path, "--keep", "ups.0,ups.2", "--values", "u8", "--force")
-    done = run("m.pth", "-o", "o.onnx", *given, "--opset", 21, "--size", "48x32", "--mean", "0,0,0", "--threshold", 0)
+    done = run(
+        "m.pth", "-o", "o.onnx", *given, "--opset", 21, "--size", "48x32", "--mean", "0,0,0", "--threshold", 0.25
+    )
     assert (done.exit_code, done.stderr) == (1, "error: asked\n")
-    ((paths, options),) = asked
-    assert [str(path) for path in paths] == ["m.pth", "o.onnx"]
-    changes = options.pop("changes")
-    assert (changes.size, changes.mean, changes.threshold, changes.std) == ((32, 48), (0, 0, 0), 0.0, None)
-    del options["display"]
-    assert options == {
-        "precision": "int8",
-        "data": tmp_path,
-        "keep": ("ups.0", "ups.2"),
-        "values": "u8",
-        "force": True,
-        "opset": 21,
-        "layout": Layout(),
-        "ignore_index": None,
-    }
+    options = ExportOptions(
+        precision="int8",
+        data=tmp_path,
+        keep=("ups.0", "ups.2"),
+        values="u8",
+        force=True,
+        opset=21,
+        layout=Layout(),
+        ignore_index=None,
+        changes=CardChanges(size=(32, 48), mean=(0, 0, 0), threshold=0.25),
+    )
+    assert asked == [(loaded, Path("m.pth"), Path("o.onnx"), options)]
 
 
-def test_what_is_not_given_is_left_to_the_export(asked):
+def test_what_is_not_given_is_left_to_the_export(asked, loaded):
     run("m.pth")
-    ((_, options),) = asked
-    assert options.keys() == {"changes", "display"}
+    assert asked == [(loaded, Path("m.pth"), None, ExportOptions())]
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("none", None)])
@@ -65,8 +77,8 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, te
     (tmp_path / "config.json").write_text(json.dumps(settings))
     done = run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path, "--ignore-index", text)
     assert done.stderr.startswith(f"note: {tmp_path / 'config.json'}: --masks 'labels'")
-    assert asked[0][1]["layout"] == Layout(masks="labels", val_share=0.3, group="-")
-    assert asked[0][1]["ignore_index"] == value
+    assert asked[0][3].layout == Layout(masks="labels", val_share=0.3, group="-")
+    assert asked[0][3].ignore_index == value
 
 
 @pytest.mark.parametrize(
@@ -87,6 +99,59 @@ def test_options_that_contradict_each_other_are_one_line(arguments, message):
     done = run(*arguments)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith(f"error: {message}")
+
+
+WITHOUT = """
+import sys
+heavy = {"torch", "onnx", "onnxruntime", "numpy", "cv2", "PIL", "rich", "safetensors", "albumentations", "matplotlib"}
+for name in heavy:
+    sys.modules[name] = None
+from export.cli import main
+main(sys.argv[1:], standalone_mode=True)
+"""
+
+
+def run_without_heavy_modules(*arguments):
+    """Run the command where no package but click can be imported."""
+    return subprocess.run([sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    done = run_without_heavy_modules("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Write CHECKPOINT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m.pth", "--precision", "int8"], "--precision int8: needs real images to calibrate on; give --data FOLDER"),
+        (["m.pth", "--opset", "17"], "--opset 17: expected 18 to 23"),
+        (["m.pth", "--tune", "--triton", "models"], "--tune: chooses layers for --target cpu; "),
+        (["m.pth", "--device", "cpu"], "--device: goes with --check; leave it out"),
+        (["m.pth", "--threshold", "2"], "--threshold: found 2.0, expected a number from 1e-06 to 0.999999"),
+        (["--check", "m.onnx", "--force"], "--force: has no meaning with --check; leave it out"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused_before_pytorch_is_imported(arguments, message):
+    done = run_without_heavy_modules(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {message}")
+
+
+def test_card_and_repository_are_written_from_one_load_of_the_checkpoint(trained, tmp_path, monkeypatch):
+    loads = []
+
+    def load(path):
+        loads.append(path)
+        return load_checkpoint(path)
+
+    for module in ("unet_core.checkpoint", "export.exporter"):
+        monkeypatch.setattr(f"{module}.load_checkpoint", load)
+    monkeypatch.setattr(exporter, "build_graph", lambda *_: trained.graph)
+    done = run(trained.checkpoint, "-o", tmp_path / "m.onnx", "--card", "--triton", tmp_path / "models")
+    assert (done.exit_code, len(loads)) == (0, 1)
 
 
 @pytest.mark.parametrize("arguments", [[], ["m.pth", "--check", "m.onnx"]])
@@ -119,7 +184,7 @@ def test_folders_of_images_that_cannot_be_used_are_one_line(trained, tmp_path):
 
 def test_table_by_hand():
     figures = Parity(max_abs_error=1.2e-5, flipped=0.0625, iou=0.5, flip_distance=0.0)
-    lines = cli.table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
+    lines = cli.parity_table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
     assert lines[1].split() == ["3x20x30", "data", "1.2e-05", "6.2500%", "0.500000", "0.0e+00"]
     assert len(lines[0]) == len(lines[1])
 
@@ -188,7 +253,7 @@ def test_a_name_that_triton_does_not_take_is_changed_and_said(trained, tmp_path)
     assert done.exit_code == 0, done.output
     assert done.stdout.endswith(f"Triton: {tmp_path / 'models' / 'my_run_2'}\n")
     assert done.stderr == (
-        "note: Triton takes no model called 'my run (2)', so it is my_run_2 there; --triton-name gives another one\n"
+        "note: Triton refuses the name 'my run (2)', so the model is my_run_2 there; --triton-name gives another one\n"
     )
     named = run(tmp_path / "model.pth", "--triton", tmp_path / "models", "--triton-name", "car")
     assert (named.exit_code, named.stderr) == (0, "")
@@ -222,7 +287,7 @@ def test_a_name_that_triton_does_not_take_is_changed_and_said(trained, tmp_path)
         ),
     ],
 )
-def test_the_last_line_says_what_was_lost(tmp_path, monkeypatch, precision, gate, verdict):
+def test_the_last_line_says_what_was_lost(loaded, tmp_path, monkeypatch, precision, gate, verdict):
     card = write_onnx(tmp_path / "model.onnx", precision=precision, gate=gate_of(**gate))
     report = exporter.ExportReport(
         path=tmp_path / "model.onnx",
@@ -233,7 +298,7 @@ def test_the_last_line_says_what_was_lost(tmp_path, monkeypatch, precision, gate
         family="unet-deploy",
         notes=(),
     )
-    monkeypatch.setattr(exporter, "export_onnx", lambda *_, **__: report)
+    monkeypatch.setattr(exporter, "export_loaded", lambda *_: report)
     assert run("m.pth").stdout.splitlines()[-1].endswith(f"{verdict} (1 s)")
 
 

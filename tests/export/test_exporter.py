@@ -18,8 +18,8 @@ from onnx import numpy_helper
 
 from export import ExportReport, export_onnx, exporter
 from export.cli import main
-from export.exporter import default_path
 from export.graph import build_graph
+from export.options import ExportOptions
 from export.precision import gate as gate_module
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
@@ -98,14 +98,9 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     assert target.read_bytes() == exported.path.read_bytes()
 
 
-def test_help_needs_no_pytorch():
-    code = "import sys, export.cli; assert 'torch' not in sys.modules, 'torch was imported'"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize("name", ["model.pth", "model.pth.tar", "model.pt", "model"])
 def test_the_default_name_stands_beside_the_checkpoint(name):
-    assert default_path(Path("runs") / name) == Path("runs/model.onnx")
+    assert ExportOptions().default_path(Path("runs") / name) == Path("runs/model.onnx")
 
 
 def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
@@ -136,7 +131,7 @@ def test_a_graph_that_is_not_the_network_is_not_written(at_hand, trained, scaled
     (tmp_path / "model.onnx").write_bytes(b"older file")
     monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
     with pytest.raises(
-        ProofError, match=r"not written, the graph is not the network: at \(batch, height, width\)"
+        ProofError, match=r"not written, the graph differs from the network: at \(batch, height, width\)"
     ) as caught:
         export_onnx(at_hand)
     assert "expected at most 0.0001" in str(caught.value)
@@ -152,7 +147,7 @@ def test_a_graph_that_is_not_the_network_is_not_written(at_hand, trained, scaled
 def test_a_wrong_graph_is_refused_before_it_is_converted(at_hand, trained, scaled, monkeypatch, precision):
     """Its copies are compared with it: they would pass."""
     monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
-    with pytest.raises(ProofError, match="the graph is not the network"):
+    with pytest.raises(ProofError, match="the graph differs from the network"):
         export_onnx(at_hand, precision=precision, data=trained.data)
 
 
@@ -192,7 +187,7 @@ def test_wrong_images_to_calibrate_on_are_refused_forced_and_forgotten(at_hand, 
     refused = CliRunner().invoke(main, [*arguments, str(flat)])
     assert refused.exit_code == 1
     assert "1x1x1 " in refused.stdout
-    assert refused.stderr.startswith(f"error: {target}: not written, int8 hurts: it flips ")
+    assert refused.stderr.startswith(f"error: {target}: not written, int8 loses too much: it flips ")
     assert re.search(r"takes the image Dice from 0\.99\d\d to 0\.\d{4}; alone, \S+ flips \d", refused.stderr)
     assert refused.stderr.endswith("; --force writes it all the same\n") and refused.stderr.count("\n") == 1
     assert target.read_bytes() == b"older file"
@@ -249,7 +244,7 @@ def test_weights_that_probabilities_do_not_show_are_still_compared(at_hand, trai
 
     monkeypatch.setattr(exporter, "build_graph", lambda *given: build(*given, damage=("downs.1.conv.3.weight",)))
     with pytest.raises(
-        ProofError, match=r"the graph is not the network: its logits are off by \S+ of their range"
+        ProofError, match=r"the graph differs from the network: its logits are off by \S+ of their range"
     ) as no:
         export_onnx(tmp_path / "model.pth")
     assert no.value.card.proof.max_abs_error < 1e-6
@@ -274,25 +269,25 @@ def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypa
 
 
 def test_a_converted_graph_whose_images_meet_is_refused(at_hand, trained, monkeypatch):
-    real = exporter.fp16
+    real = exporter.convert_to_fp16
 
     def mixing(*arguments):
         converted = real(*arguments)
         return replace(converted, run=lambda batch: converted.run(batch) + np.float32(1e-6 * batch.mean()))
 
-    monkeypatch.setattr(exporter, "fp16", mixing)
+    monkeypatch.setattr(exporter, "convert_to_fp16", mixing)
     with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
 
 
 def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, monkeypatch):
-    real = exporter.fp16
+    real = exporter.convert_to_fp16
 
     def broken(*arguments):
         converted = real(*arguments)
         return replace(converted, run=lambda images: converted.run(images) * np.float32("nan"))
 
-    monkeypatch.setattr(exporter, "fp16", broken)
+    monkeypatch.setattr(exporter, "convert_to_fp16", broken)
     monkeypatch.setattr(exporter, "depends_on_batch", lambda *_: False)
     with pytest.raises(ProofError, match="it answers the golden sample with NaN"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
@@ -301,7 +296,9 @@ def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, 
 
 def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):
     monkeypatch.setattr("export.precision.fp16.LARGEST", 0.0)
-    with pytest.raises(ProofError, match="fp16 hurts: all layers had to stay in fp32; --force writes it all the same"):
+    with pytest.raises(
+        ProofError, match="fp16 loses too much: all layers had to stay in fp32; --force writes it all the same"
+    ):
         export_onnx(at_hand, precision="fp16")
 
 
@@ -309,11 +306,14 @@ def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):
     ("options", "message"),
     [
         ({"precision": "fp8"}, "--precision fp8: expected fp32, fp16, int8"),
-        ({"precision": "int8"}, "--precision int8: is calibrated on real images; give --data FOLDER"),
-        ({"precision": "fp16", "raw": True}, "--raw: is fp32; leave out --precision fp16"),
+        ({"precision": "int8"}, "--precision int8: needs real images to calibrate on; give --data FOLDER"),
+        ({"precision": "fp16", "raw": True}, "--raw: writes fp32 only; leave out --precision fp16"),
         ({"keep": ("ups.0",)}, "--keep: an fp32 file keeps all layers; give --precision fp16 or int8"),
-        ({"force": True}, "--force: an fp32 file that is not the network is never written; leave it out"),
-        ({"precision": "fp16", "values": "u8"}, "--values u8: is of int8; give --precision int8, or leave it out"),
+        ({"force": True}, "--force: an fp32 file that differs from the network is never written; leave it out"),
+        (
+            {"precision": "fp16", "values": "u8"},
+            "--values u8: is for int8 files; give --precision int8, or leave it out",
+        ),
         ({"values": "s4"}, "--values s4: expected s8 or u8"),
         ({"opset": 17}, "--opset 17: expected 18 to 23"),
         ({"precision": "fp16", "keep": ("up",)}, "--keep up: no such layer; expected some of downs.0.conv.0, "),
@@ -354,7 +354,7 @@ def test_a_model_above_2_gb_is_one_line(trained, tmp_path, monkeypatch):
 
 def test_a_file_that_the_runtime_refuses_is_not_left_behind(checkpoint, exported, monkeypatch):
     monkeypatch.setattr(exporter, "build_graph", lambda *_: onnx.load(exported.path))
-    monkeypatch.setattr(exporter, "set_metadata", lambda model, entries: model.ClearField("metadata_props"))
+    monkeypatch.setattr(exporter, "set_model_props", lambda model, entries: model.ClearField("metadata_props"))
     with pytest.raises(ModelError, match="without a card"):
         export_onnx(checkpoint)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["model.pth"]

@@ -12,7 +12,8 @@ import torch
 from graphs import ARCHITECTURES, copy_of, graph_of, raw_graph_of, segmenter_of
 
 from export import graph
-from export.graph import OPSET, OPSETS, build_graph, build_raw_graph, set_metadata
+from export.graph import build_graph, build_raw_graph
+from export.options import OPSET, OPSETS
 from runtime.errors import ConfigError, ModelError
 
 ROOT = Path(__file__).parents[2]
@@ -116,10 +117,3 @@ def test_weights_above_what_one_file_holds_are_refused(monkeypatch, build):
     monkeypatch.setattr(graph, "MAX_BYTES", 1000)
     with pytest.raises(ModelError, match=r"^weights of \d+ bytes: expected at most 1000, what one ONNX file can hold$"):
         build(*segmenter_of())
-
-
-def test_metadata_is_replaced():
-    model = copy_of(graph_of())
-    set_metadata(model, {"b": "1", "a": "2"})
-    set_metadata(model, {"c": "3", "a": "4"})
-    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("a", "4"), ("c", "3")]

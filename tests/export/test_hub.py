@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx.helper import set_model_props
 from onnx_files import gate_of, write_onnx
 from PIL import Image
 
-from export.graph import set_metadata
-from export.hub import model_card, write_model_card
+from export.hub import write_model_card
+from export.publish.markdown import model_card
 from runtime.card import RAW_KEY
 from runtime.errors import ModelError, OutputError
 from runtime.model_file.golden import synthetic_image
@@ -152,13 +153,13 @@ def test_names_from_outside_stay_text(tmp_path):
 def test_a_model_without_training_or_proof(tmp_path):
     card = write_onnx(tmp_path / "model.onnx", of_card=lambda card: replace(card, training=None, proof=None))
     text = model_card(card, tmp_path / "model.onnx")
-    assert "## Training\n\nNothing is known of it.\n" in text and "## Proof" not in text
+    assert "## Training\n\nNothing is known about it.\n" in text and "## Proof" not in text
 
 
 def test_raw_exports_have_other_inputs_and_are_refused(tmp_path):
     card = write_onnx(tmp_path / "raw.onnx")
     model = onnx.load(tmp_path / "raw.onnx")
-    set_metadata(model, {RAW_KEY: card.to_json()})
+    set_model_props(model, {RAW_KEY: card.to_json()})
     onnx.save(model, tmp_path / "raw.onnx")
     with pytest.raises(ModelError, match="is a raw export"):
         write_model_card(tmp_path / "raw.onnx")

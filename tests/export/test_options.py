@@ -82,7 +82,7 @@ def test_what_training_wrote_may_be_repeated(cards):
         ("colour", {"fit": "crop"}, "--fit: found 'crop', expected one of stretch, letterbox, native"),
         ("colour", {"threshold": 0.0}, "--threshold: found 0.0, expected a number from 1e-06 to 0.999999"),
         ("colour", {"threshold": 1.5}, "--threshold: found 1.5, expected a number from 1e-06 to 0.999999"),
-        ("three", {"threshold": 0.3}, "--threshold: is of one class, the weights have 3; leave it out"),
+        ("three", {"threshold": 0.3}, "--threshold: needs a model of one class, the weights have 3; leave it out"),
         ("colour", {"classes": ("",)}, "--classes: found '', expected text of 1 to 200 characters"),
         ("colour", {"classes": ("a", "b")}, "--classes: found 2, the weights have 1; give a name for each"),
         ("three", {"classes": ("car",)}, "--classes: found 1, the weights have 3; give a name for each"),

@@ -6,14 +6,14 @@ from networks import make_card, make_network
 from export.proof import (
     MAX_ERROR,
     Case,
-    answered,
     cases,
-    compare,
     depends_on_batch,
+    expected_answers,
     graph_run,
     make_golden,
     network_run,
     parity,
+    proof_rows,
     proof_shapes,
     worst,
 )
@@ -82,11 +82,11 @@ def test_eight_shapes_with_one_pixel_odd_sides_batch_three_and_the_trained_size(
 @pytest.fixture(scope="module")
 def expected(trained):
     pictures = trained.samples.pictures(3)
-    return list(answered(network_run(trained.segmenter), cases(trained.card, pictures)))
+    return list(expected_answers(network_run(trained.segmenter), cases(trained.card, pictures)))
 
 
 def test_rows_of_an_honest_graph(trained, expected):
-    rows = compare(trained.exact, expected, trained.card.output)
+    rows = proof_rows(trained.exact, expected, trained.card.output)
     synthetic = [row.shape for row in rows if row.images == "synthetic"]
     height, width = trained.card.input.size
     assert synthetic == [*proof_shapes(trained.card), (4, height, width)]
@@ -106,14 +106,14 @@ def test_a_row_is_the_worst_of_its_pictures(trained):
     def reference(batch):
         return np.full((1, 1, *trained.card.input.size), 0.1, np.float32)
 
-    (row,) = compare(run, answered(reference, checked), trained.card.output)
+    (row,) = proof_rows(run, expected_answers(reference, checked), trained.card.output)
     assert row.parity.max_abs_error == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("factor", [1.01, -1.0, np.nan])
 def test_other_weights_show(trained, expected, scaled, factor):
     model = scaled(trained.graph, {"downs.0.conv.0.weight": factor})
-    rows = compare(graph_run(model), expected, trained.card.output)
+    rows = proof_rows(graph_run(model), expected, trained.card.output)
     assert max(row.parity.max_abs_error for row in rows) > 10 * MAX_ERROR
 
 
@@ -121,7 +121,7 @@ def test_an_answer_of_another_shape_is_refused(trained, expected):
     with pytest.raises(
         ProofError, match=r"input \(1, 1, 1, 3\): the graph answers \(1, 1, 1\), PyTorch \(1, 1, 1, 1\)"
     ):
-        compare(lambda batch: trained.exact(batch)[0], expected, trained.card.output)
+        proof_rows(lambda batch: trained.exact(batch)[0], expected, trained.card.output)
 
 
 def test_hard_pictures_are_among_those_that_are_compared(card):

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from export import export_onnx
 from export.graph import build_raw_graph
-from export.proof import answered, cases, compare, network_run, proof_shapes, raw_run
+from export.proof import cases, expected_answers, network_run, proof_rows, proof_shapes, raw_run
 from runtime.card import ModelCard
 from runtime.errors import ModelError
 from runtime.predictor import Predictor
@@ -56,7 +56,9 @@ def test_other_sizes_are_onnxruntimes_error_and_no_wrong_answer(config, size):
 @pytest.mark.parametrize("config", [{}, ARCHITECTURES[1]], ids=str)
 def test_with_what_a_program_does_around_it_it_equals_pytorch_at_all_shapes_of_the_proof(config):
     segmenter, card = segmenter_of(**config)
-    rows = compare(raw_run(raw_graph_of(**config), card), answered(network_run(segmenter), cases(card)), card.output)
+    rows = proof_rows(
+        raw_run(raw_graph_of(**config), card), expected_answers(network_run(segmenter), cases(card)), card.output
+    )
     assert {row.shape for row in rows} >= set(proof_shapes(card))
     assert 0 < max(row.parity.max_abs_error for row in rows) < 2e-6
 

@@ -15,9 +15,9 @@ from export import export_onnx, exporter, graph
 from export.cli import main
 from export.graph import build_graph
 from export.verify import check_file
-from export.winograd.autotune import LARGE, OTHER, ROUNDS, UNCOUNTED, Choice, _by_layer, layer_times, profiled, tuned
-from export.winograd.cost_model import chosen, sizes_of
-from export.winograd.transform import BLOCK, convolutions, rewrite
+from export.winograd.autotune import LARGE, OTHER, ROUNDS, UNCOUNTED, Choice, by_layer, layer_times, profiled, tuned
+from export.winograd.cost_model import choose_forms, sizes_of
+from export.winograd.transform import BLOCK, rewritable, rewrite
 from runtime.card import ModelCard
 from runtime.devices import availability
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
@@ -100,21 +100,21 @@ def test_cards_from_before_there_were_targets_are_for_any(wide):
 
 def test_a_thin_network_stays_direct():
     model, card = graph_of(size=(160, 240), widths=(4, 8))
-    assert chosen(model, card) == {}
+    assert choose_forms(model, card) == {}
 
 
 def test_a_wide_one_stays_direct_where_channels_are_few():
     model, card = graph_of(size=(160, 240), **WIDE)
-    forms = chosen(model, card)
+    forms = choose_forms(model, card)
     assert "downs.0.conv.0" not in forms  # three channels
-    assert forms["bottleneck.conv.3"] != "direct" and set(forms) < set(convolutions(model))
+    assert forms["bottleneck.conv.3"] != "direct" and set(forms) < set(rewritable(model))
 
 
 @pytest.mark.parametrize("up", ["transpose", "bilinear", "bilinear-wide"])
 def test_sizes_of_what_convolutions_read(up):
     model, card = graph_of(size=(33, 48), widths=(4, 8), up=up)
     sizes = sizes_of(model, card)
-    assert set(sizes) >= set(convolutions(model))
+    assert set(sizes) >= set(rewritable(model))
     assert sizes["downs.0.conv.0"] == sizes["final_conv"] == sizes["ups.3.conv.3"] == (36, 48)
     assert sizes["downs.1.conv.3"] == sizes["ups.1.conv.0"] == (18, 24)
     assert sizes["bottleneck.conv.0"] == (9, 12)
@@ -125,7 +125,7 @@ def test_every_layer_is_timed_in_every_form():
     times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
     assert len(times) == 4
     for found in times.values():
-        assert all(found[name] > 0 for name in convolutions(model))
+        assert all(found[name] > 0 for name in rewritable(model))
 
 
 class Notes(Display):
@@ -147,13 +147,13 @@ def in_turns(monkeypatch, seconds):
         graphs[:] = list(models)
         return np.array([one if isinstance(one, list) else [one] * ROUNDS for one in seconds])
 
-    monkeypatch.setattr("export.winograd.autotune.in_turns", raced)
+    monkeypatch.setattr("export.winograd.autotune.interleaved", raced)
     return graphs
 
 
 def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
     model, card = graph_of(widths=(4, 8, 16))
-    limit = graph.bytes_of(rewrite(model, dict.fromkeys(convolutions(model), "f2-few")))
+    limit = graph.bytes_of(rewrite(model, dict.fromkeys(rewritable(model), "f2-few")))
     monkeypatch.setattr("export.winograd.autotune.MAX_BYTES", limit)
     times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
     assert set(times) == {"direct", "f2-few"}
@@ -161,7 +161,7 @@ def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
 
 def layers_take(monkeypatch, model, **costs):
     """The profile has these milliseconds of every layer, by form; the names of the layers."""
-    names = convolutions(model)
+    names = rewritable(model)
     times = {form.replace("_", "-"): dict.fromkeys(names, cost) for form, cost in costs.items()}
     monkeypatch.setattr("export.winograd.autotune.layer_times", lambda *_: times)
     return names
@@ -173,7 +173,7 @@ def test_tuning_keeps_the_graph_where_nothing_is_gained(monkeypatch):
     in_turns(monkeypatch, [1.0, 0.99, 1.1, 1.0])
     notes = Notes()
     assert tuned(model, card, notes) == Choice(forms={})
-    assert notes.notes == ["tuned: one image takes 1000 ms here, and no other forms surely gain 2%"]
+    assert notes.notes == ["tuned: one image takes 1000 ms here; no other forms surely save 2%"]
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ def profile(calls, whole):
 
 
 def test_a_call_that_the_profile_cuts_off_does_not_count():
-    assert _by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 3), ["down.conv"]) == {
+    assert by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 3), ["down.conv"]) == {
         "down.conv": [2.0] * 3,
         OTHER: [2.0] * 3,
     }
-    assert _by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 2), ["down.conv"]) == {
+    assert by_layer(profile(UNCOUNTED + 3, whole=UNCOUNTED + 2), ["down.conv"]) == {
         "down.conv": [2.0] * 2,
         OTHER: [2.0] * 2,
     }
@@ -260,7 +260,7 @@ def test_a_call_that_the_profile_cuts_off_does_not_count():
 
 def test_a_profile_without_a_call_that_counts_is_told():
     with pytest.raises(ConfigError, match=r"profile has room for 2 calls of images of this size, expected 3 at least"):
-        _by_layer(profile(UNCOUNTED + 1, whole=UNCOUNTED), ["down.conv"])
+        by_layer(profile(UNCOUNTED + 1, whole=UNCOUNTED), ["down.conv"])
 
 
 def test_a_confident_network_may_sum_in_another_order_in_a_batch(tmp_path):
@@ -304,7 +304,7 @@ def test_options_that_contradict_each_other_are_named_before_anything_of_the_car
         ({"target": "gpu"}, "--target gpu: expected any or cpu"),
         ({"target": "cpu", "precision": "fp16"}, "--target cpu: writes fp32 with a card; leave out --precision fp16"),
         ({"target": "cpu", "raw": True}, "--target cpu: writes fp32 with a card; leave out --raw"),
-        ({"tune": True}, "--tune: chooses for --target cpu; add that, or leave --tune out"),
+        ({"tune": True}, "--tune: chooses layers for --target cpu; add that, or leave --tune out"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path, options, message):
@@ -349,14 +349,14 @@ def test_a_check_without_anything_to_compare_with_does_not_name_a_gpu(wide, tmp_
 def test_what_is_rewritten_is_told(wide, tmp_path):
     notes = Notes()
     export_onnx(wide[0], tmp_path / "wide.onnx", target="cpu", display=notes)
-    assert re.fullmatch(r"--target cpu: \d of 14 convolutions of 3x3 are computed by .*", notes.notes[-2])
+    assert re.fullmatch(r"--target cpu: \d of 14 rewritable of 3x3 are computed by .*", notes.notes[-2])
     off = re.fullmatch(r"--target cpu: logits are off by (\S+) of their range \(limit 1e-05\)", notes.notes[-1])
     assert 0 < float(off[1]) < 1e-5
     thin = save(tmp_path / "model.pth")
     export_onnx(thin, target="cpu", display=notes)
     assert notes.notes[-2] == (
-        "--target cpu: no layer is rewritten, since this network would not gain by it; the graph is as without it, but "
-        "GPUs refuse the file, so take the one without --target cpu"
+        "--target cpu: no layer is rewritten, since this network would not get faster; GPUs refuse the file all the "
+        "same, so prefer the one without --target cpu"
     )
 
 

@@ -10,12 +10,12 @@ import onnx
 import pytest
 import tritonclient.grpc
 from google.protobuf import text_format
+from onnx.helper import set_model_props
 from onnx_files import gate_of, int8_graph, write_onnx
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelDynamicBatching, ModelInstanceGroup
 from tritonclient.utils import np_to_triton_dtype
 
-from export.graph import set_metadata
 from export.triton import write_repository
 from runtime.card import RAW_KEY, ModelCard
 from runtime.errors import ConfigError, ModelError, OutputError
@@ -206,7 +206,7 @@ def test_the_same_model_is_replaced_and_others_stay(model, tmp_path):
 
 def test_a_raw_export_is_refused(model, tmp_path):
     bare = onnx.load(model)
-    set_metadata(bare, {RAW_KEY: write_onnx(model).to_json()})
+    set_model_props(bare, {RAW_KEY: write_onnx(model).to_json()})
     onnx.save(bare, model)
     with pytest.raises(ModelError, match="is a raw export"):
         write_repository(model, tmp_path / "models")

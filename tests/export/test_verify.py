@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from export import export_onnx, exporter, verify
 from export.cli import main
 from export.options import CardChanges
-from export.proof import answered, cases, compare, graph_run, network_run
+from export.proof import cases, expected_answers, graph_run, network_run, proof_rows
 from export.verify import check_file, check_form
 from runtime.card import ModelCard
 from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError, ModelError, ProofError
@@ -69,7 +69,7 @@ def test_another_checkpoint_is_not_what_it_was_exported_from(files, trained, tmp
     network = make_network()
     card = replace(trained.card, weights_sha256=weights_sha256(network.state_dict()))
     save_checkpoint(tmp_path / "other.pth", network.state_dict(), card)
-    with pytest.raises(ProofError, match=r"was not exported from \S+other\.pth, whose weights are others"):
+    with pytest.raises(ProofError, match=r"was not exported from \S+other\.pth, which has other weights"):
         check_file(files / "fp32.onnx", checkpoint=tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         check_file(files / "fp32.onnx", checkpoint=tmp_path / "none.pth")
@@ -87,7 +87,9 @@ def slightly(changed, trained, monkeypatch):
     for step in range(1, 100):
         file = changed(lambda model, factor=1 + step / 5000: scale_weight(model, factor))
         run = graph_run(onnx.load(file))
-        rows = compare(run, answered(network_run(trained.segmenter), cases(trained.card)), trained.card.output)
+        rows = proof_rows(
+            run, expected_answers(network_run(trained.segmenter), cases(trained.card)), trained.card.output
+        )
         if max(row.parity.max_abs_error for row in rows) > 1.2e-4:
             break
     return file
@@ -180,7 +182,7 @@ def test_a_graph_that_is_no_valid_onnx(changed):
     def spoil(model):
         model.graph.node[-1].op_type = "NoSuchOperator"
 
-    with pytest.raises(ModelError, match="is no valid ONNX") as caught:
+    with pytest.raises(ModelError, match="is not valid ONNX") as caught:
         check_form(changed(spoil))
     assert "\n" not in str(caught.value)
 

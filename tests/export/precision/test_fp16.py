@@ -5,8 +5,8 @@ import torch
 from networks import make_card, make_network
 from onnx import TensorProto, numpy_helper
 
-from export.graph import build_graph
-from export.precision.fp16 import convolutions, emulate_half, layers_to_keep, overflowing, to_half
+from export.graph import build_graph, layers_of
+from export.precision.fp16 import emulate_half, layers_to_keep, overflowing, to_half
 from export.precision.gate import extremes
 from export.proof import graph_run
 from unet_core.model import Segmenter
@@ -57,7 +57,7 @@ def test_half_the_bytes(trained):
         return sum(len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer)
 
     assert bytes_of(to_half(trained.graph)) < 0.55 * bytes_of(trained.graph)
-    assert bytes_of(to_half(trained.graph, convolutions(trained.graph))) == bytes_of(trained.graph)
+    assert bytes_of(to_half(trained.graph, layers_of(trained.graph))) == bytes_of(trained.graph)
 
 
 def rounded(value):
@@ -103,7 +103,7 @@ def test_emulation_rounds_as_fp16_does(trained):
 
 def test_nothing_is_rounded_where_all_is_kept(trained):
     picture = trained.samples.measured[0][0][None]
-    emulated = graph_run(emulate_half(trained.graph, convolutions(trained.graph)))(picture)
+    emulated = graph_run(emulate_half(trained.graph, layers_of(trained.graph)))(picture)
     assert np.array_equal(emulated, trained.exact(picture))
 
 
@@ -114,7 +114,7 @@ def test_every_architecture_is_valid_in_fp16(config):
     model = build_graph(Segmenter(network, card).eval(), card)
     picture = np.random.default_rng(0).integers(0, 256, (1, 20, 30, network.config.in_channels)).astype(np.uint8)
     exact = graph_run(model)(picture)
-    for keep in ((), convolutions(model)[1:2]):
+    for keep in ((), layers_of(model)[1:2]):
         half = to_half(model, keep)
         onnx.checker.check_model(half, full_check=True)
         assert np.abs(graph_run(half)(picture) - exact).max() < 5e-3
@@ -141,7 +141,7 @@ def test_a_weight_above_65504_names_its_layer(trained, scaled):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_overflow(trained, bad):
     layers = overflowing(trained.graph, lambda names: dict.fromkeys(names, bad))
-    assert layers == convolutions(trained.graph)
+    assert layers == layers_of(trained.graph)
 
 
 LAYERS = list("abcdef")

@@ -6,9 +6,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from export.graph import layers_of
 from export.precision import gate as module
-from export.precision.fp16 import convolutions
-from export.precision.gate import FP16_FLIPPED, Judge, calibrate, extremes, fp16, int8, measured, speed
+from export.precision.gate import (
+    FP16_FLIPPED,
+    Judge,
+    calibrate,
+    convert_to_fp16,
+    convert_to_int8,
+    extremes,
+    measured,
+    speed,
+)
 from export.proof import graph_run
 from export.samples import load_samples, synthetic_samples
 from runtime.card import Gate
@@ -20,12 +29,12 @@ QUIET = Display(quiet=True)
 
 def to_fp16(trained, model, *keep, samples=None):
     card = replace(trained.card, precision="fp16")
-    return fp16(model, graph_run(model), card, samples or trained.samples, keep, QUIET)
+    return convert_to_fp16(model, graph_run(model), card, samples or trained.samples, keep, QUIET)
 
 
 def to_int8(trained, samples, *keep, values="s8"):
     card = replace(trained.card, precision="int8")
-    return int8(trained.graph, trained.exact, card, samples, keep, values, QUIET)
+    return convert_to_int8(trained.graph, trained.exact, card, samples, keep, values, QUIET)
 
 
 def shifted(model, layer, reader, distance):
@@ -77,7 +86,7 @@ def test_fp16_in_which_all_layers_overflow_is_no_fp16(trained, scaled):
     biases = [tensor.name for tensor in trained.graph.graph.initializer if tensor.name.endswith(".bias")]
     model = scaled(trained.graph, dict.fromkeys([*biases, "downs.0.conv.0.weight"], 1e7))
     converted = to_fp16(trained, model)
-    assert converted.gate.kept == tuple(convolutions(model))
+    assert converted.gate.kept == tuple(layers_of(model))
     assert (converted.gate.passed, converted.gate.flipped) == (False, 0)
     assert converted.refusal().startswith("all layers had to stay in fp32")
 
@@ -104,7 +113,7 @@ def test_layers_to_keep_stay_and_are_named(trained):
         with pytest.raises(ConfigError, match=r"--keep nothing: no such layer; expected some of downs\.0\.conv\.0, "):
             convert("nothing")
         with pytest.raises(ConfigError, match="--keep: names all of "):
-            convert(*convolutions(trained.graph))
+            convert(*layers_of(trained.graph))
 
 
 @pytest.mark.parametrize("values", ["s8", "u8"])
@@ -145,8 +154,8 @@ def test_answers_that_are_not_finite_flip_all(trained, value):
         return np.full_like(trained.exact(batch), value)
 
     judge = Judge(trained.exact, trained.samples.pictures(2), trained.card)
-    assert judge.loss(broken) == (1.0, 1.0)
-    assert judge.loss(trained.exact) == (0.0, 0.0)
+    assert judge.cost(broken) == (1.0, 1.0)
+    assert judge.cost(trained.exact) == (0.0, 0.0)
     gate, _ = measured(broken, trained.exact, trained.card, trained.samples, (), lambda _: True, QUIET)
     assert (gate.flipped, gate.passed) == (1.0, False)
 
@@ -160,7 +169,7 @@ def test_flipped_pixels_by_hand(trained):
         return answer
 
     share = 8 / trained.card.input.size[0]
-    assert Judge(trained.exact, trained.samples.pictures(4), trained.card).loss(other)[0] == share
+    assert Judge(trained.exact, trained.samples.pictures(4), trained.card).cost(other)[0] == share
     asked = []
     gate, doubt = measured(
         other, trained.exact, trained.card, trained.samples, ("a",), lambda gate: bool(asked.append(gate)), QUIET
@@ -215,7 +224,7 @@ def limits_of(gate_function, card, samples, flips, exact):
 def test_int8_without_masks_may_flip_half_a_percent(trained, flips, passed):
     """A picture has 6,144 pixels: 30 are 0.488 %, 31 are 0.505 %."""
     samples = replace(trained.samples, labelled=False)
-    gate = limits_of(module._int8_is_good, trained.card, samples, flips, trained.exact)
+    gate = limits_of(module.int8_is_good, trained.card, samples, flips, trained.exact)
     assert gate.flipped == flips / 6144
     assert gate.passed == passed
 
@@ -223,14 +232,14 @@ def test_int8_without_masks_may_flip_half_a_percent(trained, flips, passed):
 @pytest.mark.parametrize(("dice", "passed"), [(0.9581, True), (0.9579, False)])
 def test_int8_with_masks_may_lose_two_tenths_of_a_point(dice, passed):
     gate = Gate(images="data", count=9, flipped=0.3, image_dice=dice, image_dice_fp32=0.96, kept=(), passed=False)
-    assert module._int8_is_good(gate) == passed
+    assert module.int8_is_good(gate) == passed
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.9e-4, True), (1.1e-4, False)])
 def test_fp16_may_flip_a_hundredth_of_a_percent(trained, monkeypatch, share, passed):
     pixels = 6 * 6144
-    monkeypatch.setattr(module, "_flips", lambda *_: share * pixels / 6)
-    monkeypatch.setattr(module, "_search", lambda *_: ([], [("final_conv", (0.25, 0.1))]))
+    monkeypatch.setattr(module, "flipped_pixels", lambda *_: share * pixels / 6)
+    monkeypatch.setattr(module, "search_layers", lambda *_: ([], [("final_conv", (0.25, 0.1))]))
     converted = to_fp16(trained, trained.graph)
     assert converted.gate.flipped == pytest.approx(share)
     assert converted.gate.passed == passed
@@ -257,11 +266,11 @@ def test_a_second_search_is_on_all_pictures_when_the_gate_fails(trained, monkeyp
     monkeypatch.setattr(module, "TRIED_PICTURES", 1)
     asked = []
 
-    def search(model, judge, needed, display, real=module._search):
+    def search(model, judge, needed, display, real=module.search_layers):
         asked.append(len(judge.pictures))
         return ([], []) if len(asked) == 1 else real(model, judge, needed, display)
 
-    monkeypatch.setattr(module, "_search", search)
+    monkeypatch.setattr(module, "search_layers", search)
     converted = to_fp16(trained, model)
     assert asked == [1, 6]
     assert converted.gate.passed and converted.gate.kept == ("ups.3.conv.3", "final_conv")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from benchmarks.cases.layers import TRANSPOSED
 from export.graph import build_graph
 from export.proof import logits_run, open_graph
-from export.winograd.transform import TILE, Form, convolutions, matrices, rewrite
+from export.winograd.transform import TILE, Form, matrices, rewritable, rewrite
 from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.model import Segmenter
 
@@ -70,7 +70,7 @@ def test_without_forms_the_graph_is_the_same():
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
 def test_every_form_answers_as_the_network_at_every_size(form):
     model = graph_of(widths=(4, 8, 6))
-    rewritten = rewrite(model, dict.fromkeys(convolutions(model), form))
+    rewritten = rewrite(model, dict.fromkeys(rewritable(model), form))
     onnx.checker.check_model(rewritten, full_check=True)
     assert not [node for node in rewritten.graph.node if node.op_type == "ConvTranspose"]
     assert [node.name for node in rewritten.graph.node if node.op_type == "Conv"] == ["final_conv"]
@@ -81,7 +81,7 @@ def test_every_form_answers_as_the_network_at_every_size(form):
 @pytest.mark.parametrize("block", [1, 1500, 10**9])
 def test_blocks_of_any_size_answer_as_the_network(form, block):
     model = graph_of(widths=(4, 8, 6))
-    rewritten = rewrite(model, dict.fromkeys(convolutions(model), form), block)
+    rewritten = rewrite(model, dict.fromkeys(rewritable(model), form), block)
     assert 0 < error(model, rewritten) < 1e-5
     first = next(node for node in rewritten.graph.node if node.op_type == "Scan")
     rewritten.graph.output.append(onnx.helper.make_empty_tensor_value_info(first.output[0]))
@@ -95,7 +95,7 @@ def test_blocks_of_any_size_answer_as_the_network(form, block):
 @pytest.mark.parametrize("every", [1, 2])
 def test_no_pictures_have_no_answers(form, every):
     model = graph_of(widths=(4, 8, 6))
-    rewritten = rewrite(model, dict.fromkeys(convolutions(model)[::every], form))
+    rewritten = rewrite(model, dict.fromkeys(rewritable(model)[::every], form))
     none = pictures(0, 33, 49)
     assert logits_run(rewritten)(none).shape == logits_run(model)(none).shape == (0, 1, 33, 49)
 
@@ -113,8 +113,8 @@ def test_no_pictures_have_no_answers(form, every):
 def test_mixed_forms_answer_as_networks_of_all_kinds(config):
     model = graph_of(**config)
     for seed in range(3):
-        chosen = np.random.default_rng(seed).choice(FORMS, len(convolutions(model)))
-        rewritten = rewrite(model, dict(zip(convolutions(model), chosen, strict=True)))
+        chosen = np.random.default_rng(seed).choice(FORMS, len(rewritable(model)))
+        rewritten = rewrite(model, dict(zip(rewritable(model), chosen, strict=True)))
         onnx.checker.check_model(rewritten, full_check=True)
         assert error(model, rewritten, config.get("in_channels", 3)) < 1e-5
 
@@ -122,7 +122,7 @@ def test_mixed_forms_answer_as_networks_of_all_kinds(config):
 @pytest.mark.parametrize("up", ["transpose", "bilinear-wide"])
 def test_a_skip_connection_is_joined_as_pictures_only_where_its_parts_are_not_equally_wide(up):
     model = graph_of(up=up)
-    rewritten = rewrite(model, dict.fromkeys(convolutions(model), "f4"))
+    rewritten = rewrite(model, dict.fromkeys(rewritable(model), "f4"))
     concats = [node for node in rewritten.graph.node if node.op_type == "Concat"]
     along_channels = [node for node in concats if any(one.name == "axis" and one.i == 1 for one in node.attribute)]
     assert bool(along_channels) == (up == "bilinear-wide")
@@ -153,7 +153,7 @@ def with_large_biases(model):
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "direct"])
 def test_what_lies_outside_is_zero_whatever_the_biases_are(form):
     model = with_large_biases(graph_of())
-    assert error(model, rewrite(model, dict.fromkeys(convolutions(model), form))) < 1e-5
+    assert error(model, rewrite(model, dict.fromkeys(rewritable(model), form))) < 1e-5
 
 
 def test_a_convolution_without_relu_or_bias_keeps_what_is_below_zero():
@@ -169,7 +169,7 @@ def test_a_convolution_without_relu_or_bias_keeps_what_is_below_zero():
 
 def test_the_same_graph_gives_the_same_bytes():
     model = graph_of()
-    forms = dict.fromkeys(convolutions(model), "f4-few")
+    forms = dict.fromkeys(rewritable(model), "f4-few")
     assert rewrite(model, forms).SerializeToString(deterministic=True) == rewrite(model, forms).SerializeToString(
         deterministic=True
     )
@@ -177,11 +177,11 @@ def test_the_same_graph_gives_the_same_bytes():
 
 def test_only_convolutions_of_3x3_that_keep_the_size_can_be_rewritten():
     model = graph_of()
-    assert "final_conv" not in convolutions(model)
-    assert len(convolutions(model)) == sum(node.op_type == "Conv" for node in model.graph.node) - 1
+    assert "final_conv" not in rewritable(model)
+    assert len(rewritable(model)) == sum(node.op_type == "Conv" for node in model.graph.node) - 1
     first = next(node for node in model.graph.node if node.op_type == "Conv")
     next(one for one in first.attribute if one.name == "strides").ints[:] = [2, 2]
-    assert first.name not in convolutions(model)
+    assert first.name not in rewritable(model)
 
 
 @pytest.mark.parametrize("family", [Milesial, Mateuszbuda, Usuyama])
@@ -189,7 +189,7 @@ def test_checkpoints_of_other_projects_are_rewritten_as_ours(tmp_path, family):
     torch.save(randomised(family()).state_dict(), tmp_path / "model.pth")
     loaded = load_checkpoint(tmp_path / "model.pth")
     model = build_graph(Segmenter(loaded.network(), loaded.card), loaded.card)
-    names = convolutions(model)
+    names = rewritable(model)
     rewritten = rewrite(model, dict(zip(names, ("f4", "f4-few", "f2-few") * len(names), strict=False)))
     assert error(model, rewritten) < 1e-5
 
@@ -216,4 +216,4 @@ def test_large_values_lose_no_more():
         next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d)).weight *= 1e4
     card = make_card(network)
     model = build_graph(Segmenter(network, card), card)
-    assert error(model, rewrite(model, dict.fromkeys(convolutions(model), "f4"))) < 1e-5
+    assert error(model, rewrite(model, dict.fromkeys(rewritable(model), "f4"))) < 1e-5

@@ -1,0 +1,228 @@
+"""A model card in Markdown with YAML front matter, made from the card in an ONNX file."""
+
+import hashlib
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from export.precision.verdict import allowed, lost, no_layer_in_fp16
+from runtime.card import ModelCard
+from runtime.errors import one_line
+
+FRONT_MATTER = """\
+---
+library_name: onnx
+pipeline_tag: image-segmentation
+tags:
+- onnx
+- unet
+- segmentation
+# license: to be filled in by whoever publishes this model; see the section License below
+---
+"""
+
+LICENSE = """\
+## License
+
+**To be filled in**, here and in the first lines of this file. The exporter knows neither the license of the training
+data nor that of the weights.
+"""
+
+
+def model_card(card: ModelCard, file: Path) -> str:
+    """Return the Markdown for an exported file with this card."""
+    gate = None if card.proof is None else card.proof.gate
+    warning = ""
+    if gate is not None and not gate.passed:
+        warning = (
+            f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It "
+            f"{lost(card, gate)}{allowed(card, gate)}. Prefer the fp32 file.\n"
+        )
+    parts = [FRONT_MATTER, f"# {as_code(card.name)}\n", warning, facts(card, file), contract(card)]
+    parts += [usage(card, file), training_section(card), proof_section(card), LICENSE]
+    return "\n".join(part for part in parts if part)
+
+
+def facts(card: ModelCard, file: Path) -> str:
+    """Describe the file: size, hash, precision, architecture, versions."""
+    with open(file, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    names = ", ".join(map(as_code, card.output.classes))
+    answer = (
+        f"the probability of {names} at each pixel"
+        if card.output.activation == "sigmoid"
+        else f"the probabilities of {len(card.output.classes)} classes at each pixel: {names}"
+    )
+    widths = ", ".join(map(str, card.architecture.widths))
+    rows = [
+        ("file", as_code(file.name)),
+        ("size", f"{file.stat().st_size / 1e6:.1f} MB"),
+        ("sha256", f"`{digest}`"),
+        ("precision", card.precision),
+        *([("written for", "CPUs")] if card.target == "cpu" else []),
+        ("architecture", f"U-Net, widths {widths}, up {card.architecture.up}"),
+        ("trained at", "{} x {} (height x width)".format(*card.input.size)),
+        ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
+    ]
+    return f"A U-Net that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n" + markdown_table(
+        ("", ""), rows
+    )
+
+
+def contract(card: ModelCard) -> str:
+    """Describe input and output: names, types, shapes, how images are fitted, how a class is decided."""
+    channels, classes = card.architecture.in_channels, card.architecture.classes
+    height, width = card.input.size
+    fits = {
+        "stretch": f"Resize images to {height} x {width}, whatever their aspect ratio.",
+        "letterbox": f"Resize images to fit into {height} x {width}, keeping their aspect ratio, centred between bars "
+        "of the mean colour.",
+        "native": "Images go in at their own size.",
+    }
+    decision = (
+        f"A pixel has the class if its probability is above {card.output.threshold:g}."
+        if card.output.activation == "sigmoid"
+        else "A pixel has the class whose probability is highest; they sum to 1."
+    )
+    rows = [
+        ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{card.input.channels}, 0 to 255"),
+        ("output", "`probability`", "float32", f"batch, {classes}, height, width", "0 to 1"),
+    ]
+    listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
+    return (
+        f"## Input and output\n\n{markdown_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
+        f"Batch, height and width are free. {fits[card.input.fit]} Resize the probabilities back to the image's size, "
+        f"and decide then. {decision}\n\nClasses, in the order of the output's channels:\n\n{listed}\n"
+    )
+
+
+def usage(card: ModelCard, file: Path) -> str:
+    """Show how to call the file, with this library and without it."""
+    for_cpus = card.target == "cpu"
+    return f"""\
+## How to use it
+
+With the runtime of unet-deploy, which needs no PyTorch:
+
+```python
+import runtime
+
+runtime.predict("image.jpg", model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.png")
+```
+
+or, for many images:
+
+```sh
+unet-predict {shlex.quote(file.name)} images/ -o masks{" --device cpu" if for_cpus else ""}
+```
+
+With ONNX Runtime, OpenCV and Pillow:
+
+```python
+{plain_script(card, file.name)}```
+
+Both give the same mask for 8-bit images that are not smaller than the trained size.
+"""
+
+
+def plain_script(card: ModelCard, name: str) -> str:
+    """Return Python code that writes mask.png for image.jpg with the file `name`, without this library."""
+    (height, width), grey = card.input.size, card.input.channels == "L"
+    lines = [
+        "import cv2",
+        "import numpy as np",
+        "import onnxruntime",
+        "from PIL import Image, ImageOps",
+        "",
+        f'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("{card.input.channels}"))',
+    ]
+    area = "cv2.INTER_AREA)  # INTER_LINEAR for smaller images"
+    part = "probability[0]"
+    if card.input.fit == "stretch":
+        lines.append(f"fitted = cv2.resize(image, ({width}, {height}), interpolation={area}")
+    elif card.input.fit == "native":
+        lines.append("fitted = image")
+    else:
+        bars = [min(max(round(255 * mean), 0), 255) for mean in card.input.mean]
+        canvas = f"({height}, {width}), {bars[0]}" if grey else f"({height}, {width}, 3), {bars}"
+        lines += [
+            f"scale = min({height} / image.shape[0], {width} / image.shape[1])",
+            "h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))",
+            f"top, left = ({height} - h) // 2, ({width} - w) // 2",
+            f"fitted = np.full({canvas}, np.uint8)",
+            f"fitted[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation={area}",
+        ]
+        part = "probability[0][:, top : top + h, left : left + w]"
+    batch = "fitted[None, :, :, None]" if grey else "fitted[None]"
+    lines += [
+        f'session = onnxruntime.InferenceSession({name!r}, providers=["CPUExecutionProvider"])',
+        f'(probability,) = session.run(["probability"], {{"image": {batch}}})  # [1, classes, height, width]',
+        f"planes = [cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for plane in {part}]",
+    ]
+    if card.output.activation == "sigmoid":
+        lines.append(f"mask = (planes[0] > {card.output.threshold!r}).astype(np.uint8) * 255")
+    else:
+        kind = "uint8" if len(card.output.classes) <= 256 else "uint16"
+        lines.append(f"mask = np.argmax(planes, axis=0).astype(np.{kind})")
+    lines.append('Image.fromarray(mask).save("mask.png")')
+    return "\n".join(lines) + "\n"
+
+
+def training_section(card: ModelCard) -> str:
+    """Give epochs, fingerprint of the data, and metrics."""
+    if card.training is None:
+        return "## Training\n\nNothing is known about it.\n"
+    rows = [(as_code(name), f"{value:.4f}") for name, value in sorted(card.training.metrics.items())]
+    epochs = "epoch" if card.training.epochs == 1 else "epochs"
+    known = f"{card.training.epochs} {epochs} on data with the fingerprint {as_code(card.training.data)}."
+    return f"## Training\n\n{known} Metrics of the validation, in fp32:\n\n{markdown_table(('metric', 'value'), rows)}"
+
+
+def proof_section(card: ModelCard) -> str:
+    """Give the parity with PyTorch and the figures of the gate."""
+    proof = card.proof
+    if proof is None:
+        return ""
+    limit = "" if proof.tolerance is None else f"; the export allows {proof.tolerance:g}"
+    compared = "This file's answers against"
+    if card.precision == "fp16":
+        compared = (
+            "A CPU computes an fp16 file in fp32, so these are the answers of a graph that rounds to fp16 as this file "
+            "does on a GPU, against"
+        )
+    versions = ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in proof.versions.items())
+    rows = [
+        (
+            " x ".join(map(str, row.shape)),
+            row.images,
+            f"{row.parity.max_abs_error:.1e}",
+            f"{row.parity.flipped:.4%}",
+            f"{row.parity.iou:.6f}",
+            f"{row.parity.flip_distance:.1e}",
+        )
+        for row in proof.rows
+    ]
+    names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
+    text = (
+        f"## Proof\n\n{compared} PyTorch's, on {as_code(proof.provider)} with {versions}. The largest "
+        f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{markdown_table(names, rows)}"
+    )
+    gate = proof.gate
+    if gate is None:
+        return text
+    kept = "" if no_layer_in_fp16(card, gate) else ", ".join(map(as_code, gate.kept))
+    return f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {lost(card, gate)}.\n" + (
+        f"\nLayers that stayed in fp32: {kept}.\n" if kept else ""
+    )
+
+
+def markdown_table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Lay out a table; `rows` have a cell for each name."""
+    lines = [names, ("---",) * len(names), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def as_code(text: str) -> str:
+    """Quote text from outside as code, so that nothing in it is read as Markdown or HTML, in a table or elsewhere."""
+    readable = one_line(text).encode(errors="replace").decode()
+    return "`" + readable.replace("`", "'").replace("|", "/") + "`"
