@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.measuring.environment import environment
 from benchmarks.measuring.timing import Timing, busy_cores, disturbance, interleave, ratio
 from export.exporter import export_onnx
-from export.precision.int8 import Values
+from export.options import Values
 from export.proof import network_run, parity, worst
 from export.samples import Samples, load_samples
 from runtime.card import Gate, Parity, Precision

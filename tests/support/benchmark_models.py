@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from graphs import segmenter_of
+from onnx.helper import set_model_props
 from onnx_files import write_onnx
 
 from benchmarks.contestants.base import BenchmarkModel, Contestant, LoadedContestant
-from export.graph import build_graph, set_metadata
+from export.graph import build_graph
 from export.proof import make_golden, network_run
 from export.winograd.transform import rewrite
 from runtime.card import CARD_KEY
@@ -37,7 +38,7 @@ def require_installed(*modules):
 
 
 def _write(path, graph, card, golden):
-    set_metadata(graph, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
+    set_model_props(graph, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
     path.write_bytes(graph.SerializeToString())
     return path
 

@@ -6,8 +6,9 @@ from functools import cache
 import onnx
 import torch
 from networks import make_card, make_network
+from onnx.helper import set_model_props
 
-from export.graph import build_graph, set_metadata
+from export.graph import build_graph
 from export.precision.gate import calibrate
 from export.precision.int8 import quantisable, to_int8, values_to_calibrate
 from export.proof import make_golden
@@ -65,7 +66,7 @@ def write_onnx(path, *, size=(32, 48), precision="fp32", target="any", gate=None
     card = card if of_card is None else of_card(card)
     model = onnx.ModelProto()
     model.CopyFrom(graph or built)
-    set_metadata(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
+    set_model_props(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
     path.write_bytes(model.SerializeToString())
     return card
 

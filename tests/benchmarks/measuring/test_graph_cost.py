@@ -9,7 +9,7 @@ from onnx_files import int8_graph
 
 from benchmarks.measuring.graph_cost import NodeWork, count_work
 from export.precision.fp16 import to_half
-from export.winograd.transform import convolutions, rewrite
+from export.winograd.transform import rewritable, rewrite
 from runtime.errors import ModelError
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_sized_is_refused():
 
 def test_graphs_for_cpus_are_refused_by_name():
     model = graph_of()
-    rewritten = rewrite(model, {convolutions(model)[1]: "f4"})
+    rewritten = rewrite(model, {rewritable(model)[1]: "f4"})
     assert count_work(model, 1, 32, 48).gflop > 0
     with pytest.raises(
         ModelError, match="was exported with --target cpu; measure the file that is exported without it"
