@@ -228,14 +228,14 @@ def _verdict(card: ModelCard) -> str:
     gate = card.proof.gate
     if gate is None:
         return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    from export.precision.verdict import allowed, lost
+    from export.precision.verdict import describe_limit, describe_loss
 
-    text = f"{card.precision}, {lost(card, gate)}"
+    text = f"{card.precision}, {describe_loss(card, gate)}"
     if card.precision == "fp16" and gate.kept and gate.passed:
         text += f", with {', '.join(gate.kept)} in fp32"
     if gate.passed:
         return text
-    limit = allowed(card, gate)
+    limit = describe_limit(card, gate)
     return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
 
 

@@ -15,7 +15,7 @@ from runtime.card import ModelCard
 from runtime.errors import ModelError, one_line
 from unet_core.model import Segmenter
 
-MAX_BYTES = 2**31 - 2**20
+MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Largest weights of a file, in bytes: a protobuf message holds at most 2 GiB, and graph and card need some room."""
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -40,14 +40,14 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     # Batch 2 and unequal sides: the exporter would take sizes of 1, or equal ones, for constants.
     example = torch.zeros(2, 2 * card.input.stride + 8, 3 * card.input.stride + 8, card.architecture.in_channels)
     dynamic = torch.export.Dim.DYNAMIC
-    model = _export(
+    model = _run_exporter(
         segmenter,
         example.to(torch.uint8),
         opset,
         names=("image", "probability"),
         free={0: dynamic, 1: dynamic, 2: dynamic},
     )
-    _tidy(model, ("batch", "height", "width", None))
+    _strip(model, ("batch", "height", "width", None))
     # TensorRT allows a uint8 input no other reader than a Cast, not even a Shape.
     nodes = list(model.graph.node)
     cast = next(node for node in nodes if node.op_type == "Cast" and list(node.input) == ["image"])
@@ -57,7 +57,7 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     nodes.remove(cast)
     del model.graph.node[:]
     model.graph.node.extend([cast, *nodes])
-    return _checked(model, segmenter)
+    return _finish(model, segmenter)
 
 
 def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
@@ -73,24 +73,25 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     example = torch.zeros(2, card.architecture.in_channels, 2 * stride, 3 * stride)
     height, width = (stride * torch.export.Dim(name, min=1, max=2**20) for name in ("rows", "columns"))
     free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
-    model = _export(segmenter.network, example, opset, names=("image", "logits"), free=free)
-    _tidy(model, ("batch", None, "height", "width"))
-    return _checked(model, segmenter)
+    model = _run_exporter(segmenter.network, example, opset, names=("image", "logits"), free=free)
+    _strip(model, ("batch", None, "height", "width"))
+    return _finish(model, segmenter)
 
 
 def check_size(weights: Mapping[str, torch.Tensor]) -> None:
     """Raise a ModelError if the weights are too large for one file."""
     size = sum(weight.numel() * weight.element_size() for weight in weights.values())
-    if size > MAX_BYTES:
-        raise ModelError(f"weights of {size} bytes: expected at most {MAX_BYTES}, what one ONNX file can hold")
+    if size > MAX_WEIGHT_BYTES:
+        raise ModelError(f"weights of {size} bytes: expected at most {MAX_WEIGHT_BYTES}, what one ONNX file can hold")
 
 
 def check_room(model: onnx.ModelProto) -> None:
     """Raise a ModelError if a rewritten graph is too large for one file: its filters take up to four times as much."""
     size = bytes_of(model)
-    if size > MAX_BYTES:
+    if size > MAX_WEIGHT_BYTES:
         raise ModelError(
-            f"--target cpu: would write weights of {size} bytes, and one ONNX file can hold {MAX_BYTES}; leave it out"
+            f"--target cpu: would write weights of {size} bytes, and one ONNX file can hold {MAX_WEIGHT_BYTES}; "
+            "leave it out"
         )
 
 
@@ -104,7 +105,7 @@ def layers_of(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
 
 
-def _export(
+def _run_exporter(
     network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
 ) -> onnx.ModelProto:
     """Run PyTorch's exporter; `names` are those of input and output, `free` the free axes of the input."""
@@ -129,7 +130,7 @@ def _export(
     return program.model_proto
 
 
-def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
+def _strip(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
     """Name the free `sizes` of the input, and strip stack traces and paths of the exporting machine."""
     graph = model.graph
     del graph.value_info[:]  # they carry the exporter's names for sizes; every runtime infers them again
@@ -143,7 +144,7 @@ def _tidy(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
                 size.dim_param = name
 
 
-def _checked(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
+def _finish(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
     """Give every layer weights of its own and the name of its module, and check the graph."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     taken: set[str] = set()

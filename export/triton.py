@@ -16,7 +16,7 @@ from runtime.support.files import make_folder, replacing, write_bytes, write_tex
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Valid names of models: they become folders and parts of addresses."""
 
-MOST_IMAGES = 1_024
+BATCH_LIMIT = 1_024
 """Largest batch, in images, that can be asked for."""
 
 CONFIG, MODEL = "config.pbtxt", "1/model.onnx"
@@ -38,7 +38,7 @@ def write_repository(
         model: an ONNX file that `unet-export` wrote.
         folder: the repository, which may hold other models.
         name: name of the model in the repository; by default `valid_name` of the card's name.
-        max_batch: largest batch that the server may form, 1 to `MOST_IMAGES` images.
+        max_batch: largest batch that the server may form, 1 to `BATCH_LIMIT` images.
 
     Raises:
         ModelError: the file is damaged or a raw export.
@@ -47,8 +47,8 @@ def write_repository(
     """
     source = Path(model)
     card, golden = read_model(source)
-    if type(max_batch) is not int or not 1 <= max_batch <= MOST_IMAGES:
-        raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {MOST_IMAGES}")
+    if type(max_batch) is not int or not 1 <= max_batch <= BATCH_LIMIT:
+        raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {BATCH_LIMIT}")
     target = model_folder(card, folder, name)
     make_folder(folder)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")

@@ -92,7 +92,7 @@ def check_file(
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()
     if checkpoint:
-        reference, name = _network_of(file, card, checkpoint, display), f"PyTorch with {checkpoint}"
+        reference, name = _matching_network(file, card, checkpoint, display), f"PyTorch with {checkpoint}"
     elif predictor is not None and predictor.report.device != "cpu":
         reference, name = Predictor(file, "cpu").run, "the same file on the CPU"
     elif data is not None:
@@ -118,7 +118,9 @@ def check_file(
     return report
 
 
-def _network_of(file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display) -> NetworkFunction:
+def _matching_network(
+    file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display
+) -> NetworkFunction:
     """Load the checkpoint's network, and refuse it if card or weights differ; only the threshold may."""
     loaded = load_checkpoint(checkpoint)
     if loaded.card.weights_sha256 != card.weights_sha256:

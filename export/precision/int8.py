@@ -32,7 +32,7 @@ CPUs without VNNI add two products of uint8 and int8 in 16 bits. Up to 64 the su
 BIAS_MAX = 2**30
 """Largest |bias| as an int32, which leaves room for what is added to it."""
 
-SMALLEST = 1e-12
+SMALLEST_RANGE = 1e-12
 """Smallest range of values and weights: that of zeros."""
 
 SAME_RANGE = ("MaxPool", "Concat")
@@ -121,8 +121,8 @@ def scale_of(made_of: Collection[str], ranges: Ranges, values: Values) -> Scale:
     low = min(0.0, *(ranges[value][0] for value in made_of))
     high = max(0.0, *(ranges[value][1] for value in made_of))
     if values == "s8":
-        return Scale(np.float32(max(-low, high, SMALLEST) / INT8_MAX), np.array(0, np.int8))
-    scale = np.float32(max(high - low, SMALLEST) / UINT8_MAX)
+        return Scale(np.float32(max(-low, high, SMALLEST_RANGE) / INT8_MAX), np.array(0, np.int8))
+    scale = np.float32(max(high - low, SMALLEST_RANGE) / UINT8_MAX)
     return Scale(scale, np.array(np.clip(round(-low / float(scale)), 0, UINT8_MAX), np.uint8))
 
 
@@ -145,7 +145,7 @@ def quantise_weights(
 ) -> list[onnx.NodeProto]:
     """Replace a convolution's weights, and with "u8" its bias, by integers; return the nodes that dequantise them."""
     weight, most = numpy_helper.to_array(weights[node.input[1]]), WEIGHT_MAX[values]
-    scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), SMALLEST) / most
+    scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), SMALLEST_RANGE) / most
     with_bias = values == "u8" and len(node.input) > 2
     if with_bias:
         bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)

@@ -12,7 +12,7 @@ INT8_DICE = 2e-3
 """Largest loss of image Dice of an int8 file, where there are masks."""
 
 
-def lost(card: ModelCard, gate: Gate) -> str:
+def describe_loss(card: ModelCard, gate: Gate) -> str:
     """Say what a file of lower precision lost; continues a sentence that begins with "it"."""
     if no_layer_in_fp16(card, gate):
         return "holds no layer in fp16: all had to stay in fp32"
@@ -26,8 +26,8 @@ def lost(card: ModelCard, gate: Gate) -> str:
     return text if points <= 0 else f"{text} ({_distinct(points, 100 * INT8_DICE, 'f')} points less)"
 
 
-def allowed(card: ModelCard, gate: Gate) -> str:
-    """Say what the file may lose; continues the sentence of `lost`."""
+def describe_limit(card: ModelCard, gate: Gate) -> str:
+    """Say what the file may lose; continues the sentence of `describe_loss`."""
     if no_layer_in_fp16(card, gate):
         return ""
     if card.precision == "int8" and gate.image_dice is not None:

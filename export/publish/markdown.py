@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from export.precision.verdict import allowed, lost, no_layer_in_fp16
+from export.precision.verdict import describe_limit, describe_loss, no_layer_in_fp16
 from runtime.card import ModelCard
 from runtime.errors import one_line
 
@@ -36,7 +36,7 @@ def model_card(card: ModelCard, file: Path) -> str:
     if gate is not None and not gate.passed:
         warning = (
             f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It "
-            f"{lost(card, gate)}{allowed(card, gate)}. Prefer the fp32 file.\n"
+            f"{describe_loss(card, gate)}{describe_limit(card, gate)}. Prefer the fp32 file.\n"
         )
     parts = [FRONT_MATTER, f"# {as_code(card.name)}\n", warning, facts(card, file), contract(card)]
     parts += [usage(card, file), training_section(card), proof_section(card), LICENSE]
@@ -211,8 +211,9 @@ def proof_section(card: ModelCard) -> str:
     if gate is None:
         return text
     kept = "" if no_layer_in_fp16(card, gate) else ", ".join(map(as_code, gate.kept))
-    return f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {lost(card, gate)}.\n" + (
-        f"\nLayers that stayed in fp32: {kept}.\n" if kept else ""
+    return (
+        f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {describe_loss(card, gate)}.\n"
+        + (f"\nLayers that stayed in fp32: {kept}.\n" if kept else "")
     )
 
 

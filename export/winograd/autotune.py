@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.graph import MAX_BYTES, bytes_of, layers_of
+from export.graph import MAX_WEIGHT_BYTES, bytes_of, layers_of
 from export.winograd.row_layout import BODY
 from export.winograd.transform import BLOCK, FORMS, Form, rewritable, rewrite
 from runtime.card import ModelCard
@@ -107,7 +107,7 @@ def layer_times(model: onnx.ModelProto, image: NDArray[np.uint8], display: Displ
     able = {}
     for form in FORMS:
         graph = rewrite(model, dict.fromkeys(names, form))
-        if bytes_of(graph) <= MAX_BYTES:
+        if bytes_of(graph) <= MAX_WEIGHT_BYTES:
             able[form] = graph.SerializeToString()
     with display.bar("tune", UNCOUNTED + CALLS, unit="call") as advance:
         found = profiled(able, layers_of(model), image, available_threads(), CALLS, advance=advance)
@@ -141,7 +141,7 @@ def profiled(
     """
     with tempfile.TemporaryDirectory() as folder:
         sessions = {
-            key: open_session(model, threads, Path(folder) / str(index))
+            key: timing_session(model, threads, Path(folder) / str(index))
             for index, (key, model) in enumerate(models.items())
         }
         started = time.perf_counter()
@@ -178,7 +178,7 @@ def fastest_forms(
 
 def interleaved(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Time one image in each graph, in rounds that alternate between them; return seconds [graphs, rounds]."""
-    sessions = [open_session(model.SerializeToString(), available_threads()) for model in models]
+    sessions = [timing_session(model.SerializeToString(), available_threads()) for model in models]
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
         for session, own in zip(sessions, times, strict=True):
@@ -189,7 +189,7 @@ def interleaved(models: Iterable[onnx.ModelProto], image: NDArray[np.uint8]) -> 
     return np.array(times)
 
 
-def open_session(model: bytes | str, threads: int, profile: Path | None = None) -> Any:
+def timing_session(model: bytes | str, threads: int, profile: Path | None = None) -> Any:
     """Open a session on the CPU, which writes a profile if `profile` is given."""
     options = session_options(threads)
     if profile is not None:

@@ -239,13 +239,13 @@ def transform_filters(weight: NDArray[np.float32], to_filters: Matrix) -> NDArra
 
 def rewritable(model: onnx.ModelProto) -> list[str]:
     """List the convolutions that can take another form than direct, by name, from the graph's input to its output."""
-    wanted = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1]}
+    wanted = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
     found = []
     for node in model.graph.node:
-        given = {one.name: list(one.ints) for one in node.attribute}
-        group = next((one.i for one in node.attribute if one.name == "group"), 1)
-        if node.op_type == "Conv" and group == 1 and all(given.get(name) == wanted[name] for name in wanted):
-            found.append(node.name)
+        if node.op_type == "Conv":
+            given = {"group": 1} | {one.name: helper.get_attribute_value(one) for one in node.attribute}
+            if all(given.get(name) == value for name, value in wanted.items()):
+                found.append(node.name)
     return found
 
 

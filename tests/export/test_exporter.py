@@ -345,7 +345,7 @@ def test_a_full_disk_leaves_the_older_file(at_hand, tmp_path, monkeypatch):
 
 
 def test_a_model_above_2_gb_is_one_line(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.graph.MAX_BYTES", 1000)
+    monkeypatch.setattr("export.graph.MAX_WEIGHT_BYTES", 1000)
     done = CliRunner().invoke(main, [str(trained.checkpoint), "-o", str(tmp_path / "m.onnx")])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "bytes: expected at most 1000, what one ONNX file can hold" in done.stderr

@@ -114,6 +114,6 @@ def test_no_external_data(model_of):
 
 @pytest.mark.parametrize("build", [build_graph, build_raw_graph])
 def test_weights_above_what_one_file_holds_are_refused(monkeypatch, build):
-    monkeypatch.setattr(graph, "MAX_BYTES", 1000)
+    monkeypatch.setattr(graph, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(ModelError, match=r"^weights of \d+ bytes: expected at most 1000, what one ONNX file can hold$"):
         build(*segmenter_of())

@@ -154,7 +154,7 @@ def in_turns(monkeypatch, seconds):
 def test_forms_that_no_file_can_hold_are_not_timed(monkeypatch):
     model, card = graph_of(widths=(4, 8, 16))
     limit = graph.bytes_of(rewrite(model, dict.fromkeys(rewritable(model), "f2-few")))
-    monkeypatch.setattr("export.winograd.autotune.MAX_BYTES", limit)
+    monkeypatch.setattr("export.winograd.autotune.MAX_WEIGHT_BYTES", limit)
     times = layer_times(model, synthetic_image(*card.input.size, 3, 0)[None], Display(quiet=True))
     assert set(times) == {"direct", "f2-few"}
 
@@ -314,7 +314,7 @@ def test_options_that_contradict_each_other(tmp_path, options, message):
 
 def test_filters_that_no_file_can_hold_are_refused(wide, tmp_path, monkeypatch):
     def small(*given):
-        monkeypatch.setattr(graph, "MAX_BYTES", 1000)  # from here on
+        monkeypatch.setattr(graph, "MAX_WEIGHT_BYTES", 1000)  # from here on
         return rewrite(*given)
 
     monkeypatch.setattr("export.winograd.autotune.rewrite", small)
