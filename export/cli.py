@@ -68,7 +68,9 @@ def with_options_of_masks(command: F) -> F:
     type=click.Choice(get_args(Values)),
     help="With int8: type of values between layers; s8 is for TensorRT, u8 for CPUs.  [default: s8]",
 )
-@click.option("--force", is_flag=True, help="Write an fp16 or int8 file that fails its test; its card says so.")
+@click.option(
+    "--force", is_flag=True, help="Write an fp16 or int8 file even if it loses too much accuracy; its card says so."
+)
 @click.option(
     "--raw",
     is_flag=True,

@@ -27,7 +27,7 @@ OUTPUT_FIELDS = ("classes", "threshold")
 
 CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
 MASK_OPTIONS = ("masks", "ignore_index")
-CHECK_OPTIONS = ("checkpoint_of", "device", "data")
+CHECK_OPTIONS = ("checkpoint_of", "device")
 EXPORT_OPTIONS = ("precision", "target", "tune", "data", "raw", "opset", "keep", "values", "force")
 """Options of the command line by what they are for, under the names of their Python arguments."""
 
@@ -182,7 +182,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
         ConfigError: options contradict one another.
     """
     for name in CHECK_OPTIONS:
-        if name in given and name not in EXPORT_OPTIONS:
+        if name in given:
             raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
@@ -200,7 +200,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
 
 def refuse_to_check(given: Mapping[str, Any]) -> None:
     """Raise a ConfigError if an option was given to `unet-export --check FILE` that has no meaning there."""
-    strange = sorted(given.keys() - set(CHECK_OPTIONS))
+    strange = sorted(given.keys() - {*CHECK_OPTIONS, "data"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
 

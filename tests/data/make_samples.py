@@ -69,10 +69,10 @@ def write_for_cpus(folder: Path) -> None:
     """Write a file as `--target cpu` does, with every form of a convolution; the command leaves so thin a network."""
     import onnx
 
-    from export.winograd.transform import FORMS, convolutions, rewrite
+    from export.winograd.transform import FORMS, rewritable, rewrite
 
     graph = onnx.load(folder / "fp32.onnx")
-    forms = {name: FORMS[1 + index % (len(FORMS) - 1)] for index, name in enumerate(convolutions(graph))}
+    forms = {name: FORMS[1 + index % (len(FORMS) - 1)] for index, name in enumerate(rewritable(graph))}
     written = rewrite(graph, forms)
     del written.metadata_props[:]
     for entry in graph.metadata_props:
