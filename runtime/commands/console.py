@@ -116,9 +116,9 @@ class Named(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if value == "":
-            self.fail("is empty; name a file or folder (is a variable of the shell unset?)", param, ctx)
+            self.fail("is empty; name a file or folder (is a shell variable unset?)", param, ctx)
         if value == "-" and self.no_pipe:  # before `Path`, for which ./- is the same
-            self.fail(f"-: {self.no_pipe}; what is called so is ./-", param, ctx)
+            self.fail(f"-: {self.no_pipe}; a file of this name is ./-", param, ctx)
         return Path(value)
 
 
@@ -150,6 +150,9 @@ class IgnoredValue(click.IntRange):
     def __init__(self) -> None:
         super().__init__(0, 255)
 
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name  # click would show it in capitals
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return NONE if value == NONE else super().convert(value, param, ctx)
 
@@ -158,6 +161,9 @@ class Size(click.ParamType[tuple[int, int]]):
     """A size written `WIDTHxHEIGHT` on the command line, as cameras do; `(height, width)` in Python."""
 
     name = "WxH"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name  # click would show it in capitals
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):

@@ -37,7 +37,7 @@ def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | No
     is not required), 1 if something is broken, 2 for wrong arguments or if the report cannot be written.
     """
     if unused_days is not None and not prune:
-        raise click.UsageError("--unused-days is for --prune")
+        raise click.UsageError("--unused-days needs --prune")
     from runtime.commands import diagnostics  # --help can do without
 
     findings = diagnostics.Findings()

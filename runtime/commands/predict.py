@@ -107,11 +107,11 @@ def predict(
     """
     form = CHOICES[kind]
     if "" in images:
-        raise click.UsageError("IMAGES: one name is empty; leave it out (is a variable of the shell unset?)")
+        raise click.UsageError("IMAGES: one name is empty; leave it out (is a shell variable unset?)")
     if threshold is not None and not form.thresholded:
         raise click.UsageError(f"--threshold changes nothing with --format {kind}")
     if asked["overlap"] is not None and asked["tile"] is None:
-        raise click.UsageError("--overlap is for --tile")
+        raise click.UsageError("--overlap needs --tile")
     options = {name: value for name, value in asked.items() if value is not None}
     if PIPE in images:
         check_pipe(images, out, form, for_several=skip_existing or batch_size is not None)
@@ -134,7 +134,7 @@ def check_pipe(images: tuple[str, ...], out: Path | None, form: Format | TableFo
     if len(images) > 1:
         raise click.UsageError("- is one image from standard input; give it alone, and the other images without it")
     if out is not None:
-        raise click.UsageError("- is answered to standard output; leave out -o and add > FILE")
+        raise click.UsageError("- writes its answer to standard output; leave out -o and add > FILE")
     if isinstance(form, TableFormat):
         raise click.UsageError(f"- has no name for a table; leave out --format {form.name}, or name a file")
     if for_several:

@@ -113,7 +113,8 @@ def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, model: Pa
         incomplete += exists
     if incomplete:
         click.echo(
-            f"note: made anew, being truncated or of another format or size: {incomplete} of {len(jobs)}", err=True
+            f"note: {incomplete} of {len(jobs)} files are truncated or of another format or size; writing them again",
+            err=True,
         )
     return left
 

@@ -70,6 +70,7 @@ def test_help_loads_nothing_heavy(root, module, name):
     )
     shown = fresh(program + loaded(heavy), root)
     assert shown.startswith("Usage: p [OPTIONS]")
+    assert "WXH" not in shown
     assert shown.splitlines()[-2:] == ["0", "[]"]
 
 

@@ -269,7 +269,7 @@ def test_nothing_is_written(run, models, tmp_path):
 
 def test_wrong_arguments(run):
     result = run("--unused-days", 3)
-    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "Error: --unused-days is for --prune")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "Error: --unused-days needs --prune")
 
 
 def test_control_characters_of_a_card_are_not_printed(run, write_model, make_card):

@@ -32,14 +32,14 @@ def test_pipe_takes_an_image_and_gives_its_mask(models, pictures):
     assert result.stderr.endswith(": is empty (0 bytes), expected an image\n")
 
 
-OUT = "-: standard output is for one image, without -o, as in MODEL - < IMAGE > MASK; what is called so is ./-"
-MODEL = "-: standard input is for an image, name an .onnx file; what is called so is ./-"
+OUT = "-: standard output is for one image, without -o, as in MODEL - < IMAGE > MASK; a file of this name is ./-"
+MODEL = "-: standard input is for an image, name an .onnx file; a file of this name is ./-"
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["m.onnx", "-", "-o", "out"], "- is answered to standard output; leave out -o and add > FILE"),
+        (["m.onnx", "-", "-o", "out"], "- writes its answer to standard output; leave out -o and add > FILE"),
         (
             ["m.onnx", "-", "a.jpg"],
             "- is one image from standard input; give it alone, and the other images without it",

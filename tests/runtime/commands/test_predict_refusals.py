@@ -135,7 +135,7 @@ def test_no_images_is_a_usage_error(models, out):
     ("options", "line"),
     [
         (["--threshold", 0.3, "--format", "npy"], "--threshold changes nothing with --format npy"),
-        (["--overlap", 0.5], "--overlap is for --tile"),
+        (["--overlap", 0.5], "--overlap needs --tile"),
         (["--size", "12"], "Invalid value for '--size': '12' is not a size; expected for example 1918x1280"),
     ],
 )
@@ -165,4 +165,4 @@ def test_table_that_is_none_is_not_added_to(run_predict, row, out):
 def test_names_of_unset_variables_are_refused(arguments, name):
     result = CliRunner().invoke(predict, arguments)
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == f"Error: {name} (is a variable of the shell unset?)"
+    assert result.stderr.splitlines()[-1] == f"Error: {name} (is a shell variable unset?)"

@@ -64,7 +64,7 @@ def test_files_of_another_format_are_written_anew_and_told(run_predict, pictures
     finish("--format", before)
     result = run_predict(pictures, "--format", after, "--skip-existing")
     assert (result.exit_code, result.stdout) == (0, f"3 of 3 written to {out} on cpu\n")
-    assert result.stderr == "note: made anew, being truncated or of another format or size: 3 of 3\n"
+    assert result.stderr == "note: 3 of 3 files are truncated or of another format or size; writing them again\n"
     with Image.open(out / "c.png") as picture:
         assert (picture.mode, np.asarray(picture).dtype) == KINDS[after]
 
