@@ -223,11 +223,10 @@ def measure_and_print(
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of `RUN_SETTINGS`, None for those that were left out."""
-    from unet_core.evaluation.metrics import table
     from unet_core.evaluation.models import load_model
     from unet_core.evaluation.predictions import default_workers
     from unet_core.reporting.progress import Display
-    from unet_core.reporting.tables import figure_lines, one_sided
+    from unet_core.reporting.tables import class_table, figure_lines, one_sided
 
     if split == "test" and submission is None:
         raise ConfigError("--split test: has no masks to measure with; give --submission FILE, or use unet-predict")
@@ -260,7 +259,7 @@ def measure_and_print(
     if note := one_sided(metrics):
         display.note(note)
     if len(metrics.classes) > 1:
-        click.echo(table(metrics))
+        click.echo(class_table(metrics))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from unet_core.checkpoint import save_checkpoint
 from unet_core.data.labels import LabelSpec, load_truth
 from unet_core.data.pairs import Layout, Pair, find_pairs
 from unet_core.evaluate import evaluate, main
-from unet_core.evaluation.metrics import table
 from unet_core.model import Segmenter
-from unet_core.reporting.tables import figure_lines
+from unet_core.reporting.tables import class_table, figure_lines
 
 ONE_CLASS = LabelSpec(classes=("car",))
 
@@ -83,7 +82,7 @@ def test_several_classes_are_measured_and_printed_as_a_table(several, views):
     assert {name: getattr(metrics, name) for name in expected} == pytest.approx(expected)
     done = run(model, views)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == f"{model} on 3 val images of {views}\n{figure_lines(expected)}\n{table(metrics)}\n"
+    assert done.stdout == f"{model} on 3 val images of {views}\n{figure_lines(expected)}\n{class_table(metrics)}\n"
     assert done.stdout.splitlines()[5].split() == ["class", "pixel", "Dice", "image", "Dice", "IoU", "pixels", "%"]
 
 

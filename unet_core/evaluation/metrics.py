@@ -268,28 +268,6 @@ def count_classes(predicted: Labels, truth: Labels, classes: int) -> Counts:
     return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)])
 
 
-def table(metrics: Metrics) -> str:
-    """Format the figures of every class as aligned lines of text, with the means of the set in the last line.
-
-    "-" stands for the figures of a class that occurs nowhere; the share of pixels is that of the truth.
-    """
-
-    def four_digits(figure: float) -> str:
-        return "-" if math.isnan(figure) else f"{figure:.4f}"
-
-    scores, all_pixels = metrics.per_class(), metrics.pixels
-    names = [name for name, metric in METRICS.items() if metric.of_class is not None]
-    rows: list[tuple[str, ...]] = [("class", *(METRICS[name].label for name in names), "pixels %")]
-    for score in scores:
-        share = f"{100 * score.pixels / all_pixels:.2f}" if all_pixels else "-"
-        rows.append((score.name, *(four_digits(score.figures[name]) for name in names), share))
-    background = len(scores) > 1 and BACKGROUND in metrics.classes
-    means = (four_digits(metrics.figure(name)) for name in names)
-    rows.append(("mean without background" if background else "mean", *means, ""))
-    width = max(len(row[0]) for row in rows)
-    return "\n".join((f"{row[0]:<{width}}" + "".join(f"{cell:>12}" for cell in row[1:])).rstrip() for row in rows)
-
-
 def score(row: Mapping[str, float]) -> float:
     """The figure that the best epoch is chosen by: pixel Dice.
 

@@ -101,9 +101,9 @@ def panel(image: Picture, predicted: Labels, truth: Labels, classes: tuple[str, 
     background = LabelSpec(classes=classes).background
     pictures = {
         "image": image,
-        "truth": tinted(image, truth, background),
-        "prediction": tinted(image, predicted, background),
-        "difference": difference(image, predicted, truth, len(classes), background),
+        "truth": draw_labels(image, truth, background),
+        "prediction": draw_labels(image, predicted, background),
+        "difference": draw_difference(image, predicted, truth, len(classes), background),
     }
     wrong = [(MISSED, "missed"), (FALSE, "false")] if len(classes) == 1 else [(FALSE, "wrong")]
     ignored = [(NOT_COUNTED, "not counted")] if (truth == IGNORED).any() else []
@@ -153,7 +153,7 @@ def to_cielab(colours: Picture) -> NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0], np.float32)
 
 
-def tinted(image: Picture, labels: Labels, background: int | None) -> Picture:
+def draw_labels(image: Picture, labels: Labels, background: int | None) -> Picture:
     """Lay the colour of each label over the image, with opaque outlines; pixels of `background` stay as they are."""
     colours = np.array((*class_colours(), NOT_COUNTED), np.float32)[labels]  # [h, w, 3]
     foreground = labels != IGNORED if background is None else (labels != IGNORED) & (labels != background)
@@ -166,7 +166,7 @@ def tinted(image: Picture, labels: Labels, background: int | None) -> Picture:
     return hatched(blended(image, colours, np.where(outline, 1.0, TINT) * foreground), labels == IGNORED)
 
 
-def difference(image: Picture, predicted: Labels, truth: Labels, classes: int, background: int | None) -> Picture:
+def draw_difference(image: Picture, predicted: Labels, truth: Labels, classes: int, background: int | None) -> Picture:
     """Draw right and wrong pixels over the image in faded grey; see `panel`."""
     luminance = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # [h, w], of ITU-R BT.601
     faded = np.rint(FADED[0] + luminance * (FADED[1] - FADED[0]) / 255).astype(np.uint8)

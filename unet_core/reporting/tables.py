@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from unet_core.config import TrainConfig
+from unet_core.data.labels import BACKGROUND
 from unet_core.evaluation.metrics import METRICS, Metrics, score
 
 NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
@@ -49,6 +50,28 @@ def figure_lines(row: Mapping[str, float]) -> str:
     width = max(len(metric.label) for metric in METRICS.values())
     # A run that is resumed may have epochs from before a metric existed.
     return "\n".join(f"  {metric.label:<{width}}  {row[name]:.4f}" for name, metric in METRICS.items() if name in row)
+
+
+def class_table(metrics: Metrics) -> str:
+    """Format the figures of every class as aligned lines of text, with the means of the set in the last line.
+
+    "-" stands for the figures of a class that occurs nowhere; the share of pixels is that of the truth.
+    """
+
+    def four_digits(figure: float) -> str:
+        return "-" if math.isnan(figure) else f"{figure:.4f}"
+
+    scores, all_pixels = metrics.per_class(), metrics.pixels
+    names = [name for name, metric in METRICS.items() if metric.of_class is not None]
+    rows: list[tuple[str, ...]] = [("class", *(METRICS[name].label for name in names), "pixels %")]
+    for one in scores:
+        share = f"{100 * one.pixels / all_pixels:.2f}" if all_pixels else "-"
+        rows.append((one.name, *(four_digits(one.figures[name]) for name in names), share))
+    background = len(scores) > 1 and BACKGROUND in metrics.classes
+    means = (four_digits(metrics.figure(name)) for name in names)
+    rows.append(("mean without background" if background else "mean", *means, ""))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join((f"{row[0]:<{width}}" + "".join(f"{cell:>12}" for cell in row[1:])).rstrip() for row in rows)
 
 
 def one_sided(metrics: Metrics) -> str | None:

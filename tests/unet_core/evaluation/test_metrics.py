@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from unet_core.data.labels import IGNORED
-from unet_core.evaluation.metrics import METRICS, ClassScore, Metric, Metrics, table
+from unet_core.evaluation.metrics import METRICS, ClassScore, Metric, Metrics
 
 
 def masks(*rows):
@@ -188,22 +188,6 @@ def test_classes_that_are_predicted_nowhere_or_everywhere(classes, predicted, tr
     assert (metrics.never_predicted, metrics.always_predicted) == (never, always)
 
 
-def test_table_is_aligned_and_ends_with_the_mean():
-    metrics = Metrics(["background", "car", "tram"])
-    metrics.add(masks([0, 1, 1]), masks([0, 1, 0]))
-    assert table(metrics).splitlines() == [
-        "class                    pixel Dice  image Dice         IoU    pixels %",
-        "background                   0.6667      0.6667      0.5000       66.67",
-        "car                          0.6667      0.6667      0.5000       33.33",
-        "tram                              -           -           -        0.00",
-        "mean without background      0.6667      0.6667      0.5000",
-    ]
-    assert table(Metrics(["car"])).splitlines()[1:] == [
-        "car             -           -           -           -",
-        "mean       1.0000      1.0000      1.0000",
-    ]
-
-
 def test_a_metric_is_one_entry(monkeypatch):
     def recall(images):
         right, _, there = images.sum(axis=0)
@@ -215,5 +199,3 @@ def test_a_metric_is_one_entry(monkeypatch):
     assert metrics.figure("recall") == metrics.summary()["recall"] == pytest.approx(2 / 3)
     assert list(metrics.summary())[:5] == ["accuracy", "image_dice", "pixel_dice", "iou", "recall"]
     assert [score.figures["recall"] for score in metrics.per_class()] == [1, pytest.approx(2 / 3)]
-    header, _, car, _ = (line.split() for line in table(metrics).splitlines())
-    assert (header[-3:], car[-2]) == (["recall", "pixels", "%"], "0.6667")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unet_core.evaluation.metrics import METRICS, Metric, Metrics
-from unet_core.reporting.tables import card_figures, epoch_line, figure_lines, metrics_csv, one_sided
+from unet_core.reporting.tables import card_figures, class_table, epoch_line, figure_lines, metrics_csv, one_sided
 
 
 def measured(classes, predicted, truth):
@@ -43,6 +43,21 @@ def test_a_model_that_knows_one_answer_is_told(classes, predicted, truth, said):
     assert one_sided(measured(classes, predicted, truth)) == said
 
 
+def test_table_is_aligned_and_ends_with_the_mean():
+    metrics = measured(["background", "car", "tram"], [0, 1, 1], [0, 1, 0])
+    assert class_table(metrics).splitlines() == [
+        "class                    pixel Dice  image Dice         IoU    pixels %",
+        "background                   0.6667      0.6667      0.5000       66.67",
+        "car                          0.6667      0.6667      0.5000       33.33",
+        "tram                              -           -           -        0.00",
+        "mean without background      0.6667      0.6667      0.5000",
+    ]
+    assert class_table(Metrics(["car"])).splitlines()[1:] == [
+        "car             -           -           -           -",
+        "mean       1.0000      1.0000      1.0000",
+    ]
+
+
 def test_a_new_metric_is_in_every_table(monkeypatch):
     monkeypatch.setitem(METRICS, "pixels_found", Metric(label="found", of_set=lambda images: 0.25))
     row = {"epoch": 2, "train_loss": 0.5, **measured(["car"], [0, 1], [0, 1]).summary(), "seconds": 3.0}
@@ -52,4 +67,7 @@ def test_a_new_metric_is_in_every_table(monkeypatch):
     )
     assert figure_lines(row).splitlines()[-1] == "  found       0.2500"
     assert card_figures(row)["pixels_found"] == 0.25
+    monkeypatch.setitem(METRICS, "recall", Metric(label="recall", of_class=lambda images: images[0, 0] / images[0, 2]))
+    header, car, _ = (line.split() for line in class_table(measured(["car"], [0, 1, 1], [1, 1, 1])).splitlines())
+    assert (header[-3:], car[-2]) == (["recall", "pixels", "%"], "0.6667")
     assert metrics_csv([row]).splitlines()[0].split(",")[-2:] == ["pixels_found", "seconds"]
