@@ -103,9 +103,7 @@ def test_commands_tell_their_version(bare, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", sorted(PROJECT["scripts"]))
-def test_commands_explain_themselves_without_any_extra(bare, tmp_path, command, request):
-    if command == "unet-bench":
-        request.applymarker(pytest.mark.xfail(strict=False, reason="its help still imports onnx"))
+def test_commands_explain_themselves_without_any_extra(bare, tmp_path, command):
     assert run(bare / command, "--help", cwd=tmp_path).startswith(f"Usage: {command} ")
 
 
