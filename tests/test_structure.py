@@ -222,7 +222,6 @@ def test_commands_can_be_started_with_python_m(command):
     assert 'if __name__ == "__main__":' in Path(find_spec(command).origin).read_text()
 
 
-@pytest.mark.xfail(strict=False, reason="docstrings are being rewritten")
 def test_docstrings_open_with_a_verb_or_a_noun():
     places = []
     for module, tree in modules().items():
@@ -233,7 +232,6 @@ def test_docstrings_open_with_a_verb_or_a_noun():
     assert not places, "\n".join(places)
 
 
-@pytest.mark.xfail(strict=False, reason="classes are being renamed")
 def test_a_class_name_means_one_thing():
     definitions = {}
     for module, tree in modules().items():

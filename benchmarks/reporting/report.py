@@ -84,12 +84,14 @@ def markdown(results: Results) -> str:
     machine = f"{environment.get('cpu')}, {environment.get('cores')} cores{gpu}"
     method = f"; {escaped(settings_text(results.method))}" if results.method else ""
     lines += [f"Measured on {escaped(machine)}{method}.", "", METHOD, ""]
-    for part in PARTS:
+    found = (*(one.part for one in results.measurements), *(one.part for one in results.skipped))
+    for part in dict.fromkeys((*PARTS, *found)):
         measured, skipped = results.of(part), [one for one in results.skipped if one.part == part]
         if measured or skipped:
             lines += [f"## {part[0].upper()}{part[1:]}", ""]
         if measured:
-            lines += [NOTES[part], "", *PART_TABLES[part](measured), ""]
+            note = [NOTES[part], ""] if part in NOTES else []
+            lines += [*note, *PART_TABLES.get(part, contest_tables)(measured), ""]
         if skipped:
             lines += ["Skipped:", "", *skipped_lines(skipped), ""]
     lines += ["## Environment", ""]
@@ -288,7 +290,6 @@ def largest_table(measured: Sequence[Measurement]) -> list[str]:
 
 
 PART_TABLES: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = {
-    **dict.fromkeys(PARTS, contest_tables),
     "stages": stage_table,
     "memory": memory_table,
     "scaling": scaling_table,

@@ -1,12 +1,18 @@
 """docs/design.md, "How to add": each recipe is tried with a throw-away entry."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from benchmark_models import write_bare_benchmark_model
 
-from benchmarks import suite
 from benchmarks.cases import latency
 from benchmarks.contestants import registry
 from benchmarks.contestants.onnx_runtime import PlainContestant
-from benchmarks.suite import PARTS, BenchmarkPlan, Part
+from benchmarks.results import Results
+
+ROOT = Path(__file__).parents[2]
 
 CASE = """
 from benchmarks.results import Measurement
@@ -14,7 +20,18 @@ from benchmarks.results import Measurement
 def measure(model, *, rounds, threads, display):
     settings = {"threads": threads}
     size = (model.stat().st_size / 1e6,) * rounds
-    return [Measurement(part="loading", contestant=model.name, settings=settings, unit="MB", values=size)]
+    return [Measurement(part="size", contestant=model.name, settings=settings, unit="MB", values=size)]
+"""
+
+COMMAND = """
+from benchmarks import suite
+
+suite.PARTS["size"] = suite.Part(
+    name="size", function="throw_away_case:measure", takes=("model", "rounds"), cpu_only=True
+)
+from benchmarks.cli import main
+
+main()
 """
 
 
@@ -30,17 +47,22 @@ def test_a_contestant_is_one_entry(tmp_path, monkeypatch):
     assert (found.contestant, found.settings["precision"], len(found.values)) == ("another", "fp32", 5)
 
 
-def test_a_part_is_one_entry(tmp_path, monkeypatch):
+def test_a_part_is_one_entry(tmp_path):
+    """The command lists it, measures it, and reports it."""
     (tmp_path / "throw_away_case.py").write_text(CASE)
-    monkeypatch.syspath_prepend(tmp_path)
-    part = Part(
-        name="size", function="throw_away_case:measure", takes=("model", "rounds"), cpu_only=True, results=("loading",)
-    )
-    monkeypatch.setattr(suite, "PARTS", {**PARTS, "size": part})
-    asked = {"benchmark_model": write_bare_benchmark_model(tmp_path), "devices": "auto", "rounds": 3, "threads": 2}
-    plan = BenchmarkPlan(**dict.fromkeys(BenchmarkPlan.__dataclass_fields__) | asked)
-    ((found,),) = suite.measure_parts(plan, ["size"])
-    assert (found.contestant, found.settings, len(found.values)) == ("bare.onnx", {"threads": 2}, 3)
-    on_gpu = BenchmarkPlan(**dict.fromkeys(BenchmarkPlan.__dataclass_fields__) | asked | {"devices": "cuda"})
-    ((skipped,),) = suite.measure_parts(on_gpu, ["size"])
-    assert (skipped.part, skipped.reason) == ("loading", "is measured on the CPU; give --device cpu, or auto for both")
+    model = write_bare_benchmark_model(tmp_path)
+
+    def run(*arguments):
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        command = [sys.executable, "-c", COMMAND, "run", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert "|size]" in "".join(run("--help").stdout.split())
+    done = run(model.path, "--part", "size", "--out", tmp_path / "bench", "--device", "cpu", "--quick")
+    assert done.returncode == 0, done.stderr
+    (found,) = Results.read(tmp_path / "bench").measurements
+    assert (found.part, found.contestant, found.unit) == ("size", "bare.onnx", "MB")
+    assert "## Size" in (tmp_path / "bench" / "report.md").read_text()
+    assert run(model.path, "--part", "size", "--out", tmp_path / "gpu", "--device", "cuda", "--quick").returncode == 1
+    (skipped,) = Results.read(tmp_path / "gpu").skipped
+    assert (skipped.part, skipped.reason) == ("size", "is measured on the CPU; give --device cpu, or auto for both")

@@ -108,7 +108,7 @@ def test_numbers_of_numpy_can_be_written(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("part", "magic", "measurements.part: found 'magic', expected one of latency, layers, overhead"),
+        ("part", "", "measurements.part: found '', expected one line of 1 to 2000 characters"),
         ("contestant", "", "measurements.contestant: found '', expected one line of 1 to 2000 characters"),
         ("contestant", "two\nlines", "measurements.contestant: found 'two\\nlines', expected one line"),
         ("unit", "furlongs", "measurements.unit: found 'furlongs', expected one of ms, s"),

@@ -18,7 +18,7 @@ _AROUND = 49  # points around a wheel
 RIM_GRID = 14
 """Points of a wheel from hub over tread to the back."""
 RIM_BENDS = (0, 5, 6, 9, 10, 11), (0.0, 0.62, 0.67, 0.9, 0.97, 1.0)
-"""Which of these points lie at which share of the wheel's radius, up to the tread."""
+"""Numbers of the points that lie at each share of the wheel's radius, up to the tread."""
 _MIRROR_GRID = 13
 _SLIVER = 1e-5  # square metres: smaller quads show no more than the rounding of their normals
 
