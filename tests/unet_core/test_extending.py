@@ -34,9 +34,9 @@ def test_a_metric_is_one_entry(monkeypatch, config, capsys):
     """It is in the card, in metrics.csv and in the table."""
 
     def recall(images):
-        """Share of the foreground that was found; counts are TP, FP, FN of one class, int64 [images, 3]."""
-        found, _, missed = images.sum(axis=0)
-        return found / (found + missed)
+        """Share of the foreground that was found; counts are right, predicted and true pixels, int64 [images, 3]."""
+        right, _, there = images.sum(axis=0)
+        return right / there
 
     monkeypatch.setitem(METRICS, "recall", Metric(label="recall", of_class=recall))
     train(replace(config, epochs=1))
