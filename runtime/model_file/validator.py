@@ -61,7 +61,7 @@ STORED: Mapping[int, tuple[int, int]] = (  # element type -> (field of its value
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class _FieldRule:
     """Rules for a field of a message.
 
     `kinds`: wire formats that it may have; `many`: it may be repeated; `limit`: its maximum length in bytes; `refused`:
@@ -74,17 +74,17 @@ class _Part:
     refused: str = ""
 
 
-_NUMBER, _INNER, _INNERS = _Part(kinds=(VARINT,)), _Part(), _Part(many=True)
-_NUMBERS = _Part(kinds=(BYTES, VARINT), many=True)
-_NAME, _NAMES = _Part(limit=MAX_NAME), _Part(limit=MAX_NAME, many=True)
-_TEXT, _NOTES = _Part(limit=MAX_TEXT), _Part(limit=MAX_TEXT, many=True)
-_SPARSE = _Part(refused="a sparse tensor")
-_NO_TENSOR = _Part(refused="a value that is not a tensor")
+_NUMBER, _INNER, _INNERS = _FieldRule(kinds=(VARINT,)), _FieldRule(), _FieldRule(many=True)
+_NUMBERS = _FieldRule(kinds=(BYTES, VARINT), many=True)
+_NAME, _NAMES = _FieldRule(limit=MAX_NAME), _FieldRule(limit=MAX_NAME, many=True)
+_TEXT, _NOTES = _FieldRule(limit=MAX_TEXT), _FieldRule(limit=MAX_TEXT, many=True)
+_SPARSE = _FieldRule(refused="a sparse tensor")
+_NO_TENSOR = _FieldRule(refused="a value that is not a tensor")
 
 _MODEL = (
     {1: _NUMBER, 2: _NAME, 3: _NAME, 4: _NAME, 5: _NUMBER, 6: _TEXT, 7: _INNER, 8: _INNERS}
-    | {14: _Part(many=True, limit=MAX_METADATA)}
-    | {20: _Part(refused="a training graph"), 25: _Part(refused="its own function")}
+    | {14: _FieldRule(many=True, limit=MAX_METADATA)}
+    | {20: _FieldRule(refused="a training graph"), 25: _FieldRule(refused="its own function")}
 )
 _OPSET = {1: _NAME, 2: _NUMBER}
 _GRAPH = {1: _INNERS, 2: _NAME, 5: _INNERS, 10: _TEXT, 15: _SPARSE, 16: _NOTES} | dict.fromkeys((11, 12, 13), _INNERS)
@@ -95,7 +95,7 @@ _ATTRIBUTE = (
 )  # fmt: skip
 _TENSOR = (
     {1: _NUMBERS, 2: _NUMBER, 8: _NAME, RAW: _INNER, 12: _TEXT, 13: _INNERS, 14: _NUMBER, 16: _NOTES}
-    | {FLOATS: _Part(kinds=(BYTES, FIXED32), many=True), DOUBLES: _Part(kinds=(BYTES, FIXED64), many=True)}
+    | {FLOATS: _FieldRule(kinds=(BYTES, FIXED32), many=True), DOUBLES: _FieldRule(kinds=(BYTES, FIXED64), many=True)}
     | {INT32S: _NUMBERS, INT64S: _NUMBERS, UINT64S: _NUMBERS, STRINGS: _INNERS}
 )
 _VALUE = {1: _NAME, 2: _INNER, 3: _TEXT, 4: _NOTES}
@@ -125,7 +125,7 @@ class _Check:
     def __init__(self, path: str, wire: Wire) -> None:
         self.path, self.wire, self.nodes = path, wire, 0
 
-    def parts(self, message: Mapping[int, _Part], length: int) -> Iterator[tuple[int, int, int]]:
+    def parts(self, message: Mapping[int, _FieldRule], length: int) -> Iterator[tuple[int, int, int]]:
         """Yield the known fields of a message after checking each by its rules."""
         seen = set()
         for number, kind, value in self.wire.fields(length):
