@@ -206,5 +206,5 @@ def refuse_to_check(given: Mapping[str, Any]) -> None:
 
 
 def _flag(name: str) -> str:
-    """The option on the command line of a Python argument."""
+    """Spell a Python argument as an option of the command line."""
     return f"--{name.removesuffix('_of').replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""What makes of a trained network, or of its data, something that an export has to notice."""
+"""Faults in a trained network or its data that an export has to notice."""
 
 import numpy as np
 import onnx

@@ -35,7 +35,7 @@ def loaded(monkeypatch):
 
 @pytest.fixture
 def asked(loaded, monkeypatch):
-    """What the command asks of `export_loaded`, which does nothing here."""
+    """Arguments of the calls of `export_loaded` by the command; it does nothing here."""
     calls = []
 
     def export_loaded(*arguments):

@@ -61,7 +61,7 @@ def test_weights_have_the_names_and_shapes_of_the_checkpoint(built):
 
 
 def test_the_names_of_the_way_up_by_hand():
-    """What is gathered and where it goes, in a graph with five levels."""
+    """A Concat or Resize is named after the block that it begins, in a graph with five levels."""
     model = graph_of(**DEEP)
     gathered = {node.name: list(node.input) for node in model.graph.node if node.op_type == "Concat"}
     del gathered["before.concat"]

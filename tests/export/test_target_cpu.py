@@ -264,7 +264,7 @@ def test_a_profile_without_a_call_that_counts_is_told():
 
 
 def test_a_confident_network_may_sum_in_another_order_in_a_batch(tmp_path):
-    """Where the range of logits is 60 and half of them are above 0, the last bits of a sum show at once."""
+    """The last bits of a sum show at once if the range of logits is 60 and half of them are above 0."""
     network = make_network(**WIDE)
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 144, 3), np.uint8))
     card = make_card(network, (96, 144))

@@ -13,8 +13,8 @@ from export.options import CardChanges
 from export.proof import cases, expected_answers, graph_run, network_run, proof_rows
 from export.verify import check_file, check_form
 from runtime.card import ModelCard
+from runtime.devices import registry
 from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError, ModelError, ProofError
-from runtime.model_file import golden
 from unet_core.checkpoint import save_checkpoint, weights_sha256
 
 
@@ -83,7 +83,7 @@ def scale_weight(model, factor):
 @pytest.fixture
 def slightly(changed, trained, monkeypatch):
     """A file with a weight changed so little that a golden sample of wider tolerance lets it through."""
-    monkeypatch.setitem(golden.TOLERANCE, "cpu", 1e-3)
+    monkeypatch.setitem(registry.BACKENDS, "cpu", replace(registry.BACKENDS["cpu"], tolerance=1e-3))
     for step in range(1, 100):
         file = changed(lambda model, factor=1 + step / 5000: scale_weight(model, factor))
         run = graph_run(onnx.load(file))

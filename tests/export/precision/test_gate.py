@@ -210,7 +210,7 @@ def test_speed_says_which_one_is_faster(trained, monkeypatch):
 
 
 def limits_of(gate_function, card, samples, flips, exact):
-    """Whether a run that flips so many pixels of each picture passes."""
+    """Measure a run that flips this many pixels of each picture."""
 
     def run(batch):
         answer = exact(batch).copy()
@@ -261,7 +261,7 @@ def test_layers_whose_values_are_within_a_fourth_of_the_largest_are_kept(trained
 
 
 def test_a_second_search_is_on_all_pictures_when_the_gate_fails(trained, monkeypatch):
-    """What the first pictures do not show: it is found among the others and kept, not refused."""
+    """A layer whose loss the first pictures do not show is found by the others and kept."""
     model = shifted(trained.graph, "ups.3.conv.3", "final_conv", 4096)
     monkeypatch.setattr(module, "TRIED_PICTURES", 1)
     asked = []
