@@ -98,8 +98,7 @@ class Part:
             `threads` and `display`, which every part takes.
         cpu_only: True if it measures the CPU alone, whatever other devices there are.
         on_request: True if it is measured only where it is named, because it trains.
-        results: its names in results.json, if it has others than `name`. A new name there is a change of the file's
-            format: add it to `results.PARTS`, with a note in `report.NOTES`.
+        results: its names in results.json, if it has others than `name`.
     """
 
     name: str

@@ -93,7 +93,7 @@ class Batcher(Generic[T, R]):
         )
         # With fewer places than a batch has, a batch of max_batch would never be complete.
         self._serve = partial(_serve, self._places, min(max_batch, max_waiting), max_delay_ms / 1000)
-        self._inbox: queue.SimpleQueue[_Entry[T, R] | End] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[WaitingItem[T, R] | End] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._closed, self._closed_text = False, closed
@@ -161,7 +161,7 @@ class Batcher(Generic[T, R]):
         try:
             key = self._key(item)
             hash(key)
-            entry = _Entry(item, key, Future[R](), time.monotonic(), self)
+            entry = WaitingItem(item, key, Future[R](), time.monotonic(), self)
             with self._lock:
                 if self._closed:
                     raise ClosedError(self._closed_text)
@@ -203,7 +203,7 @@ def _run_all(run_many: Callable[[list[T]], Sequence[R]], items: list[T]) -> Sequ
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Entry(Generic[T, R]):
+class WaitingItem(Generic[T, R]):
     """An item that waits; `arrived` in seconds of `time.monotonic`. It keeps its batcher from being collected."""
 
     item: T
@@ -218,16 +218,16 @@ class _Waiting(Generic[T, R]):
 
     def __init__(self, max_batch: int, max_delay: float) -> None:
         self._max_batch, self._max_delay = max_batch, max_delay
-        self._lines: dict[Hashable, deque[_Entry[T, R]]] = {}
+        self._lines: dict[Hashable, deque[WaitingItem[T, R]]] = {}
         self._ending = False
 
     @property
     def ended(self) -> bool:
         return self._ending and not self._lines
 
-    def receive(self, message: _Entry[T, R] | End) -> int:
+    def receive(self, message: WaitingItem[T, R] | End) -> int:
         """Take an item, or an order to end, from the inbox; return how many items that order cancelled."""
-        if isinstance(message, _Entry):
+        if isinstance(message, WaitingItem):
             self._lines.setdefault(message.key, deque()).append(message)
             return 0
         self._ending = True
@@ -239,7 +239,7 @@ class _Waiting(Generic[T, R]):
             return None
         return max(0.0, min(map(self._start_of, self._lines.values())) - time.monotonic())
 
-    def take(self) -> list[_Entry[T, R]]:
+    def take(self) -> list[WaitingItem[T, R]]:
         """Take the next batch; cancelled items are still in it."""
         now = time.monotonic()
         ready = [line for line in self._lines.values() if self._start_of(line) <= now]
@@ -251,7 +251,7 @@ class _Waiting(Generic[T, R]):
             del self._lines[batch[0].key]
         return batch
 
-    def _start_of(self, line: deque[_Entry[T, R]]) -> float:
+    def _start_of(self, line: deque[WaitingItem[T, R]]) -> float:
         if self._ending or len(line) >= self._max_batch:
             return line[0].arrived
         return line[0].arrived + self._max_delay
@@ -266,7 +266,7 @@ class _Waiting(Generic[T, R]):
 
 
 def _serve(
-    places: FairSemaphore, max_batch: int, max_delay: float, inbox: "queue.SimpleQueue[_Entry[T, R] | End]"
+    places: FairSemaphore, max_batch: int, max_delay: float, inbox: "queue.SimpleQueue[WaitingItem[T, R] | End]"
 ) -> None:
     """The thread. While it waits no local name holds an item, an answer or the batcher."""
     waiting: _Waiting[T, R] = _Waiting(max_batch, max_delay)
@@ -275,7 +275,9 @@ def _serve(
             _answer(waiting.take(), places)
 
 
-def _receive(inbox: "queue.SimpleQueue[_Entry[T, R] | End]", waiting: _Waiting[T, R], places: FairSemaphore) -> bool:
+def _receive(
+    inbox: "queue.SimpleQueue[WaitingItem[T, R] | End]", waiting: _Waiting[T, R], places: FairSemaphore
+) -> bool:
     """Take one message out of the inbox; False if none came before a batch has to go off."""
     try:
         message = inbox.get(timeout=waiting.patience())
@@ -286,7 +288,7 @@ def _receive(inbox: "queue.SimpleQueue[_Entry[T, R] | End]", waiting: _Waiting[T
     return True
 
 
-def _answer(batch: list[_Entry[T, R]], places: FairSemaphore) -> None:
+def _answer(batch: list[WaitingItem[T, R]], places: FairSemaphore) -> None:
     running = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
     for _ in batch:
         places.release()

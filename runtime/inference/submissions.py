@@ -18,7 +18,7 @@ Infer = Callable[[Sequence[PreparedImage]], list[NetworkOutput]]
 Postprocess = Callable[[PreparedImage, NetworkOutput], Segmentation]
 
 
-class Submission(NamedTuple):
+class SubmittedImage(NamedTuple):
     image: PreparedImage
     postprocess_here: bool
     """True if the thread that runs the batch also brings the answer back to the image's size."""
@@ -36,7 +36,7 @@ class Submissions:
     def __init__(self, infer: Infer, postprocess: Postprocess, batching: Batching) -> None:
         self._postprocess = postprocess
         self._decoding = FairSemaphore(batching.max_waiting + batching.max_batch, "")
-        self._batcher: Batcher[Submission, NetworkOutput | Segmentation] = Batcher(
+        self._batcher: Batcher[SubmittedImage, NetworkOutput | Segmentation] = Batcher(
             partial(_run, infer, postprocess),
             key=lambda entry: entry.image.key,
             max_batch=batching.max_batch,
@@ -49,7 +49,7 @@ class Submissions:
 
     def submit(self, image: PreparedImage, *, timeout: float | None) -> Future[Segmentation]:
         """See `Predictor.submit`. The Future's callbacks run in the batches' thread, which restores the answer too."""
-        future: Future[Segmentation] = self._batcher.submit(Submission(image, True), timeout=timeout)  # type: ignore[assignment]
+        future: Future[Segmentation] = self._batcher.submit(SubmittedImage(image, True), timeout=timeout)  # type: ignore[assignment]
         return future
 
     async def predict(self, preprocess: Callable[[], PreparedImage]) -> Segmentation:
@@ -60,7 +60,7 @@ class Submissions:
         decoding = asyncio.ensure_future(asyncio.to_thread(preprocess))
         try:
             image = await asyncio.shield(decoding)
-            answer = await self._batcher.run_async(Submission(image, False))
+            answer = await self._batcher.run_async(SubmittedImage(image, False))
         finally:  # a thread that decodes what nobody awaits any more keeps its place until it is done
             if decoding.done() or decoding.get_loop().is_closed():
                 self._release(decoding)
@@ -83,7 +83,7 @@ class Submissions:
         self._batcher.close()
 
 
-def _run(infer: Infer, postprocess: Postprocess, entries: list[Submission]) -> list[NetworkOutput | Segmentation]:
+def _run(infer: Infer, postprocess: Postprocess, entries: list[SubmittedImage]) -> list[NetworkOutput | Segmentation]:
     answers = infer([entry.image for entry in entries])
     return [
         postprocess(entry.image, answer) if entry.postprocess_here else answer
