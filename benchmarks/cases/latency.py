@@ -18,7 +18,7 @@ from benchmarks.contestants.base import (
     Difference,
     LoadedContestant,
     Shape,
-    difference,
+    compare_answers,
 )
 from benchmarks.contestants.onnx_runtime import PlainContestant
 from benchmarks.contestants.registry import contestants_on, select_contestants
@@ -229,7 +229,7 @@ def measure_group(
                 require_memory(one, [entrant.contestant for entrant in entrants], needs)
                 entrants.append(load_and_compare(setup, one, exam))
             except Exception as error:  # libraries' errors share no base class
-                found.append(setup.skipped(one, shape, reason_of(error)))
+                found.append(setup.skipped(one, shape, skip_reason(error)))
             advance(1)
         return found + time_in_turns(setup, entrants, shape, work, groups)
     finally:
@@ -292,7 +292,7 @@ def time_in_turns(setup: LatencySetup, entrants: Sequence[Entrant], shape: Shape
     except FailedCallError as error:
         (failed,) = (entrant for entrant in entrants if entrant.call is error.call)
         others = [entrant for entrant in entrants if entrant is not failed]
-        skipped = setup.skipped(failed.contestant, shape, reason_of(error.error))
+        skipped = setup.skipped(failed.contestant, shape, skip_reason(error.error))
         return [skipped, *time_in_turns(setup, others, shape, work, groups)]
     found = Found()
     for index, entrant in enumerate(entrants):
@@ -345,7 +345,7 @@ class CheckedCall:
 
     def difference(self) -> Difference:
         """The larger difference of the last answers."""
-        found = [difference(answer, self.exam.answers[which]) for which, answer in self.answers.items()]
+        found = [compare_answers(answer, self.exam.answers[which]) for which, answer in self.answers.items()]
         return max(found, key=lambda one: one.largest)
 
     def refusal(self) -> str | None:
@@ -386,7 +386,7 @@ def free_mb(device: Device) -> float:
     return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
 
 
-def reason_of(error: Exception) -> str:
+def skip_reason(error: Exception) -> str:
     """The reason to skip after an error, in one line: our own message, or the class and message of another's."""
     if isinstance(error, FailedCallError):
         error = error.error

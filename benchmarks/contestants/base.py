@@ -211,7 +211,7 @@ class Difference:
         return None if found <= limit else f"{what} by {found:.2g}, expected at most {limit:g} in {precision}"
 
 
-def difference(answer: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
+def compare_answers(answer: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
     """Compare two answers float32 [batch, classes, height, width]; the difference of two shapes is infinite."""
     if answer.shape != reference.shape:
         return Difference(largest=float("inf"), mean=float("inf"))

@@ -11,7 +11,7 @@ from graphs import DEEP, graph_of
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.contestants import base, ncnn
-from benchmarks.contestants.base import difference
+from benchmarks.contestants.base import compare_answers
 from benchmarks.contestants.ncnn import NcnnContestant, bare_network, convert
 from export.proof import network_run
 from runtime.errors import DeviceError
@@ -31,7 +31,7 @@ def test_ncnn_answers_as_the_network(model, shape):
     batch = np.ascontiguousarray(images(*shape)[..., : model.card.architecture.in_channels])
     assert contestant.unavailable_reason(model) is None
     loaded = contestant.load(model, 1, shape)
-    assert difference(loaded(batch), network_run(model.segmenter())(batch)).refusal("fp32") is None
+    assert compare_answers(loaded(batch), network_run(model.segmenter())(batch)).refusal("fp32") is None
     assert (loaded.provider, loaded.facts) == ("ncnn CPU", {"file": "model.onnx"})
     loaded.close()
 

@@ -7,7 +7,7 @@ from devices import images
 from graphs import DEEP
 
 from benchmarks.contestants import base
-from benchmarks.contestants.base import difference
+from benchmarks.contestants.base import compare_answers
 from benchmarks.contestants.openvino import OpenVinoContestant
 from export.proof import network_run
 
@@ -22,7 +22,7 @@ def test_openvino_answers_as_the_network(config, tmp_path):
     for shape in ((1, 32, 64), (3, 31, 45)):
         batch = np.ascontiguousarray(images(*shape)[..., : model.card.architecture.in_channels])
         loaded = contestant.load(model, 1, shape)
-        assert difference(loaded(batch), network_run(model.segmenter())(batch)).refusal("fp32") is None
+        assert compare_answers(loaded(batch), network_run(model.segmenter())(batch)).refusal("fp32") is None
         assert (loaded.provider, loaded.facts) == ("OpenVINO CPU", {"file": "model.onnx"})
         loaded.close()
 

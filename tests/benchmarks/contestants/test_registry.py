@@ -8,7 +8,7 @@ from devices import CPU, GPU, TRT, images
 from onnx_files import gate_of, write_onnx
 
 from benchmarks.contestants import base, onnx_runtime, pytorch
-from benchmarks.contestants.base import BenchmarkModel, Difference, difference, not_installed_reason, require
+from benchmarks.contestants.base import BenchmarkModel, Difference, compare_answers, not_installed_reason, require
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS, PLAIN, SPINNING, PlainContestant, PredictorContestant
 from benchmarks.contestants.pytorch import (
     CHANNELS_LAST,
@@ -77,7 +77,7 @@ def test_the_file_for_cpus_is_a_contestant_of_its_own(model, for_cpus):
     assert contestant.unavailable_reason(for_cpus) is None
     with pinned(1):
         loaded = contestant.load(for_cpus, 1, (2, 31, 45))
-        found = difference(loaded(batch), network_run(for_cpus.segmenter())(batch))
+        found = compare_answers(loaded(batch), network_run(for_cpus.segmenter())(batch))
     assert loaded.facts["file"] == "model.cpu.onnx" and found.largest < 5e-6
 
 
@@ -159,7 +159,7 @@ def test_contestants_answer_as_the_network(model, name, shape):
     assert contestant.unavailable_reason(model) is None
     with pinned(1):
         loaded = contestant.load(model, 1, shape)
-        found = difference(loaded(batch), network_run(model.segmenter())(batch))
+        found = compare_answers(loaded(batch), network_run(model.segmenter())(batch))
     assert found.largest < 5e-6 and found.refusal("fp32") is None
     assert loaded.provider == ("PyTorch, cpu" if "PyTorch" in name else "CPUExecutionProvider")
     loaded.close()
@@ -172,7 +172,7 @@ def test_a_compiled_network_answers_for_its_shape_only_as_one_graph(model):
     batch = images(2, 20, 24)
     with pinned(1):
         loaded = CompiledContestant().load(model, 1, (2, 20, 24))
-        assert difference(loaded(batch), network_run(model.segmenter())(batch)).largest < 5e-6
+        assert compare_answers(loaded(batch), network_run(model.segmenter())(batch)).largest < 5e-6
     assert loaded.facts["compile_s"] > 0
     loaded.close()
 
@@ -246,7 +246,7 @@ def test_half_precision_is_that_of_weights_and_activations(model, contestant):
     loaded = contestant(precision="bf16").load(model, 1, (1, 32, 48))
     answer, exact = loaded(images(1, 32, 48)), of(EAGER).load(model, 1, (1, 32, 48))(images(1, 32, 48))
     assert answer.dtype == np.float32
-    assert 1e-5 < difference(answer, exact).largest < 0.05
+    assert 1e-5 < compare_answers(answer, exact).largest < 0.05
 
 
 def test_networks_are_compiled_apart():
@@ -299,7 +299,7 @@ def test_an_answer_elsewhere_than_asked_is_an_error(model):
     [([0.5, 0.25], 0.25, 0.125), ([0.5, np.nan], np.inf, np.inf), ([0.5, 0.5, 0.5], np.inf, np.inf)],
 )
 def test_differences(answer, largest, mean):
-    found = difference(np.array(answer, np.float32), np.array([0.5, 0.5], np.float32))
+    found = compare_answers(np.array(answer, np.float32), np.array([0.5, 0.5], np.float32))
     assert found == Difference(largest=largest, mean=mean)
 
 
