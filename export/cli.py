@@ -13,7 +13,7 @@ from runtime.card import Fit, ModelCard, Precision, ProofRow, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
-from runtime.support.files import new_folder, prepare
+from runtime.support.files import new_folder, prepare_target
 
 if TYPE_CHECKING:
     from unet_core.reporting.progress import Display
@@ -172,7 +172,7 @@ def _room_for_extras(
     if "card" in given:
         from export.hub import markdown_path
 
-        prepare(markdown_path(given.get("output", options.default_path(checkpoint))))
+        prepare_target(markdown_path(given.get("output", options.default_path(checkpoint))))
     if "triton" not in given:
         yield
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.card import Fit, InputSpec, ModelCard, OutputSpec, Precision, Target
 from runtime.errors import ConfigError, ModelError, OutputError
-from runtime.support.files import prepare
+from runtime.support.files import prepare_target
 
 if TYPE_CHECKING:
     from unet_core.data.pairs import Layout
@@ -161,7 +161,7 @@ class ExportOptions:
         Raises:
             OutputError: the file cannot be written there, or its name does not end in .onnx.
         """
-        file = prepare(self.default_path(checkpoint) if path is None else path)
+        file = prepare_target(self.default_path(checkpoint) if path is None else path)
         if file.suffix.lower() != ".onnx":
             raise OutputError(f"{file}: expected a name that ends in .onnx, by which the other commands know it")
         return file

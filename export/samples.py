@@ -13,7 +13,7 @@ from runtime.card import Images, ModelCard
 from runtime.errors import DataError
 from runtime.image import list_images
 from runtime.model_file.golden import synthetic_image
-from unet_core.data.cache import prepare
+from unet_core.data.cache import check_and_cache
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.pairs import SPLITS, Layout, Pair, find_splits, image_folder
 from unet_core.data.records import Record, Records, SampleDecoder
@@ -112,7 +112,7 @@ def _checked_records(
     decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
     sets = [Records(pairs, decoder) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
-        prepare(sets, None, advance, display.note)
+        check_and_cache(sets, None, advance, display.note)
     return sets
 
 

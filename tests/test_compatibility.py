@@ -155,7 +155,7 @@ def name_of_records(pairs, truth_at_original, draft):
 
 def test_decoded_images_in_the_cache_are_used(work, monkeypatch):
     from unet_core.config import TrainConfig, from_stored
-    from unet_core.data.cache import open_cache, pending, prepare
+    from unet_core.data.cache import check_and_cache, open_cache, pending
     from unet_core.data.pairs import find_splits
     from unet_core.data.records import Records, SampleDecoder
 
@@ -174,7 +174,7 @@ def test_decoded_images_in_the_cache_are_used(work, monkeypatch):
     monkeypatch.setattr(SampleDecoder, "make", lambda *_: pytest.fail("a pair was decoded again"))
     cache = open_cache(str(work / "cache"), 1)
     assert pending(sets, cache) == 0
-    prepare(sets, cache, lambda _: None, pytest.fail)
+    check_and_cache(sets, cache, lambda _: None, pytest.fail)
     for records, decoded in zip(sets, expected, strict=True):
         assert len(records) == len(decoded) == records.stored
         for index, (image, labels) in enumerate(decoded):

@@ -87,10 +87,10 @@ def measure_model(
     display: "Display",
 ) -> "Metrics":
     """Measure a loaded model; arguments and errors are those of `evaluate`."""
-    from unet_core.data.cache import prepare
+    from unet_core.data.cache import check_and_cache
     from unet_core.data.labels import IGNORED, LabelSpec
     from unet_core.data.records import Records, SampleDecoder
-    from unet_core.evaluation.predictions import measure
+    from unet_core.evaluation.predictions import compute_metrics
     from unet_core.evaluation.submission import open_submission
 
     classes = model.card.output.classes
@@ -110,13 +110,15 @@ def measure_model(
         try:
             predictions = model.predict(records, batch_size, workers)
             with closing(display.through(predictions, "evaluating", len(pairs))) as shown:
-                metrics = measure(shown, model.card, written.add if written is not None else None)
+                metrics = compute_metrics(shown, model.card, written.add if written is not None else None)
             if written is not None and written.empty:
                 display.note("every mask of the submission is empty")
             return metrics
         except ImageError:
             with display.bar("checking images", len(pairs)) as advance:
-                prepare((records,), None, advance, display.note)  # raises, listing every pair that cannot be used
+                check_and_cache(
+                    (records,), None, advance, display.note
+                )  # raises, listing every pair that cannot be used
             raise
 
 

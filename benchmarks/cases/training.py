@@ -26,7 +26,7 @@ from benchmarks.measuring.timing import interleave, pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from unet_core.config import TrainConfig
-from unet_core.data.cache import open_cache, pending, prepare
+from unet_core.data.cache import check_and_cache, open_cache, pending
 from unet_core.data.dataset import EpochBatches, TrainingSet, quiet_worker
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import find_pairs
@@ -142,7 +142,7 @@ def time_epochs(config: TrainConfig) -> tuple[Records, dict[str, NDArray[np.floa
     cache = open_cache(config.cache_dir, 1000.0)
     started = time.perf_counter()
     pending((records,), cache)
-    prepare((records,), cache, lambda _: None, lambda _: None)
+    check_and_cache((records,), cache, lambda _: None, lambda _: None)
     times = {"before the first epoch: decoded and kept": time.perf_counter() - started}
     workers = default_workers() if config.workers is None else config.workers
     sources = {"every epoch: from the cache": records, "every epoch: without a cache": Records(pairs, decoder)}

@@ -64,7 +64,7 @@ def facts(card: ModelCard, file: Path) -> str:
         ("trained at", "{} x {} (height x width)".format(*card.input.size)),
         ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
     ]
-    return f"A U-Net that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n" + markdown_table(
+    return f"A U-Net that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n" + card_table(
         ("", ""), rows
     )
 
@@ -90,7 +90,7 @@ def contract(card: ModelCard) -> str:
     ]
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
     return (
-        f"## Input and output\n\n{markdown_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
+        f"## Input and output\n\n{card_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
         f"Batch, height and width are free. {fits[card.input.fit]} Resize the probabilities back to the image's size, "
         f"and decide then. {decision}\n\nClasses, in the order of the output's channels:\n\n{listed}\n"
     )
@@ -175,7 +175,7 @@ def training_section(card: ModelCard) -> str:
     rows = [(as_code(name), f"{value:.4f}") for name, value in sorted(card.training.metrics.items())]
     epochs = "epoch" if card.training.epochs == 1 else "epochs"
     known = f"{card.training.epochs} {epochs} on data with the fingerprint {as_code(card.training.data)}."
-    return f"## Training\n\n{known} Metrics of the validation, in fp32:\n\n{markdown_table(('metric', 'value'), rows)}"
+    return f"## Training\n\n{known} Metrics of the validation, in fp32:\n\n{card_table(('metric', 'value'), rows)}"
 
 
 def proof_section(card: ModelCard) -> str:
@@ -205,7 +205,7 @@ def proof_section(card: ModelCard) -> str:
     names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
     text = (
         f"## Proof\n\n{compared} PyTorch's, on {as_code(proof.provider)} with {versions}. The largest "
-        f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{markdown_table(names, rows)}"
+        f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{card_table(names, rows)}"
     )
     gate = proof.gate
     if gate is None:
@@ -217,7 +217,7 @@ def proof_section(card: ModelCard) -> str:
     )
 
 
-def markdown_table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def card_table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Lay out a table; `rows` have a cell for each name."""
     lines = [names, ("---",) * len(names), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -38,7 +38,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def prepare(path: str | os.PathLike[str]) -> Path:
+def prepare_target(path: str | os.PathLike[str]) -> Path:
     """Make the folder of a file that will be written, so that a wrong name shows before the work and not after it.
 
     Returns the path, or the target of a link.
@@ -73,7 +73,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OutputError: the folder or file cannot be written, or the disk is full.
     """
-    target = prepare(path)
+    target = prepare_target(path)
     temporary = target.with_name(f".{target.stem[:40]}.{os.urandom(4).hex()}{target.suffix}")
     try:
         yield temporary

@@ -7,7 +7,7 @@ from PIL import Image
 
 import unet_core.data.records
 from runtime.card import InputSpec
-from unet_core.data.cache import prepare
+from unet_core.data.cache import check_and_cache
 from unet_core.data.labels import LabelSpec
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records, SampleDecoder
@@ -77,7 +77,7 @@ def nothing(_):
 def said_by(sets, cache, advance=nothing):
     """Prepare, and give back the notes."""
     notes = []
-    prepare(sets, cache, advance, notes.append)
+    check_and_cache(sets, cache, advance, notes.append)
     return notes
 
 

@@ -133,9 +133,9 @@ def test_going_on_with_another_batch_size_sees_the_rest_of_the_epoch(config, mon
 
 
 def test_a_stop_during_validation_loses_no_training(config, unbroken, monkeypatch):
-    real = running.measure
+    real = running.compute_metrics
     with monkeypatch.context() as patch:
-        patch.setattr(running, "measure", lambda *rest: (os.kill(os.getpid(), signal.SIGTERM), real(*rest))[1])
+        patch.setattr(running, "compute_metrics", lambda *rest: (os.kill(os.getpid(), signal.SIGTERM), real(*rest))[1])
         with pytest.raises(SystemExit) as caught:
             train(config)
     assert caught.value.code == 143

@@ -44,11 +44,11 @@ def test_a_submission_holds_the_masks_that_predict_gives(source, views, tmp_path
 def test_runs_count_from_one_and_row_by_row(model, views, tmp_path, monkeypatch):
     masks = iter([np.array([[0, 1, 1], [1, 0, 1]], np.uint8), np.zeros((2, 3), np.uint8)])
 
-    def measure(answers, card, on_image):
+    def compute_metrics(answers, card, on_image):
         for index, labels in enumerate(masks):
             on_image(index, labels, labels, 1.0)
 
-    monkeypatch.setattr(predictions, "measure", measure)
+    monkeypatch.setattr(predictions, "compute_metrics", compute_metrics)
     evaluate(model, find_pairs(views, "val"), device="cpu", submission=tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == b"img,rle_mask\nv0.jpg,2 3 6 1\nv1.jpg,\n"
 
@@ -79,7 +79,7 @@ def test_test_images_without_a_submission_or_none_at_all_are_refused(model, view
 
 
 def test_a_submission_of_several_classes_is_refused_before_any_work(several, views, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "prepare", None)
+    monkeypatch.setattr(cache, "check_and_cache", None)
     assert refusal(several[0], views, "--submission", tmp_path / "new" / "out.csv") == (
         f"--submission: is for one class, {several[0]} has 3; leave it out"
     )
@@ -89,7 +89,7 @@ def test_a_submission_of_several_classes_is_refused_before_any_work(several, vie
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(model, views, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "prepare", None)
+    monkeypatch.setattr(cache, "check_and_cache", None)
     (tmp_path / "folder").mkdir()
     assert refusal(model, views, "--submission", tmp_path / "folder") == (
         f"{tmp_path / 'folder'}: is a folder, expected a file name; add one"
@@ -158,11 +158,11 @@ def test_a_name_that_is_no_text_is_written_byte_for_byte(model, views, tmp_path)
 
 
 def test_a_submission_without_any_mask_is_noted(model, views, tmp_path, monkeypatch):
-    def measure(answers, card, on_image):
+    def compute_metrics(answers, card, on_image):
         for index in range(3):
             on_image(index, np.zeros((2, 3), np.uint8), np.zeros((2, 3), np.uint8), 1.0)
 
-    monkeypatch.setattr(predictions, "measure", measure)
+    monkeypatch.setattr(predictions, "compute_metrics", compute_metrics)
     notes = []
     monkeypatch.setattr(Display, "note", lambda self, text: notes.append(text))
     evaluate(model, find_pairs(views, "val"), device="cpu", submission=tmp_path / "out.csv", display=Display())

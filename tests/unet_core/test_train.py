@@ -116,15 +116,15 @@ def test_without_val_folders_whole_groups_are_kept_back(config, data, capsys):
 
 def test_best_is_the_epoch_with_the_highest_pixel_dice(config, monkeypatch):
     scores = iter([0.5, 0.7, 0.6])
-    real = running.measure
+    real = running.compute_metrics
 
-    def measure(*arguments):
+    def compute_metrics(*arguments):
         metrics = real(*arguments)
         summary = metrics.summary() | {"pixel_dice": next(scores)}
         monkeypatch.setattr(type(metrics), "summary", lambda self: summary)
         return metrics
 
-    monkeypatch.setattr(running, "measure", measure)
+    monkeypatch.setattr(running, "compute_metrics", compute_metrics)
     drawn = []
     real_save = files.save_panel
     monkeypatch.setattr(files, "save_panel", lambda path, picture: (drawn.append(path.name), real_save(path, picture)))

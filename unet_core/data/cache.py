@@ -153,7 +153,7 @@ class Cache:
 def open_cache(folder: str, gigabytes: float) -> Cache | None:
     """The cache in a folder, or in the user's cache folder if `folder` is empty; None for 0 gigabytes.
 
-    The folder is made by `prepare`.
+    The folder is made by `check_and_cache`.
     """
     if not gigabytes:
         return None
@@ -193,7 +193,7 @@ def unfinished_indices(folder: Path) -> Iterator[Path]:
 
 
 def pending(sets: Sequence[Records], cache: Cache | None) -> int:
-    """Take what earlier runs have stored, and return the number of pairs that `prepare` will decode."""
+    """Take what earlier runs have stored, and return the number of pairs that `check_and_cache` will decode."""
     if cache is not None:
         folders = cache.folders_of(sets)
         for records in folders:
@@ -201,7 +201,7 @@ def pending(sets: Sequence[Records], cache: Cache | None) -> int:
     return sum(int(np.count_nonzero(records.rows["offset"] == PENDING)) for records in sets)
 
 
-def prepare(sets: Sequence[Records], cache: Cache | None, advance: Advance, note: Note) -> None:
+def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advance, note: Note) -> None:
     """Check every pair that is not checked yet, and store it decoded if there is a cache with room.
 
     Raises:

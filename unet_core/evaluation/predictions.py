@@ -105,7 +105,7 @@ def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Predict
         yield index, answer.probability, truth
 
 
-def measure(predictions: Iterator[Prediction], card: ModelCard, on_image: OnImage | None = None) -> Metrics:
+def compute_metrics(predictions: Iterator[Prediction], card: ModelCard, on_image: OnImage | None = None) -> Metrics:
     """Compare every prediction with its truth; `on_image` is called after each."""
     metrics = Metrics(card.output.classes)
     for index, probability, truth in predictions:

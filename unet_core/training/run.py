@@ -14,7 +14,7 @@ from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
 from runtime.support.files import new_folder
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, setting_text
-from unet_core.data.cache import Cache, open_cache, pending, prepare
+from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
 from unet_core.data.records import Records, SampleDecoder
 from unet_core.evaluation.predictions import torch_device
@@ -213,7 +213,7 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
 def decode_missing(sets: Sequence[Records], cache: Cache | None, missing: int, display: Display) -> None:
     """Decode the images that the cache does not hold, with a progress bar."""
     with display.bar("decoding images", missing) as advance:
-        prepare(sets, cache, advance, display.note)
+        check_and_cache(sets, cache, advance, display.note)
     stored = sum(records.stored for records in sets)
     if missing and cache is not None and stored:
         kept = "1 decoded image is" if stored == 1 else f"{stored} decoded images are"

@@ -22,7 +22,7 @@ from unet_core.data.dataset import EpochBatches, TrainingSet, batches_of, quiet_
 from unet_core.data.pairs import fingerprint
 from unet_core.data.records import Records
 from unet_core.evaluation.metrics import Metrics
-from unet_core.evaluation.predictions import Worst, checkpoint_predictions, default_workers, measure
+from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics, default_workers
 from unet_core.losses import make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.progress import Display
@@ -372,7 +372,7 @@ class Trainer:
             workers=self.workers,
         )
         shown = self.display.through(predictions, "validating", len(indices))
-        metrics = measure(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
+        metrics = compute_metrics(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
         if signal := self.processes.largest(self.interrupts.signal):
             self.save()
             self.exit_on_all_ranks(signal)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from runtime.errors import ImageError, OutputError
-from runtime.support.files import make_folder, prepare, replacing, write_bytes, write_text
+from runtime.support.files import make_folder, prepare_target, replacing, write_bytes, write_text
 
 
 def names(folder):
@@ -153,7 +153,7 @@ def test_a_link_stays_one_and_its_file_is_written(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match=r"a\.txt: its folder cannot be written to; choose another place"):
-        prepare(tmp_path / "a.txt")
+        prepare_target(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("x" * 300, "file name too long"), ("a\0b", "embedded null byte")])

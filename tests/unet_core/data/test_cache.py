@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import unet_core.data.cache
 import unet_core.data.records
-from unet_core.data.cache import DATA, INDEX, LOCK, Cache, pending, prepare
+from unet_core.data.cache import DATA, INDEX, LOCK, Cache, check_and_cache, pending
 from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -108,7 +108,7 @@ def test_a_changed_file_means_other_records(tmp_path, cache, change, part):
     change(getattr(pairs[2], part))
     records = Records(pairs, STRETCH)
     assert pending((records,), cache) == 5
-    prepare((records,), cache, nothing, nothing)
+    check_and_cache((records,), cache, nothing, nothing)
     assert_exact(records)
 
 
@@ -231,7 +231,7 @@ def test_a_record_that_changed_on_disk_is_decoded_and_all_are_made_anew_by_the_n
     assert (decoding.since(), records.stored) == (6, 4)
     again = Records(pairs, STRETCH)
     assert pending((again,), cache) == 5
-    prepare((again,), cache, nothing, nothing)
+    check_and_cache((again,), cache, nothing, nothing)
     assert again.stored == 5
     assert_exact(again)
 
@@ -247,7 +247,7 @@ def test_what_another_run_reads_stays_when_records_are_made_anew_or_removed(pair
             assert np.array_equal(reader[index][0], before[index])
 
     decoding.since()
-    prepare((builder,), cache, look, nothing)
+    check_and_cache((builder,), cache, look, nothing)
     Cache(folder=cache.folder, limit=0).make_room(())
     assert not builder.folder.exists()
     look(1)
@@ -270,7 +270,7 @@ def test_two_that_make_the_same_records_do_the_work_once(pairs, cache, decoding)
 
     def come_later():
         begun.wait(10)
-        prepare((second,), Cache(folder=cache.folder, limit=cache.limit), nothing, note)
+        check_and_cache((second,), Cache(folder=cache.folder, limit=cache.limit), nothing, note)
 
     def advance(_):
         begun.set()
@@ -294,7 +294,7 @@ def test_few_pairs_are_decoded_ahead(tmp_path, cache, decoding, monkeypatch):
     def advance(_):
         ahead.append(decoding.count - len(ahead))
 
-    prepare((Records(pairs, STRETCH),), cache, advance, nothing)
+    check_and_cache((Records(pairs, STRETCH),), cache, advance, nothing)
     assert len(ahead) == 48
     assert max(ahead) <= 2 * unet_core.data.cache.AHEAD
 

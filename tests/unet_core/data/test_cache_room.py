@@ -10,7 +10,7 @@ from filelock import FileLock
 
 import unet_core.data.cache
 import unet_core.data.records
-from unet_core.data.cache import DATA, INDEX, LOCK, Cache, open_cache, pending, prepare
+from unet_core.data.cache import DATA, INDEX, LOCK, Cache, check_and_cache, open_cache, pending
 from unet_core.data.records import Records
 
 
@@ -146,7 +146,7 @@ def test_a_lower_limit_is_kept_also_where_nothing_is_left_to_do(pairs, cache):
     again = Records(pairs, STRETCH)
     lower = Cache(folder=cache.folder, limit=size_of(own.folder) + 10)
     assert pending((again,), lower) == 0
-    prepare((again,), lower, nothing, nothing)
+    check_and_cache((again,), lower, nothing, nothing)
     assert (other.folder.exists(), own.folder.exists()) == (False, True)
 
 

@@ -8,7 +8,7 @@ from caching import STRETCH, decoder, nothing, said_by, write_pairs
 from PIL import Image
 
 from runtime.errors import DataError, ImageError
-from unet_core.data.cache import pending, prepare
+from unet_core.data.cache import check_and_cache, pending
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -25,7 +25,7 @@ def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pai
         sets = Records(pairs, decoder(draft=True)), Records(others, STRETCH)
         assert pending(sets, cache) == left
         with pytest.raises(DataError) as caught:
-            prepare(sets, cache, nothing, nothing)
+            check_and_cache(sets, cache, nothing, nothing)
         assert decoding.since() == left
         assert str(caught.value) == (
             "4 of 9 pairs cannot be used, fix or remove them: "

@@ -23,8 +23,8 @@ from unet_core.evaluation import predictions
 from unet_core.evaluation.predictions import (
     Worst,
     checkpoint_predictions,
+    compute_metrics,
     default_workers,
-    measure,
     onnx_predictions,
     torch_device,
 )
@@ -82,7 +82,7 @@ def test_metrics_are_those_by_hand_and_do_not_depend_on_batches(pairs, model, ho
     ]
     segmenter, records = Segmenter(network, card), records_of(pairs, card)
     for batch_size in (1, 3):
-        metrics = measure(checkpoint_predictions(segmenter, card, records, batch_size=batch_size), card)
+        metrics = compute_metrics(checkpoint_predictions(segmenter, card, records, batch_size=batch_size), card)
         assert metrics.summary() == pytest.approx(metrics_by_hand(answers, [1]))
 
 
@@ -93,7 +93,9 @@ def test_several_classes_and_grey_pictures(pairs, model, tmp_path):
         truth = np.kron(random.integers(0, 3, (4, 4)), np.ones((15, 23))).astype(np.uint8)[:height, :width]
         Image.fromarray(truth).save(pair.mask.with_suffix(".png"))
     pairs = [Pair(image=pair.image, mask=pair.mask.with_suffix(".png")) for pair in pairs]
-    found = measure(checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card), batch_size=2), card)
+    found = compute_metrics(
+        checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card), batch_size=2), card
+    )
     answers = [
         (labels_by_hand(probability_by_hand(network, card, pair.image)), np.asarray(Image.open(pair.mask)))
         for pair in pairs
@@ -164,7 +166,7 @@ def test_a_mask_of_another_size_is_never_measured(pairs, model, workers):
     Image.new("L", (20, 10)).save(pairs[1].mask)
     predictions = checkpoint_predictions(Segmenter(network, card), card, records_of(pairs, card), workers=workers)
     with pytest.raises(ImageError) as error:
-        measure(predictions, card)
+        compute_metrics(predictions, card)
     assert str(error.value) == f"{pairs[1].mask}: differs in size from its image (20x10, expected 90x40)"
 
 
@@ -187,7 +189,7 @@ def test_measuring_obeys_the_cards_threshold_and_tells_of_every_image(card):
     output = OutputSpec(threshold=0.75)
     truth = np.array([[1, 1, 0, 255]], np.uint8)
     told = []
-    metrics = measure(
+    metrics = compute_metrics(
         iter(
             [
                 (5, np.array([[[0.75, 0.8, 0.9, 1.0]]], np.float32), truth),
