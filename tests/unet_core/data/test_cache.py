@@ -153,7 +153,7 @@ def advance(_):
     print("one", flush=True)
     time.sleep(0.02)
 
-prepare((records,), cache, advance, print)
+check_and_cache((records,), cache, advance, print)
 """
 
 
