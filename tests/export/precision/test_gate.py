@@ -76,10 +76,10 @@ def test_fp16_finds_the_layers_that_hurt(trained):
     """At 4096 fp16 counts in steps of 4: the layer that gives such values and the one that takes them are found."""
     model = shifted(trained.graph, "ups.3.conv.3", "final_conv", 4096)
     converted = to_fp16(trained, model)
-    assert {"ups.3.conv.3", "final_conv"} <= set(converted.gate.kept) and len(converted.gate.kept) < 5
+    assert converted.gate.kept == ("ups.3.conv.3", "final_conv")
     assert converted.gate.passed
     assert {layer for layer, _ in converted.costs[:2]} == {"ups.3.conv.3", "final_conv"}
-    assert converted.costs[1][1][0] > 100 * FP16_FLIPPED > converted.costs[2][1][0]
+    assert converted.costs[1][1][0] > FP16_FLIPPED > converted.costs[2][1][0]
 
 
 def test_fp16_in_which_all_layers_overflow_is_no_fp16(trained, scaled):
@@ -121,7 +121,7 @@ def test_int8_calibrated_on_fitting_images_passes(trained, values):
     converted = to_int8(trained, trained.samples, values=values)
     gate = converted.gate
     assert gate.passed
-    assert gate.flipped < 0.01
+    assert 0 < gate.flipped < 0.01
     assert abs(gate.image_dice_fp32 - gate.image_dice) <= 0.002
     assert gate.kept == ("downs.0.conv.0", "ups.0", "ups.2", "final_conv")
     assert converted.notes[0] == "judged on 6 real images, which is little; give more in --data"
@@ -273,7 +273,7 @@ def test_a_second_search_is_on_all_pictures_when_the_gate_fails(trained, monkeyp
     monkeypatch.setattr(module, "search_layers", search)
     converted = to_fp16(trained, model)
     assert asked == [1, 6]
-    assert converted.gate.passed and {"ups.3.conv.3", "final_conv"} <= set(converted.gate.kept)
+    assert converted.gate.passed and converted.gate.kept == ("ups.3.conv.3", "final_conv")
 
 
 def test_a_value_that_overflows_on_hard_pictures_alone_is_kept(trained, monkeypatch):
