@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.measuring.timing import interleave, pinned
+from benchmarks.measuring.timing import interleave, is_trial, pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from unet_core.config import TrainConfig
@@ -157,7 +157,7 @@ def time_epochs(config: TrainConfig) -> tuple[Records, dict[str, NDArray[np.floa
 
 def time_loading(records: Records, config: TrainConfig, rounds: int) -> dict[str, NDArray[np.float64]]:
     """Time passes through the loader, whose processes run already; returns images per second [rounds]."""
-    passes = -(-IMAGES_TIMED // len(records))
+    passes = 1 if is_trial() else -(-IMAGES_TIMED // len(records))
     contestants: dict[str, Callable[[], object]] = {}
     for augment in AUGMENTATIONS:
         for workers in dict.fromkeys((0, default_workers())):

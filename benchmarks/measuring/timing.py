@@ -74,7 +74,7 @@ def interleave(
     """
     started = time.perf_counter()
     limit = WARM_UP_SECONDS if budget_s is None else min(WARM_UP_SECONDS, budget_s / 4 / max(1, len(contestants)))
-    limit = 0.0 if os.environ.get(TRIAL) else limit
+    limit = 0.0 if is_trial() else limit
     usual = {name: warm_up(call, limit) for name, call in contestants.items()}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     first = time.perf_counter()
@@ -86,10 +86,15 @@ def interleave(
             calls = calls_of(usual[name])
             if usual[name] > LONG_SECONDS:
                 time.sleep(PAUSE_SECONDS)
-            else:
+            elif not is_trial():
                 nanoseconds_of(call, calls)
             times[name].append(nanoseconds_of(call, calls) / calls)
     return {name: np.array(values, np.float64) / 1e6 for name, values in times.items()}
+
+
+def is_trial() -> bool:
+    """Return True if every part shall run soon, whatever its times mean: see `TRIAL`."""
+    return bool(os.environ.get(TRIAL))
 
 
 def nanoseconds_of(call: Callable[[], object], times: int) -> int:
@@ -102,7 +107,7 @@ def nanoseconds_of(call: Callable[[], object], times: int) -> int:
 
 def calls_of(call_s: float) -> int:
     """Number of calls in a round, if one takes `call_s` seconds."""
-    return max(1, round(ROUND_SECONDS / call_s)) if call_s and not os.environ.get(TRIAL) else 1
+    return max(1, round(ROUND_SECONDS / call_s)) if call_s and not is_trial() else 1
 
 
 def least_seconds(call_s: float) -> float:
@@ -179,7 +184,7 @@ def cpu_ticks() -> tuple[int, int] | None:
 
 def disturbance(before: float | None, after: float | None) -> str | None:
     """Return why times are doubtful, from `busy_cores` before and after; None if no other program was busy."""
-    if os.environ.get(TRIAL):
+    if is_trial():
         return f"{TRIAL} is set, so nothing was warmed up; unset it and measure again"
     busy, cores = max(before or 0.0, after or 0.0), available_threads()
     if busy <= MAX_BUSY * cores:
