@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from export.console_report import parity_table, verdict_line
 from export.options import MASK_OPTIONS, ExportOptions, Values, options_to_export, refuse_to_check
-from runtime.card import Fit, ModelCard, Precision, ProofRow, Target
+from runtime.card import Fit, ModelCard, Precision, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
@@ -146,7 +147,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         click.echo(f"note: {note}", err=True)
     assert report.card.proof is not None
     click.echo(parity_table(report.card.proof.rows))
-    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {_verdict(report.card)} ({report.seconds:.0f} s)")
+    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict_line(report.card)} ({report.seconds:.0f} s)")
     if "card" in given:
         from export.hub import write_model_card
 
@@ -222,35 +223,6 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     if gate is not None and not gate.passed:
         found.append("FAILED ITS GATE when it was exported")
     click.echo(f"{file}: {', '.join(found)}, on {report.device}")
-
-
-def _verdict(card: ModelCard) -> str:
-    """Say in one line how close the file is to PyTorch, or what its precision lost."""
-    assert card.proof is not None
-    gate = card.proof.gate
-    if gate is None:
-        return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    from export.precision.verdict import describe_limit, describe_loss
-
-    text = f"{card.precision}, {describe_loss(card, gate)}"
-    if card.precision == "fp16" and gate.kept and gate.passed:
-        text += f", with {', '.join(gate.kept)} in fp32"
-    if gate.passed:
-        return text
-    limit = describe_limit(card, gate)
-    return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
-
-
-def parity_table(rows: tuple[ProofRow, ...]) -> str:
-    """Lay out the parity figures of each checked shape in columns."""
-    lines = ["batch x height x width    images      max error   pixels flipped   mask IoU   flip distance"]
-    for row in rows:
-        shape, figures = "x".join(map(str, row.shape)), row.parity
-        lines.append(
-            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
-            f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

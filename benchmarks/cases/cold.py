@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.cases.image_files import write_jpeg
+from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.subprocesses import (
     LIMIT_S,
     environment_variables,
@@ -16,7 +17,7 @@ from benchmarks.measuring.subprocesses import (
     run_script,
     timeout_reason,
 )
-from benchmarks.measuring.timing import interleave, pinned
+from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.errors import DeviceError
 from runtime.image import load_image

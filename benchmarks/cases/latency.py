@@ -23,8 +23,9 @@ from benchmarks.contestants.base import (
 from benchmarks.contestants.onnx_runtime import PlainContestant
 from benchmarks.contestants.registry import contestants_on, select_contestants
 from benchmarks.measuring.graph_cost import Work, count_work
+from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import available_megabytes
-from benchmarks.measuring.timing import interleave, least_seconds, pinned
+from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from export.proof import network_run
 from runtime.devices.availability import candidates

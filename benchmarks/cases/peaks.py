@@ -9,8 +9,9 @@ import torch
 
 from benchmarks.contestants.base import Arithmetic
 from benchmarks.contestants.pytorch import multiply_in, pytorch_has
+from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.subprocesses import available_megabytes
-from benchmarks.measuring.timing import interleave, pinned
+from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device

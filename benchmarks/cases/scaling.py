@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contestants.base import Shape
+from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import MEMORY, available_megabytes, memory_unavailable_reason, run_script
-from benchmarks.measuring.timing import interleave, least_seconds, pinned
+from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import InputSpec
 from runtime.errors import DeviceError

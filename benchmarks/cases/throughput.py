@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from benchmarks.measuring.timing import interleave, pinned
+from benchmarks.measuring.rounds import interleave
+from benchmarks.measuring.timing import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from runtime.devices.session import session_options

@@ -1,22 +1,108 @@
-"""Sinks of `unet-predict`: one file for each image, or one table for all images."""
+"""Outputs of `unet-predict`: the file of each image, checked before the work begins, and the sinks that write them."""
 
 import csv
 import io
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime.commands.inputs import Job
+from runtime.commands.inputs import Found
 from runtime.errors import OutputError
 from runtime.formats import Format, TableFormat
+from runtime.image import SUFFIXES
 from runtime.result import Segmentation
 from runtime.support.files import make_folder, replacing
 
 MAX_CELL = 2**31 - 1
 """Maximum number of characters of a table's cell; all run lengths of an image are one cell."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image, the file that its answer is written to, and its name in that file."""
+
+    source: Path
+    target: Path
+    name: str
+
+
+def file_jobs(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
+    """Plan one file for each image: its name in the folder `out`, with another suffix.
+
+    Raises:
+        OutputError: two images share a file, a file would replace an image or a folder, or `out` holds the images.
+    """
+    if out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise OutputError(f"{out}: looks like a file, expected a folder; files in it are named after their images")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file, expected a folder; choose another one with -o")
+    jobs: list[Job] = []
+    taken: dict[str, Found] = {}
+    real_path = cache(os.path.realpath)
+    for item in found:
+        name = item.name.with_suffix(suffix)
+        job = Job(item.path, out / name, name.as_posix())
+        if real_path(item.path.parent) == real_path(job.target.parent):
+            raise OutputError(
+                f"{job.target.parent}: holds {item.path.name} itself and perhaps other images; "
+                "choose another folder with -o"
+            )
+        if job.target.is_dir():
+            raise OutputError(f"{job.target}: is a folder, expected a file or nothing; move it or choose another -o")
+        if is_new(item, job.name, taken, job.target):
+            jobs.append(job)
+    refuse_images_as_targets(jobs)
+    return jobs
+
+
+def table_jobs(found: Iterable[Found], out: Path) -> list[Job]:
+    """Plan one row of the table `out` for each image, under its name with "/" between the parts.
+
+    Raises:
+        OutputError: two images have the same name, or `out` does not end in .csv.
+    """
+    if out.suffix.lower() != ".csv" or out.is_dir():
+        raise OutputError(f"{out}: expected a file that ends in .csv; all rows are written to it")
+    taken: dict[str, Found] = {}
+    jobs = (Job(item.path, out, item.name.as_posix()) for item in found if is_new(item, str(item.name), taken, out))
+    return list(jobs)
+
+
+def is_new(item: Found, name: str, taken: dict[str, Found], target: Path) -> bool:
+    """Return False for an image that was given twice.
+
+    Raises:
+        OutputError: another image has this name.
+    """
+    other = taken.setdefault(name.casefold(), item)  # on many disks Car.png and car.png are one file
+    if other.path is not item.path and other.path.resolve() != item.path.resolve():
+        raise OutputError(f"{target}: would hold the masks of both {other.path} and {item.path}; run them separately")
+    return other is item
+
+
+def refuse_images_as_targets(jobs: list[Job]) -> None:
+    """Raise an OutputError if an answer would be written over an image, whatever links lead to it."""
+    existing = [(job.target, file_identity(job.target)) for job in jobs if job.target.exists()]
+    if not existing:
+        return
+    sources = {file_identity(job.source): job.source for job in jobs}
+    for target, identity in existing:
+        if identity in sources:
+            raise OutputError(f"{target}: is the image {sources[identity]} itself; choose another folder with -o")
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """Device and inode of a file; (-1, -1) for a broken link, which reading the file reports."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, -1
+    return status.st_dev, status.st_ino
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from runtime.commands.console import progress_hidden
-from runtime.commands.inputs import Job, file_jobs, find_images, table_jobs
-from runtime.commands.outputs import FileSink, TableSink, Tally, open_sink, read_rows
+from runtime.commands.inputs import find_images
+from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.formats import Format, TableFormat
 from runtime.image import image_size

@@ -18,7 +18,7 @@ from runtime.card import ModelCard
 from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cuda import OUT_OF_MEMORY, CudaSession, cuda_chain
 from runtime.devices.device import Device
-from runtime.devices.nvidia import gpu_facts, nvidia_problem
+from runtime.devices.nvidia import nvidia_problem
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note
 from runtime.errors import ConfigError, DeviceError, one_line
@@ -131,7 +131,13 @@ def _open(request: SessionRequest) -> TensorRtSession:
     Raises:
         DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
     """
-    from runtime.devices.engine_cache import DamagedError, EngineCache, engine_key, timing_key  # needless on a CPU
+    from runtime.devices.engine_cache import (  # needless on a CPU
+        DamagedError,
+        EngineCache,
+        engine_key,
+        gpu_facts,
+        timing_key,
+    )
 
     path, device, card, options = request.path, request.device, request.card, request.options
 
@@ -180,7 +186,7 @@ def _must_build(request: SessionRequest) -> bool:
         )
     if not options.engine_cache:
         return True
-    from runtime.devices.engine_cache import EngineCache, engine_key  # needless on a CPU
+    from runtime.devices.engine_cache import EngineCache, engine_key, gpu_facts  # needless on a CPU
 
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))

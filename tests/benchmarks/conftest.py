@@ -30,4 +30,4 @@ def thin(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _single_calls(monkeypatch):
     """A round is one call, however short, so that nothing here waits for rounds to fill."""
-    monkeypatch.setattr("benchmarks.measuring.timing.ROUND_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.measuring.rounds.ROUND_SECONDS", 0.0)

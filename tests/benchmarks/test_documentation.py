@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from measured import measured
 
-from benchmarks.measuring import timing
+from benchmarks.measuring import rounds, timing
 from benchmarks.reporting import compare
 from benchmarks.results import HIGHER, LOWER, MAX_TEXT, PARTS, SCHEMA, UNITS, Measurement, Results, Skipped
 
@@ -37,10 +37,10 @@ def test_the_parts_are_told():
 
 def test_the_methods_numbers_are_those_of_the_code():
     for text in (
-        f"at least {timing.WINDOW_CALLS} calls and {timing.WINDOW_SECONDS} s",
-        f"no more than {100 * timing.STABLE:.0f} %",
-        f"After {timing.WARM_UP_SECONDS:.0f} s",
-        f"not fewer than {timing.MIN_ROUNDS}:",
+        f"at least {rounds.WINDOW_CALLS} calls and {rounds.WINDOW_SECONDS} s",
+        f"no more than {100 * rounds.STABLE:.0f} %",
+        f"After {rounds.WARM_UP_SECONDS:.0f} s",
+        f"not fewer than {rounds.MIN_ROUNDS}:",
         f"{timing.DRAWS:,} bootstraps",
         f"{compare.ERROR_TIMES:.0f} times, and larger than {compare.ERROR_FLOOR:.5f};",
         f"{compare.SHARE:.4f}, what the export allows an fp16 file",

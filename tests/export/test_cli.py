@@ -11,8 +11,9 @@ from folders import write_pair
 from networks import make_card, make_network
 from onnx_files import gate_of, write_onnx
 
-from export import cli, exporter
+from export import exporter
 from export.cli import main
+from export.console_report import parity_table
 from export.options import CardChanges, ExportOptions
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
@@ -184,7 +185,7 @@ def test_folders_of_images_that_cannot_be_used_are_one_line(trained, tmp_path):
 
 def test_table_by_hand():
     figures = Parity(max_abs_error=1.2e-5, flipped=0.0625, iou=0.5, flip_distance=0.0)
-    lines = cli.parity_table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
+    lines = parity_table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
     assert lines[1].split() == ["3x20x30", "data", "1.2e-05", "6.2500%", "0.500000", "0.0e+00"]
     assert len(lines[0]) == len(lines[1])
 

@@ -18,6 +18,9 @@ from unet_core.data.labels import IGNORED, Labels, LabelSpec, present_labels, re
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
+PANELS = 8
+"""Number of validation images, those with the lowest Dice, that are drawn after each best epoch."""
+
 PANEL_SIDE = 480
 """Maximum length of a picture's longer side in a panel, in pixels."""
 

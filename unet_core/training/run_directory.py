@@ -22,8 +22,6 @@ from unet_core.reporting.tables import metrics_csv
 LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 FILES = "files.csv"
-PANELS = 8
-"""Number of validation images, those with the lowest Dice, that are drawn after each best epoch."""
 
 NAME_ERRORS = "surrogateescape"
 """Error handler that writes file names of invalid text byte for byte."""

@@ -25,6 +25,7 @@ from unet_core.evaluation.metrics import Metrics
 from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics, default_workers
 from unet_core.losses import make_loss
 from unet_core.model import Segmenter, UNet
+from unet_core.reporting.panels import PANELS
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import card_figures, epoch_line, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
@@ -40,7 +41,7 @@ from unet_core.training.optim import (
     make_optimizer,
     restore_optimizer,
 )
-from unet_core.training.run_directory import PANELS, RunFolder
+from unet_core.training.run_directory import RunFolder
 
 SAVE = 1
 """Message between processes that it is time to save; larger numbers are signals."""

@@ -12,7 +12,7 @@ from benchmarks.cases import latency
 from benchmarks.cases.latency import measure
 from benchmarks.contestants.onnx_runtime import OURS, PLAIN
 from benchmarks.contestants.pytorch import CHANNELS_LAST, EAGER
-from benchmarks.measuring import timing
+from benchmarks.measuring import rounds
 from benchmarks.measuring.graph_cost import count_work
 from benchmarks.results import Measurement, Results, Skipped
 from runtime.errors import ConfigError, DeviceError
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_warm_up(monkeypatch):
-    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "WARM_UP_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from devices import CPU, GPU, TRT
 
 from benchmarks.cases import peaks
 from benchmarks.cases.peaks import measure, peak_of
-from benchmarks.measuring import timing
+from benchmarks.measuring import rounds
 from benchmarks.results import Measurement
 from runtime.devices.device import Device
 
 
 @pytest.fixture(autouse=True)
 def _small(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(peaks, "SIDES", {"cpu": ((8, 8, 8), (16, 16, 16), (64, 9, 1))})
     monkeypatch.setattr(peaks, "COPIED", 4096)
     monkeypatch.setattr(peaks, "CPUS", tmp_path)

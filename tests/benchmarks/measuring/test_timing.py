@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measuring import timing
-from benchmarks.measuring.timing import Timing, interleave, ratio
+from benchmarks.measuring import rounds, timing
+from benchmarks.measuring.rounds import Timing, interleave
+from benchmarks.measuring.timing import ratio
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def taking(clock, *seconds):
 
 
 def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_count(monkeypatch):
-    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr(rounds, "WARM_UP_SECONDS", 0.0)
     calls = []
     times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert "".join(calls) == "ab" + "aabb" * 3
@@ -40,7 +41,7 @@ def test_contestants_take_turns_and_every_timed_call_follows_one_that_does_not_c
 
 @pytest.mark.parametrize(("seconds", "calls"), [(0.03, 3), (0.1, 1), (0.5, 1)])
 def test_a_round_of_short_calls_is_their_mean_after_as_many(clock, monkeypatch, seconds, calls):
-    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.1)
+    monkeypatch.setattr(rounds, "ROUND_SECONDS", 0.1)
     call = taking(clock, seconds)
     times = interleave({"a": call}, rounds=2, budget_s=0.001)
     assert call.calls == 1 + 2 * 2 * calls
@@ -52,14 +53,14 @@ def test_long_calls_follow_a_pause(clock, monkeypatch):
     monkeypatch.setattr(timing.time, "sleep", pauses.append)
     short, long = taking(clock, 2.0), taking(clock, 2.1)
     interleave({"short": short, "long": long}, rounds=5, budget_s=1.0)
-    assert (short.calls, long.calls, pauses) == (1 + 10, 1 + 5, [timing.PAUSE_SECONDS] * 5)
+    assert (short.calls, long.calls, pauses) == (1 + 10, 1 + 5, [rounds.PAUSE_SECONDS] * 5)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.1])
 def test_what_it_takes_at_least(clock, monkeypatch, seconds):
     monkeypatch.setattr(timing.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
-    interleave({"a": taking(clock, seconds)}, timing.MIN_ROUNDS, budget_s=0.1)
-    assert clock[0] == pytest.approx(timing.least_seconds(seconds))
+    interleave({"a": taking(clock, seconds)}, rounds.MIN_ROUNDS, budget_s=0.1)
+    assert clock[0] == pytest.approx(rounds.least_seconds(seconds))
 
 
 def test_times_are_milliseconds(clock):
@@ -82,11 +83,11 @@ def test_times_are_milliseconds(clock):
 )
 def test_warming_up_ends_when_two_windows_agree_or_the_time_is_over(clock, seconds, calls):
     call = taking(clock, *seconds)
-    timing.warm_up(call, limit=10.0)
+    rounds.warm_up(call, limit=10.0)
     assert call.calls == calls
 
 
-@pytest.mark.parametrize(("budget", "rounds"), [(None, 30), (1000.0, 30), (40.0, 17), (1.0, timing.MIN_ROUNDS)])
+@pytest.mark.parametrize(("budget", "rounds"), [(None, 30), (1000.0, 30), (40.0, 17), (1.0, rounds.MIN_ROUNDS)])
 def test_a_budget_means_fewer_rounds_but_at_least_five(clock, budget, rounds):
     times = interleave({"a": taking(clock, 1.0)}, 30, budget_s=budget)
     assert len(times["a"]) == rounds
@@ -104,7 +105,7 @@ def test_a_budget_does_not_add_rounds(clock):
 
 def test_a_trial_warms_nothing_up_makes_single_calls_and_is_told(clock, monkeypatch):
     calls = []
-    monkeypatch.setenv(timing.TRIAL, "1")
+    monkeypatch.setenv(rounds.TRIAL, "1")
     times = interleave({"a": lambda: calls.append(taking(clock, 0.001)())}, rounds=5)
     assert times["a"].tolist() == pytest.approx([1.0] * 5)
     assert len(calls) == 1 + 5

@@ -4,7 +4,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from runtime.commands.inputs import Job, file_jobs, find_images, table_jobs
+from runtime.commands.inputs import find_images
+from runtime.commands.outputs import Job, file_jobs, table_jobs
 from runtime.errors import ImageError, OutputError
 
 

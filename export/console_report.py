@@ -1,0 +1,32 @@
+"""The report of an export on the terminal: parity figures in columns, and the verdict."""
+
+from runtime.card import ModelCard, ProofRow
+
+
+def verdict_line(card: ModelCard) -> str:
+    """Say in one line how close the file is to PyTorch, or what its precision lost."""
+    assert card.proof is not None
+    gate = card.proof.gate
+    if gate is None:
+        return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
+    from export.precision.verdict import describe_limit, describe_loss
+
+    text = f"{card.precision}, {describe_loss(card, gate)}"
+    if card.precision == "fp16" and gate.kept and gate.passed:
+        text += f", with {', '.join(gate.kept)} in fp32"
+    if gate.passed:
+        return text
+    limit = describe_limit(card, gate)
+    return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
+
+
+def parity_table(rows: tuple[ProofRow, ...]) -> str:
+    """Lay out the parity figures of each checked shape in columns."""
+    lines = ["batch x height x width    images      max error   pixels flipped   mask IoU   flip distance"]
+    for row in rows:
+        shape, figures = "x".join(map(str, row.shape)), row.parity
+        lines.append(
+            f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
+            f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
+        )
+    return "\n".join(lines)
