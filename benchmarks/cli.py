@@ -161,8 +161,7 @@ def run(
     try:
         from benchmarks.cases.parity import require_parity
         from benchmarks.contestants.base import BenchmarkModel
-        from benchmarks.measuring.environment import environment
-        from benchmarks.measuring.timing import busy_cores, disturbance
+        from benchmarks.measuring.environment import busy_cores, disturbance, environment
         from benchmarks.reporting import plots  # noqa: F401 - fails without matplotlib, before hours of measuring
         from benchmarks.reporting.report import markdown
         from benchmarks.results import FILE_NAME, Measurement, Results, Skipped

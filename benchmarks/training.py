@@ -44,8 +44,7 @@ def main(
         from unet_core.reporting.progress import Display
     except ModuleNotFoundError as error:  # here, since importing PyTorch takes seconds that --help does not need
         exit_without(error, extra="bench")
-    from benchmarks.measuring.environment import machine
-    from benchmarks.measuring.timing import busy_cores, disturbance
+    from benchmarks.measuring.environment import busy_cores, disturbance, machine
     from benchmarks.reporting.report import markdown
     from benchmarks.results import Measurement, Results, Skipped
     from runtime.support.cpu_count import available_threads

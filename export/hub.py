@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from export.publish.markdown import model_card
+from export.publish.model_card import model_card
 from runtime.model_file.reader import read_model
 from runtime.support.files import write_text
 

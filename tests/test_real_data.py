@@ -34,9 +34,10 @@ def predict_folder(model, folder, out):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.xdist_group("test_brain_slices_are_segmented")
 def test_brain_slices_are_segmented(brain, tmp_path):
     """Real MRI: the net is right, its export gives the same Dice to four digits, and so do the files on disk."""
-    settings = {"widths": (16, 32, 64, 128), "height": 192, "width": 192, "batch_size": 8, "epochs": 5}
+    settings = {"widths": (16, 32, 64, 128), "height": 128, "width": 128, "batch_size": 8, "epochs": 5}
     best, model, pairs = chain(brain, tmp_path / "run", classes=("brain",), **settings)
     of_checkpoint = evaluate(best, pairs, device="cpu")
     of_model = evaluate(model, pairs, device="cpu")
@@ -57,9 +58,10 @@ def test_brain_slices_are_segmented(brain, tmp_path):
     assert error.facts["flip_distance"] < 1e-5
 
 
+@pytest.mark.xdist_group("test_a_wide_network_answers_alike_in_the_file_for_cpus")
 def test_a_wide_network_answers_alike_in_the_file_for_cpus(brain, tmp_path):
     """One epoch teaches it enough to segment; its values are those of a trained network, on real images."""
-    settings = {"widths": (128, 256), "height": 96, "width": 96, "batch_size": 8, "epochs": 1}
+    settings = {"widths": (96, 192), "height": 64, "width": 64, "batch_size": 8, "epochs": 1}
     best, model, pairs = chain(brain, tmp_path / "run", classes=("brain",), **settings)
     for_cpus = export_onnx(best, target="cpu", data=brain)
     assert len([node for node in onnx.load(for_cpus.path).graph.node if node.op_type == "Scan"]) >= 4
@@ -70,6 +72,7 @@ def test_a_wide_network_answers_alike_in_the_file_for_cpus(brain, tmp_path):
     assert error.facts["max_abs_error"] < 1e-5
 
 
+@pytest.mark.xdist_group("test_the_chain_runs_on_road_scenes")
 def test_the_chain_runs_on_road_scenes(camvid, tmp_path):
     """CamVid's cars are hard: one epoch of a thin net proves the chain, not the segmentation."""
     best, model, pairs = chain(camvid, tmp_path / "run", widths=(8, 16, 32, 64), batch_size=8, epochs=1)
@@ -85,6 +88,7 @@ def test_the_chain_runs_on_road_scenes(camvid, tmp_path):
 CLASSES = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
 
 
+@pytest.mark.xdist_group("test_eleven_classes_train_on_road_scenes")
 def test_eleven_classes_train_on_road_scenes(camvid, tmp_path):
     """One epoch (46 steps) of a thin net on the class labels: the largest classes are found, beyond guessing one."""
     config = TrainConfig(

@@ -1,25 +1,16 @@
-"""Figures from times, and the conditions of timing: threads, and a machine that is busy otherwise."""
+"""Figures from times, and the number of threads that are timed."""
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring.rounds import TRIAL, is_trial
-from runtime.support.cpu_count import available_threads
-
 DRAWS = 2_000
 """Draws of a bootstrap."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-MAX_BUSY = 0.15
-"""Share of the cores that other programs may keep busy during a measurement."""
-STATISTICS = Path("/proc/stat")
-"""Linux's counts of busy and idle time, see proc(5)."""
 
 
 @contextmanager
@@ -41,41 +32,6 @@ def pinned(threads: int) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def busy_cores(seconds: float = 0.5) -> float | None:
-    """Number of cores that other programs keep busy while this process sleeps, of those it may use; None if unknown.
-
-    Ask before and after the timing: a thread that waits for a core stalls all threads of its pool, PyTorch's worst, so
-    on a busy machine even a steady time can be wrong.
-    """
-    time.sleep(0.2)  # thread pools spin on for a moment after their last work
-    before = cpu_ticks()
-    time.sleep(seconds)
-    after = cpu_ticks()
-    if before is None or after is None or after[1] == before[1]:
-        return None
-    return (after[0] - before[0]) / (after[1] - before[1]) * len(os.sched_getaffinity(0))
-
-
-def cpu_ticks() -> tuple[int, int] | None:
-    """Busy ticks and all ticks of our cores since boot, by `STATISTICS`: cpuN user nice system idle iowait irq ..."""
-    if not STATISTICS.exists() or not hasattr(os, "sched_getaffinity"):
-        return None
-    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    lines = [line.split() for line in STATISTICS.read_text().splitlines()]
-    ticks = [sum(column) for column in zip(*(map(int, line[1:9]) for line in lines if line[0] in ours), strict=True)]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
-
-
-def disturbance(before: float | None, after: float | None) -> str | None:
-    """Return why times are doubtful, from `busy_cores` before and after; None if no other program was busy."""
-    if is_trial():
-        return f"{TRIAL} is set, so nothing was warmed up; unset it and measure again"
-    busy, cores = max(before or 0.0, after or 0.0), available_threads()
-    if busy <= MAX_BUSY * cores:
-        return None
-    return f"other programs kept {busy:.1f} of {cores} cores busy; measure again on an idle machine"
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks import cli, suite
 from benchmarks.contestants.base import Arithmetic
-from benchmarks.measuring import timing
+from benchmarks.measuring import environment, rounds
 from benchmarks.results import Measurement, Results, Skipped
 from benchmarks.suite import BenchmarkPlan, Part
 from runtime.errors import ImageError
@@ -47,7 +47,7 @@ def parts(monkeypatch):
         return [measured(*(part.results or (part.name,))[:1])]
 
     monkeypatch.setattr(Part, "measure", measure)
-    monkeypatch.setattr(timing, "busy_cores", lambda: 0.0)
+    monkeypatch.setattr(environment, "busy_cores", lambda: 0.0)
     return calls
 
 
@@ -256,7 +256,7 @@ print([name for name in sys.argv[1:] if name in sys.modules])
 
 
 def test_constants_that_are_copied_for_help_are_those_of_the_heavy_modules():
-    assert (timing.MIN_ROUNDS, get_args(Arithmetic)) == (cli.MIN_ROUNDS, cli.PRECISIONS)
+    assert (rounds.MIN_ROUNDS, get_args(Arithmetic)) == (cli.MIN_ROUNDS, cli.PRECISIONS)
 
 
 @pytest.mark.parametrize("part", suite.PARTS.values(), ids=suite.PARTS)

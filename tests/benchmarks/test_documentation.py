@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from measured import measured
 
-from benchmarks.measuring import rounds, timing
+from benchmarks.measuring import environment, rounds, timing
 from benchmarks.reporting import compare
 from benchmarks.results import HIGHER, LOWER, MAX_TEXT, PARTS, SCHEMA, UNITS, Measurement, Results, Skipped
 
@@ -46,7 +46,7 @@ def test_the_methods_numbers_are_those_of_the_code():
         f"{compare.SHARE:.4f}, what the export allows an fp16 file",
         f"{compare.DICE:.3f}, what the export allows an int8 file",
         f"percent, and {compare.MEGABYTES:.0f} MB,",
-        f"{100 * timing.MAX_BUSY:.0f} % of them",
+        f"{100 * environment.MAX_BUSY:.0f} % of them",
         f"at most {MAX_TEXT:,} characters",
     ):
         assert text in " ".join(TEXT.split()), text

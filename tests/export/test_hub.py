@@ -11,7 +11,7 @@ from onnx_files import gate_of, write_onnx
 from PIL import Image
 
 from export.hub import write_model_card
-from export.publish.markdown import model_card
+from export.publish.model_card import model_card
 from runtime.card import RAW_KEY
 from runtime.errors import ModelError, OutputError
 from runtime.model_file.golden import synthetic_image

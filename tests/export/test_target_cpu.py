@@ -46,7 +46,7 @@ def graph_of(size=(32, 48), **config):
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A checkpoint for which the model of costs takes other forms than direct, and its export."""
-    checkpoint = save(tmp_path_factory.mktemp("wide") / "model.pth", size=(96, 144), **WIDE)
+    checkpoint = save(tmp_path_factory.mktemp("wide") / "model.pth", size=(64, 96), **WIDE)
     return checkpoint, export_onnx(checkpoint, target="cpu")
 
 
@@ -349,7 +349,7 @@ def test_a_check_without_anything_to_compare_with_does_not_name_a_gpu(wide, tmp_
 def test_what_is_rewritten_is_told(wide, tmp_path):
     notes = Notes()
     export_onnx(wide[0], tmp_path / "wide.onnx", target="cpu", display=notes)
-    assert re.fullmatch(r"--target cpu: \d of 14 rewritable of 3x3 are computed by .*", notes.notes[-2])
+    assert re.fullmatch(r"--target cpu: \d of 14 convolutions of 3x3 are computed by .*", notes.notes[-2])
     off = re.fullmatch(r"--target cpu: logits are off by (\S+) of their range \(limit 1e-05\)", notes.notes[-1])
     assert 0 < float(off[1]) < 1e-5
     thin = save(tmp_path / "model.pth")

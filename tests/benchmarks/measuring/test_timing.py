@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.measuring import rounds, timing
+from benchmarks.measuring import environment, rounds, timing
 from benchmarks.measuring.rounds import Timing, interleave
 from benchmarks.measuring.timing import ratio
 
@@ -15,8 +15,8 @@ from benchmarks.measuring.timing import ratio
 def clock(monkeypatch):
     """Time that passes only when a test says so, in seconds."""
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: round(now[0] * 1e9))
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(rounds.time, "perf_counter_ns", lambda: round(now[0] * 1e9))
     return now
 
 
@@ -50,7 +50,7 @@ def test_a_round_of_short_calls_is_their_mean_after_as_many(clock, monkeypatch, 
 
 def test_long_calls_follow_a_pause(clock, monkeypatch):
     pauses = []
-    monkeypatch.setattr(timing.time, "sleep", pauses.append)
+    monkeypatch.setattr(rounds.time, "sleep", pauses.append)
     short, long = taking(clock, 2.0), taking(clock, 2.1)
     interleave({"short": short, "long": long}, rounds=5, budget_s=1.0)
     assert (short.calls, long.calls, pauses) == (1 + 10, 1 + 5, [rounds.PAUSE_SECONDS] * 5)
@@ -58,7 +58,7 @@ def test_long_calls_follow_a_pause(clock, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0.5, 2.1])
 def test_what_it_takes_at_least(clock, monkeypatch, seconds):
-    monkeypatch.setattr(timing.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
+    monkeypatch.setattr(rounds.time, "sleep", lambda pause: clock.__setitem__(0, clock[0] + pause))
     interleave({"a": taking(clock, seconds)}, rounds.MIN_ROUNDS, budget_s=0.1)
     assert clock[0] == pytest.approx(rounds.least_seconds(seconds))
 
@@ -109,7 +109,7 @@ def test_a_trial_warms_nothing_up_makes_single_calls_and_is_told(clock, monkeypa
     times = interleave({"a": lambda: calls.append(taking(clock, 0.001)())}, rounds=5)
     assert times["a"].tolist() == pytest.approx([1.0] * 5)
     assert len(calls) == 1 + 5
-    assert timing.disturbance(0.0, 0.0).startswith("UNET_BENCH_TRIAL is set")
+    assert environment.disturbance(0.0, 0.0).startswith("UNET_BENCH_TRIAL is set")
 
 
 def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
@@ -130,26 +130,26 @@ def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_
     statistics = tmp_path / "stat"
     others = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 9 9 9 9 9 9 9 9 9 9\n"
     statistics.write_text(others + "cpu0 60 0 50 500 50 0 0 0 0 0\ncpu2 40 0 0 300 0 0 0 0 0 0\nintr 7\n")
-    monkeypatch.setattr(timing, "STATISTICS", statistics)
-    monkeypatch.setattr(timing.os, "sched_getaffinity", lambda _: {0, 2})
+    monkeypatch.setattr(environment, "STATISTICS", statistics)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: {0, 2})
     later = others + "cpu0 90 0 60 510 90 0 0 0 0 0\ncpu2 40 0 0 310 0 0 0 0 0 0\nintr 8\n"
     moments = iter([None, later])
-    monkeypatch.setattr(timing.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
-    assert timing.busy_cores() == pytest.approx(2 * 40 / 100)
+    monkeypatch.setattr(environment.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
+    assert environment.busy_cores() == pytest.approx(2 * 40 / 100)
 
 
 def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "STATISTICS", tmp_path / "none")
-    assert timing.busy_cores(0.0) is None
-    assert timing.disturbance(None, None) is None
+    monkeypatch.setattr(environment, "STATISTICS", tmp_path / "none")
+    assert environment.busy_cores(0.0) is None
+    assert environment.disturbance(None, None) is None
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
 )
 def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
-    monkeypatch.setattr(timing, "available_threads", lambda: 2)
-    found = timing.disturbance(before, after)
+    monkeypatch.setattr(environment, "available_threads", lambda: 2)
+    found = environment.disturbance(before, after)
     assert found is None if words is None else words in found
 
 
