@@ -252,6 +252,7 @@ class Results:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        check_schema(self.schema)
         _check_settings("environment", self.environment, nested=True)
         _check_settings("method", self.method)
         if self.disturbance is not None:
@@ -309,9 +310,8 @@ def _record_of(record: type[T], data: Any, where: str = "") -> T:
     """Make a record from decoded JSON, which must have exactly the record's fields; lists become tuples."""
     if not isinstance(data, dict):
         raise CHECK.refusal(where or "(the whole file)", data, "a record")
-    schema = data.get("schema")
-    if record is Results and (type(schema) is not int or schema != SCHEMA):  # first: newer files may have other fields
-        raise CHECK.refusal("schema", schema, f"{SCHEMA}; if it is newer, upgrade unet-deploy")
+    if record is Results:
+        check_schema(data.get("schema"))  # first: newer files may have other fields
     prefix = f"{where}." if where else ""
     known = {item.name for item in fields(record)}  # type: ignore[arg-type]
     for name in sorted(known - data.keys()):
@@ -324,6 +324,12 @@ def _record_of(record: type[T], data: Any, where: str = "") -> T:
         if isinstance(value, list):
             values[name] = tuple(_record_of(nested, item, name) if nested else item for item in value)
     return record(**values)
+
+
+def check_schema(schema: object) -> None:
+    """Refuse every version of the file's format but this one."""
+    if type(schema) is not int or schema != SCHEMA:
+        raise CHECK.refusal("schema", schema, f"{SCHEMA}; if it is newer, upgrade unet-deploy")
 
 
 def _check_line(name: str, value: object, *, shortest: int = 1) -> None:

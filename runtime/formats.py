@@ -53,6 +53,7 @@ class Format:
         write: writes an answer to a binary file that need not be seekable.
         thresholded: True if another threshold changes the file.
         help: one sentence for `--format`; without it, only `Segmentation.save` offers the format.
+        max_classes: largest number of classes that the format can hold.
         is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
             `--skip-existing`. By default any file that is not empty, since files are written atomically.
     """
@@ -63,10 +64,20 @@ class Format:
     write: Callable[["Segmentation", IO[bytes]], None]
     thresholded: bool
     help: str = ""
+    max_classes: int | None = None
     is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
+
+    def check(self, result: "Segmentation", where: str) -> None:
+        """Raise an OutputError that names `where` if the format cannot hold this answer."""
+        if self.max_classes is not None and len(result.classes) > self.max_classes:
+            raise OutputError(
+                f"{where}: keeps at most {self.max_classes} classes, the mask may have more; "
+                "expected .png, .tif or .tiff"
+            )
 
     def encode(self, result: "Segmentation") -> bytes:
         """Return the file's bytes."""
+        self.check(result, self.name)
         file = io.BytesIO()
         self.write(result, file)
         return file.getvalue()
@@ -77,6 +88,7 @@ class Format:
         Raises:
             OutputError: the file cannot be written, or the format cannot hold this answer.
         """
+        self.check(result, str(path))
         with replacing(path) as temporary, open(temporary, "wb") as file:
             self.write(result, file)
 
@@ -151,12 +163,7 @@ def _pillow(kind: str, **options: Any) -> Callable[["Segmentation", IO[bytes]], 
     """Return a writer of the mask in one of Pillow's lossless formats."""
 
     def write(result: "Segmentation", file: IO[bytes]) -> None:
-        picture = result.picture()
-        if picture.mode == "I;16" and kind != "TIFF":
-            raise OutputError(
-                f"{kind}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff"
-            )
-        picture.save(file, kind, **options)
+        result.picture().save(file, kind, **options)
 
     return write
 
@@ -282,8 +289,11 @@ _LISTED = (
         media_type="image/gif",
         write=_pillow("GIF", optimize=False),
         thresholded=True,
+        max_classes=256,
     ),
-    Format(name="bmp", suffixes=(".bmp",), media_type="image/bmp", write=_pillow("BMP"), thresholded=True),
+    Format(
+        name="bmp", suffixes=(".bmp",), media_type="image/bmp", write=_pillow("BMP"), thresholded=True, max_classes=256
+    ),
     Format(name="tiff", suffixes=(".tif", ".tiff"), media_type="image/tiff", write=_pillow("TIFF"), thresholded=True),
     Format(name="npz", suffixes=(".npz",), media_type="application/zip", write=_write_npz, thresholded=True),
     Format(name="json", suffixes=(".json",), media_type="application/json", write=_write_json, thresholded=True),

@@ -100,6 +100,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     training images are used to validate. On several GPUs: torchrun --nproc-per-node N -m unet_core.train ...
     """
     try:
+        import unet_core.training.run  # noqa: F401  whatever it needs is missed here, not in the middle
         from unet_core.training.distributed import join
         from unet_core.training.run_directory import RunFolder
     except ModuleNotFoundError as error:

@@ -13,7 +13,10 @@ INTERRUPTED = 130
 
 def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
     """End a command whose packages are missing; one line names the extra that installs them."""
-    print(f"error: {error.name} is not installed; install unet-deploy with its extra [{extra}]", file=sys.stderr)
+    print(
+        f"error: {str(error.name).partition('.')[0]} is not installed; install unet-deploy with its extra [{extra}]",
+        file=sys.stderr,
+    )
     sys.exit(2)  # UnetError.exit_code
 
 

@@ -28,7 +28,7 @@ class FieldChecks:
 
     def number(self, name: str, value: object, low: float, high: float, unit: str = "") -> None:
         """Refuse everything but a number, NaN among it; `unit` is its unit in the message."""
-        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             kind = f"a number of {unit}" if unit else "a number"
             raise self.refusal(name, value, f"{kind} from {low:.12g} to {high:.12g}")
 

@@ -75,6 +75,11 @@ def test_others_are_compared_by_their_medians(group):
     assert not found.excludes_one
 
 
+def test_a_record_of_another_schema_is_not_made():
+    with pytest.raises(ConfigError, match="schema: found 7, expected 1; if it is newer, upgrade unet-deploy"):
+        Results(environment={}, method={}, disturbance=None, measurements=(), schema=7)
+
+
 def test_medians_far_apart_differ_without_doubt():
     random = np.random.default_rng(0)
     found = ratio_of(measured(*random.normal(2, 0.02, 30)), measured(*random.normal(1, 0.01, 50)))

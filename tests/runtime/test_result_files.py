@@ -59,8 +59,13 @@ def test_unwritable_folder_is_an_output_error(single, tmp_path):
 def test_more_classes_than_a_format_can_keep_are_refused(tmp_path, suffix):
     output = OutputSpec(classes=tuple(map(str, range(257))), activation="softmax")
     result = Segmentation(probability=np.zeros((257, 2, 3), np.float32), image=IMAGE, output=output)
-    with pytest.raises(OutputError, match=r"keeps at most 256 classes, the mask may have more; expected .png, .tif or"):
-        result.save(tmp_path / f"mask{suffix}")
+    path = tmp_path / "folder" / f"mask{suffix}"
+    with pytest.raises(OutputError) as caught:
+        result.save(path)
+    assert str(caught.value) == (
+        f"{path}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff"
+    )
+    assert not path.parent.exists()
 
 
 def refuse(*_):

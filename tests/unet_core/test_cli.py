@@ -35,6 +35,17 @@ def test_a_missing_extra_is_one_line(module, function, arguments, extra):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("package", ["rich", "filelock", "platformdirs"])
+def test_every_package_of_the_extra_is_missed_at_the_start(package):
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['unet-train', 'data']; "
+    code += "from unet_core.train import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {package} is not installed; install unet-deploy with its extra [train]\n",
+    )
+
+
 def test_export_explains_itself_without_pytorch():
     done = run("export.cli", "main", "--help")
     assert done.returncode == 0

@@ -133,12 +133,24 @@ def test_going_on_with_another_batch_size_sees_the_rest_of_the_epoch(config, mon
 
 
 def test_a_stop_during_validation_loses_no_training(config, unbroken, monkeypatch):
-    real = running.compute_metrics
+    real, done = running.compute_metrics, []
+
+    def noting_the_end(self, items, *rest):
+        try:
+            yield from items
+        finally:
+            done.append("bar closed")
+
     with monkeypatch.context() as patch:
         patch.setattr(running, "compute_metrics", lambda *rest: (os.kill(os.getpid(), signal.SIGTERM), real(*rest))[1])
+        patch.setattr(running.Display, "through", noting_the_end)
+        patch.setattr(
+            running.Trainer, "save", lambda self, save=running.Trainer.save: (done.append("saved"), save(self))
+        )
         with pytest.raises(SystemExit) as caught:
             train(config)
     assert caught.value.code == 143
+    assert done == ["bar closed", "saved"]
     assert load_checkpoint(Path(config.out) / LAST).extra["position"] == 6
     train(config, resume=True)
     assert_equal(everything_in(config.out), unbroken(config)[0])

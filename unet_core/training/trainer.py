@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import cached_property
@@ -372,8 +372,8 @@ class Trainer:
             batch_size=max(1, self.config.batch_size // self.processes.count),
             workers=self.workers,
         )
-        shown = self.display.through(predictions, "validating", len(indices))
-        metrics = compute_metrics(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
+        with closing(self.display.through(predictions, "validating", len(indices))) as shown:  # also after a signal
+            metrics = compute_metrics(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
         if signal := self.processes.largest(self.interrupts.signal):
             self.save()
             self.exit_on_all_ranks(signal)

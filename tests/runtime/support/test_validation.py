@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from runtime.errors import ConfigError, ModelError
@@ -18,6 +19,7 @@ CHECK = FieldChecks(ModelError, "card field ")
         ("integer", (8, 1, 8)),
         ("number", (0, 0, 1)),
         ("number", (1.0, 0, 1)),
+        ("number", (np.float64(0.5), 0, 1)),
         ("choice", ("b", ("a", "b"))),
         ("choice", (None, ("a", None))),
         ("choice", (True, (True, False))),
@@ -40,6 +42,7 @@ def test_what_is_within_its_bounds_passes(check, arguments):
         ("number", (math.nan, 0, 1e-6), "found nan, expected a number from 0 to 1e-06"),
         ("number", (-1, 0, 3_600_000, "milliseconds"), "found -1, expected a number of milliseconds from 0 to 3600000"),
         ("number", ("1", 0, 1), "found '1', expected a number from 0 to 1"),
+        ("number", (True, 0, 1), "found True, expected a number from 0 to 1"),
         ("choice", (1, (True, False)), "found 1, expected one of True, False"),
         ("choice", (2.0, (2, 4)), "found 2.0, expected one of 2, 4"),
         ("text", ("", 1, 200), "found '', expected text of 1 to 200 characters"),

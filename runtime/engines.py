@@ -1,0 +1,5 @@
+"""TensorRT engines on disk: `EngineCache` lists and removes them."""
+
+from runtime.devices.engine_cache import EngineCache, Entry, user_cache
+
+__all__ = ["EngineCache", "Entry", "user_cache"]
