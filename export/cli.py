@@ -90,7 +90,7 @@ def with_options_of_masks(command: F) -> F:
     help="Per-channel standard deviation (values scaled to 0..1), for checkpoints without a card.",
 )
 @click.option(
-    "--fit", type=click.Choice(get_args(Fit)), help="How images are brought to --size, for checkpoints without a card."
+    "--fit", type=click.Choice(get_args(Fit)), help="Resizing of images to --size, for checkpoints without a card."
 )
 @click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card.")
 @click.option("--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class.")

@@ -1,4 +1,4 @@
-"""What docs/benchmarks.md says of the file is what the file has."""
+"""docs/benchmarks.md describes results.json as it is."""
 
 import re
 from dataclasses import fields

@@ -86,7 +86,7 @@ def test_evaluation_gives_the_same_numbers_for_both_files(exported, tmp_path):
 
 
 def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(exported, tmp_path):
-    """In a process of its own: the exporter's chatter would go past pytest's capture."""
+    """Runs in a process of its own: the exporter's chatter would go past pytest's capture."""
     target = tmp_path / "sub" / "out.onnx"
     command = [sys.executable, "-m", "export.cli", str(exported.path.with_suffix(".pth")), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

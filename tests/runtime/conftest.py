@@ -251,7 +251,7 @@ def no_gpu():
 
 @pytest.fixture
 def cpu_build(monkeypatch):
-    """As if ONNX Runtime were built for the CPU alone, and nothing had been warned of yet."""
+    """Pretend that ONNX Runtime is built for the CPU alone, and that nothing was warned of yet."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     loaded_model._warn_once.cache_clear()
     yield
@@ -332,7 +332,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def notes():
-    """What users were told."""
+    """The lines that users were told."""
     return []
 
 

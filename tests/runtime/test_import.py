@@ -1,4 +1,4 @@
-"""What importing costs and what it brings along, in fresh processes."""
+"""The modules that importing loads, and their cost, in fresh processes."""
 
 import ast
 import subprocess

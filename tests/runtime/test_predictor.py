@@ -235,7 +235,7 @@ def test_nonsense_device_is_refused(models):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """How often a file was opened by `predict`, starting with an empty cache."""
+    """The predictors that `predict` opened, starting with an empty cache."""
     predictor.PREDICTORS.clear()
     opened = []
     real = Predictor.__init__

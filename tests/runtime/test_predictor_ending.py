@@ -21,7 +21,7 @@ CLOSED = r"^predictor: is closed; open another one$"
 
 @pytest.fixture
 def no_collector():
-    """What has no reference left goes at once; circles stay."""
+    """Turn the collector off: objects without a reference go at once, circles stay."""
     gc.collect()
     gc.disable()
     yield

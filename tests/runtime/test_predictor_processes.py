@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timing
 
 
 def in_a_fork(model):
-    """What a forked process finds: a predictor that was opened in another one."""
+    """Make a predictor look as a forked process finds it: opened in another process."""
     model._process = -1
     return model
 

@@ -113,7 +113,7 @@ def test_coco_by_hand(mask, counts, text):
 
 
 def test_coco_text_of_pycocotools():
-    """What pycocotools 2.0.11 gave for this mask."""
+    """The text is the one that pycocotools 2.0.11 gave for this mask."""
     rows, columns = np.mgrid[:40, :50]
     mask = (rows - 20) ** 2 + (columns - 25) ** 2 < 200
     text = "[>3Q18J4M2N2N2N2N2O0O2O00000O2O0001N1000001N101N2N2N2N2N3L6HQ<"

@@ -65,7 +65,7 @@ class Decoding:
         return self._load(*arguments, **options)
 
     def since(self):
-        """How many since it was asked last."""
+        """Return the number since the last call."""
         count, self.count = self.count, 0
         return count
 

@@ -18,7 +18,7 @@ def images(*shape, seed=0):
 
 
 def on_cpu_memory(inference, card, **options):
-    """What serves a GPU, with its buffers in the CPU's memory."""
+    """Make the session of a GPU, with its buffers in the CPU's memory."""
     return CudaSession(inference, GPU, card, ProviderOptions(**options), memory="cpu")
 
 

@@ -5,7 +5,7 @@ import csv
 from click.testing import CliRunner
 
 SIZES = [(32, 48), (40, 90), (57, 31)]
-"""Of the pictures that evaluation is tested on."""
+"""Sizes (height, width) of the pictures that evaluation is tested on."""
 
 
 def run(*arguments):

@@ -18,5 +18,5 @@ def imported(program, names=HEAVY):
 
 
 def imported_for_help(module):
-    """What `python -m MODULE --help` imports of `HEAVY`."""
+    """Return the modules in `HEAVY` that `python -m MODULE --help` imports."""
     return imported(f"from {module} import main\nmain(['--help'], standalone_mode=False)")

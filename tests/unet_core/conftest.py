@@ -54,7 +54,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def decoding(monkeypatch):
-    """How many pairs were decoded."""
+    """The number of pairs that were decoded."""
     return Decoding(monkeypatch)
 
 

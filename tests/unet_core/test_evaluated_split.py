@@ -1,4 +1,4 @@
-"""Which images and masks are evaluated: a split, as in training, whose settings lie beside the model."""
+"""The images and masks that are evaluated: a split, as in training, whose settings lie beside the model."""
 
 import json
 import shutil

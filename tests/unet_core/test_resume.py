@@ -69,7 +69,7 @@ def assert_equal(found, expected, where="checkpoint"):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """What a run with these settings leaves in its two files, `LAST` and `BEST`, where nothing stops it."""
+    """The contents of `LAST` and `BEST` after a run with these settings that nothing stops."""
     known = {}
 
     def left(config):

@@ -1,4 +1,4 @@
-"""What opening a file takes."""
+"""The time that opening a file takes."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a machine offers, by made-up folders and libraries."""
+"""Facts about a machine, from made-up folders and libraries."""
 
 import ctypes
 from importlib import metadata

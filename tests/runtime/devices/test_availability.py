@@ -1,4 +1,4 @@
-"""Which device runs: parsing, the order, and not believing what ONNX Runtime claims."""
+"""The device that runs: parsing, the order, and not believing what ONNX Runtime claims."""
 
 import warnings
 from pathlib import Path

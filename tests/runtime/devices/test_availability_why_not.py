@@ -1,4 +1,4 @@
-"""Why a device cannot run, and what engines depend on: the driver's and the libraries' answers, stood in for."""
+"""Reasons why a device cannot run, and the facts that engines depend on, with stand-ins for driver and libraries."""
 
 import ctypes
 import platform
@@ -17,7 +17,7 @@ from runtime.errors import DeviceError
 
 
 class Driver:
-    """What ctypes gives for libcuda, libnvinfer and libnvidia-ml, as far as they are asked."""
+    """Stands in for libcuda, libnvinfer and libnvidia-ml, with the functions that are called."""
 
     def __init__(self, gpus=1, init=0, count=0, name=0, management=0):
         self.gpus, self.init, self.count, self.name, self.management = gpus, init, count, name, management

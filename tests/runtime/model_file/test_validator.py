@@ -1,4 +1,4 @@
-"""What is refused before a session is made, whatever the bytes, and that everything else is let through."""
+"""Files that are refused before a session is made, whatever the bytes; all others are let through."""
 
 import random
 import time

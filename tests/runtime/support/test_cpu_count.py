@@ -1,4 +1,4 @@
-"""How many threads are started: by the scheduler's affinity and by the quota of made-up cgroups."""
+"""The number of threads that are started: by the scheduler's affinity and by the quota of made-up cgroups."""
 
 import os
 from pathlib import Path

@@ -16,7 +16,7 @@ from unet_core.data.records import Records
 
 @contextmanager
 def files_no_larger_than(size):
-    """What a full disk does to a file, without filling one."""
+    """Limit the size of files, as a full disk does, without filling one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

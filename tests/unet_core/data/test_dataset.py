@@ -1,4 +1,4 @@
-"""What the network is fed: the same for the same seed, image and labels always together."""
+"""The batches that the network is fed: the same for the same seed, image and labels always together."""
 
 import multiprocessing
 import pickle

@@ -1,4 +1,4 @@
-"""What mask files mean, and how labels are resampled: by hand-made examples."""
+"""The meaning of mask files, and the resampling of labels, by hand-made examples."""
 
 from dataclasses import replace
 

@@ -35,7 +35,7 @@ def refusal(*arguments):
 
 
 def faults(data):
-    """What is wrong, by the images' names."""
+    """Return the faults by the images' names."""
     return {pair.image.name: pair.fault for pairs in find_splits(data) for pair in pairs if pair.fault}
 
 

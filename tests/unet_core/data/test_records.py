@@ -1,4 +1,4 @@
-"""What is made of a pair, and the refusal of those that cannot be used."""
+"""The record of a pair, and the refusal of those that cannot be used."""
 
 from dataclasses import replace
 

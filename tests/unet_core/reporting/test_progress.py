@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
     @property
     def lines(self):
-        """What stood on a line, each time one was drawn."""
+        """Return the text of a line, each time one was drawn."""
         return [line.rstrip() for line in re.split(r"[\r\n]+", CODES.sub("", self.getvalue())) if line.strip()]
 
     @property
@@ -176,7 +176,7 @@ def test_without_a_terminal_that_can_draw_there_are_only_notes(watched, monkeypa
 
 
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
-    """As where a run ignores the hangup and its terminal is closed."""
+    """The case of a run that ignores the hangup and its terminal is closed."""
 
     def gone(*_, **__):
         raise OSError(5, "Input/output error")

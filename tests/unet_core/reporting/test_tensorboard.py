@@ -1,4 +1,4 @@
-"""What TensorBoard reads is what was written."""
+"""TensorBoard reads the values that were written."""
 
 import io
 import math

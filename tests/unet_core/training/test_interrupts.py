@@ -41,7 +41,7 @@ def test_a_signal_is_noted_and_the_run_leaves_as_it_asked(number, expected):
 
 
 def test_what_was_ignored_stays_ignored():
-    """As SIGHUP is under nohup."""
+    """SIGHUP under nohup is such a signal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         handler = InterruptHandler()
@@ -101,7 +101,7 @@ with InterruptHandler().listening():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_process_that_lives_on_does_not_hold_the_run():
-    """As the processes that load images do."""
+    """The processes that load images are such."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", FORKED], cwd=ROOT, check=True)
     assert time.monotonic() - started < 10
@@ -166,7 +166,7 @@ def test_a_second_signal_does_not_wait_for_a_long_instruction():
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 def test_signals_close_together_count_as_one():
-    """As where a process manager tells the whole group, and the parent tells its children."""
+    """The case of a process manager that tells the whole group, while the parent tells its children."""
     number = str(int(signal.SIGTERM))
     at_once = TWICE.replace("time.sleep(1.2)", "time.sleep(0.01)")
     command = [sys.executable, "-c", at_once, number, number]

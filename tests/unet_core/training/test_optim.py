@@ -129,7 +129,7 @@ def test_reductions_of_hand_made_histories(scores, patience, count):
 
 
 def test_every_epochs_reductions_follow_from_the_one_before():
-    """What a resumed run computes anew is what the unbroken one had."""
+    """A resumed run computes the values that the unbroken one had."""
     scores = [0.1, 0.3, 0.2, 0.3, 0.31, 0.2, 0.2, 0.2, 0.2]
     assert [reductions(history(*scores[:epochs]), 2) for epochs in range(10)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3]
 

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints, and what it tells from that later."""
+"""The files that a run writes beside its checkpoints, and the changes that it finds by them later."""
 
 import csv
 import os
