@@ -131,13 +131,8 @@ def _open(request: SessionRequest) -> TensorRtSession:
     Raises:
         DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
     """
-    from runtime.devices.engine_cache import (  # needless on a CPU
-        DamagedError,
-        EngineCache,
-        engine_key,
-        gpu_facts,
-        timing_key,
-    )
+    from runtime.devices.engine_cache import DamagedError, EngineCache
+    from runtime.devices.engine_facts import engine_key, gpu_facts, timing_key
 
     path, device, card, options = request.path, request.device, request.card, request.options
 
@@ -186,7 +181,8 @@ def _must_build(request: SessionRequest) -> bool:
         )
     if not options.engine_cache:
         return True
-    from runtime.devices.engine_cache import EngineCache, engine_key, gpu_facts  # needless on a CPU
+    from runtime.devices.engine_cache import EngineCache
+    from runtime.devices.engine_facts import engine_key, gpu_facts
 
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))

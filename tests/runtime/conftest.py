@@ -23,7 +23,7 @@ from waiting import our_threads, wait_until
 from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
 from runtime.commands import system_info
 from runtime.commands.predict import predict
-from runtime.devices import availability, backend, engine_cache
+from runtime.devices import availability, backend, engine_facts
 from runtime.devices import cuda as cuda_module
 from runtime.devices.device import Device
 from runtime.devices.engine_cache import EngineCache
@@ -378,5 +378,5 @@ def tensorrt_stand_in(models, card, monkeypatch, tmp_path):
         lambda self, *args, memory=None, **named: real(self, *args, memory="cpu", **named),
     )
     monkeypatch.setattr(backend, "open_inference", infer)
-    monkeypatch.setattr(engine_cache, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
+    monkeypatch.setattr(engine_facts, "gpu_facts", lambda index: {"gpu": "Some GPU", "driver": "1"})
     return told

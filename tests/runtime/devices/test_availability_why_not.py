@@ -11,7 +11,7 @@ from devices import GPU
 from runtime.devices import nvidia
 from runtime.devices.availability import unavailable_reason
 from runtime.devices.device import Device
-from runtime.devices.engine_cache import gpu_facts
+from runtime.devices.engine_facts import gpu_facts
 from runtime.devices.registry import PROVIDER
 from runtime.errors import DeviceError
 

@@ -13,7 +13,8 @@ import pytest
 from engine_files import KEY, OTHER, Builder, names, opened
 
 from runtime.devices import engine_cache
-from runtime.devices.engine_cache import DamagedError, EngineCache, engine_key, timing_key, user_cache
+from runtime.devices.engine_cache import DamagedError, EngineCache, user_cache
+from runtime.devices.engine_facts import engine_key, timing_key
 
 FACTS = {"gpu": "Some GPU", "driver": "580.1", "tensorrt": "101300"}
 
