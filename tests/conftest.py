@@ -27,6 +27,7 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the groups
 def pytest_collection_modifyitems(items):
     """Divide the tests among the workers: each file is a group, which one worker runs; longer ones come first.
 
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("timing"):
             item.add_marker(pytest.mark.xdist_group("timing"))
         elif not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
     items.sort(key=lambda item: (groups[item] not in LONGEST, item.path not in slow, RUNTIME in item.path.parents))
 

@@ -281,6 +281,13 @@ def test_the_settings_files_in_the_documentation_are_accepted(tmp_path):
         TrainConfig(**{"data": "d", "out": "o"} | settings)
 
 
+def test_a_worker_runs_all_tests_of_a_file(request):
+    """Versions of pytest and pytest-xdist that do not fit each other scatter the tests without a word."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("needs workers: make test")
+    assert request.node.nodeid.endswith("@tests/test_structure.py")
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("readme")
 def test_the_readmes_commands_run_in_order(tmp_path):
