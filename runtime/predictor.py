@@ -20,7 +20,7 @@ from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
 from runtime.inference.predictor_cache import PredictorCache
-from runtime.inference.stream import stream_in_order
+from runtime.inference.stream import MAX_WORKERS, stream_in_order
 from runtime.inference.submissions import Submissions
 from runtime.inference.tiling import PredictOptions, ResolvedOptions, SizeOption, Tta, resolve_options
 from runtime.model_file.reader import identity_of, path_of, read_model
@@ -30,9 +30,6 @@ from runtime.support.cpu_count import MAX_THREADS, available_threads
 
 S = TypeVar("S", bound=ImageSource)
 T = TypeVar("T")
-
-MAX_WORKERS = 16
-"""Threads that decode for one stream, however many cores there are."""
 
 ONE_IMAGE = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
 

@@ -16,8 +16,9 @@ from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs,
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.formats import Format, TableFormat
 from runtime.image import image_size
+from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.reader import read_model
-from runtime.predictor import MAX_WORKERS, Predictor
+from runtime.predictor import Predictor
 from runtime.result import Segmentation
 
 

@@ -17,6 +17,9 @@ from runtime.errors import ClosedError, ConfigError
 from runtime.support.concurrency import FairSemaphore, Outcome, Worker, attempt
 from runtime.support.validation import FieldChecks
 
+GPU_BATCH = 8
+"""Number of images that run together on a GPU, unless told otherwise."""
+
 MAX_DELAY_MS = 3_600_000
 CLOSED = "batcher: is closed; make another one"
 

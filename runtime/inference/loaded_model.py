@@ -23,13 +23,11 @@ from runtime.devices.placement import Report, grouped
 from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
 from runtime.devices.session import Session
 from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
+from runtime.inference.batcher import GPU_BATCH
 from runtime.model_file.golden import Golden
 from runtime.options import ProviderOptions
 
 LOG = logging.getLogger("runtime")
-
-GPU_BATCH = 8
-"""Number of images that run together on a GPU, unless told otherwise."""
 
 _alive: weakref.WeakSet["LoadedModel"] = weakref.WeakSet()
 

@@ -17,6 +17,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A")
 
+MAX_WORKERS = 16
+"""Threads that decode for one stream, however many cores there are."""
+
 
 @overload
 def stream_in_order(
