@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runtime.errors import OutputError as OutputError
     from runtime.errors import ProofError as ProofError
     from runtime.errors import UnetError as UnetError
-    from runtime.images.pillow_guard import Limits as Limits
+    from runtime.images.limits import Limits as Limits
     from runtime.inference.batcher import Batching as Batching
     from runtime.options import ProviderOptions as ProviderOptions
     from runtime.predictor import Predictor as Predictor
@@ -63,7 +63,7 @@ _HOMES = {
     "Segmentation": "result",
     "Times": "result",
     "Batching": "inference.batcher",
-    "Limits": "images.pillow_guard",
+    "Limits": "images.limits",
     "ProviderOptions": "options",
     **dict.fromkeys(_ERRORS, "errors"),
 }

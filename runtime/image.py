@@ -17,9 +17,10 @@ from PIL import Image
 from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.images.arrays import from_array
-from runtime.images.decoding import LIMITS, name_of, open_image, to_eight_bits
 from runtime.images.decoding import image_size as image_size
-from runtime.images.pillow_guard import Limits as Limits
+from runtime.images.decoding import name_of, open_image, to_eight_bits
+from runtime.images.limits import LIMITS
+from runtime.images.limits import Limits as Limits
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """File suffixes of the images in a folder."""

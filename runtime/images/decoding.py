@@ -21,7 +21,8 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 )
 
 from runtime.errors import ImageError, one_line
-from runtime.images.pillow_guard import Limits, TooManyPixelsError, strict
+from runtime.images.limits import LIMITS, Limits
+from runtime.images.pillow_guard import TooManyPixelsError, strict
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Pillow's decoders in use (JPEG's reads MPO, too). The others are not tested enough for files from strangers."""
@@ -43,7 +44,6 @@ UPRIGHT = {
 LEVELS = "unet.levels"
 """Key in a picture's `info` for (black, white), the stored values of a picture with more than 8 bits."""
 
-LIMITS = Limits()
 PIECE = 2**20
 """Bytes of a stream that are read at once."""
 
