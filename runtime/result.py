@@ -19,7 +19,7 @@ from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError
 from runtime.formats import format_for
 from runtime.image import resize
-from runtime.images.overlay import COLOURS, shrunk, strips, tinted
+from runtime.images.overlay import COLOURS, OPACITY, cut_out, shrunk, strips, tinted
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.rle import coco_encode, encode
@@ -191,7 +191,7 @@ class Segmentation:
         """
         return coco_encode(self.region(classes), compressed)
 
-    def overlay(self, opacity: float = 0.5) -> NDArray[np.uint8]:
+    def overlay(self, opacity: float = OPACITY) -> NDArray[np.uint8]:
         """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint is 0 to 1.
 
         Raises:
@@ -207,13 +207,7 @@ class Segmentation:
         Colours are the image's own; alpha is not multiplied in. Alpha is 255 times the sum of the classes'
         probabilities, rounded. So borders are soft, whatever the threshold. Raises like `region`.
         """
-        chosen = self._indices(classes)
-        picture = np.empty((*self.size, 4), np.uint8)
-        picture[:, :, :3] = self.image
-        for rows in strips(self.size):
-            share = self.probability[chosen, rows].sum(axis=0)  # [rows, width]
-            picture[rows, :, 3] = np.rint(255 * np.fmin(np.fmax(share, 0), 1))  # NaN is transparent, too
-        return picture
+        return cut_out(self.image, self.probability, self._indices(classes))
 
     def picture(self) -> Image.Image:
         """The mask as a picture: 0 and 255 for one class, class indices for several."""
@@ -280,7 +274,7 @@ class Segmentation:
         """Overlay with sides of at most `PREVIEW` pixels, uint8 RGB; image and mask are shrunk first to save time."""
         scale = min(1.0, PREVIEW / max(self.size))
         size = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
-        return tinted(resize(self.image, size), shrunk(self.mask, size), 0.5)
+        return tinted(resize(self.image, size), shrunk(self.mask, size))
 
     def _shares(self) -> list[tuple[int, float]]:
         """(index, share of the pixels, 0..1) of the classes that occur, largest share first; a single class always."""

@@ -1,4 +1,4 @@
-"""Classes as colours over a picture, in strips, so that large pictures need little additional memory."""
+"""Classes as colours over a picture and cut out of it, in strips, so that large pictures need little more memory."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 COLOURS = ((255, 64, 64), (64, 160, 255), (255, 208, 48), (96, 208, 96), (208, 96, 224), (64, 216, 216))
 """Overlay colours (RGB) of the foreground classes; further classes start again with the first."""
+
+OPACITY = 0.5
+"""Opacity of the tint, unless told otherwise: 0 leaves the image, 1 is the colour alone."""
 
 STRIP = 2**20
 """Number of pixels in a strip, which has at least one row."""
@@ -19,7 +22,7 @@ def strips(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
-def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) -> NDArray[np.uint8]:
+def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = OPACITY) -> NDArray[np.uint8]:
     """Tint an image, uint8 [height, width, 3 or 1], by the classes of `mask` [height, width]; 0 stays as it is.
 
     Returns a new array, uint8 RGB [height, width, 3].
@@ -32,6 +35,19 @@ def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float) ->
         for index in range(min(len(COLOURS), int(mask[rows].max()))):
             chosen = ((colours == index) & (mask[rows] > 0)).view(np.uint8)
             cv2.copyTo(cv2.LUT(part, tables[index : index + 1]), chosen, part)
+    return picture
+
+
+def cut_out(image: NDArray[np.uint8], probability: NDArray[np.float32], chosen: list[int]) -> NDArray[np.uint8]:
+    """Make everything but the `chosen` classes transparent, uint8 RGBA [height, width, 4].
+
+    Alpha is 255 times the sum of their probabilities, [classes, height, width], rounded; colours are those of `image`.
+    """
+    picture = np.empty((*image.shape[:2], 4), np.uint8)
+    picture[:, :, :3] = image
+    for rows in strips(image.shape[:2]):
+        share = probability[chosen, rows].sum(axis=0)  # [rows, width]
+        picture[rows, :, 3] = np.rint(255 * np.fmin(np.fmax(share, 0), 1))  # NaN is transparent, too
     return picture
 
 
