@@ -10,6 +10,7 @@ from runtime.devices.cuda import CUDA
 from runtime.devices.device import Device
 from runtime.devices.session import Note, Session
 from runtime.devices.tensorrt import TENSORRT
+from runtime.model_file.golden import allowed_error
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import available_threads
 
@@ -19,14 +20,10 @@ BACKENDS: Mapping[str, Backend] = {backend.kind: backend for backend in (TENSORR
 PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKENDS.items()}
 """ONNX Runtime's name of each kind's execution provider."""
 
-ROUNDING = 4.0
-"""Factor between what two ways to compute a file below fp32 differed by where it was exported, and what devices may."""
-
 
 def golden_tolerance(card: ModelCard, kind: str) -> float:
     """Return the largest |p - golden| that passes on a kind of device."""
-    rounding = 0.0 if card.precision == "fp32" or card.proof is None else ROUNDING * card.proof.golden_error
-    return BACKENDS[kind].tolerance + rounding
+    return allowed_error(BACKENDS[kind].tolerance, card)
 
 
 def open_session(

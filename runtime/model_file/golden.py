@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.card import ModelCard
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -26,6 +27,9 @@ GOLDEN_SIZE = (56, 88)
 """(height, width): small, not square, and not multiples of 16, so that padding and cropping are replayed, too."""
 
 MAX_BYTES = 64 * 2**20
+
+ROUNDING = 4.0
+"""Factor between what two ways to compute a file below fp32 differed by where it was exported, and what devices may."""
 
 NetworkFunction = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, height, width, channels] -> probability float32 [batch, classes, height, width]; thread-safe."""
@@ -71,6 +75,12 @@ class Golden:
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
         return cls(image=image, probability=probability)
+
+
+def allowed_error(device_tolerance: float, card: ModelCard) -> float:
+    """Return the largest |p - golden| that passes on a device whose tolerance for fp32 files is given."""
+    rounding = 0.0 if card.precision == "fp32" or card.proof is None else ROUNDING * card.proof.golden_error
+    return device_tolerance + rounding
 
 
 def golden_image(channels: int) -> NDArray[np.uint8]:
