@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from runtime.errors import ModelError
-from runtime.model_file.metadata import MAX_METADATA, open_wire
+from runtime.model_file.metadata import MAX_METADATA
+from runtime.model_file.opening import open_wire
 from runtime.model_file.protobuf_reader import BYTES, FIXED32, FIXED64, VARINT, Wire, WireError, field, signed
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
