@@ -14,6 +14,21 @@ from runtime.errors import ClosedError, one_line
 from runtime.support.concurrency import Worker
 
 
+def switch_pending(serving: str, better: Device) -> str:
+    """Return the text of `Report.switch` while the engine of a better device is built."""
+    return f"{better} is being built, {serving} serves until then"
+
+
+def switch_failed(serving: str, better: Device, reason: str) -> str:
+    """Return the text of `Report.switch` after a build that failed."""
+    return f"stayed on {serving}, since {better} failed: {reason}"
+
+
+def switch_done(before: str, better: Device, seconds: float) -> str:
+    """Return the text of `Report.switch` once the better device serves, with the duration of its build."""
+    return f"switched from {before} to {better} after {seconds:.0f} s"
+
+
 class AutoSession(Session):
     """The best session there is, and another one for what it does not take; the best one may come later.
 

@@ -1,18 +1,23 @@
-"""Availability: which devices work here, why another one does not, and the choice among them.
+"""Availability: which devices work here, why another one does not, the choice among them, and the warning about it.
 
 ONNX Runtime lists providers that cannot run on the machine at hand and falls back to the CPU with no more than a log
 line. So nothing that it claims is believed: the driver and the libraries are looked for before a session is made, and
 the provider of every node is looked up afterwards.
 """
 
+import sys
+import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import onnxruntime
 
+from runtime.card import ModelCard
 from runtime.devices.device import Device
+from runtime.devices.placement import grouped
 from runtime.devices.registry import BACKENDS
-from runtime.errors import DeviceError
+from runtime.errors import DeviceError, DeviceWarning
 
 T = TypeVar("T")
 
@@ -49,6 +54,18 @@ def unavailable_reason(device: Device) -> str | None:
     return backend.unavailable_reason(device)
 
 
+def refusal_reason(device: Device, card: ModelCard, name: str, requested: str) -> str | None:
+    """Return what keeps a model's file, of this name, from running on a device; None if nothing was found.
+
+    `requested` is the name of the device that the user gave: with "auto", what is missing for a GPU is told before the
+    fact that a file for CPUs runs on no GPU.
+    """
+    if card.target == "cpu" and not BACKENDS[device.kind].on_cpu:
+        missing = unavailable_reason(device) if requested == "auto" else None
+        return missing or f"{name} is written for CPUs; take the file without --target cpu"
+    return unavailable_reason(device)
+
+
 def choose(
     devices: Sequence[Device], attempt: Callable[[Device], T], build_in_background: Callable[[Device], bool]
 ) -> tuple[Device, T, list[tuple[Device, str]], list[Device]]:
@@ -77,3 +94,17 @@ def choose(
         skipped = [(other, refused[other]) for other in devices if other in refused]
         return device, found, skipped, [other for other in late if other != device and other not in refused]
     raise AssertionError("no device was given")
+
+
+def deserve_warning(card: ModelCard, skipped: Sequence[Device]) -> bool:
+    """Return True if skipping these devices costs speed: for a file for CPUs, if one of them would run another."""
+    return card.target != "cpu" or any(unavailable_reason(device) is None for device in skipped)
+
+
+@lru_cache(maxsize=32)
+def warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
+    """Warn of skipped devices, once a process, and blame the line of the user's own code that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"running on {device}; {'; '.join(grouped(skipped))}", DeviceWarning, stacklevel=level)

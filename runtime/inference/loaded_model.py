@@ -3,26 +3,22 @@
 import ctypes
 import logging
 import os
-import sys
 import time
-import warnings
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import onnxruntime
 
 from runtime.card import ModelCard
 from runtime.devices import availability
-from runtime.devices.auto_session import AutoSession
+from runtime.devices.auto_session import AutoSession, switch_done, switch_failed, switch_pending
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device
-from runtime.devices.placement import Report, grouped
+from runtime.devices.placement import Report
 from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
 from runtime.devices.session import Session
-from runtime.errors import DeviceError, DeviceWarning, ModelError, UnetError, one_line
+from runtime.errors import DeviceError, ModelError, UnetError, one_line
 from runtime.inference.batcher import GPU_BATCH
 from runtime.model_file.golden import Golden
 from runtime.options import ProviderOptions
@@ -88,8 +84,8 @@ class LoadedModel:
             requested=device,
             skipped=tuple((other.kind, reason) for other, reason in skipped),
         )
-        if skipped and factory.deserve_warning([other for other, _ in skipped]):
-            _warn_once(self.report.device, self.report.skipped)
+        if skipped and availability.deserve_warning(self.card, [other for other, _ in skipped]):
+            availability.warn_once(self.report.device, self.report.skipped)
         if late:
             self._build_later(session, late[0])
         elif device == "auto" and BACKENDS[chosen.kind].one_profile:
@@ -102,7 +98,7 @@ class LoadedModel:
         """Let a session serve until the engine of a better device is built."""
         start, before, errors = time.monotonic(), self.report, [0.0]
         factory, here = self._factory, weakref.ref(self)
-        self.report = replace(before, switch=f"{device} is being built, {before.device} serves until then")
+        self.report = replace(before, switch=switch_pending(before.device, device))
         auto = self.session = AutoSession(other=session, open_other=lambda: session)
 
         def open_best() -> Session:
@@ -111,9 +107,9 @@ class LoadedModel:
 
         def done(best: Session | None, reason: str) -> None:
             if best is None:
-                report = replace(before, switch=f"stayed on {before.device}, since {device} failed: {reason}")
+                report = replace(before, switch=switch_failed(before.device, device, reason))
             else:
-                text = f"switched from {before.device} to {device} after {time.monotonic() - start:.0f} s"
+                text = switch_done(before.device, device, time.monotonic() - start)
                 report = factory.report(best, errors[0])
                 report = replace(report, requested=before.requested, skipped=before.skipped, switch=text)
             model = here()
@@ -139,7 +135,7 @@ class SessionFactory:
         """Return True if another device should serve until this one's engine is built."""
         return (
             self.options.background
-            and self._unavailable_reason(device) is None
+            and self._refusal_reason(device) is None
             and must_build(self.path, device, self.card, self.options)
         )
 
@@ -149,7 +145,7 @@ class SessionFactory:
         Raises:
             DeviceError, ModelError: as `LoadedModel`.
         """
-        reason = self._unavailable_reason(device)
+        reason = self._refusal_reason(device)
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
@@ -175,10 +171,6 @@ class SessionFactory:
             raise self._failure(device, reason) from error
         return session, errors[0]
 
-    def deserve_warning(self, skipped: Sequence[Device]) -> bool:
-        """Return True if skipping these devices costs speed: for a file for CPUs, if one of them would run another."""
-        return self.card.target != "cpu" or any(availability.unavailable_reason(device) is None for device in skipped)
-
     def report(self, session: Session, error: float) -> Report:
         """Describe where a session runs; `error` is the largest one of its golden sample."""
         return Report(
@@ -192,23 +184,11 @@ class SessionFactory:
             node_placement=session.nodes,
         )
 
-    def _unavailable_reason(self, device: Device) -> str | None:
-        if self.card.target == "cpu" and not BACKENDS[device.kind].on_cpu:
-            missing = availability.unavailable_reason(device) if self.requested == "auto" else None
-            return missing or f"{self.path.name} is written for CPUs; take the file without --target cpu"
-        return availability.unavailable_reason(device)
+    def _refusal_reason(self, device: Device) -> str | None:
+        return availability.refusal_reason(device, self.card, self.path.name, self.requested)
 
     def _failure(self, device: Device, what: str) -> UnetError:
         """Make the error of a model that fails on a device: on the CPU the file is to blame, elsewhere the device."""
         if BACKENDS[device.kind].on_cpu:
             return ModelError(f"{self.path}: {what}")
         return DeviceError(f"device {device}: {what}")
-
-
-@lru_cache(maxsize=32)
-def _warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
-    """Warn of skipped devices, once a process, and blame the line of the user's own code that led here."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"running on {device}; {'; '.join(grouped(skipped))}", DeviceWarning, stacklevel=level)

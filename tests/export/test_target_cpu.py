@@ -21,7 +21,6 @@ from export.winograd.transform import BLOCK, rewritable, rewrite
 from runtime.card import ModelCard
 from runtime.devices import availability
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ModelError, OutputError, ProofError
-from runtime.inference import loaded_model
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
@@ -74,7 +73,7 @@ def test_gpus_refuse_it_by_name(wide, device):
 
 
 def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypatch):
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
     monkeypatch.setattr(
         availability, "unavailable_reason", lambda device: None if device.kind == "cpu" else "no driver"
     )
@@ -84,7 +83,7 @@ def test_auto_runs_it_on_the_cpu_and_says_nothing_where_no_gpu_is(wide, monkeypa
 
 
 def test_auto_runs_it_on_the_cpu_and_says_why_where_a_gpu_is(wide, monkeypatch):
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
     monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
     with pytest.warns(DeviceWarning, match="is written for CPUs"):
         predictor = Predictor(wide[1].path, "auto")

@@ -28,7 +28,6 @@ from runtime.devices import cuda as cuda_module
 from runtime.devices.device import Device
 from runtime.devices.engine_cache import EngineCache
 from runtime.devices.session import open_inference, session_options
-from runtime.inference import loaded_model
 from runtime.model_file.golden import GOLDEN_KEY, Golden, golden_image
 from runtime.options import ProviderOptions
 from runtime.support import cpu_count
@@ -253,9 +252,9 @@ def no_gpu():
 def cpu_build(monkeypatch):
     """Pretend that ONNX Runtime is built for the CPU alone, and that nothing was warned of yet."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
     yield
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
 
 
 @pytest.fixture

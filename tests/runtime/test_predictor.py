@@ -169,7 +169,7 @@ def test_warning_points_at_the_user_s_line(cpu_build, write_model, load):
 
 
 def test_auto_tells_of_no_driver(no_gpu, models):
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
     with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped|is built without"):
         Predictor(models["brightness"])
 
@@ -203,7 +203,7 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
 
     monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
     monkeypatch.setattr(loaded_model, "open_session", fake)
-    loaded_model._warn_once.cache_clear()
+    availability.warn_once.cache_clear()
     with pytest.raises(DeviceError) as caught:
         Predictor(models["conv"], "cuda:1")
     assert str(caught.value).startswith(
