@@ -19,10 +19,11 @@ from runtime.image import ImageSource, Limits
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
+from runtime.inference.predict_options import PredictOptions, ResolvedOptions, SizeOption, resolve_options
 from runtime.inference.predictor_cache import PredictorCache
 from runtime.inference.stream import MAX_WORKERS, stream_in_order
 from runtime.inference.submissions import Submissions
-from runtime.inference.tiling import PredictOptions, ResolvedOptions, SizeOption, Tta, resolve_options
+from runtime.inference.tta import Tta
 from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation

@@ -12,7 +12,9 @@ from runtime.card import ModelCard
 from runtime.errors import ClosedError, ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
 from runtime.inference.loaded_model import LoadedModel
-from runtime.inference.tiling import ResolvedOptions, augmented, tiled
+from runtime.inference.predict_options import ResolvedOptions
+from runtime.inference.tiling import tiled
+from runtime.inference.tta import augmented
 from runtime.result import Segmentation, Times
 
 

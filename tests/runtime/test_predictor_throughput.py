@@ -14,7 +14,7 @@ from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
 from runtime.images.limits import Limits
 from runtime.inference.batcher import Batching
 from runtime.inference.pipeline import infer
-from runtime.inference.tiling import resolve_options
+from runtime.inference.predict_options import resolve_options
 from runtime.predictor import Predictor, predict
 from runtime.result import Segmentation
 

@@ -1,22 +1,14 @@
+"""Tiles: where they begin, their weights, and answers that are known beforehand."""
+
 import tracemalloc
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from asked import noise, place_of
 
 from runtime.errors import ConfigError
-from runtime.inference.tiling import augmented, resolve_options, starts, tiled, weighted_spans
-
-
-def noise(*shape):
-    return np.random.default_rng(3).integers(0, 256, shape).astype(np.uint8)
-
-
-def place_of(batch):
-    """A network whose answer depends on where in its picture a pixel is: rows / 1000 + columns / 10."""
-    height, width = batch.shape[1:3]
-    plane = np.arange(height)[:, None] / 1000 + np.arange(width) / 10
-    return np.broadcast_to(plane, (len(batch), 1, height, width)).astype(np.float32)
+from runtime.inference.tiling import starts, tiled, weighted_spans
 
 
 @pytest.mark.parametrize(
@@ -123,104 +115,6 @@ def test_memory_beyond_picture_and_result_is_that_of_a_few_tiles():
     assert peak(4000) < 2_000_000  # 64 MB of result, 48 MB of picture
 
 
-def test_flip_is_the_mean_of_the_picture_and_its_mirror_image():
-    found = augmented(place_of, "flip")(noise(2, 3, 5, 3))
-    assert found.shape == (2, 1, 3, 5)
-    assert found[0, 0] == pytest.approx(np.broadcast_to(np.arange(3)[:, None] / 1000 + 0.2, (3, 5)), abs=1e-6)
-
-
-def test_d4_is_the_mean_over_the_eight_symmetries():
-    found = augmented(place_of, "d4")(noise(1, 3, 5, 3))
-    # Four of the eight see the picture turned by 90 degrees: 5 high and 3 wide.
-    assert found == pytest.approx(np.full((1, 1, 3, 5), (0.001 + 0.2 + 0.002 + 0.1) / 2), abs=1e-6)
-
-
-@pytest.mark.parametrize("tta", ["flip", "d4"])
-def test_pixelwise_networks_do_not_notice(answers, tta):
-    batch = noise(2, 6, 9, 3)
-    assert augmented(answers["softmax"], tta)(batch) == pytest.approx(answers["softmax"](batch), abs=1e-6)
-
-
-@pytest.mark.parametrize("tta", ["flip", "d4"])
-def test_the_answer_turns_with_the_picture(answers, tta):
-    batch = noise(1, 9, 9, 3)
-    run = augmented(answers["conv"], tta)
-    assert run(batch[:, :, ::-1])[..., ::-1] == pytest.approx(run(batch), abs=1e-6)
-    turned = np.rot90(run(np.rot90(batch, axes=(1, 2))), -1, axes=(2, 3))
-    assert (np.abs(turned - run(batch)).max() < 1e-6) == (tta == "d4")
-
-
-def test_no_augmentation_is_the_network_itself(answers):
-    assert augmented(answers["conv"], None) is answers["conv"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "fit", "size"),
-    [
-        ({}, "letterbox", (8, 12)),
-        ({"size": (20, 30)}, "letterbox", (20, 30)),
-        ({"size": "native"}, "native", (8, 12)),
-        ({"tile": (64, 64)}, "native", (8, 12)),
-        ({"tile": (64, 64), "size": (200, 300)}, "letterbox", (200, 300)),
-    ],
-)
-def test_what_the_network_sees(make_card, asked, fit, size):
-    way = resolve_options(make_card(fit="letterbox"), asked.get("size"), asked.get("tile"), None, None)
-    assert (way.spec.fit, way.spec.size, way.tile) == (fit, size, asked.get("tile"))
-
-
-def test_a_size_that_is_asked_for_of_a_native_model_is_stretched_to(make_card):
-    assert resolve_options(make_card(fit="native"), (20, 30)).spec.fit == "stretch"
-
-
-SIZES = "expected (height, width), each 1 to 32768"
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"tile": 256}, f"tile: found 256, {SIZES}"),
-        ({"tile": (0, 8)}, f"tile: found (0, 8), {SIZES}"),
-        ({"tile": (8.0, 8)}, f"tile: found (8.0, 8), {SIZES}"),
-        ({"tile": (True, 8)}, f"tile: found (True, 8), {SIZES}"),
-        ({"size": (8, 40_000)}, f"size: found (8, 40000), {SIZES}, or 'native'"),
-        ({"size": "whole"}, f"size: found 'whole', {SIZES}, or 'native'"),
-        ({"tile": (8, 8), "overlap": 1}, "overlap: found 1, expected 0 to 0.9, a share of the tile"),
-        ({"tile": (8, 8), "overlap": float("nan")}, "overlap: found nan, expected 0 to 0.9, a share of the tile"),
-        ({"tile": (8, 8), "overlap": "0.5"}, "overlap: found '0.5', expected 0 to 0.9, a share of the tile"),
-        ({"overlap": 0.5}, "overlap: found 0.5 without tile, whose neighbours it is of; give tile too"),
-        ({"tta": "mirror"}, "tta: found 'mirror', expected 'flip', 'd4' or None"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_asked_for(make_card, asked, message):
-    with pytest.raises(ConfigError) as caught:
-        resolve_options(make_card(), asked.get("size"), asked.get("tile"), asked.get("overlap"), asked.get("tta"))
-    assert str(caught.value) == message
-
-
 def test_so_many_tiles_that_nobody_means_it(answers):
     with pytest.raises(ConfigError, match=r"tile: cuts 1500x1500 pixels into 2250000 tiles, expected at most 1000000;"):
         tiled(answers["conv"], np.zeros((1500, 1500, 3), np.uint8), 1, (1, 1))
-
-
-def test_overlap_may_be_any_number(make_card):
-    assert resolve_options(make_card(), tile=(8, 8), overlap=np.float32(0.5)).overlap == 0.5
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"threshold": 0.3}, "threshold: is no option of predict, expected size, tile, overlap, tta; of the result: "),
-        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta"),
-        ({"size": np.array([8, 8])}, "size: found array"),
-        (
-            {"size": (20_000, 20_000)},
-            "size: found (20000, 20000), expected at most 200000000 pixels, which take some 90",
-        ),
-    ],
-)
-def test_what_is_asked_for_wrongly(make_card, asked, message):
-    with pytest.raises(ConfigError) as caught:
-        resolve_options(make_card(), **asked)
-    assert str(caught.value).startswith(message)

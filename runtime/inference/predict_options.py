@@ -1,0 +1,86 @@
+"""The options of `Predictor.predict`: size, tile, overlap and test-time augmentation, and their checks."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict, get_args
+
+import numpy as np
+
+from runtime.card import MAX_SIDE, InputSpec, ModelCard
+from runtime.errors import ConfigError
+from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
+from runtime.inference.tta import Tta
+
+MAX_PIXELS = 200_000_000
+"""Maximum number of pixels that the network sees at once; each takes some 440 bytes."""
+
+SizeOption = tuple[int, int] | Literal["native"]
+"""(height, width) that the network sees, or the image's own size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptions:
+    """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole."""
+
+    spec: InputSpec
+    tile: tuple[int, int] | None
+    overlap: float
+    tta: Tta | None
+
+
+class PredictOptions(TypedDict, total=False):
+    """The options of `Predictor.predict`."""
+
+    size: SizeOption | None
+    tile: tuple[int, int] | None
+    overlap: float | None
+    tta: Tta | None
+
+
+def resolve_options(
+    card: ModelCard,
+    size: SizeOption | None = None,
+    tile: tuple[int, int] | None = None,
+    overlap: float | None = None,
+    tta: Tta | None = None,
+    **unknown: object,
+) -> ResolvedOptions:
+    """Check the options of `Predictor.predict`, and fill in those that were not given.
+
+    Raises:
+        ConfigError: a size is none, a side is below 1, the overlap is outside 0..`MAX_OVERLAP`, or an augmentation or
+            option is unknown.
+    """
+    if unknown:
+        name = next(iter(unknown))
+        hint = "; of the result: result.threshold(0.3)" if name == "threshold" else ""
+        raise ConfigError(
+            f"{name}: is no option of predict, expected {', '.join(PredictOptions.__annotations__)}{hint}"
+        )
+    if tile is not None:
+        _check_size("tile", tile, "")
+    if overlap is not None and tile is None:
+        raise ConfigError(f"overlap: found {overlap!r} without tile, whose neighbours it is of; give tile too")
+    overlap = OVERLAP if overlap is None else overlap
+    if not isinstance(overlap, int | float | np.floating) or not 0 <= overlap <= MAX_OVERLAP:
+        raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
+    if tta is not None and tta not in get_args(Tta):
+        raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
+    spec = card.input
+    if (isinstance(size, str) and size == "native") or (size is None and tile is not None):
+        spec = replace(spec, fit="native")
+    elif size is not None:
+        _check_size("size", size, ", or 'native'")
+        spec = replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
+    return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
+
+
+def _check_size(name: str, size: object, other: str) -> None:
+    if (
+        not isinstance(size, tuple | list)
+        or len(size) != 2
+        or not all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in size)
+        or not all(1 <= side <= MAX_SIDE for side in size)
+    ):
+        raise ConfigError(f"{name}: found {size!r}, expected (height, width), each 1 to {MAX_SIDE}{other}")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ConfigError(f"{name}: found {size!r}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")
