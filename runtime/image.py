@@ -66,35 +66,6 @@ def load_image(
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Decode a mask file to its stored values, uint8 [height, width].
-
-    A palette file (GIF, PNG) whose palette holds greys only gives the greys, whatever their indices, since writers
-    order a palette as they like. Any other palette file gives its indices.
-
-    Raises:
-        ImageError: as in `load_image`, or the mask has colours instead of labels.
-    """
-    picture = open_image(source)
-    if picture.mode == "P":
-        indices = np.array(picture)
-        colours = np.zeros((256, 3), np.uint8)
-        palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        colours[: len(palette)] = palette
-        is_grey = bool((colours == colours[:, :1]).all())
-        return colours[:, 0][indices] if is_grey else indices
-    if picture.mode in ("1", "LA"):
-        picture = picture.convert("L")
-    array = np.asarray(picture)
-    if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
-        array = array[:, :, 0]
-    if array.ndim != 2 or array.dtype != np.uint8:
-        raise ImageError(
-            f"{name_of(source)}: is a {picture.mode} picture, expected a mask of one 8-bit channel (or a palette)"
-        )
-    return np.array(array)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """An image that is fitted to the graph, and the way back.

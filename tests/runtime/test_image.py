@@ -16,7 +16,6 @@ from runtime.image import (
     image_size,
     list_images,
     load_image,
-    load_labels,
     place,
     resize,
 )
@@ -120,18 +119,6 @@ def test_exif_orientation_is_applied(orientation, form):
         assert np.array_equal(load_image(picture), UPRIGHT[orientation](PIXELS))
 
 
-def test_exif_orientation_of_a_jpeg_and_of_a_mask_agree():
-    half = np.zeros((16, 32), np.uint8)
-    half[:, :16] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = load_image(encoded(half, "JPEG", quality=95, exif=exif), "L")[:, :, 0]
-    labels = load_labels(io.BytesIO(encoded(half, "PNG", exif=exif)))
-    assert image.shape == labels.shape == (32, 16)
-    assert np.array_equal(image > 127, labels == 255)
-    assert labels[:16].all() and not labels[16:].any()
-
-
 def test_alpha_is_dropped_not_blended():
     transparent = np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])
     assert np.array_equal(load_image(encoded(transparent)), PIXELS)
@@ -145,7 +132,6 @@ def test_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(transp
     content = encoded(picture, transparency=transparency)
     assert load_image(content).tolist() == [[[10, 20, 30], [40, 50, 60], [255, 0, 0]]]
     assert load_image(content, "L").shape == (1, 3, 1)
-    assert load_labels(io.BytesIO(content)).tolist() == [[0, 1, 2]]
 
 
 def test_palette_gif_gives_its_colours():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, OutputError
-from runtime.image import load_labels
+from runtime.image import load_image
 from runtime.result import Segmentation
 from runtime.rle import coco_decode
 
@@ -23,7 +23,7 @@ from runtime.rle import coco_decode
 def test_mask_of_one_class_is_saved_as_0_and_255(single, tmp_path, suffix):
     path = single.save(str(tmp_path / f"mask{suffix}"))
     assert path == tmp_path / f"mask{suffix}"
-    assert load_labels(path).tolist() == [[0, 0, 0], [255, 255, 255]]
+    assert load_image(path, "L")[:, :, 0].tolist() == [[0, 0, 0], [255, 255, 255]]
     with Image.open(path) as picture:
         assert np.asarray(picture.convert("L")).tolist() == [[0, 0, 0], [255, 255, 255]]
 
@@ -34,7 +34,7 @@ def test_classes_are_saved_as_their_indices_even_if_some_do_not_occur(tmp_path, 
     mask = np.resize(kept, (4, 5))
     probability = (np.arange(3)[:, None, None] == mask).astype(np.float32)
     result = Segmentation(probability=probability, image=np.zeros((4, 5, 3), np.uint8), output=THREE)
-    assert np.array_equal(load_labels(result.save(tmp_path / f"mask{suffix}")), mask)
+    assert np.array_equal(load_image(result.save(tmp_path / f"mask{suffix}"), "L")[:, :, 0], mask)
 
 
 @pytest.mark.parametrize("name", ["mask.jpg", "mask.webp", "mask", "mask.png.jpeg"])

@@ -14,9 +14,8 @@ from networks import make_card, make_network
 from PIL import Image
 
 from runtime.errors import DataError, DeviceError
-from runtime.image import load_labels
 from unet_core.checkpoint import save_checkpoint
-from unet_core.data.labels import LabelSpec, load_truth
+from unet_core.data.labels import LabelSpec, load_labels, load_truth
 from unet_core.data.pairs import Layout, Pair, find_pairs
 from unet_core.evaluate import evaluate, main
 from unet_core.model import Segmenter

@@ -12,8 +12,8 @@ from folders import write_pair
 from PIL import Image
 
 from runtime.card import Training
-from runtime.image import load_labels
 from unet_core.config import TrainConfig
+from unet_core.data.labels import load_labels
 from unet_core.data.pairs import Layout, find_splits, fingerprint
 from unet_core.evaluate import evaluate
 from unet_core.evaluation import models as models_module

@@ -1,4 +1,4 @@
-"""The meaning of the values in a mask file: class indices, foreground, pixels that do not count.
+"""Mask files: their stored values, and what these mean: class indices, foreground, pixels that do not count.
 
 A label picture is uint8 [height, width]. With one class, 0 is background and 1 is the class; with several, a label is
 the index of a class. `IGNORED` marks pixels that neither losses nor metrics count.
@@ -49,6 +49,37 @@ class LabelSpec:
         return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
 
 
+def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode a mask file to its stored values, uint8 [height, width].
+
+    A palette file (GIF, PNG) whose palette holds greys only gives the greys, whatever their indices, since writers
+    order a palette as they like. Any other palette file gives its indices.
+
+    Raises:
+        ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
+    """
+    from runtime.images.decoding import name_of, open_image
+
+    picture = open_image(source)
+    if picture.mode == "P":
+        indices = np.array(picture)
+        colours = np.zeros((256, 3), np.uint8)
+        palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        colours[: len(palette)] = palette
+        is_grey = bool((colours == colours[:, :1]).all())
+        return colours[:, 0][indices] if is_grey else indices
+    if picture.mode in ("1", "LA"):
+        picture = picture.convert("L")
+    array = np.asarray(picture)
+    if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.dtype != np.uint8:
+        raise ImageError(
+            f"{name_of(source)}: is a {picture.mode} picture, expected a mask of one 8-bit channel (or a palette)"
+        )
+    return np.array(array)
+
+
 def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     """Read a mask file as labels, uint8 [height, width].
 
@@ -58,8 +89,6 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     Raises:
         ImageError: the file cannot be read, or has other values.
     """
-    from runtime.image import load_labels
-
     values = load_labels(path)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}

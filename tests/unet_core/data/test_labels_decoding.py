@@ -8,7 +8,8 @@ from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
 from PIL import Image
 
 from runtime.errors import ImageError
-from runtime.image import load_labels
+from runtime.image import load_image
+from unet_core.data.labels import load_labels
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF"])
@@ -74,3 +75,21 @@ def test_one_palette_is_read_one_way_whatever_indices_are_in_use():
     colours = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), *[(0, 0, 128)] * 3, (128, 128, 128)]
     for values in ([[0, 7]], [[0, 1, 7]]):
         assert load_labels(io.BytesIO(encoded(palette_picture(values, colours)))).tolist() == values
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([0, 128, 255])], ids=["one index", "a table"])
+def test_palette_with_transparency_keeps_its_indices_and_warns_of_nothing(transparency):
+    picture = palette_picture([[0, 1, 2]], [(10, 20, 30), (40, 50, 60), (255, 0, 0)])
+    assert load_labels(io.BytesIO(encoded(picture, transparency=transparency))).tolist() == [[0, 1, 2]]
+
+
+def test_exif_orientation_of_a_jpeg_and_of_a_mask_agree():
+    half = np.zeros((16, 32), np.uint8)
+    half[:, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = load_image(encoded(half, "JPEG", quality=95, exif=exif), "L")[:, :, 0]
+    labels = load_labels(io.BytesIO(encoded(half, "PNG", exif=exif)))
+    assert image.shape == labels.shape == (32, 16)
+    assert np.array_equal(image > 127, labels == 255)
+    assert labels[:16].all() and not labels[16:].any()
