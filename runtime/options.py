@@ -81,7 +81,7 @@ class ProviderOptions:
         workspace: maximum memory of one kernel, in bytes (`trt_max_workspace_size`).
         builder_optimization_level: effort of the search for kernels, 0 to 5 (`trt_builder_optimization_level`).
         timing_cache: keep timings of kernels, so that a retrained model builds faster (`trt_timing_cache_enable`).
-        engine_cache: keep engines on disk (`trt_engine_cache_enable`), by content; see `runtime.devices.engine_cache`.
+        engine_cache: keep engines on disk (`trt_engine_cache_enable`), by content; see `runtime.engines`.
         engine_folder: folder of the engines. None: engines/ in the user's cache folder.
         background: with device="auto", predict on CUDA while an engine builds, then switch.
 

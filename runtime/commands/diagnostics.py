@@ -166,7 +166,7 @@ def threads(findings: Findings) -> dict[str, Any]:
 
 def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
     """List the engine cache; with `prune`, first delete engines that have been unused for `unused_days`."""
-    from runtime.devices.engine_cache import EngineCache
+    from runtime.engine_store.engine_cache import EngineCache
 
     cache = EngineCache()
     removed = cache.prune(unused_days=unused_days) if prune else []

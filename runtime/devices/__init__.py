@@ -1,1 +1,1 @@
-"""Devices: which ones work here, sessions on each of them, TensorRT's engines on disk."""
+"""Devices: which ones work here, sessions on each of them."""

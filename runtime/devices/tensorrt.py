@@ -131,8 +131,8 @@ def _open(request: SessionRequest) -> TensorRtSession:
     Raises:
         DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
     """
-    from runtime.devices.engine_cache import DamagedError, EngineCache
     from runtime.devices.engine_facts import engine_key, gpu_facts, timing_key
+    from runtime.engine_store.engine_cache import DamagedError, EngineCache
 
     path, device, card, options = request.path, request.device, request.card, request.options
 
@@ -181,8 +181,8 @@ def _must_build(request: SessionRequest) -> bool:
         )
     if not options.engine_cache:
         return True
-    from runtime.devices.engine_cache import EngineCache
     from runtime.devices.engine_facts import engine_key, gpu_facts
+    from runtime.engine_store.engine_cache import EngineCache
 
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))

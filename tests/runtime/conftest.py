@@ -26,8 +26,8 @@ from runtime.commands.predict import predict
 from runtime.devices import availability, backend, engine_facts
 from runtime.devices import cuda as cuda_module
 from runtime.devices.device import Device
-from runtime.devices.engine_cache import EngineCache
 from runtime.devices.session import open_inference, session_options
+from runtime.engine_store.engine_cache import EngineCache
 from runtime.model_file.golden import GOLDEN_KEY, Golden, golden_image
 from runtime.options import ProviderOptions
 from runtime.support import cpu_count

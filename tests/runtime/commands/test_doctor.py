@@ -15,7 +15,7 @@ from runtime.card import CARD_KEY
 from runtime.commands import diagnostics, system_info
 from runtime.commands.doctor import main
 from runtime.devices import availability
-from runtime.devices.engine_cache import MANIFEST, EngineCache
+from runtime.engine_store.engine_cache import MANIFEST, EngineCache
 
 GPU = {"driver": "580.1", "gpus": [{"name": "GPU 0", "memory_bytes": 8_000_000_000, "free_bytes": 4_000_000_000}]}
 

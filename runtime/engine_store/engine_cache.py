@@ -11,7 +11,7 @@ a folder of its own, named after a hash over everything that makes it what it is
 
 An engine is published by renaming its folder, so others see all of it or nothing. What is damaged, or what TensorRT
 does not take, is built anew once; other errors, of full memory say, are not the engine's fault and pass through.
-`runtime.devices.permissions` says whose folders and files are trusted.
+`runtime.engine_store.permissions` says whose folders and files are trusted.
 """
 
 import hashlib
@@ -20,28 +20,22 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.devices.permissions import check_own, check_parent
-from runtime.errors import DeviceError, OutputError
+from runtime.engine_store.lock import Note, locked
+from runtime.engine_store.permissions import check_own, check_parent, explained
+from runtime.errors import OutputError
 from runtime.support.files import write_text
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 MANIFEST, LOCK, TIMING = "manifest.json", ".lock", ".timing"
 KEY_DIGITS = 64
 MAX_MANIFEST = 2**20
-POLL_SECONDS = 0.1
 
 T = TypeVar("T")
-Note = Callable[[str], None]
 Load = Callable[[Path, bool], T]
 """Opens a session on a folder's engine; with True it builds one there instead."""
 
@@ -97,7 +91,7 @@ class EngineCache:
             DeviceError: the folder is not ours alone, or cannot be written; and whatever else `load` raises.
         """
         self.make_safe()
-        with _locked(self._lock(key), note):
+        with locked(self._lock(key), note):
             self._sweep(key)
             entry = self.folder / key
             if os.path.lexists(entry):
@@ -128,7 +122,7 @@ class EngineCache:
         temporary = self.folder / f".{key}.{os.urandom(4).hex()}"
         start = time.monotonic()
         try:
-            with _explained(self.folder):
+            with explained(self.folder):
                 temporary.mkdir(mode=0o700)
                 self._copy_timing(timing, temporary)
             built = load(temporary, True)
@@ -216,7 +210,7 @@ class EngineCache:
 
     def _remove_unused(self, key: str) -> bool:
         lock = self._lock(key)
-        with suppress(BlockingIOError), _locked(lock, None):
+        with suppress(BlockingIOError), locked(lock, None):
             self._sweep(key)
             _remove(self.folder / key)
             with suppress(OSError):  # Windows keeps a lock that is held
@@ -226,7 +220,7 @@ class EngineCache:
 
     def _remove_unfinished(self) -> None:
         for key in {path.name[1 : 1 + KEY_DIGITS] for path in self.folder.glob(f".{'[0-9a-f]' * KEY_DIGITS}.*")}:
-            with suppress(BlockingIOError), _locked(self._lock(key), None):
+            with suppress(BlockingIOError), locked(self._lock(key), None):
                 self._sweep(key)
 
     def _sweep(self, key: str) -> None:
@@ -238,75 +232,12 @@ class EngineCache:
         return self.folder / f"{key}{LOCK}"
 
     def make_safe(self) -> None:
-        with _explained(self.folder):
+        with explained(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             check_own(self.folder, private=True)
             for parent in self.folder.parents:
                 check_parent(parent)
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DeviceError(
-            f"{folder}: cannot keep engines here ({(error.strerror or str(error)).lower()}); give "
-            "ProviderOptions(engine_folder=...), or engine_cache=False to build one at every start"
-        ) from error
-
-
-@contextmanager
-def _locked(path: Path, note: Note | None) -> Iterator[None]:
-    """Hold a file's lock, against threads too; wait for it and say so, or with `note` None raise BlockingIOError."""
-    waiting = False
-    while True:
-        with _explained(path.parent):
-            descriptor = _held(path)
-        if descriptor is not None:
-            break
-        if note is None:
-            raise BlockingIOError
-        if not waiting:
-            note(f"engine {path.name[:12]}: waiting for another process that builds or loads it")
-            waiting = True
-        time.sleep(POLL_SECONDS)
-    try:
-        yield
-    finally:
-        os.close(descriptor)  # which gives the lock back, as the end of a killed process does
-
-
-def _held(path: Path) -> int | None:
-    """Return a descriptor that holds the file's lock, or None if another one holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    try:
-        if _try_lock(descriptor) and _is_still(descriptor, path):
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # Windows has the latter
-        return False
-    return True
-
-
-def _is_still(descriptor: int, path: Path) -> bool:
-    """Return False if `prune` removed a file before it was locked here."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    return False
 
 
 def _read_manifest(entry: Path) -> dict[str, Any]:

@@ -12,29 +12,7 @@ from pathlib import Path
 import pytest
 from engine_files import KEY, OTHER, Builder, names, opened
 
-from runtime.devices import engine_cache
-from runtime.devices.engine_cache import DamagedError, EngineCache, user_cache
-from runtime.devices.engine_facts import engine_key, timing_key
-
-FACTS = {"gpu": "Some GPU", "driver": "580.1", "tensorrt": "101300"}
-
-
-# Keys
-
-
-def test_key_changes_with_everything_that_makes_an_engine(tmp_path):
-    model = tmp_path / "m.onnx"
-    model.write_bytes(b"weights")
-    options = {"trt_fp16_enable": "0", "device_id": "0"}
-    key = engine_key(model, FACTS, options)
-    assert len(key) == 64 and set(key) <= set("0123456789abcdef")
-    assert engine_key(model, dict(reversed(FACTS.items())), options | {"device_id": "3"}) == key
-    assert timing_key(FACTS) == timing_key(dict(reversed(FACTS.items())))
-    others = {engine_key(model, FACTS | {name: "x"}, options) for name in FACTS}
-    others.add(engine_key(model, FACTS, options | {"trt_fp16_enable": "1"}))
-    model.write_bytes(b"weightz")
-    others.add(engine_key(model, FACTS, options))
-    assert len(others - {key}) == 5
+from runtime.engine_store.engine_cache import DamagedError, EngineCache, user_cache
 
 
 def test_folder_follows_the_system(monkeypatch, tmp_path):
@@ -215,7 +193,7 @@ def test_threads_build_one_engine(cache):
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from runtime.devices.engine_cache import EngineCache
+from runtime.engine_store.engine_cache import EngineCache
 
 def load(folder, building):
     print("building" if building else "loading", flush=True)
@@ -251,19 +229,3 @@ def test_process_that_is_killed_half_way_is_in_nobodys_way(root, cache, notes):
     said = follower.communicate(timeout=60)[0].splitlines()
     assert said == ["building", str(follower.pid)]
     assert names(cache.folder) == [KEY, f"{KEY}.lock"]
-
-
-def test_lock_that_prune_removes_before_it_is_held_is_not_held(tmp_path, monkeypatch):
-    path, real = tmp_path / "lock", engine_cache._try_lock
-
-    def late(descriptor):
-        path.unlink()
-        return real(descriptor)
-
-    monkeypatch.setattr(engine_cache, "_try_lock", late)
-    assert engine_cache._held(path) is None
-    monkeypatch.setattr(engine_cache, "_try_lock", real)
-    descriptor = engine_cache._held(path)
-    assert descriptor is not None
-    assert engine_cache._held(path) is None
-    os.close(descriptor)

@@ -8,6 +8,8 @@ profile folder is what protects them.
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import DeviceError
@@ -61,3 +63,15 @@ def check_parent(folder: Path) -> None:
             f"{folder}: may be written by everybody, and engines below it are executable code; chmod o-w {folder}, or "
             "give ProviderOptions(engine_folder=...)"
         )
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn an OSError in the block into a `DeviceError` about the engines' folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(
+            f"{folder}: cannot keep engines here ({(error.strerror or str(error)).lower()}); give "
+            "ProviderOptions(engine_folder=...), or engine_cache=False to build one at every start"
+        ) from error

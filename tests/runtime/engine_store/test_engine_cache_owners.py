@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from engine_files import KEY, opened
 
-from runtime.devices.engine_cache import EngineCache
+from runtime.engine_store.engine_cache import EngineCache
 from runtime.errors import DeviceError
 
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no owners")

@@ -6,8 +6,8 @@ import time
 import pytest
 from engine_files import KEY, OTHER, Builder, names, opened
 
-from runtime.devices import engine_cache
-from runtime.devices.engine_cache import EngineCache
+from runtime.engine_store import lock
+from runtime.engine_store.engine_cache import EngineCache
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_prune_takes_the_longest_unused(three, limits, removed):
 def test_prune_leaves_what_is_in_use_and_takes_what_was_left_half_done(three):
     (three.folder / f".{KEY}.beef").mkdir()
     (three.folder / f".{OTHER}.beef").mkdir()
-    with engine_cache._locked(three.folder / f"{KEY}.lock", None):
+    with lock.locked(three.folder / f"{KEY}.lock", None):
         assert [entry.about["model"] for entry in three.prune(max_bytes=0)] == ["m2", "m3"]
         assert names(three.folder) == [f".{KEY}.beef", KEY, f"{KEY}.lock"]
     assert [entry.about["model"] for entry in three.prune(max_bytes=0)] == ["m1"]

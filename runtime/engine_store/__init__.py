@@ -1,0 +1,1 @@
+"""TensorRT's engines on disk: found by their key, locked, published, pruned, loaded from trusted folders only."""

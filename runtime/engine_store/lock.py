@@ -1,0 +1,73 @@
+"""The lock of an engine: held by the process that builds or loads it, given back even if that process is killed."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runtime.engine_store.permissions import explained
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+POLL_SECONDS = 0.1
+
+Note = Callable[[str], None]
+"""Is told of work that takes long."""
+
+
+@contextmanager
+def locked(path: Path, note: Note | None) -> Iterator[None]:
+    """Hold a file's lock, against threads too; wait for it and say so, or with `note` None raise BlockingIOError."""
+    waiting = False
+    while True:
+        with explained(path.parent):
+            descriptor = held(path)
+        if descriptor is not None:
+            break
+        if note is None:
+            raise BlockingIOError
+        if not waiting:
+            note(f"engine {path.name[:12]}: waiting for another process that builds or loads it")
+            waiting = True
+        time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        os.close(descriptor)  # which gives the lock back, as the end of a killed process does
+
+
+def held(path: Path) -> int | None:
+    """Return a descriptor that holds the file's lock, or None if another one holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        if try_lock(descriptor) and _is_still(descriptor, path):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file; return False if another process or thread holds it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # Windows has the latter
+        return False
+    return True
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Return False if `prune` removed a file before it was locked here."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

@@ -1,0 +1,20 @@
+"""The key of an engine: another one for whatever makes another engine."""
+
+from runtime.devices.engine_facts import engine_key, timing_key
+
+FACTS = {"gpu": "Some GPU", "driver": "580.1", "tensorrt": "101300"}
+
+
+def test_key_changes_with_everything_that_makes_an_engine(tmp_path):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"weights")
+    options = {"trt_fp16_enable": "0", "device_id": "0"}
+    key = engine_key(model, FACTS, options)
+    assert len(key) == 64 and set(key) <= set("0123456789abcdef")
+    assert engine_key(model, dict(reversed(FACTS.items())), options | {"device_id": "3"}) == key
+    assert timing_key(FACTS) == timing_key(dict(reversed(FACTS.items())))
+    others = {engine_key(model, FACTS | {name: "x"}, options) for name in FACTS}
+    others.add(engine_key(model, FACTS, options | {"trt_fp16_enable": "1"}))
+    model.write_bytes(b"weightz")
+    others.add(engine_key(model, FACTS, options))
+    assert len(others - {key}) == 5
