@@ -1,11 +1,10 @@
-"""CUDA: sessions on NVIDIA GPUs with buffers that stay on the device, buckets of sizes, out-of-memory, CUDA graphs.
+"""CUDA: sessions on NVIDIA GPUs with buffers that stay on the device, buckets of sizes, CUDA graphs.
 
 ONNX Runtime 1.31 offers no pinned host memory in Python for its CUDA provider (`get_ep_devices` lists the CPU alone),
 so batches travel from and to ordinary memory. Options after onnxruntime.ai, execution providers, CUDA.
 """
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,10 @@ from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cpu import CPU_CHAIN
 from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
-from runtime.devices.profiles import bucketed, cropped, padded, parts
+from runtime.devices.out_of_memory import FittingParts
+from runtime.devices.profiles import bucketed, cropped, padded
 from runtime.devices.session import CLOSED, BatchOutput, Session, run_value
-from runtime.errors import ClosedError, DeviceError
+from runtime.errors import ClosedError
 from runtime.options import ProviderOptions, Size
 
 MAX_GRAPHS = 8
@@ -33,11 +33,6 @@ MAX_GRAPHS = 8
 
 NO_GRAPH = -1
 """The `gpu_graph_id` of a run that is neither captured nor replayed."""
-
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|smaller than requested|alloc_failed|cuda failure 2\b", re.IGNORECASE
-)
-"""Words by which the arena, CUDA, cuBLAS and cuDNN say that the GPU is full."""
 
 T = TypeVar("T")
 
@@ -167,10 +162,9 @@ class CudaRunner:
 
 
 class CudaSession(Session):
-    """A session on a GPU by ONNX Runtime's CUDA provider; batches larger than `max_batch` run in parts.
+    """A session on a GPU by ONNX Runtime's CUDA provider; batches run in parts of at most `max_batch` images that fit.
 
-    When the GPU is out of memory the batch is halved, down to single images, and later batches are not made larger
-    again. `memory` is where the buffers are: "cuda", or "cpu" to run the same code without a GPU.
+    `memory` is where the buffers are: "cuda", or "cpu" to run the same code without a GPU.
     """
 
     def __init__(
@@ -178,8 +172,7 @@ class CudaSession(Session):
     ) -> None:
         super().__init__(inference, device, card)
         self._step = options.bucket_of(card)
-        self._max_batch = options.max_batch
-        self._most_pixels: int | None = None
+        self._parts = FittingParts(device, options.max_batch)
         place = (memory, device.index)
         graphs = MAX_GRAPHS if options.cuda_graphs and device.kind == "cuda" else 0
         self._runner: CudaRunner | None = CudaRunner(inference, place, card.architecture.classes, graphs)
@@ -190,39 +183,15 @@ class CudaSession(Session):
         self._runner = None
 
     def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
-        outputs: list[BatchOutput] = []
-        done = 0
-        while done < len(batch):
-            most = self._max_batch
-            if self._most_pixels is not None:  # it may fall on the way
-                most = max(1, min(most, self._most_pixels // (batch.shape[1] * batch.shape[2])))
-            part = next(parts(len(batch) - done, most))
-            outputs.append(self._run_halving_on_oom(batch[done : done + part.stop]))
-            done += part.stop
-        if len(outputs) == 1:
-            return outputs[0]
-        probability = np.concatenate([output.probability for output in outputs])
-        return BatchOutput(probability, sum(output.copy_seconds for output in outputs))
+        return self._parts.run(batch, self._run_part, lambda: self._open_runner().shrink())
 
     def _run_value(self, value: Any) -> Any:
         return self._open_runner().run_value(value)
 
-    def _run_halving_on_oom(self, batch: NDArray[np.uint8]) -> BatchOutput:
-        size = batch.shape[1], batch.shape[2]
-        try:
-            output = self._open_runner().run(padded(batch, self._padded_size(size)))
-            return output._replace(probability=cropped(output.probability, size))
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            if not OUT_OF_MEMORY.search(str(error)):
-                raise
-            if len(batch) == 1:
-                raise DeviceError(
-                    f"device {self.device}: has too little memory for one image of {size[1]}x{size[0]}; "
-                    "predict it in tiles or smaller, or free memory on the GPU (see nvidia-smi)"
-                ) from error
-        self._most_pixels = len(batch) // 2 * size[0] * size[1]  # after the error, which held memory
-        self._open_runner().shrink()
-        return self._run(batch)
+    def _run_part(self, part: NDArray[np.uint8]) -> BatchOutput:
+        size = part.shape[1], part.shape[2]
+        output = self._open_runner().run(padded(part, self._padded_size(size)))
+        return output._replace(probability=cropped(output.probability, size))
 
     def _padded_size(self, size: Size) -> Size:
         """Return the (height, width) at which an image of `size` is shown to the GPU."""

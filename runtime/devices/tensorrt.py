@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from runtime.card import ModelCard
 from runtime.devices.backend import Backend, ProviderChain, SessionRequest
-from runtime.devices.cuda import OUT_OF_MEMORY, CudaSession, cuda_chain
+from runtime.devices.cuda import CudaSession, cuda_chain
 from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
+from runtime.devices.out_of_memory import OUT_OF_MEMORY
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note
 from runtime.errors import ConfigError, DeviceError, one_line
