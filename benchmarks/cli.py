@@ -36,6 +36,9 @@ MIN_ROUNDS, PRECISIONS = 5, ("fp32", "tf32", "fp16", "bf16", "int8")
 QUICK: Mapping[str, Any] = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
 """Fields of a plan with --quick."""
 
+TRIAL: Mapping[str, Any] = {"rounds": 1, "predictions": 10, "side": 512}
+"""Fields of a plan in a trial: see `benchmarks.measuring.rounds.TRIAL`."""
+
 PARTS_HELP = (
     "Measure only this part; may be repeated.  "
     f"[default: all but {' and '.join(part.name for part in PARTS.values() if part.on_request)}]"
@@ -251,6 +254,7 @@ def plan_of(
         ImageError: there are no images in `data`.
     """
     from benchmarks.cases.latency import contestants_by_machine
+    from benchmarks.measuring.rounds import is_trial
     from unet_core.reporting.progress import Display
 
     numbers = {name: tuple(dict.fromkeys(options[name])) for name in ("folder", "batch", "bases")}
@@ -280,7 +284,8 @@ def plan_of(
         folder=folder,
         display=Display(),
     )
-    return replace(plan, **QUICK) if options["quick"] else plan
+    plan = replace(plan, **QUICK) if options["quick"] else plan
+    return replace(plan, **TRIAL) if is_trial() else plan
 
 
 def images_in(data: Path | None) -> Sequence[Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from folders import write_pair
-from killed import start_training
+from forked import start_training
 
 from runtime.errors import CheckpointError, ConfigError, DataError, OutputError
 from unet_core.checkpoint import load_checkpoint

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import train_as_two
 
 from runtime.errors import ConfigError, DeviceError
 from unet_core.checkpoint import load_checkpoint
@@ -192,8 +193,7 @@ def test_two_processes_step_and_validate_as_one(config, data):
 def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
     config = replace(config, epochs=10, batch_size=2, save_minutes=0.0)
     whole = replace(config, out=str(tmp_path / "whole"))
-    code, _, complained = run_two(whole)
-    assert code == 0, complained
+    assert train_as_two(whole) == [0, 0]
     process = torchrun(config)
     deadline = time.monotonic() + 120
     while not (Path(config.out) / LAST).exists():
@@ -204,8 +204,7 @@ def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
     assert process.returncode != 0
     assert complained.count("stopped and saved") == 1
     assert len(load_checkpoint(Path(config.out) / LAST).extra["history"]) < config.epochs
-    code, _, complained = run_two(config, "--resume")
-    assert code == 0, complained
+    assert train_as_two(config, resume=True) == [0, 0]
     first, second = (load_checkpoint(Path(folder) / LAST) for folder in (whole.out, config.out))
     assert all(torch.equal(value, second.state_dict[name]) for name, value in first.state_dict.items())
     figures = [

@@ -1,0 +1,43 @@
+"""Trainings in processes of their own that start at once, forked from a server that has imported all they need."""
+
+import multiprocessing
+import os
+import socket
+
+KIND = multiprocessing.get_context("forkserver")
+KIND.set_forkserver_preload(["training_libraries"])
+
+
+def start_training(config, *, resume=False, **environment):
+    """Start a trainer in a process that leads a group of its own, with the processes that load images for it."""
+    process = KIND.Process(target=_train, args=(config, resume, os.environ | environment))
+    process.start()
+    return process
+
+
+def train_as_two(config, *, resume=False):
+    """Train in two processes that reach each other as those of `torchrun` do; return their exit codes."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        start_training(config, resume=resume, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)
+    ]
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def _free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _train(config, resume, environment):
+    import torch
+
+    from unet_core.train import train
+
+    os.setsid()
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    train(config, resume=resume)
