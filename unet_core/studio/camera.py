@@ -1,11 +1,14 @@
-"""The camera, and the turntable's rotation in front of it."""
+"""The camera: its place, its lens, its exposure and noise; and the turntable's rotation in front of it."""
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unet_core.studio.arrays import Array
+from unet_core.studio.arrays import Array, Bytes
+from unet_core.studio.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +60,32 @@ def rotation(yaw: float) -> Array:
     """Rotation from car frame to world frame, (3, 3); `yaw` is in radians, at 0 the nose points at the camera."""
     cosine, sine = np.cos(yaw), np.sin(yaw)
     return np.asarray([[-sine, cosine, 0], [cosine, sine, 0], [0, 0, 1]], np.float32)
+
+
+def place_camera(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> Camera:
+    """Place the camera so far away that the car fits into the image from all sides."""
+    height, width = size
+    return Camera(
+        size=size,
+        distance=6.0 * (shape.length / 4.6) ** 0.6 * (shape.height / 1.5) ** 0.15 + rng.uniform(-0.1, 0.1),
+        height=1.5 + rng.uniform(-0.1, 0.1),
+        target=0.46 * shape.height,
+        focal=min(width, 1.498 * height),
+    )
+
+
+def vignette(columns: Array, rows: Array) -> Array:
+    """Light that the lens lets through, from 1 in the middle to less in the corners: float32 (height, width).
+
+    columns: (width,), rows: (height, 1), both counted from the middle of the image.
+    """
+    return np.asarray(1 - 0.16 * ((columns / columns[-1]) ** 2 + (rows / rows[-1]) ** 2) ** 1.5 / 2.8)
+
+
+def expose(picture: Bytes, rng: np.random.Generator) -> Bytes:
+    """Make the picture a little lighter or darker, and add the sensor's noise."""
+    exposure = float(rng.uniform(0.95, 1.05))
+    grain = np.frombuffer(rng.bytes(picture.size), np.uint8).reshape(picture.shape)
+    bell = NormalDist(128, 1.4)
+    to_noise = np.asarray([round(bell.inv_cdf((byte + 0.5) / 256)) for byte in range(256)], np.uint8)
+    return np.asarray(cv2.addWeighted(picture, exposure, cv2.LUT(grain, to_noise), 1.0, -128.0), np.uint8)

@@ -1,4 +1,4 @@
-"""The car's texture: paint, glass, lamps, shut lines and wheels, laid over the mesh's atlas."""
+"""The colours of a car, and its texture: paint, glass, lamps, shut lines and wheels, laid over the mesh's atlas."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from unet_core.studio.arches import arch_distance
 from unet_core.studio.arrays import Array, smooth
 from unet_core.studio.loft import RING, Stations
 from unet_core.studio.mesh import RIM_BENDS, RIM_GRID, Mesh
-from unet_core.studio.shape import Livery, Material, Shape
+from unet_core.studio.shape import Shape
+
+Material = tuple[float, float, float, float]
+"""Linear red, green, blue; gloss 0 (rubber) .. 0.5 (paint) .. 1 (chrome)."""
 
 GLASS: Material = (0.012, 0.015, 0.018, 0.52)
 BLACK: Material = (0.012, 0.012, 0.013, 0.25)
@@ -21,6 +24,46 @@ LAMP: Material = (0.55, 0.57, 0.60, 0.85)
 TAIL_LAMP: Material = (0.42, 0.012, 0.012, 0.5)
 AMBER: Material = (0.75, 0.26, 0.03, 0.6)
 PLATE: Material = (0.75, 0.75, 0.72, 0.2)
+
+_PAINTS = (
+    (0.72, 0.72, 0.70),  # white
+    (0.012, 0.012, 0.014),  # black
+    (0.44, 0.45, 0.46),  # silver
+    (0.36, 0.012, 0.014),  # red
+    (0.60, 0.60, 0.585),  # light grey
+    (0.014, 0.05, 0.26),  # blue
+    (0.09, 0.095, 0.10),  # graphite
+    (0.56, 0.53, 0.46),  # champagne
+    (0.015, 0.10, 0.055),  # green
+    (0.62, 0.35, 0.02),  # yellow
+    (0.26, 0.28, 0.31),  # steel
+)
+"""Paints of the cars, linear red, green, blue, in the order in which the cars of a data set take them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Livery:
+    """Colours of one car, linear; `lower` paints the body below its waist on two-tone cars."""
+
+    paint: Material
+    lower: Material | None
+    rim: Material
+    spokes: int
+
+
+def pick_livery(turn: int, rng: np.random.Generator) -> Livery:
+    """Choose the colours of a car: `turn` decides on hue and two tones, the rest is drawn at random."""
+    colour = np.asarray(_PAINTS[turn % len(_PAINTS)])
+    # A little lighter or darker, and a little off its hue.
+    red, green, blue = (colour * rng.uniform(0.85, 1.15) * rng.uniform(0.975, 1.025, 3)).tolist()
+    two_tone = turn % 7 == 3
+    rim = rng.uniform(0.1, 0.4) if rng.random() < 0.8 else 0.02
+    return Livery(
+        paint=(red, green, blue, 0.5),
+        lower=(0.05, 0.05, 0.055, 0.4) if two_tone else None,
+        rim=(rim, rim, rim * 1.02, 0.7),
+        spokes=int(rng.choice([5, 5, 6, 7, 10])),
+    )
 
 
 def paint_car(shape: Shape, livery: Livery, mesh: Mesh, stations: Stations, texels: int) -> Array:

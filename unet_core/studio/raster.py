@@ -1,4 +1,4 @@
-"""Rasterisation: the quad that each pixel sees, and the values that run over it."""
+"""Rasterisation: the quad that each sample sees, the values that run over it, and the mask that results."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unet_core.studio.arrays import Array, row_blocks
+from unet_core.studio.arrays import Array, Bytes, row_blocks
+
+SUPERSAMPLING = 2
+"""Number of samples along each side of a pixel of the car."""
 
 _SUBPIXEL_BITS = 4  # fixed-point bits of the coordinates that cv2.fillConvexPoly takes
 
@@ -105,6 +108,35 @@ def merge(back: Layer, front: Layer, inverse_depth: int) -> Layer:
     ids = back.ids.copy()
     ids.flat[wins] = front.ids.flat[wins] + back.fits.shape[2]
     return Layer(ids=ids, fits=np.concatenate([back.fits, front.fits], axis=2))
+
+
+def texture_places(points: Array, skin: Bytes) -> Array:
+    """Position of every vertex of the atlas in its texture: (vertices, 2) as x, y of OpenCV's pixel centres."""
+    rows, columns = points.shape[:2]
+    texels = skin.shape[0] // rows
+    place = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
+    return np.asarray((place + 0.5) * texels - 0.5, np.float32)
+
+
+def look_up(layer: Layer, skin: Bytes) -> Bytes:
+    """The colour of every sample: uint8 (height, width, 3); black without a quad.
+
+    Such samples take the texture's first texel, which lies in the atlas' margin and is black.
+    """
+    x, y = layer.value(0), layer.value(1)
+    return np.asarray(cv2.remap(skin, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def coverage(layer: Layer, window: Window) -> tuple[Bytes, Bytes]:
+    """Measure how much of each pixel of a window the quads cover.
+
+    Returns:
+        The share of each pixel, uint8 (height, width), 255 is all of it; and the mask: 255 where at least half of the
+        pixel is covered, else 0.
+    """
+    rows, columns = window.bottom - window.top, window.right - window.left
+    covered = cv2.resize((layer.ids > 0).astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(covered, np.uint8), np.where(covered >= 127, 255, 0).astype(np.uint8)
 
 
 def _fit(corners: Array, values: Array) -> Array:

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unet_core.studio.arrays import Array, Bytes, smooth
-from unet_core.studio.camera import Camera
+from unet_core.studio.camera import Camera, vignette
 
 _TURNTABLE, _WALL = 2.85, 5.2  # radius of the disc, distance of the wall behind the axis
 
@@ -25,7 +25,7 @@ def draw_studio(camera: Camera, tint: Array) -> Bytes:
     above, aside = camera.height + rise * wall_reach, columns * wall_reach
     cove = smooth(-0.12, 0.22, above)
     tone = floor + (_wall_tone(aside, above) - floor) * cove
-    tone *= 1 - 0.16 * ((columns / columns[-1]) ** 2 + (rows / rows[-1]) ** 2) ** 1.5 / 2.8
+    tone *= vignette(columns, rows)
     colour = tone[..., None] * (tint[0] + (tint[1] - tint[0]) * cove[..., None])
     image = np.asarray(np.clip(255 * colour + 0.5, 0, 255), np.uint8)
     return np.asarray(cv2.resize(image, camera.size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -51,3 +51,11 @@ def cast_shadow(shadow: Bytes, camera: Camera, yaw: float) -> Bytes:
         cv2.warpPerspective(shadow, matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=255),
         np.uint8,
     )
+
+
+def lay_shadow(picture: Bytes, shadow: Bytes) -> None:
+    """Darken the picture by the shadow that the camera sees, in place, in those rows that have any."""
+    rows = np.flatnonzero(shadow.min(axis=1) < 255)
+    if len(rows):
+        lit = slice(int(rows[0]), int(rows[-1]) + 1)
+        picture[lit] = cv2.multiply(picture[lit], cv2.merge([shadow[lit]] * 3), scale=1 / 255)

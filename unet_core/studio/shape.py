@@ -1,11 +1,9 @@
-"""The cars to choose from: five body types, their variations, and their colours."""
+"""The cars to choose from: five body types and their variations."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-Material = tuple[float, float, float, float]
-"""Linear red, green, blue; gloss 0 (rubber) .. 0.5 (paint) .. 1 (chrome)."""
 Curve = tuple[tuple[float, float], ...]
 """(share of the length from the nose, share of the height), left to right."""
 
@@ -32,16 +30,6 @@ class Shape:
     bed: tuple[float, float] | None = None
     cladding: bool = False
     tall_lamps: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Livery:
-    """Colours of one car, linear; `lower` paints the body below its waist on two-tone cars."""
-
-    paint: Material
-    lower: Material | None
-    rim: Material
-    spokes: int
 
 
 SEDAN = Shape(
@@ -85,20 +73,6 @@ PICKUP = Shape(
 SHAPES = (SEDAN, SUV, HATCHBACK, PICKUP, VAN)
 """The body types, in the order in which the cars of a data set take them."""
 
-_PAINTS = (
-    (0.72, 0.72, 0.70),  # white
-    (0.012, 0.012, 0.014),  # black
-    (0.44, 0.45, 0.46),  # silver
-    (0.36, 0.012, 0.014),  # red
-    (0.60, 0.60, 0.585),  # light grey
-    (0.014, 0.05, 0.26),  # blue
-    (0.09, 0.095, 0.10),  # graphite
-    (0.56, 0.53, 0.46),  # champagne
-    (0.015, 0.10, 0.055),  # green
-    (0.62, 0.35, 0.02),  # yellow
-    (0.26, 0.28, 0.31),  # steel
-)
-
 
 def vary_shape(shape: Shape, rng: np.random.Generator) -> Shape:
     """Change length, width, height and wheels of a shape by a few per cent at random."""
@@ -109,19 +83,4 @@ def vary_shape(shape: Shape, rng: np.random.Generator) -> Shape:
         width=shape.width * (0.5 + 0.5 * width),
         height=shape.height * height,
         wheel_radius=shape.wheel_radius * wheel,
-    )
-
-
-def pick_livery(turn: int, rng: np.random.Generator) -> Livery:
-    """Choose the colours of a car: `turn` decides on hue and two tones, the rest is drawn at random."""
-    colour = np.asarray(_PAINTS[turn % len(_PAINTS)])
-    # A little lighter or darker, and a little off its hue.
-    red, green, blue = (colour * rng.uniform(0.85, 1.15) * rng.uniform(0.975, 1.025, 3)).tolist()
-    two_tone = turn % 7 == 3
-    rim = rng.uniform(0.1, 0.4) if rng.random() < 0.8 else 0.02
-    return Livery(
-        paint=(red, green, blue, 0.5),
-        lower=(0.05, 0.05, 0.055, 0.4) if two_tone else None,
-        rim=(rim, rim, rim * 1.02, 0.7),
-        spokes=int(rng.choice([5, 5, 6, 7, 10])),
     )
