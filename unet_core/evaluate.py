@@ -13,6 +13,7 @@ import click
 from runtime.commands.console import NONE, Command, IgnoredValue
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
+from unet_core.data.faults import surplus_masks
 from unet_core.data.pairs import (
     Layout,
     Measured,
@@ -21,7 +22,6 @@ from unet_core.data.pairs import (
     fingerprint,
     has_validation,
     pairs_to_measure,
-    surplus_masks,
 )
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
@@ -225,8 +225,8 @@ def measure_and_print(
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of `RUN_SETTINGS`, None for those that were left out."""
+    from unet_core.data.workers import default_workers
     from unet_core.evaluation.models import load_model
-    from unet_core.evaluation.predictions import default_workers
     from unet_core.reporting.progress import Display
     from unet_core.reporting.tables import class_table, figure_lines, one_sided
 

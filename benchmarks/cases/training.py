@@ -28,11 +28,12 @@ from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from unet_core.config import TrainConfig
 from unet_core.data.cache import check_and_cache, open_cache, pending
-from unet_core.data.dataset import EpochBatches, TrainingSet, quiet_worker
+from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import find_pairs
 from unet_core.data.records import Records, SampleDecoder
-from unet_core.evaluation.predictions import default_workers, torch_device
+from unet_core.data.workers import default_workers, quiet_worker
+from unet_core.evaluation.torch_device import torch_device
 from unet_core.model import UNet
 from unet_core.reporting.progress import Display
 from unet_core.training.trainer import Trainer

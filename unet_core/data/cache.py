@@ -33,8 +33,9 @@ from platformdirs import user_cache_path
 from runtime.errors import ImageError, OutputError
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import make_folder
+from unet_core.data.faults import refuse
 from unet_core.data.labels import IGNORED, Labels, present_labels
-from unet_core.data.pairs import Pair, refuse
+from unet_core.data.pairs import Pair
 from unet_core.data.records import (
     DATA,
     INDEX,

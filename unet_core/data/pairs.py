@@ -1,4 +1,4 @@
-"""Folders of images and masks: finding the pairs, splitting off a validation set, listing the faults.
+"""Folders of images and masks: finding the pairs of each split.
 
 Carvana's layout: `train_images/`, `train_masks/`, `val_images/`, `val_masks/` (or `train/`, `val/` for the images, as
 Kaggle packs them); the mask of `X.jpg` is `X_mask.gif`, or another lossless file named `X_mask` or `X`.
@@ -6,25 +6,16 @@ Kaggle packs them); the mask of `X.jpg` is `X_mask.gif`, or another lossless fil
 
 import hashlib
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runtime.errors import DataError
+from unet_core.data.validation_split import split_by_group
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
-
-LISTED_REASONS, LISTED_FILES = 6, 3
-"""Maximum number of reasons that `refuse` lists, and of files for each reason."""
-
-REASON, FILE, FOUND = 400, 100, 60
-"""Maximum length of a reason, a file name and a finding, in characters."""
-
-MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", re.DOTALL)
-"""The message of an `ImageError` after the file name: the fault, what was found, what to do."""
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -115,37 +106,6 @@ def pairs_to_measure(data: Path, split: Measured, layout: Layout) -> list[Pair]:
     return [Pair(image=path) for path in images]
 
 
-def surplus_masks(
-    data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
-) -> str | None:
-    """Describe masks that belong to no image, since images may be missing; return None if there are none.
-
-    Raises:
-        DataError: see `find_pairs`.
-    """
-    from runtime.image import list_images
-
-    surplus: list[Path] = []
-    for split in wanted if has_validation(data) else SPLITS[:1]:
-        images, masks = split_folders(data, split, (layout or Layout()).masks)
-        names = {path.stem for path in list_images(images)}
-        surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
-    if not surplus:
-        return None
-    count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
-    return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
-
-
-def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
-    """Describe validation images that are also trained on, by name and size; return None if there are none."""
-    seen = {(pair.image.name, pair.image.stat().st_size) for pair in train}
-    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size) in seen]
-    if not shared:
-        return None
-    count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
-    return f"{count} both trained and validated on, so the metrics are too good: {first_files(map(short_name, shared))}"
-
-
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
     """The folder of a split's images: `SPLIT_images`, or `SPLIT` if only that exists."""
     named, short = Path(data) / f"{split}_images", Path(data) / split
@@ -155,47 +115,6 @@ def image_folder(data: str | os.PathLike[str], split: str) -> Path:
 def has_validation(data: str | os.PathLike[str]) -> bool:
     """Return True if the data folder has a folder of validation images."""
     return image_folder(data, "val").is_dir()
-
-
-def split_by_group(pairs: Sequence[Pair], layout: Layout) -> tuple[list[Pair], list[Pair]]:
-    """Split off about `val_share` of the images, in whole groups, which are chosen by a hash of their names.
-
-    The choice depends on the names alone, so `evaluate` finds the same images again. When images are added, few of the
-    old ones change sides.
-
-    Raises:
-        DataError: there is only one group.
-    """
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(group_of(pair.name, layout.group), []).append(pair)
-    if len(groups) < 2:
-        folder, add = pairs[0].image.parent, f"add val_images and val_{layout.masks}"
-        if len(pairs) == 1:
-            raise DataError(f"{folder}: found 1 image, expected 2 or more to split some off to validate on; or {add}")
-        raise DataError(
-            f"{folder}: all {len(pairs)} images are one group ({next(iter(groups))!r}, their names before the last "
-            f"{layout.group!r}), so none can be split off to validate on; give another --group, or {add}"
-        )
-    order = sorted(groups, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-    chosen: set[str] = set()
-    count, wanted = 0, layout.val_share * len(pairs)
-    for name in order:
-        size = len(groups[name])
-        # A group that would overshoot by more than is missing now is skipped: a large group may come first.
-        if count + size / 2 <= wanted and len(chosen) + 1 < len(groups):
-            chosen.add(name)
-            count += size
-    chosen = chosen or {min(order, key=lambda name: len(groups[name]))}
-    sides: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in pairs:
-        sides[group_of(pair.name, layout.group) in chosen].append(pair)
-    return sides
-
-
-def group_of(name: str, separator: str) -> str:
-    """The part of a name that the views of one thing share: all before the last separator, or else the whole name."""
-    return (name.rpartition(separator)[0] if separator else "") or name
 
 
 def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Path, Path]:
@@ -256,55 +175,6 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
         else pair
         for pair in pairs
     ]
-
-
-def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
-    """Raise an error of one bounded line if there are faults: each reason once, followed by its first files.
-
-    A fault is a pair and the message of its `ImageError`. A finding that is the same in all files is named once.
-
-    Raises:
-        DataError: there are faults.
-    """
-    if not faults:
-        return
-    reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for pair, message in faults:
-        path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
-        text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
-        parts = MESSAGE.fullmatch(text)
-        assert parts is not None  # it matches any text
-        # Pillow counts missing bytes in inner brackets; without them, equal reasons read the same.
-        found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
-        found = f" ({shortened(found, FOUND)})" if found else ""
-        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path), found))
-    ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
-    listed = []
-    for (what, advice), files in ordered[:LISTED_REASONS]:
-        findings = {found for _, found in files}
-        same = findings.pop() if len(findings) == 1 else None
-        reason = shortened(f"{what}{same or ''}{advice}", REASON)
-        listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
-    more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
-    tail = f"; and {more} more for other reasons" if more else ""
-    raise DataError(f"{len(faults)} of {total} pairs cannot be used, fix or remove them: {'; '.join(listed)}{tail}")
-
-
-def first_files(names: Iterable[str]) -> str:
-    """The first `LISTED_FILES` names, and the number of the others."""
-    names = list(names)
-    more = len(names) - LISTED_FILES
-    return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
-
-
-def short_name(path: Path) -> str:
-    """The name of a file and of its folder."""
-    return shortened(f"{path.parent.name}/{path.name}", FILE)
-
-
-def shortened(text: str, length: int) -> str:
-    """The text, or its beginning and "..." if it is longer than `length` characters."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def fingerprint(train: Sequence[Pair], val: Sequence[Pair]) -> str:

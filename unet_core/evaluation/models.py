@@ -12,7 +12,8 @@ from runtime.errors import DeviceError, ImageError, UnetError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
 from unet_core.data.records import Records
-from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, onnx_predictions, torch_device
+from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, onnx_predictions
+from unet_core.evaluation.torch_device import torch_device
 from unet_core.model import Segmenter
 
 

@@ -1,7 +1,5 @@
 """Predictions of a network or of an exported model for a set of images, and their metrics."""
 
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +9,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from runtime.card import ModelCard
-from runtime.errors import DeviceError
 from runtime.image import load_image, restore
 from runtime.predictor import Predictor
 from runtime.result import mask_of
-from runtime.support.cpu_count import available_threads
-from unet_core.data.dataset import EvaluationSet, batches_of, collate_evaluation, quiet_worker
+from unet_core.data.dataset import EvaluationSet, collate_evaluation
 from unet_core.data.labels import IGNORED, Labels, load_truth
 from unet_core.data.records import Records
+from unet_core.data.workers import batches_of, quiet_worker
 from unet_core.evaluation.metrics import Metrics
 from unet_core.model import Segmenter
 
@@ -27,35 +24,6 @@ Prediction = tuple[int, NDArray[np.float32], Labels]
 
 OnImage = Callable[[int, Labels, Labels, float], None]
 """Called with an image's index, the predicted labels, the truth, and its Dice."""
-
-MAX_WORKERS = 8
-
-
-def default_workers() -> int:
-    """Number of processes that load images beside the one that computes: one per core, at most `MAX_WORKERS`."""
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine share its cores
-    return min(max(1, available_threads() // together), MAX_WORKERS)
-
-
-def torch_device(name: str) -> torch.device:
-    """The PyTorch device for "auto", "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        DeviceError: the device does not exist, or PyTorch cannot use it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise DeviceError(f"device {name!r}: is no device of PyTorch; expected auto, cpu, cuda or cuda:N")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DeviceError(
-            f"device {name!r}: PyTorch cannot use it ({reason}); expected auto, cpu, cuda or cuda:N"
-        ) from error
-    return device
 
 
 def checkpoint_predictions(

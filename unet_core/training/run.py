@@ -15,9 +15,11 @@ from runtime.support.files import new_folder
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
-from unet_core.data.pairs import Layout, find_splits, group_of, has_validation, shared_images, surplus_masks
+from unet_core.data.faults import shared_images, surplus_masks
+from unet_core.data.pairs import Layout, find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder
-from unet_core.evaluation.predictions import torch_device
+from unet_core.data.validation_split import group_of
+from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.training.advice import settings_without_effect

@@ -18,11 +18,12 @@ from runtime.card import ModelCard, Training
 from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
 from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
 from unet_core.config import TrainConfig
-from unet_core.data.dataset import EpochBatches, TrainingSet, batches_of, quiet_worker
+from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.pairs import fingerprint
 from unet_core.data.records import Records
+from unet_core.data.workers import batches_of, default_workers, quiet_worker
 from unet_core.evaluation.metrics import Metrics
-from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics, default_workers
+from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics
 from unet_core.losses import make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.panels import PANELS

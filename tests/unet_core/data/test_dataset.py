@@ -1,10 +1,6 @@
 """The batches that the network is fed: the same for the same seed, image and labels always together."""
 
-import multiprocessing
 import pickle
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -13,21 +9,19 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from runtime.card import InputSpec
-from runtime.errors import ImageError
 from runtime.image import Fitted, fit, load_image, place
 from unet_core.data.augmentation import augmentation
 from unet_core.data.dataset import (
     EpochBatches,
     EvaluationSet,
     TrainingSet,
-    batches_of,
     collate_evaluation,
     crop,
-    quiet_worker,
 )
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.pairs import Pair, find_pairs
 from unet_core.data.records import Records, SampleDecoder
+from unet_core.data.workers import quiet_worker
 
 SIZE = (32, 48)
 CAR = LabelSpec(classes=("car",))
@@ -307,51 +301,6 @@ def test_pictures_of_their_own_size_come_one_by_one(painted):
     images, fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
     assert images.shape == (1, 120, 144, 3)
     assert (fitted[0].original, truths[0].shape) == ((120, 144), (120, 144))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_in_a_loading_process_keeps_its_one_line(records, workers):
-    pair = records.pairs[4]
-    pair.image.unlink()
-    loader = DataLoader(TrainingSet(records, seed=0), batch_sampler=EpochBatches(6, 2, seed=0), num_workers=workers)
-    with pytest.raises(ImageError) as caught:
-        list(batches_of(loader))
-    assert str(caught.value) == f"{pair.image}: no such file"
-
-
-@pytest.mark.parametrize("init", [None, quiet_worker])
-def test_an_error_ends_the_loading_processes_without_waiting_for_them(records, init):
-    records.pairs[0].image.unlink()
-    batches = EpochBatches(6, 2, seed=0)
-    loader = DataLoader(TrainingSet(records, seed=0), batch_sampler=batches, num_workers=2, worker_init_fn=init)
-    before, started = multiprocessing.active_children(), time.monotonic()
-    with pytest.raises(ImageError):
-        list(batches_of(loader))
-    assert multiprocessing.active_children() == before
-    assert time.monotonic() - started < 4  # PyTorch gives each process 5 s to end by itself
-
-
-def started(loader):
-    """An iterator that has given one batch, and its process."""
-    before = multiprocessing.active_children()
-    batches = batches_of(loader)
-    next(batches)
-    (worker,) = (process for process in multiprocessing.active_children() if process not in before)
-    return batches, worker
-
-
-def test_loading_processes_outlive_signals_to_the_group_and_obey_their_parent(records):
-    loader = DataLoader(
-        TrainingSet(records, seed=0), batch_sampler=EpochBatches(6, 1, 0), num_workers=1, worker_init_fn=quiet_worker
-    )
-    batches, worker = started(loader)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)  # which is another process than the parent
-    assert len(list(batches)) == 5
-    batches, worker = started(loader)
-    worker.terminate()
-    worker.join(10)
-    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(("background", "least", "most"), [(1, 40, 40), (None, 8, 32), (0, 0, 5)])

@@ -1,4 +1,4 @@
-"""Finding pairs, splitting them by group, and what is said where that cannot be."""
+"""Finding pairs, and what is said where that cannot be."""
 
 import os
 import shutil
@@ -15,12 +15,8 @@ from unet_core.data.pairs import (
     find_pairs,
     find_splits,
     fingerprint,
-    group_of,
     has_validation,
     image_folder,
-    shared_images,
-    split_by_group,
-    surplus_masks,
 )
 
 
@@ -131,98 +127,6 @@ def test_masks_among_the_images_are_not_trained_on(data):
     )
 
 
-def test_masks_of_no_image_are_told(data):
-    assert surplus_masks(data) is None
-    (data / "val_images" / "val1.jpg").unlink()
-    assert surplus_masks(data) == f"{data}: 1 mask has no image of the same name: val_masks/val1_mask.gif"
-    assert surplus_masks(data, wanted=("train",)) is None
-    for index in range(4):
-        (data / "train_images" / f"car{index}.jpg").unlink()
-    assert surplus_masks(data) == (
-        f"{data}: 5 masks have no image of the same name: train_masks/car0_mask.gif, train_masks/car1_mask.gif, "
-        "train_masks/car2_mask.gif and 2 more"
-    )
-    (data / "train_masks").rename(data / "train_fine")
-    assert surplus_masks(unsplit(data), Layout(masks="fine")).startswith(f"{data}: 4 masks have no image")
-
-
-def cars(tmp_path, sizes):
-    """Pairs of cars with so many views each, named as Carvana's."""
-    return [
-        Pair(image=tmp_path / f"car{car:03}_{view + 1:02}.jpg")
-        for car, views in enumerate(sizes)
-        for view in range(views)
-    ]
-
-
-def groups(pairs):
-    return {group_of(pair.name, "_") for pair in pairs}
-
-
-@pytest.mark.parametrize(
-    ("name", "separator", "group"),
-    [
-        ("fff9b3a5373f_16", "_", "fff9b3a5373f"),
-        ("TCGA_CS_4941_3", "_", "TCGA_CS_4941"),
-        ("plain", "_", "plain"),
-        ("_07", "_", "_07"),
-        ("a_1", "", "a_1"),
-        ("0006R0_f00930", "_f", "0006R0"),
-        ("", "_", ""),
-    ],
-)
-def test_the_group_is_what_is_before_the_last_separator(name, separator, group):
-    assert group_of(name, separator) == group
-
-
-@pytest.mark.parametrize(("cars_", "share", "chosen"), [(318, 0.1, 32), (10, 0.25, 3), (10, 0.9, 9), (2, 0.9, 1)])
-def test_whole_cars_are_split_off(tmp_path, cars_, share, chosen):
-    pairs = cars(tmp_path, [16] * cars_)
-    train, val = split_by_group(pairs, Layout(val_share=share))
-    assert len(val) == 16 * chosen
-    assert groups(train).isdisjoint(groups(val))
-    assert sorted(names(train) + names(val)) == names(pairs)
-    assert names(val) == sorted(names(val)) and names(train) == sorted(names(train))
-
-
-def test_the_split_is_the_same_everywhere(tmp_path):
-    """Pinned: another choice would put images that older models were trained on among those they are measured on."""
-    _, val = split_by_group(cars(tmp_path, [2] * 20), Layout())
-    assert names(val) == ["car000_01", "car000_02", "car019_01", "car019_02"]
-
-
-def test_one_very_large_group_is_trained_on(tmp_path):
-    """Whatever its hash: without that, every 21st such data set would be validated on nine tenths of it."""
-    for place in range(21):
-        train, val = split_by_group(cars(tmp_path, [180 if car == place else 1 for car in range(21)]), Layout())
-        assert (len(train), len(val)) == (180, 20)
-
-
-def test_where_all_groups_are_larger_than_the_share_the_smallest_is_split_off(tmp_path):
-    train, val = split_by_group(cars(tmp_path, [5, 4, 6]), Layout())
-    assert (groups(train), groups(val)) == ({"car000", "car002"}, {"car001"})
-
-
-def test_more_images_move_few_of_the_old_ones(tmp_path):
-    sizes = [16] * 100
-    before = set(names(split_by_group(cars(tmp_path, sizes), Layout())[1]))
-    another_view = set(names(split_by_group(cars(tmp_path, [*sizes[:-1], 17]), Layout())[1]))
-    another_car = set(names(split_by_group(cars(tmp_path, [*sizes, 16]), Layout())[1]))
-    twice = set(names(split_by_group(cars(tmp_path, sizes * 2), Layout())[1]))
-    assert len(before) == 160
-    assert len(before - another_view) <= 16
-    assert len(before - another_car) <= 16
-    # Of twice as many cars a tenth is split off too, and half of it are old ones: no choice keeps all on their sides.
-    assert len(before & twice) >= 64
-
-
-def test_without_a_separator_every_image_is_by_itself(tmp_path):
-    pairs = cars(tmp_path, [10, 10])
-    train, val = split_by_group(pairs, Layout(group=""))
-    assert (len(train), len(val)) == (18, 2)
-    assert len(split_by_group([Pair(image=tmp_path / f"{index}.jpg") for index in range(20)], Layout())[1]) == 2
-
-
 def unsplit(data):
     for kind in ("images", "masks"):
         shutil.rmtree(data / f"val_{kind}")
@@ -292,11 +196,3 @@ def test_a_link_to_nothing_is_a_pair_that_cannot_be_read(data):
     pair = next(pair for pair in find_pairs(data, "train") if pair.name == "lost")
     with pytest.raises(ImageError, match=r"lost\.jpg: "):
         load_image(pair.image)
-
-
-def test_images_on_both_sides_are_noted(data):
-    train, val = find_pairs(data, "train"), find_pairs(data, "val")
-    assert shared_images(train, val) is None
-    said = "both trained and validated on, so the metrics are too good: train_images/car0.jpg"
-    assert shared_images(train, [*val, train[0]]) == f"1 image is {said}"
-    assert shared_images(train, train[:2]) == f"2 images are {said}, train_images/car1.jpg"

@@ -14,19 +14,16 @@ from networks import make_card, make_network
 from PIL import Image
 
 from runtime.card import OutputSpec
-from runtime.errors import DeviceError, ImageError
+from runtime.errors import ImageError
 from runtime.image import fit, load_image
 from unet_core.data.labels import LabelSpec, load_truth
 from unet_core.data.pairs import Pair, find_pairs
 from unet_core.data.records import Records, SampleDecoder
-from unet_core.evaluation import predictions
 from unet_core.evaluation.predictions import (
     Worst,
     checkpoint_predictions,
     compute_metrics,
-    default_workers,
     onnx_predictions,
-    torch_device,
 )
 from unet_core.model import Segmenter
 
@@ -251,31 +248,3 @@ def test_a_poor_images_picture_has_the_size_of_its_labels(pairs, how, original):
         load_image(pairs[1].image) if original else fit(load_image(pairs[1].image, "L"), records.decoder.input).image
     )
     assert np.array_equal(picture, expected)
-
-
-@pytest.mark.parametrize("name", ["mps", "gpu", "cuda:x", "cuda:", "cuda:1000", "cpu:0", ""])
-def test_names_of_no_device(name):
-    with pytest.raises(DeviceError) as error:
-        torch_device(name)
-    assert str(error.value) == f"device {name!r}: is no device of PyTorch; expected auto, cpu, cuda or cuda:N"
-
-
-def test_a_gpu_that_is_not_there_is_one_line():
-    with pytest.raises(DeviceError) as error:
-        torch_device("cuda:999")
-    assert str(error.value).startswith("device 'cuda:999': PyTorch cannot use it (")
-    assert str(error.value).endswith("); expected auto, cpu, cuda or cuda:N")
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("there", "kind"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, there, kind):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert torch_device("auto") == torch.device(kind)
-    assert torch_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (8, 8), (64, 8)])
-def test_workers_by_cores(monkeypatch, cores, workers):
-    monkeypatch.setattr(predictions, "available_threads", lambda: cores)
-    assert default_workers() == workers

@@ -1,11 +1,13 @@
-"""The one line that lists the pairs of a data set that cannot be used."""
+"""The one line that lists the pairs of a data set that cannot be used, surplus masks, images in both splits."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import DataError
-from unet_core.data.pairs import Pair, refuse
+from unet_core.data.faults import refuse, shared_images, surplus_masks
+from unet_core.data.pairs import Layout, Pair, find_pairs
 
 IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
 START = "{} pairs cannot be used, fix or remove them: "
@@ -73,3 +75,28 @@ def test_the_line_is_bounded():
     assert len(line) < 6 * (400 + 3 * (100 + 60)) + 200
     assert line.count(": train_images/x") == 6
     assert line.endswith(" and 7 more; and 30 more for other reasons")
+
+
+def test_masks_of_no_image_are_told(data):
+    assert surplus_masks(data) is None
+    (data / "val_images" / "val1.jpg").unlink()
+    assert surplus_masks(data) == f"{data}: 1 mask has no image of the same name: val_masks/val1_mask.gif"
+    assert surplus_masks(data, wanted=("train",)) is None
+    for index in range(4):
+        (data / "train_images" / f"car{index}.jpg").unlink()
+    assert surplus_masks(data) == (
+        f"{data}: 5 masks have no image of the same name: train_masks/car0_mask.gif, train_masks/car1_mask.gif, "
+        "train_masks/car2_mask.gif and 2 more"
+    )
+    (data / "train_masks").rename(data / "train_fine")
+    for kind in ("images", "masks"):
+        shutil.rmtree(data / f"val_{kind}")
+    assert surplus_masks(data, Layout(masks="fine")).startswith(f"{data}: 4 masks have no image")
+
+
+def test_images_on_both_sides_are_noted(data):
+    train, val = find_pairs(data, "train"), find_pairs(data, "val")
+    assert shared_images(train, val) is None
+    said = "both trained and validated on, so the metrics are too good: train_images/car0.jpg"
+    assert shared_images(train, [*val, train[0]]) == f"1 image is {said}"
+    assert shared_images(train, train[:2]) == f"2 images are {said}, train_images/car1.jpg"

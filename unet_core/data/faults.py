@@ -1,0 +1,98 @@
+"""Faults of a data set, listed in one line: pairs that cannot be used, surplus masks, images in both splits."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from runtime.errors import DataError
+from unet_core.data.pairs import SPLITS, Layout, Pair, Split, has_validation, split_folders
+
+LISTED_REASONS, LISTED_FILES = 6, 3
+"""Maximum number of reasons that `refuse` lists, and of files for each reason."""
+
+REASON, FILE, FOUND = 400, 100, 60
+"""Maximum length of a reason, a file name and a finding, in characters."""
+
+MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", re.DOTALL)
+"""The message of an `ImageError` after the file name: the fault, what was found, what to do."""
+
+
+def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
+    """Raise an error of one bounded line if there are faults: each reason once, followed by its first files.
+
+    A fault is a pair and the message of its `ImageError`. A finding that is the same in all files is named once.
+
+    Raises:
+        DataError: there are faults.
+    """
+    if not faults:
+        return
+    reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for pair, message in faults:
+        path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
+        text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
+        parts = MESSAGE.fullmatch(text)
+        assert parts is not None  # it matches any text
+        # Pillow counts missing bytes in inner brackets; without them, equal reasons read the same.
+        found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
+        found = f" ({shortened(found, FOUND)})" if found else ""
+        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path), found))
+    ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
+    listed = []
+    for (what, advice), files in ordered[:LISTED_REASONS]:
+        findings = {found for _, found in files}
+        same = findings.pop() if len(findings) == 1 else None
+        reason = shortened(f"{what}{same or ''}{advice}", REASON)
+        listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
+    more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
+    tail = f"; and {more} more for other reasons" if more else ""
+    raise DataError(f"{len(faults)} of {total} pairs cannot be used, fix or remove them: {'; '.join(listed)}{tail}")
+
+
+def surplus_masks(
+    data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
+) -> str | None:
+    """Describe masks that belong to no image, since images may be missing; return None if there are none.
+
+    Raises:
+        DataError: see `find_pairs`.
+    """
+    from runtime.image import list_images
+
+    surplus: list[Path] = []
+    for split in wanted if has_validation(data) else SPLITS[:1]:
+        images, masks = split_folders(data, split, (layout or Layout()).masks)
+        names = {path.stem for path in list_images(images)}
+        surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
+    if not surplus:
+        return None
+    count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
+    return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
+
+
+def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
+    """Describe validation images that are also trained on, by name and size; return None if there are none."""
+    seen = {(pair.image.name, pair.image.stat().st_size) for pair in train}
+    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size) in seen]
+    if not shared:
+        return None
+    count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
+    return f"{count} both trained and validated on, so the metrics are too good: {first_files(map(short_name, shared))}"
+
+
+def first_files(names: Iterable[str]) -> str:
+    """The first `LISTED_FILES` names, and the number of the others."""
+    names = list(names)
+    more = len(names) - LISTED_FILES
+    return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def short_name(path: Path) -> str:
+    """The name of a file and of its folder."""
+    return shortened(f"{path.parent.name}/{path.name}", FILE)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and "..." if it is longer than `length` characters."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
