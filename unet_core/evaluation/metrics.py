@@ -266,13 +266,3 @@ def count_classes(predicted: Labels, truth: Labels, classes: int) -> Counts:
         raise ValueError(f"label {highest}: has no class, expected 0 to {classes - 1}")
     confusion = confusion[:classes, :classes]
     return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)])
-
-
-def score(row: Mapping[str, float]) -> float:
-    """The figure that the best epoch is chosen by: pixel Dice.
-
-    Image Dice would reward finding nothing if most images are empty. NaN counts as -inf, since it compares false with
-    every figure.
-    """
-    value = row["pixel_dice"]
-    return -math.inf if math.isnan(value) else value

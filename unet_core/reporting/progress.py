@@ -1,7 +1,8 @@
-"""Output on the terminal: progress bars if stderr is a terminal, notes and lines always."""
+"""Output on the terminal: progress bars and the text beside them if stderr is a terminal, notes and lines always."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import click
@@ -19,6 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 from runtime.commands.console import progress_hidden
+from unet_core.evaluation.metrics import METRICS
 
 Advance = Callable[..., None]
 """advance(count, figures=""): move the bar on by `count`, and show `figures` beside it."""
@@ -124,3 +126,29 @@ class Display:
             yield
         except OSError:
             self.quiet = True
+
+
+def progress_text(
+    history: Sequence[Mapping[str, float]], *, part: float, seconds: float, epochs: int, loss: float | None
+) -> str:
+    """Describe a run's progress beside the bar: time left, loss so far, Dice of the last epoch.
+
+    `history` has the figures of the finished epochs. The `part` of the current one that is trained, up to 1, took
+    `seconds`. `epochs` is the number of all epochs of the run.
+    """
+    done = len(history) + part
+    spent = sum(row["seconds"] for row in history) + seconds
+    left = timedelta(seconds=round(spent / done * (epochs - done)))
+    loss_text = "" if loss is None else f"  loss {loss:.4f}"
+    dice = f"  Dice {history[-1]['pixel_dice']:.4f}" if history else ""
+    return f"ends in {left}{loss_text}{dice}"
+
+
+def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
+    """Format an epoch as one line."""
+    figures = "".join(f"{METRICS[name].label} {value:.4f}  " for name, value in row.items() if name in METRICS)
+    skipped = f"  {row['skipped_steps']:.0f} steps skipped" if row.get("skipped_steps") else ""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  {figures}"
+        f"{row['seconds']:.1f} s{skipped}" + ("  best" if best else "")
+    )

@@ -1,4 +1,4 @@
-"""The figures of a run as text: a line after each epoch, metrics.csv of all, the best epoch at the end."""
+"""The figures of a run as text: metrics.csv of all epochs, the best epoch at the end, a table of classes."""
 
 import csv
 import io
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from unet_core.config import TrainConfig
 from unet_core.data.labels import BACKGROUND
-from unet_core.evaluation.metrics import METRICS, Metrics, score
+from unet_core.evaluation.best_epoch import score
+from unet_core.evaluation.metrics import METRICS, Metrics
 
 NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
 """Figures of an epoch that do not measure the model."""
@@ -33,16 +34,6 @@ def card_figures(row: Mapping[str, float]) -> dict[str, float]:
     """Select the figures of an epoch that measure the model and that a card can hold."""
     figures = {name: float(value) for name, value in row.items() if name not in NOT_METRICS}
     return {name: value for name, value in figures.items() if math.isfinite(value) and len(name) <= MAX_NAME}
-
-
-def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
-    """Format an epoch as one line."""
-    figures = "".join(f"{METRICS[name].label} {value:.4f}  " for name, value in row.items() if name in METRICS)
-    skipped = f"  {row['skipped_steps']:.0f} steps skipped" if row.get("skipped_steps") else ""
-    return (
-        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  {figures}"
-        f"{row['seconds']:.1f} s{skipped}" + ("  best" if best else "")
-    )
 
 
 def figure_lines(row: Mapping[str, float]) -> str:

@@ -1,7 +1,12 @@
-"""Notes on settings that have less effect than one might expect, shown before the first epoch."""
+"""Advice on settings: notes on those that have less effect than expected, and what to change after an error."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 
+import torch
+
+from runtime.errors import UnetError
 from unet_core.config import TrainConfig, flag
 from unet_core.data.pairs import has_validation
 
@@ -32,3 +37,23 @@ def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
     if config.warmup_epochs >= config.epochs:
         notes.append(f"--warmup-epochs {config.warmup_epochs:g}: --epochs is {config.epochs}, so --lr is never reached")
     return notes
+
+
+@contextmanager
+def explained_errors(config: TrainConfig) -> Iterator[None]:
+    """Translate errors of PyTorch that other settings avoid."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = "thinner --widths, or a smaller --height and --width"
+        if config.batch_size > 1:
+            advice = f"--batch-size {config.batch_size // 2} --accumulate {2 * config.accumulate}"
+        raise UnetError(
+            f"--batch-size {config.batch_size}: the device is out of memory; give {advice}, or --amp auto"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise UnetError(
+            f"--compile: PyTorch cannot compile here ({' '.join(str(error).split())[:200]}); leave it out"
+        ) from error

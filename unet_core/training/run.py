@@ -1,17 +1,13 @@
-"""A run of training from its settings to its best weights: the lock on its folder, its checkpoint, its data."""
+"""A run of training from its settings to its best weights: its checkpoint, its data, its first and last lines."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-
 from runtime.card import CHANNEL_COUNT
-from runtime.errors import CheckpointError, ConfigError, DataError, UnetError
-from runtime.support.files import new_folder
+from runtime.errors import CheckpointError, ConfigError, DataError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
@@ -22,12 +18,10 @@ from unet_core.data.validation_split import group_of
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
-from unet_core.training.advice import settings_without_effect
+from unet_core.training.advice import explained_errors, settings_without_effect
 from unet_core.training.distributed import Processes, join
-from unet_core.training.run_directory import BEST, LAST
+from unet_core.training.run_directory import LAST, locked_folder, refuse_used_folder
 from unet_core.training.trainer import Trainer
-
-LOCK = ".lock"
 
 
 def run_training(config: TrainConfig, *, resume: bool = False, processes: Processes | None = None) -> Path:
@@ -65,63 +59,6 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
             return best
     finally:
         processes.leave()
-
-
-@contextmanager
-def locked_folder(folder: Path, processes: Processes) -> Iterator[None]:
-    """Keep other trainers out of a run's folder; remove a new folder again if nothing was written to it."""
-    if not processes.first:
-        yield
-        return
-    with new_folder(folder):
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise DataError(f"{folder}: another trainer is running in this folder; choose another --out") from error
-        try:
-            yield
-        except BaseException:
-            if not any(path.name != LOCK for path in folder.iterdir()):
-                with suppress(OSError):
-                    (folder / LOCK).unlink()
-            raise
-        finally:
-            lock.release()
-
-
-@contextmanager
-def explained_errors(config: TrainConfig) -> Iterator[None]:
-    """Translate errors of PyTorch that other settings avoid."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        advice = "thinner --widths, or a smaller --height and --width"
-        if config.batch_size > 1:
-            advice = f"--batch-size {config.batch_size // 2} --accumulate {2 * config.accumulate}"
-        raise UnetError(
-            f"--batch-size {config.batch_size}: the device is out of memory; give {advice}, or --amp auto"
-        ) from error
-    except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise UnetError(
-            f"--compile: PyTorch cannot compile here ({' '.join(str(error).split())[:200]}); leave it out"
-        ) from error
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Refuse to start a new run where a run or a model is.
-
-    Raises:
-        DataError: the folder holds one.
-    """
-    if os.path.exists(folder / LAST):  # noqa: PTH110 - unlike Path.exists it takes any name
-        raise DataError(
-            f"{folder / LAST}: this folder holds a run already; continue it with --resume or choose another --out"
-        )
-    if os.path.exists(folder / BEST):  # noqa: PTH110
-        raise DataError(f"{folder / BEST}: this folder holds a model already; choose another --out, or move it away")
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Checkpoint:

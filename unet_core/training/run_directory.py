@@ -1,16 +1,20 @@
-"""RunFolder: the files of a run, and writing those that are not checkpoints."""
+"""The folder of a run: its files, the lock on it, and writing the files that are not checkpoints."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from runtime.support.files import make_folder, write_bytes, write_text
+from runtime.errors import DataError
+from runtime.support.files import make_folder, new_folder, write_bytes, write_text
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -18,16 +22,55 @@ from unet_core.evaluation.predictions import Worst
 from unet_core.reporting.curves import save_curves
 from unet_core.reporting.panels import panel, save_panel
 from unet_core.reporting.tables import metrics_csv
+from unet_core.training.distributed import Processes
 
 LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 FILES = "files.csv"
+LOCK = ".lock"
 
 NAME_ERRORS = "surrogateescape"
 """Error handler that writes file names of invalid text byte for byte."""
 
 NAMED = 5
 """Maximum number of files that a message names."""
+
+
+@contextmanager
+def locked_folder(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other trainers out of a run's folder; remove a new folder again if nothing was written to it."""
+    if not processes.first:
+        yield
+        return
+    with new_folder(folder):
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(f"{folder}: another trainer is running in this folder; choose another --out") from error
+        try:
+            yield
+        except BaseException:
+            if not any(path.name != LOCK for path in folder.iterdir()):
+                with suppress(OSError):
+                    (folder / LOCK).unlink()
+            raise
+        finally:
+            lock.release()
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Refuse to start a new run where a run or a model is.
+
+    Raises:
+        DataError: the folder holds one.
+    """
+    if os.path.exists(folder / LAST):  # noqa: PTH110 - unlike Path.exists it takes any name
+        raise DataError(
+            f"{folder / LAST}: this folder holds a run already; continue it with --resume or choose another --out"
+        )
+    if os.path.exists(folder / BEST):  # noqa: PTH110
+        raise DataError(f"{folder / BEST}: this folder holds a model already; choose another --out, or move it away")
 
 
 class RunFolder:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
-from datetime import timedelta
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -22,26 +21,21 @@ from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.pairs import fingerprint
 from unet_core.data.records import Records
 from unet_core.data.workers import batches_of, default_workers, quiet_worker
+from unet_core.evaluation.best_epoch import epochs_without_progress, is_best
 from unet_core.evaluation.metrics import Metrics
 from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics
 from unet_core.losses import make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.panels import PANELS
-from unet_core.reporting.progress import Display
-from unet_core.reporting.tables import card_figures, epoch_line, one_sided
+from unet_core.reporting.progress import Display, epoch_line, progress_text
+from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor
-from unet_core.training.optim import (
-    MixedPrecision,
-    ModelEMA,
-    epochs_without_progress,
-    is_best,
-    lr_factor,
-    make_optimizer,
-    restore_optimizer,
-)
+from unet_core.training.mixed_precision import MixedPrecision
+from unet_core.training.moving_average import ModelEMA
+from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
 from unet_core.training.run_directory import RunFolder
 
 SAVE = 1
@@ -231,7 +225,12 @@ class Trainer:
                 images = self.step_on_all_ranks(batches, label)
                 now = time.perf_counter()
                 self.seconds = before + now - started
-                advance(images, self.progress_text())
+                part = self.position / len(self.train)
+                loss = self.monitor.mean if self.monitor.seen else None
+                text = progress_text(
+                    self.history, part=part, seconds=self.seconds, epochs=self.config.epochs, loss=loss
+                )
+                advance(images, text)
                 due = self.config.save_minutes and now - saved > 60 * self.config.save_minutes
                 signal = self.interrupts.signal
                 message = self.processes.largest(SAVE + signal if signal else SAVE if due else 0)
@@ -242,15 +241,6 @@ class Trainer:
                 if message > SAVE:
                     self.exit_on_all_ranks(message - SAVE)
         self.check_finite()
-
-    def progress_text(self) -> str:
-        """Describe the run's progress beside the bar: time left, loss so far, Dice of the last epoch."""
-        loss = f"  loss {self.monitor.mean:.4f}" if self.monitor.seen else ""
-        dice = f"  Dice {self.history[-1]['pixel_dice']:.4f}" if self.history else ""
-        epochs = self.epoch - 1 + self.position / len(self.train)
-        spent = sum(row["seconds"] for row in self.history) + self.seconds
-        left = timedelta(seconds=round(spent / epochs * (self.config.epochs - epochs)))
-        return f"ends in {left}{loss}{dice}"
 
     def step_on_all_ranks(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
         """Take a step; a value that is not finite in one process ends all of them, which would wait for it."""

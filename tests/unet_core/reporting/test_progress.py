@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from unet_core.reporting.progress import Display
+from unet_core.reporting.progress import Display, progress_text
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 FIGURES = "ends in 1:02:03  loss 0.1234  Dice 0.9812"
@@ -189,3 +189,12 @@ def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
     display.note("more")
     with display.bar("training", 3) as advance:
         advance(1)
+
+
+def test_the_text_beside_the_bar_by_hand():
+    """Half of the third epoch of four took 5 s, after 20 s for two: 2.5 epochs in 25 s."""
+    history = [{"seconds": 8.0, "pixel_dice": 0.5}, {"seconds": 12.0, "pixel_dice": 0.25}]
+    assert (
+        progress_text(history, part=0.5, seconds=5.0, epochs=4, loss=0.5) == "ends in 0:00:15  loss 0.5000  Dice 0.2500"
+    )
+    assert progress_text([], part=0.25, seconds=900.0, epochs=2, loss=None) == "ends in 1:45:00"

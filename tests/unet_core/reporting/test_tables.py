@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from unet_core.evaluation.metrics import METRICS, Metric, Metrics
-from unet_core.reporting.tables import card_figures, class_table, epoch_line, figure_lines, metrics_csv, one_sided
+from unet_core.reporting.progress import epoch_line
+from unet_core.reporting.tables import card_figures, class_table, figure_lines, metrics_csv, one_sided
 
 
 def measured(classes, predicted, truth):
