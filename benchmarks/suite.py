@@ -76,7 +76,7 @@ class BenchmarkPlan:
             ConfigError: there is no data to train on, or a setting is invalid.
         """
         from benchmarks.cases.training import config_like
-        from unet_core.config import read_settings
+        from unet_core.settings_file import read_settings
 
         if self.data is None:
             raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")

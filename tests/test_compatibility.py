@@ -121,7 +121,8 @@ def test_a_run_is_resumed_with_its_data(work):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_settings_are_accepted(run, tmp_path):
-    from unet_core.config import TrainConfig, from_stored, read_settings
+    from unet_core.config import TrainConfig
+    from unet_core.settings_file import from_stored, read_settings
 
     stored = json.loads((SAMPLES / run / "config.json").read_text())
     settings = from_stored(stored)
@@ -154,10 +155,11 @@ def name_of_records(pairs, truth_at_original, draft):
 
 
 def test_decoded_images_in_the_cache_are_used(work, monkeypatch):
-    from unet_core.config import TrainConfig, from_stored
+    from unet_core.config import TrainConfig
     from unet_core.data.cache import check_and_cache, open_cache, pending
     from unet_core.data.pairs import find_splits
     from unet_core.data.records import Records, SampleDecoder
+    from unet_core.settings_file import from_stored
 
     config = TrainConfig(**from_stored(json.loads((work / "run" / "config.json").read_text())))
     pairs = find_splits(work / "data")

@@ -270,7 +270,8 @@ def test_the_map_in_the_design_names_every_module():
 
 
 def test_the_settings_files_in_the_documentation_are_accepted(tmp_path):
-    from unet_core.config import TrainConfig, read_settings
+    from unet_core.config import TrainConfig
+    from unet_core.settings_file import read_settings
 
     blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "training.md").read_text(), re.M | re.S)
     assert blocks

@@ -5,14 +5,9 @@ Importing this module imports neither PyTorch nor an image library, so that `une
 
 # ruff: noqa: RUF009 - `setting` makes a dataclasses.field
 
-import difflib
-import os
-import re
-import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from runtime.card import (
@@ -388,80 +383,6 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else shown_value(text)
 
 
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the settings in a TOML file, by their field names; lists become tuples.
-
-    Raises:
-        ConfigError: the file does not exist or is not TOML; it has a table, or a key that is not a setting (the message
-            names the nearest one) or occurs twice; or a value has the wrong type or is out of bounds.
-    """
-    try:
-        content = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))  # Windows' editors begin it with a mark
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except (ValueError, RecursionError) as error:  # invalid TOML, UTF-8, too many digits; nested too deeply
-        raise ConfigError(f"{path}: is not TOML ({error})") from error
-    settings: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            raise ConfigError(f"{path}: {key!r} is a table; expected settings outside of tables")
-        name = known_name(key, path)
-        if name in settings:
-            raise ConfigError(f"{path}: found {name!r} twice, with a hyphen and with an underscore; remove one of them")
-        settings[name] = tuple(value) if isinstance(value, list) else value
-        try:
-            check(name, settings[name])
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-    return settings
-
-
-def make_config(settings: Mapping[str, Any], from_file: Mapping[str, Any], file: object) -> TrainConfig:
-    """Make `TrainConfig(**settings)`; an error about a setting that came `from_file`, a TOML file, names that file."""
-    try:
-        return TrainConfig(**settings)
-    except ConfigError as error:
-        taken = {flag(name) for name, value in from_file.items() if settings[name] == value}
-        named = [found for found in re.findall(r"--[\w-]+|DATA", str(error)) if found in map(flag, settings)]
-        if named and named[0] in taken:
-            raise ConfigError(f"{file}: {error}") from error
-        raise
-
-
-OTHER_NAMES = {"learning_rate": "lr", "precision": "amp", "gpu": "device", "image_size": "height"}
-"""Names of settings in other programs that are too different to be found as the nearest."""
-
-
-def known_name(key: str, where: object) -> str:
-    """Return the field that a key names; hyphens count as underscores.
-
-    Raises:
-        ConfigError: there is no such setting; the message names the nearest one, if any.
-    """
-    name = key.replace("-", "_")
-    if name in FIELDS:
-        return name
-    near = difflib.get_close_matches(name.lower(), (*FIELDS, *OTHER_NAMES), n=1, cutoff=0.65)
-    advice = (
-        f"the nearest is {OTHER_NAMES.get(near[0], near[0])!r}"
-        if near
-        else "python -m unet_core.train --help lists them all"
-    )
-    raise ConfigError(f"{where}: {shown_value(key)} is not a setting; {advice}")
-
-
 def fixed_settings() -> tuple[str, ...]:
     """Return the settings that cannot change when a run is resumed."""
     return tuple(name for name, item in FIELDS.items() if item.metadata["fixed"])
-
-
-def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a checkpoint holds, with lists as tuples.
-
-    Raises:
-        ConfigError: they are not exactly the settings of this version.
-    """
-    strange = sorted(map(str, stored.keys() ^ FIELDS.keys()))
-    if strange:
-        raise ConfigError(f"its settings are another version's ({', '.join(strange[:3])})")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}

@@ -22,11 +22,10 @@ from unet_core.config import (
     TrainConfig,
     choices_of,
     flag,
-    make_config,
-    read_settings,
     setting_text,
     value_type,
 )
+from unet_core.settings_file import make_config, read_settings
 
 if TYPE_CHECKING:
     from unet_core.training.distributed import Processes

@@ -49,7 +49,8 @@ GPU_KINDS = ("fp32", "fp16", "int8 s8")
 
 TRAIN_SCRIPT = """
 import json, sys
-from unet_core.config import TrainConfig, from_stored
+from unet_core.config import TrainConfig
+from unet_core.settings_file import from_stored
 from unet_core.train import train
 train(TrainConfig(**from_stored(json.loads(sys.argv[1]))))
 """

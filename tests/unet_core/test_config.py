@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from runtime.errors import ConfigError
 from unet_core import train as training
-from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, read_settings
+from unet_core.config import TrainConfig, fixed_settings, flag
+from unet_core.settings_file import from_stored, read_settings
 
 SECTIONS = ("run", "data", "network", "optimisation", "speed")
 

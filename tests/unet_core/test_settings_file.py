@@ -3,7 +3,7 @@
 import pytest
 
 from runtime.errors import ConfigError
-from unet_core.config import known_name, make_config, read_settings
+from unet_core.settings_file import known_name, make_config, read_settings
 
 
 def toml(tmp_path, content):

@@ -15,9 +15,10 @@ from PIL import Image
 
 from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
 from unet_core.checkpoint import load_checkpoint
-from unet_core.config import TrainConfig, from_stored
+from unet_core.config import TrainConfig
 from unet_core.data.pairs import Layout, find_pairs
 from unet_core.evaluate import evaluate
+from unet_core.settings_file import from_stored
 from unet_core.train import train
 from unet_core.training import run_directory as files
 from unet_core.training import trainer as running

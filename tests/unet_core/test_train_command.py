@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from unet_core.checkpoint import load_checkpoint
-from unet_core.config import TrainConfig, from_stored
+from unet_core.config import TrainConfig
+from unet_core.settings_file import from_stored
 from unet_core.train import main
 from unet_core.training import trainer as running
 

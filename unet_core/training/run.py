@@ -9,7 +9,7 @@ from typing import Any
 from runtime.card import CHANNEL_COUNT
 from runtime.errors import CheckpointError, ConfigError, DataError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
-from unet_core.config import TrainConfig, fixed_settings, flag, from_stored, setting_text
+from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import shared_images, surplus_masks
 from unet_core.data.pairs import Layout, find_splits, has_validation
@@ -18,6 +18,7 @@ from unet_core.data.validation_split import group_of
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
+from unet_core.settings_file import from_stored
 from unet_core.training.advice import explained_errors, settings_without_effect
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, locked_folder, refuse_used_folder
