@@ -15,10 +15,10 @@ WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks/test_results.py \
-	tests/unet_core/data/test_pairs.py tests/unet_core/data/test_labels.py tests/unet_core/data/test_labels_decoding.py \
-	tests/unet_core/data/test_records.py tests/unet_core/evaluation/test_metrics.py \
-	tests/unet_core/reporting/test_curves.py tests/unet_core/reporting/test_panels.py \
-	tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
+	tests/unet_core/data/test_pairs.py tests/unet_core/data/test_validation_split.py tests/unet_core/data/test_faults.py \
+	tests/unet_core/data/test_labels.py tests/unet_core/data/test_labels_decoding.py tests/unet_core/data/test_records.py \
+	tests/unet_core/evaluation/test_best_epoch.py tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
+	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
 
 .PHONY: setup lint test-fast test demo clean
 
