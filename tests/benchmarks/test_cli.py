@@ -75,6 +75,16 @@ def test_named_parts_with_what_was_asked(thin, parts):
     assert [path.name for path in plan.images] == ["v0.jpg", "v1.jpg", "v2.jpg"]
 
 
+@pytest.mark.parametrize("options", [(), ("--quick",)])
+def test_a_trial_measures_everything_once(thin, parts, monkeypatch, options):
+    monkeypatch.setenv(rounds.TRIAL, "1")
+    done = bench(thin / "model.onnx", "--part", "scaling", *options)
+    assert done.exit_code == 0, done.output
+    plan = parts[0][1]
+    assert (plan.rounds, plan.predictions, plan.side) == (1, 10, 512)
+    assert "rounds 1," in done.output
+
+
 def test_each_part_has_its_share_of_the_budget_that_is_left(thin, parts, monkeypatch):
     clock = iter([0.0, 30.0, 40.0, 90.0])
     monkeypatch.setattr(suite.time, "monotonic", lambda: next(clock))
