@@ -9,7 +9,7 @@ def verdict_line(card: ModelCard) -> str:
     gate = card.proof.gate
     if gate is None:
         return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    from export.precision.verdict import describe_limit, describe_loss
+    from export.precision.gate import describe_limit, describe_loss
 
     text = f"{card.precision}, {describe_loss(card, gate)}"
     if card.precision == "fp16" and gate.kept and gate.passed:

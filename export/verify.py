@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from export.precision.verdict import FP16_FLIPPED, INT8_FLIPPED
+from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import (
     MAX_ERROR,
     NOT_FINITE,

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from export.precision.verdict import describe_limit, describe_loss, no_layer_in_fp16
+from export.precision.gate import describe_limit, describe_loss, no_layer_in_fp16
 from runtime.card import ModelCard
 from runtime.errors import one_line
 

@@ -20,7 +20,7 @@ from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.graph import build_graph
 from export.options import ExportOptions
-from export.precision import gate as gate_module
+from export.precision import judge as gate_module
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256

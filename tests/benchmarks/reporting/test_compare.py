@@ -15,7 +15,7 @@ from benchmarks.reporting.compare import (
     regressions,
 )
 from benchmarks.results import Results, Skipped
-from export.precision.verdict import FP16_FLIPPED, INT8_DICE
+from export.precision.gate import FP16_FLIPPED, INT8_DICE
 from runtime.errors import ConfigError
 
 ONE = {"batch": 1, "height": 160, "width": 240, "device": "cpu"}

@@ -7,7 +7,7 @@ from onnx import TensorProto, numpy_helper
 
 from export.graph import build_graph, layers_of
 from export.precision.fp16 import emulate_half, layers_to_keep, overflowing, to_half
-from export.precision.gate import extremes
+from export.precision.judge import extremes
 from export.proof import graph_run
 from unet_core.model import Segmenter
 

@@ -8,8 +8,8 @@ from networks import make_card, make_network
 from onnx import TensorProto, numpy_helper
 
 from export.graph import build_graph
-from export.precision.gate import calibrate
 from export.precision.int8 import BIAS_MAX, quantisable, to_int8, values_to_calibrate
+from export.precision.judge import calibrate
 from export.proof import graph_run
 from export.samples import synthetic_samples
 from unet_core.model import Segmenter, UNet, UNetConfig

@@ -7,8 +7,8 @@ import torch
 from onnx import numpy_helper
 
 from export.graph import layers_of
-from export.precision import gate as module
-from export.precision.gate import (
+from export.precision import judge as module
+from export.precision.judge import (
     FP16_FLIPPED,
     Judge,
     calibrate,
