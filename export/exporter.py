@@ -17,7 +17,9 @@ from onnx.helper import set_model_props
 
 from export.graph import build_graph, build_raw_graph, check_room, check_size
 from export.options import OPSET, CardChanges, ExportOptions, Values
-from export.precision.judge import Converted, convert_to_fp16, convert_to_int8
+from export.precision.fp16 import convert_to_fp16
+from export.precision.int8 import convert_to_int8
+from export.precision.judge import Converted
 from export.proof import (
     MAX_ERROR,
     MAX_LOGITS_ERROR,

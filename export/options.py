@@ -1,7 +1,7 @@
 """Options of an export, and the refusal of those that contradict one another. Needs neither PyTorch nor onnx."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -171,6 +171,15 @@ def check_opset(opset: int) -> None:
     """Raise a ConfigError if the opset is out of `OPSETS`."""
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise ConfigError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[1]}")
+
+
+def check_keep(keep: Collection[str], layers: Sequence[str], able: Collection[str]) -> None:
+    """Raise a ConfigError if a layer to keep is not one of `layers`, or none of the `able` ones is left to convert."""
+    for layer in keep:
+        if layer not in layers:
+            raise ConfigError(f"--keep {layer}: no such layer; expected some of {', '.join(layers)}")
+    if set(able) <= set(keep):
+        raise ConfigError(f"--keep: names all of {', '.join(able)}; leave out some, or give --precision fp32")
 
 
 def options_to_export(given: Mapping[str, Any]) -> ExportOptions:

@@ -1,4 +1,4 @@
-"""fp16 copies of an fp32 graph, and the choice of the layers that can be fp16.
+"""Conversion to fp16: the search for the layers that have to stay in fp32, and the copy of the graph.
 
 Inputs, outputs, and the nodes before and after the network stay as they are. A layer is a convolution, known by its
 name; the operators between two layers take the type of the values that they read.
@@ -16,7 +16,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CONVOLUTIONS
+from export.graph import CONVOLUTIONS, layers_of
+from export.options import check_keep
+from export.precision.calibration import extremes
+from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images
+from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured
+from export.proof import cases, graph_run
+from export.samples import FittedImage, Samples
+from runtime.card import Gate, ModelCard
+from runtime.model_file.golden import NetworkFunction
+from unet_core.reporting.progress import Display
 
 FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
 """Operators that are fp16 if all values that they read are."""
@@ -25,8 +34,104 @@ LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
 """Factor by which a value may grow on other images before it overflows fp16."""
 
-PrecisionCost = tuple[float, float]
-"""Cost of a set of layers in fp16 or int8: share of flipped pixels (0..1), mean |p - p of fp32|."""
+
+def convert_to_fp16(
+    model: onnx.ModelProto,
+    exact: NetworkFunction,
+    card: ModelCard,
+    samples: Samples,
+    keep: Collection[str],
+    display: Display,
+) -> Converted:
+    """Convert to fp16, and judge the result. Layers that overflow, or that flip too many pixels, stay in fp32.
+
+    Raises:
+        ConfigError: a layer to keep is not in the graph, or all are to be kept.
+    """
+    layers = layers_of(model)
+    check_keep(keep, layers, layers)
+    tried = samples.pictures(TRIED_PICTURES)
+    seen = [*tried, *(image for case in cases(card) for image in case.images)]
+    needed = {*keep, *overflowing(model, seen)}
+    kept, costs = search_layers(model, Judge(exact, tried, card), needed, display)
+
+    def judged(kept: Sequence[str]) -> tuple[Gate, str | None]:
+        run = graph_run(emulate_half(model, kept))
+        return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
+
+    gate, doubt = judged(kept)
+    if gate.flipped > FP16_FLIPPED:
+        kept, costs = search_layers(model, Judge(exact, samples.pictures(len(samples.measured)), card), needed, display)
+        gate, doubt = judged(kept)
+    return Converted(
+        model=to_half(model, kept),
+        run=graph_run(emulate_half(model, kept)),
+        gate=gate,
+        costs=costs,
+        doubt=doubt,
+        twin=emulate_half(model, kept, weights_only=True),
+        notes=notes_on_images(gate),
+    )
+
+
+def search_layers(
+    model: onnx.ModelProto, judge: Judge, needed: Collection[str], display: Display
+) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
+    """Search for the layers to keep in fp32 with `layers_to_keep`, judged by the graph that rounds."""
+    layers = layers_of(model)
+    with display.bar("finding layers that fp16 can hold", len(layers) + 1, unit="layer") as advance:
+
+        def cost(kept: Collection[str]) -> PrecisionCost:
+            advance(1)
+            return judge.cost(graph_run(emulate_half(model, kept)))
+
+        return layers_to_keep(layers, needed, cost, FP16_FLIPPED)
+
+
+def layers_to_keep(
+    layers: Sequence[str], needed: Collection[str], cost: Callable[[Collection[str]], PrecisionCost], limit: float
+) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
+    """Choose the layers to keep in fp32: as few as flip at most `limit` (0..1) of the pixels.
+
+    Each layer is tried alone in fp16. Then a bisection finds how many have to be kept, costliest first.
+
+    Args:
+        layers: all layers, in order.
+        needed: layers to keep in any case.
+        cost: returns the cost of keeping these layers.
+
+    Returns:
+        The layers to keep, and the cost of each other one alone, costliest first; empty if the `needed` are enough.
+    """
+    if cost(needed)[0] <= limit:
+        return [layer for layer in layers if layer in needed], []
+    others = [layer for layer in layers if layer not in needed]
+    costs = {layer: cost([other for other in layers if other != layer]) for layer in others}
+    ranked = sorted(others, key=lambda layer: costs[layer], reverse=True)
+    low, high = 0, len(ranked)  # keeping `high` of them is enough: nothing is fp16 then
+    while high - low > 1:
+        middle = (low + high) // 2
+        if cost([*needed, *ranked[:middle]])[0] <= limit:
+            high = middle
+        else:
+            low = middle
+    kept = {*needed, *ranked[:high]}
+    return [layer for layer in layers if layer in kept], [(layer, costs[layer]) for layer in ranked]
+
+
+def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:
+    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large."""
+    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
+    seen = extremes(model, sorted({name for node in layers for name in (node.input[0], node.output[0])}), pictures)
+    weights = {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
+    }
+    return [
+        node.name
+        for node in layers
+        if not max(weights[name] for name in node.input[1:]) <= LARGEST
+        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]]) <= LARGEST
+    ]
 
 
 def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
@@ -122,52 +227,3 @@ def rounding_nodes(value: str, name: str) -> list[onnx.NodeProto]:
     """Make the nodes that cast a value to fp16 and back."""
     half = f"{name}.rounded"
     return [cast_node(value, half, TensorProto.FLOAT16), cast_node(half, name, TensorProto.FLOAT)]
-
-
-def overflowing(model: onnx.ModelProto, extremes: Callable[[Sequence[str]], dict[str, float]]) -> list[str]:
-    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value read or written, is too large.
-
-    `extremes` returns the largest |value| of each named value over the images.
-    """
-    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
-    seen = extremes(sorted({name for node in layers for name in (node.input[0], node.output[0])}))
-    weights = {
-        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
-    }
-    return [
-        node.name
-        for node in layers
-        if not max(weights[name] for name in node.input[1:]) <= LARGEST
-        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]]) <= LARGEST
-    ]
-
-
-def layers_to_keep(
-    layers: Sequence[str], needed: Collection[str], cost: Callable[[Collection[str]], PrecisionCost], limit: float
-) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
-    """Choose the layers to keep in fp32: as few as flip at most `limit` (0..1) of the pixels.
-
-    Each layer is tried alone in fp16. Then a bisection finds how many have to be kept, costliest first.
-
-    Args:
-        layers: all layers, in order.
-        needed: layers to keep in any case.
-        cost: returns the cost of keeping these layers.
-
-    Returns:
-        The layers to keep, and the cost of each other one alone, costliest first; empty if the `needed` are enough.
-    """
-    if cost(needed)[0] <= limit:
-        return [layer for layer in layers if layer in needed], []
-    others = [layer for layer in layers if layer not in needed]
-    costs = {layer: cost([other for other in layers if other != layer]) for layer in others}
-    ranked = sorted(others, key=lambda layer: costs[layer], reverse=True)
-    low, high = 0, len(ranked)  # keeping `high` of them is enough: nothing is fp16 then
-    while high - low > 1:
-        middle = (low + high) // 2
-        if cost([*needed, *ranked[:middle]])[0] <= limit:
-            high = middle
-        else:
-            low = middle
-    kept = {*needed, *ranked[:high]}
-    return [layer for layer in layers if layer in kept], [(layer, costs[layer]) for layer in ranked]

@@ -1,4 +1,9 @@
-"""Limits of the gates of lower precision, and in words what a file lost. Needs neither PyTorch nor onnx."""
+"""The gate that a file of lower precision has to pass: its limits, its rules, and in words what a file lost.
+
+Needs neither PyTorch nor onnx.
+"""
+
+from collections.abc import Collection, Sequence
 
 from runtime.card import Gate, ModelCard
 
@@ -10,6 +15,68 @@ INT8_FLIPPED = 5e-3
 
 INT8_DICE = 2e-3
 """Largest loss of image Dice of an int8 file, where there are masks."""
+
+MEANINGFUL_DICE = 0.1
+"""Smallest image Dice of fp32 that can show what a precision loses; it also has to be half of training's."""
+
+FEW_PICTURES = 8
+"""Number of pictures below which a gate says little."""
+
+PrecisionCost = tuple[float, float]
+"""Cost of a set of layers in fp16 or int8: share of flipped pixels (0..1), mean |p - p of fp32|."""
+
+
+def fp16_is_good(gate: Gate, layers: Collection[str]) -> bool:
+    """Return True if an fp16 file lost no more than allowed, and not all of its layers stayed in fp32."""
+    return gate.flipped <= FP16_FLIPPED and set(gate.kept) != set(layers)
+
+
+def int8_is_good(gate: Gate) -> bool:
+    """Return True if an int8 file lost no more than allowed: image Dice if there are masks, else flipped pixels."""
+    if gate.image_dice is None or gate.image_dice_fp32 is None:
+        return gate.flipped <= INT8_FLIPPED
+    return gate.image_dice_fp32 - gate.image_dice <= INT8_DICE
+
+
+def doubt_of(gate: Gate, card: ModelCard, seen: set[int]) -> str | None:
+    """Say why the images can show nothing, if so; `seen` are the classes that fp32 answered."""
+    if gate.images == "data" and len(seen) == 1:
+        return "the network answers one class everywhere on the images of --data, so they show nothing; give others"
+    if gate.image_dice_fp32 is None:
+        return None
+    trained = card.training.metrics.get("image_dice", 0.0) if card.training else 0.0
+    if gate.image_dice_fp32 >= max(MEANINGFUL_DICE, trained / 2):
+        return None
+    known = f", in training {trained:.4f}" if trained else ""
+    return (
+        f"the image Dice of fp32 on --data is {gate.image_dice_fp32:.4f}{known}, so it cannot show what is lost; give "
+        "images and masks of what the network was trained for"
+    )
+
+
+def notes_on_images(gate: Gate) -> tuple[str, ...]:
+    """Note if the gate had no real images, or few."""
+    if gate.images == "synthetic":
+        return ("judged on synthetic pictures, since there are no real ones; give --data",)
+    if gate.count < FEW_PICTURES:
+        return (f"judged on {gate.count} real image{'s' * (gate.count > 1)}, which is little; give more in --data",)
+    return ()
+
+
+def describe_refusal(
+    gate: Gate, layers: Collection[str], costs: Sequence[tuple[str, PrecisionCost]], doubt: str | None
+) -> str:
+    """Say why a copy with these layers failed its gate; `costs` and `doubt` are those of `Converted`."""
+    if set(gate.kept) == set(layers):
+        found = "all layers had to stay in fp32"
+    elif doubt:
+        return doubt
+    else:
+        found = f"it flips {gate.flipped:.4%} of the pixels"
+    if gate.image_dice is not None and gate.image_dice_fp32 is not None:
+        found += f" and takes the image Dice from {gate.image_dice_fp32:.4f} to {gate.image_dice:.4f}"
+    worst = ", ".join(f"{layer} flips {flipped:.3%}" for layer, (flipped, _) in costs[:3])
+    return found + (f"; alone, {worst}" if worst else "")
 
 
 def describe_loss(card: ModelCard, gate: Gate) -> str:

@@ -1,4 +1,4 @@
-"""int8 copies of an fp32 graph: QuantizeLinear and DequantizeLinear around the inner convolutions.
+"""Conversion to int8: QuantizeLinear and DequantizeLinear around the inner convolutions.
 
 "s8" is what TensorRT takes: int8 with scales alone, for values and, per channel, for weights; biases stay fp32; all
 values that meet in a Concat share one scale. "u8" is what x86 CPUs multiply fast: uint8 values with a zero point,
@@ -10,6 +10,7 @@ Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolution
 """
 
 import copy
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.graph import layers_of
-from export.options import Values
+from export.options import Values, check_keep
+from export.precision.calibration import Ranges, calibrate
+from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images
+from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured
+from export.proof import graph_run
+from export.samples import FittedImage, Samples, spread
+from runtime.card import ModelCard
+from runtime.model_file.golden import NetworkFunction
+from unet_core.reporting.progress import Display
 
 INT8_MAX = 127
 UINT8_MAX = 255
@@ -38,8 +47,8 @@ SMALLEST_RANGE = 1e-12
 SAME_RANGE = ("MaxPool", "Concat")
 """Operators that only move or choose values."""
 
-Ranges = Mapping[str, tuple[float, float]]
-"""Calibrated (lowest, highest) of each value, by its name."""
+TIMED_ROUNDS = 5
+"""Number of rounds in `speed`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,55 @@ class Scale:
 
     scale: np.float32
     zero: NDArray[np.generic]
+
+
+def convert_to_int8(
+    model: onnx.ModelProto,
+    exact: NetworkFunction,
+    card: ModelCard,
+    samples: Samples,
+    keep: Collection[str],
+    values: Values,
+    display: Display,
+) -> Converted:
+    """Convert to int8, calibrated on the samples, and judge the result.
+
+    Raises:
+        ConfigError: as `convert_to_fp16`.
+    """
+    able = quantisable(model)
+    check_keep(keep, layers_of(model), able)
+    layers = [layer for layer in able if layer not in keep]
+    found = calibrate(model, values_to_calibrate(model, layers, values), samples.calibration, display)
+    tried = [samples.calibration[index][0] for index in spread(range(len(samples.calibration)), TRIED_PICTURES)]
+    judge = Judge(exact, tried, card)
+    ranges = min(found, key=lambda ranges: judge.cost(graph_run(to_int8(model, layers, ranges, values))))
+    converted = to_int8(model, layers, ranges, values)
+    run = graph_run(converted)
+    kept = [layer for layer in layers_of(model) if layer not in layers]
+    gate, doubt = measured(run, exact, card, samples, kept, int8_is_good, display)
+    costs: list[tuple[str, PrecisionCost]] = []
+    if not gate.passed:
+        judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
+        costs = [
+            (layer, judge.cost(graph_run(to_int8(model, [layer], ranges, values))))
+            for layer in display.through(layers, "finding layers that lose most", len(layers), unit="layer")
+        ]
+        costs.sort(key=lambda cost: cost[1], reverse=True)
+    notes = (*notes_on_images(gate), *((speed(run, exact, samples.measured[0][0]),) if values == "u8" else ()))
+    return Converted(model=converted, run=run, gate=gate, costs=costs, doubt=doubt, notes=notes)
+
+
+def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage) -> str:
+    """Say in a line how fast a graph is on this CPU beside the fp32 one: the best of some rounds each."""
+    best = [float("inf"), float("inf")]
+    for _ in range(TIMED_ROUNDS):
+        for index, one in enumerate((run, exact)):
+            started = time.perf_counter()
+            one(picture[None])
+            best[index] = min(best[index], 1000 * (time.perf_counter() - started))
+    verdict = "faster" if best[0] < best[1] else "no faster"
+    return f"u8 is {verdict} than fp32 on this CPU: {best[0]:.1f} ms an image against {best[1]:.1f} ms"
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:

@@ -20,7 +20,7 @@ from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.graph import build_graph
 from export.options import ExportOptions
-from export.precision import judge as gate_module
+from export.precision import fp16
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
@@ -255,7 +255,7 @@ def test_weights_that_probabilities_do_not_show_are_still_compared(at_hand, trai
 
 def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypatch):
     """fp16 is judged on a graph that rounds; the one that is written must be its twin."""
-    real = gate_module.to_half
+    real = fp16.to_half
 
     def other(model, keep=()):
         half = real(model, keep)
@@ -263,7 +263,7 @@ def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypa
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float16(0.007), bias.name))
         return half
 
-    monkeypatch.setattr(gate_module, "to_half", other)
+    monkeypatch.setattr(fp16, "to_half", other)
     with pytest.raises(ProofError, match=r"the graph is off by 0\.00\d+ from the one that was judged"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
 

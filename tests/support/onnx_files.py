@@ -9,8 +9,8 @@ from networks import make_card, make_network
 from onnx.helper import set_model_props
 
 from export.graph import build_graph
+from export.precision.calibration import calibrate
 from export.precision.int8 import quantisable, to_int8, values_to_calibrate
-from export.precision.judge import calibrate
 from export.proof import make_golden
 from runtime.card import CARD_KEY, Gate, Parity, Proof, ProofRow, Training
 from runtime.model_file.golden import GOLDEN_KEY, golden_image, synthetic_image

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -6,10 +8,16 @@ from networks import make_card, make_network
 from onnx import TensorProto, numpy_helper
 
 from export.graph import build_graph, layers_of
-from export.precision.fp16 import emulate_half, layers_to_keep, overflowing, to_half
-from export.precision.judge import extremes
+from export.precision import fp16, judge
+from export.precision.fp16 import convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
+from export.precision.gate import FP16_FLIPPED
 from export.proof import graph_run
+from export.samples import synthetic_samples
+from runtime.errors import ConfigError
 from unet_core.model import Segmenter
+from unet_core.reporting.progress import Display
+
+QUIET = Display(quiet=True)
 
 
 def types_of(model):
@@ -122,7 +130,7 @@ def test_every_architecture_is_valid_in_fp16(config):
 
 
 def overflowing_in(model, trained):
-    return overflowing(model, lambda names: extremes(model, names, trained.samples.pictures(2)))
+    return overflowing(model, trained.samples.pictures(2))
 
 
 def test_values_that_overflow_name_the_layers_on_both_sides(trained, scaled):
@@ -139,9 +147,9 @@ def test_a_weight_above_65504_names_its_layer(trained, scaled):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_not_finite_overflow(trained, bad):
-    layers = overflowing(trained.graph, lambda names: dict.fromkeys(names, bad))
-    assert layers == layers_of(trained.graph)
+def test_values_that_are_not_finite_overflow(trained, monkeypatch, bad):
+    monkeypatch.setattr(fp16, "extremes", lambda model, names, pictures: dict.fromkeys(names, bad))
+    assert overflowing_in(trained.graph, trained) == layers_of(trained.graph)
 
 
 LAYERS = list("abcdef")
@@ -188,3 +196,140 @@ def test_what_is_kept_is_enough_even_where_costs_make_no_order(seed):
 
     kept, _ = layers_to_keep(LAYERS, [], loss, 0.3)
     assert losses.get(frozenset(kept), (0.0,))[0] <= 0.3
+
+
+def fp16_of(trained, model, *keep, samples=None):
+    card = replace(trained.card, precision="fp16")
+    return convert_to_fp16(model, graph_run(model), card, samples or trained.samples, keep, QUIET)
+
+
+def shifted(model, layer, reader, distance):
+    """The same function with a layer's values so much higher, where fp16 is coarse; its reader's bias undoes that."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    bias, undoing = tensors[f"{layer}.bias"], tensors[f"{reader}.bias"]
+    weight = numpy_helper.to_array(tensors[f"{reader}.weight"]).astype(np.float64)
+    for tensor, change in ((bias, distance), (undoing, -distance * weight.sum(axis=(1, 2, 3)))):
+        changed = (numpy_helper.to_array(tensor) + change).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    return copy
+
+
+def test_fp16_of_a_healthy_network_is_fp16_throughout(trained):
+    converted = fp16_of(trained, trained.graph)
+    gate = converted.gate
+    assert (gate.passed, gate.kept, gate.images, gate.count) == (True, (), "data", 6)
+    assert gate.flipped <= FP16_FLIPPED
+    assert converted.costs == []
+
+
+def test_the_dice_of_the_gate_is_that_of_training(trained):
+    gate = fp16_of(trained, trained.graph).gate
+    assert gate.image_dice_fp32 == pytest.approx(trained.card.training.metrics["image_dice"], abs=1e-4)
+    assert gate.image_dice == pytest.approx(gate.image_dice_fp32, abs=1e-3)
+
+
+def test_fp16_keeps_exactly_the_layers_that_overflow(trained, scaled):
+    up = {"downs.1.conv.0.weight": 1e6, "downs.1.conv.0.bias": 1e6, "downs.1.conv.3.weight": 1e-6}
+    converted = fp16_of(trained, scaled(trained.graph, up))
+    assert converted.gate.kept == ("downs.1.conv.0", "downs.1.conv.3")
+    assert converted.gate.passed
+    assert np.isfinite(graph_run(converted.model)(trained.samples.measured[0][0][None])).all()
+
+
+def test_fp16_finds_the_layers_that_hurt(trained):
+    """At 4096 fp16 counts in steps of 4: the layer that gives such values and the one that takes them are found."""
+    model = shifted(trained.graph, "ups.3.conv.3", "final_conv", 4096)
+    converted = fp16_of(trained, model)
+    assert converted.gate.kept == ("ups.3.conv.3", "final_conv")
+    assert converted.gate.passed
+    assert {layer for layer, _ in converted.costs[:2]} == {"ups.3.conv.3", "final_conv"}
+    assert converted.costs[1][1][0] > FP16_FLIPPED > converted.costs[2][1][0]
+
+
+def test_fp16_in_which_all_layers_overflow_is_no_fp16(trained, scaled):
+    biases = [tensor.name for tensor in trained.graph.graph.initializer if tensor.name.endswith(".bias")]
+    model = scaled(trained.graph, dict.fromkeys([*biases, "downs.0.conv.0.weight"], 1e7))
+    converted = fp16_of(trained, model)
+    assert converted.gate.kept == tuple(layers_of(model))
+    assert (converted.gate.passed, converted.gate.flipped) == (False, 0)
+    assert converted.refusal().startswith("all layers had to stay in fp32")
+
+
+def test_fp16_that_fails_on_other_images_than_those_it_was_tried_on_is_refused(trained, monkeypatch):
+    """Layers are tried on some of the pictures, the gate is on all."""
+    model = shifted(trained.graph, "ups.3.conv.3", "final_conv", 4096)
+    monkeypatch.setattr(fp16, "layers_to_keep", lambda *_: ([], [("final_conv", (0.25, 0.1))]))
+    converted = fp16_of(trained, model)
+    assert not converted.gate.passed
+    assert converted.refusal().startswith(
+        f"it flips {converted.gate.flipped:.4%} of the pixels and takes the image Dice"
+    )
+    assert converted.refusal().endswith("; alone, final_conv flips 25.000%")
+
+
+def test_synthetic_pictures_stand_in_for_real_ones(trained):
+    gate = fp16_of(trained, trained.graph, samples=synthetic_samples(trained.card)).gate
+    assert (gate.images, gate.count, gate.image_dice) == ("synthetic", 8, None)
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.9e-4, True), (1.1e-4, False)])
+def test_fp16_may_flip_a_hundredth_of_a_percent(trained, monkeypatch, share, passed):
+    pixels = 6 * 6144
+    monkeypatch.setattr(judge, "flipped_pixels", lambda *_: share * pixels / 6)
+    monkeypatch.setattr(fp16, "search_layers", lambda *_: ([], [("final_conv", (0.25, 0.1))]))
+    converted = fp16_of(trained, trained.graph)
+    assert converted.gate.flipped == pytest.approx(share)
+    assert converted.gate.passed == passed
+
+
+@pytest.mark.parametrize(
+    ("largest", "kept"), [(65504 / 4 - 10, ()), (65504 / 4 + 10, ("downs.1.conv.0", "downs.1.conv.3"))]
+)
+def test_layers_whose_values_are_within_a_fourth_of_the_largest_are_kept(trained, monkeypatch, largest, kept):
+    real = fp16.extremes
+    names = {node.name: node for node in trained.graph.graph.node}
+    between = names["downs.1.conv.3"].input[0]
+    monkeypatch.setattr(
+        fp16,
+        "extremes",
+        lambda model, asked, pictures: real(model, asked, pictures) | {between: largest, "downs.1.conv.0": largest},
+    )
+    assert fp16_of(trained, trained.graph).gate.kept == kept
+
+
+def test_a_second_search_is_on_all_pictures_when_the_gate_fails(trained, monkeypatch):
+    """A layer whose loss the first pictures do not show is found by the others and kept."""
+    model = shifted(trained.graph, "ups.3.conv.3", "final_conv", 4096)
+    monkeypatch.setattr(fp16, "TRIED_PICTURES", 1)
+    asked = []
+
+    def search(model, judge, needed, display, real=fp16.search_layers):
+        asked.append(len(judge.pictures))
+        return ([], []) if len(asked) == 1 else real(model, judge, needed, display)
+
+    monkeypatch.setattr(fp16, "search_layers", search)
+    converted = fp16_of(trained, model)
+    assert asked == [1, 6]
+    assert converted.gate.passed and converted.gate.kept == ("ups.3.conv.3", "final_conv")
+
+
+def test_a_value_that_overflows_on_hard_pictures_alone_is_kept(trained, monkeypatch):
+    """Dark images do not show what a bright one does."""
+    shown = []
+    real = fp16.extremes
+    monkeypatch.setattr(
+        fp16, "extremes", lambda model, names, pictures: shown.extend(pictures) or real(model, names, pictures)
+    )
+    fp16_of(trained, trained.graph)
+    assert {255} in [set(np.unique(picture)) for picture in shown]
+    assert {0, 255} in [set(np.unique(picture)) for picture in shown]
+
+
+def test_layers_to_keep_stay_and_are_named(trained):
+    assert fp16_of(trained, trained.graph, "ups.0").gate.kept == ("ups.0",)
+    with pytest.raises(ConfigError, match=r"--keep nothing: no such layer; expected some of downs\.0\.conv\.0, "):
+        fp16_of(trained, trained.graph, "nothing")
+    with pytest.raises(ConfigError, match="--keep: names all of "):
+        fp16_of(trained, trained.graph, *layers_of(trained.graph))

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -7,13 +8,17 @@ import pytest
 from networks import make_card, make_network
 from onnx import TensorProto, numpy_helper
 
-from export.graph import build_graph
-from export.precision.int8 import BIAS_MAX, quantisable, to_int8, values_to_calibrate
-from export.precision.judge import calibrate
+from export.graph import build_graph, layers_of
+from export.precision import int8
+from export.precision.calibration import calibrate
+from export.precision.int8 import BIAS_MAX, convert_to_int8, quantisable, speed, to_int8, values_to_calibrate
 from export.proof import graph_run
-from export.samples import synthetic_samples
+from export.samples import load_samples, synthetic_samples
+from runtime.errors import ConfigError
 from unet_core.model import Segmenter, UNet, UNetConfig
 from unet_core.reporting.progress import Display
+
+QUIET = Display(quiet=True)
 
 BOTH = pytest.mark.parametrize("values", ["s8", "u8"])
 
@@ -21,7 +26,7 @@ BOTH = pytest.mark.parametrize("values", ["s8", "u8"])
 @pytest.fixture(scope="module")
 def ranges(trained):
     names = values_to_calibrate(trained.graph, quantisable(trained.graph), "u8")
-    return calibrate(trained.graph, names, trained.samples.calibration, Display(quiet=True))[0]
+    return calibrate(trained.graph, names, trained.samples.calibration, QUIET)[0]
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +213,73 @@ def test_every_architecture(network):
     card = make_card(network.eval())
     model, samples = build_graph(Segmenter(network, card).eval(), card), synthetic_samples(card)
     layers = quantisable(model)
-    ranges, _ = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, Display(quiet=True))
+    ranges, _ = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, QUIET)
     picture = samples.measured[0][0][None]
     exact = graph_run(model)(picture)
     for values in ("s8", "u8"):
         converted = to_int8(model, layers, ranges, values)
         onnx.checker.check_model(converted, full_check=True)
         assert np.abs(graph_run(converted)(picture) - exact).mean() < 0.01
+
+
+def int8_of(trained, samples, *keep, values="s8"):
+    card = replace(trained.card, precision="int8")
+    return convert_to_int8(trained.graph, trained.exact, card, samples, keep, values, QUIET)
+
+
+@pytest.mark.parametrize("values", ["s8", "u8"])
+def test_int8_calibrated_on_fitting_images_passes(trained, values):
+    converted = int8_of(trained, trained.samples, values=values)
+    gate = converted.gate
+    assert gate.passed
+    assert 0 < gate.flipped < 0.01
+    assert abs(gate.image_dice_fp32 - gate.image_dice) <= 0.002
+    assert gate.kept == ("downs.0.conv.0", "ups.0", "ups.2", "final_conv")
+    assert converted.notes[0] == "judged on 6 real images, which is little; give more in --data"
+    assert len(converted.notes) == 1 + (values == "u8")
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["by Dice", "by flipped pixels"])
+def test_int8_calibrated_on_wrong_images_fails_and_names_layers(trained, flat, masks):
+    wrong = load_samples(flat, trained.card)
+    converted = int8_of(trained, wrong if masks else replace(wrong, labelled=False))
+    gate = converted.gate
+    assert not gate.passed
+    assert (gate.image_dice is not None) == masks
+    assert gate.flipped > 0.05
+    assert f"alone, {converted.costs[0][0]} flips " in converted.refusal()
+    shares = [flipped for _, (flipped, _) in converted.costs]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.01
+
+
+def test_int8_without_masks_passes_by_flipped_pixels(trained):
+    gate = int8_of(trained, replace(trained.samples, labelled=False)).gate
+    assert (gate.passed, gate.image_dice, gate.image_dice_fp32) == (True, None, None)
+    assert gate.flipped <= 0.005
+
+
+def test_what_few_pictures_show_is_not_cut_off(trained):
+    """One of nine pictures to calibrate on has the object: its values are the widest."""
+    pictures = [trained.samples.calibration[0][0]] + [np.full((64, 96, 3), 20, np.uint8)] * 8
+    calibration = [(picture, None) for picture in pictures]
+    converted = int8_of(trained, replace(trained.samples, calibration=calibration))
+    assert converted.gate.passed
+
+
+def test_speed_says_which_one_is_faster(trained, monkeypatch):
+    picture = trained.samples.measured[0][0]
+    clock = iter(range(1000))
+    monkeypatch.setattr(int8.time, "perf_counter", lambda: next(clock) / 1000)
+    slow = lambda batch: [next(clock) for _ in range(9)]  # noqa: E731
+    fast = lambda batch: None  # noqa: E731
+    assert speed(fast, slow, picture) == "u8 is faster than fp32 on this CPU: 1.0 ms an image against 10.0 ms"
+    assert speed(slow, fast, picture) == "u8 is no faster than fp32 on this CPU: 10.0 ms an image against 1.0 ms"
+
+
+def test_layers_to_keep_stay_and_are_named(trained):
+    assert "bottleneck.conv.0" in int8_of(trained, trained.samples, "bottleneck.conv.0").gate.kept
+    with pytest.raises(ConfigError, match=r"--keep nothing: no such layer; expected some of downs\.0\.conv\.0, "):
+        int8_of(trained, trained.samples, "nothing")
+    with pytest.raises(ConfigError, match="--keep: names all of "):
+        int8_of(trained, trained.samples, *layers_of(trained.graph))
