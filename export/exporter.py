@@ -24,6 +24,7 @@ from export.proof import (
     MAX_ERROR,
     MAX_LOGITS_ERROR,
     NOT_FINITE,
+    PROOF_PICTURES,
     ExpectedAnswer,
     cases,
     depends_on_batch,
@@ -52,9 +53,6 @@ from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
-
-PROOF_PICTURES = 8
-"""Number of real pictures in the proof."""
 
 
 @dataclass(frozen=True, kw_only=True)

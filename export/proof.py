@@ -33,6 +33,9 @@ filtering loses one digit, not two.
 MAX_PROOF_SIDE = 256
 """Longest side, in pixels, of the batches of three: larger ones take much memory and prove no more."""
 
+PROOF_PICTURES = 8
+"""Number of real pictures that are compared, when a file is exported and when it is checked again."""
+
 MOST_IN_BATCH = 3
 """Number of real pictures that are also compared as one batch."""
 

@@ -11,6 +11,7 @@ from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import (
     MAX_ERROR,
     NOT_FINITE,
+    PROOF_PICTURES,
     cases,
     depends_on_batch,
     expected_answers,
@@ -29,9 +30,6 @@ from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
-
-PICTURES = 8
-"""Number of real pictures that are compared."""
 
 GRAPH_SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}
 """Names of the free sizes of a graph's input and output; None stands for a fixed size."""
@@ -99,7 +97,7 @@ def check_file(
         gpu = "" if card.target == "cpu" else ", or --device cuda"
         raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
     if reference is not None:
-        pictures = [] if data is None else load_pictures(data, card, PICTURES, display=display)
+        pictures = [] if data is None else load_pictures(data, card, PROOF_PICTURES, display=display)
         rows = tuple(proof_rows(run, expected_answers(reference, cases(card, pictures)), card.output))
     report = CheckReport(
         path=file,
