@@ -15,13 +15,12 @@ from benchmarks.contestants.base import (
     Arithmetic,
     BenchmarkModel,
     Contestant,
-    Difference,
     LoadedContestant,
     Shape,
-    compare_answers,
 )
 from benchmarks.contestants.onnx_runtime import PlainContestant
 from benchmarks.contestants.registry import contestants_on, select_contestants
+from benchmarks.contestants.tolerance import Difference, compare_answers
 from benchmarks.measuring.graph_cost import Work, count_work
 from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import available_megabytes
