@@ -171,9 +171,10 @@ def _room_for_extras(
 ) -> Iterator[None]:
     """Refuse --card and --triton before the export if they could not be written after it."""
     if "card" in given:
+        from export.exporter import default_path
         from export.hub import markdown_path
 
-        prepare_target(markdown_path(given.get("output", options.default_path(checkpoint))))
+        prepare_target(markdown_path(given.get("output", default_path(checkpoint, options))))
     if "triton" not in given:
         yield
         return

@@ -44,11 +44,11 @@ from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
 from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
 from runtime.devices.registry import PROVIDER
-from runtime.errors import CheckpointError, ModelError, ProofError
+from runtime.errors import CheckpointError, ModelError, OutputError, ProofError
 from runtime.model_file.golden import GOLDEN_KEY, Golden, NetworkFunction
 from runtime.predictor import Predictor
 from runtime.result import mask_of
-from runtime.support.files import replacing, write_text
+from runtime.support.files import prepare_target, replacing, write_text
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
@@ -149,7 +149,7 @@ def export_loaded(
     card = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
         display.note(_assumptions(checkpoint, loaded.family, card, options.changes))
-    file = options.output_path(checkpoint, path)
+    file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     golden = make_golden(segmenter, card)
@@ -193,6 +193,26 @@ def export_loaded(
         family=loaded.family,
         notes=tuple(notes),
     )
+
+
+def output_path(checkpoint: Path, path: str | os.PathLike[str] | None, options: ExportOptions) -> Path:
+    """Return the path of the file to write, `path` or the default one, after making its folder.
+
+    Raises:
+        OutputError: the file cannot be written there, or its name does not end in .onnx.
+    """
+    file = prepare_target(default_path(checkpoint, options) if path is None else path)
+    if file.suffix.lower() != ".onnx":
+        raise OutputError(f"{file}: expected a name that ends in .onnx, by which the other commands know it")
+    return file
+
+
+def default_path(checkpoint: Path, options: ExportOptions) -> Path:
+    """Return the .onnx file beside the checkpoint: model.onnx, or model.KIND.onnx for what is special about it."""
+    stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
+    is_u8, for_cpus = options.values == "u8", options.target == "cpu"
+    kind = "raw" if options.raw else "u8" if is_u8 else "cpu" if for_cpus else options.precision
+    return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
 
 
 def refusal_path(file: Path) -> Path:

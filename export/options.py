@@ -3,12 +3,10 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.card import Fit, InputSpec, ModelCard, OutputSpec, Precision, Target
-from runtime.errors import ConfigError, ModelError, OutputError
-from runtime.support.files import prepare_target
+from runtime.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from unet_core.data.pairs import Layout
@@ -148,23 +146,6 @@ class ExportOptions:
     def uses_masks(self) -> bool:
         """True if the export reads the masks in `data`: only gates of lower precision do."""
         return self.data is not None and self.precision != "fp32"
-
-    def default_path(self, checkpoint: Path) -> Path:
-        """Path of the .onnx file beside the checkpoint: model.onnx, or model.KIND.onnx for what is special about it."""
-        stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
-        kind = "raw" if self.raw else "u8" if self.values == "u8" else "cpu" if self.target == "cpu" else self.precision
-        return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
-
-    def output_path(self, checkpoint: Path, path: str | os.PathLike[str] | None) -> Path:
-        """Return `path`, or the default one without it, after making its folder.
-
-        Raises:
-            OutputError: the file cannot be written there, or its name does not end in .onnx.
-        """
-        file = prepare_target(self.default_path(checkpoint) if path is None else path)
-        if file.suffix.lower() != ".onnx":
-            raise OutputError(f"{file}: expected a name that ends in .onnx, by which the other commands know it")
-        return file
 
 
 def check_opset(opset: int) -> None:

@@ -100,7 +100,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pth.tar", "model.pt", "model"])
 def test_the_default_name_stands_beside_the_checkpoint(name):
-    assert ExportOptions().default_path(Path("runs") / name) == Path("runs/model.onnx")
+    assert exporter.default_path(Path("runs") / name, ExportOptions()) == Path("runs/model.onnx")
 
 
 def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
