@@ -3,13 +3,11 @@
 `export_onnx` is what `unet-export` and Python programs call; `export_loaded` is the same for a checkpoint in memory.
 """
 
-import json
 import os
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -19,36 +17,31 @@ from export.graph import build_graph, build_raw_graph, check_room, check_size
 from export.options import OPSET, CardChanges, ExportOptions, Values
 from export.precision.fp16 import convert_to_fp16
 from export.precision.int8 import convert_to_int8
-from export.precision.judge import Converted
 from export.proof import (
-    MAX_ERROR,
     MAX_LOGITS_ERROR,
-    NOT_FINITE,
     PROOF_PICTURES,
     ExpectedAnswer,
+    add_proof,
     cases,
-    depends_on_batch,
     expected_answers,
     graph_run,
-    library_versions,
     logits_error,
     logits_run,
     make_golden,
     network_run,
-    proof_rows,
     raw_run,
 )
+from export.refusal import refusal_path, require_equal, require_gate
 from export.samples import FittedImage, Samples, load_pictures, load_samples, synthetic_samples
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
-from runtime.card import CARD_KEY, RAW_KEY, Gate, ModelCard, Precision, Proof, Target
-from runtime.devices.registry import PROVIDER
-from runtime.errors import CheckpointError, ModelError, OutputError, ProofError
-from runtime.model_file.golden import GOLDEN_KEY, Golden, NetworkFunction
+from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Target
+from runtime.errors import CheckpointError, ModelError, OutputError
+from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
-from runtime.support.files import prepare_target, replacing, write_text
+from runtime.support.files import prepare_target, replacing
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
@@ -160,10 +153,10 @@ def export_loaded(
         card = replace(card, target="cpu")
         model = _rewrite_for_cpus(model, card, display, tune=options.tune)
     run = raw_run(model, card) if options.raw else graph_run(model)
-    card = _add_proof(card, run, expected, golden)
+    card = add_proof(card, run, expected, golden)
     logits = raw_run(model, card, logits=True) if options.raw else logits_run(model)
     logits_off = logits_error(logits, network_run(segmenter, logits=True), card, pictures)
-    _require_equal(card, run, logits_off, file)
+    require_equal(card, run, logits_off, file)
     if options.target == "cpu":
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
@@ -180,8 +173,8 @@ def export_loaded(
         else:
             converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
         model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
-        card = _add_proof(card, converted.run, expected, golden, converted.gate, graph_run(model, optimised=False))
-        _require_gate(card, converted, golden, file, force=options.force)
+        card = add_proof(card, converted.run, expected, golden, converted.gate, graph_run(model, optimised=False))
+        require_gate(card, converted, golden, file, force=options.force)
         notes += converted.notes
     _write(model, card, golden, file, raw=options.raw)
     return ExportReport(
@@ -213,11 +206,6 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     is_u8, for_cpus = options.values == "u8", options.target == "cpu"
     kind = "raw" if options.raw else "u8" if is_u8 else "cpu" if for_cpus else options.precision
     return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
-
-
-def refusal_path(file: Path) -> Path:
-    """Path of the JSON that keeps the reason, and the card with its proof, of an export that was refused."""
-    return file.with_suffix(".refused.json")
 
 
 def _assumptions(checkpoint: Path, family: str, card: ModelCard, changes: CardChanges) -> str:
@@ -279,78 +267,6 @@ def _rewrite_for_cpus(model: onnx.ModelProto, card: ModelCard, display: Display,
     rewritten = choice.applied(model)
     check_room(rewritten)
     return rewritten
-
-
-def _add_proof(
-    card: ModelCard,
-    run: NetworkFunction,
-    expected: Sequence[ExpectedAnswer],
-    golden: Golden,
-    gate: Gate | None = None,
-    replay: NetworkFunction | None = None,
-) -> ModelCard:
-    """Return the card with the proof of `run`. The golden sample is replayed on `replay` if it is given."""
-    rounding = " rounding to fp16" if card.precision == "fp16" else ""
-    proof = Proof(
-        provider=f"{PROVIDER['cpu']}{rounding}",
-        versions=library_versions(),
-        tolerance=MAX_ERROR if gate is None else None,
-        rows=tuple(proof_rows(run, expected, card.output)),
-        golden_error=min(golden.error(replay or run), 1.0),
-        gate=gate,
-    )
-    return replace(card, proof=proof)
-
-
-def _require_equal(card: ModelCard, run: NetworkFunction, logits_off: float, file: Path) -> None:
-    """Refuse an fp32 graph that does not answer as the network does, by probabilities, batches or logits."""
-    assert card.proof is not None
-    advice = "; leave out --target cpu" if card.target == "cpu" else ""
-    worst = max(card.proof.rows, key=lambda row: row.parity.max_abs_error)
-    if worst.parity.max_abs_error > MAX_ERROR:
-        _refuse(
-            f"the graph differs from the network: at (batch, height, width) {worst.shape} it is off by "
-            f"{worst.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}{advice}",
-            card,
-            file,
-        )
-    if depends_on_batch(run, card):
-        _refuse(f"an image's answer depends on the other images in its batch{advice}", card, file)
-    limit = MAX_LOGITS_ERROR[card.target]
-    if logits_off > limit:  # probabilities near 0 and 1 hide it
-        _refuse(
-            f"the graph differs from the network: its logits are off by {logits_off:.2g} of their range, expected at "
-            f"most {limit:g}{advice}",
-            card,
-            file,
-        )
-
-
-def _require_gate(card: ModelCard, converted: Converted, golden: Golden, file: Path, *, force: bool) -> None:
-    """Refuse a converted graph that answers NaN, depends on the batch, or (unless it is forced) fails its gate."""
-    if not np.isfinite(golden.probability).all():
-        _refuse("it answers the golden sample with NaN", card, file)
-    assert card.proof is not None
-    for row in card.proof.rows:
-        if row.parity == NOT_FINITE:
-            _refuse(f"it answers (batch, height, width) {row.shape} with NaN", card, file)
-    if depends_on_batch(converted.run, card):
-        _refuse("an image's answer depends on the other images in its batch", card, file)
-    if converted.twin is not None:
-        judged = expected_answers(graph_run(converted.twin), cases(card))
-        rows = proof_rows(graph_run(converted.model), judged, card.output)
-        off = max(row.parity.max_abs_error for row in rows)
-        if off > MAX_ERROR:
-            _refuse(f"the graph is off by {off:.2g} from the one that was judged", card, file)
-    if not converted.gate.passed and not force:
-        _refuse(f"{card.precision} loses too much: {converted.refusal()}; --force writes it all the same", card, file)
-
-
-def _refuse(reason: str, card: ModelCard, file: Path) -> NoReturn:
-    """Keep the reason and the figures in `refusal_path`, and raise a ProofError."""
-    found = {"reason": reason, "card": asdict(card)}
-    write_text(refusal_path(file), json.dumps(found, indent=2, sort_keys=True) + "\n")
-    raise ProofError(f"{file}: not written, {reason}", card)
 
 
 def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, file: Path, *, raw: bool) -> None:

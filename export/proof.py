@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from runtime.card import Images, ModelCard, OutputSpec, Parity, ProofRow, Target
+from runtime.card import Gate, Images, ModelCard, OutputSpec, Parity, Proof, ProofRow, Target
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
 from runtime.errors import ProofError
@@ -159,6 +159,27 @@ def proof_rows(run: NetworkFunction, checked: Iterable[ExpectedAnswer], output: 
         figures = [parity(*pair, output) for pair in zip(answers, expected, strict=True)]
         found.setdefault(((batch, height, width), case.source), []).extend(figures)
     return [ProofRow(shape=shape, images=source, parity=worst(figures)) for (shape, source), figures in found.items()]
+
+
+def add_proof(
+    card: ModelCard,
+    run: NetworkFunction,
+    expected: Sequence[ExpectedAnswer],
+    golden: Golden,
+    gate: Gate | None = None,
+    replay: NetworkFunction | None = None,
+) -> ModelCard:
+    """Return the card with the proof of `run`. The golden sample is replayed on `replay` if it is given."""
+    rounding = " rounding to fp16" if card.precision == "fp16" else ""
+    proof = Proof(
+        provider=f"{PROVIDER['cpu']}{rounding}",
+        versions=library_versions(),
+        tolerance=MAX_ERROR if gate is None else None,
+        rows=tuple(proof_rows(run, expected, card.output)),
+        golden_error=min(golden.error(replay or run), 1.0),
+        gate=gate,
+    )
+    return replace(card, proof=proof)
 
 
 def depends_on_batch(run: NetworkFunction, card: ModelCard, tolerance: float | None = None) -> bool:

@@ -1,11 +1,15 @@
 """Faults in a trained network or its data that an export has to notice."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
 from trained import SIZE, write_grey_pair
+
+from export import exporter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +42,16 @@ def scaled():
         return copy
 
     return change
+
+
+@pytest.fixture
+def at_hand(trained, tmp_path, monkeypatch):
+    """The trained checkpoint in a folder of its own, and its graph, which is not built again."""
+
+    def build(*_):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(trained.graph)
+        return copy
+
+    monkeypatch.setattr(exporter, "build_graph", build)
+    return shutil.copy(trained.checkpoint, tmp_path / "model.pth")

@@ -1,7 +1,6 @@
 import errno
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,15 +12,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from folders import write_pair
+from masks import names_in
 from networks import make_card, make_network
-from onnx import numpy_helper
 
 from export import ExportReport, export_onnx, exporter
 from export.cli import main
-from export.graph import build_graph
 from export.options import ExportOptions
-from export.precision import fp16
-from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from unet_core.data.pairs import find_pairs
@@ -110,53 +107,6 @@ def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
     assert np.allclose(result.probability.sum(axis=0), 1, atol=1e-5)
 
 
-@pytest.fixture
-def at_hand(trained, tmp_path, monkeypatch):
-    """The trained checkpoint in a folder of its own, and its graph, which is not built again."""
-
-    def build(*_):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(trained.graph)
-        return copy
-
-    monkeypatch.setattr(exporter, "build_graph", build)
-    return shutil.copy(trained.checkpoint, tmp_path / "model.pth")
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_graph_that_is_not_the_network_is_not_written(at_hand, trained, scaled, monkeypatch, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"older file")
-    monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
-    with pytest.raises(
-        ProofError, match=r"not written, the graph differs from the network: at \(batch, height, width\)"
-    ) as caught:
-        export_onnx(at_hand)
-    assert "expected at most 0.0001" in str(caught.value)
-    assert (tmp_path / "model.onnx").read_bytes() == b"older file"
-    assert names_in(tmp_path) == ["model.onnx", "model.pth", "model.refused.json"]
-    report = json.loads((tmp_path / "model.refused.json").read_text())
-    assert report["reason"] in str(caught.value)
-    rows = report["card"]["proof"]["rows"]
-    assert max(row["parity"]["max_abs_error"] for row in rows) == caught.value.card.proof.max_abs_error > 1e-4
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_wrong_graph_is_refused_before_it_is_converted(at_hand, trained, scaled, monkeypatch, precision):
-    """Its copies are compared with it: they would pass."""
-    monkeypatch.setattr(exporter, "build_graph", lambda *_: scaled(trained.graph, {"ups.0.weight": 1.01}))
-    with pytest.raises(ProofError, match="the graph differs from the network"):
-        export_onnx(at_hand, precision=precision, data=trained.data)
-
-
-def test_neighbours_in_a_batch_are_looked_for(at_hand, monkeypatch):
-    monkeypatch.setattr(exporter, "depends_on_batch", lambda *_: True)
-    with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
-        export_onnx(at_hand)
-
-
 def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand, trained, tmp_path):
     sizes = [export_onnx(at_hand).size]
     for kind, values in (("fp16", None), ("int8", None), ("int8", "u8")):
@@ -227,79 +177,6 @@ def test_a_network_that_answers_nan_is_blamed_itself(trained, tmp_path):
     ):
         export_onnx(tmp_path / "model.pth")
     assert names_in(tmp_path) == ["model.pth"]
-
-
-def test_weights_that_probabilities_do_not_show_are_still_compared(at_hand, trained, tmp_path, monkeypatch):
-    """All answers are near 0, so zeros in the middle of the network change no probability by 1e-6."""
-    state = dict(load_checkpoint(trained.checkpoint).state_dict)
-    state["final_conv.bias"] = state["final_conv.bias"] - 40
-    save_checkpoint(tmp_path / "model.pth", state, replace(trained.card, weights_sha256=weights_sha256(state)))
-
-    def build(segmenter, card, opset, damage=()):
-        model = build_graph(segmenter, card, opset)
-        for tensor in model.graph.initializer:
-            if tensor.name in damage:
-                tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
-        return model
-
-    monkeypatch.setattr(exporter, "build_graph", lambda *given: build(*given, damage=("downs.1.conv.3.weight",)))
-    with pytest.raises(
-        ProofError, match=r"the graph differs from the network: its logits are off by \S+ of their range"
-    ) as no:
-        export_onnx(tmp_path / "model.pth")
-    assert no.value.card.proof.max_abs_error < 1e-6
-    monkeypatch.setattr(exporter, "build_graph", build)
-    report = export_onnx(tmp_path / "model.pth")
-    assert report.notes[-1].startswith("the network answers one class everywhere on the pictures of the proof")
-
-
-def test_what_is_written_is_what_was_judged(at_hand, trained, tmp_path, monkeypatch):
-    """fp16 is judged on a graph that rounds; the one that is written must be its twin."""
-    real = fp16.to_half
-
-    def other(model, keep=()):
-        half = real(model, keep)
-        (bias,) = (tensor for tensor in half.graph.initializer if tensor.name == "final_conv.bias")
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float16(0.007), bias.name))
-        return half
-
-    monkeypatch.setattr(fp16, "to_half", other)
-    with pytest.raises(ProofError, match=r"the graph is off by 0\.00\d+ from the one that was judged"):
-        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
-
-
-def test_a_converted_graph_whose_images_meet_is_refused(at_hand, trained, monkeypatch):
-    real = exporter.convert_to_fp16
-
-    def mixing(*arguments):
-        converted = real(*arguments)
-        return replace(converted, run=lambda batch: converted.run(batch) + np.float32(1e-6 * batch.mean()))
-
-    monkeypatch.setattr(exporter, "convert_to_fp16", mixing)
-    with pytest.raises(ProofError, match="an image's answer depends on the other images in its batch"):
-        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
-
-
-def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, monkeypatch):
-    real = exporter.convert_to_fp16
-
-    def broken(*arguments):
-        converted = real(*arguments)
-        return replace(converted, run=lambda images: converted.run(images) * np.float32("nan"))
-
-    monkeypatch.setattr(exporter, "convert_to_fp16", broken)
-    monkeypatch.setattr(exporter, "depends_on_batch", lambda *_: False)
-    with pytest.raises(ProofError, match="it answers the golden sample with NaN"):
-        export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
-    assert names_in(tmp_path) == ["model.fp16.refused.json", "model.pth"]
-
-
-def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):
-    monkeypatch.setattr("export.precision.fp16.LARGEST", 0.0)
-    with pytest.raises(
-        ProofError, match="fp16 loses too much: all layers had to stay in fp32; --force writes it all the same"
-    ):
-        export_onnx(at_hand, precision="fp16")
 
 
 @pytest.mark.parametrize(
