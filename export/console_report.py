@@ -9,15 +9,15 @@ def verdict_line(card: ModelCard) -> str:
     gate = card.proof.gate
     if gate is None:
         return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
-    from export.precision.gate import describe_limit, describe_loss
+    from export.precision.gate import describe_limit, describe_loss, exceeds_limit
 
     text = f"{card.precision}, {describe_loss(card, gate)}"
     if card.precision == "fp16" and gate.kept and gate.passed:
         text += f", with {', '.join(gate.kept)} in fp32"
     if gate.passed:
         return text
-    limit = describe_limit(card, gate)
-    return f"{text}, {'WHICH IS TOO MUCH: ' if limit else ''}it was forced{limit}"
+    too_much = "WHICH IS TOO MUCH: " if exceeds_limit(card, gate) else ""
+    return f"{text}, {too_much}it was forced{describe_limit(card, gate)}"
 
 
 def parity_table(rows: tuple[ProofRow, ...]) -> str:

@@ -79,6 +79,12 @@ class UNetConfig:
         """Divisor of the network's input height and width: 2 ** number of poolings."""
         return int(2 ** len(self.widths))
 
+    @property
+    def convolutions(self) -> int:
+        """Number of convolutions: two in a block, one for each transposed upsampling, and the last one."""
+        levels = len(self.widths)
+        return 2 * (2 * levels + 1) + (levels if self.up == "transpose" else 0) + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:

@@ -97,14 +97,21 @@ def describe_limit(card: ModelCard, gate: Gate) -> str:
     """Say what the file may lose; continues the sentence of `describe_loss`."""
     if no_layer_in_fp16(card, gate):
         return ""
+    if not exceeds_limit(card, gate):
+        return "; the images cannot show what is lost"
     if card.precision == "int8" and gate.image_dice is not None:
         return f"; allowed are {INT8_DICE * 100:g} points of image Dice"
     return f"; allowed are {FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
 
 
+def exceeds_limit(card: ModelCard, gate: Gate) -> bool:
+    """Return True if a file lost more than allowed. A gate that failed otherwise had images that show nothing."""
+    return gate.flipped > FP16_FLIPPED if card.precision == "fp16" else not int8_is_good(gate)
+
+
 def no_layer_in_fp16(card: ModelCard, gate: Gate) -> bool:
-    """Return True if an fp16 file failed because nothing in it is fp16: the one reason besides flipped pixels."""
-    return card.precision == "fp16" and not gate.passed and gate.flipped <= FP16_FLIPPED
+    """Return True if all layers of an fp16 file stayed in fp32, so that nothing in it is fp16."""
+    return card.precision == "fp16" and len(gate.kept) == card.architecture.convolutions
 
 
 def _distinct(value: float, limit: float, kind: str) -> str:

@@ -114,7 +114,8 @@ def test_numbers_just_above_their_limit_look_so(tmp_path):
 
 
 def test_an_fp16_file_without_a_layer_in_fp16_says_so(tmp_path):
-    gate = gate_of(passed=False, flipped=0.0, kept=("ups.0", "final_conv"))
+    kept = ("ups.0", *(f"layer {index}" for index in range(12)))
+    gate = gate_of(passed=False, flipped=0.0, kept=kept)
     text = model_card(write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate), tmp_path / "model.onnx")
     said = "holds no layer in fp16: all had to stay in fp32."
     assert f"It {said} Prefer the fp32 file." in text and f"**Failed.** The file {said}\n" in text
