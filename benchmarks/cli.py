@@ -31,7 +31,7 @@ IMAGE_FOLDERS = ("val_images", "val", "train_images", "train")
 """Folders of a data set that have images, in the order in which they are looked for."""
 
 MIN_ROUNDS, PRECISIONS = 5, ("fp32", "tf32", "fp16", "bf16", "int8")
-"""Copies of `timing.MIN_ROUNDS` and `Arithmetic`, whose modules are too heavy for --help."""
+"""Copies of `rounds.MIN_ROUNDS` and `Arithmetic`, whose modules are too heavy for --help."""
 
 QUICK: Mapping[str, Any] = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
 """Fields of a plan with --quick."""

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring.intervals import DRAWS, median_interval, ratio
 from benchmarks.measuring.rounds import MIN_ROUNDS
-from benchmarks.measuring.timing import DRAWS, median_interval, ratio
 from runtime.errors import ConfigError
 from runtime.support.files import make_folder, write_text
 from runtime.support.validation import FieldChecks

@@ -24,8 +24,8 @@ from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
+from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
-from runtime.model_file.validator import check_model
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.devices.placement import Report
+from runtime.devices.report import Report
 from runtime.devices.session import CLOSED
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ImageSource, Limits
@@ -68,7 +68,7 @@ class Predictor:
 
     Attributes:
         card: `ModelCard`, what the model expects and answers.
-        report: `runtime.devices.placement.Report`, where it runs, what was skipped and why; another one after a switch.
+        report: `runtime.devices.report.Report`, where it runs, what was skipped and why; another one after a switch.
 
     Raises:
         ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.

@@ -12,7 +12,7 @@ from folders import write_pair
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 RUNTIME = Path(__file__).parent / "runtime"
-LONGEST = ("readme", "timing")
+LONGEST = ("readme", "timing", "tests/export/winograd/test_transform.py", "tests/export/test_target_cpu.py")
 """Groups of tests that take longest, so that two workers start with them."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -89,7 +89,7 @@ def test_a_wide_network_answers_alike_in_the_file_for_cpus(brain, tmp_path):
 def test_the_chain_runs_on_road_scenes(camvid, tmp_path):
     """CamVid's cars are hard: one epoch of a thin net proves the chain, not the segmentation."""
     data = some_of(camvid, tmp_path / "data", train=96, val=24)
-    best, model, pairs = chain(data, tmp_path / "run", widths=(8, 16, 32, 64), batch_size=8, epochs=1)
+    best, model, pairs = chain(data, tmp_path / "run", widths=(8, 16, 32, 64), batch_size=2, epochs=1)
     of_checkpoint = evaluate(best, pairs, device="cpu")
     assert 0 < of_checkpoint.pixel_dice < 1
     assert evaluate(model, pairs, device="cpu").summary() == pytest.approx(of_checkpoint.summary(), abs=5e-5)

@@ -17,7 +17,7 @@ from benchmarks.measuring.subprocesses import (
     run_script,
     timeout_reason,
 )
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.errors import DeviceError
 from runtime.image import load_image

@@ -24,7 +24,7 @@ from benchmarks.contestants.tolerance import Difference, compare_answers
 from benchmarks.measuring.graph_cost import Work, count_work
 from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import available_megabytes
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from export.proof import network_run
 from runtime.devices.availability import candidates

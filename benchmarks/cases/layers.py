@@ -7,7 +7,7 @@ import onnx
 from benchmarks.contestants.base import BenchmarkModel
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
 from benchmarks.measuring.graph_cost import count_work
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from export.graph import layers_of
 from export.winograd.autotune import profiled

@@ -8,7 +8,7 @@ from benchmarks.contestants.base import BenchmarkModel
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
 from benchmarks.measuring.rounds import MIN_ROUNDS
 from benchmarks.measuring.subprocesses import MEMORY, memory_unavailable_reason, run_script
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from unet_core.reporting.progress import Display
 

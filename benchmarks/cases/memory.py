@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring.subprocesses import LIMIT_S, MEMORY, memory_unavailable_reason, run_script
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.errors import DeviceError
 from runtime.predictor import Predictor

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contestants.onnx_runtime import OURS
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
 from export.proof import network_run, parity, worst
 from export.samples import spread

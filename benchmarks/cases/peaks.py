@@ -11,7 +11,7 @@ from benchmarks.contestants.base import Arithmetic
 from benchmarks.contestants.pytorch import multiply_in, pytorch_has
 from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.subprocesses import available_megabytes
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device

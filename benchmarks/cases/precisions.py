@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring.environment import busy_cores, disturbance, environment
+from benchmarks.measuring.intervals import ratio
 from benchmarks.measuring.rounds import Timing, interleave
-from benchmarks.measuring.timing import ratio
 from export.exporter import export_onnx
 from export.options import Values
 from export.proof import network_run, parity, worst

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.contestants.base import Shape
 from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import MEMORY, available_megabytes, memory_unavailable_reason, run_script
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import InputSpec
 from runtime.errors import DeviceError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.cases.image_files import write_jpeg
 from benchmarks.measuring.rounds import MIN_ROUNDS
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
 from runtime.predictor import Predictor
 from runtime.result import Times

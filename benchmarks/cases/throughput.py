@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.measuring.rounds import interleave
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from runtime.devices.session import session_options

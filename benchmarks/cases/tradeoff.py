@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.cases.precisions import EXPORTS
 from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.subprocesses import environment_variables, exit_reason, python_command
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from export.exporter import export_onnx
 from runtime.devices import availability

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from benchmarks.measuring.rounds import interleave, is_trial
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.card import ModelCard
 from unet_core.config import TrainConfig

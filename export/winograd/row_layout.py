@@ -5,6 +5,7 @@ only computes other indices: no value is moved for its own sake.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Builder:
     def named(self, word: str) -> str:
         """Return a new name that begins with the current layer's."""
         stem = f"{self.scope}.{word}"
-        name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, 9999))) if name not in self._names)
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in self._names)
         self._names.add(name)
         return name
 

@@ -15,8 +15,8 @@ import onnxruntime
 
 from runtime.card import ModelCard
 from runtime.devices.device import Device
-from runtime.devices.placement import grouped
 from runtime.devices.registry import BACKENDS
+from runtime.devices.report import grouped
 from runtime.errors import DeviceError, DeviceWarning
 
 T = TypeVar("T")

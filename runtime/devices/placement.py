@@ -1,8 +1,8 @@
-"""Placement: the provider of each node of a graph, looked up and not believed; the report of where a model runs."""
+"""Placement: the provider of each node of a graph, looked up and not believed."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 HEAVY_OPERATORS = frozenset(
@@ -41,37 +41,3 @@ def misplaced_nodes(nodes: Iterable[Node], provider: str) -> Counter[str]:
         for node in nodes
         if node.provider != provider and node.operator in HEAVY_OPERATORS
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The device that a model runs on, and the devices that were passed over.
-
-    `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
-    largest difference between this device's answer to the golden sample and the file's; `skipped` gives (device,
-    reason), best device first; `switch` says what became of an engine that was built while another device served.
-    """
-
-    requested: str
-    device: str
-    provider: str
-    nodes: Mapping[str, int]
-    golden_error: float
-    threads: int
-    onnxruntime: str
-    skipped: tuple[tuple[str, str], ...] = ()
-    switch: str = ""
-    node_placement: tuple[Node, ...] = field(default=(), repr=False)
-
-    def __str__(self) -> str:
-        places = ", ".join(f"{count} on {name}" for name, count in self.nodes.items())
-        lines = [f"{self.device}: {self.provider}, nodes: {places}; golden sample off by {self.golden_error:.1e}"]
-        return "\n".join([*lines, *grouped(self.skipped), *([self.switch] if self.switch else [])])
-
-
-def grouped(skipped: Sequence[tuple[str, str]]) -> list[str]:
-    """Return one sentence a reason: GPU providers mostly lack the same thing."""
-    devices: dict[str, list[str]] = {}
-    for device, reason in skipped:
-        devices.setdefault(reason, []).append(device)
-    return [f"{' and '.join(names)} skipped: {reason}" for reason, names in devices.items()]

@@ -15,8 +15,8 @@ from runtime.devices import availability
 from runtime.devices.auto_session import AutoSession, switch_done, switch_failed, switch_pending
 from runtime.devices.availability import candidates
 from runtime.devices.device import Device
-from runtime.devices.placement import Report
 from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
+from runtime.devices.report import Report
 from runtime.devices.session import Session
 from runtime.errors import DeviceError, ModelError, UnetError, one_line
 from runtime.inference.batcher import GPU_BATCH

@@ -5,8 +5,8 @@ from pathlib import Path
 from runtime.card import CARD_KEY, RAW_KEY, ModelCard
 from runtime.errors import ModelError
 from runtime.model_file.golden import GOLDEN_KEY, Golden
+from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
-from runtime.model_file.validator import check_model
 
 
 def path_of(model: object) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from measured import measured
 
-from benchmarks.measuring import environment, rounds, timing
+from benchmarks.measuring import environment, intervals, rounds
 from benchmarks.reporting import compare
 from benchmarks.results import HIGHER, LOWER, MAX_TEXT, PARTS, SCHEMA, UNITS, Measurement, Results, Skipped
 
@@ -41,7 +41,7 @@ def test_the_methods_numbers_are_those_of_the_code():
         f"no more than {100 * rounds.STABLE:.0f} %",
         f"After {rounds.WARM_UP_SECONDS:.0f} s",
         f"not fewer than {rounds.MIN_ROUNDS}:",
-        f"{timing.DRAWS:,} bootstraps",
+        f"{intervals.DRAWS:,} bootstraps",
         f"{compare.ERROR_TIMES:.0f} times, and larger than {compare.ERROR_FLOOR:.5f};",
         f"{compare.SHARE:.4f}, what the export allows an fp16 file",
         f"{compare.DICE:.3f}, what the export allows an int8 file",

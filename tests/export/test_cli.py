@@ -283,8 +283,8 @@ def test_a_name_that_triton_does_not_take_is_changed_and_said(trained, tmp_path)
         (
             "fp16",
             {"passed": False, "flipped": 0.0, "kept": ("ups.0",)},
-            "fp16, answers 0.0000% of the pixels of 8 real images otherwise than fp32, it was forced; the images cannot "
-            "show what is lost",
+            "fp16, answers 0.0000% of the pixels of 8 real images otherwise than fp32, it was forced; the images "
+            "cannot show what is lost",
         ),
         (
             "int8",

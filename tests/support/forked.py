@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import socket
+from multiprocessing import forkserver
+from pathlib import Path
+from unittest.mock import patch
 
 KIND = multiprocessing.get_context("forkserver")
 KIND.set_forkserver_preload(["training_libraries"])
@@ -10,6 +13,8 @@ KIND.set_forkserver_preload(["training_libraries"])
 
 def start_training(config, *, resume=False, **environment):
     """Start a trainer in a process that leads a group of its own, with the processes that load images for it."""
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):  # where the server looks for what to import
+        forkserver.ensure_running()
     process = KIND.Process(target=_train, args=(config, resume, os.environ | environment))
     process.start()
     return process
@@ -34,10 +39,13 @@ def _free_port():
 
 def _train(config, resume, environment):
     import torch
+    from trained import write_no_curves
 
     from unet_core.train import train
 
     os.setsid()
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # as in other processes, for those that load images
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    train(config, resume=resume)
+    with patch("unet_core.training.run_directory.save_curves", write_no_curves):
+        train(config, resume=resume)

@@ -18,7 +18,7 @@ from runtime.support.files import make_folder, new_folder, write_bytes, write_te
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
-from unet_core.evaluation.predictions import Worst
+from unet_core.evaluation.worst_images import Worst
 from unet_core.reporting.curves import save_curves
 from unet_core.reporting.panels import panel, save_panel
 from unet_core.reporting.tables import metrics_csv

@@ -23,7 +23,8 @@ from unet_core.data.records import Records
 from unet_core.data.workers import batches_of, default_workers, quiet_worker
 from unet_core.evaluation.best_epoch import epochs_without_progress, is_best
 from unet_core.evaluation.metrics import Metrics
-from unet_core.evaluation.predictions import Worst, checkpoint_predictions, compute_metrics
+from unet_core.evaluation.predictions import checkpoint_predictions, compute_metrics
+from unet_core.evaluation.worst_images import Worst
 from unet_core.losses import make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.panels import PANELS

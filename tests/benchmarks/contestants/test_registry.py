@@ -22,7 +22,7 @@ from benchmarks.contestants.pytorch import (
 )
 from benchmarks.contestants.registry import contestants_on, select_contestants
 from benchmarks.contestants.tolerance import compare_answers
-from benchmarks.measuring.timing import pinned
+from benchmarks.measuring.threads import pinned
 from export.proof import network_run
 from runtime.devices.device import Device
 from runtime.devices.profiles import profile_of

@@ -105,3 +105,30 @@ def test_what_is_installed_within_another_repository_has_no_commit(git, tmp_path
 def test_without_git_no_commit_is_claimed(git, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment.commit() == {"git_commit": None, "git_dirty": None}
+
+
+def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
+    statistics = tmp_path / "stat"
+    others = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 9 9 9 9 9 9 9 9 9 9\n"
+    statistics.write_text(others + "cpu0 60 0 50 500 50 0 0 0 0 0\ncpu2 40 0 0 300 0 0 0 0 0 0\nintr 7\n")
+    monkeypatch.setattr(environment, "STATISTICS", statistics)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: {0, 2})
+    later = others + "cpu0 90 0 60 510 90 0 0 0 0 0\ncpu2 40 0 0 310 0 0 0 0 0 0\nintr 8\n"
+    moments = iter([None, later])
+    monkeypatch.setattr(environment.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
+    assert environment.busy_cores() == pytest.approx(2 * 40 / 100)
+
+
+def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "STATISTICS", tmp_path / "none")
+    assert environment.busy_cores(0.0) is None
+    assert environment.disturbance(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
+)
+def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
+    monkeypatch.setattr(environment, "available_threads", lambda: 2)
+    found = environment.disturbance(before, after)
+    assert found is None if words is None else words in found

@@ -12,8 +12,9 @@ from devices import GPU, TRT, provider_chain
 
 from runtime.devices.availability import candidates, choose
 from runtime.devices.device import Device
-from runtime.devices.placement import Node, Report, grouped, misplaced_nodes, node_placement, placement
+from runtime.devices.placement import Node, misplaced_nodes, node_placement, placement
 from runtime.devices.registry import BACKENDS
+from runtime.devices.report import Report, grouped
 from runtime.devices.session import open_inference, session_options
 from runtime.errors import DeviceError
 from runtime.options import ProviderOptions

@@ -1,7 +1,6 @@
 """Answers for sets of images: the same as one by one, whatever the batches, at the size at which they are measured."""
 
 import multiprocessing
-import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from folders import write_pair
 from measuring import labels_by_hand, metrics_by_hand, probability_by_hand, write_model
-from networks import make_card, make_network
 from PIL import Image
 
 from runtime.card import OutputSpec
@@ -20,7 +18,6 @@ from unet_core.data.labels import LabelSpec, load_truth
 from unet_core.data.pairs import Pair, find_pairs
 from unet_core.data.records import Records, SampleDecoder
 from unet_core.evaluation.predictions import (
-    Worst,
     checkpoint_predictions,
     compute_metrics,
     onnx_predictions,
@@ -203,48 +200,3 @@ def test_measuring_obeys_the_cards_threshold_and_tells_of_every_image(card):
     assert told[0][2] is truth
     assert metrics.state().keys() == {5, 2}
     assert metrics.summary() == pytest.approx({"accuracy": 5 / 7, "image_dice": 0.75, "pixel_dice": 0.5, "iou": 1 / 3})
-
-
-def worst_of(items, limit=3):
-    worst = Worst(limit)
-    for index, dice in items:
-        labels = np.full((1, 1), index, np.uint8)
-        worst.add(index, labels, labels + 1, dice)
-    return worst
-
-
-def kept(worst):
-    return [(item.index, item.dice, int(item.predicted[0, 0]), int(item.truth[0, 0])) for item in worst.items]
-
-
-def test_the_worst_come_first_and_ties_by_index():
-    worst = worst_of([(4, 0.5), (0, 0.9), (3, 0.5), (1, 0.1), (6, 1.0), (2, 0.5), (5, 0.5)])
-    assert kept(worst) == [(1, 0.1, 1, 2), (2, 0.5, 2, 3), (3, 0.5, 3, 4)]
-    assert kept(worst_of([(7, 1.0)])) == [(7, 1.0, 7, 8)]
-
-
-def test_the_worst_of_two_processes_are_the_worst_of_one():
-    random = np.random.default_rng(0)
-    items = [(index, float(random.integers(0, 4)) / 4) for index in range(20)]
-    merged, other = worst_of(items[::2]), worst_of(items[1::2])
-    merged.merge(pickle.loads(pickle.dumps(other)))
-    assert kept(merged) == kept(worst_of(items))
-    merged.merge(Worst(3))
-    assert kept(merged) == kept(worst_of(items))
-
-
-@FITS
-@pytest.mark.parametrize("original", [True, False])
-def test_a_poor_images_picture_has_the_size_of_its_labels(pairs, how, original):
-    network = make_network(in_channels=1)
-    card = make_card(network)
-    records = records_of(pairs, replace(card, input=replace(card.input, fit=how)), original)
-    worst = Worst(1)
-    labels = records[1][1]
-    worst.add(1, labels, labels, 0.0)
-    picture = worst.picture(records, worst.items[0])
-    assert picture.shape[:2] == labels.shape == (SIZES[1] if original or how == "native" else (32, 48))
-    expected = (
-        load_image(pairs[1].image) if original else fit(load_image(pairs[1].image, "L"), records.decoder.input).image
-    )
-    assert np.array_equal(picture, expected)

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.errors import ModelError
 from runtime.inference import loaded_model
-from runtime.model_file import validator
+from runtime.model_file import graph_validator
+from runtime.model_file.graph_validator import check_model
 from runtime.model_file.protobuf_reader import MAX_FIELDS, field
-from runtime.model_file.validator import check_model
 from runtime.predictor import Predictor
 
 ADVICE = "; export the model again with unet-export"
@@ -203,7 +203,7 @@ def test_tensor_that_contradicts_its_data_is_refused(check, make_graph, changes,
     assert check(model) == (refusal and refusal + ADVICE)
 
 
-@pytest.mark.parametrize("kind", sorted(validator.STORED))
+@pytest.mark.parametrize("kind", sorted(graph_validator.STORED))
 @pytest.mark.parametrize("raw", [False, True])
 def test_tensors_of_every_type_as_onnx_writes_them_are_let_through(check, make_graph, kind, raw):
     if raw and kind == TensorProto.STRING:
@@ -211,7 +211,7 @@ def test_tensors_of_every_type_as_onnx_writes_them_are_let_through(check, make_g
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     values = np.array([b"a"] * 5, object) if kind == TensorProto.STRING else np.ones(5, dtype)
     if raw:
-        bits = validator.STORED[kind][1]
+        bits = graph_validator.STORED[kind][1]
         made = helper.make_tensor("t", kind, [5], b"\0" * -(-5 * bits // 8), raw=True)
     else:
         made = helper.make_tensor("t", kind, [5], values)
@@ -259,7 +259,7 @@ def test_negative_side_of_a_value_is_an_unknown_one_as_onnx_runtime_has_it(write
 
 
 def test_nodes_are_counted_through_all_graphs(check, monkeypatch):
-    monkeypatch.setattr(validator, "MAX_NODES", 5)
+    monkeypatch.setattr(graph_validator, "MAX_NODES", 5)
     inner = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])] * 2, "inner", [], [])
     assert check(onnx.ModelProto(graph=nested(inner, 3))) is None
     assert check(onnx.ModelProto(graph=nested(inner, 4))) == f"has more than 5 nodes, expected fewer{ADVICE}"

@@ -1,14 +1,8 @@
-import math
-import os
-
-import cv2
 import numpy as np
 import pytest
-import torch
 
-from benchmarks.measuring import environment, rounds, timing
+from benchmarks.measuring import environment, rounds
 from benchmarks.measuring.rounds import Timing, interleave
-from benchmarks.measuring.timing import ratio
 
 
 @pytest.fixture
@@ -112,69 +106,6 @@ def test_a_trial_warms_nothing_up_makes_single_calls_and_is_told(clock, monkeypa
     assert environment.disturbance(0.0, 0.0).startswith("UNET_BENCH_TRIAL is set")
 
 
-def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-
-    def found():
-        return torch.get_num_threads(), cv2.getNumThreads(), *map(os.environ.get, timing.THREAD_VARIABLES[:2])
-
-    before = found()
-    with timing.pinned(3):
-        assert found() == (3, 3, "3", "3")
-    assert found() == before
-    assert before[2:] == ("7", None)
-
-
-def test_busy_cores_are_the_share_of_ticks_that_is_neither_idle_nor_waiting(tmp_path, monkeypatch):
-    statistics = tmp_path / "stat"
-    others = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu1 9 9 9 9 9 9 9 9 9 9\n"
-    statistics.write_text(others + "cpu0 60 0 50 500 50 0 0 0 0 0\ncpu2 40 0 0 300 0 0 0 0 0 0\nintr 7\n")
-    monkeypatch.setattr(environment, "STATISTICS", statistics)
-    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: {0, 2})
-    later = others + "cpu0 90 0 60 510 90 0 0 0 0 0\ncpu2 40 0 0 310 0 0 0 0 0 0\nintr 8\n"
-    moments = iter([None, later])
-    monkeypatch.setattr(environment.time, "sleep", lambda _: (text := next(moments)) and statistics.write_text(text))
-    assert environment.busy_cores() == pytest.approx(2 * 40 / 100)
-
-
-def test_where_the_system_does_not_tell_nothing_is_claimed(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "STATISTICS", tmp_path / "none")
-    assert environment.busy_cores(0.0) is None
-    assert environment.disturbance(None, None) is None
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "words"), [(0.2, 0.1, None), (0.2, 1.2, "1.2 of 2 cores"), (0.9, None, "0.9 of 2 cores")]
-)
-def test_what_disturbs_before_or_after_is_told(monkeypatch, before, after, words):
-    monkeypatch.setattr(environment, "available_threads", lambda: 2)
-    found = environment.disturbance(before, after)
-    assert found is None if words is None else words in found
-
-
 def test_percentiles():
     summary = Timing.of(np.arange(101, dtype=np.float64))
     assert summary == Timing(median=50, p90=90, p99=99)
-
-
-def test_ratio_is_taken_round_by_round():
-    drift = np.linspace(1, 10, 40)
-    median, low, high = ratio(3 * drift, drift)
-    assert median == pytest.approx(3)
-    assert low == pytest.approx(3)
-    assert high == pytest.approx(3)
-
-
-@pytest.mark.parametrize(
-    ("rounds", "low", "high"), [(5, 1, 5), (7, 1, 7), (8, 2, 7), (10, 2, 9), (20, 6, 15), (30, 11, 20)]
-)
-def test_the_interval_has_the_narrowest_ranks_that_hold_the_median_with_90_percent(rounds, low, high):
-    values = np.random.default_rng(0).permutation(np.arange(1.0, rounds + 1))
-    assert ratio(values, np.ones(rounds)) == ((rounds + 1) / 2, low, high)
-    below = sum(math.comb(rounds, count) for count in range(low)) / 2**rounds  # fewer than `low` below the median
-    assert below <= 0.05 < below + math.comb(rounds, low) / 2**rounds
-
-
-def test_four_rounds_tell_nothing():
-    assert ratio(np.arange(1.0, 5.0), np.ones(4)) == (2.5, 0, math.inf)

@@ -1,37 +1,12 @@
-"""Figures from times, and the number of threads that are timed."""
+"""Ratios of times, and intervals for their medians."""
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 2_000
 """Draws of a bootstrap."""
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """Give PyTorch (within an operator), OpenCV and processes started in the block this many threads."""
-    import cv2
-    import torch
-
-    before = torch.get_num_threads(), cv2.getNumThreads(), {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
-        for name, value in before[2].items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def ratio(slow: NDArray[np.float64], fast: NDArray[np.float64]) -> tuple[float, float, float]:
