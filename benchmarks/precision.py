@@ -5,13 +5,16 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from export.cli import masks_of, with_options_of_masks
 from runtime.commands.console import Command
 from runtime.commands.entry import exit_without
+
+if TYPE_CHECKING:
+    from benchmarks.cases.precisions import PrecisionReport
 
 
 @click.command(cls=Command)
@@ -37,10 +40,46 @@ def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | Non
         folder = make_folder(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         masks = masks_of(checkpoint, data, mask_options, display)
         report = measure_precisions(checkpoint, data, folder, **masks, device=device, rounds=rounds, display=display)
-    click.echo(report.markdown())
+    click.echo(markdown(report))
     if out is not None:
         write_text(out / "precision.json", json.dumps(asdict(report), indent=2) + "\n")
-        write_text(out / "precision.md", report.markdown() + "\n")
+        write_text(out / "precision.md", markdown(report) + "\n")
+
+
+def markdown(report: "PrecisionReport") -> str:
+    """Write the report as Markdown: a row for each file."""
+    height, width = report.shape[1:3]
+    lines = [f"**Not a measurement**: {report.disturbance}.", ""] if report.disturbance else []
+    lines += [
+        f"{report.images} real images; batch 1 at {width}x{height} on {report.device}, {report.rounds} rounds, "
+        "in which the files alternate.",
+        "",
+        "| precision | export s | MB | max error | pixels flipped | image Dice | median ms | p90 | times fp32's |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in report.rows.items():
+        dice = "" if row.image_dice is None else f"{row.image_dice:.4f}"
+        middle, low, high = row.ratio
+        failed = row.gate is not None and not row.gate.passed
+        lines.append(
+            f"| {name}{' (fails its gate)' if failed else ''} | {row.seconds:.0f} | {row.size / 1e6:.1f} "
+            f"| {row.parity.max_abs_error:.1e} | {row.parity.flipped:.4%} | {dice} | {row.timing.median:.1f} "
+            f"| {row.timing.p90:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
+        )
+    lines.append("")
+    gate = report.rows["fp16"].gate if report.device == "cpu" else None
+    if gate is not None:
+        dice = "" if gate.image_dice is None else f" and an image Dice of {gate.image_dice:.4f}"
+        lines += [
+            "fp16: a CPU computes the file in fp32, so error, flipped pixels, Dice and time of its row are not a "
+            f"GPU's. Its gate, which rounds as a GPU does, found {gate.flipped:.4%} of the pixels flipped against "
+            f"fp32{dice}.",
+            "",
+        ]
+    versions = report.environment["versions"]
+    assert isinstance(versions, dict)
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n".join([*lines, f"{report.environment['cpu']}, {report.environment['cores']} cores; {installed}"])
 
 
 if __name__ == "__main__":

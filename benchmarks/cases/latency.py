@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases.peaks import peak_of
+from benchmarks.contestants.answers import Difference, compare_answers
 from benchmarks.contestants.base import (
     Arithmetic,
     BenchmarkModel,
@@ -20,7 +21,6 @@ from benchmarks.contestants.base import (
 )
 from benchmarks.contestants.onnx_runtime import PlainContestant
 from benchmarks.contestants.registry import contestants_on, select_contestants
-from benchmarks.contestants.tolerance import Difference, compare_answers
 from benchmarks.measuring.graph_cost import Work, count_work
 from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import available_megabytes

@@ -70,41 +70,6 @@ class PrecisionReport:
     disturbance: str | None
     environment: dict[str, object]
 
-    def markdown(self) -> str:
-        """Write the report as Markdown."""
-        height, width = self.shape[1:3]
-        lines = [f"**Not a measurement**: {self.disturbance}.", ""] if self.disturbance else []
-        lines += [
-            f"{self.images} real images; batch 1 at {width}x{height} on {self.device}, {self.rounds} rounds, in which "
-            "the files alternate.",
-            "",
-            "| precision | export s | MB | max error | pixels flipped | image Dice | median ms | p90 | times fp32's |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        for name, row in self.rows.items():
-            dice = "" if row.image_dice is None else f"{row.image_dice:.4f}"
-            middle, low, high = row.ratio
-            failed = row.gate is not None and not row.gate.passed
-            lines.append(
-                f"| {name}{' (fails its gate)' if failed else ''} | {row.seconds:.0f} | {row.size / 1e6:.1f} "
-                f"| {row.parity.max_abs_error:.1e} | {row.parity.flipped:.4%} | {dice} | {row.timing.median:.1f} "
-                f"| {row.timing.p90:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
-            )
-        lines.append("")
-        gate = self.rows["fp16"].gate if self.device == "cpu" else None
-        if gate is not None:
-            dice = "" if gate.image_dice is None else f" and an image Dice of {gate.image_dice:.4f}"
-            lines += [
-                "fp16: a CPU computes the file in fp32, so error, flipped pixels, Dice and time of its row are not a "
-                f"GPU's. Its gate, which rounds as a GPU does, found {gate.flipped:.4%} of the pixels flipped against "
-                f"fp32{dice}.",
-                "",
-            ]
-        versions = self.environment["versions"]
-        assert isinstance(versions, dict)
-        installed = ", ".join(f"{name} {version}" for name, version in versions.items())
-        return "\n".join([*lines, f"{self.environment['cpu']}, {self.environment['cores']} cores; {installed}"])
-
 
 def measure_precisions(
     checkpoint: Path,

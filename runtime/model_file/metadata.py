@@ -6,6 +6,9 @@ ModelProto, field 14) are skipped by their length, so the time does not depend o
 
 import os
 
+from runtime.card import CARD_KEY, RAW_KEY
+from runtime.errors import ModelError
+from runtime.model_file.golden import GOLDEN_KEY
 from runtime.model_file.opening import open_wire
 from runtime.model_file.protobuf_reader import BYTES, WireError
 
@@ -42,3 +45,22 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         if not has_graph:
             raise WireError("no graph in it")
     return entries
+
+
+def read_card_and_golden(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the card and the golden sample of an ONNX file that `unet-export` wrote, as JSON.
+
+    Raises:
+        ModelError: the file is missing, damaged, a raw export, or of another program.
+    """
+    metadata = read_metadata(path)
+    if RAW_KEY in metadata:
+        raise ModelError(f"{path}: is a raw export (normalised planes in, logits out); export it again without --raw")
+    if CARD_KEY not in metadata:
+        raise ModelError(
+            f"{path}: is an ONNX file without a card (metadata key {CARD_KEY}), so its input and output are unknown; "
+            "make it from its checkpoint with: unet-export model.pth"
+        )
+    if GOLDEN_KEY not in metadata:
+        raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
+    return metadata[CARD_KEY], metadata[GOLDEN_KEY]

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard
+from runtime.card import ModelCard
 from runtime.errors import ModelError
-from runtime.model_file.golden import GOLDEN_KEY, Golden
+from runtime.model_file.golden import Golden
 from runtime.model_file.graph_validator import check_model
-from runtime.model_file.metadata import read_metadata
+from runtime.model_file.metadata import read_card_and_golden
 
 
 def path_of(model: object) -> Path:
@@ -36,22 +36,9 @@ def read_model(path: Path) -> tuple[ModelCard, Golden]:
     Raises:
         ModelError: the file is missing, damaged, of another program, or not safe to load; see `check_model`.
     """
-    metadata = read_metadata(path)
-    if RAW_KEY in metadata:
-        raise ModelError(f"{path}: is a raw export (normalised planes in, logits out); export it again without --raw")
-    if CARD_KEY not in metadata:
-        raise ModelError(
-            f"{path}: is an ONNX file without a card (metadata key {CARD_KEY}), so its input and output are unknown; "
-            "make it from its checkpoint with: unet-export model.pth"
-        )
+    card_json, golden_json = read_card_and_golden(path)
     try:
-        card = ModelCard.from_json(metadata[CARD_KEY])
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    if GOLDEN_KEY not in metadata:
-        raise ModelError(f"{path}: has no golden sample (metadata key {GOLDEN_KEY}); export the model again")
-    try:
-        golden = Golden.from_json(metadata[GOLDEN_KEY])
+        card, golden = ModelCard.from_json(card_json), Golden.from_json(golden_json)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     found = golden.image.shape[2], golden.probability.shape[0]

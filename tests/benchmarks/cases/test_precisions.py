@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.cases import precisions
 from benchmarks.cases.precisions import EXPORTS, PrecisionReport
-from benchmarks.precision import main
+from benchmarks.precision import main, markdown
 from runtime.predictor import Predictor
 
 IGNORED = 7
@@ -123,7 +123,7 @@ def test_a_report_begins_with_doubts_and_ends_with_what_it_was_measured_on(doubt
         disturbance=doubt,
         environment=environment,
     )
-    lines = report.markdown().splitlines()
+    lines = markdown(report).splitlines()
     assert lines[: len(first) + 1] == [
         *first,
         "1 real images; batch 1 at 3x2 on cuda:0, 5 rounds, in which the files alternate.",

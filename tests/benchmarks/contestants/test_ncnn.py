@@ -11,8 +11,8 @@ from graphs import DEEP, graph_of
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.contestants import base, ncnn
+from benchmarks.contestants.answers import compare_answers
 from benchmarks.contestants.ncnn import NcnnContestant, bare_network, convert
-from benchmarks.contestants.tolerance import compare_answers
 from export.proof import network_run
 from runtime.errors import DeviceError
 

@@ -7,8 +7,8 @@ from devices import images
 from graphs import DEEP
 
 from benchmarks.contestants import base
+from benchmarks.contestants.answers import compare_answers
 from benchmarks.contestants.openvino import OpenVinoContestant
-from benchmarks.contestants.tolerance import compare_answers
 from export.proof import network_run
 
 CONFIGS = [{}, DEEP, {"widths": (3, 5, 9), "up": "bilinear", "classes": 2}]

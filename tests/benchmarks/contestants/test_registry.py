@@ -8,6 +8,7 @@ from devices import CPU, GPU, TRT, images
 from onnx_files import gate_of, write_onnx
 
 from benchmarks.contestants import base, onnx_runtime, pytorch
+from benchmarks.contestants.answers import compare_answers
 from benchmarks.contestants.base import BenchmarkModel, not_installed_reason, require
 from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS, PLAIN, SPINNING, PlainContestant, PredictorContestant
 from benchmarks.contestants.pytorch import (
@@ -21,7 +22,6 @@ from benchmarks.contestants.pytorch import (
     with_own_code,
 )
 from benchmarks.contestants.registry import contestants_on, select_contestants
-from benchmarks.contestants.tolerance import compare_answers
 from benchmarks.measuring.threads import pinned
 from export.proof import network_run
 from runtime.devices.device import Device

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.contestants.tolerance import Difference, compare_answers
+from benchmarks.contestants.answers import Difference, compare_answers
 
 
 @pytest.mark.parametrize(
