@@ -64,6 +64,8 @@ def require_gate(card: ModelCard, converted: Converted, golden: Golden, file: Pa
         off = max(row.parity.max_abs_error for row in rows)
         if off > MAX_ERROR:
             refuse(f"the graph is off by {off:.2g} from the one that was judged", card, file)
+    if not converted.finite:
+        refuse("it answers an image that it was judged on with NaN", card, file)
     if not converted.gate.passed and not force:
         refuse(f"{card.precision} loses too much: {converted.refusal()}; --force writes it all the same", card, file)
 

@@ -20,10 +20,10 @@ from export.graph import CONVOLUTIONS, layers_of
 from export.options import check_keep
 from export.precision.calibration import extremes
 from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images
-from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured
+from export.precision.judge import TRIED_PICTURES, Converted, Judge, Judgement, measured
 from export.proof import cases, graph_run
 from export.samples import FittedImage, Samples
-from runtime.card import Gate, ModelCard
+from runtime.card import ModelCard
 from runtime.model_file.golden import NetworkFunction
 from unet_core.reporting.progress import Display
 
@@ -55,20 +55,21 @@ def convert_to_fp16(
     needed = {*keep, *overflowing(model, seen)}
     kept, costs = search_layers(model, Judge(exact, tried, card), needed, display)
 
-    def judged(kept: Sequence[str]) -> tuple[Gate, str | None]:
+    def judged(kept: Sequence[str]) -> Judgement:
         run = graph_run(emulate_half(model, kept))
         return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
 
-    gate, doubt = judged(kept)
+    gate, doubt, finite = judged(kept)
     if gate.flipped > FP16_FLIPPED:
         kept, costs = search_layers(model, Judge(exact, samples.pictures(len(samples.measured)), card), needed, display)
-        gate, doubt = judged(kept)
+        gate, doubt, finite = judged(kept)
     return Converted(
         model=to_half(model, kept),
         run=graph_run(emulate_half(model, kept)),
         gate=gate,
-        costs=costs,
         doubt=doubt,
+        finite=finite,
+        costs=costs,
         twin=emulate_half(model, kept, weights_only=True),
         notes=notes_on_images(gate),
     )

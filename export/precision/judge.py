@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -21,20 +22,29 @@ TRIED_PICTURES = 32
 """Number of pictures that a set of layers is tried on first. The gate is on all, and a second search if it fails."""
 
 
+class Judgement(NamedTuple):
+    """The gate of a conversion; why its pictures can show nothing, if so; False if an answer was not finite."""
+
+    gate: Gate
+    doubt: str | None
+    finite: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     """A graph of lower precision, and what it lost.
 
     `run` answers as a device will. If it is not `model` itself, `twin` is a graph that has to answer as `model` does on
-    a CPU. `costs` are the layers that cost most, worst first, if they were looked for. `doubt` says why the images can
-    show nothing, if so. `notes` are lines that a user should read.
+    a CPU. `gate`, `doubt` and `finite` are those of `Judgement`. `costs` are the layers that cost most, worst first,
+    if they were looked for. `notes` are lines that a user should read.
     """
 
     model: onnx.ModelProto
     run: NetworkFunction
     gate: Gate
+    doubt: str | None
+    finite: bool
     costs: Sequence[tuple[str, PrecisionCost]]
-    doubt: str | None = None
     twin: onnx.ModelProto | None = None
     notes: tuple[str, ...] = ()
 
@@ -77,8 +87,8 @@ def measured(
     kept: Sequence[str],
     good: Callable[[Gate], bool],
     display: Display,
-) -> tuple[Gate, str | None]:
-    """Measure a conversion on all pictures; return the gate, and a doubt if the pictures can show nothing.
+) -> Judgement:
+    """Measure a conversion on all pictures.
 
     The gate passes if its figures are `good`, all answers are finite, and there is no doubt.
     """
@@ -110,4 +120,4 @@ def measured(
         passed=False,
     )
     doubt = doubt_of(gate, card, seen)
-    return replace(gate, passed=finite and doubt is None and good(gate)), doubt
+    return Judgement(replace(gate, passed=finite and doubt is None and good(gate)), doubt, finite)

@@ -8,7 +8,8 @@ from onnx import numpy_helper
 
 from export import export_onnx, exporter, refusal
 from export.graph import build_graph
-from export.precision import fp16
+from export.precision import fp16, int8
+from export.proof import graph_run
 from runtime.errors import ProofError
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 
@@ -106,6 +107,20 @@ def test_a_file_that_answers_nan_is_not_even_forced(at_hand, trained, tmp_path, 
     with pytest.raises(ProofError, match="it answers the golden sample with NaN"):
         export_onnx(at_hand, precision="fp16", data=trained.data, force=True)
     assert names_in(tmp_path) == ["model.fp16.refused.json", "model.pth"]
+
+
+def test_a_file_that_answers_nan_to_one_image_of_its_gate_is_not_even_forced(at_hand, trained, monkeypatch):
+    """The image is not among the pictures of the proof."""
+    picture, _ = trained.samples.measured[1]
+
+    def broken(model):
+        run = graph_run(model)
+        return lambda images: run(images) * np.float32(np.nan if np.array_equal(images, picture[None]) else 1)
+
+    monkeypatch.setattr(exporter, "PROOF_PICTURES", 1)
+    monkeypatch.setattr(int8, "graph_run", broken)
+    with pytest.raises(ProofError, match="not written, it answers an image that it was judged on with NaN"):
+        export_onnx(at_hand, precision="int8", data=trained.data, force=True)
 
 
 def test_fp16_of_which_nothing_is_left_is_refused(at_hand, monkeypatch):

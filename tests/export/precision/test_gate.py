@@ -43,7 +43,7 @@ def test_images_that_show_one_class_alone_prove_nothing(trained):
         return np.full_like(trained.exact(batch), 0.01)
 
     samples = replace(trained.samples, labelled=False)
-    gate, doubt = measured(empty, empty, trained.card, samples, (), lambda _: True, QUIET)
+    gate, doubt, _ = measured(empty, empty, trained.card, samples, (), lambda _: True, QUIET)
     assert (gate.flipped, gate.passed) == (0, False)
     assert doubt.startswith("the network answers one class everywhere on the images of --data")
     assert measured(empty, empty, trained.card, synthetic_samples(trained.card), (), lambda _: True, QUIET)[0].passed
@@ -53,7 +53,7 @@ def test_images_on_which_fp32_fails_prove_nothing(trained):
     def inverse(batch):
         return 1 - trained.exact(batch)
 
-    gate, doubt = measured(inverse, inverse, trained.card, trained.samples, (), lambda _: True, QUIET)
+    gate, doubt, _ = measured(inverse, inverse, trained.card, trained.samples, (), lambda _: True, QUIET)
     assert not gate.passed
     known = trained.card.training.metrics["image_dice"]
     assert doubt == (
@@ -61,5 +61,5 @@ def test_images_on_which_fp32_fails_prove_nothing(trained):
         "what is lost; give images and masks of what the network was trained for"
     )
     foreign = replace(trained.card, training=None)
-    _, doubt = measured(inverse, inverse, foreign, trained.samples, (), lambda _: True, QUIET)
+    _, doubt, _ = measured(inverse, inverse, foreign, trained.samples, (), lambda _: True, QUIET)
     assert f"is {gate.image_dice_fp32:.4f}, so it cannot show" in doubt

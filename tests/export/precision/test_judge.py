@@ -15,8 +15,8 @@ def test_answers_that_are_not_finite_flip_all(trained, value):
     judge = Judge(trained.exact, trained.samples.pictures(2), trained.card)
     assert judge.cost(broken) == (1.0, 1.0)
     assert judge.cost(trained.exact) == (0.0, 0.0)
-    gate, _ = measured(broken, trained.exact, trained.card, trained.samples, (), lambda _: True, QUIET)
-    assert (gate.flipped, gate.passed) == (1.0, False)
+    gate, _, finite = measured(broken, trained.exact, trained.card, trained.samples, (), lambda _: True, QUIET)
+    assert (gate.flipped, gate.passed, finite) == (1.0, False, False)
 
 
 def test_flipped_pixels_by_hand(trained):
@@ -30,9 +30,9 @@ def test_flipped_pixels_by_hand(trained):
     share = 8 / trained.card.input.size[0]
     assert Judge(trained.exact, trained.samples.pictures(4), trained.card).cost(other)[0] == share
     asked = []
-    gate, doubt = measured(
+    gate, doubt, finite = measured(
         other, trained.exact, trained.card, trained.samples, ("a",), lambda gate: bool(asked.append(gate)), QUIET
     )
-    assert (asked, doubt) == ([gate], None)
+    assert (asked, doubt, finite) == ([gate], None, True)
     assert gate.image_dice_fp32 - gate.image_dice > 0.01
     assert (gate.flipped, gate.kept, gate.passed) == (pytest.approx(share), ("a",), False)
