@@ -36,8 +36,11 @@ MIN_ROUNDS, PRECISIONS = 5, ("fp32", "tf32", "fp16", "bf16", "int8")
 QUICK: Mapping[str, Any] = {"rounds": MIN_ROUNDS, "predictions": 100, "folder_sizes": (8,), "side": 1024}
 """Fields of a plan with --quick."""
 
-TRIAL: Mapping[str, Any] = {"rounds": 1, "predictions": 10, "side": 512}
-"""Fields of a plan in a trial: see `benchmarks.measuring.rounds.TRIAL`."""
+TRIAL: Mapping[str, Any] = {"rounds": 1, "predictions": 10, "side": 640}
+"""Fields of a plan in a trial, whatever the options say: see `benchmarks.measuring.rounds.TRIAL`.
+
+The side is that of the smallest round image of which a tile of 512x512 is only a part.
+"""
 
 PARTS_HELP = (
     "Measure only this part; may be repeated.  "

@@ -27,7 +27,8 @@ ROUND_SECONDS = 0.1
 TRIAL = "UNET_BENCH_TRIAL"
 """Environment variable for tests and CI: if it is set, nothing is warmed up and a round is one call.
 
-So every part is quick, even on a busy machine. The times mean nothing, and the report says so.
+Whatever its options say, `unet-bench` then makes one round and ten predictions, and its large image is 640x640. So
+every part is quick, even on a busy machine. The times mean nothing, and the report says so.
 """
 
 

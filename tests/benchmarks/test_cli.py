@@ -81,7 +81,7 @@ def test_a_trial_measures_everything_once(thin, parts, monkeypatch, options):
     done = bench(thin / "model.onnx", "--part", "scaling", *options)
     assert done.exit_code == 0, done.output
     plan = parts[0][1]
-    assert (plan.rounds, plan.predictions, plan.side) == (1, 10, 512)
+    assert (plan.rounds, plan.predictions, plan.side) == (1, 10, 640)
     assert "rounds 1," in done.output
 
 
