@@ -16,8 +16,10 @@ def verdict_line(card: ModelCard) -> str:
         text += f", with {', '.join(gate.kept)} in fp32"
     if gate.passed:
         return text
-    too_much = "WHICH IS TOO MUCH: " if exceeds_limit(card, gate) else ""
-    return f"{text}, {too_much}it was forced{describe_limit(card, gate)}"
+    limit = describe_limit(card, gate)
+    if exceeds_limit(card, gate):
+        return f"{text}, WHICH IS TOO MUCH: it was forced; {limit}"
+    return f"{text}; it was forced{f', since {limit}' if limit else ''}"
 
 
 def parity_table(rows: tuple[ProofRow, ...]) -> str:

@@ -42,16 +42,26 @@ def doubt_of(gate: Gate, card: ModelCard, seen: set[int]) -> str | None:
     """Say why the images can show nothing, if so; `seen` are the classes that fp32 answered."""
     if gate.images == "data" and len(seen) == 1:
         return "the network answers one class everywhere on the images of --data, so they show nothing; give others"
-    if gate.image_dice_fp32 is None:
+    if not shows_nothing(card, gate):
         return None
-    trained = card.training.metrics.get("image_dice", 0.0) if card.training else 0.0
-    if gate.image_dice_fp32 >= max(MEANINGFUL_DICE, trained / 2):
-        return None
+    trained = dice_in_training(card)
     known = f", in training {trained:.4f}" if trained else ""
     return (
         f"the image Dice of fp32 on --data is {gate.image_dice_fp32:.4f}{known}, so it cannot show what is lost; give "
         "images and masks of what the network was trained for"
     )
+
+
+def shows_nothing(card: ModelCard, gate: Gate) -> bool:
+    """Return True if the image Dice of fp32 is too low to show what a precision loses."""
+    if gate.image_dice_fp32 is None:
+        return False
+    return gate.image_dice_fp32 < max(MEANINGFUL_DICE, dice_in_training(card) / 2)
+
+
+def dice_in_training(card: ModelCard) -> float:
+    """Return the image Dice (0..1) that the network had in training, 0 if it is not known."""
+    return card.training.metrics.get("image_dice", 0.0) if card.training else 0.0
 
 
 def notes_on_images(gate: Gate) -> tuple[str, ...]:
@@ -94,18 +104,23 @@ def describe_loss(card: ModelCard, gate: Gate) -> str:
 
 
 def describe_limit(card: ModelCard, gate: Gate) -> str:
-    """Say what the file may lose; continues the sentence of `describe_loss`."""
+    """Say what the file may lose, or that its images cannot show it; empty if no layer is in fp16."""
     if no_layer_in_fp16(card, gate):
         return ""
     if not exceeds_limit(card, gate):
-        return "; the images cannot show what is lost"
+        return "the images cannot show what is lost"
     if card.precision == "int8" and gate.image_dice is not None:
-        return f"; allowed are {INT8_DICE * 100:g} points of image Dice"
-    return f"; allowed are {FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
+        return f"allowed are {INT8_DICE * 100:g} points of image Dice"
+    return f"allowed are {FP16_FLIPPED if card.precision == 'fp16' else INT8_FLIPPED:.2%} of the pixels"
 
 
 def exceeds_limit(card: ModelCard, gate: Gate) -> bool:
-    """Return True if a file lost more than allowed. A gate that failed otherwise had images that show nothing."""
+    """Return True if a file lost more than allowed, on images that can show it.
+
+    Any other gate that failed, but for that of an fp16 file without a layer in fp16, had images that show nothing.
+    """
+    if shows_nothing(card, gate):
+        return False
     return gate.flipped > FP16_FLIPPED if card.precision == "fp16" else not int8_is_good(gate)
 
 

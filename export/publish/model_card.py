@@ -34,9 +34,10 @@ def model_card(card: ModelCard, file: Path) -> str:
     gate = None if card.proof is None else card.proof.gate
     warning = ""
     if gate is not None and not gate.passed:
+        limit = describe_limit(card, gate)
         warning = (
             f"> **Warning: this {card.precision} file failed its gate and was written all the same.** It "
-            f"{describe_loss(card, gate)}{describe_limit(card, gate)}. Prefer the fp32 file.\n"
+            f"{describe_loss(card, gate)}{limit and f'; {limit}'}. Prefer the fp32 file.\n"
         )
     parts = [FRONT_MATTER, f"# {as_code(card.name)}\n", warning, facts(card, file), contract(card)]
     parts += [usage(card, file), training_section(card), proof_section(card), LICENSE]

@@ -278,18 +278,24 @@ def test_a_name_that_triton_does_not_take_is_changed_and_said(trained, tmp_path)
         (
             "fp16",
             {"passed": False, "flipped": 0.0, "kept": tuple(map(str, range(13)))},
-            "fp16, holds no layer in fp16: all had to stay in fp32, it was forced",
+            "fp16, holds no layer in fp16: all had to stay in fp32; it was forced",
         ),
         (
             "fp16",
             {"passed": False, "flipped": 0.0, "kept": ("ups.0",)},
-            "fp16, answers 0.0000% of the pixels of 8 real images otherwise than fp32, it was forced; the images "
+            "fp16, answers 0.0000% of the pixels of 8 real images otherwise than fp32; it was forced, since the images "
             "cannot show what is lost",
         ),
         (
             "int8",
             {"passed": False, "flipped": 0.0, "image_dice": 0.05, "image_dice_fp32": 0.05},
-            "an image Dice of 0.0500 instead of 0.0500, it was forced; the images cannot show what is lost",
+            "an image Dice of 0.0500 instead of 0.0500; it was forced, since the images cannot show what is lost",
+        ),
+        (
+            "int8",
+            {"passed": False, "flipped": 0.001, "image_dice": 0.3, "image_dice_fp32": 0.4},
+            "an image Dice of 0.3000 instead of 0.4000 (10.0000 points less); it was forced, since the images cannot "
+            "show what is lost",
         ),
         (
             "int8",

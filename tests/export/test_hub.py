@@ -105,6 +105,23 @@ def test_a_failed_gate_is_said_before_anything_else(tmp_path, precision, gate, l
     assert "**Failed.**" in text
 
 
+@pytest.mark.parametrize(
+    ("precision", "gate", "lost"),
+    [
+        ("fp16", {"flipped": 0.0}, "answers 0.0000% of the pixels of 8 real images otherwise than fp32"),
+        (
+            "int8",
+            {"image_dice": 0.3, "image_dice_fp32": 0.4},  # in training 0.97
+            "with an image Dice of 0.3000 instead of 0.4000 (10.0000 points less)",
+        ),
+    ],
+)
+def test_a_forced_file_whose_images_show_nothing_is_not_said_to_lose_too_much(tmp_path, precision, gate, lost):
+    card = write_onnx(tmp_path / "model.onnx", precision=precision, gate=gate_of(passed=False, **gate))
+    warning = model_card(card, tmp_path / "model.onnx").split("# `thin`\n\n")[1].splitlines()[0]
+    assert warning.endswith(f"{lost}; the images cannot show what is lost. Prefer the fp32 file.")
+
+
 def test_numbers_just_above_their_limit_look_so(tmp_path):
     gate = gate_of(passed=False, flipped=1.000004e-4, image_dice=0.9483999, image_dice_fp32=0.9504)
     text = model_card(write_onnx(tmp_path / "model.onnx", precision="fp16", gate=gate), tmp_path / "model.onnx")
