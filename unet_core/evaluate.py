@@ -49,7 +49,7 @@ def evaluate(
     Args:
         model: a checkpoint, or an .onnx file.
         pairs: images and their masks; a pair without a mask is predicted but not measured.
-        device: for a checkpoint see `torch_device`, for an .onnx file see `Predictor`.
+        device: for a checkpoint see `unet_core.evaluation.torch_device`, for an .onnx file see `Predictor`.
         batch_size, workers: images per batch, and processes that load images; for checkpoints only.
         ignore_index: the value in the masks whose pixels do not count.
         submission: a CSV file of img and rle_mask, as Carvana's competition takes it, to write the masks to.

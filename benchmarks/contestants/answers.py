@@ -1,4 +1,4 @@
-"""The limits within which a contestant's answer equals the reference's, in each arithmetic."""
+"""Comparison of a contestant's answer with the reference's, and the limits of their difference in each arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

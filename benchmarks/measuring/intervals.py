@@ -19,8 +19,8 @@ def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Find the two nearest of the values [rounds] that enclose the median of the distribution with at least 90 %.
 
     Each value lies below that median with probability 1/2, so the number of those that do is binomial, whatever the
-    noise looks like (Conover, "Practical Nonparametric Statistics", 1999, 3.2). With fewer than `MIN_ROUNDS` values the
-    ends are 0 and infinity.
+    noise looks like (Conover, "Practical Nonparametric Statistics", 1999, 3.2). With fewer than
+    `rounds.MIN_ROUNDS` values the ends are 0 and infinity.
     """
     count = len(values)
     outer, ways = 0, 1  # `ways` of the 2 ** count ways to fall below or above have exactly `outer` values below

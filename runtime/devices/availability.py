@@ -1,4 +1,4 @@
-"""Availability: which devices work here, why another one does not, the choice among them, and the warning about it.
+"""Devices that work here, why others do not, the choice among them, and the warning about devices that were skipped.
 
 ONNX Runtime lists providers that cannot run on the machine at hand and falls back to the CPU with no more than a log
 line. So nothing that it claims is believed: the driver and the libraries are looked for before a session is made, and

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.engine_store.lock import Note, locked
+from runtime.engine_store.lock import locked
 from runtime.engine_store.permissions import check_own, check_parent, explained
 from runtime.errors import OutputError
 from runtime.support.files import write_text
@@ -80,7 +80,9 @@ class EngineCache:
         """Return True if there is an engine under this key, by its manifest; `open` looks closer."""
         return (self.folder / key / MANIFEST).is_file()
 
-    def open(self, key: str, about: Mapping[str, Any], load: Load[T], note: Note, *, timing: str = "") -> T:
+    def open(
+        self, key: str, about: Mapping[str, Any], load: Load[T], note: Callable[[str], None], *, timing: str = ""
+    ) -> T:
         """Load an engine, or build and publish it, and return what `load` gives.
 
         `load` is called with an engine's folder and False. If there is no engine, or `load` raises `DamagedError` or
@@ -118,7 +120,7 @@ class EngineCache:
             os.utime(entry / MANIFEST)
         return loaded
 
-    def _build(self, key: str, about: Mapping[str, Any], load: Load[T], note: Note, timing: str) -> T:
+    def _build(self, key: str, about: Mapping[str, Any], load: Load[T], note: Callable[[str], None], timing: str) -> T:
         temporary = self.folder / f".{key}.{os.urandom(4).hex()}"
         start = time.monotonic()
         try:

@@ -16,12 +16,9 @@ else:
 
 POLL_SECONDS = 0.1
 
-Note = Callable[[str], None]
-"""Is told of work that takes long."""
-
 
 @contextmanager
-def locked(path: Path, note: Note | None) -> Iterator[None]:
+def locked(path: Path, note: Callable[[str], None] | None) -> Iterator[None]:
     """Hold a file's lock, against threads too; wait for it and say so, or with `note` None raise BlockingIOError."""
     waiting = False
     while True:

@@ -1,4 +1,4 @@
-"""The best epoch of a run: the figure that decides, and the epochs that passed since."""
+"""The best epoch of a run: the figure that decides, and the number of epochs since."""
 
 import math
 from collections.abc import Mapping, Sequence

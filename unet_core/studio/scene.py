@@ -1,7 +1,7 @@
 """One car in its studio, and one view of it: the pictures of the data set that `unet_core.turntable` writes.
 
-`prepare_scene` builds a `Scene`, one car in its studio, for an image of `SMALLEST` pixels or more on each side;
-`draw_view` draws the scene from one of `VIEWS` sides.
+`prepare_scene` builds a `Scene`, one car in its studio, for an image of `dataset_plan.SMALLEST` or
+larger; `draw_view` draws the scene from one of `VIEWS` sides.
 
 A car is a set of vertex grids (body, four wheels, two mirrors) packed into one atlas. The body is a loft: sections
 along the length, each a cubic B-spline from the floor pan over sill, belt line and roof rail to the roof. Its paint
@@ -44,9 +44,10 @@ class Scene:
 
 
 def prepare_scene(*, number: int, seed: int, size: tuple[int, int]) -> Scene:
-    """Build car `number` of the data set `seed`, for images of `size` = (height, width), at least `SMALLEST`.
+    """Build car `number` of the data set `seed`, for images of `size` (height, width).
 
-    Body types and colours take turns, so that a few cars are already a mixed lot; everything else is drawn at random.
+    The size is at least `dataset_plan.SMALLEST`. Body types and colours take turns, so that a few cars are already a
+    mixed lot; everything else is drawn at random.
     """
     rng = np.random.default_rng([seed, number])
     turn = int(np.random.default_rng(seed).integers(1 << 16)) + number

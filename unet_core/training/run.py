@@ -1,4 +1,4 @@
-"""A run of training from its settings to its best weights: its checkpoint, its data, its first and last lines."""
+"""A training from its settings to its best weights: checkpoint, data, the lines that it prints first and last."""
 
 import os
 from collections.abc import Sequence
