@@ -9,8 +9,8 @@ from known_times import in_known_time
 from PIL import Image
 
 from benchmarks.cases import precisions
-from benchmarks.cases.precisions import EXPORTS, PrecisionReport
-from benchmarks.precision import main, markdown
+from benchmarks.cases.precisions import EXPORTS
+from benchmarks.precision import main
 from runtime.predictor import Predictor
 
 IGNORED = 7
@@ -109,23 +109,3 @@ def test_how_masks_are_read_can_be_given(monkeypatch, tmp_path):
     arguments = [str(tmp_path / "m.pth"), str(tmp_path), "--masks", "labels", "--ignore-index", "0"]
     assert isinstance(CliRunner().invoke(main, arguments).exception, ZeroDivisionError)
     assert (found[0]["layout"].masks, found[0]["ignore_index"]) == ("labels", 0)
-
-
-@pytest.mark.parametrize(("doubt", "first"), [(None, []), ("it rained", ["**Not a measurement**: it rained.", ""])])
-def test_a_report_begins_with_doubts_and_ends_with_what_it_was_measured_on(doubt, first):
-    environment = {"cpu": "Abacus", "cores": 2, "versions": {"torch": "3", "numpy": "4"}}
-    report = PrecisionReport(
-        device="cuda:0",
-        images=1,
-        shape=(1, 2, 3, 3),
-        rounds=5,
-        rows={},
-        disturbance=doubt,
-        environment=environment,
-    )
-    lines = markdown(report).splitlines()
-    assert lines[: len(first) + 1] == [
-        *first,
-        "1 real images; batch 1 at 3x2 on cuda:0, 5 rounds, in which the files alternate.",
-    ]
-    assert lines[-2:] == ["", "Abacus, 2 cores; torch 3, numpy 4"]

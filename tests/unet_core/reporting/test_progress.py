@@ -4,9 +4,11 @@ import io
 import re
 import sys
 
+import numpy as np
 import pytest
 
-from unet_core.reporting.progress import Display, progress_text
+from unet_core.evaluation.metrics import METRICS, Metric, Metrics
+from unet_core.reporting.progress import Display, epoch_line, progress_text
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 FIGURES = "ends in 1:02:03  loss 0.1234  Dice 0.9812"
@@ -189,6 +191,19 @@ def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
     display.note("more")
     with display.bar("training", 3) as advance:
         advance(1)
+
+
+def test_the_line_of_an_epoch_has_every_metric(monkeypatch):
+    monkeypatch.setitem(METRICS, "pixels_found", Metric(label="found", of_set=lambda images: 0.25))
+    metrics = Metrics(["car"])
+    metrics.add(np.array([[0, 1]], np.uint8), np.array([[0, 1]], np.uint8))
+    row = {"epoch": 2, "train_loss": 0.5, **metrics.summary(), "seconds": 3.0}
+    said = (
+        "epoch 2/4  loss 0.5000  accuracy 1.0000  image Dice 1.0000  pixel Dice 1.0000  IoU 1.0000  found 0.2500  3.0 s"
+    )
+    assert epoch_line(row, 4, best=False) == said
+    assert epoch_line(row, 4, best=True) == f"{said}  best"
+    assert epoch_line({**row, "skipped_steps": 2}, 4, best=True) == f"{said}  2 steps skipped  best"
 
 
 def test_the_text_beside_the_bar_by_hand():
