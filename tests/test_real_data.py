@@ -33,7 +33,7 @@ def some_of(data, folder, **counts):
     """Link as many pairs of each split as `counts` says, evenly spread, into a new folder."""
     for split, count in counts.items():
         pairs = find_pairs(data, split)
-        for pair in pairs[:: len(pairs) // count][:count]:
+        for pair in pairs[:: max(1, len(pairs) // count)][:count]:
             for file in pair.files:
                 link = folder / file.relative_to(data)
                 link.parent.mkdir(parents=True, exist_ok=True)

@@ -297,7 +297,8 @@ def test_the_readmes_commands_run_in_order(tmp_path):
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     assert len(blocks) >= 2
     scripts = Path(sys.executable).parent
-    # Every part of the benchmarks is measured once; compiling the network, half a minute, has a test of its own.
+    # Every part of the benchmarks is measured once. Nothing is compiled, which takes half a minute:
+    # test_a_compiled_network_answers_for_its_shape_only_as_one_graph does it.
     trial = os.environ | {"UNET_BENCH_TRIAL": "1", "TORCHDYNAMO_DISABLE": "1"}
     for kind, text in blocks:
         for line in [f"python -c {shlex.quote(text)}"] if kind == "python" else text.splitlines():

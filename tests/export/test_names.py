@@ -1,4 +1,5 @@
 import re
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ from networks import make_network
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import build_graph, rename
+from runtime.card import Up
 from unet_core.model import Segmenter
 
 CONVOLUTION = r"((downs\.\d|bottleneck|ups\.\d)\.conv\.[03]|ups\.\d|final_conv)"
@@ -47,6 +49,15 @@ def test_a_convolution_has_the_name_of_its_module_and_its_value_too(built):
     nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
     assert [node.name for node in nodes] == list(convolutions(network))
     assert [node.output[0] for node in nodes[:-1]] == [node.name for node in nodes[:-1]]
+
+
+@pytest.mark.parametrize("up", get_args(Up))
+def test_the_number_of_convolutions_is_known_from_the_architecture(up):
+    configs = [config for config in ARCHITECTURES if segmenter_of(**config)[1].architecture.up == up]
+    assert configs
+    for config in configs:
+        nodes = [node for node in graph_of(**config).graph.node if node.op_type in ("Conv", "ConvTranspose")]
+        assert segmenter_of(**config)[1].architecture.convolutions == len(nodes)
 
 
 def test_weights_have_the_names_and_shapes_of_the_checkpoint(built):

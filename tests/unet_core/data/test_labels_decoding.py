@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from answers import one_class, three_classes
 from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
 from PIL import Image
 
@@ -35,6 +36,16 @@ def test_colour_palette_gives_indices(form):
 def test_gif_that_renumbered_its_values_gives_the_values(values):
     labels = np.resize(np.array(values, np.uint8), (5, 8))
     assert np.array_equal(load_labels(io.BytesIO(encoded(Image.fromarray(labels), "GIF"))), labels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [(one_class, [[0, 0, 0], [255, 255, 255]]), (three_classes, [[0, 2, 1], [2, 2, 0]])],
+    ids=["one class", "three classes"],
+)
+def test_a_saved_answer_gives_its_mask(tmp_path, answer, labels, suffix):
+    assert load_labels(answer().save(tmp_path / f"mask{suffix}")).tolist() == labels
 
 
 def test_grey_file_gives_its_values():
