@@ -200,7 +200,10 @@ def cpu_ticks() -> tuple[int, int] | None:
 def disturbance(before: float | None, after: float | None) -> str | None:
     """Return why times are doubtful, from `busy_cores` before and after; None if no other program was busy."""
     if is_trial():
-        return f"{TRIAL} is set, so there was no warm-up and one round of single calls; unset it and measure again"
+        return (
+            f"{TRIAL} is set, so nothing was warmed up, and whatever its options say unet-bench made one round and ten "
+            "predictions, and its large image was 640x640; unset it and measure again"
+        )
     busy, cores = max(before or 0.0, after or 0.0), available_threads()
     if busy <= MAX_BUSY * cores:
         return None
