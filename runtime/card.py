@@ -20,11 +20,15 @@ CARD_KEY = "unet.card"
 RAW_KEY = "unet.raw"
 """Key of the card in the metadata of a raw export, which is a bare network and takes no images."""
 
-SCHEMA = 1
+SCHEMA = 2
+"""Schema of the cards that are written; those of 1, which know U-Nets of this library only, are read for ever."""
+
 MAX_SIDE = 32_768
 MAX_CLASSES = 1_024
 MAX_WIDTH = 65_536
 MAX_DEPTH = 8
+MAX_CHANNELS = 16
+MAX_STRIDE = 1_024
 MAX_ENTRIES = 100
 MAX_NAME = 200
 """Maximum number of characters of a name."""
@@ -39,6 +43,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
+Reference = Literal["module", "reading"]
+"""What a file was compared with: a network that somebody gave as code, which is this library's own where it was trained
+here; or this library's reading of a file that holds weights alone."""
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 
@@ -65,8 +72,10 @@ class UNetConfig:
     classes: int = 1
     widths: tuple[int, ...] = (64, 128, 256, 512)
     up: Up = "transpose"
+    kind: Literal["unet"] = "unet"
 
     def __post_init__(self) -> None:
+        CHECK.choice("architecture.kind", self.kind, ("unet",))
         CHECK.choice("architecture.in_channels", self.in_channels, tuple(CHANNEL_COUNT.values()))
         CHECK.integer("architecture.classes", self.classes, 1, MAX_CLASSES)
         CHECK.length("architecture.widths", self.widths, 1, MAX_DEPTH)
@@ -80,10 +89,39 @@ class UNetConfig:
         return int(2 ** len(self.widths))
 
     @property
+    def summary(self) -> str:
+        """The network in a few words."""
+        return f"U-Net of widths {','.join(map(str, self.widths))}"
+
+    @property
     def convolutions(self) -> int:
         """Number of convolutions: two in a block, one for each transposed upsampling, and the last one."""
         levels = len(self.widths)
         return 2 * (2 * levels + 1) + (levels if self.up == "transpose" else 0) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    """A network of any other architecture, by the qualified name of its class; nothing is ever imported by that name."""
+
+    name: str
+    in_channels: int = 3
+    classes: int = 1
+    kind: Literal["module"] = "module"
+
+    def __post_init__(self) -> None:
+        CHECK.choice("architecture.kind", self.kind, ("module",))
+        CHECK.text("architecture.name", self.name, 1, MAX_NAME)
+        CHECK.integer("architecture.in_channels", self.in_channels, 1, MAX_CHANNELS)
+        CHECK.integer("architecture.classes", self.classes, 1, MAX_CLASSES)
+
+    @property
+    def summary(self) -> str:
+        """The network in a few words."""
+        return self.name
+
+
+Architecture = UNetConfig | ModuleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +136,7 @@ class InputSpec:
         fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and
             pads, "native" leaves them as they are.
         stride: divisor of the network's input height and width; the graph pads to it.
+        min_size: (height, width) of the smallest image that the network takes.
     """
 
     size: tuple[int, int] = (160, 240)
@@ -106,6 +145,7 @@ class InputSpec:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     fit: Fit = "stretch"
     stride: int = 16
+    min_size: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         CHECK.length("input.size", self.size, 2, 2)
@@ -120,7 +160,10 @@ class InputSpec:
         for std in self.std:
             CHECK.number("input.std", std, 1e-6, 1e3)
         CHECK.choice("input.fit", self.fit, get_args(Fit))
-        CHECK.choice("input.stride", self.stride, tuple(2**depth for depth in range(1, MAX_DEPTH + 1)))
+        CHECK.integer("input.stride", self.stride, 1, MAX_STRIDE)
+        CHECK.length("input.min_size", self.min_size, 2, 2)
+        for least, side in zip(self.min_size, self.size, strict=True):
+            CHECK.integer("input.min_size", least, 1, side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +282,8 @@ class Gate:
 class Proof:
     """Parity of the exported graph with PyTorch, and the provider and versions that measured it.
 
-    `tolerance` is the largest error that passes; a file below fp32 has a `gate` instead. `golden_error` is the file's
+    `reference` is what the file was compared with. `tolerance` is the largest error that passes; a file below fp32 has
+    a `gate` instead. `golden_error` is the file's
     error on the golden sample at export: against PyTorch, or below fp32 between two ways to compute the file.
     """
 
@@ -249,8 +293,10 @@ class Proof:
     rows: tuple[ProofRow, ...]
     golden_error: float
     gate: Gate | None = None
+    reference: Reference = "module"
 
     def __post_init__(self) -> None:
+        CHECK.choice("proof.reference", self.reference, get_args(Reference))
         CHECK.text("proof.provider", self.provider, 1, MAX_NAME)
         _check_texts("proof.versions", self.versions)
         if self.tolerance is not None:
@@ -274,7 +320,7 @@ class ModelCard:
 
     name: str
     producer: Mapping[str, str]
-    architecture: UNetConfig
+    architecture: Architecture
     input: InputSpec
     output: OutputSpec
     weights_sha256: str
@@ -298,7 +344,7 @@ class ModelCard:
             raise CHECK.refusal("precision", self.precision, "fp32 with target cpu")
         if CHANNEL_COUNT[self.input.channels] != self.architecture.in_channels:
             raise CHECK.refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
-        if self.input.stride != self.architecture.stride:
+        if isinstance(self.architecture, UNetConfig) and self.input.stride != self.architecture.stride:
             raise CHECK.refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
         if len(self.output.classes) != self.architecture.classes:
             raise CHECK.refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
@@ -329,7 +375,23 @@ class ModelCard:
             raise ModelError(f"card: is not JSON ({error}); export the model again") from error
         if isinstance(data, dict):
             _refuse_newer(data.get("schema"))  # before fields that this version does not know
+            if type(data.get("schema")) is int and data["schema"] == 1:
+                data = _of_schema_1(data)
         return _build(cls, data, "")
+
+
+def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Return decoded JSON of schema 1 as schema 2 has it: new fields have the value that every such file stands for.
+
+    A file with a training was made by this library from its own network; one without, from weights that it recognised.
+    """
+    reference = "reading" if data.get("training") is None else "module"
+    later = {"architecture": {"kind": "unet"}, "input": {"min_size": [1, 1]}, "proof": {"reference": reference}}
+    filled = {"target": "any"} | data | {"schema": SCHEMA}
+    for name, fields_of_2 in later.items():
+        if isinstance(data.get(name), dict):
+            filled[name] = fields_of_2 | data[name]
+    return filled
 
 
 def _refuse_newer(schema: object) -> None:
@@ -343,7 +405,6 @@ def _refuse_newer(schema: object) -> None:
 T = TypeVar("T")
 
 NESTED: Mapping[str, type] = {
-    "architecture": UNetConfig,
     "input": InputSpec,
     "output": OutputSpec,
     "training": Training,
@@ -356,8 +417,8 @@ NESTED: Mapping[str, type] = {
 
 OPTIONAL, LISTS = {"training", "proof", "proof.gate"}, {"proof.rows"}
 
-LATER = {"target"}
-"""Fields that older files do not have."""
+ARCHITECTURES: Mapping[str, type] = {"unet": UNetConfig, "module": ModuleConfig}
+"""Classes of the field `architecture`, by its kind."""
 
 
 def _build(cls: type[T], data: Any, where: str) -> T:
@@ -370,14 +431,14 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         raise CHECK.refusal(where or "card", data, "a record")
     known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
-    for name in sorted(known - data.keys() - (set() if where else LATER)):
+    for name in sorted(known - data.keys()):
         raise ModelError(f"card field {prefix}{name}: is missing; export the model again")
     for name in sorted(data.keys() - known):
         raise ModelError(f"card field {prefix}{reprlib.repr(name)}: is unknown; export the model again")
     values = {}
     for name, value in data.items():
         path = prefix + name
-        nested = NESTED.get(path)
+        nested = _architecture_class(value) if path == "architecture" else NESTED.get(path)
         if nested is None:
             values[name] = tuple(value) if isinstance(value, list) else value
         elif value is None and path in OPTIONAL:
@@ -387,3 +448,13 @@ def _build(cls: type[T], data: Any, where: str) -> T:
         else:
             values[name] = _build(nested, value, path)
     return cls(**values)
+
+
+def _architecture_class(data: Any) -> type:
+    """Return the class of a decoded field `architecture`; raises a ModelError if its kind is missing or unknown."""
+    if not isinstance(data, dict):
+        raise CHECK.refusal("architecture", data, "a record")
+    if "kind" not in data:
+        raise ModelError("card field architecture.kind: is missing; export the model again")
+    CHECK.choice("architecture.kind", data["kind"], tuple(ARCHITECTURES))
+    return ARCHITECTURES[data["kind"]]

@@ -49,6 +49,7 @@ class Checkpoint:
 
     def network(self) -> UNet:
         """Make the network with these weights, on the CPU in evaluation mode."""
+        assert isinstance(self.card.architecture, UNetConfig)  # `find_weights` compared it with the weights
         network = UNet(self.card.architecture)
         network.load_state_dict(dict(self.state_dict))
         return network.eval()

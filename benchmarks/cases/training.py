@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from benchmarks.measuring.rounds import interleave, is_trial
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
-from runtime.card import ModelCard
+from runtime.card import ModelCard, UNetConfig
+from runtime.errors import ConfigError
 from unet_core.config import TrainConfig
 from unet_core.data.cache import check_and_cache, open_cache, pending
 from unet_core.data.dataset import EpochBatches, TrainingSet
@@ -119,6 +120,8 @@ def config_like(card: ModelCard, data: Path, **settings: Any) -> TrainConfig:
     Raises:
         ConfigError: no training has such settings, for example a size that is no multiple of the stride.
     """
+    if not isinstance(card.architecture, UNetConfig):
+        raise ConfigError(f"training: takes U-Nets of this library, and the model is a {card.architecture.summary}")
     height, width = card.input.size
     of_card: dict[str, Any] = {
         "classes": card.output.classes,

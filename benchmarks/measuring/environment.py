@@ -67,10 +67,10 @@ def environment(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def network_of(card: ModelCard) -> str:
-    """Describe the network: widths, trained size as WxH, number of classes."""
+    """Describe the network: architecture, trained size as WxH, number of classes."""
     height, width = card.input.size
-    widths, classes = ",".join(map(str, card.architecture.widths)), len(card.output.classes)
-    return f"U-Net of widths {widths}, {width}x{height}, {classes} {'class' if classes == 1 else 'classes'}"
+    classes = len(card.output.classes)
+    return f"{card.architecture.summary}, {width}x{height}, {classes} {'class' if classes == 1 else 'classes'}"
 
 
 def machine() -> dict[str, Any]:

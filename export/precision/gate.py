@@ -5,7 +5,7 @@ Needs neither PyTorch nor onnx.
 
 from collections.abc import Collection, Sequence
 
-from runtime.card import Gate, ModelCard
+from runtime.card import Gate, ModelCard, UNetConfig
 
 FP16_FLIPPED = 1e-4
 """Largest share of pixels (0..1) whose class an fp16 file may change against fp32."""
@@ -126,7 +126,8 @@ def exceeds_limit(card: ModelCard, gate: Gate) -> bool:
 
 def no_layer_in_fp16(card: ModelCard, gate: Gate) -> bool:
     """Return True if all layers of an fp16 file stayed in fp32, so that nothing in it is fp16."""
-    return card.precision == "fp16" and len(gate.kept) == card.architecture.convolutions
+    network = card.architecture
+    return card.precision == "fp16" and isinstance(network, UNetConfig) and len(gate.kept) == network.convolutions
 
 
 def _distinct(value: float, limit: float, kind: str) -> str:

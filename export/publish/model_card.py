@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from export.precision.gate import describe_limit, describe_loss, no_layer_in_fp16
-from runtime.card import ModelCard
+from runtime.card import ModelCard, UNetConfig
 from runtime.errors import one_line
 
 FRONT_MATTER = """\
@@ -54,19 +54,22 @@ def facts(card: ModelCard, file: Path) -> str:
         if card.output.activation == "sigmoid"
         else f"the probabilities of {len(card.output.classes)} classes at each pixel: {names}"
     )
-    widths = ", ".join(map(str, card.architecture.widths))
+    network, architecture = card.architecture, as_code(card.architecture.summary)
+    if isinstance(network, UNetConfig):
+        architecture = f"U-Net, widths {', '.join(map(str, network.widths))}, up {network.up}"
     rows = [
         ("file", as_code(file.name)),
         ("size", f"{file.stat().st_size / 1e6:.1f} MB"),
         ("sha256", f"`{digest}`"),
         ("precision", card.precision),
         *([("written for", "CPUs")] if card.target == "cpu" else []),
-        ("architecture", f"U-Net, widths {widths}, up {card.architecture.up}"),
+        ("architecture", architecture),
         ("trained at", "{} x {} (height x width)".format(*card.input.size)),
         ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
     ]
-    return f"A U-Net that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n" + card_table(
-        ("", ""), rows
+    return (
+        f"A {'U-Net' if isinstance(network, UNetConfig) else 'network'} that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n"
+        + card_table(("", ""), rows)
     )
 
 

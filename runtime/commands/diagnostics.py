@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from runtime.card import CHANNEL_COUNT, ModelCard
+from runtime.card import CHANNEL_COUNT, ModelCard, UNetConfig
 from runtime.commands import system_info
 from runtime.errors import DeviceError, UnetError, one_line
 
@@ -205,7 +205,8 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
         "threshold": card.output.threshold if len(card.output.classes) == 1 else None,
         "precision": card.precision,
         "target": card.target,
-        "widths": list(card.architecture.widths),
+        "architecture": card.architecture.summary,
+        "widths": list(card.architecture.widths) if isinstance(card.architecture, UNetConfig) else None,
         "metrics": metrics,
         "producer": dict(card.producer),
     }

@@ -10,6 +10,7 @@ from runtime.card import (
     Gate,
     InputSpec,
     ModelCard,
+    ModuleConfig,
     OutputSpec,
     Parity,
     Proof,
@@ -115,7 +116,7 @@ def test_defaults_are_carvana_with_one_class():
         output=OutputSpec(),
         weights_sha256="0" * 64,
     )
-    assert (card.schema, card.input.size, card.output.classes, card.output.threshold) == (1, (160, 240), ("car",), 0.5)
+    assert (card.schema, card.input.size, card.output.classes, card.output.threshold) == (2, (160, 240), ("car",), 0.5)
     assert card.architecture.widths == (64, 128, 256, 512)
     assert card.precision == "fp32"
     assert card.training is None
@@ -127,7 +128,8 @@ def test_stride_is_two_to_the_number_of_poolings(widths, stride):
 
 
 OUT_OF_BOUNDS = [
-    ("schema", 0, "schema: found 0, expected an integer from 1 to 1"),
+    ("schema", 0, "schema: found 0, expected an integer from 2 to 2"),
+    ("schema", 3.0, "schema: found 3.0"),
     ("schema", True, "schema: found True"),
     ("schema", "1", "schema: found '1'"),
     ("name", "", "name: found '', expected text of 1 to 200 characters"),
@@ -139,6 +141,8 @@ OUT_OF_BOUNDS = [
     ("producer", {"": "2"}, "producer: found '', expected text of 1 to 200"),
     ("architecture", [], "architecture: found [], expected a record"),
     ("architecture", None, "architecture: found None, expected a record"),
+    ("architecture.kind", "vit", "architecture.kind: found 'vit', expected one of unet, module"),
+    ("architecture.kind", ["unet"], "architecture.kind: found ['unet'], expected one of unet, module"),
     ("architecture.in_channels", 2, "architecture.in_channels: found 2, expected one of 3, 1"),
     ("architecture.in_channels", True, "architecture.in_channels: found True"),
     ("architecture.in_channels", 1.0, "architecture.in_channels: found 1.0"),
@@ -179,8 +183,11 @@ OUT_OF_BOUNDS = [
     ("input.fit", "crop", "input.fit: found 'crop', expected one of stretch, letterbox, native"),
     ("input.fit", [], "input.fit: found ()"),
     ("input.stride", 16, "input.stride: found 16, expected 8, 2 ** depth"),
-    ("input.stride", 7, "input.stride: found 7, expected one of 2, 4, 8"),
-    ("input.stride", 8.0, "input.stride: found 8.0, expected one of 2, 4, 8"),
+    ("input.stride", 0, "input.stride: found 0, expected an integer from 1 to 1024"),
+    ("input.stride", 8.0, "input.stride: found 8.0, expected an integer from 1 to 1024"),
+    ("input.min_size", [1], "input.min_size: found (1,), expected 2 values"),
+    ("input.min_size", [0, 1], "input.min_size: found 0, expected an integer from 1 to 64"),
+    ("input.min_size", [64, 97], "input.min_size: found 97, expected an integer from 1 to 96"),
     ("output", [], "output: found [], expected a record"),
     ("output.classes", [], "output.classes: found (), expected 1 to 1024 values"),
     ("output.classes", ["car", "road", "car"], "output.classes: found ('car', 'road', 'car'), expected different"),
@@ -212,6 +219,7 @@ OUT_OF_BOUNDS = [
     ("proof.tolerance", -1e-9, "proof.tolerance: found -1e-09, expected a number from 0 to 1"),
     ("proof.tolerance", "0", "proof.tolerance: found '0', expected a number from 0 to 1"),
     ("proof.tolerance", 1e-4, "proof.tolerance: found 0.0001, expected none with fp16"),
+    ("proof.reference", "author", "proof.reference: found 'author', expected one of module, reading"),
     ("proof.golden_error", -0.1, "proof.golden_error: found -0.1, expected a number from 0 to 1"),
     ("proof.golden_error", 1.1, "proof.golden_error: found 1.1, expected a number from 0 to 1"),
     ("proof.golden_error", math.nan, "proof.golden_error: found nan"),
@@ -356,13 +364,13 @@ def test_unknown_field_is_refused_at_every_level(level):
     assert str(caught.value) == f"card field {level.replace('.0', '')}'colour': is unknown; export the model again"
 
 
-@pytest.mark.parametrize(("schema", "shown"), [(2, "2"), (10**100, "100000000000000000...0000000000000000000")])
+@pytest.mark.parametrize(("schema", "shown"), [(3, "3"), (10**100, "100000000000000000...0000000000000000000")])
 def test_newer_schema_says_to_upgrade_even_if_its_fields_are_unknown(schema, shown):
     data = json.loads(edited("schema", schema)) | {"invented_later": 1}
     del data["precision"]
     with pytest.raises(ModelError) as caught:
         ModelCard.from_json(json.dumps(data))
-    assert str(caught.value) == f"card field schema: found {shown}, this version reads up to 1; upgrade unet-deploy"
+    assert str(caught.value) == f"card field schema: found {shown}, this version reads up to 2; upgrade unet-deploy"
 
 
 @pytest.mark.parametrize(
@@ -394,3 +402,62 @@ def test_card_cannot_be_changed(field):
     card = full_card()
     with pytest.raises(AttributeError, match=f"cannot assign to field '{field}'"):
         setattr(card, field, 1)
+
+
+def module_card(**changes):
+    """The card of a network of another architecture."""
+    fields = {"name": "segmentation_models_pytorch.Unet", "in_channels": 3, "classes": 1} | changes
+    return ModelCard(
+        name="smp",
+        producer={},
+        architecture=ModuleConfig(**fields),
+        input=InputSpec(size=(96, 96), stride=32, min_size=(32, 32)),
+        output=OutputSpec(),
+        weights_sha256="0" * 64,
+    )
+
+
+def test_the_card_of_another_architecture_round_trips():
+    card = module_card()
+    again = ModelCard.from_json(card.to_json())
+    assert again == card and isinstance(again.architecture, ModuleConfig)
+    assert (again.architecture.name, again.input.stride) == ("segmentation_models_pytorch.Unet", 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "architecture.name: found '', expected text of 1 to 200 characters"),
+        ({"in_channels": 17}, "architecture.in_channels: found 17, expected an integer from 1 to 16"),
+        ({"in_channels": 4}, "input.channels: found 'RGB', expected 4 channels"),
+        ({"classes": 0}, "architecture.classes: found 0, expected an integer from 1 to 1024"),
+        ({"kind": "unet"}, "architecture.kind: found 'unet', expected one of module"),
+    ],
+)
+def test_absurd_fields_of_another_architecture_are_refused_by_name(changes, message):
+    with pytest.raises(ModelError) as caught:
+        module_card(**changes)
+    assert str(caught.value) == f"card field {message}"
+
+
+def of_schema_1(card):
+    """The JSON of a U-Net's card as schema 1 has it."""
+    data = json.loads(card.to_json()) | {"schema": 1}
+    del data["architecture"]["kind"], data["input"]["min_size"]
+    if data["proof"]:
+        del data["proof"]["reference"]
+    return data
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_cards_of_schema_1_are_read_and_their_reference_follows_from_the_training(trained):
+    card = full_card() if trained else replace(full_card(), training=None)
+    expected = replace(card, proof=replace(card.proof, reference="module" if trained else "reading"))
+    assert ModelCard.from_json(json.dumps(of_schema_1(card))) == expected
+
+
+def test_a_field_of_schema_2_in_a_card_of_schema_1_is_no_way_around_its_checks():
+    data = of_schema_1(full_card())
+    data["architecture"]["kind"] = "module"
+    with pytest.raises(ModelError, match=r"card field architecture\.name: is missing"):
+        ModelCard.from_json(json.dumps(data))

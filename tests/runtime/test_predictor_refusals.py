@@ -41,8 +41,8 @@ def test_card_out_of_bounds_is_told_with_the_file_and_the_field(write_model, mak
 
 
 def test_newer_card_is_told_to_upgrade(write_model, make_card):
-    text = make_card().to_json().replace('"schema": 1', '"schema": 9')
-    assert refused(write_model(metadata={CARD_KEY: text})).endswith("reads up to 1; upgrade unet-deploy")
+    text = make_card().to_json().replace('"schema": 2', '"schema": 9')
+    assert refused(write_model(metadata={CARD_KEY: text})).endswith("reads up to 2; upgrade unet-deploy")
 
 
 def test_missing_golden_is_refused(write_model):
