@@ -102,7 +102,7 @@ class UNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleConfig:
-    """A network of any other architecture, by the qualified name of its class; nothing is ever imported by that name."""
+    """A network of another architecture, by the qualified name of its class. Nothing is ever imported by that name."""
 
     name: str
     in_channels: int = 3

@@ -67,10 +67,8 @@ def facts(card: ModelCard, file: Path) -> str:
         ("trained at", "{} x {} (height x width)".format(*card.input.size)),
         ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
     ]
-    return (
-        f"A {'U-Net' if isinstance(network, UNetConfig) else 'network'} that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n"
-        + card_table(("", ""), rows)
-    )
+    kind = "U-Net" if isinstance(network, UNetConfig) else "network"
+    return f"A {kind} that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n{card_table(('', ''), rows)}"
 
 
 def contract(card: ModelCard) -> str:
