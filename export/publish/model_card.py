@@ -68,7 +68,8 @@ def facts(card: ModelCard, file: Path) -> str:
         ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
     ]
     kind = "U-Net" if isinstance(network, UNetConfig) else "network"
-    return f"A {kind} that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n{card_table(('', ''), rows)}"
+    text = f"A {kind} that gives {answer} of an image. One ONNX file, with normalisation inside.\n\n"
+    return text + card_table(("", ""), rows)
 
 
 def contract(card: ModelCard) -> str:
