@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from export.console_report import parity_table, verdict_line
-from export.options import MASK_OPTIONS, ExportOptions, Values, options_to_export, refuse_to_check
+from export.options import (
+    MASK_OPTIONS,
+    ExportOptions,
+    Inside,
+    NetworkOptions,
+    Values,
+    options_to_export,
+    refuse_to_check,
+)
 from runtime.card import Fit, ModelCard, Precision, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
@@ -17,6 +25,7 @@ from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare_target
 
 if TYPE_CHECKING:
+    from unet_core.checkpoint import Checkpoint
     from unet_core.reporting.progress import Display
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -77,6 +86,24 @@ def with_options_of_masks(command: F) -> F:
     is_flag=True,
     help="Write the bare network: normalised float32 NCHW in, logits out. unet-predict refuses such a file.",
 )
+@click.option(
+    "--network",
+    metavar="FILE.py:NAME",
+    help="Class or function that makes CHECKPOINT's network: FILE.py:NAME or package.module:NAME. Its code is run.",
+)
+@click.option(
+    "--network-arg",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With --network: a keyword argument of it, as in TOML; may be repeated.",
+)
+@click.option("--output-key", help="With --network: key, attribute or index of the output, if the network has several.")
+@click.option(
+    "--activation",
+    type=click.Choice(get_args(Inside)),
+    help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  [default: logits]",
+)
+@click.option("--stride", type=int, help="With --network: divisor of its height and width.  [default: found by trying]")
 @click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
 @click.option(
     "--size", type=Size(), help="Size that the network was trained at, in pixels, for checkpoints without a card."
@@ -114,7 +141,7 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):
         raise click.UsageError("Give either a CHECKPOINT to export, or --check FILE.")
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     try:
         if check is not None:
             _check(check, given)
@@ -137,7 +164,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     from unet_core.reporting.progress import Display
 
     display = Display()
-    loaded = load_checkpoint(checkpoint)
+    loaded = _load_with_network(checkpoint, options, given) if "network" in given else load_checkpoint(checkpoint)
     if options.uses_masks:
         masks = {name: given[name] for name in MASK_OPTIONS if name in given}
         options = replace(options, **masks_of(checkpoint, given["data"], masks, display))
@@ -147,7 +174,8 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         click.echo(f"note: {note}", err=True)
     assert report.card.proof is not None
     click.echo(parity_table(report.card.proof.rows))
-    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict_line(report.card)} ({report.seconds:.0f} s)")
+    verdict = verdict_line(report.card, f"{checkpoint.name} as {report.family}'s U-Net")
+    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict} ({report.seconds:.0f} s)")
     if "card" in given:
         from export.hub import write_model_card
 
@@ -163,6 +191,17 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
                 err=True,
             )
         click.echo(f"Triton: {folder}")
+
+
+def _load_with_network(checkpoint: Path, options: ExportOptions, given: Mapping[str, Any]) -> "Checkpoint":
+    """Load a checkpoint's weights into the network that --network names."""
+    from export.networks.checkpoint import load_with_network
+    from export.networks.factory import parse_arguments
+
+    named = {name: given[name] for name in ("output_key", "activation", "stride") if name in given}
+    arguments = parse_arguments(given.get("network_arg", ()))
+    network = NetworkOptions(source=given["network"], arguments=arguments, **named)
+    return load_with_network(checkpoint, network, options.changes)
 
 
 @contextmanager

@@ -3,12 +3,16 @@
 from runtime.card import ModelCard, ProofRow
 
 
-def verdict_line(card: ModelCard) -> str:
-    """Say in one line how close the file is to PyTorch, or what its precision lost."""
+def verdict_line(card: ModelCard, source: str) -> str:
+    """Say in one line how close the file is to PyTorch, or what its precision lost.
+
+    `source` continues "this library's reading of": the file, and the project as whose network it was read.
+    """
     assert card.proof is not None
     gate = card.proof.gate
     if gate is None:
-        return f"equals PyTorch within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
+        reference = "PyTorch" if card.proof.reference == "module" else f"this library's reading of {source}"
+        return f"equals {reference} within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
     from export.precision.gate import describe_limit, describe_loss, exceeds_limit
 
     text = f"{card.precision}, {describe_loss(card, gate)}"

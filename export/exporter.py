@@ -22,6 +22,7 @@ from export.proof import (
     PROOF_PICTURES,
     ExpectedAnswer,
     add_proof,
+    allowed_error,
     cases,
     expected_answers,
     graph_run,
@@ -37,7 +38,7 @@ from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
 from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Target
-from runtime.errors import CheckpointError, ModelError, OutputError
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
@@ -145,6 +146,8 @@ def export_loaded(
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
+    if options.raw and segmenter.gives_probabilities:
+        raise ConfigError("--raw: writes logits, and the network ends in its own activation; leave it out")
     golden = make_golden(segmenter, card)
     expected = _answers_of_pytorch(segmenter, card, pictures, checkpoint)
     build = build_raw_graph if options.raw else build_graph
@@ -153,14 +156,22 @@ def export_loaded(
         card = replace(card, target="cpu")
         model = _rewrite_for_cpus(model, card, display, tune=options.tune)
     run = raw_run(model, card) if options.raw else graph_run(model)
-    card = add_proof(card, run, expected, golden)
-    logits = raw_run(model, card, logits=True) if options.raw else logits_run(model)
-    logits_off = logits_error(logits, network_run(segmenter, logits=True), card, pictures)
+    tolerance = allowed_error(segmenter, card)
+    card = add_proof(card, run, expected, golden, reference=loaded.reference, tolerance=tolerance)
+    logits_off = 0.0
+    if not segmenter.gives_probabilities:
+        logits = raw_run(model, card, logits=True) if options.raw else logits_run(model)
+        logits_off = logits_error(logits, network_run(segmenter, logits=True), card, pictures)
     require_equal(card, run, logits_off, file)
     if options.target == "cpu":
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
     notes = [*loaded.notes]
+    if loaded.reference == "reading":
+        notes.append(
+            f"{checkpoint} holds weights and no network: their names cannot show activation, concatenation order, "
+            "padding or interpolation, so the file equals this library's reading of them; prove it with --network"
+        )
     if len({label for _, batch in expected for one in batch for label in np.unique(mask_of(one, card.output))}) == 1:
         notes.append(
             "the network answers one class everywhere on the pictures of the proof, so their masks prove little; "
@@ -173,7 +184,8 @@ def export_loaded(
         else:
             converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
         model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
-        card = add_proof(card, converted.run, expected, golden, converted.gate, graph_run(model, optimised=False))
+        replay = graph_run(model, optimised=False)
+        card = add_proof(card, converted.run, expected, golden, converted.gate, replay, reference=loaded.reference)
         require_gate(card, converted, golden, file, force=options.force)
         notes += converted.notes
     _write(model, card, golden, file, raw=options.raw)

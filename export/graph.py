@@ -38,11 +38,14 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
         ModelError: the weights are too large for one file.
     """
     # Batch 2 and unequal sides: the exporter would take sizes of 1, or equal ones, for constants.
-    example = torch.zeros(2, 2 * card.input.stride + 8, 3 * card.input.stride + 8, card.architecture.in_channels)
+    stride, least = card.input.stride, max(card.input.min_size)
+    rows = 2 + -(-least // stride) if least > 1 else 2
+    example = torch.zeros(2, rows * stride + 8, (rows + 1) * stride + 8, card.architecture.in_channels)
     dynamic = torch.export.Dim.DYNAMIC
+    example = example.to(torch.uint8)
     model = _run_exporter(
         segmenter,
-        example.to(torch.uint8),
+        example,
         opset,
         names=("image", "probability"),
         free={0: dynamic, 1: dynamic, 2: dynamic},
@@ -57,7 +60,7 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     nodes.remove(cast)
     del model.graph.node[:]
     model.graph.node.extend([cast, *nodes])
-    return _finish(model, segmenter)
+    return _finish(model, segmenter, segmenter, example)
 
 
 def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
@@ -75,7 +78,7 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
     model = _run_exporter(segmenter.network, example, opset, names=("image", "logits"), free=free)
     _strip(model, ("batch", None, "height", "width"))
-    return _finish(model, segmenter)
+    return _finish(model, segmenter, segmenter.network, example)
 
 
 def check_size(weights: Mapping[str, torch.Tensor]) -> None:
@@ -114,17 +117,23 @@ def _run_exporter(
     said = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(said):
         warnings.simplefilter("ignore")  # deprecations inside the exporter, which a user cannot act on
-        program = torch.onnx.export(
-            network.cpu().eval(),
-            (example,),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_shapes=(free,),
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                network.cpu().eval(),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_shapes=(free,),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # of any type, most often about control flow in the network
+            cause = error.__cause__ or error
+            raise ModelError(
+                f"PyTorch's exporter cannot trace the network ({type(cause).__name__}: {one_line(str(cause))[:300]})"
+            ) from error
     if program is None:
         raise ModelError(f"the exporter gave no graph ({one_line(said.getvalue())[:200]})")
     return program.model_proto
@@ -144,7 +153,9 @@ def _strip(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
                 size.dim_param = name
 
 
-def _finish(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
+def _finish(
+    model: onnx.ModelProto, segmenter: Segmenter, whole: torch.nn.Module, example: torch.Tensor
+) -> onnx.ModelProto:
     """Give every layer weights of its own and the name of its module, and check the graph."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     taken: set[str] = set()
@@ -156,11 +167,37 @@ def _finish(model: onnx.ModelProto, segmenter: Segmenter) -> onnx.ModelProto:
                 node.input[index] = own.name = f"{name}.{len(model.graph.initializer)}"
             elif name in tensors:
                 taken.add(name)
-    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
-    # Modules are listed in the order in which they were made, and `UNet` makes them in the order in which they run.
-    rename(model, [name for name, module in segmenter.network.named_modules() if isinstance(module, kinds)])
+    network = getattr(segmenter.network, "network", segmenter.network)  # of an author's network, the one within
+    rename(model, convolutions_run(whole, network, example, model))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def convolutions_run(
+    whole: torch.nn.Module, network: torch.nn.Module, example: torch.Tensor, model: onnx.ModelProto
+) -> list[str]:
+    """Return the name in `network` of the module that runs each convolution of a graph, in the graph's order.
+
+    `whole` is the exported module, of which `network` is a part. It is run once, and the modules tell when they are
+    called: the order in which they were made may be another one, and a shared one runs several times. Where the graph
+    has other convolutions than these modules ran, the names of its weights tell.
+    """
+    called: list[str] = []
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    names = {module: name for name, module in network.named_modules() if isinstance(module, kinds)}
+    hooks = [module.register_forward_pre_hook(lambda module, _: called.append(names[module])) for module in names]
+    try:
+        with torch.inference_mode():
+            whole(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
+    if len(called) == len(layers):
+        return called
+    weights = (node.input[1].removesuffix(".weight") for node in layers)
+    known = set(names.values())
+    return [next((name for name in known if weight.endswith(name)), "convolution") for weight in weights]
 
 
 def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:

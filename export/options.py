@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from runtime.card import Fit, InputSpec, ModelCard, OutputSpec, Precision, Target
+from runtime.card import MAX_STRIDE, Fit, InputSpec, ModelCard, OutputSpec, Precision, Target
 from runtime.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ Values = Literal["s8", "u8"]
 OUTPUT_FIELDS = ("classes", "threshold")
 """Fields of `CardChanges` that belong to the card's output. The others belong to its input."""
 
+Inside = Literal["logits", "sigmoid", "softmax"]
+"""End of a network: logits, or probabilities by a sigmoid or a softmax of its own."""
+
+NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride")
 CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
 MASK_OPTIONS = ("masks", "ignore_index")
 CHECK_OPTIONS = ("checkpoint_of", "device")
@@ -94,6 +98,34 @@ def _as_option(name: str, value: object) -> str:
     if not isinstance(value, tuple):
         return str(value)
     return "x".join(map(str, reversed(value))) if name == "size" else ",".join(map(str, value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """A network that its author's code makes, and its ends; see `export.networks`.
+
+    Attributes:
+        source: "FILE.py:NAME" or "package.module:NAME" of a class or function that returns a `torch.nn.Module`.
+        arguments: its keyword arguments.
+        output_key: key, attribute or index of the output, where there are several.
+        activation: what the output is already: logits, or probabilities by a sigmoid or softmax.
+        stride: number of which height and width have to be multiples; None finds it out.
+
+    Raises:
+        ConfigError: a value is unknown or out of bounds.
+    """
+
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    output_key: str | None = None
+    activation: Inside = "logits"
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation not in get_args(Inside):
+            raise ConfigError(f"--activation {self.activation}: expected {', '.join(get_args(Inside))}")
+        if self.stride is not None and not 1 <= self.stride <= MAX_STRIDE:
+            raise ConfigError(f"--stride {self.stride}: expected 1 to {MAX_STRIDE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +206,9 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
     for name in CHECK_OPTIONS:
         if name in given:
             raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
+    for name in NETWORK_OPTIONS[1:]:
+        if name in given and "network" not in given:
+            raise ConfigError(f"{_flag(name)}: goes with --network; leave it out")
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
     if given.get("raw") and given.keys() & {"card", "triton"}:

@@ -11,7 +11,18 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from runtime.card import Gate, Images, ModelCard, OutputSpec, Parity, Proof, ProofRow, Target
+from runtime.card import (
+    Gate,
+    Images,
+    ModelCard,
+    OutputSpec,
+    Parity,
+    Proof,
+    ProofRow,
+    Reference,
+    Target,
+    UNetConfig,
+)
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
 from runtime.errors import ProofError
@@ -22,6 +33,9 @@ from unet_core.model import Segmenter
 
 MAX_ERROR = 1e-4
 """Largest error |p - PyTorch's p| allowed in an fp32 graph; 1e-7 is usual."""
+
+OWN_ROUNDING = 4.0
+"""Multiple of a network's own rounding, fp32 against fp64, that its graph may be off by."""
 
 MAX_LOGITS_ERROR: Mapping[Target, float] = {"any": 1e-3, "cpu": 1e-5}
 """Largest error |logit - PyTorch's logit| allowed in an fp32 graph, as a share of the range of PyTorch's logits.
@@ -81,10 +95,13 @@ def worst(parities: Sequence[Parity]) -> Parity:
 
 
 def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
-    """List shapes (batch, height, width) to check: one pixel, thin, odd, below, at and off the stride, as trained."""
-    stride, (height, width) = card.input.stride, card.input.size
+    """List shapes (batch, height, width) to check: one pixel, thin, odd, below, at and off the stride, as trained.
+
+    Where the network takes no smaller picture than `min_size`, sides are raised to that.
+    """
+    stride, (height, width), least = card.input.stride, card.input.size, card.input.min_size
     small_height, small_width = proof_size(card)
-    return [
+    shapes = [
         (1, 1, 1),
         (1, 3, 101),
         (2, stride - 1, stride + 1),
@@ -92,14 +109,15 @@ def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
         (3, 2 * stride + 3, stride + 5),
         (1, height, width),
         (3, small_height, small_width),
-        (1, small_height + 1, max(1, small_width - 1)),
+        (1, small_height + 1, small_width - 1),
     ]
+    return list(dict.fromkeys((batch, max(h, least[0]), max(w, least[1])) for batch, h, w in shapes))
 
 
 def proof_size(card: ModelCard) -> tuple[int, int]:
     """Return the trained (height, width), each at most `MAX_PROOF_SIDE`."""
-    height, width = card.input.size
-    return min(height, MAX_PROOF_SIDE), min(width, MAX_PROOF_SIDE)
+    (height, width), least = card.input.size, card.input.min_size
+    return max(least[0], min(height, MAX_PROOF_SIDE)), max(least[1], min(width, MAX_PROOF_SIDE))
 
 
 @dataclass(frozen=True)
@@ -168,27 +186,46 @@ def add_proof(
     golden: Golden,
     gate: Gate | None = None,
     replay: NetworkFunction | None = None,
+    *,
+    reference: Reference = "module",
+    tolerance: float = MAX_ERROR,
 ) -> ModelCard:
     """Return the card with the proof of `run`. The golden sample is replayed on `replay` if it is given."""
     rounding = " rounding to fp16" if card.precision == "fp16" else ""
     proof = Proof(
         provider=f"{PROVIDER['cpu']}{rounding}",
         versions=library_versions(),
-        tolerance=MAX_ERROR if gate is None else None,
+        tolerance=tolerance if gate is None else None,
         rows=tuple(proof_rows(run, expected, card.output)),
         golden_error=min(golden.error(replay or run), 1.0),
         gate=gate,
+        reference=reference,
     )
     return replace(card, proof=proof)
+
+
+def allowed_error(segmenter: Segmenter, card: ModelCard) -> float:
+    """Return the largest error that passes: `MAX_ERROR`, or more for a deep network whose own rounding is coarse.
+
+    The yardstick is PyTorch in fp32 against PyTorch in fp64, times `OWN_ROUNDING`.
+    """
+    if isinstance(card.architecture, UNetConfig):
+        return MAX_ERROR
+    images = hard_pictures(card)
+    exact = network_run(copy.deepcopy(segmenter).double())(images)
+    own = float(np.abs(network_run(segmenter)(images) - exact).max())
+    return min(1.0, max(MAX_ERROR, OWN_ROUNDING * own))
 
 
 def depends_on_batch(run: NetworkFunction, card: ModelCard, tolerance: float | None = None) -> bool:
     """Return True if an image's answer changes by more than `tolerance` with its place in a batch or the other images.
 
-    By default the tolerance is 0, or `MAX_ERROR` for files for CPUs: there the order of sums depends on the batch.
+    By default the tolerance is 0 for U-Nets of this library. It is `MAX_ERROR` for files for CPUs and for other
+    networks: there the order of sums may depend on the batch.
     """
     if tolerance is None:
-        tolerance = MAX_ERROR if card.target == "cpu" else 0.0
+        exact = card.target == "any" and isinstance(card.architecture, UNetConfig)
+        tolerance = 0.0 if exact else MAX_ERROR
     height, width = proof_size(card)
     pictures = [synthetic_image(height, width, card.architecture.in_channels, seed) for seed in range(3)]
     together, turned = run(np.stack(pictures)), run(np.stack([pictures[2], pictures[0], pictures[1]]))
@@ -271,7 +308,7 @@ def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunctio
 
 def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
     """Make the golden sample: the golden image and PyTorch's answer to it."""
-    image = golden_image(card.architecture.in_channels)
+    image = golden_image(card.architecture.in_channels, card.input.min_size)
     return Golden(image=image, probability=network_run(segmenter)(image[None])[0])
 
 

@@ -29,10 +29,11 @@ def require_equal(card: ModelCard, run: NetworkFunction, logits_off: float, file
     assert card.proof is not None
     advice = "; leave out --target cpu" if card.target == "cpu" else ""
     worst = max(card.proof.rows, key=lambda row: row.parity.max_abs_error)
-    if worst.parity.max_abs_error > MAX_ERROR:
+    assert card.proof.tolerance is not None
+    if worst.parity.max_abs_error > card.proof.tolerance:
         refuse(
             f"the graph differs from the network: at (batch, height, width) {worst.shape} it is off by "
-            f"{worst.parity.max_abs_error:.2g}, expected at most {MAX_ERROR:g}{advice}",
+            f"{worst.parity.max_abs_error:.2g}, expected at most {card.proof.tolerance:.2g}{advice}",
             card,
             file,
         )

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, Reference, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
 from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
@@ -47,7 +47,12 @@ class Checkpoint:
     family: str = OURS
     notes: tuple[str, ...] = ()
 
-    def network(self) -> UNet:
+    @property
+    def reference(self) -> Reference:
+        """What a proof compares with: the network that was trained, or this library's reading of a file of weights."""
+        return "reading" if self.card_is_assumed else "module"
+
+    def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
         assert isinstance(self.card.architecture, UNetConfig)  # `find_weights` compared it with the weights
         network = UNet(self.card.architecture)

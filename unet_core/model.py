@@ -87,9 +87,11 @@ class Segmenter(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: UNet, card: ModelCard) -> None:
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.network = network
+        # A network that ends in its own sigmoid or softmax says so by this attribute; a `UNet` never does.
+        self.gives_probabilities = bool(getattr(network, "gives_probabilities", False))
         self.stride = card.input.stride
         self.activation = card.output.activation
         self.register_buffer("mean", torch.tensor(card.input.mean).reshape(1, -1, 1, 1), persistent=False)
@@ -97,11 +99,14 @@ class Segmenter(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """Normalise images: uint8 [n, h, w, channels] -> float32 [n, channels, h, w], (value / 255 - mean) / std."""
-        planes = image.float().permute(0, 3, 1, 2)  # first to float: TensorRT takes uint8 only into a cast
+        planes = image.to(self.mean.dtype).permute(0, 3, 1, 2)  # first: TensorRT takes uint8 only into a cast
         return (planes / 255 - self.mean) / self.std
 
     def logits(self, image: Tensor) -> Tensor:
-        """Compute logits, before sigmoid or softmax: uint8 [n, h, w, channels] -> float32 [n, classes, h, w]."""
+        """Compute the network's answer: uint8 [n, h, w, channels] -> float32 [n, classes, h, w].
+
+        These are logits, before sigmoid or softmax, unless the network gives probabilities itself.
+        """
         x = self.normalise(image)
         height, width = x.shape[2:]
         # Repeating the edge changes the border less than black would; multiples of the stride need no padding.
@@ -111,5 +116,7 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.logits(image)
+        if self.gives_probabilities:
+            return logits
         probability: Tensor = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
         return probability

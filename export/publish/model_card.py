@@ -193,6 +193,12 @@ def proof_section(card: ModelCard) -> str:
             "A CPU computes an fp16 file in fp32, so these are the answers of a graph that rounds to fp16 as this file "
             "does on a GPU, against"
         )
+    whose = "PyTorch's"
+    if proof.reference == "reading":
+        whose = (
+            "those of this library's reading of a checkpoint that holds weights and no network (their names cannot show "
+            "activation, concatenation order, padding or interpolation)"
+        )
     versions = ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in proof.versions.items())
     rows = [
         (
@@ -207,7 +213,7 @@ def proof_section(card: ModelCard) -> str:
     ]
     names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
     text = (
-        f"## Proof\n\n{compared} PyTorch's, on {as_code(proof.provider)} with {versions}. The largest "
+        f"## Proof\n\n{compared} {whose}, on {as_code(proof.provider)} with {versions}. The largest "
         f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{card_table(names, rows)}"
     )
     gate = proof.gate

@@ -83,9 +83,10 @@ def allowed_error(device_tolerance: float, card: ModelCard) -> float:
     return device_tolerance + rounding
 
 
-def golden_image(channels: int) -> NDArray[np.uint8]:
-    """The image of every golden sample, uint8 [`GOLDEN_SIZE`, channels]."""
-    return synthetic_image(*GOLDEN_SIZE, channels, seed=20150518)
+def golden_image(channels: int, min_size: tuple[int, int] = (1, 1)) -> NDArray[np.uint8]:
+    """The image of every golden sample, uint8 [`GOLDEN_SIZE`, channels]; larger if a network needs `min_size`."""
+    height, width = (max(sides) for sides in zip(GOLDEN_SIZE, min_size, strict=True))
+    return synthetic_image(height, width, channels, seed=20150518)
 
 
 def synthetic_image(height: int, width: int, channels: int, seed: int) -> NDArray[np.uint8]:

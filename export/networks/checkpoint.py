@@ -1,0 +1,101 @@
+"""A checkpoint file with the network that its author's code makes: what an export takes in place of a `Checkpoint`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from export.networks.author_network import AuthorNetwork, Facts, examine
+from export.networks.factory import make_network
+from export.networks.weights import load_weights_into
+from export.options import CardChanges, NetworkOptions
+from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec, Reference
+from runtime.errors import ConfigError
+from unet_core.checkpoint import Checkpoint, producer, weights_sha256
+
+ASSUMED_SIZE = (256, 256)
+"""Size (height, width) that is assumed in training, if nothing tells: rounded up to multiples of the stride."""
+
+TITLES: Mapping[int, tuple[str, ...]] = {1: ("foreground",), 2: ("background", "foreground")}
+"""Names of so many classes that are assumed, if nothing tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorCheckpoint(Checkpoint):
+    """Weights in their author's network. The card is assumed, but the network is not."""
+
+    author_network: AuthorNetwork
+
+    @property
+    def reference(self) -> Reference:
+        """The module that was given."""
+        return "module"
+
+    def network(self) -> nn.Module:
+        """Return the network with its weights, on the CPU in evaluation mode."""
+        return self.author_network
+
+
+def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
+    """Make the network that the options name, load a checkpoint's weights into it, and try what it takes and gives.
+
+    The size in `changes` is used for the card.
+
+    Raises:
+        ConfigError: the code cannot be used, or the network is not one that segments pictures.
+        CheckpointError: the weights cannot be read, or do not fit.
+    """
+    network = make_network(options.source, options.arguments).cpu().eval()
+    load_weights_into(network, path)
+    return checkpoint_of(network, path.stem, options, changes)
+
+
+def checkpoint_of(network: nn.Module, name: str, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
+    """Wrap a network that has its weights already; `name` is for its card, errors as `load_with_network`."""
+    wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.activation != "logits").eval()
+    facts = examine(wrapped, stride=options.stride)
+    kind = type(network)
+    return AuthorCheckpoint(
+        state_dict=network.state_dict(),
+        card=assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network),
+        extra={},
+        card_is_assumed=True,
+        family=kind.__name__,
+        author_network=wrapped,
+    )
+
+
+def assumed_card(
+    architecture: str, name: str, facts: Facts, options: NetworkOptions, changes: CardChanges, network: nn.Module
+) -> ModelCard:
+    """Make the card of a network, with defaults for all that running it does not show."""
+    expected: Activation = "sigmoid" if facts.classes == 1 else "softmax"
+    if options.activation not in ("logits", expected):
+        raise ConfigError(
+            f"--activation {options.activation}: the network has {facts.classes} output channel"
+            f"{'s' * (facts.classes > 1)}, expected logits or {expected}"
+        )
+    stride = facts.stride
+    size = changes.size or tuple(stride * -(-side // stride) for side in ASSUMED_SIZE)
+    # A picture that is padded to the smallest one that the network takes.
+    least = tuple(side - stride + 1 for side in facts.min_size)
+    grey = facts.in_channels == 1
+    return ModelCard(
+        name=name[:MAX_NAME],
+        producer=producer(),
+        architecture=ModuleConfig(name=architecture[:MAX_NAME], in_channels=facts.in_channels, classes=facts.classes),
+        input=InputSpec(
+            size=(size[0], size[1]),
+            channels="L" if grey else "RGB",
+            mean=(0.0,) if grey else InputSpec.mean,
+            std=(1.0,) if grey else InputSpec.std,
+            stride=stride,
+            min_size=(min(least[0], size[0]), min(least[1], size[1])),
+        ),
+        output=OutputSpec(
+            classes=TITLES.get(facts.classes) or tuple(f"class {index}" for index in range(facts.classes)),
+            activation=expected,
+        ),
+        weights_sha256=weights_sha256(network.state_dict()),
+    )

@@ -1,0 +1,118 @@
+"""Makes a network by its author's code, which a user names: FILE.py:NAME or package.module:NAME."""
+
+import importlib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from runtime.errors import ConfigError, one_line
+
+SHOWN = 300
+"""Maximum length of an error of the author's code in a message, in characters."""
+
+
+def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Import a class or function by "FILE.py:NAME" or "package.module:NAME", and call it with keyword arguments.
+
+    This runs the code of that file or package. Folders of FILE.py, or else the current one, can be imported from.
+
+    Raises:
+        ConfigError: there is no such file, module or name; it raises; or it returns no `torch.nn.Module`.
+    """
+    place, colon, name = source.rpartition(":")
+    if not (colon and place and name.isidentifier()):
+        raise ConfigError(f"--network {source}: expected FILE.py:NAME or package.module:NAME")
+    module = _imported(source, place)
+    make = getattr(module, name, None)
+    if make is None:
+        raise ConfigError(f"--network {source}: {place} has no {name}; found {_names_in(module)}")
+    if not callable(make):
+        raise ConfigError(f"--network {source}: {name} is a {type(make).__name__}, expected a class or a function")
+    try:
+        network = make(**(arguments or {}))
+    except Exception as error:  # of any type: it is the author's code
+        raise ConfigError(
+            f"--network {source}: {name}({_written(arguments)}) raises {_told(error)}; give its arguments by "
+            "--network-arg NAME=VALUE"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"--network {source}: {name}({_written(arguments)}) returns a {type(network).__name__}, expected a "
+            "torch.nn.Module"
+        )
+    return network
+
+
+def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
+    """Read arguments "NAME=VALUE": values as in TOML, or text where that is none.
+
+    Raises:
+        ConfigError: there is no "=", or a name is invalid or occurs twice.
+    """
+    arguments: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--network-arg {text}: expected NAME=VALUE, such as in_channels=3")
+        if name in arguments:
+            raise ConfigError(f"--network-arg {name}: is given twice")
+        try:
+            arguments[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            arguments[name] = value
+    return arguments
+
+
+def _imported(source: str, place: str) -> ModuleType:
+    """Import the file or the module."""
+    is_file = place.endswith(".py")
+    file = Path(place)
+    if is_file and not file.is_file():
+        raise ConfigError(f"--network {source}: {place}: no such file")
+    with _importing_from(file.resolve().parent if is_file else Path.cwd()):
+        try:
+            if not is_file:
+                return importlib.import_module(place)
+            name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_network"
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module  # dataclasses look their module up
+            spec.loader.exec_module(module)
+            return module
+        except Exception as error:  # of any type: it is the author's code
+            raise ConfigError(f"--network {source}: {place} cannot be imported: it raises {_told(error)}") from error
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let imports look into a folder first."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _names_in(module: ModuleType) -> str:
+    """List classes and functions that a module defines itself, or "none"."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    return ", ".join(own[:10]) or "none"
+
+
+def _written(arguments: Mapping[str, Any] | None) -> str:
+    """Write keyword arguments as in Python."""
+    return ", ".join(f"{name}={value!r}" for name, value in (arguments or {}).items())
+
+
+def _told(error: Exception) -> str:
+    """Write an error of the author's code on one line."""
+    return f"{type(error).__name__}: {one_line(str(error))[:SHOWN]}"
