@@ -51,7 +51,7 @@ def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.
 
 
 def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """Read arguments "NAME=VALUE": values as in TOML, or text where that is none.
+    """Read arguments "NAME=VALUE": values as in TOML, which has no None, so None too; anything else is text.
 
     Raises:
         ConfigError: there is no "=", or a name is invalid or occurs twice.
@@ -64,7 +64,7 @@ def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
         if name in arguments:
             raise ConfigError(f"--network-arg {name}: is given twice")
         try:
-            arguments[name] = tomllib.loads(f"value = {value}")["value"]
+            arguments[name] = None if value == "None" else tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             arguments[name] = value
     return arguments

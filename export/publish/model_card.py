@@ -196,7 +196,7 @@ def proof_section(card: ModelCard) -> str:
     whose = "PyTorch's"
     if proof.reference == "reading":
         whose = (
-            "those of this library's reading of a checkpoint that holds weights and no network (their names cannot show "
+            "those of this library's reading of a checkpoint that holds weights and no network (names cannot show "
             "activation, concatenation order, padding or interpolation)"
         )
     versions = ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in proof.versions.items())

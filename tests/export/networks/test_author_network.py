@@ -1,0 +1,89 @@
+"""Outputs of somebody's network, and what trying it finds out."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from export.networks.author_network import AuthorNetwork, Facts, examine
+from runtime.errors import ConfigError
+
+
+class Net(nn.Module):
+    """A convolution whose answer is changed by a function; sides have to be multiples of `stride`, `least` or more."""
+
+    def __init__(self, change=lambda x: x, *, channels=3, classes=1, stride=1, least=1):
+        super().__init__()
+        self.layer = nn.Conv2d(channels, classes, 3, padding=1)
+        self.change, self.stride, self.least = change, stride, least
+
+    def forward(self, x):
+        if x.shape[2] % self.stride or x.shape[3] % self.stride or min(x.shape[2:]) < self.least:
+            raise RuntimeError("wrong size")
+        return self.change(self.layer(x))
+
+
+def wrapped(*arguments, key=None, **named):
+    return AuthorNetwork(Net(*arguments, **named), key=key).eval()
+
+
+@pytest.mark.parametrize(
+    ("named", "facts"),
+    [
+        ({}, (3, 1, 1, (1, 1))),
+        ({"channels": 1, "classes": 4}, (1, 4, 1, (1, 1))),
+        ({"stride": 32}, (3, 1, 32, (32, 32))),
+        ({"stride": 8, "least": 20}, (3, 1, 8, (24, 24))),
+        ({"least": 5}, (3, 1, 1, (5, 5))),
+    ],
+)
+def test_channels_classes_stride_and_least_size_are_found_by_trying(named, facts):
+    channels, classes, stride, least = facts
+    expected = Facts(in_channels=channels, classes=classes, stride=stride, min_size=least)
+    assert examine(wrapped(**named)) == expected
+
+
+def test_a_stride_that_is_no_power_of_two_is_given():
+    assert examine(wrapped(stride=12), stride=12).stride == 12
+    with pytest.raises(ConfigError, match=r"takes neither pictures of \[1, 3, 128, 128\] \(RuntimeError: wrong size\)"):
+        examine(wrapped(stride=12))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda x: {"out": x, "aux": -x}, "out"),
+        (lambda x: {"out": x}, None),
+        (lambda x: (x, -x), "0"),
+        (lambda x: [x], None),
+        (lambda x: SimpleNamespace(logits=x, loss=None), "logits"),
+        (lambda x: SimpleNamespace(logits=x, loss=None), None),
+    ],
+)
+def test_one_of_several_outputs_is_chosen(change, key):
+    network = wrapped(change, key=key)
+    x = torch.rand(1, 3, 4, 4)
+    assert torch.equal(network(x), network.network.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "message"),
+    [
+        (lambda x: {"out": x, "aux": x}, None, "--network: has several outputs; found out, aux; give one of them by"),
+        (lambda x: {"out": x}, "main", "--output-key main: is none of the network's outputs; found out; give one"),
+        (lambda x: [], None, "has several outputs; found no tensors"),
+        (
+            lambda x: x[:, :, ::2, ::2],
+            None,
+            r"answers [1, 1, 64, 64] to pictures of [1, 3, 128, 128], expected [1, classes, ",
+        ),
+        (lambda x: x.mean((2, 3)), None, "answers [1, 1] to pictures of"),
+        (lambda x: x > 0, None, "answers torch.bool, expected logits or probabilities as floating point"),
+        (lambda x: x + torch.rand(1), None, "answers the same picture in two ways; expected none of dropout, noise"),
+    ],
+)
+def test_answers_that_are_no_map_of_the_picture_are_refused(change, key, message):
+    with pytest.raises(ConfigError) as caught:
+        examine(wrapped(change, key=key))
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,69 @@
+"""Weights are found in whatever people save, and fit exactly or not at all."""
+
+import pytest
+import torch
+from torch import nn
+
+from export.networks.weights import ENTRIES, load_weights_into
+from runtime.errors import CheckpointError
+
+
+def net(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 1, 1))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def prefixed(prefix, weights):
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("entry", [None, *ENTRIES])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.net."])
+def test_weights_under_any_entry_with_any_prefix_are_loaded(file, entry, prefix):
+    torch.manual_seed(1)
+    weights = net().state_dict()
+    content = prefixed(prefix, weights)
+    torch.save(content if entry is None else {entry: content, "epoch": 3}, file)
+    network = net()
+    load_weights_into(network, file)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_listed_each_way(file):
+    weights = net(width=5).state_dict()
+    weights["extra.weight"] = weights.pop("2.weight")
+    torch.save(weights, file)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights_into(net(), file)
+    assert str(caught.value) == (
+        f"{file}: does not fit the network; 1 missing: 2.weight; 1 not in the network: extra.weight; 6 of another "
+        "shape: 0.weight [5, 3, 3, 3] instead of [4, 3, 3, 3], 0.bias [5] instead of [4], 1.weight [5] instead of [4], "
+        "1.bias [5] instead of [4], 1.running_mean [5] instead of [4], 1.running_var [5] instead of [4]"
+    )
+
+
+def test_of_many_keys_ten_are_listed(file):
+    torch.save({f"layer{index}": torch.zeros(1) for index in range(20)}, file)
+    with pytest.raises(CheckpointError, match=r"20 not in the network: layer0, .*layer9, \.\.\.$"):
+        load_weights_into(net(), file)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": [1]}])
+def test_a_file_without_weights_is_told(file, content):
+    torch.save(content, file)
+    with pytest.raises(
+        CheckpointError, match=r"holds no weights; expected names and tensors, or these under 'state_dict'"
+    ):
+        load_weights_into(net(), file)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(file):
+    weights = net().state_dict()
+    weights["2.weight"][:] = float("nan")
+    torch.save(weights, file)
+    with pytest.raises(CheckpointError, match=r"2\.weight holds NaN or infinite weights; use an earlier checkpoint"):
+        load_weights_into(net(), file)
