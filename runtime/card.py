@@ -44,8 +44,8 @@ Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
 Reference = Literal["module", "reading"]
-"""What a file was compared with: a network that somebody gave as code, which is this library's own where it was trained
-here; or this library's reading of a file that holds weights alone."""
+"""The thing that a file was compared with: a network that somebody gave as code, which is this library's own where it
+was trained here; or this library's reading of a file that holds weights alone."""
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 

@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def reference(self) -> Reference:
-        """What a proof compares with: the network that was trained, or this library's reading of a file of weights."""
+        """The thing that a proof compares with: the trained network, or this library's reading of a file of weights."""
         return "reading" if self.card_is_assumed else "module"
 
     def network(self) -> nn.Module:

@@ -62,7 +62,7 @@ def found_in(outputs: Mapping[str, Any], key: str | None) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a network showed when it was run.
+    """Facts about a network that running it shows.
 
     Attributes:
         in_channels: channels of its input.

@@ -56,7 +56,7 @@ def test_the_file_carries_card_proof_and_golden_sample(exported, card):
 def test_the_card_is_plain_json_without_paths(exported):
     text = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}["unet.card"]
     card = json.loads(text)
-    assert card["schema"] == 1
+    assert card["schema"] == 2
     assert card["proof"]["tolerance"] == 1e-4
     assert len(card["proof"]["rows"]) == 9
     assert str(exported.path.parent) not in text

@@ -449,10 +449,10 @@ def of_schema_1(card):
     return data
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_cards_of_schema_1_are_read_and_their_reference_follows_from_the_training(trained):
-    card = full_card() if trained else replace(full_card(), training=None)
-    expected = replace(card, proof=replace(card.proof, reference="module" if trained else "reading"))
+@pytest.mark.parametrize("known", [True, False])
+def test_cards_of_schema_1_are_read_and_their_reference_follows_from_the_training(known):
+    card = full_card() if known else replace(full_card(), training=None)
+    expected = replace(card, proof=replace(card.proof, reference="module" if known else "reading"))
     assert ModelCard.from_json(json.dumps(of_schema_1(card))) == expected
 
 

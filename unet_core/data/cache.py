@@ -86,7 +86,9 @@ class Cache:
             # A copy that keeps size and modification time still has another time of change (ctime).
             files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         versions = (VERSION, PIL.__version__, cv2.__version__)
-        content = json.dumps([versions, asdict(decoder), files], sort_keys=True)
+        decoding = asdict(decoder)
+        del decoding["input"]["min_size"]  # says nothing of how images are decoded; older caches do not have it
+        content = json.dumps([versions, decoding, files], sort_keys=True)
         return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
 
     def folders_of(self, sets: Sequence[Records]) -> Folders:

@@ -95,7 +95,16 @@ def test_code_that_cannot_be_used_is_one_line(source, arguments, message):
 
 def test_arguments_are_toml_or_text():
     given = ("a=3", "b=0.5", "c=true", 'd="x y"', "e=resnet34", "f=[1, 2]", "g=", "h=None")
-    assert parse_arguments(given) == {"a": 3, "b": 0.5, "c": True, "d": "x y", "e": "resnet34", "f": [1, 2], "g": "", "h": None}
+    assert parse_arguments(given) == {
+        "a": 3,
+        "b": 0.5,
+        "c": True,
+        "d": "x y",
+        "e": "resnet34",
+        "f": [1, 2],
+        "g": "",
+        "h": None,
+    }
 
 
 @pytest.mark.parametrize(
