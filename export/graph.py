@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from export.options import OPSET, check_opset
-from runtime.card import ModelCard
+from runtime.card import ModelCard, UNetConfig
 from runtime.errors import ModelError, one_line
 from unet_core.model import Segmenter
 
@@ -19,6 +19,12 @@ MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Largest weights of a file, in bytes: a protobuf message holds at most 2 GiB, and graph and card need some room."""
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+MOST_REDUCED = 32
+"""Factor by which networks reduce a picture at most; ours are told by their depth."""
+
+LEAST_EXAMPLE = 4 * MOST_REDUCED
+"""Smallest side, in pixels, of the images that a network of unknown depth is traced on."""
 
 GATHERING = ("Concat", "Resize")
 """Operators that begin a block of the way up; the convolution after them tells which block."""
@@ -37,10 +43,8 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
         ConfigError: the opset is out of `OPSETS`.
         ModelError: the weights are too large for one file.
     """
-    # Batch 2 and unequal sides: the exporter would take sizes of 1, or equal ones, for constants.
-    stride, least = card.input.stride, max(card.input.min_size)
-    rows = 2 + -(-least // stride) if least > 1 else 2
-    example = torch.zeros(2, rows * stride + 8, (rows + 1) * stride + 8, card.architecture.in_channels)
+    height, width = example_size(card)
+    example = torch.zeros(2, height, width, card.architecture.in_channels)
     dynamic = torch.export.Dim.DYNAMIC
     example = example.to(torch.uint8)
     model = _run_exporter(
@@ -61,6 +65,19 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     del model.graph.node[:]
     model.graph.node.extend([cast, *nodes])
     return _finish(model, segmenter, segmenter, example)
+
+
+def example_size(card: ModelCard) -> tuple[int, int]:
+    """Return (height, width) of the images that a network is traced on; the batch is 2.
+
+    Sides are unequal, no multiples of the stride, and large enough for every map in the network to be larger than one
+    pixel: the exporter takes sizes of 1, equal ones, and sizes that divide each other for constants.
+    """
+    stride, (height, width) = card.input.stride, card.input.size
+    if isinstance(card.architecture, UNetConfig):
+        return 2 * stride + 8, 3 * stride + 8
+    least = max(LEAST_EXAMPLE, 2 * stride, *card.input.min_size)
+    return max(least, height) + 8, max(least, width) + 2 * MOST_REDUCED + 8
 
 
 def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:

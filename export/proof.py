@@ -25,7 +25,7 @@ from runtime.card import (
 )
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
-from runtime.errors import ProofError
+from runtime.errors import ProofError, one_line
 from runtime.model_file.golden import Golden, NetworkFunction, golden_image, synthetic_image
 from runtime.result import mask_of
 from runtime.support.cpu_count import available_threads
@@ -279,10 +279,14 @@ def logits_run(model: onnx.ModelProto) -> NetworkFunction:
 
 
 def output_function(session: Any, name: str) -> NetworkFunction:
-    """Return the function from images to one output of a session."""
+    """Return the function from images to one output of a session; it raises a ProofError where the session fails."""
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
+        try:
+            answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            reason = one_line(str(error))[-300:]
+            raise ProofError(f"the exported graph fails on a batch of {list(images.shape)} ({reason})") from error
         return answer
 
     return run
