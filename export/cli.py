@@ -196,12 +196,17 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
 def _load_with_network(checkpoint: Path, options: ExportOptions, given: Mapping[str, Any]) -> "Checkpoint":
     """Load a checkpoint's weights into the network that --network names."""
     from export.networks.checkpoint import load_with_network
+
+    return load_with_network(checkpoint, _network_options(given), options.changes)
+
+
+def _network_options(given: Mapping[str, Any]) -> NetworkOptions:
+    """Make `NetworkOptions` of what was given with --network."""
     from export.networks.factory import parse_arguments
 
     named = {name: given[name] for name in ("output_key", "activation", "stride") if name in given}
     arguments = parse_arguments(given.get("network_arg", ()))
-    network = NetworkOptions(source=given["network"], arguments=arguments, **named)
-    return load_with_network(checkpoint, network, options.changes)
+    return NetworkOptions(source=given["network"], arguments=arguments, **named)
 
 
 @contextmanager
@@ -248,6 +253,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         checkpoint=given.get("checkpoint_of"),
         data=given.get("data"),
         device=given.get("device", "cpu"),
+        network=_network_options(given) if "network" in given else None,
         display=Display(),
     )
     if report.rows:

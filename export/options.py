@@ -225,7 +225,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
 
 def refuse_to_check(given: Mapping[str, Any]) -> None:
     """Raise a ConfigError if an option was given to `unet-export --check FILE` that has no meaning there."""
-    strange = sorted(given.keys() - {*CHECK_OPTIONS, "data"})
+    strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "data"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx
 
+from export.networks.checkpoint import load_with_network
+from export.options import CardChanges, NetworkOptions
 from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import (
     MAX_ERROR,
@@ -20,14 +22,14 @@ from export.proof import (
     raw_run,
 )
 from export.samples import load_pictures
-from runtime.card import RAW_KEY, ModelCard, ProofRow
+from runtime.card import RAW_KEY, ModelCard, ProofRow, UNetConfig
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
 from runtime.predictor import Predictor
-from unet_core.checkpoint import load_checkpoint
+from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
 
@@ -65,9 +67,12 @@ def check_file(
     checkpoint: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    network: NetworkOptions | None = None,
     display: Display | None = None,
 ) -> CheckReport:
     """Check an exported file on a device: against its checkpoint, or on a GPU against itself on the CPU.
+
+    `network` makes the checkpoint's network where that is not one of this library; its code is run.
 
     Raises:
         ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
@@ -90,7 +95,10 @@ def check_file(
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()
     if checkpoint:
-        reference, name = _matching_network(file, card, checkpoint, display), f"PyTorch with {checkpoint}"
+        loaded = _matching_checkpoint(file, card, checkpoint, network, display)
+        reference = network_run(Segmenter(loaded.network(), card).eval())
+        known = loaded.reference == "module"
+        name = f"PyTorch with {checkpoint}" if known else f"this library's reading of {checkpoint}"
     elif predictor is not None and predictor.report.device != "cpu":
         reference, name = Predictor(file, "cpu").run, "the same file on the CPU"
     elif data is not None:
@@ -108,7 +116,9 @@ def check_file(
         rows=rows,
     )
     kind = report.device.partition(":")[0]
-    base = MAX_ERROR if card.precision == "fp32" and kind == "cpu" else golden_tolerance(card, kind)
+    base = golden_tolerance(card, kind)
+    if card.precision == "fp32" and kind == "cpu":
+        base = MAX_ERROR if card.proof is None or card.proof.tolerance is None else card.proof.tolerance
     if depends_on_batch(run, card, None if report.device == "cpu" else base):
         raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
     for row in report.rows:
@@ -116,11 +126,24 @@ def check_file(
     return report
 
 
-def _matching_network(
-    file: Path, card: ModelCard, checkpoint: str | os.PathLike[str], display: Display
-) -> NetworkFunction:
-    """Load the checkpoint's network, and refuse it if card or weights differ; only the threshold may."""
-    loaded = load_checkpoint(checkpoint)
+def _matching_checkpoint(
+    file: Path,
+    card: ModelCard,
+    checkpoint: str | os.PathLike[str],
+    network: NetworkOptions | None,
+    display: Display,
+) -> Checkpoint:
+    """Load the checkpoint, and refuse it if card or weights differ; only the threshold may."""
+    loaded: Checkpoint
+    if network is not None:
+        loaded = load_with_network(Path(checkpoint), network, CardChanges(size=card.input.size))
+    elif isinstance(card.architecture, UNetConfig):
+        loaded = load_checkpoint(checkpoint)
+    else:
+        raise ConfigError(
+            f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
+            "the export"
+        )
     if loaded.card.weights_sha256 != card.weights_sha256:
         raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights")
     parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")
@@ -131,7 +154,7 @@ def _matching_network(
             raise ProofError(f"{file}: its card has the {part} {ours[part]}, the checkpoint's {theirs[part]}")
     if threshold[0] != threshold[1] and not loaded.card_is_assumed:
         display.note(f"the card's threshold is {threshold[0]:g}, the checkpoint's {threshold[1]:g}")
-    return network_run(Segmenter(loaded.network(), card).eval())
+    return loaded
 
 
 def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network: bool) -> None:
