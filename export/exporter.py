@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx.helper import set_model_props
+from torch import nn
 
 from export.graph import build_graph, build_raw_graph, check_room, check_size
-from export.options import OPSET, CardChanges, ExportOptions, Values
+from export.networks.checkpoint import checkpoint_of, load_with_network
+from export.options import OPSET, CardChanges, ExportOptions, NetworkOptions, Values
 from export.precision.fp16 import convert_to_fp16
 from export.precision.int8 import convert_to_int8
 from export.proof import (
@@ -68,9 +70,11 @@ class ExportReport:
 
 
 def export_onnx(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | nn.Module,
     path: str | os.PathLike[str] | None = None,
     *,
+    network: NetworkOptions | None = None,
+    card: ModelCard | None = None,
     precision: Precision = "fp32",
     target: Target = "any",
     tune: bool = False,
@@ -85,11 +89,15 @@ def export_onnx(
     force: bool = False,
     display: Display | None = None,
 ) -> ExportReport:
-    """Write a checkpoint as one ONNX file with card, proof and golden sample.
+    """Write a checkpoint or a network as one ONNX file with card, proof and golden sample.
 
     Args:
-        checkpoint: file of this library or of a project in `unet_core.foreign`: .pth, .pth.tar or .safetensors.
+        checkpoint: file of this library or of a project in `unet_core.foreign`: .pth, .pth.tar or .safetensors; or any
+            network with its weights, which maps float32 [n, channels, h, w] to [n, classes, h, w].
         path: the .onnx file to write; by default beside the checkpoint, with what is special about it in its name.
+        network: how the checkpoint's network is made by its author's code, which is run; for a network, its ends.
+        card: for a network, all that running it does not show; architecture and hash are filled in. By default it is
+            assumed, see `changes`.
         precision: "fp32", or "fp16" or "int8", which have to pass a gate on `data`.
         target: "cpu" rewrites the network for CPUs, see `export.winograd.transform`; fp32 only.
         tune: with target "cpu", choose how each layer is computed by measuring on this machine.
@@ -126,7 +134,17 @@ def export_onnx(
         values=values,
         force=force,
     )
-    return export_loaded(load_checkpoint(checkpoint), Path(checkpoint), path, options, display)
+    if isinstance(checkpoint, nn.Module):
+        if path is None:
+            raise ConfigError("path: a network is no file to write beside; give the .onnx file to write")
+        ends = network or NetworkOptions()
+        author = checkpoint_of(checkpoint.cpu().eval(), Path(path).stem, ends, options.changes, card=card)
+        return export_loaded(author, Path(path), path, options, display)
+    if card is not None:
+        raise ConfigError("card: goes with a network; a checkpoint has its own, or give changes")
+    file = Path(checkpoint)
+    loaded = load_checkpoint(file) if network is None else load_with_network(file, network, options.changes)
+    return export_loaded(loaded, file, path, options, display)
 
 
 def export_loaded(

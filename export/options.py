@@ -105,7 +105,8 @@ class NetworkOptions:
     """A network that its author's code makes, and its ends; see `export.networks`.
 
     Attributes:
-        source: "FILE.py:NAME" or "package.module:NAME" of a class or function that returns a `torch.nn.Module`.
+        source: "FILE.py:NAME" or "package.module:NAME" of a class or function that returns a `torch.nn.Module`; empty
+            for a network that is there already.
         arguments: its keyword arguments.
         output_key: key, attribute or index of the output, where there are several.
         activation: what the output is already: logits, or probabilities by a sigmoid or softmax.
@@ -115,7 +116,7 @@ class NetworkOptions:
         ConfigError: a value is unknown or out of bounds.
     """
 
-    source: str
+    source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     output_key: str | None = None
     activation: Inside = "logits"

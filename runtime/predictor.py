@@ -406,7 +406,7 @@ class Predictor:
             DeviceError: the device gives up on it, most likely for want of memory.
         """
         self._check_open()
-        check_batch(batch, self.card.architecture.in_channels)
+        check_batch(batch, self.card.input, self.card.architecture.in_channels)
         return self._serving().session.run(batch).probability
 
     def run_dlpack(self, tensor: Any) -> Any:

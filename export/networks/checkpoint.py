@@ -1,7 +1,7 @@
 """A checkpoint file with the network that its author's code makes: what an export takes in place of a `Checkpoint`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -51,16 +51,29 @@ def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges)
     return checkpoint_of(network, path.stem, options, changes)
 
 
-def checkpoint_of(network: nn.Module, name: str, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
-    """Wrap a network that has its weights already; `name` is for its card, errors as `load_with_network`."""
+def checkpoint_of(
+    network: nn.Module,
+    name: str,
+    options: NetworkOptions,
+    changes: CardChanges,
+    *,
+    card: ModelCard | None = None,
+) -> AuthorCheckpoint:
+    """Wrap a network that has its weights already; errors as `load_with_network`.
+
+    Without a `card`, one is assumed, with this `name`; in a given one, architecture and hash are filled in.
+    """
     wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.activation != "logits").eval()
     facts = examine(wrapped, stride=options.stride)
     kind = type(network)
+    assumed = assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network)
+    if card is not None:
+        card = replace(card, architecture=assumed.architecture, weights_sha256=assumed.weights_sha256)
     return AuthorCheckpoint(
         state_dict=network.state_dict(),
-        card=assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network),
+        card=card or assumed,
         extra={},
-        card_is_assumed=True,
+        card_is_assumed=card is None,
         family=kind.__name__,
         author_network=wrapped,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard
+from runtime.card import InputSpec, ModelCard
 from runtime.errors import ClosedError, ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
 from runtime.inference.loaded_model import LoadedModel
@@ -47,12 +47,13 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     """Decode an image and fit it to the network.
 
     Raises:
-        ImageError: see `load_image`.
+        ImageError: see `load_image`; or the picture is smaller than the network takes.
     """
     start = time.perf_counter()
     image = load_image(source, card.input.channels, limits=limits)
     decoded = time.perf_counter()
     fitted = fit(image, options.spec)
+    check_least(fitted.image, options.spec)
     return PreparedImage(
         image=image,
         fitted=fitted,
@@ -62,13 +63,23 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     )
 
 
-def check_batch(batch: object, channels: int) -> None:
-    """Raise an ImageError unless it is uint8 [batch, height, width, channels] with something in it."""
+def check_least(image: NDArray[np.uint8], spec: InputSpec) -> None:
+    """Raise an ImageError if a picture [..., height, width, channels] is smaller than the network takes."""
+    (height, width), (least_height, least_width) = image.shape[-3:-1], spec.min_size
+    if height < least_height or width < least_width:
+        raise ImageError(
+            f"image: is {width}x{height} pixels, the network takes at least {least_width}x{least_height}; give a size"
+        )
+
+
+def check_batch(batch: object, spec: InputSpec, channels: int) -> None:
+    """Raise an ImageError unless it is uint8 [batch, height, width, channels] of sides that the network takes."""
     expected = f"expected uint8 [batch, height, width, {channels}]"
     if not isinstance(batch, np.ndarray):
         raise ImageError(f"batch: found {type(batch).__name__}, {expected}")
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels or not batch.size:
         raise ImageError(f"batch: found {batch.dtype} {list(batch.shape)}, {expected}")
+    check_least(batch, spec)
 
 
 def infer(

@@ -57,7 +57,7 @@ def resolve_options(
             f"{name}: is no option of predict, expected {', '.join(PredictOptions.__annotations__)}{hint}"
         )
     if tile is not None:
-        _check_size("tile", tile, "")
+        _check_size("tile", tile, "", card.input.min_size)
     if overlap is not None and tile is None:
         raise ConfigError(f"overlap: found {overlap!r} without tile, whose neighbours it is of; give tile too")
     overlap = OVERLAP if overlap is None else overlap
@@ -69,12 +69,12 @@ def resolve_options(
     if (isinstance(size, str) and size == "native") or (size is None and tile is not None):
         spec = replace(spec, fit="native")
     elif size is not None:
-        _check_size("size", size, ", or 'native'")
+        _check_size("size", size, ", or 'native'", card.input.min_size)
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
 
 
-def _check_size(name: str, size: object, other: str) -> None:
+def _check_size(name: str, size: object, other: str, least: tuple[int, int]) -> None:
     if (
         not isinstance(size, tuple | list)
         or len(size) != 2
@@ -82,5 +82,7 @@ def _check_size(name: str, size: object, other: str) -> None:
         or not all(1 <= side <= MAX_SIDE for side in size)
     ):
         raise ConfigError(f"{name}: found {size!r}, expected (height, width), each 1 to {MAX_SIDE}{other}")
+    if size[0] < least[0] or size[1] < least[1]:
+        raise ConfigError(f"{name}: found {tuple(size)!r}, expected at least {least}, (height, width) of the network")
     if size[0] * size[1] > MAX_PIXELS:
         raise ConfigError(f"{name}: found {size!r}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")

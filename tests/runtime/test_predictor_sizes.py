@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, ImageError
 from runtime.image import resize
 from runtime.predictor import Predictor
 
@@ -65,3 +65,20 @@ def test_tiles_and_flips_together(stretched):
 def test_what_cannot_be_asked_for_is_said_before_the_image_is_read(stretched):
     with pytest.raises(ConfigError, match="tile: found 32, expected"):
         stretched.predict("gone.png", tile=32)
+
+
+def test_pictures_smaller_than_the_network_takes_are_refused(write_model):
+    predictor = Predictor(write_model(size=(8, 12), min_size=(4, 6)), "cpu")
+    small, least = np.zeros((3, 9, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)
+    for call in (lambda: predictor.predict(small), lambda: predictor.run(small[None])):
+        with pytest.raises(ImageError, match=r"image: is 9x3 pixels, the network takes at least 6x4; give a size$"):
+            call()
+    assert predictor.predict(least).mask.shape == (4, 6)
+    assert predictor.predict(small, size=(4, 6)).mask.shape == (3, 9)
+
+
+@pytest.mark.parametrize("name", ["size", "tile"])
+def test_sizes_below_the_least_of_the_network_are_refused(write_model, name):
+    predictor = Predictor(write_model(size=(8, 12), min_size=(4, 6)), "cpu")
+    with pytest.raises(ConfigError, match=rf"{name}: found \(8, 5\), expected at least \(4, 6\), \(height, width\) of"):
+        predictor.predict(np.zeros((9, 9, 3), np.uint8), **{name: (8, 5)})

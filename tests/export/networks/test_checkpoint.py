@@ -1,0 +1,114 @@
+"""A network in memory is exported as one in a file is; its card is assumed or given."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from families import Milesial, randomised
+from torch import nn
+
+from export import CardChanges, NetworkOptions, export_onnx
+from runtime.errors import ConfigError
+from runtime.model_file.golden import synthetic_image
+from runtime.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def network():
+    return randomised(Milesial(widths=(4, 6), classes=3))
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("networks") / "net.onnx"
+    return export_onnx(network, path, changes=CardChanges(size=(32, 48)))
+
+
+def test_a_network_in_memory_is_exported(network, exported):
+    card = Predictor(exported.path, "cpu").card
+    assert card.architecture.name == "families.Milesial" and card.proof.reference == "module"
+    assert (card.input.size, card.input.stride, card.input.min_size) == ((32, 48), 4, (1, 1))
+    assert (card.output.classes, card.output.activation) == (("class 0", "class 1", "class 2"), "softmax")
+    image = synthetic_image(36, 52, 3, seed=1)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255).softmax(1)[0].numpy()
+    assert np.abs(Predictor(exported.path, "cpu").run(image[None])[0] - expected).max() < 1e-5
+
+
+def test_layers_have_the_names_of_the_modules_that_run_them(exported):
+    import onnx
+
+    names = [node.name for node in onnx.load(exported.path).graph.node if node.op_type.startswith("Conv")]
+    assert names[0] == "inc.double_conv.0" and names[-1] == "outc.conv" and len(set(names)) == len(names)
+
+
+def test_a_given_card_is_kept_and_its_architecture_and_hash_are_the_networks(network, exported, tmp_path):
+    output = replace(exported.card.output, classes=("sky", "road", "car"))
+    given = replace(exported.card, name="scenes", output=output, proof=None, weights_sha256="0" * 64)
+    card = export_onnx(network, tmp_path / "net.onnx", card=given).card
+    assert replace(card, proof=None) == replace(given, weights_sha256=exported.card.weights_sha256)
+
+
+class Sigmoid(nn.Module):
+    """A convolution that ends in a sigmoid of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.layer(x).sigmoid()
+
+
+def test_a_network_with_its_own_sigmoid_gets_no_second_one(tmp_path):
+    network = randomised(Sigmoid())
+    path, ends = tmp_path / "net.onnx", NetworkOptions(activation="sigmoid")
+    export_onnx(network, path, network=ends, changes=CardChanges(size=(32, 48)))
+    image = synthetic_image(32, 48, 3, seed=1)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0].numpy()
+    assert np.abs(Predictor(path, "cpu").run(image[None])[0] - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"network": NetworkOptions(activation="softmax")},
+            "--activation softmax: the network has 1 output channel, exp",
+        ),
+        (
+            {"network": NetworkOptions(activation="sigmoid"), "raw": True},
+            "--raw: writes logits, and the network ends in",
+        ),
+    ],
+)
+def test_ends_that_contradict_the_network_or_another_option(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(Sigmoid(), tmp_path / "net.onnx", **options)
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_what_goes_with_a_network_only(tmp_path):
+    with pytest.raises(ConfigError, match=r"path: a network is no file to write beside; give the \.onnx file to write"):
+        export_onnx(Sigmoid())
+    with pytest.raises(ConfigError, match=r"card: goes with a network; a checkpoint has its own"):
+        export_onnx(tmp_path / "model.pth", card=object())
+
+
+class Loop(Sigmoid):
+    """A network whose steps depend on the picture."""
+
+    def forward(self, x):
+        y = self.layer(x)
+        return -y if y.mean() > 0 else y
+
+
+def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
+    from runtime.errors import ModelError
+
+    with pytest.raises(ModelError) as caught:
+        export_onnx(Loop(), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
+    assert str(caught.value).startswith("PyTorch's exporter cannot trace the network (")
+    assert "\n" not in str(caught.value) and not (tmp_path / "net.onnx").exists()
