@@ -36,12 +36,12 @@ def with_options_of_masks(command: F) -> F:
     masks = click.option(
         "--masks",
         metavar="NAME",
-        help="With --data: masks are in folders SPLIT_NAME, such as val_masks.  [default: as in training, else masks]",
+        help="Masks of real images are in folders SPLIT_NAME, such as val_masks.  [default: as in training, else masks]",
     )
     ignored = click.option(
         "--ignore-index",
         type=IgnoredValue(),
-        help="With --data: mask value to ignore; none: all values count.  [default: as in training]",
+        help="Value to ignore in the masks of real images; none: all values count.  [default: as in training]",
     )
     return masks(ignored(command))
 
