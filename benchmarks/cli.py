@@ -63,7 +63,7 @@ class RunByDefault(click.Group):
 def main() -> None:
     """Measure a model, or compare two measurements.
 
-    unet-bench MODEL [OPTIONS] is short for unet-bench run MODEL [OPTIONS]. unet-bench run --help lists these options.
+    unet-bench MODEL [OPTIONS] is short for unet-bench run MODEL [OPTIONS], whose --help lists the options.
     """
 
 
