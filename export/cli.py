@@ -36,7 +36,7 @@ def with_options_of_masks(command: F) -> F:
     masks = click.option(
         "--masks",
         metavar="NAME",
-        help="Masks of real images are in folders SPLIT_NAME, such as val_masks.  [default: as in training, else masks]",
+        help="Masks of real images are in SPLIT_NAME, such as val_masks.  [default: as in training, else masks]",
     )
     ignored = click.option(
         "--ignore-index",
