@@ -149,7 +149,7 @@ PARTS: Mapping[str, Part] = {
         ),
         Part(
             name="overhead",
-            function="benchmarks.cases.throughput:overhead",
+            function="benchmarks.cases.overhead:measure",
             takes=("model", "image", "rounds", "budget_s"),
             cpu_only=True,
         ),
@@ -160,7 +160,7 @@ PARTS: Mapping[str, Part] = {
         ),
         Part(
             name="folder",
-            function="benchmarks.cases.throughput:folder",
+            function="benchmarks.cases.folder:measure",
             takes=("model", "checkpoint", "images", "folder_sizes", "budget_s"),
             cpu_only=True,
         ),

@@ -17,11 +17,11 @@ from PIL import Image
 
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError
-from runtime.formats import format_for
 from runtime.image import resize
 from runtime.images.overlay import COLOURS, OPACITY, cut_out, shrunk, strips, tinted
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
+from runtime.output_formats import format_for
 from runtime.rle import coco_encode, encode
 
 LEGEND = 20
@@ -214,7 +214,7 @@ class Segmentation:
         return Image.fromarray(self.mask * np.uint8(255) if len(self.classes) == 1 else self.mask)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a file at the image's own size and return its path. The suffix chooses the format (`runtime.formats`):
+        """Write a file at the image's own size and return its path. The suffix chooses one of `runtime.output_formats`:
 
         .png .gif .bmp .tif .tiff   the mask: 0 and 255 for one class, class indices for several
         .npy                        `probability`

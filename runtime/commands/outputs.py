@@ -13,8 +13,8 @@ from typing import Any
 
 from runtime.commands.inputs import Found
 from runtime.errors import OutputError
-from runtime.formats import Format, TableFormat
 from runtime.image import SUFFIXES
+from runtime.output_formats import Format, TableFormat
 from runtime.result import Segmentation
 from runtime.support.files import make_folder, replacing
 

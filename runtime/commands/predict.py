@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from runtime.commands.console import Command, Named, Size, version_option
-from runtime.formats import FORMATS, TABLES, Format, TableFormat
+from runtime.output_formats import FORMATS, TABLES, Format, TableFormat
 from runtime.support.cpu_count import MAX_THREADS
 
 PIPE = "-"

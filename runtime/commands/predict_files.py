@@ -14,10 +14,10 @@ from runtime.commands.console import progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
-from runtime.formats import Format, TableFormat
 from runtime.image import image_size
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.reader import read_model
+from runtime.output_formats import Format, TableFormat
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 

@@ -14,7 +14,7 @@ from runtime.devices.cpu import CPU_CHAIN
 from runtime.devices.registry import BACKENDS
 from runtime.devices.session import Session
 from runtime.errors import DeviceError
-from runtime.formats import FORMATS, Format
+from runtime.output_formats import FORMATS, Format
 from runtime.predictor import Predictor
 
 
@@ -49,7 +49,7 @@ def test_a_device_is_one_entry(models, answers, monkeypatch, tmp_path):
 
 
 FORMAT = """
-from runtime.formats import FORMATS, Format
+from runtime.output_formats import FORMATS, Format
 
 FORMATS["area"] = Format(
     name="area",

@@ -1,11 +1,9 @@
-"""The cost of `runtime` around the network, and the speed of ways to process folders of files.
+"""Folders of image files to PNG masks on disk, by number of files, processed in several ways.
 
-*overhead*: `Predictor.run` against a bare session with the same settings, and `predict` with the work on the image.
-*folder*: image files to PNG masks on disk, by number of files: a plain PyTorch script, the same with the runtime's
-work on images, one image after the other, a pool of threads, and `Predictor.stream`.
+The contestants: a plain PyTorch script, the same with the runtime's work on images, one image after the other, a pool
+of threads, and `Predictor.stream`.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,25 +12,21 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 from torch.nn import functional
 
 from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.threads import pinned
-from benchmarks.results import Measurement, Settings, Skipped, measurements_of
+from benchmarks.results import Measurement, Skipped, measurements_of
 from runtime.card import ModelCard
-from runtime.devices.session import session_options
 from runtime.image import fit, load_image, restore
-from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
 
-BARE, RUN, PREDICT = "bare session.run", "Predictor.run", "Predictor.predict, from a decoded image of "
 SCRIPT, SHARED = "plain PyTorch script", "PyTorch script, our decoding, resizing and PNG"
 LOOP, POOL, STREAM = "predict in a loop", "predict in a pool of threads", "stream"
 
@@ -42,52 +36,7 @@ FOLDER_SIZES = (8, 32, 128)
 PASSES = 5
 
 
-def overhead(
-    model: Path,
-    image: Path | None = None,
-    *,
-    threads: int,
-    rounds: int = 15,
-    budget_s: float | None = None,
-    display: Display | None = None,
-) -> list[Measurement | Skipped]:
-    """Measure milliseconds of one image of the trained size on the CPU, with the contestants of `overhead_calls`.
-
-    Raises:
-        ModelError, ImageError: a file cannot be used.
-    """
-    (display or Display(quiet=True)).note(f"overhead: {rounds} rounds, contestants alternating")
-    with pinned(threads), Predictor(model, "cpu", threads) as predictor:
-        height, width = predictor.card.input.size
-        settings: Settings = {
-            "batch": 1,
-            "height": height,
-            "width": width,
-            "device": "cpu",
-            "threads": predictor.report.threads,
-        }
-        times = interleave(overhead_calls(predictor, image), rounds, budget_s=budget_s)
-    return [*measurements_of(times, part="overhead", settings=settings, unit="ms", group="overhead")]
-
-
-def overhead_calls(predictor: Predictor, image: Path | None) -> dict[str, Callable[[], object]]:
-    """Make the contestants: a bare session with the predictor's options, `run`, and `predict` from a decoded image.
-
-    The image is a synthetic one of the trained size if none is given.
-    """
-    options = session_options(predictor.report.threads)
-    session = onnxruntime.InferenceSession(os.fspath(predictor.path), options, providers=["CPUExecutionProvider"])
-    card = predictor.card
-    batch = synthetic_image(*card.input.size, card.architecture.in_channels, 0)[None]
-    pixels = batch[0] if image is None else load_image(image, card.input.channels)
-    return {
-        BARE: lambda: session.run(["probability"], {"image": batch}),
-        RUN: lambda: predictor.run(batch),
-        f"{PREDICT}{pixels.shape[1]}x{pixels.shape[0]}": lambda: predictor.predict(pixels),
-    }
-
-
-def folder(
+def measure(
     model: Path,
     checkpoint: Path | None,
     images: Sequence[Path],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import OutputError
-from runtime.formats import FORMATS, TABLES, format_for
+from runtime.output_formats import FORMATS, TABLES, format_for
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -7,21 +7,8 @@ from known_times import in_known_time
 from measuring import write_model
 from PIL import Image
 
-from benchmarks.cases import throughput
-from benchmarks.cases.throughput import (
-    BARE,
-    LOOP,
-    POOL,
-    PREDICT,
-    RUN,
-    SCRIPT,
-    SHARED,
-    STREAM,
-    folder,
-    folder_calls,
-    overhead,
-    overhead_calls,
-)
+from benchmarks.cases import folder
+from benchmarks.cases.folder import LOOP, POOL, SCRIPT, SHARED, STREAM, folder_calls, measure
 from benchmarks.results import Skipped
 from export import export_onnx
 from runtime.image import list_images
@@ -37,25 +24,20 @@ def known(monkeypatch):
         seen.append((torch.get_num_threads(), cv2.getNumThreads(), rounds, budget_s))
         return in_known_time(contestants, rounds)
 
-    monkeypatch.setattr(throughput, "interleave", interleave)
+    monkeypatch.setattr(folder, "interleave", interleave)
     return seen
 
 
-def test_overhead_in_ms_and_folders_in_images_per_second(thin, known):
-    images = list_images(thin / "val_images")
-    model, asked = thin / "model.onnx", {"threads": 1, "budget_s": 9.0}
-    calls = overhead(model, images[0], rounds=6, **asked)
-    folders = folder(model, thin / "model.pth", images, folder_sizes=(2, 5), passes=5, **asked)
-    steps = np.arange(1.0, 7)
-    values = {one.contestant: one.values for one in calls if one.part == "overhead"}
-    assert values == {BARE: tuple(steps), RUN: tuple(2 * steps), f"{PREDICT}60x40": tuple(3 * steps)}
+def test_folders_in_images_per_second(thin, known):
+    images, asked = list_images(thin / "val_images"), {"threads": 1, "budget_s": 9.0}
+    folders = measure(thin / "model.onnx", thin / "model.pth", images, folder_sizes=(2, 5), passes=5, **asked)
     assert {one.part for one in folders} == {"folder"}
     assert [one.contestant for one in folders] == [SCRIPT, SHARED, LOOP, POOL, STREAM] * 2
     assert [one.settings["images"] for one in folders] == [2] * 5 + [5] * 5
     assert [one.facts["different"] for one in folders] == [2] * 5 + [3] * 5
     assert {one.group for one in folders} == {"folder of 2", "folder of 5"}
     assert folders[6].values == pytest.approx([2500.0, 1250.0, 2500 / 3, 625.0, 500.0])  # 5 images in 2, 4, 6 ... ms
-    assert known == [(1, 1, 6, 9.0), (1, 1, 5, 4.5), (1, 1, 5, 4.5)]
+    assert known == [(1, 1, 5, 4.5), (1, 1, 5, 4.5)]
 
 
 def test_masks_do_not_replace_png_images(thin, tmp_path, monkeypatch):
@@ -63,36 +45,28 @@ def test_masks_do_not_replace_png_images(thin, tmp_path, monkeypatch):
     for path in list_images(thin / "val_images"):
         images.append(tmp_path / f"{path.stem}.png")
         Image.open(path).save(images[-1])
-    copied, copies = [], throughput.copies
+    copied, copies = [], folder.copies
 
     def interleave(contestants, rounds, *, budget_s=None):
         times = in_known_time(contestants, rounds)
         assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in images]
         return times
 
-    monkeypatch.setattr(throughput, "interleave", interleave)
-    monkeypatch.setattr(throughput, "copies", lambda *given: copied.extend(copies(*given)) or copied)
-    folder(thin / "model.onnx", thin / "model.pth", images, folder_sizes=(3,), threads=1)
+    monkeypatch.setattr(folder, "interleave", interleave)
+    monkeypatch.setattr(folder, "copies", lambda *given: copied.extend(copies(*given)) or copied)
+    measure(thin / "model.onnx", thin / "model.pth", images, folder_sizes=(3,), threads=1)
     assert len(copied) == 3
 
 
 def test_what_is_missing_is_said(thin, known):
     model, images = thin / "model.onnx", list_images(thin / "val_images")
     reason = "needs images, by --data"
-    assert folder(model, thin / "model.pth", [], threads=1) == [
+    assert measure(model, thin / "model.pth", [], threads=1) == [
         Skipped(part="folder", contestant="all", settings={}, reason=reason)
     ]
-    found = folder(model, None, images, folder_sizes=(3,), threads=1)
+    found = measure(model, None, images, folder_sizes=(3,), threads=1)
     assert [one.contestant for one in found if one.part == "folder"] == [SCRIPT, SHARED, LOOP, POOL, STREAM]
     assert [one.reason for one in found if isinstance(one, Skipped)] == ["needs --checkpoint"] * 2
-
-
-def test_the_bare_session_answers_as_ours(thin):
-    with Predictor(thin / "model.onnx", "cpu", 1) as predictor:
-        calls = overhead_calls(predictor, None)
-        (bare,) = calls[BARE]()
-        assert np.array_equal(bare, calls[RUN]())
-        assert np.array_equal(bare[0], calls[f"{PREDICT}48x32"]().probability)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
