@@ -186,7 +186,7 @@ def test_only_convolutions_of_3x3_that_keep_the_size_can_be_rewritten():
 
 @pytest.mark.parametrize("family", [Milesial, Mateuszbuda, Usuyama])
 def test_checkpoints_of_other_projects_are_rewritten_as_ours(tmp_path, family):
-    torch.save(randomised(family()).state_dict(), tmp_path / "model.pth")
+    torch.save(randomised(family(widths=(4, 6))).state_dict(), tmp_path / "model.pth")
     loaded = load_checkpoint(tmp_path / "model.pth")
     model = build_graph(Segmenter(loaded.network(), loaded.card), loaded.card)
     names = rewritable(model)

@@ -191,7 +191,7 @@ def test_two_processes_step_and_validate_as_one(config, data):
 @pytest.mark.slow
 @pytest.mark.timing
 def test_two_processes_stop_and_go_on_bit_for_bit(config, tmp_path):
-    config = replace(config, epochs=10, batch_size=2, save_minutes=0.0)
+    config = replace(config, epochs=6, batch_size=2, save_minutes=0.0)
     whole = replace(config, out=str(tmp_path / "whole"))
     assert train_as_two(whole) == [0, 0]
     process = torchrun(config)
