@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from masks import names_in
 from PIL import Image
 
-from runtime import formats
+from runtime import output_formats
 from runtime.commands.predict import predict
 from runtime.errors import OutputError
 from runtime.support.files import replacing
@@ -110,7 +110,7 @@ def test_full_disk_stops_with_how_many_were_written(run_predict, pictures, out, 
             raise OutputError(f"{path}: cannot be written (no space left on device); free some space")
         return replacing(path)
 
-    monkeypatch.setattr(formats, "replacing", full)
+    monkeypatch.setattr(output_formats, "replacing", full)
     result = run_predict(pictures, "--batch-size", 1)
     assert result.exit_code == 2
     assert result.stderr == f"error: {out / 'b.png'}: cannot be written (no space left on device); free some space\n"
