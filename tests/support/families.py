@@ -89,8 +89,11 @@ class Milesial(nn.Module):
         x = skips.pop()
         for index in range(1, self.depth + 1):
             stage = getattr(self, f"up{index}")
-            x = stage.conv.double_conv(torch.cat([skips.pop(), stage.up(x)], dim=1))
+            x = stage.conv.double_conv(self.joined(skips.pop(), stage.up(x)))
         return self.outc.conv(x)
+
+    def joined(self, skip, up):
+        return torch.cat([skip, up], dim=1)
 
 
 class Mateuszbuda(nn.Module):

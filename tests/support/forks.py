@@ -16,16 +16,8 @@ class UpFirst(Milesial):
     def __init__(self):
         super().__init__(widths=WIDTHS, classes=1)
 
-    def forward(self, x):
-        skips = [self.inc.double_conv(x)]
-        for index in range(1, self.depth + 1):
-            pool, convolve = getattr(self, f"down{index}").maxpool_conv
-            skips.append(convolve.double_conv(pool(skips[-1])))
-        x = skips.pop()
-        for index in range(1, self.depth + 1):
-            stage = getattr(self, f"up{index}")
-            x = stage.conv.double_conv(torch.cat([stage.up(x), skips.pop()], dim=1))
-        return self.outc.conv(x)
+    def joined(self, skip, up):
+        return torch.cat([up, skip], dim=1)
 
 
 class TutorialUpFirst(UNet):
