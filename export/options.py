@@ -207,9 +207,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
     for name in CHECK_OPTIONS:
         if name in given:
             raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
-    for name in NETWORK_OPTIONS[1:]:
-        if name in given and "network" not in given:
-            raise ConfigError(f"{_flag(name)}: goes with --network; leave it out")
+    _refuse_ends_without_network(given)
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
     if given.get("raw") and given.keys() & {"card", "triton"}:
@@ -229,6 +227,16 @@ def refuse_to_check(given: Mapping[str, Any]) -> None:
     strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "data"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
+    _refuse_ends_without_network(given)
+    if "network" in given and "checkpoint_of" not in given:
+        raise ConfigError("--network: makes the network of a checkpoint to compare with; give --checkpoint too")
+
+
+def _refuse_ends_without_network(given: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if an option was given that describes the network of a --network that was not given."""
+    for name in NETWORK_OPTIONS[1:]:
+        if name in given and "network" not in given:
+            raise ConfigError(f"{_flag(name)}: goes with --network; leave it out")
 
 
 def _flag(name: str) -> str:

@@ -3,7 +3,7 @@ import math
 import pytest
 from networks import make_card, make_network
 
-from export.options import CardChanges
+from export.options import CardChanges, options_to_export, refuse_to_check
 from runtime.errors import ConfigError
 
 NETWORKS = {"colour": {}, "grey": {"in_channels": 1}, "three": {"classes": 3}}
@@ -93,3 +93,26 @@ def test_values_that_do_not_fit_name_the_flag(cards, name, changes, message):
     with pytest.raises(ConfigError) as caught:
         CardChanges(**changes).applied(cards[name], assumed=True)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stride": 8, "checkpoint_of": "m.pth"}, "--stride: goes with --network; leave it out"),
+        (
+            {"network": "net.py:Net"},
+            "--network: makes the network of a checkpoint to compare with; give --checkpoint too",
+        ),
+    ],
+)
+def test_a_check_takes_a_network_with_a_checkpoint_only(given, message):
+    with pytest.raises(ConfigError) as caught:
+        refuse_to_check(given)
+    assert str(caught.value) == message
+    refuse_to_check({"network": "net.py:Net", "stride": 8, "checkpoint_of": "m.pth"})
+
+
+def test_an_export_takes_the_ends_of_a_network_with_the_network_only():
+    with pytest.raises(ConfigError, match=r"^--output-key: goes with --network; leave it out$"):
+        options_to_export({"output_key": "out"})
+    options_to_export({"output_key": "out", "network": "net.py:Net"})
