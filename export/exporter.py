@@ -3,6 +3,7 @@
 `export_onnx` is what `unet-export` and Python programs call; `export_loaded` is the same for a checkpoint in memory.
 """
 
+import copy
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -138,7 +139,8 @@ def export_onnx(
         if path is None:
             raise ConfigError("path: a network is no file to write beside; give the .onnx file to write")
         ends = network or NetworkOptions()
-        author = checkpoint_of(checkpoint.cpu().eval(), Path(path).stem, ends, options.changes, card=card)
+        own = copy.deepcopy(checkpoint).cpu().eval()  # the caller's network stays where and as it is
+        author = checkpoint_of(own, Path(path).stem, ends, options.changes, card=card)
         return export_loaded(author, Path(path), path, options, display)
     if card is not None:
         raise ConfigError("card: goes with a network; a checkpoint has its own, or give changes")

@@ -175,6 +175,7 @@ def _finish(
 ) -> onnx.ModelProto:
     """Give every layer weights of its own and the name of its module, and check the graph."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = [node.input[1] for node in model.graph.node if node.op_type in CONVOLUTIONS]
     taken: set[str] = set()
     for node in model.graph.node:
         for index, name in enumerate(node.input) if node.op_type in CONVOLUTIONS else ():
@@ -185,19 +186,19 @@ def _finish(
             elif name in tensors:
                 taken.add(name)
     network = getattr(segmenter.network, "network", segmenter.network)  # of an author's network, the one within
-    rename(model, convolutions_run(whole, network, example, model))
+    rename(model, convolutions_run(whole, network, example, weights))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def convolutions_run(
-    whole: torch.nn.Module, network: torch.nn.Module, example: torch.Tensor, model: onnx.ModelProto
+    whole: torch.nn.Module, network: torch.nn.Module, example: torch.Tensor, weights: Sequence[str]
 ) -> list[str]:
     """Return the name in `network` of the module that runs each convolution of a graph, in the graph's order.
 
     `whole` is the exported module, of which `network` is a part. It is run once, and the modules tell when they are
     called: the order in which they were made may be another one, and a shared one runs several times. Where the graph
-    has other convolutions than these modules ran, the names of its weights tell.
+    has other convolutions than these modules ran, the names of its `weights`, one for each convolution, tell.
     """
     called: list[str] = []
     kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
@@ -209,12 +210,13 @@ def convolutions_run(
     finally:
         for hook in hooks:
             hook.remove()
-    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
-    if len(called) == len(layers):
+    if len(called) == len(weights):
         return called
-    weights = (node.input[1].removesuffix(".weight") for node in layers)
-    known = set(names.values())
-    return [next((name for name in known if weight.endswith(name)), "convolution") for weight in weights]
+    found = []
+    for weight in weights:
+        fitting = [name for name in names.values() if f".{weight}".endswith(f".{name}.weight")]
+        found.append(max(fitting, key=len, default="convolution"))
+    return found
 
 
 def rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:

@@ -93,6 +93,10 @@ def assumed_card(
     size = changes.size or tuple(stride * -(-side // stride) for side in ASSUMED_SIZE)
     # A picture that is padded to the smallest one that the network takes.
     least = tuple(side - stride + 1 for side in facts.min_size)
+    if size[0] < least[0] or size[1] < least[1]:
+        raise ConfigError(
+            f"--size {size[1]}x{size[0]}: the network takes pictures of at least {least[1]}x{least[0]}; give that"
+        )
     grey = facts.in_channels == 1
     return ModelCard(
         name=name[:MAX_NAME],
@@ -104,7 +108,7 @@ def assumed_card(
             mean=(0.0,) if grey else InputSpec.mean,
             std=(1.0,) if grey else InputSpec.std,
             stride=stride,
-            min_size=(min(least[0], size[0]), min(least[1], size[1])),
+            min_size=(least[0], least[1]),
         ),
         output=OutputSpec(
             classes=TITLES.get(facts.classes) or tuple(f"class {index}" for index in range(facts.classes)),

@@ -112,3 +112,53 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
         export_onnx(Loop(), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
     assert str(caught.value).startswith("PyTorch's exporter cannot trace the network (")
     assert "\n" not in str(caught.value) and not (tmp_path / "net.onnx").exists()
+
+
+class Named(nn.Module):
+    """Convolutions that run in another order than they are made, one of them twice; one without a module if `bare`."""
+
+    def __init__(self, bare=False):
+        super().__init__()
+        self.last = nn.Conv2d(4, 1, 1)
+        self.shared = nn.Conv2d(4, 4, 3, padding=1)
+        self.inner = nn.ModuleDict({"last": nn.Conv2d(3, 4, 3, padding=1)})
+        self.bare, self.kernel = bare, nn.Parameter(torch.rand(4, 4, 1, 1))
+
+    def forward(self, x):
+        x = self.shared(self.shared(self.inner["last"](x).relu()).relu())
+        return self.last(nn.functional.conv2d(x, self.kernel) if self.bare else x)
+
+
+@pytest.mark.parametrize(
+    ("bare", "names"),
+    [
+        (False, ["inner.last", "shared", "shared_2", "last"]),
+        (True, ["inner.last", "shared", "shared_2", "convolution", "last"]),
+    ],
+)
+def test_layers_are_named_by_the_module_that_runs_them_in_whatever_order_they_were_made(tmp_path, bare, names):
+    import onnx
+
+    export_onnx(randomised(Named(bare)), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
+    assert [node.name for node in onnx.load(tmp_path / "net.onnx").graph.node if node.op_type == "Conv"] == names
+
+
+class AtLeast(Sigmoid):
+    """A network that takes pictures of 40 pixels a side or more."""
+
+    def forward(self, x):
+        if min(x.shape[2:]) < 40:
+            raise RuntimeError("too small")
+        return self.layer(x)
+
+
+def test_a_size_that_the_network_does_not_take_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--size 48x32: the network takes pictures of at least 40x40; give that"):
+        export_onnx(AtLeast(), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
+
+
+def test_the_network_in_memory_stays_as_it_is(tmp_path):
+    network = randomised(Sigmoid()).train()
+    ends = NetworkOptions(activation="sigmoid")
+    export_onnx(network, tmp_path / "net.onnx", network=ends, changes=CardChanges(size=(32, 48)))
+    assert network.training and network.layer.training
