@@ -111,16 +111,16 @@ def card(network):
 
 
 @pytest.fixture(scope="session")
-def shared_exports(tmp_path_factory):
-    """Let PyTorch export each network once for a whole test run; see tests/support/shared.py."""
+def shared_exports(request):
+    """Let PyTorch export each network once, for this test run and the next ones; see tests/support/shared.py."""
     if "torch" not in sys.modules:
         yield  # only tests that do without PyTorch were asked for
         return
     import torch
-    from shared import SharedExports, shared_folder
+    from shared import SharedExports
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", SharedExports(shared_folder(tmp_path_factory)))
+        patch.setattr(torch.onnx, "export", SharedExports(request.config.cache.mkdir("exports")))
         yield
 
 
