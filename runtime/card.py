@@ -37,17 +37,23 @@ MAX_TEXT = 1_000
 
 Up = Literal["transpose", "bilinear", "bilinear-wide"]
 Channels = Literal["RGB", "L"]
+"""Channels of pictures: colour or grey."""
+InputChannels = Channels | Literal["raw"]
+"""Channels of a network's input: of pictures, or any other number of them, which only arrays have."""
 Fit = Literal["stretch", "letterbox", "native"]
-Activation = Literal["sigmoid", "softmax"]
+Activation = Literal["sigmoid", "softmax", "sigmoids"]
+"""Of one class; of several, of which each pixel has one; of several independent ones, of which a pixel may have more."""
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
-Reference = Literal["module", "reading"]
+Reference = Literal["module", "reading", "pairs"]
 """The thing that a file was compared with: a network that somebody gave as code, which is this library's own where it
-was trained here; or this library's reading of a file that holds weights alone."""
+was trained here; this library's reading of a file that holds weights alone; or such a reading that gives the outputs of
+its author's program for the same inputs."""
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
+"""Channels of pictures; those of "raw" are counted by the card's means."""
 
 CHECK = FieldChecks(ModelError, "card field ")
 
@@ -130,30 +136,34 @@ class InputSpec:
 
     Attributes:
         size: (height, width) in training.
-        channels: "RGB" or "L" (grey).
+        channels: "RGB", "L" (grey) or "raw" (arrays only, of as many channels as `mean` has values).
         mean: of each channel, for values scaled to 0..1.
         std: of each channel, for values scaled to 0..1.
         fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and
             pads, "native" leaves them as they are.
         stride: divisor of the network's input height and width; the graph pads to it.
+        padded: False for a network that normalises over the whole picture. Padding would change all of its answers, so
+            images have to have sizes that are multiples of the stride.
         min_size: (height, width) of the smallest image that the network takes.
     """
 
     size: tuple[int, int] = (160, 240)
-    channels: Channels = "RGB"
+    channels: InputChannels = "RGB"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     fit: Fit = "stretch"
     stride: int = 16
+    padded: bool = True
     min_size: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         CHECK.length("input.size", self.size, 2, 2)
         for side in self.size:
             CHECK.integer("input.size", side, 1, MAX_SIDE)
-        CHECK.choice("input.channels", self.channels, get_args(Channels))
-        count = CHANNEL_COUNT[self.channels]
-        CHECK.length("input.mean", self.mean, count, count)
+        CHECK.choice("input.channels", self.channels, (*get_args(Channels), "raw"))
+        count = CHANNEL_COUNT.get(self.channels)
+        CHECK.length("input.mean", self.mean, count or 1, count or MAX_CHANNELS)
+        count = len(self.mean)
         CHECK.length("input.std", self.std, count, count)
         for mean in self.mean:
             CHECK.number("input.mean", mean, -1e3, 1e3)
@@ -161,6 +171,9 @@ class InputSpec:
             CHECK.number("input.std", std, 1e-6, 1e3)
         CHECK.choice("input.fit", self.fit, get_args(Fit))
         CHECK.integer("input.stride", self.stride, 1, MAX_STRIDE)
+        CHECK.choice("input.padded", self.padded, (True, False))
+        if not self.padded and (self.fit == "native" or any(side % self.stride for side in self.size)):
+            raise CHECK.refusal("input.padded", self.padded, "true unless images are fitted to multiples of the stride")
         CHECK.length("input.min_size", self.min_size, 2, 2)
         for least, side in zip(self.min_size, self.size, strict=True):
             CHECK.integer("input.min_size", least, 1, side)
@@ -168,7 +181,10 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSpec:
-    """The meaning of the probabilities: one class with a sigmoid and a threshold, or several with a softmax."""
+    """The meaning of the probabilities: one class with a sigmoid, several with a softmax or with a sigmoid each.
+
+    `threshold` is for sigmoids.
+    """
 
     classes: tuple[str, ...] = ("car",)
     activation: Activation = "sigmoid"
@@ -182,7 +198,8 @@ class OutputSpec:
             raise CHECK.refusal("output.classes", self.classes, "different names")
         CHECK.choice("output.activation", self.activation, get_args(Activation))
         if (self.activation == "sigmoid") != (len(self.classes) == 1):
-            raise CHECK.refusal("output.activation", self.activation, "sigmoid for one class, softmax for several")
+            expected = "sigmoid for one class, softmax or sigmoids for several"
+            raise CHECK.refusal("output.activation", self.activation, expected)
         CHECK.number("output.threshold", self.threshold, 1e-6, 1 - 1e-6)
 
 
@@ -342,7 +359,7 @@ class ModelCard:
             raise CHECK.refusal("weights_sha256", self.weights_sha256, "64 hexadecimal digits")
         if self.target == "cpu" and self.precision != "fp32":
             raise CHECK.refusal("precision", self.precision, "fp32 with target cpu")
-        if CHANNEL_COUNT[self.input.channels] != self.architecture.in_channels:
+        if len(self.input.mean) != self.architecture.in_channels:
             raise CHECK.refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
         if isinstance(self.architecture, UNetConfig) and self.input.stride != self.architecture.stride:
             raise CHECK.refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
@@ -386,7 +403,11 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     A file with a training was made by this library from its own network; one without, from weights that it recognised.
     """
     reference = "reading" if data.get("training") is None else "module"
-    later = {"architecture": {"kind": "unet"}, "input": {"min_size": [1, 1]}, "proof": {"reference": reference}}
+    later = {
+        "architecture": {"kind": "unet"},
+        "input": {"min_size": [1, 1], "padded": True},
+        "proof": {"reference": reference},
+    }
     filled = {"target": "any"} | data | {"schema": SCHEMA}
     for name, fields_of_2 in later.items():
         if isinstance(data.get(name), dict):

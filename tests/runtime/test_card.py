@@ -169,7 +169,7 @@ OUT_OF_BOUNDS = [
     ("input.size", [64, 10**9], "input.size: found 1000000000"),
     ("input.size", [64.0, 96], "input.size: found 64.0"),
     ("input.size", 64, "input.size: found 64, expected 2 values"),
-    ("input.channels", "BGR", "input.channels: found 'BGR', expected one of RGB, L"),
+    ("input.channels", "BGR", "input.channels: found 'BGR', expected one of RGB, L, raw"),
     ("input.mean", [0.4, 0.4], "input.mean: found (0.4, 0.4), expected 1 values"),
     ("input.mean", [math.nan], "input.mean: found nan, expected a number from -1000 to 1000"),
     ("input.mean", [math.inf], "input.mean: found inf"),
@@ -185,6 +185,7 @@ OUT_OF_BOUNDS = [
     ("input.stride", 16, "input.stride: found 16, expected 8, 2 ** depth"),
     ("input.stride", 0, "input.stride: found 0, expected an integer from 1 to 1024"),
     ("input.stride", 8.0, "input.stride: found 8.0, expected an integer from 1 to 1024"),
+    ("input.padded", None, "input.padded: found None, expected one of True, False"),
     ("input.min_size", [1], "input.min_size: found (1,), expected 2 values"),
     ("input.min_size", [0, 1], "input.min_size: found 0, expected an integer from 1 to 64"),
     ("input.min_size", [64, 97], "input.min_size: found 97, expected an integer from 1 to 96"),
@@ -194,7 +195,7 @@ OUT_OF_BOUNDS = [
     ("output.classes", ["car", "road", ""], "output.classes: found '', expected text of 1 to 200"),
     ("output.classes", ["car", "road", ["tree"]], "output.classes: found ['tree']"),
     ("output.classes", "abc", "output.classes: found 'abc'"),
-    ("output.activation", "relu", "output.activation: found 'relu', expected one of sigmoid, softmax"),
+    ("output.activation", "relu", "output.activation: found 'relu', expected one of sigmoid, softmax, sigmoids"),
     ("output.activation", "sigmoid", "output.activation: found 'sigmoid', expected sigmoid for one class"),
     ("output.threshold", 0, "output.threshold: found 0, expected a number from 1e-06"),
     ("output.threshold", 1, "output.threshold: found 1, expected a number"),
@@ -219,7 +220,7 @@ OUT_OF_BOUNDS = [
     ("proof.tolerance", -1e-9, "proof.tolerance: found -1e-09, expected a number from 0 to 1"),
     ("proof.tolerance", "0", "proof.tolerance: found '0', expected a number from 0 to 1"),
     ("proof.tolerance", 1e-4, "proof.tolerance: found 0.0001, expected none with fp16"),
-    ("proof.reference", "author", "proof.reference: found 'author', expected one of module, reading"),
+    ("proof.reference", "author", "proof.reference: found 'author', expected one of module, reading, pairs"),
     ("proof.golden_error", -0.1, "proof.golden_error: found -0.1, expected a number from 0 to 1"),
     ("proof.golden_error", 1.1, "proof.golden_error: found 1.1, expected a number from 0 to 1"),
     ("proof.golden_error", math.nan, "proof.golden_error: found nan"),
@@ -407,14 +408,44 @@ def test_card_cannot_be_changed(field):
 def module_card(**changes):
     """The card of a network of another architecture."""
     fields = {"name": "segmentation_models_pytorch.Unet", "in_channels": 3, "classes": 1} | changes
+    channels = fields["in_channels"]
+    several = {"channels": "raw", "mean": (0.0,) * channels, "std": (1.0,) * channels} if channels == 5 else {}
+    activation = "softmax" if fields["classes"] == 2 else "sigmoid"
     return ModelCard(
         name="smp",
         producer={},
         architecture=ModuleConfig(**fields),
-        input=InputSpec(size=(96, 96), stride=32, min_size=(32, 32)),
-        output=OutputSpec(),
+        input=InputSpec(size=(96, 96), stride=32, min_size=(32, 32), **several),
+        output=OutputSpec(classes=("car", "road")[: fields["classes"]], activation=activation),
         weights_sha256="0" * 64,
     )
+
+
+def test_networks_of_many_channels_take_arrays_and_have_as_many_means():
+    card = module_card(in_channels=5)
+    with pytest.raises(ModelError, match=r"input\.mean: found .*, expected 1 to 16 values"):
+        InputSpec(channels="raw", mean=(0.0,) * 17, std=(1.0,) * 17)
+    with pytest.raises(ModelError, match=r"input\.std: found .*, expected 5 values"):
+        InputSpec(channels="raw", mean=(0.0,) * 5, std=(1.0,) * 4)
+    with pytest.raises(ModelError, match=r"input\.channels: found 'raw', expected 5 channels"):
+        replace(card, input=replace(card.input, mean=(0.0,) * 4, std=(1.0,) * 4))
+    assert ModelCard.from_json(card.to_json()) == card
+
+
+def test_a_network_that_is_never_padded_has_images_fitted_to_multiples_of_its_stride():
+    InputSpec(size=(64, 96), stride=32, padded=False)
+    for changes in ({"size": (64, 97)}, {"fit": "native"}):
+        with pytest.raises(ModelError, match=r"input\.padded: found False, expected true unless images are fitted"):
+            InputSpec(**{"size": (64, 96), "stride": 32, "padded": False} | changes)
+
+
+def test_several_classes_may_be_independent():
+    card = replace(
+        module_card(classes=2), output=OutputSpec(classes=("face", "hair"), activation="sigmoids", threshold=0.3)
+    )
+    assert ModelCard.from_json(card.to_json()) == card
+    with pytest.raises(ModelError, match=r"found 'sigmoids', expected sigmoid for one class"):
+        OutputSpec(activation="sigmoids")
 
 
 def test_the_card_of_another_architecture_round_trips():
@@ -443,7 +474,7 @@ def test_absurd_fields_of_another_architecture_are_refused_by_name(changes, mess
 def of_schema_1(card):
     """The JSON of a U-Net's card as schema 1 has it."""
     data = json.loads(card.to_json()) | {"schema": 1}
-    del data["architecture"]["kind"], data["input"]["min_size"]
+    del data["architecture"]["kind"], data["input"]["min_size"], data["input"]["padded"]
     if data["proof"]:
         del data["proof"]["reference"]
     return data
