@@ -42,7 +42,7 @@ InputChannels = Channels | Literal["raw"]
 """Channels of a network's input: of pictures, or any other number of them, which only arrays have."""
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax", "sigmoids"]
-"""Of one class; of several, of which each pixel has one; of several independent ones, of which a pixel may have more."""
+"""Of one class; of several, of which a pixel has exactly one; of several independent ones ("sigmoids")."""
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
