@@ -7,8 +7,8 @@ import runtime  # noqa: F401  settles ONNX Runtime's environment, before any mod
 if TYPE_CHECKING:
     from export.exporter import ExportReport as ExportReport
     from export.exporter import export_onnx as export_onnx
-    from export.options import CardChanges as CardChanges
-    from export.options import NetworkOptions as NetworkOptions
+    from unet_core.model_options import CardChanges as CardChanges
+    from unet_core.model_options import NetworkOptions as NetworkOptions
 
 __all__ = ["CardChanges", "ExportReport", "NetworkOptions", "export_onnx"]
 

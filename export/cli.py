@@ -12,8 +12,6 @@ from export.console_report import parity_table, verdict_line
 from export.options import (
     MASK_OPTIONS,
     ExportOptions,
-    Inside,
-    NetworkOptions,
     Values,
     options_to_export,
     refuse_to_check,
@@ -23,6 +21,7 @@ from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare_target
+from unet_core.model_options import Inside, NetworkOptions
 
 if TYPE_CHECKING:
     from unet_core.checkpoint import Checkpoint
@@ -195,14 +194,14 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
 
 def _load_with_network(checkpoint: Path, options: ExportOptions, given: Mapping[str, Any]) -> "Checkpoint":
     """Load a checkpoint's weights into the network that --network names."""
-    from export.networks.checkpoint import load_with_network
+    from unet_core.networks.checkpoint import load_with_network
 
     return load_with_network(checkpoint, _network_options(given), options.changes)
 
 
 def _network_options(given: Mapping[str, Any]) -> NetworkOptions:
     """Make `NetworkOptions` of what was given with --network."""
-    from export.networks.factory import parse_arguments
+    from unet_core.networks.factory import parse_arguments
 
     named = {name: given[name] for name in ("output_key", "activation", "stride") if name in given}
     arguments = parse_arguments(given.get("network_arg", ()))

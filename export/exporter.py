@@ -16,8 +16,7 @@ from onnx.helper import set_model_props
 from torch import nn
 
 from export.graph import build_graph, build_raw_graph, check_room, check_size
-from export.networks.checkpoint import checkpoint_of, load_with_network
-from export.options import OPSET, CardChanges, ExportOptions, NetworkOptions, Values
+from export.options import OPSET, ExportOptions, Values
 from export.precision.fp16 import convert_to_fp16
 from export.precision.int8 import convert_to_int8
 from export.proof import (
@@ -49,6 +48,8 @@ from runtime.support.files import prepare_target, replacing
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
+from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.networks.checkpoint import checkpoint_of, load_with_network
 from unet_core.reporting.progress import Display
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import onnx
 
-from export.networks.checkpoint import load_with_network
-from export.options import CardChanges, NetworkOptions
 from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import (
     MAX_ERROR,
@@ -31,6 +29,8 @@ from runtime.model_file.metadata import read_metadata
 from runtime.predictor import Predictor
 from unet_core.checkpoint import Checkpoint, load_checkpoint
 from unet_core.model import Segmenter
+from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.networks.checkpoint import load_with_network
 from unet_core.reporting.progress import Display
 
 GRAPH_SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}

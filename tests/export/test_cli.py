@@ -14,11 +14,12 @@ from onnx_files import gate_of, write_onnx
 from export import exporter
 from export.cli import main
 from export.console_report import parity_table
-from export.options import CardChanges, ExportOptions
+from export.options import ExportOptions
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
 from unet_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_core.data.pairs import Layout
+from unet_core.model_options import CardChanges
 
 
 def run(*arguments):

@@ -3,8 +3,9 @@ import math
 import pytest
 from networks import make_card, make_network
 
-from export.options import CardChanges, options_to_export, refuse_to_check
+from export.options import options_to_export, refuse_to_check
 from runtime.errors import ConfigError
+from unet_core.model_options import CardChanges
 
 NETWORKS = {"colour": {}, "grey": {"in_channels": 1}, "three": {"classes": 3}}
 

@@ -9,13 +9,13 @@ from onnx import TensorProto, numpy_helper
 
 from export import export_onnx, exporter, verify
 from export.cli import main
-from export.options import CardChanges
 from export.proof import cases, expected_answers, graph_run, network_run, proof_rows
 from export.verify import check_file, check_form
 from runtime.card import ModelCard
 from runtime.devices import registry
 from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError, ModelError, ProofError
 from unet_core.checkpoint import save_checkpoint, weights_sha256
+from unet_core.model_options import CardChanges
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from export.networks.factory import make_network, parse_arguments
 from runtime.errors import ConfigError
+from unet_core.networks.factory import make_network, parse_arguments
 
 CODE = """
 from dataclasses import dataclass

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.networks.author_network import AuthorNetwork, Facts, examine
 from runtime.errors import ConfigError
+from unet_core.networks.author_network import AuthorNetwork, Facts, examine
 
 
 class Net(nn.Module):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.networks.weights import ENTRIES, load_weights_into
 from runtime.errors import CheckpointError
+from unet_core.networks.weights import ENTRIES, load_weights_into
 
 
 def net(width=4):

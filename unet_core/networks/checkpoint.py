@@ -1,4 +1,4 @@
-"""A checkpoint file with the network that its author's code makes: what an export takes in place of a `Checkpoint`."""
+"""A checkpoint file with the network that its author's code makes: taken in place of a `Checkpoint`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from export.networks.author_network import AuthorNetwork, Facts, examine
-from export.networks.factory import make_network
-from export.networks.weights import load_weights_into
-from export.options import CardChanges, NetworkOptions
 from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec, Reference
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, producer, weights_sha256
+from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.networks.author_network import AuthorNetwork, Facts, examine
+from unet_core.networks.factory import make_network
+from unet_core.networks.weights import load_weights_into
 
 ASSUMED_SIZE = (256, 256)
 """Size (height, width) that is assumed in training, if nothing tells: rounded up to multiples of the stride."""
