@@ -102,6 +102,12 @@ def with_options_of_masks(command: F) -> F:
     type=click.Choice(get_args(Inside)),
     help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  [default: logits]",
 )
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Arrays input and output of the author's program, which tell how weights without a network are read.",
+)
 @click.option("--stride", type=int, help="With --network: divisor of its height and width.  [default: found by trying]")
 @click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
 @click.option(
@@ -163,8 +169,15 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     from unet_core.reporting.progress import Display
 
     display = Display()
-    loaded = _load_with_network(checkpoint, options, given) if "network" in given else load_checkpoint(checkpoint)
-    if options.uses_masks:
+    if "network" in given:
+        loaded = _load_with_network(checkpoint, options, given)
+    elif "pairs" in given:
+        from export.pairs import load_with_pairs
+
+        loaded = load_with_pairs(checkpoint, given["pairs"], display)
+    else:
+        loaded = load_checkpoint(checkpoint)
+    if options.data is not None:
         masks = {name: given[name] for name in MASK_OPTIONS if name in given}
         options = replace(options, **masks_of(checkpoint, given["data"], masks, display))
     with _room_for_extras(checkpoint, loaded.card, options, given):
@@ -173,6 +186,8 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         click.echo(f"note: {note}", err=True)
     assert report.card.proof is not None
     click.echo(parity_table(report.card.proof.rows))
+    if report.image_dice is not None:
+        click.echo(f"image Dice of PyTorch's answers in {given['data']}: {report.image_dice:.4f}")
     verdict = verdict_line(report.card, f"{checkpoint.name} as {report.family}'s U-Net")
     click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict} ({report.seconds:.0f} s)")
     if "card" in given:
@@ -253,6 +268,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         data=given.get("data"),
         device=given.get("device", "cpu"),
         network=_network_options(given) if "network" in given else None,
+        pairs=given.get("pairs"),
         display=Display(),
     )
     if report.rows:

@@ -11,7 +11,11 @@ def verdict_line(card: ModelCard, source: str) -> str:
     assert card.proof is not None
     gate = card.proof.gate
     if gate is None:
-        reference = "PyTorch" if card.proof.reference == "module" else f"this library's reading of {source}"
+        reference = {
+            "module": "PyTorch",
+            "pairs": "its author's outputs",
+            "reading": f"this library's reading of {source}",
+        }[card.proof.reference]
         return f"equals {reference} within {card.proof.max_abs_error:.1e} (limit {card.proof.tolerance:g})"
     from export.precision.gate import describe_limit, describe_loss, exceeds_limit
 

@@ -17,8 +17,11 @@ from torch import nn
 
 from export.graph import build_graph, build_raw_graph, check_room, check_size
 from export.options import OPSET, ExportOptions, Values
+from export.pairs import load_with_pairs
 from export.precision.fp16 import convert_to_fp16
+from export.precision.gate import least_dice
 from export.precision.int8 import convert_to_int8
+from export.precision.judge import image_dices
 from export.proof import (
     MAX_LOGITS_ERROR,
     PROOF_PICTURES,
@@ -35,11 +38,11 @@ from export.proof import (
     raw_run,
 )
 from export.refusal import refusal_path, require_equal, require_gate
-from export.samples import FittedImage, Samples, load_pictures, load_samples, synthetic_samples
+from export.samples import FittedImage, Samples, load_samples, synthetic_samples
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Target
+from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Reference, Target
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
@@ -57,7 +60,8 @@ from unet_core.reporting.progress import Display
 class ExportReport:
     """The file that was written: its path, its card with the proof, and its size in bytes.
 
-    `seconds` is the time that the export took after the checkpoint was loaded. With `card_is_assumed` the checkpoint
+    `image_dice` is that of the fp32 graph on the masks of real images, if they were given. `seconds` is the time that
+    the export took after the checkpoint was loaded. With `card_is_assumed` the checkpoint
     had no card, so size, normalisation and names are defaults. `family` names the project that the checkpoint is from.
     `notes` are lines that a user should read.
     """
@@ -65,6 +69,7 @@ class ExportReport:
     path: Path
     card: ModelCard
     size: int
+    image_dice: float | None
     seconds: float
     card_is_assumed: bool
     family: str
@@ -76,6 +81,7 @@ def export_onnx(
     path: str | os.PathLike[str] | None = None,
     *,
     network: NetworkOptions | None = None,
+    pairs: str | os.PathLike[str] | None = None,
     card: ModelCard | None = None,
     precision: Precision = "fp32",
     target: Target = "any",
@@ -98,6 +104,8 @@ def export_onnx(
             network with its weights, which maps float32 [n, channels, h, w] to [n, classes, h, w].
         path: the .onnx file to write; by default beside the checkpoint, with what is special about it in its name.
         network: how the checkpoint's network is made by its author's code, which is run; for a network, its ends.
+        pairs: file of inputs and outputs of the author's program, which tell how a checkpoint without a network is
+            read; see `export.pairs.read_pairs`.
         card: for a network, all that running it does not show; architecture and hash are filled in. By default it is
             assumed, see `changes`.
         precision: "fp32", or "fp16" or "int8", which have to pass a gate on `data`.
@@ -118,8 +126,8 @@ def export_onnx(
         ConfigError: options contradict one another or the checkpoint's card.
         DataError: the images cannot be used.
         ModelError: the weights are too large for one file.
-        ProofError: the graph differs from PyTorch, or fails its gate. Only the reason and the figures are written,
-            to `refusal_path`.
+        ProofError: no reading fits the pairs; or the graph differs from PyTorch or fails its gate, and then the reason
+            and the figures are written to `refusal_path`.
         OutputError: the file cannot be written; an older one stays as it was.
     """
     options = ExportOptions(
@@ -136,6 +144,8 @@ def export_onnx(
         values=values,
         force=force,
     )
+    if pairs is not None and (network is not None or isinstance(checkpoint, nn.Module)):
+        raise ConfigError("pairs: tell how weights without a network are read; leave them out where there is one")
     if isinstance(checkpoint, nn.Module):
         if path is None:
             raise ConfigError("path: a network is no file to write beside; give the .onnx file to write")
@@ -146,7 +156,13 @@ def export_onnx(
     if card is not None:
         raise ConfigError("card: goes with a network; a checkpoint has its own, or give changes")
     file = Path(checkpoint)
-    loaded = load_checkpoint(file) if network is None else load_with_network(file, network, options.changes)
+    loaded: Checkpoint
+    if network is not None:
+        loaded = load_with_network(file, network, options.changes)
+    elif pairs is not None:
+        loaded = load_with_pairs(file, pairs, display or Display(quiet=True))
+    else:
+        loaded = load_checkpoint(file)
     return export_loaded(loaded, file, path, options, display)
 
 
@@ -178,7 +194,7 @@ def export_loaded(
         model = _rewrite_for_cpus(model, card, display, tune=options.tune)
     run = raw_run(model, card) if options.raw else graph_run(model)
     tolerance = allowed_error(segmenter, card)
-    card = add_proof(card, run, expected, golden, reference=loaded.reference, tolerance=tolerance)
+    card = add_proof(card, run, expected, golden, loaded.rows, reference=loaded.reference, tolerance=tolerance)
     logits_off = 0.0
     if not segmenter.gives_probabilities:
         logits = raw_run(model, card, logits=True) if options.raw else logits_run(model)
@@ -188,17 +204,23 @@ def export_loaded(
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
     notes = [*loaded.notes]
+    image_dice: float | None = None
+    if options.precision == "fp32" and samples.labelled:
+        image_dice, constant = image_dices(run, card, samples, display)
+        if image_dice <= max(constant, least_dice(card)):
+            notes.append(_low_dice(image_dice, constant, loaded.reference))
     if loaded.reference == "reading":
         notes.append(
             f"{checkpoint} holds weights and no network: their names cannot show activation, concatenation order, "
-            "padding or interpolation, so the file equals this library's reading of them; prove it with --network"
+            "padding or interpolation, so the file equals this library's reading of them; prove it with --network, or "
+            "with --pairs"
         )
     if len({label for _, batch in expected for one in batch for label in np.unique(mask_of(one, card.output))}) == 1:
         notes.append(
             "the network answers one class everywhere on the pictures of the proof, so their masks prove little; "
             "give --data with images of what it was trained for"
         )
-    if samples is not None:
+    if options.precision != "fp32":
         card = replace(card, precision=options.precision, proof=None)
         if options.precision == "fp16":
             converted = convert_to_fp16(model, run, card, samples, options.keep, display)
@@ -206,7 +228,10 @@ def export_loaded(
             converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
         model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
         replay = graph_run(model, optimised=False)
-        card = add_proof(card, converted.run, expected, golden, converted.gate, replay, reference=loaded.reference)
+        card = add_proof(
+            card, converted.run, expected, golden, loaded.rows, converted.gate, replay, reference=loaded.reference
+        )
+        image_dice = converted.gate.image_dice_fp32
         require_gate(card, converted, golden, file, force=options.force)
         notes += converted.notes
     _write(model, card, golden, file, raw=options.raw)
@@ -214,6 +239,7 @@ def export_loaded(
         path=file,
         card=card,
         size=file.stat().st_size,
+        image_dice=image_dice,
         seconds=time.perf_counter() - started,
         card_is_assumed=loaded.card_is_assumed,
         family=loaded.family,
@@ -257,17 +283,30 @@ def _assumptions(checkpoint: Path, family: str, card: ModelCard, changes: CardCh
     return f"{checkpoint} is a checkpoint of {family} and has no card{listed}"
 
 
-def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples | None, list[FittedImage]]:
-    """Load the samples for a gate, None with fp32, and the real pictures for the proof."""
-    if options.precision == "fp32":
-        pictures = [] if options.data is None else load_pictures(options.data, card, PROOF_PICTURES, display=display)
-        return None, pictures
+def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:
+    """Load the samples to measure on, and the real pictures for the proof."""
     if options.data is None:
         return synthetic_samples(card), []
     samples = load_samples(
-        options.data, card, layout=options.layout, ignore_index=options.ignore_index, display=display
+        options.data,
+        card,
+        layout=options.layout,
+        ignore_index=options.ignore_index,
+        calibrate=options.precision != "fp32",
+        display=display,
     )
     return samples, samples.pictures(PROOF_PICTURES)
+
+
+def _low_dice(image_dice: float, constant: float, reference: Reference) -> str:
+    """Say what may be the cause of an image Dice that no trained network has."""
+    cause = "do --data, --masks, --size, --mean and --std fit the training?"
+    if reference == "reading":
+        cause += " If they do, its weights are read in the wrong way: prove the reading by --network or --pairs"
+    return (
+        f"the image Dice on --data is {image_dice:.4f}, which no trained network has (one class everywhere: "
+        f"{constant:.4f}); {cause}"
+    )
 
 
 def _answers_of_pytorch(

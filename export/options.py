@@ -73,11 +73,6 @@ class ExportOptions:
             raise ConfigError("--tune: chooses layers for --target cpu; add that, or leave --tune out")
         check_opset(self.opset)
 
-    @property
-    def uses_masks(self) -> bool:
-        """True if the export reads the masks in `data`: only gates of lower precision do."""
-        return self.data is not None and self.precision != "fp32"
-
 
 def check_opset(opset: int) -> None:
     """Raise a ConfigError if the opset is out of `OPSETS`."""
@@ -105,7 +100,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
     for name in CHECK_OPTIONS:
         if name in given:
             raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
-    _refuse_ends_without_network(given)
+    _check_options_of_network(given)
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
     if given.get("raw") and given.keys() & {"card", "triton"}:
@@ -115,26 +110,29 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
         **{name: given[name] for name in EXPORT_OPTIONS if name in given},
     )
     for name in MASK_OPTIONS:
-        if name in given and not options.uses_masks:
-            raise ConfigError(f"{_flag(name)}: goes with --data and --precision fp16 or int8; leave it out")
+        if name in given and options.data is None:
+            raise ConfigError(f"{_flag(name)}: goes with --data; leave it out")
     return options
 
 
 def refuse_to_check(given: Mapping[str, Any]) -> None:
     """Raise a ConfigError if an option was given to `unet-export --check FILE` that has no meaning there."""
-    strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "data"})
+    strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "pairs", "data"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
-    _refuse_ends_without_network(given)
-    if "network" in given and "checkpoint_of" not in given:
-        raise ConfigError("--network: makes the network of a checkpoint to compare with; give --checkpoint too")
+    _check_options_of_network(given)
+    for name in ("network", "pairs"):
+        if name in given and "checkpoint_of" not in given:
+            raise ConfigError(f"--{name}: is for a checkpoint to compare with; give --checkpoint too")
 
 
-def _refuse_ends_without_network(given: Mapping[str, Any]) -> None:
-    """Raise a ConfigError if an option was given that describes the network of a --network that was not given."""
+def _check_options_of_network(given: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if options of --network were given without it, or --pairs with it."""
     for name in NETWORK_OPTIONS[1:]:
         if name in given and "network" not in given:
             raise ConfigError(f"{_flag(name)}: goes with --network; leave it out")
+    if "network" in given and "pairs" in given:
+        raise ConfigError("--pairs: tells how weights without a network are read; leave it out, or --network")
 
 
 def _flag(name: str) -> str:

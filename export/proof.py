@@ -184,19 +184,23 @@ def add_proof(
     run: NetworkFunction,
     expected: Sequence[ExpectedAnswer],
     golden: Golden,
+    rows: Sequence[ProofRow] = (),
     gate: Gate | None = None,
     replay: NetworkFunction | None = None,
     *,
     reference: Reference = "module",
     tolerance: float = MAX_ERROR,
 ) -> ModelCard:
-    """Return the card with the proof of `run`. The golden sample is replayed on `replay` if it is given."""
+    """Return the card with the proof of `run`, after `rows` of one that was made before.
+
+    The golden sample is replayed on `replay` if it is given.
+    """
     rounding = " rounding to fp16" if card.precision == "fp16" else ""
     proof = Proof(
         provider=f"{PROVIDER['cpu']}{rounding}",
         versions=library_versions(),
         tolerance=tolerance if gate is None else None,
-        rows=tuple(proof_rows(run, expected, card.output)),
+        rows=(*rows, *proof_rows(run, expected, card.output)),
         golden_error=min(golden.error(replay or run), 1.0),
         gate=gate,
         reference=reference,

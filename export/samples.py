@@ -59,12 +59,13 @@ def load_samples(
     *,
     layout: Layout | None = None,
     ignore_index: int | None = None,
+    calibrate: bool = True,
     display: Display | None = None,
 ) -> Samples:
     """Find and check the images under a folder, and their masks where it is laid out as for training.
 
     A data set's validation images are measured on and its training images calibrated on. Any other folder's images,
-    or those of the one split that there is, serve for both.
+    or those of the one split that there is, serve for both; so do the measured ones, unless `calibrate`.
 
     Raises:
         DataError: there are no images, or some cannot be used; the message lists them.
@@ -73,7 +74,7 @@ def load_samples(
     splits = [split for split in SPLITS if image_folder(folder, split).is_dir()]
     train, val = find_splits(folder, layout, splits) if splits else ([], _images(folder))
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
-    sets = _checked_records(sides, card, ignore_index, display or Display(quiet=True))
+    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, display or Display(quiet=True))
     return Samples(measured=sets[0], calibration=sets[-1], labelled=bool(splits))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from export.pairs import load_with_pairs
 from export.precision.gate import FP16_FLIPPED, INT8_FLIPPED
 from export.proof import (
     MAX_ERROR,
@@ -68,11 +69,13 @@ def check_file(
     data: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     network: NetworkOptions | None = None,
+    pairs: str | os.PathLike[str] | None = None,
     display: Display | None = None,
 ) -> CheckReport:
     """Check an exported file on a device: against its checkpoint, or on a GPU against itself on the CPU.
 
-    `network` makes the checkpoint's network where that is not one of this library; its code is run.
+    `network` makes the checkpoint's network where that is not one of this library; its code is run. `pairs` tell how a
+    checkpoint without a network is read.
 
     Raises:
         ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
@@ -95,10 +98,13 @@ def check_file(
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()
     if checkpoint:
-        loaded = _matching_checkpoint(file, card, checkpoint, network, display)
+        loaded = _matching_checkpoint(file, card, checkpoint, network, pairs, display)
         reference = network_run(Segmenter(loaded.network(), card).eval())
-        known = loaded.reference == "module"
-        name = f"PyTorch with {checkpoint}" if known else f"this library's reading of {checkpoint}"
+        name = {
+            "module": f"PyTorch with {checkpoint}",
+            "pairs": f"the reading of {checkpoint} that fits {pairs}",
+            "reading": f"this library's reading of {checkpoint}",
+        }[loaded.reference]
     elif predictor is not None and predictor.report.device != "cpu":
         reference, name = Predictor(file, "cpu").run, "the same file on the CPU"
     elif data is not None:
@@ -131,12 +137,17 @@ def _matching_checkpoint(
     card: ModelCard,
     checkpoint: str | os.PathLike[str],
     network: NetworkOptions | None,
+    pairs: str | os.PathLike[str] | None,
     display: Display,
 ) -> Checkpoint:
     """Load the checkpoint, and refuse it if card or weights differ; only the threshold may."""
     loaded: Checkpoint
     if network is not None:
         loaded = load_with_network(Path(checkpoint), network, CardChanges(size=card.input.size))
+    elif pairs is not None:
+        loaded = load_with_pairs(Path(checkpoint), pairs, display)
+    elif card.proof is not None and card.proof.reference == "pairs":
+        raise ConfigError(f"{file}: was proved by pairs of inputs and outputs; give --pairs, as for the export")
     elif isinstance(card.architecture, UNetConfig):
         loaded = load_checkpoint(checkpoint)
     else:

@@ -42,11 +42,13 @@ InputChannels = Channels | Literal["raw"]
 """Channels of a network's input: of pictures, or any other number of them, which only arrays have."""
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax", "sigmoids"]
-"""Of one class; of several, of which a pixel has exactly one; of several independent ones ("sigmoids")."""
+"""Probabilities of one class; of several, of which a pixel has exactly one; or of several independent ones."""
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
 Images = Literal["synthetic", "data"]
+Compared = Images | Literal["pairs"]
+"""Origin of compared images; "pairs" are inputs that an author's program answered itself."""
 Reference = Literal["module", "reading", "pairs"]
 """The thing that a file was compared with: a network that somebody gave as code, which is this library's own where it
 was trained here; this library's reading of a file that holds weights alone; or such a reading that gives the outputs of
@@ -243,17 +245,20 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True)
 class ProofRow:
-    """Parity on one input; `shape` is (batch, height, width), `images` the kind of images."""
+    """Parity on one input; `shape` is (batch, height, width), `images` the kind of images.
+
+    On "pairs" PyTorch was compared with its author's outputs, on all others the file with PyTorch.
+    """
 
     shape: tuple[int, int, int]
-    images: Images
+    images: Compared
     parity: Parity
 
     def __post_init__(self) -> None:
         CHECK.length("proof.rows.shape", self.shape, 3, 3)
         for side in self.shape:
             CHECK.integer("proof.rows.shape", side, 1, MAX_SIDE)
-        CHECK.choice("proof.rows.images", self.images, get_args(Images))
+        CHECK.choice("proof.rows.images", self.images, (*get_args(Images), "pairs"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,16 +111,18 @@ def card(network):
 
 
 @pytest.fixture(scope="session")
-def shared_exports(request):
+def shared_exports(request, tmp_path_factory):
     """Let PyTorch export each network once, for this test run and the next ones; see tests/support/shared.py."""
     if "torch" not in sys.modules:
         yield  # only tests that do without PyTorch were asked for
         return
     import torch
-    from shared import SharedExports
+    from shared import SharedExports, shared_folder
 
+    cache = getattr(request.config, "cache", None)  # none with -p no:cacheprovider
+    folder = shared_folder(tmp_path_factory) if cache is None else cache.mkdir("exports")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", SharedExports(request.config.cache.mkdir("exports")))
+        patch.setattr(torch.onnx, "export", SharedExports(folder))
         yield
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, Reference, UNetConfig
+from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
 from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
@@ -37,7 +37,8 @@ class Checkpoint:
 
     `card_is_assumed` is True if the file had no card: the card has defaults for all that shapes do not show (size,
     normalisation, names). `family` is the project that the network is from, "unet-deploy" for a file with a card.
-    `notes` are lines that a user has to know.
+    `reference` is what a proof compares with: the trained network, or this library's reading of a file of weights; a
+    reading proved by pairs has `rows` of that proof. `notes` are lines that a user has to know.
     """
 
     state_dict: StateDict
@@ -45,12 +46,9 @@ class Checkpoint:
     extra: Mapping[str, Any]
     card_is_assumed: bool = False
     family: str = OURS
+    reference: Reference = "module"
+    rows: tuple[ProofRow, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def reference(self) -> Reference:
-        """The thing that a proof compares with: the trained network, or this library's reading of a file of weights."""
-        return "reading" if self.card_is_assumed else "module"
 
     def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
@@ -96,17 +94,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         extra={} if wrapper is None else extra,
         card_is_assumed=card is None,
         family=mapped.family,
+        reference="reading" if card is None else "module",
         notes=mapped.notes,
     )
 
 
-def load_weights(path: str | os.PathLike[str]) -> Mapped:
+def load_weights(path: str | os.PathLike[str], up_first: bool | None = None) -> Mapped:
     """Read the weights of a checkpoint to train them further; independent sigmoids over several classes load too.
+
+    `up_first` tells the order of concatenation of a checkpoint without a card, where it is not that of its family.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    return find_weights(read_content(Path(path)), path)[0]
+    return find_weights(read_content(Path(path)), path, up_first)[0]
 
 
 def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
@@ -153,7 +154,9 @@ def wrapper_of(content: Mapping[str, Any]) -> str | None:
     return next((name for name in WRAPPERS if name in content), None)
 
 
-def find_weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard | None]:
+def find_weights(
+    content: Mapping[str, Any], path: str | os.PathLike[str], up_first: bool | None = None
+) -> tuple[Mapped, ModelCard | None]:
     """Return the weights under our keys, checked against the card if there is one; `path` is named in errors.
 
     Raises:
@@ -167,7 +170,7 @@ def find_weights(content: Mapping[str, Any], path: str | os.PathLike[str]) -> tu
     ):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
     try:
-        mapped = recognise(state_dict)
+        mapped = recognise(state_dict, None if "card" in content else up_first)
         if "card" not in content:
             return mapped, None
         card = ModelCard.from_json(content["card"] if isinstance(content["card"], str) else "")

@@ -12,7 +12,7 @@ classes are read from the shapes; then every weight has to fit. To add a family,
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - n
 class Mapped:
     """Weights as `UNet(config)` takes them, in float32.
 
-    `activation` "sigmoid" with several `classes` means independent sigmoids, which a card cannot express. `notes` are
-    lines that a user has to know.
+    `activation` "sigmoid" with several `classes` means independent sigmoids, which a card cannot express. `up_first`
+    tells as which order of concatenation the weights were read. `notes` are lines that a user has to know.
     """
 
     family: str
@@ -53,6 +53,7 @@ class Mapped:
     config: UNetConfig
     activation: Activation
     classes: tuple[str, ...]
+    up_first: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -164,8 +165,8 @@ FAMILIES = (
 )
 
 
-def recognise(state_dict: Mapping[str, Any]) -> Mapped:
-    """Map a state dict of one of the `FAMILIES` onto ours.
+def recognise(state_dict: Mapping[str, Any], up_first: bool | None = None) -> Mapped:
+    """Map a state dict of one of the `FAMILIES` onto ours; `up_first` overrides the family's own.
 
     The mapping is exact: biases of convolutions before a norm go into its running mean, and where the decoder
     concatenates [up, skip], input channels change places. Prefixes of every key are removed, and other floating types
@@ -180,6 +181,8 @@ def recognise(state_dict: Mapping[str, Any]) -> Mapped:
     types = {value.dtype for value in weights.values() if value.is_floating_point()} - {torch.float32}
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     family = find_family(weights)
+    if up_first is not None:
+        family = replace(family, up_first=up_first)
     try:
         config = read_config(family, weights)
     except ModelError as error:
@@ -206,6 +209,7 @@ def recognise(state_dict: Mapping[str, Any]) -> Mapped:
         config=config,
         activation="sigmoid" if config.classes == 1 else family.several,
         classes=classes,
+        up_first=family.up_first,
         notes=tuple(notes),
     )
 

@@ -46,9 +46,12 @@ def doubt_of(gate: Gate, card: ModelCard, seen: set[int]) -> str | None:
         return None
     trained = dice_in_training(card)
     known = f", in training {trained:.4f}" if trained else ""
+    advice = "give images and masks of what the network was trained for"
+    if card.training is None and isinstance(card.architecture, UNetConfig):  # of other projects, known by their keys
+        advice += "; if it was, prove how its weights are read by --network or --pairs"
     return (
-        f"the image Dice of fp32 on --data is {gate.image_dice_fp32:.4f}{known}, so it cannot show what is lost; give "
-        "images and masks of what the network was trained for"
+        f"the image Dice of fp32 on --data is {gate.image_dice_fp32:.4f}{known}, so it cannot show what is lost; "
+        f"{advice}"
     )
 
 
@@ -56,7 +59,12 @@ def shows_nothing(card: ModelCard, gate: Gate) -> bool:
     """Return True if the image Dice of fp32 is too low to show what a precision loses."""
     if gate.image_dice_fp32 is None:
         return False
-    return gate.image_dice_fp32 < max(MEANINGFUL_DICE, dice_in_training(card) / 2)
+    return gate.image_dice_fp32 < least_dice(card)
+
+
+def least_dice(card: ModelCard) -> float:
+    """Return the smallest image Dice of fp32 that shows something: half of training's, and `MEANINGFUL_DICE`."""
+    return max(MEANINGFUL_DICE, dice_in_training(card) / 2)
 
 
 def dice_in_training(card: ModelCard) -> float:

@@ -79,6 +79,20 @@ def flipped_pixels(answer: NDArray[np.float32], expected: NDArray[np.float32], c
     return int(np.count_nonzero(mask_of(answer, card.output) != mask_of(expected, card.output)))
 
 
+def image_dices(run: NetworkFunction, card: ModelCard, samples: Samples, display: Display) -> tuple[float, float]:
+    """Return the image Dice (0..1) of a network on labelled pictures, and of the best answer that is one class."""
+    network = Metrics(card.output.classes)
+    constants = [Metrics(card.output.classes) for _ in range(max(2, len(card.output.classes)))]
+    count = len(samples.measured)
+    for index in display.through(range(count), "measuring image Dice", count):
+        picture, truth = samples.measured[index]
+        fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
+        network.add(mask_of(restore(run(picture[None])[0], fitted), card.output), truth, index)
+        for label, metrics in enumerate(constants):
+            metrics.add(np.full_like(truth, label), truth, index)
+    return network.image_dice, max(metrics.image_dice for metrics in constants)
+
+
 def measured(
     run: NetworkFunction,
     exact: NetworkFunction,

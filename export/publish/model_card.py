@@ -199,6 +199,8 @@ def proof_section(card: ModelCard) -> str:
             "those of this library's reading of a checkpoint that holds weights and no network (names cannot show "
             "activation, concatenation order, padding or interpolation)"
         )
+    elif proof.reference == "pairs":
+        whose = "those of a reading of its checkpoint that gave its author's outputs for its author's inputs (pairs)"
     versions = ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in proof.versions.items())
     rows = [
         (

@@ -89,11 +89,8 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, te
         (["m.pth", "--device", "cpu"], "--device: goes with --check; leave it out"),
         (["m.pth", "--checkpoint", "n.pth"], "--checkpoint: goes with --check; leave it out"),
         (["m.pth", "--triton-name", "car"], "--triton-name: goes with --triton; leave it out"),
-        (["m.pth", "--masks", "m"], "--masks: goes with --data and --precision fp16 or int8; leave it out"),
-        (
-            ["m.pth", "--data", "d", "--ignore-index", "0"],
-            "--ignore-index: goes with --data and --precision fp16 or int8; ",
-        ),
+        (["m.pth", "--masks", "m"], "--masks: goes with --data; leave it out"),
+        (["m.pth", "--ignore-index", "0"], "--ignore-index: goes with --data; leave it out"),
     ],
     ids=str,
 )
@@ -312,6 +309,7 @@ def test_the_last_line_says_what_was_lost(loaded, tmp_path, monkeypatch, precisi
         path=tmp_path / "model.onnx",
         card=card,
         size=1,
+        image_dice=None,
         seconds=1,
         card_is_assumed=False,
         family="unet-deploy",

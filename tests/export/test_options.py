@@ -102,7 +102,7 @@ def test_values_that_do_not_fit_name_the_flag(cards, name, changes, message):
         ({"stride": 8, "checkpoint_of": "m.pth"}, "--stride: goes with --network; leave it out"),
         (
             {"network": "net.py:Net"},
-            "--network: makes the network of a checkpoint to compare with; give --checkpoint too",
+            "--network: is for a checkpoint to compare with; give --checkpoint too",
         ),
     ],
 )

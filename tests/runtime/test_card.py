@@ -253,7 +253,7 @@ OUT_OF_BOUNDS = [
     ("proof.rows", [], "proof.rows: found (), expected 1 to 1000 values"),
     ("proof.rows", [1], "proof.rows: found 1, expected a record"),
     ("proof.rows", {}, "proof.rows.images: is missing"),
-    ("proof.rows.0.images", "real", "proof.rows.images: found 'real', expected one of synthetic, data"),
+    ("proof.rows.0.images", "real", "proof.rows.images: found 'real', expected one of synthetic, data, pairs"),
     ("proof.rows.0.images", None, "proof.rows.images: found None"),
     ("proof.rows.0.shape", [1, 64], "proof.rows.shape: found (1, 64), expected 3 values"),
     ("proof.rows.0.shape", [1, 0, 1], "proof.rows.shape: found 0"),

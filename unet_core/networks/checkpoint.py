@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec, Reference
+from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
@@ -26,11 +26,6 @@ class AuthorCheckpoint(Checkpoint):
     """Weights in their author's network. The card is assumed, but the network is not."""
 
     author_network: AuthorNetwork
-
-    @property
-    def reference(self) -> Reference:
-        """The module that was given."""
-        return "module"
 
     def network(self) -> nn.Module:
         """Return the network with its weights, on the CPU in evaluation mode."""
