@@ -191,7 +191,7 @@ def compare(network: UNet, pairs: Pairs) -> Match:
 def logits_of(network: UNet, pairs: Pairs) -> Tensor:
     """Run a network on the inputs; in training mode all at once, since there they share their statistics."""
     with torch.inference_mode():
-        batches = [pairs.inputs] if network.training else pairs.inputs.split(1)
+        batches = [pairs.inputs] if network.training else [one[None] for one in pairs.inputs]
         return torch.cat([network(batch) for batch in batches])
 
 

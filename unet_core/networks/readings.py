@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -28,7 +29,7 @@ UPSAMPLINGS: Mapping[str, Callable[[], nn.Module]] = {
 }
 """Upsamplings of a network that has no transposed convolutions."""
 
-PADDINGS = ("zeros", "reflect", "replicate", "circular")
+Padding = Literal["zeros", "reflect", "replicate", "circular"]
 """Values outside a map, for its 3x3 convolutions."""
 
 
@@ -42,7 +43,7 @@ class Reading:
     up_first: bool
     activation: str
     upsampling: str
-    padding: str
+    padding: Padding
 
     def __str__(self) -> str:
         listed = [f"concatenation {'[up, skip]' if self.up_first else '[skip, up]'}", self.activation]
@@ -56,7 +57,7 @@ class Reading:
     @property
     def is_ours(self) -> bool:
         """True if our own `UNet` computes it, once the weights' channels are in its order."""
-        usual = (next(iter(ACTIVATIONS)), PADDINGS[0])
+        usual = (next(iter(ACTIVATIONS)), "zeros")
         return (self.activation, self.padding) == usual and self.upsampling in ("", next(iter(UPSAMPLINGS)))
 
     def network(self, mapped: Mapped) -> UNet:
@@ -77,13 +78,13 @@ class Reading:
 def usual_reading(mapped: Mapped) -> Reading:
     """Return the reading of a family's own code."""
     upsampling = "" if mapped.config.up == "transpose" else next(iter(UPSAMPLINGS))
-    return Reading(
-        up_first=mapped.up_first, activation=next(iter(ACTIVATIONS)), upsampling=upsampling, padding=PADDINGS[0]
-    )
+    return Reading(up_first=mapped.up_first, activation=next(iter(ACTIVATIONS)), upsampling=upsampling, padding="zeros")
 
 
 def all_readings(config: UNetConfig) -> Iterator[Reading]:
     """Give every reading that is tried for weights of these dimensions."""
     upsamplings = ("",) if config.up == "transpose" else tuple(UPSAMPLINGS)
-    for up_first, activation, upsampling, padding in product((False, True), ACTIVATIONS, upsamplings, PADDINGS):
+    for up_first, activation, upsampling, padding in product(
+        (False, True), ACTIVATIONS, upsamplings, get_args(Padding)
+    ):
         yield Reading(up_first=up_first, activation=activation, upsampling=upsampling, padding=padding)
