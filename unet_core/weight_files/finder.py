@@ -85,11 +85,13 @@ class FoundWeights:
 
     def part(self, prefix: str, names: Sequence[str]) -> "FoundWeights":
         """Return these `names`, which start with a prefix, without it."""
+        # PyTorch's AveragedModel has the network as `module`, and its counter beside that.
+        of_average = prefix.endswith("module.") and prefix.removesuffix("module.") + N_AVERAGED in self.weights
         return replace(
             self,
             weights={name.removeprefix(prefix): self.weights[name] for name in names},
             prefix=self.prefix + prefix,
-            is_averaged=self.is_averaged or is_averaged(prefix),
+            is_averaged=self.is_averaged or of_average or is_averaged(prefix),
             left=(*self.left, *(self.prefix + name for name in self.weights if name not in set(names))),
         )
 
@@ -119,8 +121,7 @@ def is_entry(name: object) -> bool:
 def state_dicts(content: Mapping[str, Any], entries: tuple[str, ...] = ()) -> Iterator[FoundWeights]:
     """Find all state dicts in a file: first those in the usual entries, then in others, then moving averages."""
     if is_state_dict(content):
-        averaged = any(map(is_averaged, entries)) or any(name.endswith(N_AVERAGED) for name in content)
-        yield FoundWeights(weights=content, entries=entries, is_averaged=averaged)
+        yield FoundWeights(weights=content, entries=entries, is_averaged=any(map(is_averaged, entries)))
         return
     inner = [name for name, value in content.items() if isinstance(name, str) and isinstance(value, Mapping)]
     order = {name: place for place, name in enumerate(ENTRIES)}
@@ -157,7 +158,7 @@ def parts_that_fit(found: FoundWeights, shapes: Mapping[str, tuple[int, ...]]) -
     parts = []
     for prefix in sorted(prefixes):
         parts.append(found.part(prefix, [name for name in names if name.startswith(prefix)]))
-    for part in sorted(parts, key=lambda part: not part.is_usual):
+    for part in sorted(parts, key=lambda part: (part.is_averaged, not part.is_usual)):
         missing = shapes.keys() - part.weights.keys()
         fits = all(tuple(value.shape) == shapes.get(name) for name, value in part.weights.items())
         if fits and all(name.endswith(COUNTER) for name in missing):
@@ -176,7 +177,7 @@ def choose(
     wanted = [one for one in found if choice is None or one.is_averaged == (choice == "ema")]
     if not wanted:
         other = "no moving average of its weights" if choice == "ema" else "nothing but a moving average of its weights"
-        raise ConfigError(f"--weights {choice}: {path} has {other}, found {found[0].place}; leave the option out")
+        raise ConfigError(f"--weights {choice}: {path} has {other}, found some {found[0].place}; leave the option out")
     taken = wanted[0]
     alike = [one for one in wanted[1:] if one.is_averaged == taken.is_averaged and one.is_usual >= taken.is_usual]
     rival = next((one for one in alike if not equal(one.weights, taken.weights)), None)
