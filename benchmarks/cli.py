@@ -22,6 +22,7 @@ from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, ImageError, one_line
 from runtime.support.cpu_count import MAX_THREADS, available_threads
 from runtime.support.files import make_folder, write_text
+from unet_core.model_options import NETWORK_OPTIONS, network_options, with_network_options
 
 if TYPE_CHECKING:
     from benchmarks.contestants.base import BenchmarkModel
@@ -74,6 +75,7 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="Checkpoint that MODEL was exported from; without it PyTorch is not measured.",
 )
+@with_network_options
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of images, or data set with val_images/ (and masks)."
 )
@@ -174,6 +176,11 @@ def run(
     except ModuleNotFoundError as error:
         exit_without(error, extra="bench")
 
+    named = {name: options.pop(name) for name in NETWORK_OPTIONS}
+    named = {name: value for name, value in named.items() if value is not None and value != ()}
+    network = network_options(named)
+    if named and checkpoint is None:
+        raise ConfigError(f"--{next(iter(named)).replace('_', '-')}: is for a checkpoint; give --checkpoint too")
     if out is not None:
         make_folder(out)
     older = out is not None and (out / FILE_NAME).exists()
@@ -182,7 +189,7 @@ def run(
     busy_before = busy_cores()
     names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
     with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(BenchmarkModel.read(model, checkpoint, also), data, Path(folder), options)
+        plan = plan_of(BenchmarkModel.read(model, checkpoint, also, network), data, Path(folder), options)
         results = Results(
             environment=environment(model), method=method_of(plan, budget), disturbance=None, measurements=()
         )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export.cli import masks_of, with_options_of_masks
+from export.options import MASK_OPTIONS
 from runtime.commands.console import Command
 from runtime.commands.entry import exit_without
+from unet_core.model_options import card_changes, network_options, with_card_options, with_network_options
 
 if TYPE_CHECKING:
     from benchmarks.cases.precisions import PrecisionReport
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(min=5), default=20, show_default=True, help="Rounds of each file.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the .onnx files, precision.json and .md.")
 @with_options_of_masks
-def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | None, **mask_options: Any) -> None:
+@with_network_options
+@with_card_options
+def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | None, **given: Any) -> None:
     """Export CHECKPOINT in every precision, with real images under DATA, and compare the files."""
     try:
         from benchmarks.cases.precisions import measure_precisions
@@ -36,10 +40,23 @@ def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | Non
     from runtime.support.files import make_folder, write_text
 
     display = Display()
+    mask_options = {name: given.pop(name) for name in MASK_OPTIONS}
+    named = {name: value for name, value in given.items() if value is not None and value != ()}
+    network, changes = network_options(named), card_changes(named)
     with ExitStack() as stack:
         folder = make_folder(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         masks = masks_of(checkpoint, data, mask_options, display)
-        report = measure_precisions(checkpoint, data, folder, **masks, device=device, rounds=rounds, display=display)
+        report = measure_precisions(
+            checkpoint,
+            data,
+            folder,
+            **masks,
+            network=network,
+            changes=changes,
+            device=device,
+            rounds=rounds,
+            display=display,
+        )
     click.echo(markdown(report))
     if out is not None:
         write_text(out / "precision.json", json.dumps(asdict(report), indent=2) + "\n")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.contestants.base import Arithmetic, BenchmarkModel
     from benchmarks.results import Measurement, Skipped
     from unet_core.config import TrainConfig
+    from unet_core.model_options import NetworkOptions
     from unet_core.reporting.progress import Display
 
 LATENCY_SHARES = 5
@@ -57,6 +58,11 @@ class BenchmarkPlan:
     def checkpoint(self) -> Path | None:
         """The checkpoint that the model was exported from."""
         return self.benchmark_model.checkpoint
+
+    @property
+    def network(self) -> "NetworkOptions":
+        """The options that make the checkpoint's network."""
+        return self.benchmark_model.network
 
     @property
     def image(self) -> Path | None:
@@ -161,7 +167,7 @@ PARTS: Mapping[str, Part] = {
         Part(
             name="folder",
             function="benchmarks.cases.folder:measure",
-            takes=("model", "checkpoint", "images", "folder_sizes", "budget_s"),
+            takes=("model", "checkpoint", "network", "images", "folder_sizes", "budget_s"),
             cpu_only=True,
         ),
         Part(
@@ -193,7 +199,7 @@ PARTS: Mapping[str, Part] = {
         Part(
             name="parity",
             function="benchmarks.cases.parity:measure",
-            takes=("model", "checkpoint", "images", "device"),
+            takes=("model", "checkpoint", "network", "images", "device"),
         ),
         Part(
             name="training", function="benchmarks.cases.training:measure", takes=("config", "rounds"), on_request=True

@@ -16,15 +16,14 @@ from export.options import (
     options_to_export,
     refuse_to_check,
 )
-from runtime.card import Fit, ModelCard, Precision, Target
-from runtime.commands.console import Command, IgnoredValue, Listed, Size
+from runtime.card import ModelCard, Precision, Target
+from runtime.commands.console import Command, IgnoredValue, Listed
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare_target
-from unet_core.model_options import Inside, NetworkOptions
+from unet_core.model_options import network_options, with_card_options, with_network_options
 
 if TYPE_CHECKING:
-    from unet_core.checkpoint import Checkpoint
     from unet_core.reporting.progress import Display
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -86,46 +85,14 @@ def with_options_of_masks(command: F) -> F:
     help="Write the bare network: normalised float32 NCHW in, logits out. unet-predict refuses such a file.",
 )
 @click.option(
-    "--network",
-    metavar="FILE.py:NAME",
-    help="Class or function that makes CHECKPOINT's network: FILE.py:NAME or package.module:NAME. Its code is run.",
-)
-@click.option(
-    "--network-arg",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="With --network: a keyword argument of it, as in TOML; may be repeated.",
-)
-@click.option("--output-key", help="With --network: key, attribute or index of the output, if the network has several.")
-@click.option(
-    "--activation",
-    type=click.Choice(get_args(Inside)),
-    help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  [default: logits]",
-)
-@click.option(
     "--pairs",
     type=click.Path(path_type=Path),
     metavar="FILE.npz",
     help="Arrays input and output of the author's program, which tell how weights without a network are read.",
 )
-@click.option("--stride", type=int, help="With --network: divisor of its height and width.  [default: found by trying]")
+@with_network_options
 @click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
-@click.option(
-    "--size", type=Size(), help="Size that the network was trained at, in pixels, for checkpoints without a card."
-)
-@click.option(
-    "--mean", type=Listed(float), help="Per-channel mean (values scaled to 0..1), for checkpoints without a card."
-)
-@click.option(
-    "--std",
-    type=Listed(float),
-    help="Per-channel standard deviation (values scaled to 0..1), for checkpoints without a card.",
-)
-@click.option(
-    "--fit", type=click.Choice(get_args(Fit)), help="Resizing of images to --size, for checkpoints without a card."
-)
-@click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card.")
-@click.option("--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class.")
+@with_card_options
 @click.option("--card", is_flag=True, help="Also write a model card for a model hub, in Markdown, beside the file.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
 @click.option("--triton-name", help="With --triton: name of the model there.  [default: the card's]")
@@ -164,19 +131,18 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
 def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     """Export a checkpoint, with what --card and --triton make of the file."""
     options = options_to_export(given)
+    network = network_options(given)
     from export.exporter import export_loaded
-    from unet_core.checkpoint import load_checkpoint
+    from unet_core.networks.checkpoint import open_checkpoint
     from unet_core.reporting.progress import Display
 
     display = Display()
-    if "network" in given:
-        loaded = _load_with_network(checkpoint, options, given)
-    elif "pairs" in given:
+    if "pairs" in given:
         from export.pairs import load_with_pairs
 
-        loaded = load_with_pairs(checkpoint, given["pairs"], display)
+        loaded = load_with_pairs(checkpoint, given["pairs"], display, weights=network.weights)
     else:
-        loaded = load_checkpoint(checkpoint)
+        loaded = open_checkpoint(checkpoint, network, options.changes)
     if options.data is not None:
         masks = {name: given[name] for name in MASK_OPTIONS if name in given}
         options = replace(options, **masks_of(checkpoint, given["data"], masks, display))
@@ -205,22 +171,6 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
                 err=True,
             )
         click.echo(f"Triton: {folder}")
-
-
-def _load_with_network(checkpoint: Path, options: ExportOptions, given: Mapping[str, Any]) -> "Checkpoint":
-    """Load a checkpoint's weights into the network that --network names."""
-    from unet_core.networks.checkpoint import load_with_network
-
-    return load_with_network(checkpoint, _network_options(given), options.changes)
-
-
-def _network_options(given: Mapping[str, Any]) -> NetworkOptions:
-    """Make `NetworkOptions` of what was given with --network."""
-    from unet_core.networks.factory import parse_arguments
-
-    named = {name: given[name] for name in ("output_key", "activation", "stride") if name in given}
-    arguments = parse_arguments(given.get("network_arg", ()))
-    return NetworkOptions(source=given["network"], arguments=arguments, **named)
 
 
 @contextmanager
@@ -267,7 +217,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         checkpoint=given.get("checkpoint_of"),
         data=given.get("data"),
         device=given.get("device", "cpu"),
-        network=_network_options(given) if "network" in given else None,
+        network=network_options(given),
         pairs=given.get("pairs"),
         display=Display(),
     )

@@ -48,11 +48,11 @@ from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
 from runtime.support.files import prepare_target, replacing
-from unet_core.checkpoint import Checkpoint, load_checkpoint
+from unet_core.checkpoint import Checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
 from unet_core.model_options import CardChanges, NetworkOptions
-from unet_core.networks.checkpoint import checkpoint_of, load_with_network
+from unet_core.networks.checkpoint import checkpoint_of, open_checkpoint
 from unet_core.reporting.progress import Display
 
 
@@ -103,7 +103,8 @@ def export_onnx(
         checkpoint: file of this library or of a project in `unet_core.foreign`: .pth, .pth.tar or .safetensors; or any
             network with its weights, which maps float32 [n, channels, h, w] to [n, classes, h, w].
         path: the .onnx file to write; by default beside the checkpoint, with what is special about it in its name.
-        network: how the checkpoint's network is made by its author's code, which is run; for a network, its ends.
+        network: how the checkpoint's network is made by its author's code, which is run, and which of its weights are
+            taken; for a network, its ends.
         pairs: file of inputs and outputs of the author's program, which tell how a checkpoint without a network is
             read; see `export.pairs.read_pairs`.
         card: for a network, all that running it does not show; architecture and hash are filled in. By default it is
@@ -156,13 +157,11 @@ def export_onnx(
     if card is not None:
         raise ConfigError("card: goes with a network; a checkpoint has its own, or give changes")
     file = Path(checkpoint)
-    loaded: Checkpoint
-    if network is not None:
-        loaded = load_with_network(file, network, options.changes)
-    elif pairs is not None:
-        loaded = load_with_pairs(file, pairs, display or Display(quiet=True))
+    ends = network or NetworkOptions()
+    if pairs is not None:
+        loaded = load_with_pairs(file, pairs, display or Display(quiet=True), weights=ends.weights)
     else:
-        loaded = load_checkpoint(file)
+        loaded = open_checkpoint(file, ends, options.changes)
     return export_loaded(loaded, file, path, options, display)
 
 
@@ -179,7 +178,8 @@ def export_loaded(
     check_size(loaded.state_dict)
     card = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
-        display.note(_assumptions(checkpoint, loaded.family, card, options.changes))
+        assumed = options.changes.assumptions(card)
+        display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
@@ -261,26 +261,11 @@ def output_path(checkpoint: Path, path: str | os.PathLike[str] | None, options: 
 
 def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     """Return the .onnx file beside the checkpoint: model.onnx, or model.KIND.onnx for what is special about it."""
+    checkpoint = checkpoint if checkpoint.name else checkpoint.resolve()  # of the folder "."
     stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
     is_u8, for_cpus = options.values == "u8", options.target == "cpu"
     kind = "raw" if options.raw else "u8" if is_u8 else "cpu" if for_cpus else options.precision
     return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
-
-
-def _assumptions(checkpoint: Path, family: str, card: ModelCard, changes: CardChanges) -> str:
-    """List what was assumed of a checkpoint without a card, and the options that would say otherwise."""
-    height, width = card.input.size
-    mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (card.input.mean, card.input.std))
-    assumed = {
-        "size": f"trained at {width}x{height}",
-        "mean": f"mean {mean} of values in 0..1",
-        "std": f"std {std}",
-        "fit": f"fit {card.input.fit}",
-        "classes": f"classes {', '.join(card.output.classes)}",
-    }
-    left = [name for name in assumed if name not in changes.given]
-    listed = f"; assumed: {', '.join(assumed[name] for name in left)} (--{', --'.join(left)})" if left else ""
-    return f"{checkpoint} is a checkpoint of {family} and has no card{listed}"
 
 
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:

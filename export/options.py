@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.card import Precision, Target
 from runtime.errors import ConfigError
-from unet_core.model_options import CARD_OPTIONS, NETWORK_OPTIONS, CardChanges
+from unet_core.model_options import NETWORK_OPTIONS, CardChanges, card_changes, network_options
 
 if TYPE_CHECKING:
     from unet_core.data.pairs import Layout
@@ -100,13 +100,15 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
     for name in CHECK_OPTIONS:
         if name in given:
             raise ConfigError(f"{_flag(name)}: goes with --check; leave it out")
-    _check_options_of_network(given)
+    network_options(given)
+    if "network" in given and "pairs" in given:
+        raise ConfigError("--pairs: tells how weights without a network are read; leave it out, or --network")
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
     if given.get("raw") and given.keys() & {"card", "triton"}:
         raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
     options = ExportOptions(
-        changes=CardChanges(**{name: given[name] for name in CARD_OPTIONS if name in given}),
+        changes=card_changes(given),
         **{name: given[name] for name in EXPORT_OPTIONS if name in given},
     )
     for name in MASK_OPTIONS:
@@ -120,19 +122,12 @@ def refuse_to_check(given: Mapping[str, Any]) -> None:
     strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "pairs", "data"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
-    _check_options_of_network(given)
-    for name in ("network", "pairs"):
-        if name in given and "checkpoint_of" not in given:
-            raise ConfigError(f"--{name}: is for a checkpoint to compare with; give --checkpoint too")
-
-
-def _check_options_of_network(given: Mapping[str, Any]) -> None:
-    """Raise a ConfigError if options of --network were given without it, or --pairs with it."""
-    for name in NETWORK_OPTIONS[1:]:
-        if name in given and "network" not in given:
-            raise ConfigError(f"{_flag(name)}: goes with --network; leave it out")
+    network_options(given)
     if "network" in given and "pairs" in given:
         raise ConfigError("--pairs: tells how weights without a network are read; leave it out, or --network")
+    for name in ("network", "pairs", "weights"):
+        if name in given and "checkpoint_of" not in given:
+            raise ConfigError(f"--{name}: is for a checkpoint to compare with; give --checkpoint too")
 
 
 def _flag(name: str) -> str:

@@ -15,7 +15,7 @@ from runtime.errors import ConfigError, ProofError
 from unet_core.checkpoint import OURS, Checkpoint, foreign_card, load_weights
 from unet_core.foreign import Mapped
 from unet_core.model import UNet
-from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.model_options import CardChanges, NetworkOptions, WeightsChoice
 from unet_core.networks.checkpoint import checkpoint_of
 from unet_core.networks.readings import Reading, all_readings, usual_reading
 from unet_core.reporting.progress import Display
@@ -54,25 +54,28 @@ class Match:
         return self.error <= MAX_ERROR
 
 
-def load_with_pairs(path: Path, source: str | os.PathLike[str], display: Display) -> Checkpoint:
+def load_with_pairs(
+    path: Path, source: str | os.PathLike[str], display: Display, *, weights: WeightsChoice | None = None
+) -> Checkpoint:
     """Load a checkpoint without a card, read in the way that gives an author's outputs for the author's inputs.
 
     Args:
         path: the checkpoint, of a family in `unet_core.foreign`.
         source: the .npz file of `read_pairs`.
         display: receives progress.
+        weights: those to take, as of `unet_core.checkpoint.load_checkpoint`.
 
     Raises:
         CheckpointError: as `unet_core.checkpoint.load_weights`.
-        ConfigError: the pairs cannot be used, or the checkpoint has a card.
+        ConfigError: the pairs cannot be used, the checkpoint has a card, or it does not hold such weights.
         ProofError: no reading gives the author's outputs.
     """
-    usual = load_weights(path)
+    usual = load_weights(path, weights=weights)
     if usual.family == OURS:
         raise ConfigError(f"--pairs: {path} has a card, which tells its network; leave it out")
     pairs = read_pairs(Path(source))
     check_fit(pairs, usual, path)
-    mapped = {up_first: load_weights(path, up_first) for up_first in (False, True)}
+    mapped = {up_first: load_weights(path, weights=weights, up_first=up_first) for up_first in (False, True)}
     first = replace(pairs, inputs=pairs.inputs[:1], outputs=pairs.outputs[:1])
     tried = sorted(all_readings(usual.config), key=usual_reading(usual).distance)
     found: dict[Reading, Match] = {}

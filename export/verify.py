@@ -21,17 +21,17 @@ from export.proof import (
     raw_run,
 )
 from export.samples import load_pictures
-from runtime.card import RAW_KEY, ModelCard, ProofRow, UNetConfig
+from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
 from runtime.predictor import Predictor
-from unet_core.checkpoint import Checkpoint, load_checkpoint
+from unet_core.checkpoint import Checkpoint
 from unet_core.model import Segmenter
-from unet_core.model_options import CardChanges, NetworkOptions
-from unet_core.networks.checkpoint import load_with_network
+from unet_core.model_options import NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
 GRAPH_SIZES = {"image": ("batch", "height", "width", None), "probability": ("batch", None, "height", "width")}
@@ -74,8 +74,8 @@ def check_file(
 ) -> CheckReport:
     """Check an exported file on a device: against its checkpoint, or on a GPU against itself on the CPU.
 
-    `network` makes the checkpoint's network where that is not one of this library; its code is run. `pairs` tell how a
-    checkpoint without a network is read.
+    `network` makes the checkpoint's network where that is not one of this library; its code is run. It also says
+    which of the checkpoint's weights were taken. `pairs` tell how a checkpoint without a network is read.
 
     Raises:
         ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
@@ -141,20 +141,13 @@ def _matching_checkpoint(
     display: Display,
 ) -> Checkpoint:
     """Load the checkpoint, and refuse it if card or weights differ; only the threshold may."""
-    loaded: Checkpoint
-    if network is not None:
-        loaded = load_with_network(Path(checkpoint), network, CardChanges(size=card.input.size))
-    elif pairs is not None:
-        loaded = load_with_pairs(Path(checkpoint), pairs, display)
-    elif card.proof is not None and card.proof.reference == "pairs":
+    ends, proof = network or NetworkOptions(), card.proof
+    if pairs is not None:
+        loaded = load_with_pairs(Path(checkpoint), pairs, display, weights=ends.weights)
+    elif not ends.source and proof is not None and proof.reference == "pairs":
         raise ConfigError(f"{file}: was proved by pairs of inputs and outputs; give --pairs, as for the export")
-    elif isinstance(card.architecture, UNetConfig):
-        loaded = load_checkpoint(checkpoint)
     else:
-        raise ConfigError(
-            f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
-            "the export"
-        )
+        loaded = open_checkpoint_of(card, file, Path(checkpoint), ends)
     if loaded.card.weights_sha256 != card.weights_sha256:
         raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights")
     parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")

@@ -1,14 +1,12 @@
 """Checkpoints: weights and their card, read without executing anything that is in the file.
 
 `model.pth` holds {"state_dict", "card"}; `my_checkpoint.pth.tar` adds what a run needs to resume. Checkpoints of the
-projects in `unet_core.foreign` load too, bare or in one of `WRAPPERS`, or as a .safetensors file: their dimensions
-follow from the shapes.
+projects in `unet_core.foreign` load too, however they are wrapped (`unet_core.weight_files`), or as a .safetensors
+file: their dimensions follow from the shapes.
 """
 
 import hashlib
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -16,19 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
-from unet_core.foreign import MASK_VALUES, Mapped, StateDict, recognise
+from unet_core.foreign import Mapped, is_known, recognise
 from unet_core.model import UNet
+from unet_core.model_options import WeightsChoice
+from unet_core.weight_files.finder import (
+    MASK_VALUES,
+    StateDict,
+    choose,
+    is_state_dict,
+    state_dicts,
+    without_prefixes,
+)
+from unet_core.weight_files.pretrained_folder import refuse_folder
+from unet_core.weight_files.reader import read_content
 
 OURS = "unet-deploy"
-SAFETENSORS = ".safetensors"
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Entries under which a checkpoint may hold its state dict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,10 @@ class Checkpoint:
     reference: Reference = "module"
     rows: tuple[ProofRow, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def described(self, file: Path) -> str:
+        """Say what the `file` is that these weights are from."""
+        return f"{file} is a checkpoint of {'the ' * (self.family == 'tutorial')}{self.family}'s U-Net"
 
     def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
@@ -72,26 +81,29 @@ def save_checkpoint(path: str | os.PathLike[str], state_dict: StateDict, card: M
             raise OSError(None, "PyTorch could not write all of it; the disk may be full") from error
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def load_checkpoint(path: str | os.PathLike[str], *, weights: WeightsChoice | None = None) -> Checkpoint:
     """Read a checkpoint of this library, or of a project in `unet_core.foreign`, to use it.
+
+    Of a file that holds weights and their moving average, `weights` chooses one; by default it is the state dict that
+    the file's own program would load, and `notes` say so.
 
     Raises:
         CheckpointError: the file is missing, damaged, not a U-Net that is known, holds more than plain weights (which
             is not executed), or has an output that a card cannot express.
+        ConfigError: the file does not hold such `weights`, or has a card, which belongs to the ones it holds.
     """
+    refuse_folder(Path(path))
     content = read_content(Path(path))
-    mapped, card = find_weights(content, path)
+    mapped, card, entry = find_weights(content, path, weights)
     if card is None and mapped.config.classes > 1 and mapped.activation == "sigmoid":
         raise CheckpointError(
             f"{path}: has {mapped.config.classes} independent sigmoids, which a card cannot express; expected one "
             "class or a softmax; train it further with --init-from"
         )
-    wrapper = wrapper_of(content)
-    extra = {key: value for key, value in content.items() if key not in (wrapper, "card")}
     return Checkpoint(
         state_dict=mapped.state_dict,
         card=card or foreign_card(mapped, Path(path)),
-        extra={} if wrapper is None else extra,
+        extra={key: value for key, value in content.items() if key not in (entry, "card")} if entry else {},
         card_is_assumed=card is None,
         family=mapped.family,
         reference="reading" if card is None else "module",
@@ -99,15 +111,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def load_weights(path: str | os.PathLike[str], up_first: bool | None = None) -> Mapped:
+def load_weights(
+    path: str | os.PathLike[str], *, weights: WeightsChoice | None = None, up_first: bool | None = None
+) -> Mapped:
     """Read the weights of a checkpoint to train them further; independent sigmoids over several classes load too.
 
     `up_first` tells the order of concatenation of a checkpoint without a card, where it is not that of its family.
 
     Raises:
-        CheckpointError: as `load_checkpoint`.
+        CheckpointError, ConfigError: as `load_checkpoint`.
     """
-    return find_weights(read_content(Path(path)), path, up_first)[0]
+    return find_weights(read_content(Path(path)), path, weights, up_first)[0]
 
 
 def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
@@ -149,31 +163,49 @@ def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, 
     return f"--init-from {path}: {'; '.join(notes)}" if notes else None
 
 
-def wrapper_of(content: Mapping[str, Any]) -> str | None:
-    """Return the entry that holds the state dict; None if the content is a state dict itself."""
-    return next((name for name in WRAPPERS if name in content), None)
-
-
 def find_weights(
-    content: Mapping[str, Any], path: str | os.PathLike[str], up_first: bool | None = None
-) -> tuple[Mapped, ModelCard | None]:
-    """Return the weights under our keys, checked against the card if there is one; `path` is named in errors.
+    content: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    choice: WeightsChoice | None = None,
+    up_first: bool | None = None,
+) -> tuple[Mapped, ModelCard | None, str]:
+    """Return the weights under our keys, the card if there is one, and the entry that holds the weights, if any.
+
+    Weights are checked against the card; `path` is named in errors.
 
     Raises:
         CheckpointError: there is no state dict, it is not a U-Net that is known, or the card is of other weights.
+        ConfigError: as `load_checkpoint`.
     """
-    wrapper = wrapper_of(content)
-    state_dict = content if wrapper is None else content[wrapper]
-    if not isinstance(state_dict, dict) or not all(
-        name == MASK_VALUES or (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided)
-        for name, value in state_dict.items()
-    ):
+    if "state_dict" in content and "card" in content:
+        if choice is not None:
+            raise ConfigError(f"--weights {choice}: {path} has a card, which belongs to its weights; leave it out")
+        mapped, card = weights_with_card(content["state_dict"], content["card"], path)
+        return mapped, card, "state_dict"
+    found = [part for one in state_dicts(content) for part in without_prefixes(one)]
+    if not found:
+        raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
+    known = [part for part in found if is_known({key: one for key, one in part.weights.items() if key != MASK_VALUES})]
+    taken, notes = choose(known or found[:1], choice if known else None, Path(path))
+    try:
+        mapped = recognise(taken.weights, up_first)
+    except CheckpointError as error:
+        program = program_of(content)
+        raise CheckpointError(f"{path}: {f'is a checkpoint of {program}; it ' * bool(program)}{error}") from error
+    return replace(mapped, notes=(*notes, *mapped.notes)), None, taken.entries[0] if taken.entries else ""
+
+
+def weights_with_card(state_dict: object, text: object, path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard]:
+    """Return the weights and the card of a checkpoint of this library, which have to belong together.
+
+    Raises:
+        CheckpointError: they do not, or one of them is damaged.
+    """
+    if not is_state_dict(state_dict):
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
     try:
-        mapped = recognise(state_dict, None if "card" in content else up_first)
-        if "card" not in content:
-            return mapped, None
-        card = ModelCard.from_json(content["card"] if isinstance(content["card"], str) else "")
+        mapped = recognise(state_dict)
+        card = ModelCard.from_json(text if isinstance(text, str) else "")
     except (CheckpointError, ModelError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if card.architecture != mapped.config:
@@ -186,46 +218,9 @@ def find_weights(
     return replace(mapped, family=OURS, activation=output.activation, classes=output.classes), card
 
 
-def read_content(path: Path) -> dict[str, Any]:
-    """Read a file of PyTorch or safetensors without executing anything in it.
-
-    Raises:
-        CheckpointError: the file is missing, empty, damaged or of another kind, or holds more than plain weights.
-    """
-    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint, such as model.pth of a training run")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder, expected a checkpoint such as {path / 'model.pth'}")
-    if not path.stat().st_size:
-        raise CheckpointError(f"{path}: is empty (0 bytes), expected a checkpoint")
-    if path.suffix.lower() == ".onnx":
-        raise CheckpointError(f"{path}: is an ONNX file, expected the checkpoint that it was exported from")
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)  # of safetensors: the length of the header, then JSON
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    has_header = head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
-    safetensors = has_header or path.suffix.lower() == SAFETENSORS
-    try:
-        if safetensors:
-            return dict(load_file(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of plain weights, so it was not executed; save it with "
-            "torch.save(model.state_dict(), ...)"
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch, zipfile and safetensors raise many types on damaged files
-        kind = "safetensors file" if safetensors else "PyTorch checkpoint"
-        raise CheckpointError(f"{path}: is damaged, truncated or not a {kind}; copy or save it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
-    return content
+def program_of(content: Mapping[str, Any]) -> str:
+    """Name the program that wrote a checkpoint, if its entries tell; else return ""."""
+    return "nnU-Net" if {"network_weights", "trainer_name"} <= content.keys() else ""
 
 
 def foreign_card(mapped: Mapped, path: Path) -> ModelCard:

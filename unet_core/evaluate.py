@@ -23,6 +23,14 @@ from unet_core.data.pairs import (
     has_validation,
     pairs_to_measure,
 )
+from unet_core.model_options import (
+    CardChanges,
+    NetworkOptions,
+    card_changes,
+    network_options,
+    with_card_options,
+    with_network_options,
+)
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
     from unet_core.evaluation.metrics import Metrics
@@ -42,6 +50,8 @@ def evaluate(
     workers: int = 0,
     ignore_index: int | None = None,
     submission: str | os.PathLike[str] | None = None,
+    network: NetworkOptions | None = None,
+    changes: CardChanges | None = None,
     display: "Display | None" = None,
 ) -> "Metrics":
     """Measure a checkpoint (with PyTorch) or an .onnx file (with the runtime) on pairs, at the original size.
@@ -53,11 +63,15 @@ def evaluate(
         batch_size, workers: images per batch, and processes that load images; for checkpoints only.
         ignore_index: the value in the masks whose pixels do not count.
         submission: a CSV file of img and rle_mask, as Carvana's competition takes it, to write the masks to.
+        network: for a checkpoint, how its network is made by its author's code, which is run, and which of its weights
+            are taken.
+        changes: values that a checkpoint without a card does not hold.
         display: shows progress and notes; None shows nothing.
 
     Raises:
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`; or the device is out of memory.
-        ConfigError: the model has more than 255 classes, or a submission is asked of a model with several classes.
+        ConfigError: the model has more than 255 classes, a submission is asked of a model with several classes, or the
+            network cannot be made or used.
         OutputError: the submission cannot be written, or its folder does not exist.
         DataError: there are no pairs, or images or masks cannot be used; the message lists all such pairs.
         UnetError: the operating system fails while an image is read or the model runs.
@@ -66,7 +80,7 @@ def evaluate(
     from unet_core.reporting.progress import Display
 
     return measure_model(
-        load_model(model, device),
+        load_model(model, device, network, changes),
         pairs,
         batch_size=batch_size,
         workers=workers,
@@ -203,6 +217,8 @@ def run_default(name: str) -> str:
     show_default="CPU cores, at most 8",
     help="Processes that load images, for checkpoints only.",
 )
+@with_network_options
+@with_card_options
 def main(model: Path, data: Path, **options: Any) -> None:
     """Measure MODEL (a checkpoint or an .onnx file) on the images and masks in DATA, at their original size.
 
@@ -224,7 +240,7 @@ def measure_and_print(
     workers: int | None,
     **given: Any,
 ) -> None:
-    """Run the command; `given` holds the values of `RUN_SETTINGS`, None for those that were left out."""
+    """Run the command; `given` holds the values of all other options, None for those that were left out."""
     from unet_core.data.workers import default_workers
     from unet_core.evaluation.models import load_model
     from unet_core.reporting.progress import Display
@@ -233,13 +249,16 @@ def measure_and_print(
     if split == "test" and submission is None:
         raise ConfigError("--split test: has no masks to measure with; give --submission FILE, or use unet-predict")
     display = Display()
-    settings = dict(RUN_SETTINGS) if split == "test" else run_settings(model, data, given, display.note)
+    of_run = {name: given.pop(name) for name in RUN_SETTINGS}
+    named = {name: value for name, value in given.items() if value is not None and value != ()}
+    network, changes = network_options(named), card_changes(named)
+    settings = dict(RUN_SETTINGS) if split == "test" else run_settings(model, data, of_run, display.note)
     ignore_index = settings.pop("ignore_index")
     layout = Layout(**settings)
     pairs = pairs_to_measure(data, split, layout)
     if split != "test" and (note := surplus_masks(data, layout, (split,))):
         display.note(note)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, network, changes)
     metrics = measure_model(
         loaded,
         pairs,

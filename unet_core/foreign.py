@@ -21,20 +21,10 @@ from torch import Tensor, nn
 from runtime.card import MAX_DEPTH, Activation, OutputSpec, UNetConfig, Up
 from runtime.errors import CheckpointError, ModelError
 from unet_core.model import UNet
-
-StateDict = Mapping[str, Tensor]
-
-MASK_VALUES = "mask_values"
-"""The one entry among milesial's weights that is not a tensor: the values in the mask files, class by class."""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that DataParallel and torch.compile put before every key."""
+from unet_core.weight_files.finder import COUNTER, LISTED, MASK_VALUES, StateDict
 
 INDICES = ("0", "1", "3", "4")
 """Indices of convolution, norm, convolution and norm in our blocks."""
-
-COUNTER = "num_batches_tracked"
-"""Entry of a BatchNorm that counts batches; older checkpoints have none."""
 
 NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - nn.BatchNorm2d(1).eps, COUNTER: 0}
 """Values of a BatchNorm that changes nothing: it divides by sqrt(running_var + eps) = 1."""
@@ -169,20 +159,22 @@ def recognise(state_dict: Mapping[str, Any], up_first: bool | None = None) -> Ma
     """Map a state dict of one of the `FAMILIES` onto ours; `up_first` overrides the family's own.
 
     The mapping is exact: biases of convolutions before a norm go into its running mean, and where the decoder
-    concatenates [up, skip], input channels change places. Prefixes of every key are removed, and other floating types
-    become float32.
+    concatenates [up, skip], input channels change places. Other floating types become float32.
 
     Raises:
         CheckpointError: no family has such keys, or some do not fit the family's network, or are not finite.
     """
     weights: StateDict = {key: value for key, value in state_dict.items() if key != MASK_VALUES}
-    while prefix := next((one for one in PREFIXES if weights and all(key.startswith(one) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     types = {value.dtype for value in weights.values() if value.is_floating_point()} - {torch.float32}
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     family = find_family(weights)
     if up_first is not None:
         family = replace(family, up_first=up_first)
+    if family.name == "milesial" and is_older_milesial(weights):
+        raise CheckpointError(
+            "is milesial's U-Net from before March 2020, whose layers after upsampling are narrower than today's; "
+            "it is exported with the code of that time: unet-export --network FILE.py:UNet"
+        )
     try:
         config = read_config(family, weights)
     except ModelError as error:
@@ -214,18 +206,49 @@ def recognise(state_dict: Mapping[str, Any], up_first: bool | None = None) -> Ma
     )
 
 
+def matches(family: Family, weights: StateDict) -> int:
+    """Count the keys that show that weights are of a family; 0 if these are less than half of all."""
+    count = sum(re.match(family.telltale, key) is not None for key in weights)
+    return count if 2 * count >= len(weights) else 0
+
+
+def is_known(weights: StateDict) -> bool:
+    """Return True if some family has such keys."""
+    return any(matches(family, weights) for family in FAMILIES)
+
+
 def find_family(weights: StateDict) -> Family:
     """Return the family whose telltale matches the most keys.
 
     Raises:
-        CheckpointError: no family has any of the keys.
+        CheckpointError: no family has most of the keys.
     """
-    matches = [sum(re.match(family.telltale, key) is not None for key in weights) for family in FAMILIES]
-    if not any(matches):
+    if not is_known(weights):
         known = ", ".join(family.name for family in FAMILIES)
         found = ", ".join(map(key_text, list(weights)[:3])) or "nothing"
-        raise CheckpointError(f"is not a U-Net that is known here ({known}): found the keys {found}")
-    return FAMILIES[matches.index(max(matches))]
+        raise CheckpointError(
+            f"is not a U-Net that is known here ({known}): found the keys {found}; other networks are exported with "
+            "the code that makes them: unet-export --network FILE.py:NAME"
+        )
+    return max(FAMILIES, key=lambda family: matches(family, weights))
+
+
+def is_older_milesial(weights: StateDict) -> bool:
+    """Return True for milesial's U-Net from before March 2020: its upsampling keeps all channels.
+
+    Layers had other names until November 2019. Then blocks after upsampling narrow in their first convolution, which
+    later only the variant with transposed convolutions does, whose upsampling halves the channels.
+    """
+    if any(re.match(r"inc\.conv\.|down\d+\.mpconv\.|up\d+\.conv\.conv\.", key) for key in weights):
+        return True
+    up, first, second = (
+        weights.get(f"up1.{name}.weight") for name in ("up", "conv.double_conv.0", "conv.double_conv.3")
+    )
+    if first is None or second is None or first.dim() != 4 or second.dim() != 4:
+        return False
+    if up is not None:
+        return up.dim() == 4 and up.shape[0] == up.shape[1]
+    return first.shape[0] == second.shape[0] < first.shape[1] // 2
 
 
 def read_config(family: Family, weights: StateDict) -> UNetConfig:
@@ -277,9 +300,13 @@ def check_weights(family: Family, weights: StateDict, ours: StateDict, depth: in
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         count = f"{len(wrong)} keys do" if len(wrong) > 1 else "1 key does"
-        lines = (
-            f"{key_text(key)}: {found.get(key, 'none')}, expected {expected.get(key, 'none')}" for key in wrong[:3]
-        )
+        shown = [
+            key
+            for keys in ([key for key in wrong if key in expected], [key for key in wrong if key not in expected])
+            for key in keys[:LISTED]
+        ]
+        lines = [f"{key_text(key)}: {found.get(key, 'none')}, expected {expected.get(key, 'none')}" for key in shown]
+        lines += ["..."] * (len(shown) < len(wrong))
         raise family.misfit(f"{count} not fit: {'; '.join(lines)}")
     bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if bad is not None:

@@ -1,24 +1,33 @@
 """Options that say of a model what its file does not: how its network is made, and fields of its card.
 
-Needs neither PyTorch nor onnx.
+Commands that take a checkpoint have them all by the same names. Needs neither PyTorch nor onnx.
 """
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+import click
 
 from runtime.card import MAX_STRIDE, Fit, InputSpec, ModelCard, OutputSpec
+from runtime.commands.console import Listed, Size
 from runtime.errors import ConfigError, ModelError
 
 OUTPUT_FIELDS = ("classes", "threshold")
 """Fields of `CardChanges` that belong to the card's output. The others belong to its input."""
 
-NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride")
+NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride", "weights")
 CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
 Inside = Literal["logits", "sigmoid", "softmax"]
 """End of a network: logits, or probabilities by a sigmoid or a softmax of its own."""
+
+WeightsChoice = Literal["raw", "ema"]
+"""Weights of a file that holds both: as they were trained ("raw"), or their moving average ("ema")."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,20 @@ class CardChanges:
         except ModelError as error:
             raise _named_by_option(error) from error
 
+    def assumptions(self, card: ModelCard) -> str:
+        """List the fields of a card that were assumed, with the options that would change them; "" if none was."""
+        (height, width), given = card.input.size, self.given
+        mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (card.input.mean, card.input.std))
+        assumed = {
+            "size": f"trained at {width}x{height}",
+            "mean": f"mean {mean} of values in 0..1",
+            "std": f"std {std}",
+            "fit": f"fit {card.input.fit}",
+            "classes": f"classes {', '.join(card.output.classes)}",
+        }
+        left = [name for name in assumed if name not in given]
+        return f"{', '.join(assumed[name] for name in left)} (--{', --'.join(left)})" if left else ""
+
 
 def _named_by_option(error: ModelError) -> ConfigError:
     """Turn a refusal of the card's field input.NAME or output.NAME into one of the option --NAME."""
@@ -89,15 +112,17 @@ def _as_option(name: str, value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """A network that its author's code makes, and its ends; see `unet_core.networks`.
+    """A network that its author's code makes, its ends and its weights; see `unet_core.networks`.
 
     Attributes:
         source: "FILE.py:NAME" or "package.module:NAME" of a class or function that returns a `torch.nn.Module`; empty
-            for a network that is there already.
+            for a network that is there already, and for checkpoints that are recognised.
         arguments: its keyword arguments.
         output_key: key, attribute or index of the output, where there are several.
         activation: what the output is already: logits, or probabilities by a sigmoid or softmax.
         stride: number of which height and width have to be multiples; None finds it out.
+        weights: those to take of a file that holds weights and their moving average; None takes the ones that the
+            file's own program would load.
 
     Raises:
         ConfigError: a value is unknown or out of bounds.
@@ -108,9 +133,127 @@ class NetworkOptions:
     output_key: str | None = None
     activation: Inside = "logits"
     stride: int | None = None
+    weights: WeightsChoice | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Inside):
             raise ConfigError(f"--activation {self.activation}: expected {', '.join(get_args(Inside))}")
         if self.stride is not None and not 1 <= self.stride <= MAX_STRIDE:
             raise ConfigError(f"--stride {self.stride}: expected 1 to {MAX_STRIDE}")
+        if self.weights is not None and self.weights not in get_args(WeightsChoice):
+            raise ConfigError(f"--weights {self.weights}: expected {' or '.join(get_args(WeightsChoice))}")
+
+
+def with_network_options(command: F) -> F:
+    """Add the `NETWORK_OPTIONS` to a command, for `network_options`."""
+    options = (
+        click.option(
+            "--network",
+            metavar="FILE.py:NAME",
+            help="Class or function that makes the checkpoint's network: FILE.py:NAME or package.module:NAME. Its code "
+            "is run.",
+        ),
+        click.option(
+            "--network-arg",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="With --network: a keyword argument of it, as in TOML; may be repeated.",
+        ),
+        click.option(
+            "--output-key",
+            help="With --network: key, attribute or index of the output, if the network has several.",
+        ),
+        click.option(
+            "--activation",
+            type=click.Choice(get_args(Inside)),
+            help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  "
+            "[default: logits]",
+        ),
+        click.option(
+            "--stride",
+            type=int,
+            help="With --network: divisor of its height and width.  [default: found by trying]",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(get_args(WeightsChoice)),
+            help="Of a checkpoint that holds weights and their moving average: raw takes the weights as trained, ema "
+            "the average.  [default: the ones that its own program loads]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def with_card_options(command: F) -> F:
+    """Add the `CARD_OPTIONS` to a command, for `card_changes`."""
+    options = (
+        click.option(
+            "--size",
+            type=Size(),
+            help="Size that the network was trained at, in pixels, for checkpoints without a card.",
+        ),
+        click.option(
+            "--mean",
+            type=Listed(float),
+            help="Per-channel mean (values scaled to 0..1), for checkpoints without a card.",
+        ),
+        click.option(
+            "--std",
+            type=Listed(float),
+            help="Per-channel standard deviation (values scaled to 0..1), for checkpoints without a card.",
+        ),
+        click.option(
+            "--fit",
+            type=click.Choice(get_args(Fit)),
+            help="Resizing of images to --size, for checkpoints without a card.",
+        ),
+        click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card."),
+        click.option(
+            "--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def network_options(given: Mapping[str, Any]) -> NetworkOptions:
+    """Make `NetworkOptions` of what a user gave a command: values by name, without those left out.
+
+    Raises:
+        ConfigError: an option describes the network of a --network that was not given, or is invalid.
+    """
+    for name in NETWORK_OPTIONS:
+        if name in given and name not in ("network", "weights") and "network" not in given:
+            raise ConfigError(f"--{name.replace('_', '-')}: goes with --network; leave it out")
+    named = {name: given[name] for name in ("output_key", "activation", "stride", "weights") if name in given}
+    if "network" not in given:
+        return NetworkOptions(**named)
+    return NetworkOptions(source=given["network"], arguments=parse_arguments(given.get("network_arg", ())), **named)
+
+
+def card_changes(given: Mapping[str, Any]) -> CardChanges:
+    """Make `CardChanges` of what a user gave a command: values by name, without those left out."""
+    return CardChanges(**{name: given[name] for name in CARD_OPTIONS if name in given})
+
+
+def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
+    """Read arguments "NAME=VALUE": values as in TOML, which has no None, so None too; anything else is text.
+
+    Raises:
+        ConfigError: there is no "=", or a name is invalid or occurs twice.
+    """
+    arguments: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--network-arg {text}: expected NAME=VALUE, such as in_channels=3")
+        if name in arguments:
+            raise ConfigError(f"--network-arg {name}: is given twice")
+        try:
+            arguments[name] = None if value == "None" else tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            arguments[name] = value
+    return arguments

@@ -23,8 +23,9 @@ from runtime.card import ModelCard
 from runtime.image import fit, load_image, restore
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
-from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
+from unet_core.model_options import NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
 SCRIPT, SHARED = "plain PyTorch script", "PyTorch script, our decoding, resizing and PNG"
@@ -41,6 +42,7 @@ def measure(
     checkpoint: Path | None,
     images: Sequence[Path],
     *,
+    network: NetworkOptions | None = None,
     folder_sizes: Sequence[int] = FOLDER_SIZES,
     threads: int,
     passes: int = PASSES,
@@ -54,6 +56,7 @@ def measure(
     Args:
         model: an .onnx file.
         checkpoint: the file that it was exported from; without it there are no PyTorch scripts.
+        network: how the checkpoint's network is made where it is not one of this library.
         images: files to predict; they are repeated where a folder needs more.
         folder_sizes: numbers of files.
         threads: threads of every contestant: PyTorch, ONNX Runtime, OpenCV, pool and stream.
@@ -71,11 +74,15 @@ def measure(
     for name in (SCRIPT, SHARED) if checkpoint is None else ():
         found.append(Skipped(part="folder", contestant=name, settings={}, reason="needs --checkpoint"))
     with pinned(threads), Predictor(model, "cpu", threads) as predictor:
+        segmenter = None
+        if checkpoint is not None:
+            loaded = open_checkpoint_of(predictor.card, model, checkpoint, network or NetworkOptions())
+            segmenter = Segmenter(loaded.network(), predictor.card).eval()
         for count in folder_sizes:
             display.note(f"folder: {passes} passes over {count} files, contestants alternating")
             with tempfile.TemporaryDirectory() as copied, tempfile.TemporaryDirectory() as masks:
                 paths = copies(images, count, Path(copied))
-                contestants = folder_calls(predictor, checkpoint, paths, Path(masks))
+                contestants = folder_calls(predictor, segmenter, paths, Path(masks))
                 times = interleave(contestants, passes, budget_s=budget_s and budget_s / len(folder_sizes))
             found += measurements_of(
                 {name: 1e3 * count / values for name, values in times.items()},
@@ -97,9 +104,9 @@ def copies(images: Sequence[Path], count: int, folder: Path) -> list[Path]:
 
 
 def folder_calls(
-    predictor: Predictor, checkpoint: Path | None, paths: Sequence[Path], out: Path
+    predictor: Predictor, segmenter: Segmenter | None, paths: Sequence[Path], out: Path
 ) -> dict[str, Callable[[], object]]:
-    """Make the contestants, each from image files to masks `out`/STEM.png; scripts only if there is a checkpoint."""
+    """Make the contestants, each from image files to masks `out`/STEM.png; scripts only if there is a segmenter."""
     threads = predictor.report.threads
 
     def target_of(path: Path) -> Path:
@@ -124,13 +131,11 @@ def folder_calls(
             pass
 
     ours: dict[str, Callable[[], object]] = {LOOP: loop, POOL: pool, STREAM: stream}
-    if checkpoint is None:
+    if segmenter is None:
         return ours
-    card = predictor.card
-    network = Segmenter(load_checkpoint(checkpoint).network(), card).eval()
     return {
-        SCRIPT: pytorch_script(network, card, paths, target_of),
-        SHARED: script_with_our_images(network, card, paths, target_of),
+        SCRIPT: pytorch_script(segmenter, predictor.card, paths, target_of),
+        SHARED: script_with_our_images(segmenter, predictor.card, paths, target_of),
         **ours,
     }
 

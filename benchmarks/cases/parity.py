@@ -13,8 +13,9 @@ from runtime.devices.registry import BACKENDS
 from runtime.errors import ProofError
 from runtime.image import fit, load_image, restore
 from runtime.predictor import Predictor
-from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
+from unet_core.model_options import NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
 
@@ -23,11 +24,14 @@ def measure(
     checkpoint: Path | None,
     images: Sequence[Path],
     *,
+    network: NetworkOptions | None = None,
     device: str = "cpu",
     threads: int,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
     """Compare the exported model with the PyTorch network on image files, one value an image, in the files' order.
+
+    `network` makes the checkpoint's network where that is not one of this library.
 
     There are two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose
     class differs ("share"). The facts are the worst figures of all images, the file with the largest error, and for an
@@ -45,13 +49,14 @@ def measure(
     found: list[Parity] = []
     with pinned(threads), Predictor(model, device, threads) as predictor:
         runs_on = predictor.report.device
-        loaded = load_checkpoint(checkpoint)
-        eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
+        card = predictor.card
+        loaded = open_checkpoint_of(card, model, checkpoint, network or NetworkOptions())
+        eager = network_run(Segmenter(loaded.network(), card).eval())
         for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
-            fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
+            fitted = fit(load_image(path, card.input.channels), card.input)
             reference = restore(eager(fitted.image[None])[0], fitted)
-            found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
-        precision = predictor.card.precision
+            found.append(parity(predictor.predict(path).probability, reference, card.output))
+        precision = card.precision
     settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
     figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
     facts: dict[str, str | float] = {

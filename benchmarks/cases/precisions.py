@@ -20,10 +20,11 @@ from runtime.model_file.golden import NetworkFunction
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 from runtime.result import mask_of
-from unet_core.checkpoint import load_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.evaluation.metrics import Metrics
 from unet_core.model import Segmenter
+from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
 EXPORTS: Mapping[str, tuple[Precision, Values | None]] = {
@@ -78,13 +79,16 @@ def measure_precisions(
     *,
     layout: Layout | None = None,
     ignore_index: int | None = None,
+    network: NetworkOptions | None = None,
+    changes: CardChanges | None = None,
     device: str = "cpu",
     rounds: int = 20,
     display: Display | None = None,
 ) -> PrecisionReport:
     """Export a checkpoint in every precision into a folder, even if a gate fails, and measure all files.
 
-    `layout` and `ignore_index` say how the masks in `data` are read.
+    `layout` and `ignore_index` say how the masks in `data` are read; `network` and `changes` are those of
+    `export_onnx`.
 
     Raises:
         UnetError: the errors of `export_onnx` and `Predictor`.
@@ -99,6 +103,8 @@ def measure_precisions(
             data=data,
             layout=layout,
             ignore_index=ignore_index,
+            network=network,
+            changes=changes,
             force=precision != "fp32",
             display=display,
         )
@@ -111,7 +117,8 @@ def measure_precisions(
         predictors["tf32"] = Predictor(reports["tf32"].path, device, options=ProviderOptions(tf32=True))
     card = reports["fp32"].card
     samples = load_samples(data, card, layout=layout, ignore_index=ignore_index, display=display)
-    segmenter = Segmenter(load_checkpoint(checkpoint).network(), card).eval()
+    loaded = open_checkpoint_of(card, reports["fp32"].path, checkpoint, network or NetworkOptions())
+    segmenter = Segmenter(loaded.network(), card).eval()
     parities, dices = answers_of(predictors, network_run(segmenter), samples)
     batch = samples.measured[0][0][None]  # [1, height, width, channels]
     busy_before = busy_cores()

@@ -18,8 +18,9 @@ from runtime.devices.device import CPU_DEVICE, Device
 from runtime.errors import DeviceError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
-from unet_core.checkpoint import load_checkpoint
 from unet_core.model import Segmenter
+from unet_core.model_options import NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint_of
 
 Arithmetic = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 """The arithmetic of a contestant's products. "fp32" and "tf32" run the same file; "bf16" is PyTorch's alone."""
@@ -42,6 +43,7 @@ class BenchmarkModel:
         path: the fp32 .onnx file.
         card: the card in it.
         checkpoint: what it was exported from, or None.
+        network: how the checkpoint's network is made, and which of its weights are taken.
         files: .onnx files of other precisions.
         for_cpus: the file that `unet-export --target cpu` wrote, or None.
     """
@@ -49,16 +51,24 @@ class BenchmarkModel:
     path: Path
     card: ModelCard
     checkpoint: Path | None = None
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     files: Mapping[Precision, Path] = field(default_factory=dict)
     for_cpus: Path | None = None
 
     @classmethod
-    def read(cls, path: Path, checkpoint: Path | None = None, others: Sequence[Path] = ()) -> "BenchmarkModel":
+    def read(
+        cls,
+        path: Path,
+        checkpoint: Path | None = None,
+        others: Sequence[Path] = (),
+        network: NetworkOptions | None = None,
+    ) -> "BenchmarkModel":
         """Read the fp32 file; `others` are fp16 and int8 files of the same network, and one for CPUs.
 
         Raises:
             ModelError: a file cannot be read, has the wrong precision, or holds another network.
             CheckpointError: the checkpoint cannot be loaded.
+            ConfigError: the network cannot be made, or is needed and not given.
             ProofError: the checkpoint does not answer the golden sample as the model does.
         """
         card, golden = read_model(path)
@@ -85,7 +95,14 @@ class BenchmarkModel:
                     f"--target cpu beside {path}"
                 )
             files[other_card.precision] = other
-        model = cls(path=path, card=card, checkpoint=checkpoint, files=files, for_cpus=for_cpus)
+        model = cls(
+            path=path,
+            card=card,
+            checkpoint=checkpoint,
+            network=network or NetworkOptions(),
+            files=files,
+            for_cpus=for_cpus,
+        )
         if checkpoint is not None:
             error = golden.error(network_run(model.segmenter()))
             if not error <= MAX_ERROR:
@@ -100,7 +117,8 @@ class BenchmarkModel:
     def segmenter(self) -> Segmenter:
         """The checkpoint's network, on the CPU, with the pre- and post-processing of the exported file."""
         assert self.checkpoint is not None
-        return Segmenter(load_checkpoint(self.checkpoint).network(), self.card).eval()
+        loaded = open_checkpoint_of(self.card, self.path, self.checkpoint, self.network)
+        return Segmenter(loaded.network(), self.card).eval()
 
 
 @dataclass(frozen=True, kw_only=True)

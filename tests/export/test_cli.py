@@ -31,7 +31,7 @@ def loaded(monkeypatch):
     """A checkpoint that every name loads."""
     network = make_network()
     checkpoint = Checkpoint(state_dict=network.state_dict(), card=make_card(network), extra={})
-    monkeypatch.setattr("unet_core.checkpoint.load_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr("unet_core.networks.checkpoint.open_checkpoint", lambda *_: checkpoint)
     return checkpoint
 
 

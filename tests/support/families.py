@@ -96,6 +96,44 @@ class Milesial(nn.Module):
         return torch.cat([skip, up], dim=1)
 
 
+class OlderMilesial(nn.Module):
+    """inc.conv, down1.mpconv.1, up1.conv ... outc.conv, as before November 2019; logits, [skip, up].
+
+    Upsampling keeps all channels, and the first convolution after it narrows to those of the level above.
+    """
+
+    def __init__(self, widths=(4, 6), channels=3, classes=1, bilinear=True):
+        super().__init__()
+        self.depth = len(widths)
+
+        def block(inputs, outputs):
+            return under(conv=two_convolutions(inputs, outputs, bias=True))
+
+        self.inc = under(conv=block(channels, widths[0]))
+        for number, width in enumerate(widths, start=1):
+            below = widths[min(number, self.depth - 1)]
+            self.add_module(f"down{number}", under(mpconv=nn.Sequential(nn.MaxPool2d(2), block(width, below))))
+        below = widths[-1]
+        for number, level in enumerate(reversed(range(self.depth)), start=1):
+            outputs = widths[max(level - 1, 0)]
+            grow = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            up = grow if bilinear else nn.ConvTranspose2d(below, below, 2, stride=2)
+            self.add_module(f"up{number}", under(up=up, conv=block(below + widths[level], outputs)))
+            below = outputs
+        self.outc = under(conv=nn.Conv2d(below, classes, 1))
+
+    def forward(self, x):
+        skips = [self.inc.conv.conv(x)]
+        for number in range(1, self.depth + 1):
+            pool, block = getattr(self, f"down{number}").mpconv
+            skips.append(block.conv(pool(skips[-1])))
+        x = skips.pop()
+        for number in range(1, self.depth + 1):
+            up = getattr(self, f"up{number}")
+            x = up.conv.conv(torch.cat([skips.pop(), up.up(x)], dim=1))
+        return self.outc.conv(x)
+
+
 class Mateuszbuda(nn.Module):
     """encoder1 ... encoderN, bottleneck, upconvN ... decoder1, conv; [up, skip]; gives sigmoids."""
 

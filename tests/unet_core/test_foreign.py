@@ -1,8 +1,10 @@
 """Every family's network against ours with its weights, and what is not mapped."""
 
+import re
+
 import pytest
 import torch
-from families import Mateuszbuda, Milesial, Usuyama, randomised
+from families import Mateuszbuda, Milesial, OlderMilesial, Usuyama, randomised
 
 from runtime.card import UNetConfig
 from runtime.errors import CheckpointError
@@ -161,22 +163,32 @@ def test_what_does_not_fit_is_named_with_the_family(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_many_misfits_are_counted_and_three_are_shown():
+def test_many_misfits_are_counted_and_ten_are_shown_each_way():
     weights = {key: value for key, value in milesial().items() if not key.startswith("up2.")}
+    weights |= {f"extra{index:02}": torch.ones(1) for index in range(11)}
     with pytest.raises(CheckpointError) as caught:
         recognise(weights)
     assert str(caught.value) == (
-        "looks like milesial's U-Net, but 12 keys do not fit: "
+        "looks like milesial's U-Net, but 23 keys do not fit: "
         "up2.conv.double_conv.0.weight: none, expected [4, 8, 3, 3]; "
         "up2.conv.double_conv.1.bias: none, expected [4]; "
-        "up2.conv.double_conv.1.running_mean: none, expected [4]"
+        "up2.conv.double_conv.1.running_mean: none, expected [4]; "
+        "up2.conv.double_conv.1.running_var: none, expected [4]; "
+        "up2.conv.double_conv.1.weight: none, expected [4]; "
+        "up2.conv.double_conv.3.weight: none, expected [4, 4, 3, 3]; "
+        "up2.conv.double_conv.4.bias: none, expected [4]; "
+        "up2.conv.double_conv.4.running_mean: none, expected [4]; "
+        "up2.conv.double_conv.4.running_var: none, expected [4]; "
+        "up2.conv.double_conv.4.weight: none, expected [4]; "
+        + "; ".join(f"extra{index:02}: [1], expected none" for index in range(10))
+        + "; ..."
     )
 
 
 @pytest.mark.parametrize(
     ("key", "family"),
     [
-        ("inc.conv.conv.0.weight", "milesial's"),  # before its layers were renamed in 2019
+        ("inc.double_conv.0.weight", "milesial's"),
         ("encoder1.enc1conv1.bias", "mateuszbuda's"),
         ("dconv_up1.0.bias", "usuyama's"),
         ("downs.0.conv.1.weight", "the tutorial's"),
@@ -197,7 +209,37 @@ def test_nothing_known():
         recognise({"conv1.weight": torch.ones(1), "x" * 200: torch.ones(1)})
     assert str(caught.value) == (
         "is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys conv1.weight, "
-        "'xxxxxxxxxxxx...xxxxxxxxxxxxx'"
+        "'xxxxxxxxxxxx...xxxxxxxxxxxxx'; other networks are exported with the code that makes them: unet-export "
+        "--network FILE.py:NAME"
+    )
+
+
+def test_a_network_that_shares_a_name_with_a_family_is_not_taken_for_it():
+    """MONAI's BasicUNet has a final_conv, as the tutorial's."""
+    weights = {f"conv_{index}.conv_0.conv.weight": torch.ones(1) for index in range(3)}
+    with pytest.raises(CheckpointError, match=r"^is not a U-Net that is known here"):
+        recognise(weights | {"final_conv.weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize("bilinear", [True, False])
+@pytest.mark.parametrize("renamed", [True, False])
+def test_milesials_older_network_is_named(bilinear, renamed):
+    network = randomised(OlderMilesial(bilinear=bilinear))
+    weights = network.state_dict()
+    if renamed:  # as between November 2019 and March 2020
+        weights = {
+            re.sub(r"^(inc|up\d)\.conv\.conv", r"\1.double_conv", key)
+            .replace("up1.double", "up1.conv.double")
+            .replace("up2.double", "up2.conv.double")
+            .replace("mpconv.1.conv", "maxpool_conv.1.double_conv"): value
+            for key, value in weights.items()
+        }
+        assert "up1.conv.double_conv.0.weight" in weights and "down1.maxpool_conv.1.double_conv.0.weight" in weights
+    with pytest.raises(CheckpointError) as caught:
+        recognise(weights)
+    assert str(caught.value) == (
+        "is milesial's U-Net from before March 2020, whose layers after upsampling are narrower than today's; it is "
+        "exported with the code of that time: unet-export --network FILE.py:UNet"
     )
 
 

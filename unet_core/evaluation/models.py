@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from runtime.card import ModelCard
-from runtime.errors import DeviceError, ImageError, UnetError
+from runtime.errors import ConfigError, DeviceError, ImageError, UnetError
 from runtime.predictor import Predictor
-from unet_core.checkpoint import load_checkpoint
 from unet_core.data.records import Records
 from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, onnx_predictions
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.model import Segmenter
+from unet_core.model_options import CardChanges, NetworkOptions
+from unet_core.networks.checkpoint import open_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +54,28 @@ class EvaluatedModel:
             raise UnetError(f"{self.path}: measuring failed ({error})") from error
 
 
-def load_model(model: str | os.PathLike[str], device: str) -> EvaluatedModel:
-    """Load an .onnx file, which is known by its suffix, or a checkpoint; raises the same errors as `evaluate`."""
-    path = Path(model)
+def load_model(
+    model: str | os.PathLike[str],
+    device: str,
+    network: NetworkOptions | None = None,
+    changes: CardChanges | None = None,
+) -> EvaluatedModel:
+    """Load an .onnx file, which is known by its suffix, or a checkpoint; arguments and errors as of `evaluate`."""
+    path, network, changes = Path(model), network or NetworkOptions(), changes or CardChanges()
     if path.suffix.lower() == ".onnx":
+        if network != NetworkOptions() or changes.given:
+            raise ConfigError(
+                f"{path}: is an ONNX file, which has its network and its card; leave out --network, --weights and the "
+                "options for a card"
+            )
         predictor = Predictor(path, device)
         return EvaluatedModel(
             path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
         )
-    checkpoint = load_checkpoint(path)
-    card, notes = checkpoint.card, checkpoint.notes
+    checkpoint = open_checkpoint(path, network, changes)
+    card, notes = changes.applied(checkpoint.card, assumed=checkpoint.card_is_assumed), checkpoint.notes
     segmenter = Segmenter(checkpoint.network(), card).to(torch_device(device))
-    if checkpoint.card_is_assumed:
-        height, width = card.input.size
-        assumed = f"trained at {width}x{height}, values divided by 255, classes {', '.join(card.output.classes)}"
+    if checkpoint.card_is_assumed and (assumed := changes.assumptions(card)):
         notes = (f"has no card; assumed: {assumed}", *notes)
 
     def predictions(records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:

@@ -8,11 +8,12 @@ from torch import nn
 
 from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec
 from runtime.errors import ConfigError
-from unet_core.checkpoint import Checkpoint, producer, weights_sha256
+from unet_core.checkpoint import Checkpoint, load_checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
 from unet_core.networks.author_network import AuthorNetwork, Facts, examine
 from unet_core.networks.factory import make_network
 from unet_core.networks.weights import load_weights_into
+from unet_core.weight_files.pretrained_folder import CONFIG, open_folder
 
 ASSUMED_SIZE = (256, 256)
 """Size (height, width) that is assumed in training, if nothing tells: rounded up to multiples of the stride."""
@@ -26,24 +27,61 @@ class AuthorCheckpoint(Checkpoint):
     """Weights in their author's network. The card is assumed, but the network is not."""
 
     author_network: AuthorNetwork
+    from_file: bool = False
+
+    def described(self, file: Path) -> str:
+        """Say what the `file` is that the weights are from; a network in memory is from none."""
+        return f"{file} holds weights of the network {self.family}" if self.from_file else f"the network {self.family}"
 
     def network(self) -> nn.Module:
         """Return the network with its weights, on the CPU in evaluation mode."""
         return self.author_network
 
 
+def open_checkpoint(path: Path, options: NetworkOptions, changes: CardChanges) -> Checkpoint:
+    """Load a checkpoint into the network that the options name, or by `load_checkpoint` if they name none.
+
+    Raises:
+        ConfigError, CheckpointError: as `load_with_network` and `load_checkpoint`.
+    """
+    if options.source:
+        return load_with_network(path, options, changes)
+    return load_checkpoint(path, weights=options.weights)
+
+
+def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: NetworkOptions) -> Checkpoint:
+    """Load the checkpoint from which the exported `file` with this card was made.
+
+    Raises:
+        ConfigError: the file holds an author's network, and the options name none.
+        ConfigError, CheckpointError: as `open_checkpoint`.
+    """
+    if isinstance(card.architecture, ModuleConfig) and not options.source:
+        raise ConfigError(
+            f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
+            "the export"
+        )
+    return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size))
+
+
 def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
     """Make the network that the options name, load a checkpoint's weights into it, and try what it takes and gives.
 
-    The size in `changes` is used for the card.
+    The size in `changes` is used for the card. A folder that `save_pretrained` wrote brings arguments for the network;
+    those in the options go before.
 
     Raises:
-        ConfigError: the code cannot be used, or the network is not one that segments pictures.
+        ConfigError: the code cannot be used, the network is not one that segments pictures, or the file does not hold
+            the weights that the options choose.
         CheckpointError: the weights cannot be read, or do not fit.
     """
-    network = make_network(options.source, options.arguments).cpu().eval()
-    load_weights_into(network, path)
-    return checkpoint_of(network, path.stem, options, changes)
+    file, arguments = open_folder(path)
+    network = make_network(options.source, arguments | dict(options.arguments)).cpu().eval()
+    notes = load_weights_into(network, file, options.weights)
+    if arguments:
+        notes = (f"the arguments of the network are those in {path / CONFIG}", *notes)
+    name = path.resolve().name if path.is_dir() else path.stem
+    return replace(checkpoint_of(network, name, options, changes), from_file=True, notes=notes)
 
 
 def checkpoint_of(

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,26 +47,6 @@ def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.
             "torch.nn.Module"
         )
     return network
-
-
-def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """Read arguments "NAME=VALUE": values as in TOML, which has no None, so None too; anything else is text.
-
-    Raises:
-        ConfigError: there is no "=", or a name is invalid or occurs twice.
-    """
-    arguments: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ConfigError(f"--network-arg {text}: expected NAME=VALUE, such as in_channels=3")
-        if name in arguments:
-            raise ConfigError(f"--network-arg {name}: is given twice")
-        try:
-            arguments[name] = None if value == "None" else tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            arguments[name] = value
-    return arguments
 
 
 def _imported(source: str, place: str) -> ModuleType:

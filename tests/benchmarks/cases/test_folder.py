@@ -13,6 +13,12 @@ from benchmarks.results import Skipped
 from export import export_onnx
 from runtime.image import list_images
 from runtime.predictor import Predictor
+from unet_core.checkpoint import load_checkpoint
+from unet_core.model import Segmenter
+
+
+def segmenter_in(folder, card):
+    return Segmenter(load_checkpoint(folder / "model.pth").network(), card).eval()
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ def test_all_ways_through_a_folder_write_the_same_masks(tmp_path, classes):
     write_model(tmp_path / "model.pth", paths, classes=classes)
     export_onnx(tmp_path / "model.pth")
     with Predictor(tmp_path / "model.onnx", "cpu", 2) as predictor:
-        for name, run in folder_calls(predictor, tmp_path / "model.pth", paths, tmp_path).items():
+        for name, run in folder_calls(predictor, segmenter_in(tmp_path, predictor.card), paths, tmp_path).items():
             run()
             written[name] = [np.asarray(Image.open(tmp_path / f"{path.stem}.png")) for path in paths]
     assert list(written) == [SCRIPT, SHARED, LOOP, POOL, STREAM]
@@ -92,7 +98,7 @@ def test_the_script_with_our_pictures_resizes_as_we_do(tmp_path):
     write_model(tmp_path / "model.pth", paths, classes=1)
     export_onnx(tmp_path / "model.pth")
     with Predictor(tmp_path / "model.onnx", "cpu", 1) as predictor:
-        calls = folder_calls(predictor, tmp_path / "model.pth", paths, tmp_path)
+        calls = folder_calls(predictor, segmenter_in(tmp_path, predictor.card), paths, tmp_path)
         for name in (SHARED, LOOP):
             calls[name]()
             written[name] = [np.asarray(Image.open(tmp_path / f"{path.stem}.png")) for path in paths]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from runtime.errors import ConfigError
-from unet_core.networks.factory import make_network, parse_arguments
+from unet_core.model_options import parse_arguments
+from unet_core.networks.factory import make_network
 
 CODE = """
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from runtime.errors import CheckpointError
-from unet_core.networks.weights import ENTRIES, load_weights_into
+from unet_core.networks.weights import load_weights_into
+from unet_core.weight_files.finder import ENTRIES
 
 
 def net(width=4):

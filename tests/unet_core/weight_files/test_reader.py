@@ -1,0 +1,113 @@
+"""What people save beside their weights is read, and nothing in a file is ever executed."""
+
+import argparse
+import collections
+import datetime
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from runtime.errors import CheckpointError
+from unet_core.weight_files.reader import read_content
+
+WEIGHTS = {"layer.weight": torch.arange(3.0)}
+
+BESIDE = {
+    "arguments": argparse.Namespace(lr=0.1, data=pathlib.Path("data")),
+    "namespace": types.SimpleNamespace(a=1),
+    "path": pathlib.Path("/data/images"),
+    "pure path": pathlib.PureWindowsPath("C:/data"),
+    "NumPy scalar": np.float64(0.5),
+    "NumPy integer": np.int64(3),
+    "NumPy boolean": np.bool_(True),
+    "NumPy array": np.arange(4.0),
+    "NumPy array of text": np.array(["a", "b"]),
+    "random state": np.random.RandomState(0).get_state(),
+    "defaultdict": collections.defaultdict(list, a=[1]),
+    "deque": collections.deque([1, 2], maxlen=3),
+    "counter": collections.Counter("aab"),
+    "date": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+    "duration": datetime.timedelta(seconds=3),
+    "version": torch.__version__,
+    "frozenset": frozenset([1, 2]),
+    "size": torch.Size([1, 2]),
+    "nested": {"a": [argparse.Namespace(b=(np.float32(1), pathlib.Path()))]},
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_plain_values_beside_the_weights_are_read(tmp_path, name, legacy):
+    content = {"state_dict": WEIGHTS, "beside": BESIDE[name]}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    read = read_content(tmp_path / "x.pth")
+    assert torch.equal(read["state_dict"]["layer.weight"], WEIGHTS["layer.weight"])
+    assert read.keys() == content.keys()
+
+
+def test_namespaces_keep_their_values_and_paths_cannot_touch_the_disk(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "arguments": BESIDE["arguments"]}, tmp_path / "x.pth")
+    read = read_content(tmp_path / "x.pth")["arguments"]
+    assert (read.lr, read.data) == (0.1, pathlib.PurePosixPath("data"))
+    assert not isinstance(read.data, pathlib.Path)
+
+
+class Reduced:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.called = (function, arguments)
+
+    def __reduce__(self):
+        return self.called
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Reduced(eval, "open('sprung', 'w')"),
+        Reduced(getattr, pathlib.Path("sprung"), "touch"),
+        Reduced(__import__("os").system, "touch sprung"),
+        Reduced(__import__("subprocess").call, ["touch", "sprung"]),
+        Reduced(collections.defaultdict, Reduced(eval, "open('sprung', 'w')")),
+        Reduced(np.dtype, Reduced(eval, "open('sprung', 'w')")),
+        Reduced(np.load, "sprung.npy"),
+        Reduced(torch.load, "x.pth"),
+        Reduced(torch.hub.load, "a/b", "c"),
+    ],
+)
+def test_a_call_in_a_file_is_never_made(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": WEIGHTS, "beside": call}, "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth: .*not.* executed|x\.pth: .*nothing of it was executed"):
+        read_content(pathlib.Path("x.pth"))
+    assert not pathlib.Path("sprung").exists()
+
+
+def test_what_is_allowed_in_one_file_is_not_allowed_for_the_program(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "arguments": argparse.Namespace(a=1)}, tmp_path / "x.pth")
+    before = torch.serialization.get_safe_globals()
+    read_content(tmp_path / "x.pth")
+    assert torch.serialization.get_safe_globals() == before
+
+
+class Tied(nn.Module):
+    """Two names for one layer, as nnU-Net's decoder has for its encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.second = self.first
+
+
+def test_tensors_that_safetensors_stores_once_have_all_their_names(tmp_path):
+    network = Tied()
+    save_model(network, str(tmp_path / "x.safetensors"))
+    read = read_content(tmp_path / "x.safetensors")
+    assert read.keys() == network.state_dict().keys()
+    network.load_state_dict(read)

@@ -1,0 +1,158 @@
+"""Files of other kinds are named, and the command that a message gives works as it stands."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runtime.errors import CheckpointError
+from unet_core.weight_files.reader import read_content
+
+CODE = """
+import sys
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Settings:
+    pass
+
+
+def save(kind, path):
+    torch.manual_seed(0)
+    net = Net().eval()
+    if kind == "script":
+        torch.jit.save(torch.jit.script(net), path)
+    elif kind == "trace":
+        torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 8, 8)), path)
+    elif kind == "program":
+        torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), path)
+    elif kind == "module":
+        torch.save(net, path)
+    elif kind == "parallel module":
+        torch.save(torch.nn.DataParallel(net), path)
+    elif kind == "module in an entry":
+        torch.save({"epoch": 3, "model": net}, path)
+    elif kind == "settings":
+        torch.save({"hyper_parameters": {"settings": Settings()}, "state_dict": net.state_dict()}, path)
+    else:
+        torch.save({"settings": Settings(), "model": net, "state_dict": net.state_dict()}, path)
+    torch.save(net.state_dict(), "expected.pth")
+
+
+if __name__ == "__main__":
+    save(sys.argv[1], sys.argv[2])
+"""
+
+KINDS = {
+    "script": "is a TorchScript archive, as torch.jit.save writes it, and not weights alone; to save its weights as",
+    "trace": "is a TorchScript archive, as torch.jit.save writes it, and not weights alone; to save its weights as",
+    "program": "is an exported program, as torch.export.save writes it, and not weights alone; to save its weights as",
+    "module": "is a whole pickled Net, as torch.save(model) writes it, and not its weights; nothing of it was",
+    "parallel module": "is a whole pickled DataParallel, as torch.save(model) writes it, and not its weights; nothing",
+    "module in an entry": "holds a whole pickled Net under 'model', and not its weights; nothing of it was executed.",
+    "settings": "holds an object of net.Settings beside its weights; nothing of it was executed. If you trust it",
+    "both": "beside its weights; nothing of it was executed. If you trust it, where net can be imported, to",
+}
+
+
+def refusal(path):
+    with pytest.raises(CheckpointError) as caught:
+        read_content(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a space and a quote in its name, and net.py in it."""
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "net.py").write_text(CODE)
+    return folder
+
+
+def run_advice(text):
+    """Run the command at the end of a message, and return the file that the message promises."""
+    command = text.partition("run: ")[2].replace("python ", f"{sys.executable} ", 1)
+    assert command
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    return re.search(r"to save its weights as (.*), run: ", text)[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_more_than_weights_is_named_and_the_command_saves_its_weights(folder, kind):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", f"import net; net.save({kind!r}, 'x.v1.pth')"], check=True)
+    text = refusal(Path("x.v1.pth"))
+    assert KINDS[kind] in text
+    found = {name.removeprefix("module."): value for name, value in read_content(Path(run_advice(text))).items()}
+    expected = torch.load("expected.pth")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("kind", ["module", "settings"])
+def test_classes_of_a_program_are_imported_from_it(folder, kind):
+    subprocess.run([sys.executable, "net.py", kind, "x.pth"], check=True)
+    text = refusal(Path("x.pth"))
+    name = "Net" if kind == "module" else "Settings"
+    assert f"If you trust it, where PROGRAM (the file that defines {name}) can be imported, to save" in text
+    saved = run_advice(text.replace("from PROGRAM", "from net"))
+    assert read_content(Path(saved)).keys() == torch.load("expected.pth").keys()
+
+
+def test_a_module_of_pytorch_needs_nothing_else(folder):
+    torch.save(nn.Sequential(nn.Conv2d(3, 1, 1)), "x.pth")
+    text = refusal(Path("x.pth"))
+    assert text.startswith(
+        "is a whole pickled Sequential, as torch.save(model) writes it, and not its weights; nothing"
+    )
+    assert "If you trust it, to save its weights as x-weights.pth, run: python -c " in text
+    assert list(read_content(Path(run_advice(text)))) == ["0.weight", "0.bias"]
+
+
+HEADS = {
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "is a pointer of Git LFS, not the file itself",
+    b"<!DOCTYPE html><html>": "is a web page, such as a download that failed; download the file again",
+    b"\x89HDF\r\n\x1a\n": "is an HDF5 file, such as Keras writes; expected weights of PyTorch",
+    b"GGUF\x03\0\0\0": "is a GGUF file; expected weights of PyTorch",
+    b"\x1f\x8b\x08\0": "is compressed by gzip; unpack it, and give the checkpoint in it",
+    b"\x89PNG\r\n": "is an image; expected weights of PyTorch",
+    b'{"weight_map": {}}': "is text, such as JSON; expected weights of PyTorch, which are in another file",
+    b"\x08\x0a\x12\x07pytorch": "looks like an ONNX file, expected the checkpoint that it was exported from",
+    bytes(257) + b"ustar" + bytes(250): "is a tar archive; unpack it, and give the checkpoint in it",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_files_of_other_kinds_are_named(tmp_path, head):
+    (tmp_path / "x.pth").write_bytes(head)
+    assert refusal(tmp_path / "x.pth").startswith(HEADS[head])
+
+
+def test_archives_of_other_things_are_named(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(3))
+    assert refusal(tmp_path / "x.npz") == "is an archive of NumPy arrays; expected weights of PyTorch"
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for index in range(4):
+            archive.writestr(f"fold_{index}/model.txt", "")
+    assert refusal(tmp_path / "x.zip") == (
+        "is a zip archive of fold_0/model.txt, fold_1/model.txt, fold_2/model.txt, ...; unpack it, and give the "
+        "checkpoint in it"
+    )

@@ -1,0 +1,153 @@
+"""Names what a file is from which no weights are read, and says how to get at them."""
+
+import pickle
+import re
+import shlex
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime.errors import one_line
+from unet_core.weight_files.finder import is_entry, is_state_dict, listed
+from unet_core.weight_files.plain_types import PLAIN_TYPES
+
+HEADS: Mapping[bytes, str] = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch that with: git lfs pull",
+    b"<!doctype html": "is a web page, such as a download that failed; download the file again",
+    b"<html": "is a web page, such as a download that failed; download the file again",
+    b"\x89hdf": "is an HDF5 file, such as Keras writes; expected weights of PyTorch",
+    b"\x93numpy": "is a NumPy array; expected weights of PyTorch",
+    b"gguf": "is a GGUF file; expected weights of PyTorch",
+    b"\x1f\x8b": "is compressed by gzip; unpack it, and give the checkpoint in it",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it, and give the checkpoint in it",
+    b"rar!": "is a RAR archive; unpack it, and give the checkpoint in it",
+    b"\x89png": "is an image; expected weights of PyTorch",
+    b"\xff\xd8\xff": "is an image; expected weights of PyTorch",
+    b"{": "is text, such as JSON; expected weights of PyTorch, which are in another file",
+}
+"""The first bytes of files of other kinds, in lower case, and what to say of such a file."""
+
+TAR_MARK = slice(257, 262), b"ustar"
+
+NOT_ALLOWED = re.compile(r"GLOBAL (\S+) (was not an allowed global|whose module)")
+"""The sentences in which PyTorch names a type that it does not make."""
+
+DANGEROUS = {"builtins", "ctypes", "importlib", "nt", "os", "posix", "pty", "runpy", "shutil", "subprocess", "sys"}
+"""Modules whose functions no weights need: a file that asks for them is not recommended to anybody."""
+
+MOST_TYPES = 200
+"""Maximum number of types in a file that are looked into."""
+
+
+def kind_of(path: Path, head: bytes) -> str:
+    """Say what kind of file this is, if it is a known one that holds no state dict; else return ""."""
+    said = next((said for start, said in HEADS.items() if head.lower().startswith(start)), "")
+    if said or head[TAR_MARK[0]] == TAR_MARK[1]:
+        return said or "is a tar archive; unpack it, and give the checkpoint in it"
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":
+        return "looks like an ONNX file, expected the checkpoint that it was exported from"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return ""
+    if any(name.endswith("/constants.pkl") for name in names):
+        command = saving(path, f"torch.jit.load({str(path)!r}, map_location='cpu').state_dict()")
+        return f"is a TorchScript archive, as torch.jit.save writes it, and not weights alone; {command}"
+    if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
+        command = saving(path, f"torch.export.load({str(path)!r}).state_dict")
+        return f"is an exported program, as torch.export.save writes it, and not weights alone; {command}"
+    if names and not any(name.endswith("data.pkl") for name in names):
+        if all(name.endswith(".npy") for name in names):
+            return "is an archive of NumPy arrays; expected weights of PyTorch"
+        found = ", ".join(one_line(name)[:100] for name in names[:3])
+        return f"is a zip archive of {found}{', ...' * (len(names) > 3)}; unpack it, and give the checkpoint in it"
+    return ""
+
+
+def saving(path: Path, weights: str, start: str = "") -> str:
+    """Write the command that saves an expression for the weights in a file to another one beside it."""
+    target = path.with_name(f"{path.name.partition('.')[0]}-weights.pth")
+    code = f"{start}import torch; torch.save({weights}, {str(target)!r})"
+    quoted = shlex.quote(code) if set('"$`\\!') & set(code) else f'"{code}"'
+    return f"to save its weights as {target}, run: python -c {quoted}"
+
+
+class NotMade:
+    """Stands for an object that was not made, while a file is looked into that is refused."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "NotMade":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Take any arguments."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Take any state."""
+
+
+def other_types(path: Path, error: pickle.UnpicklingError) -> str:
+    """Name the types that a file holds besides plain ones, and say how to save its weights alone."""
+    content, types = look_into(path, error)
+    not_executed = "is not a checkpoint of plain weights, so it was not executed"
+    if dangerous := next((name for name in types if name.partition(".")[0] in DANGEROUS), None):
+        return f"{not_executed}: it asks for {dangerous}, which weights do not need; do not load it with any program"
+    if content is None:
+        asks = f": it asks for {listed(types)}" if types else ""
+        return f"{not_executed}{asks}; save it with torch.save(model.state_dict(), ...)"
+    read = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+    entries = content if isinstance(content, dict) else {}
+    place = next((name for name, value in entries.items() if is_entry(name) and is_state_dict(value)), None)
+    whole = next((name for name, value in entries.items() if is_entry(name) and isinstance(value, NotMade)), None)
+    if isinstance(content, NotMade):
+        found = f"is a whole pickled {class_of(content)}, as torch.save(model) writes it, and not its weights"
+        weights = f"{read}.state_dict()"
+    elif place is None and whole is not None:
+        found = f"holds a whole pickled {class_of(entries[whole])} under {whole!r}, and not its weights"
+        weights = f"{read}[{whole!r}].state_dict()"
+    else:
+        found = f"holds an object of {types[0]} beside its weights"
+        weights = read if place is None else f"{read}[{place!r}]"
+    own = [name.removeprefix("__main__.") for name in types if name.startswith("__main__.")]
+    packages = dict.fromkeys(name.partition(".")[0] for name in types)
+    needed = [name for name in packages if name not in ("__main__", "torch")]
+    needed += [f"PROGRAM (the file that defines {own[0]})"] if own else []
+    where = f", where {' and '.join(needed)} can be imported" if needed else ""
+    command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "")
+    return f"{found}; nothing of it was executed. If you trust it{where}, {command}"
+
+
+def class_of(made: NotMade) -> str:
+    """Return the name of the class of which there is a `NotMade`, without its module."""
+    return type(made).__name__.rpartition(".")[2]
+
+
+def look_into(path: Path, error: pickle.UnpicklingError) -> tuple[Any, list[str]]:
+    """Read a file with a `NotMade` in place of every object of a type that is not plain.
+
+    Returns the content, None if it cannot be read so, and the full names of these types: first those that do not
+    belong to PyTorch. Nothing is executed.
+    """
+    stand_ins: dict[str, type[NotMade]] = {}
+    content: Any = None
+    while len(stand_ins) < MOST_TYPES and (match := NOT_ALLOWED.search(str(error))):
+        name = match[1] if "." in match[1] else f"builtins.{match[1]}"
+        if name in stand_ins:
+            break
+        stand_ins[name] = type(one_line(name)[:100], (NotMade,), {})
+        allowed = [*PLAIN_TYPES, *((kind, name) for name, kind in stand_ins.items())]
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+                warnings.simplefilter("ignore")  # about pickle protocols
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            break
+        except pickle.UnpicklingError as again:
+            error = again
+        except Exception:  # of any type, from a file that nobody checked
+            break
+    names = [kind.__name__ for kind in stand_ins.values()]
+    return content, sorted(names, key=lambda name: name.startswith("torch."))
