@@ -16,7 +16,7 @@ from export.options import (
     options_to_export,
     refuse_to_check,
 )
-from runtime.card import Fit, ModelCard, Precision, Target
+from runtime.card import Fit, ModelCard, Precision, Probabilities, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
@@ -100,7 +100,8 @@ def with_options_of_masks(command: F) -> F:
 @click.option(
     "--activation",
     type=click.Choice(get_args(Inside)),
-    help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  [default: logits]",
+    help="With --network: what it gives: logits (none), or probabilities by its own sigmoid (one class), softmax or "
+    "sigmoids (several classes).  [default: logits]",
 )
 @click.option(
     "--pairs",
@@ -125,7 +126,16 @@ def with_options_of_masks(command: F) -> F:
     "--fit", type=click.Choice(get_args(Fit)), help="Resizing of images to --size, for checkpoints without a card."
 )
 @click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card.")
-@click.option("--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class.")
+@click.option(
+    "--probabilities",
+    type=click.Choice(get_args(Probabilities)),
+    help="What the logits of several classes become, for checkpoints without a card. softmax: a pixel has one class; "
+    "sigmoids: each class is by itself, and a pixel may have several or none.  [default: as in the file's project, "
+    "else softmax]",
+)
+@click.option(
+    "--threshold", type=float, help="Probability threshold, for any checkpoint of one class or with sigmoids."
+)
 @click.option("--card", is_flag=True, help="Also write a model card for a model hub, in Markdown, beside the file.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
 @click.option("--triton-name", help="With --triton: name of the model there.  [default: the card's]")
@@ -174,7 +184,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     elif "pairs" in given:
         from export.pairs import load_with_pairs
 
-        loaded = load_with_pairs(checkpoint, given["pairs"], display)
+        loaded = load_with_pairs(checkpoint, given["pairs"], display, options.changes.probabilities)
     else:
         loaded = load_checkpoint(checkpoint)
     if options.data is not None:

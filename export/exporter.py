@@ -28,6 +28,7 @@ from export.proof import (
     ExpectedAnswer,
     add_proof,
     allowed_error,
+    answers_in,
     cases,
     expected_answers,
     graph_run,
@@ -160,7 +161,7 @@ def export_onnx(
     if network is not None:
         loaded = load_with_network(file, network, options.changes)
     elif pairs is not None:
-        loaded = load_with_pairs(file, pairs, display or Display(quiet=True))
+        loaded = load_with_pairs(file, pairs, display or Display(quiet=True), options.changes.probabilities)
     else:
         loaded = load_checkpoint(file)
     return export_loaded(loaded, file, path, options, display)
@@ -177,9 +178,15 @@ def export_loaded(
     started = time.perf_counter()
     display = display or Display(quiet=True)
     check_size(loaded.state_dict)
+    if loaded.is_ambiguous and options.changes.probabilities is None:
+        raise ConfigError(
+            f"{checkpoint}: has {len(loaded.card.output.classes)} classes, and neither its keys nor the "
+            f"{loaded.family}'s code tell whether a pixel has exactly one; give --probabilities softmax (one), or "
+            "sigmoids (each by itself)"
+        )
     card = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
-        display.note(_assumptions(checkpoint, loaded.family, card, options.changes))
+        display.note(_assumptions(checkpoint, loaded, card, options.changes))
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
@@ -203,7 +210,7 @@ def export_loaded(
     if options.target == "cpu":
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
-    notes = [*loaded.notes]
+    notes = [*loaded.notes_on(card.input)]
     image_dice: float | None = None
     if options.precision == "fp32" and samples.labelled:
         image_dice, constant = image_dices(run, card, samples, display)
@@ -215,10 +222,11 @@ def export_loaded(
             "padding or interpolation, so the file equals this library's reading of them; prove it with --network, or "
             "with --pairs"
         )
-    if len({label for _, batch in expected for one in batch for label in np.unique(mask_of(one, card.output))}) == 1:
+    if len(answers_in(mask_of(one, card.output) for _, batch in expected for one in batch)) == card.output.planes:
+        same = "the same classes" if card.output.overlapping else "one class"
         notes.append(
-            "the network answers one class everywhere on the pictures of the proof, so their masks prove little; "
-            "give --data with images of what it was trained for"
+            f"the network answers {same} everywhere on the pictures of the proof, so their masks prove little; give "
+            "--data with images of what it was trained for"
         )
     if options.precision != "fp32":
         card = replace(card, precision=options.precision, proof=None)
@@ -267,7 +275,7 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
 
 
-def _assumptions(checkpoint: Path, family: str, card: ModelCard, changes: CardChanges) -> str:
+def _assumptions(checkpoint: Path, loaded: Checkpoint, card: ModelCard, changes: CardChanges) -> str:
     """List what was assumed of a checkpoint without a card, and the options that would say otherwise."""
     height, width = card.input.size
     mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (card.input.mean, card.input.std))
@@ -278,9 +286,12 @@ def _assumptions(checkpoint: Path, family: str, card: ModelCard, changes: CardCh
         "fit": f"fit {card.input.fit}",
         "classes": f"classes {', '.join(card.output.classes)}",
     }
+    if loaded.activation_is_assumed:
+        exclusive = not card.output.overlapping
+        assumed["probabilities"] = "a softmax over the classes" if exclusive else "a sigmoid for each class"
     left = [name for name in assumed if name not in changes.given]
     listed = f"; assumed: {', '.join(assumed[name] for name in left)} (--{', --'.join(left)})" if left else ""
-    return f"{checkpoint} is a checkpoint of {family} and has no card{listed}"
+    return f"{checkpoint} is a checkpoint of {loaded.family} and has no card{listed}"
 
 
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:

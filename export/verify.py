@@ -145,7 +145,8 @@ def _matching_checkpoint(
     if network is not None:
         loaded = load_with_network(Path(checkpoint), network, CardChanges(size=card.input.size))
     elif pairs is not None:
-        loaded = load_with_pairs(Path(checkpoint), pairs, display)
+        several = None if card.output.activation == "sigmoid" else card.output.activation
+        loaded = load_with_pairs(Path(checkpoint), pairs, display, several)
     elif card.proof is not None and card.proof.reference == "pairs":
         raise ConfigError(f"{file}: was proved by pairs of inputs and outputs; give --pairs, as for the export")
     elif isinstance(card.architecture, UNetConfig):

@@ -45,13 +45,13 @@ def measure(
     found: list[Parity] = []
     with pinned(threads), Predictor(model, device, threads) as predictor:
         runs_on = predictor.report.device
-        loaded = load_checkpoint(checkpoint)
-        eager = network_run(Segmenter(loaded.network(), loaded.card).eval())
+        card = predictor.card  # a checkpoint need not have one
+        eager = network_run(Segmenter(load_checkpoint(checkpoint).network(), card).eval())
         for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
-            fitted = fit(load_image(path, loaded.card.input.channels), loaded.card.input)
+            fitted = fit(load_image(path, card.input.channels), card.input)
             reference = restore(eager(fitted.image[None])[0], fitted)
-            found.append(parity(predictor.predict(path).probability, reference, loaded.card.output))
-        precision = predictor.card.precision
+            found.append(parity(predictor.predict(path).probability, reference, card.output))
+        precision = card.precision
     settings: Settings = {"images": len(files), "precision": precision, "device": runs_on, "threads": threads}
     figures, largest = worst(found), max(range(len(found)), key=lambda index: found[index].max_abs_error)
     facts: dict[str, str | float] = {

@@ -62,11 +62,13 @@ def load_model(model: str | os.PathLike[str], device: str) -> EvaluatedModel:
             path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
         )
     checkpoint = load_checkpoint(path)
-    card, notes = checkpoint.card, checkpoint.notes
+    card, notes = checkpoint.card, checkpoint.notes_on(checkpoint.card.input)
     segmenter = Segmenter(checkpoint.network(), card).to(torch_device(device))
     if checkpoint.card_is_assumed:
         height, width = card.input.size
         assumed = f"trained at {width}x{height}, values divided by 255, classes {', '.join(card.output.classes)}"
+        if checkpoint.activation_is_assumed:
+            assumed += f" with a {card.output.activation}"
         notes = (f"has no card; assumed: {assumed}", *notes)
 
     def predictions(records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:
