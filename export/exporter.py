@@ -28,6 +28,7 @@ from export.proof import (
     ExpectedAnswer,
     add_proof,
     allowed_error,
+    answers_in,
     cases,
     expected_answers,
     graph_run,
@@ -159,7 +160,8 @@ def export_onnx(
     file = Path(checkpoint)
     ends = network or NetworkOptions()
     if pairs is not None:
-        loaded = load_with_pairs(file, pairs, display or Display(quiet=True), weights=ends.weights)
+        several, display = options.changes.probabilities, display or Display(quiet=True)
+        loaded = load_with_pairs(file, pairs, display, several, weights=ends.weights)
     else:
         loaded = open_checkpoint(file, ends, options.changes)
     return export_loaded(loaded, file, path, options, display)
@@ -176,9 +178,15 @@ def export_loaded(
     started = time.perf_counter()
     display = display or Display(quiet=True)
     check_size(loaded.state_dict)
+    if loaded.is_ambiguous and options.changes.probabilities is None:
+        raise ConfigError(
+            f"{checkpoint}: has {len(loaded.card.output.classes)} classes, and neither its keys nor the "
+            f"{loaded.family}'s code tell whether a pixel has exactly one; give --probabilities softmax (one), or "
+            "sigmoids (each by itself)"
+        )
     card = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
     if loaded.card_is_assumed:
-        assumed = options.changes.assumptions(card)
+        assumed = options.changes.assumptions(card, activation=loaded.activation_is_assumed)
         display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
@@ -203,7 +211,7 @@ def export_loaded(
     if options.target == "cpu":
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
-    notes = [*loaded.notes]
+    notes = [*loaded.notes_on(card.input)]
     image_dice: float | None = None
     if options.precision == "fp32" and samples.labelled:
         image_dice, constant = image_dices(run, card, samples, display)
@@ -215,10 +223,11 @@ def export_loaded(
             "padding or interpolation, so the file equals this library's reading of them; prove it with --network, or "
             "with --pairs"
         )
-    if len({label for _, batch in expected for one in batch for label in np.unique(mask_of(one, card.output))}) == 1:
+    if len(answers_in(mask_of(one, card.output) for _, batch in expected for one in batch)) == card.output.planes:
+        same = "the same classes" if card.output.overlapping else "one class"
         notes.append(
-            "the network answers one class everywhere on the pictures of the proof, so their masks prove little; "
-            "give --data with images of what it was trained for"
+            f"the network answers {same} everywhere on the pictures of the proof, so their masks prove little; give "
+            "--data with images of what it was trained for"
         )
     if options.precision != "fp32":
         card = replace(card, precision=options.precision, proof=None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from export.proof import MAX_ERROR, parity, worst
-from runtime.card import Activation, ModuleConfig, ProofRow
+from runtime.card import Activation, ModuleConfig, OutputSpec, Probabilities, ProofRow, default_classes
 from runtime.errors import ConfigError, ProofError
 from unet_core.checkpoint import OURS, Checkpoint, foreign_card, load_weights
 from unet_core.foreign import Mapped
@@ -55,7 +55,12 @@ class Match:
 
 
 def load_with_pairs(
-    path: Path, source: str | os.PathLike[str], display: Display, *, weights: WeightsChoice | None = None
+    path: Path,
+    source: str | os.PathLike[str],
+    display: Display,
+    probabilities: Probabilities | None = None,
+    *,
+    weights: WeightsChoice | None = None,
 ) -> Checkpoint:
     """Load a checkpoint without a card, read in the way that gives an author's outputs for the author's inputs.
 
@@ -63,11 +68,13 @@ def load_with_pairs(
         path: the checkpoint, of a family in `unet_core.foreign`.
         source: the .npz file of `read_pairs`.
         display: receives progress.
+        probabilities: what logits of several classes become, as in `CardChanges`.
         weights: those to take, as of `unet_core.checkpoint.load_checkpoint`.
 
     Raises:
         CheckpointError: as `unet_core.checkpoint.load_weights`.
-        ConfigError: the pairs cannot be used, the checkpoint has a card, or it does not hold such weights.
+        ConfigError: the pairs cannot be used or contradict `probabilities`, the checkpoint has a card, or it does not
+            hold such weights.
         ProofError: no reading gives the author's outputs.
     """
     usual = load_weights(path, weights=weights)
@@ -110,7 +117,11 @@ def load_with_pairs(
     if alike:
         more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
         note += f"; so does {alike[0]}{more}, and pairs with larger or livelier inputs would tell them apart"
-    return checkpoint_as_read(path, mapped[closest.up_first], closest, pairs, found[closest].activation, note)
+    ended = found[closest].activation
+    if ended is not None and usual.config.classes > 1 and probabilities not in (None, ended):
+        raise ConfigError(f"--probabilities {probabilities}: the outputs in {pairs.path} show {ended}; leave it out")
+    checkpoint = checkpoint_as_read(path, mapped[closest.up_first], closest, pairs, ended, probabilities)
+    return replace(checkpoint, notes=(note, *checkpoint.notes))
 
 
 def read_pairs(path: Path) -> Pairs:
@@ -199,15 +210,22 @@ def logits_of(network: UNet, pairs: Pairs) -> Tensor:
 
 
 def checkpoint_as_read(
-    path: Path, mapped: Mapped, reading: Reading, pairs: Pairs, ended: Activation | None, note: str
+    path: Path,
+    mapped: Mapped,
+    reading: Reading,
+    pairs: Pairs,
+    ended: Activation | None,
+    probabilities: Probabilities | None,
 ) -> Checkpoint:
     """Make the checkpoint of a reading that fits, with the row of its proof.
 
-    `ended` is the activation that the outputs show; None if they are logits.
+    `ended` is the activation that the outputs show. If they are logits it is None, and that of several classes is
+    `probabilities`, or the family's own.
     """
-    network, card = reading.network(mapped), foreign_card(mapped, path)
-    if ended is not None:
-        card = replace(card, output=replace(card.output, activation=ended))
+    network, card, count = reading.network(mapped), foreign_card(mapped, path), mapped.config.classes
+    told = ended or (probabilities if count > 1 else None)
+    if told is not None and told != card.output.activation:
+        card = replace(card, output=OutputSpec(classes=default_classes(count, told), activation=told))
     checkpoint = Checkpoint(state_dict=mapped.state_dict, card=card, extra={}, card_is_assumed=True)
     if not reading.is_ours:
         config = mapped.config
@@ -226,4 +244,15 @@ def checkpoint_as_read(
     figures = [parity(*both, card.output) for both in zip(probability.numpy(), outputs.numpy(), strict=True)]
     batch, _, height, width = pairs.inputs.shape
     row = ProofRow(shape=(batch, height, width), images="pairs", parity=worst(figures))
-    return replace(checkpoint, family=mapped.family, reference="pairs", rows=(row,), notes=(note, *mapped.notes))
+    is_assumed = ended is None and count > 1
+    return replace(
+        checkpoint,
+        activation_is_assumed=is_assumed,
+        is_ambiguous=is_assumed and mapped.is_ambiguous,
+        family=mapped.family,
+        odd_sizes=mapped.odd_sizes,
+        advice=mapped.advice,
+        reference="pairs",
+        rows=(row,),
+        notes=mapped.notes,
+    )

@@ -63,25 +63,42 @@ def parity(answer: NDArray[np.float32], reference: NDArray[np.float32], output: 
     if not np.isfinite(error):
         return NOT_FINITE
     ours, theirs = mask_of(answer, output), mask_of(reference, output)
-    flipped = ours != theirs
-    if output.activation == "sigmoid":
-        labels: Sequence[int] = [1]
-        margin = np.abs(reference[0] - np.float32(output.threshold))
+    if output.thresholded:  # [classes, height, width]
+        regions = [(one > 0, other > 0) for one, other in zip(planes_of(ours), planes_of(theirs), strict=True)]
+        margin = np.abs(reference - np.float32(output.threshold))[planes_of(ours != theirs)]
     else:
-        labels = range(len(output.classes))
+        regions = [(ours == label, theirs == label) for label in range(len(output.classes))]
         ranked = np.sort(reference, axis=0)
-        margin = ranked[-1] - ranked[-2]  # lead of the most probable class
-    ious = []
-    for label in labels:
-        union = np.count_nonzero((ours == label) | (theirs == label))
-        if union:
-            ious.append(np.count_nonzero((ours == label) & (theirs == label)) / union)
+        margin = (ranked[-1] - ranked[-2])[ours != theirs]  # lead of the most probable class
+    unions = [np.count_nonzero(one | other) for one, other in regions]
+    ious = [np.count_nonzero(one & other) / union for (one, other), union in zip(regions, unions, strict=True) if union]
     return Parity(
         max_abs_error=min(error, 1.0),
-        flipped=float(flipped.mean()),
+        flipped=float(flipped_pixels(ours, theirs).mean()),
         iou=float(np.mean(ious)) if ious else 1.0,
-        flip_distance=float(margin[flipped].max(initial=0.0)),
+        flip_distance=float(margin.max(initial=0.0)),
     )
+
+
+def planes_of(mask: NDArray[Any]) -> NDArray[Any]:
+    """Return a mask [height, width] or [classes, height, width] as planes, [1 or classes, height, width]."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def flipped_pixels(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels whose class differs in two masks, bool [height, width]; of classes that overlap, any of them."""
+    flipped: NDArray[np.bool_] = planes_of(ours != theirs).any(axis=0)
+    return flipped
+
+
+def answers_in(masks: Iterable[NDArray[Any]]) -> set[tuple[int, int]]:
+    """Return the (plane, value) pairs that occur in masks. As many as planes: the same answer at every pixel."""
+    return {
+        (index, value)
+        for mask in masks
+        for index, plane in enumerate(planes_of(mask))
+        for value in np.unique(plane).tolist()
+    }
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
@@ -337,7 +354,7 @@ def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) ->
         if logits:
             return answer
         with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer
-            if card.output.activation == "sigmoid":
+            if card.output.activation != "softmax":
                 return np.asarray(1 / (1 + np.exp(-answer)), np.float32)
             raised = np.exp(answer - answer.max(axis=1, keepdims=True))
             return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)

@@ -65,17 +65,25 @@ def load_samples(
     """Find and check the images under a folder, and their masks where it is laid out as for training.
 
     A data set's validation images are measured on and its training images calibrated on. Any other folder's images,
-    or those of the one split that there is, serve for both; so do the measured ones, unless `calibrate`.
+    or those of the one split that there is, serve for both; so do the measured ones, unless `calibrate`. A mask holds
+    one class for each pixel, so where classes overlap no masks are read, and a note says so.
 
     Raises:
         DataError: there are no images, or some cannot be used; the message lists them.
     """
-    folder = Path(data)
+    folder, display = Path(data), display or Display(quiet=True)
     splits = [split for split in SPLITS if image_folder(folder, split).is_dir()]
-    train, val = find_splits(folder, layout, splits) if splits else ([], _images(folder))
+    labelled = bool(splits) and not card.output.overlapping
+    if labelled:
+        train, val = find_splits(folder, layout, splits)
+    elif splits:
+        display.note("--data: masks hold one class for each pixel, and the network's overlap, so only images are used")
+        train, val = [_images(image_folder(folder, split)) for split in (splits[0], splits[-1])]
+    else:
+        train, val = [], _images(folder)
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
-    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, display or Display(quiet=True))
-    return Samples(measured=sets[0], calibration=sets[-1], labelled=bool(splits))
+    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, display)
+    return Samples(measured=sets[0], calibration=sets[-1], labelled=labelled)
 
 
 def load_pictures(

@@ -143,7 +143,8 @@ def _matching_checkpoint(
     """Load the checkpoint, and refuse it if card or weights differ; only the threshold may."""
     ends, proof = network or NetworkOptions(), card.proof
     if pairs is not None:
-        loaded = load_with_pairs(Path(checkpoint), pairs, display, weights=ends.weights)
+        several = None if card.output.activation == "sigmoid" else card.output.activation
+        loaded = load_with_pairs(Path(checkpoint), pairs, display, several, weights=ends.weights)
     elif not ends.source and proof is not None and proof.reference == "pairs":
         raise ConfigError(f"{file}: was proved by pairs of inputs and outputs; give --pairs, as for the export")
     else:

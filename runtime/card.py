@@ -43,6 +43,8 @@ InputChannels = Channels | Literal["raw"]
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax", "sigmoids"]
 """Probabilities of one class; of several, of which a pixel has exactly one; or of several independent ones."""
+Probabilities = Literal["softmax", "sigmoids"]
+"""Activations of several classes."""
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""
@@ -185,7 +187,8 @@ class InputSpec:
 class OutputSpec:
     """The meaning of the probabilities: one class with a sigmoid, several with a softmax or with a sigmoid each.
 
-    `threshold` is for sigmoids.
+    With a softmax a pixel has the most probable class. With sigmoids it has each class whose probability is above
+    `threshold`: several classes, one, or none.
     """
 
     classes: tuple[str, ...] = ("car",)
@@ -203,6 +206,29 @@ class OutputSpec:
             expected = "sigmoid for one class, softmax or sigmoids for several"
             raise CHECK.refusal("output.activation", self.activation, expected)
         CHECK.number("output.threshold", self.threshold, 1e-6, 1 - 1e-6)
+
+    @property
+    def thresholded(self) -> bool:
+        """True if another threshold changes the answer."""
+        return self.activation != "softmax"
+
+    @property
+    def overlapping(self) -> bool:
+        """True if a pixel may have several classes at once, or none of several."""
+        return self.activation == "sigmoids"
+
+    @property
+    def planes(self) -> int:
+        """Number of planes of a mask: one, or of classes that overlap one for each."""
+        return len(self.classes) if self.overlapping else 1
+
+
+def default_classes(count: int, activation: Activation) -> tuple[str, ...]:
+    """Return the names of so many classes, if nothing tells."""
+    if count == 1:
+        return ("foreground",)
+    exclusive = count == 2 and activation == "softmax"
+    return ("background", "foreground") if exclusive else tuple(f"class {index}" for index in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +253,7 @@ class Parity:
 
     Attributes:
         max_abs_error: max |pA - pB|.
-        flipped: share (0..1) of the pixels whose class differs.
+        flipped: share (0..1) of the pixels whose class differs; of classes that overlap, any of them.
         iou: IoU of the two masks, the mean over the classes that occur.
         flip_distance: largest distance of B from its decision among the flipped pixels. Near 0 a flip is arithmetic,
             far from 0 it is a bug.

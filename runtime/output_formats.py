@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,7 @@ from runtime.errors import OutputError
 from runtime.support.files import replacing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from runtime.card import OutputSpec
     from runtime.result import Segmentation
 
 GREY, RGB, RGBA = 0, 2, 6
@@ -54,6 +52,7 @@ class Format:
         thresholded: True if another threshold changes the file.
         help: one sentence for `--format`; without it, only `Segmentation.save` offers the format.
         max_classes: largest number of classes that the format can hold.
+        overlapping: False if the format holds one class for each pixel.
         is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
             `--skip-existing`. By default any file that is not empty, since files are written atomically.
     """
@@ -65,11 +64,17 @@ class Format:
     thresholded: bool
     help: str = ""
     max_classes: int | None = None
+    overlapping: bool = True
     is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
 
-    def check(self, result: "Segmentation", where: str) -> None:
-        """Raise an OutputError that names `where` if the format cannot hold this answer."""
-        if self.max_classes is not None and len(result.classes) > self.max_classes:
+    def check(self, output: "OutputSpec", where: str) -> None:
+        """Raise an OutputError that names `where` if the format cannot hold a model's answers."""
+        if output.overlapping and not self.overlapping:
+            raise OutputError(
+                f"{where}: holds one class for each pixel, and this model's classes overlap; take tiff (a page for "
+                "each class) or npy (probabilities)"
+            )
+        if self.max_classes is not None and len(output.classes) > self.max_classes:
             raise OutputError(
                 f"{where}: keeps at most {self.max_classes} classes, the mask may have more; "
                 "expected .png, .tif or .tiff"
@@ -77,7 +82,7 @@ class Format:
 
     def encode(self, result: "Segmentation") -> bytes:
         """Return the file's bytes."""
-        self.check(result, self.name)
+        self.check(result.output, self.name)
         file = io.BytesIO()
         self.write(result, file)
         return file.getvalue()
@@ -88,7 +93,7 @@ class Format:
         Raises:
             OutputError: the file cannot be written, or the format cannot hold this answer.
         """
-        self.check(result, str(path))
+        self.check(result.output, str(path))
         with replacing(path) as temporary, open(temporary, "wb") as file:
             self.write(result, file)
 
@@ -168,18 +173,18 @@ def _pillow(kind: str, **options: Any) -> Callable[["Segmentation", IO[bytes]], 
     return write
 
 
-def _foreground_levels(result: "Segmentation") -> "NDArray[np.uint16]":
-    """Probability of the foreground (the only class, or all but the first) times 65535, uint16 [height, width]."""
+def _foreground_levels(result: "Segmentation") -> Any:
+    """Probability of the foreground times 65535, uint16 [height, width]."""
     import numpy as np
 
-    from runtime.images.overlay import strips
+    return result.probability_of(None, np.uint16)
 
-    first = 1 if len(result.classes) > 1 else 0
-    levels = np.empty(result.size, np.uint16)
-    for rows in strips(result.size):
-        share = result.probability[first:, rows].sum(axis=0)  # [rows, width]
-        levels[rows] = np.rint(65_535 * np.fmin(np.fmax(share, 0), 1))
-    return levels
+
+def _write_tiff(result: "Segmentation", file: IO[bytes]) -> None:
+    first, *rest = result.pictures()
+    pages = io.BytesIO()  # Pillow reads what it wrote to add a page
+    first.save(pages, "TIFF", save_all=bool(rest), append_images=rest)
+    file.write(pages.getvalue())
 
 
 def _write_npy(result: "Segmentation", file: IO[bytes]) -> None:
@@ -210,10 +215,9 @@ def _write_json(result: "Segmentation", file: IO[bytes]) -> None:
     from runtime.images.polygons import box_of
     from runtime.rle import coco_encode
 
-    several = len(result.classes) > 1
     record = {
         "size": list(result.size),
-        "threshold": None if several else result.output.threshold,
+        "threshold": result.output.threshold if result.output.thresholded else None,
         "times": asdict(result.times) if result.times else None,
         "classes": [
             {
@@ -234,6 +238,29 @@ def _is_png(ends: FileEnds, shape: Shape, *, colour: int, bits: int = 8) -> bool
     return ends.begin.startswith(PNG_BEGIN + struct.pack(">LLBB", width, height, bits, colour)) and ends.end == PNG_END
 
 
+def _is_tiff(ends: FileEnds, shape: Shape) -> bool:
+    """Return True if a file has the size in pixels and the length in bytes of a TIFF that `_write_tiff` writes."""
+    classes, height, width = shape
+    if not ends.begin.startswith(b"II*\0"):
+        return False
+    entries = [ends.begin[start : start + 12] for start in (10, 22)]  # of the width and the height, which come first
+    if [struct.unpack("<HHLL", entry.ljust(12, b"\0"))[::3] for entry in entries] != [(256, width), (257, height)]:
+        return False
+    one = _tiff_head() + width * height * (2 if classes > 256 else 1)
+    page = _tiff_head() + width * height
+    return ends.length in (one, classes * (page + -page % 16))  # a class for each pixel, or a page for each class
+
+
+@cache
+def _tiff_head() -> int:
+    """Length in bytes of a page of a TIFF without its pixels."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "TIFF")
+    return len(file.getvalue()) - 1
+
+
 _LISTED = (
     Format(
         name="mask",
@@ -242,6 +269,7 @@ _LISTED = (
         write=_png(lambda result: result.picture()),
         thresholded=True,
         help="NAME.png, 0 and 255 for one class, class indices for several.",
+        overlapping=False,
         is_whole=lambda ends, shape: _is_png(ends, shape, colour=GREY, bits=16 if shape[0] > 256 else 8),
     ),
     Format(
@@ -252,6 +280,15 @@ _LISTED = (
         thresholded=False,
         help="NAME.png, 16-bit grey, the probability of the foreground times 65535.",
         is_whole=partial(_is_png, colour=GREY, bits=16),
+    ),
+    Format(
+        name="tiff",
+        suffixes=(".tif", ".tiff"),
+        media_type="image/tiff",
+        write=_write_tiff,
+        thresholded=True,
+        help="NAME.tif, the same as mask; for classes that overlap, one page of 0 and 255 for each class.",
+        is_whole=_is_tiff,
     ),
     Format(
         name="npy",
@@ -290,11 +327,17 @@ _LISTED = (
         write=_pillow("GIF", optimize=False),
         thresholded=True,
         max_classes=256,
+        overlapping=False,
     ),
     Format(
-        name="bmp", suffixes=(".bmp",), media_type="image/bmp", write=_pillow("BMP"), thresholded=True, max_classes=256
+        name="bmp",
+        suffixes=(".bmp",),
+        media_type="image/bmp",
+        write=_pillow("BMP"),
+        thresholded=True,
+        max_classes=256,
+        overlapping=False,
     ),
-    Format(name="tiff", suffixes=(".tif", ".tiff"), media_type="image/tiff", write=_pillow("TIFF"), thresholded=True),
     Format(name="npz", suffixes=(".npz",), media_type="application/zip", write=_write_npz, thresholded=True),
     Format(name="json", suffixes=(".json",), media_type="application/json", write=_write_json, thresholded=True),
 )

@@ -18,7 +18,7 @@ from PIL import Image
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError
 from runtime.image import resize
-from runtime.images.overlay import COLOURS, OPACITY, cut_out, shrunk, strips, tinted
+from runtime.images.overlay import COLOURS, OPACITY, shrunk, strips, tinted
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.output_formats import format_for
@@ -32,7 +32,7 @@ PREVIEW = 600
 
 Classes = str | int | Iterable[str | int] | None
 """Selection of classes: a name of `Segmentation.classes`, its index, several of these, or None for the foreground. The
-foreground is the only class or, with several classes, all but the first."""
+foreground is the only class; with several classes, all but the first; with classes that overlap, all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +112,11 @@ class Segmentation:
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """Class of each pixel, uint8 (uint16 above 256 classes) [height, width].
+        """Class of each pixel, uint8 (uint16 above 256 classes) [height, width]; or uint8 [classes, height, width].
 
         With one class: 1 where its probability is above the threshold, else 0. With several: the index of the most
-        probable class; 0 is the first name in `classes`. The array is made once. A change to it, such as a
+        probable class; 0 is the first name in `classes`. With classes that overlap (activation "sigmoids"): a plane
+        for each class, which is that of one class. The array is made once. A change to it, such as a
         morphological opening, changes everything that is derived from it later (all but `cutout` and `threshold`).
         """
         found = self.__dict__.get("_mask")  # not cached_property: in Python 3.11 all instances share one lock
@@ -128,9 +129,9 @@ class Segmentation:
         """Return the same answer with another threshold, between 0 and 1, without running the model again.
 
         Raises:
-            ConfigError: it is out of bounds, or the model has several classes and takes the most probable one.
+            ConfigError: it is out of bounds, or the model takes the most probable one of several classes.
         """
-        if len(self.classes) > 1:
+        if not self.output.thresholded:
             raise ConfigError(
                 f"threshold: is for one class, this model has {len(self.classes)} and takes the most probable; "
                 "compare result.probability[index] with a number of your own"
@@ -147,11 +148,11 @@ class Segmentation:
             ConfigError: a class does not exist.
         """
         chosen = self._indices(classes)
-        if classes is None or len(self.classes) == 1:
+        if not self.output.overlapping and (classes is None or len(self.classes) == 1):
             return self.mask > 0
-        region: NDArray[np.bool_] = self.mask == chosen[0]
-        for index in chosen[1:]:
-            region |= self.mask == index
+        region = np.zeros(self.size, np.bool_)
+        for index in chosen:
+            region |= self.mask[index] > 0 if self.output.overlapping else self.mask == index
         return region
 
     def area(self, classes: Classes = None) -> int:
@@ -194,35 +195,67 @@ class Segmentation:
     def overlay(self, opacity: float = OPACITY) -> NDArray[np.uint8]:
         """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint is 0 to 1.
 
+        Where classes overlap, a pixel has the colour of the most probable one.
+
         Raises:
             ConfigError: `opacity` is out of bounds.
         """
         if not 0 <= opacity <= 1:
             raise ConfigError(f"opacity: found {opacity!r}, expected 0 to 1")
-        return tinted(self.image, self.mask, opacity)
+        return tinted(self.image, self._colours(), opacity)
 
     def cutout(self, classes: Classes = None) -> NDArray[np.uint8]:
         """The image with everything but these classes transparent, uint8 RGBA [height, width, 4].
 
         Colours are the image's own; alpha is not multiplied in. Alpha is 255 times the sum of the classes'
-        probabilities, rounded. So borders are soft, whatever the threshold. Raises like `region`.
+        probabilities (the largest one of classes that overlap), rounded. So borders are soft, whatever the threshold.
+        Raises like `region`.
         """
-        return cut_out(self.image, self.probability, self._indices(classes))
+        picture = np.empty((*self.size, 4), np.uint8)
+        picture[:, :, :3] = self.image
+        picture[:, :, 3] = self.probability_of(classes, np.uint8)
+        return picture
+
+    def probability_of(self, classes: Classes, dtype: type[np.uint8] | type[np.uint16]) -> NDArray[Any]:
+        """Probability of these classes, from 0 to the largest value of `dtype`, rounded, [height, width].
+
+        It is the sum of their probabilities; of classes that overlap, the largest one. Raises like `region`.
+        """
+        chosen = self._indices(classes)
+        together = np.max if self.output.overlapping else np.sum
+        found, top = np.empty(self.size, dtype), np.iinfo(dtype).max
+        for rows in strips(self.size):
+            share = together(self.probability[chosen, rows], axis=0)  # [rows, width]
+            found[rows] = np.rint(top * np.fmin(np.fmax(share, 0), 1))  # NaN is 0
+        return found
 
     def picture(self) -> Image.Image:
-        """The mask as a picture: 0 and 255 for one class, class indices for several."""
-        return Image.fromarray(self.mask * np.uint8(255) if len(self.classes) == 1 else self.mask)
+        """The mask as a picture: 0 and 255 for one class, class indices for several.
+
+        Raises:
+            ConfigError: the classes overlap, so that one picture cannot hold them.
+        """
+        if self.output.overlapping:
+            raise ConfigError("picture: holds one class for each pixel, and this model's overlap; see pictures()")
+        return self.pictures()[0]
+
+    def pictures(self) -> list[Image.Image]:
+        """The mask as one picture or, of classes that overlap, a picture for each: 0 and 255, or class indices."""
+        if not self.output.thresholded:
+            return [Image.fromarray(self.mask)]
+        return [Image.fromarray(plane * np.uint8(255)) for plane in self.mask.reshape(-1, *self.size)]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a file at the image's own size and return its path. The suffix chooses one of `runtime.output_formats`:
 
-        .png .gif .bmp .tif .tiff   the mask: 0 and 255 for one class, class indices for several
+        .png .gif .bmp .tif .tiff   the mask: 0 and 255 for one class, class indices for several; classes that overlap
+                                    are pages of a .tif, and the others refuse them
         .npy                        `probability`
         .npz                        `probability`, `mask` and `classes`, compressed
         .json                       size, threshold, times; name, area, box and COCO's run lengths of each class
 
         Raises:
-            OutputError: no format has this suffix, or the file cannot be written.
+            OutputError: no format has this suffix, it cannot hold this answer, or the file cannot be written.
         """
         target = Path(path)
         format_for(target).save(self, target)
@@ -274,21 +307,36 @@ class Segmentation:
         """Overlay with sides of at most `PREVIEW` pixels, uint8 RGB; image and mask are shrunk first to save time."""
         scale = min(1.0, PREVIEW / max(self.size))
         size = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
-        return tinted(resize(self.image, size), shrunk(self.mask, size))
+        return tinted(resize(self.image, size), shrunk(self._colours(), size))
+
+    def _colours(self) -> NDArray[np.uint8]:
+        """Number of the colour of each pixel, from 1, [height, width]; 0 is without colour."""
+        if not self.output.overlapping:
+            return self.mask
+        found = np.empty(self.size, np.uint8 if len(self.classes) < 256 else np.uint16)
+        for rows in strips(self.size):
+            chosen = self.mask[:, rows] > 0
+            best = np.where(chosen, self.probability[:, rows], -np.inf).argmax(axis=0)
+            found[rows] = np.where(chosen.any(axis=0), best + 1, 0)
+        return found
 
     def _shares(self) -> list[tuple[int, float]]:
         """(index, share of the pixels, 0..1) of the classes that occur, largest share first; a single class always."""
+        pixels = self.size[0] * self.size[1]
         if len(self.classes) == 1:
-            return [(0, self.area() / self.mask.size)]
-        parts = (self.mask[rows].reshape(-1) for rows in strips(self.size))
-        counts = np.sum([np.bincount(part, minlength=len(self.classes)) for part in parts], axis=0)
+            return [(0, self.area() / pixels)]
+        if self.output.overlapping:
+            counts = np.count_nonzero(self.mask.reshape(len(self.classes), -1), axis=1)
+        else:
+            parts = (self.mask[rows].reshape(-1) for rows in strips(self.size))
+            counts = np.sum([np.bincount(part, minlength=len(self.classes)) for part in parts], axis=0)
         order = np.argsort(-counts, kind="stable").tolist()
-        return [(index, counts[index] / self.mask.size) for index in order if counts[index]]
+        return [(index, counts[index] / pixels) for index in order if counts[index]]
 
     @property
     def _first(self) -> int:
         """Index of the first class of the foreground."""
-        return 1 if len(self.classes) > 1 else 0
+        return 0 if self.output.thresholded else 1
 
     def _indices(self, classes: Classes) -> list[int]:
         """Indices of the selected classes, each once."""
@@ -315,11 +363,10 @@ class Segmentation:
 
 
 def mask_of(probability: NDArray[np.float32], output: OutputSpec) -> NDArray[np.uint8]:
-    """Turn float32 [classes, height, ...] into class indices [height, ...] by threshold or argmax, as for
-    `Segmentation.mask`."""
-    if output.activation == "sigmoid":
-        above: NDArray[np.uint8] = (probability[0] > output.threshold).view(np.uint8)
-        return above
+    """Turn float32 [classes, height, ...] into a mask by threshold or argmax, as for `Segmentation.mask`."""
+    if output.thresholded:
+        above: NDArray[np.uint8] = (probability > output.threshold).view(np.uint8)
+        return above if output.overlapping else above[0]
     index = np.empty(probability.shape[1:], np.uint8 if len(output.classes) <= 256 else np.uint16)
     for rows in strips(probability.shape[1:]):
         index[rows] = probability[:, rows].argmax(axis=0)  # in strips, since argmax gives int64 and copies its input

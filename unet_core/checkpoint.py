@@ -41,16 +41,23 @@ class Checkpoint:
     """The content of a checkpoint file: weights on the CPU, the card, and all other entries.
 
     `card_is_assumed` is True if the file had no card: the card has defaults for all that shapes do not show (size,
-    normalisation, names). `family` is the project that the network is from, "unet-deploy" for a file with a card.
-    `reference` is what a proof compares with: the trained network, or this library's reading of a file of weights; a
-    reading proved by pairs has `rows` of that proof. `notes` are lines that a user has to know.
+    normalisation, names). With `activation_is_assumed` its activation of several classes is that of their project or a
+    default; with `is_ambiguous` it is a guess. `family` is the project that the network is from, "unet-deploy" for a
+    file with a card. `odd_sizes` is what that project does to sizes that are no multiples of the stride, `advice` says
+    how to come nearer to its programs. `reference` is what a proof compares with: the trained network, or this
+    library's reading of a file of weights; a reading proved by pairs has `rows` of that proof. `notes` are lines that a
+    user has to know.
     """
 
     state_dict: StateDict
     card: ModelCard
     extra: Mapping[str, Any]
     card_is_assumed: bool = False
+    activation_is_assumed: bool = False
+    is_ambiguous: bool = False
     family: str = OURS
+    odd_sizes: str = ""
+    advice: str = ""
     reference: Reference = "module"
     rows: tuple[ProofRow, ...] = ()
     notes: tuple[str, ...] = ()
@@ -58,6 +65,18 @@ class Checkpoint:
     def described(self, file: Path) -> str:
         """Say what the `file` is that these weights are from."""
         return f"{file} is a checkpoint of {'the ' * (self.family == 'tutorial')}{self.family}'s U-Net"
+
+    def notes_on(self, spec: InputSpec) -> tuple[str, ...]:
+        """Return all notes on the use with such images: at some sizes the project's own code does something else."""
+        notes = (*self.notes, *([self.advice] if self.advice else []))
+        multiples = spec.fit != "native" and not any(side % spec.stride for side in spec.size)
+        if multiples or not self.odd_sizes:
+            return notes
+        return (
+            *notes,
+            f"{self.family}'s own code {self.odd_sizes} where a side is no multiple of {spec.stride}, and here "
+            "pictures are padded by repeating their edge, so answers differ; they do not at a --size of such multiples",
+        )
 
     def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
@@ -88,24 +107,23 @@ def load_checkpoint(path: str | os.PathLike[str], *, weights: WeightsChoice | No
     the file's own program would load, and `notes` say so.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not a U-Net that is known, holds more than plain weights (which
-            is not executed), or has an output that a card cannot express.
+        CheckpointError: the file is missing, damaged, not a U-Net that is known, or holds more than plain weights
+            (which is not executed).
         ConfigError: the file does not hold such `weights`, or has a card, which belongs to the ones it holds.
     """
     refuse_folder(Path(path))
     content = read_content(Path(path))
     mapped, card, entry = find_weights(content, path, weights)
-    if card is None and mapped.config.classes > 1 and mapped.activation == "sigmoid":
-        raise CheckpointError(
-            f"{path}: has {mapped.config.classes} independent sigmoids, which a card cannot express; expected one "
-            "class or a softmax; train it further with --init-from"
-        )
     return Checkpoint(
         state_dict=mapped.state_dict,
         card=card or foreign_card(mapped, Path(path)),
         extra={key: value for key, value in content.items() if key not in (entry, "card")} if entry else {},
         card_is_assumed=card is None,
+        activation_is_assumed=card is None and mapped.config.classes > 1,
+        is_ambiguous=mapped.is_ambiguous,
         family=mapped.family,
+        odd_sizes=mapped.odd_sizes,
+        advice=mapped.advice,
         reference="reading" if card is None else "module",
         notes=mapped.notes,
     )
@@ -114,7 +132,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, weights: WeightsChoice | No
 def load_weights(
     path: str | os.PathLike[str], *, weights: WeightsChoice | None = None, up_first: bool | None = None
 ) -> Mapped:
-    """Read the weights of a checkpoint to train them further; independent sigmoids over several classes load too.
+    """Read the weights of a checkpoint to train them further.
 
     `up_first` tells the order of concatenation of a checkpoint without a card, where it is not that of its family.
 
@@ -215,7 +233,8 @@ def weights_with_card(state_dict: object, text: object, path: str | os.PathLike[
     if card.weights_sha256 != weights_sha256({key: state_dict[key] for key in state_dict.keys() - {MASK_VALUES}}):
         raise CheckpointError(f"{path}: its weights are not those that its card names; it is damaged")
     output = card.output
-    return replace(mapped, family=OURS, activation=output.activation, classes=output.classes), card
+    ours = replace(mapped, family=OURS, activation=output.activation, classes=output.classes)
+    return replace(ours, is_ambiguous=False, odd_sizes="", advice=""), card
 
 
 def program_of(content: Mapping[str, Any]) -> str:

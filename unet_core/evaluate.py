@@ -70,8 +70,8 @@ def evaluate(
 
     Raises:
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`; or the device is out of memory.
-        ConfigError: the model has more than 255 classes, a submission is asked of a model with several classes, or the
-            network cannot be made or used.
+        ConfigError: the model has more than 255 classes, or classes that overlap; a submission is asked of a model with
+            several classes; or the network cannot be made or used.
         OutputError: the submission cannot be written, or its folder does not exist.
         DataError: there are no pairs, or images or masks cannot be used; the message lists all such pairs.
         UnetError: the operating system fails while an image is read or the model runs.
@@ -110,6 +110,11 @@ def measure_model(
     classes = model.card.output.classes
     if submission is not None and len(classes) > 1:
         raise ConfigError(f"--submission: is for one class, {model.path} has {len(classes)}; leave it out")
+    if model.card.output.overlapping:
+        raise ConfigError(
+            f"{model.path}: has {len(classes)} independent classes, of which a pixel may have several, and a mask file "
+            "holds one for each pixel; measure result.region(name) of runtime.predict against masks of your own"
+        )
     if not pairs:
         raise DataError("pairs: found none, expected at least one image to measure")
     if len(classes) > IGNORED:

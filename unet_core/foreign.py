@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.card import MAX_DEPTH, Activation, OutputSpec, UNetConfig, Up
+from runtime.card import MAX_DEPTH, Activation, OutputSpec, Probabilities, UNetConfig, Up, default_classes
 from runtime.errors import CheckpointError, ModelError
 from unet_core.model import UNet
 from unet_core.weight_files.finder import COUNTER, LISTED, MASK_VALUES, StateDict
@@ -34,8 +34,10 @@ NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - n
 class Mapped:
     """Weights as `UNet(config)` takes them, in float32.
 
-    `activation` "sigmoid" with several `classes` means independent sigmoids, which a card cannot express. `up_first`
-    tells as which order of concatenation the weights were read. `notes` are lines that a user has to know.
+    With `is_ambiguous` neither the weights nor their project tell whether the `classes` exclude one another, and
+    `activation` is a guess. `odd_sizes` is what the project does to sizes that are no multiples of the stride, `advice`
+    says how to come nearer to its programs. `up_first` tells as which order of concatenation the weights were read.
+    `notes` are lines that a user has to know.
     """
 
     family: str
@@ -44,6 +46,9 @@ class Mapped:
     activation: Activation
     classes: tuple[str, ...]
     up_first: bool = False
+    is_ambiguous: bool = False
+    odd_sizes: str = ""
+    advice: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -55,7 +60,9 @@ class Family:
     top, {number}, counted from 1, {step} of the decoder, counted from 1 at the bottom, {even} and {odd}, its places in
     our `ups`, and {part}: one of `parts`, the family's names of convolution, norm, convolution and norm in a block
     (empty: the block has no such layer). An empty `top` or `bottleneck` has the name of the first or last `down`.
-    `up_first` is True if the decoder concatenates [up, skip]. `several` is the activation of several classes.
+    `up_first` is True if the decoder concatenates [up, skip]. `several` is the activation of several classes in the
+    project's own programs, or None if it has none. `odd_sizes` completes "its own code ... where a side is no multiple
+    of the stride". `advice` says by which options the use of a checkpoint comes nearer to the project's programs.
     """
 
     name: str
@@ -69,8 +76,10 @@ class Family:
     final: str
     ups: tuple[Up, ...]
     up_first: bool = False
-    several: Activation = "sigmoid"
-    one_class: str = "foreground"
+    several: Probabilities | None
+    one_class: str = ""
+    odd_sizes: str = ""
+    advice: str = ""
     notes: tuple[str, ...] = ()
 
     def key(self, ours: str, depth: int) -> str:
@@ -113,8 +122,9 @@ FAMILIES = (
         decoder="ups.{odd}.conv.{part}",
         final="final_conv",
         ups=("transpose", "bilinear", "bilinear-wide"),
-        several="softmax",
+        several=None,
         one_class=OutputSpec.classes[0],
+        odd_sizes="resizes maps on the way up",
     ),
     Family(
         name="milesial",
@@ -126,7 +136,8 @@ FAMILIES = (
         final="outc.conv",
         ups=("transpose", "bilinear"),
         several="softmax",
-        notes=("odd sizes were padded inside the network: borders differ if a side is not a multiple of {stride}",),
+        odd_sizes="pads maps on the way up with zeros",
+        advice="its programs show the network images at half of their own size: give that as --size, in pixels",
     ),
     Family(
         name="mateuszbuda",
@@ -139,7 +150,9 @@ FAMILIES = (
         final="conv",
         ups=("transpose",),
         up_first=True,
+        several="sigmoids",
         notes=("trained on values normalised per volume, which a card cannot express: here they are divided by 255",),
+        advice="its programs pad images to squares: give --fit letterbox, and --mean and --std of your volumes",
     ),
     Family(
         name="usuyama",
@@ -150,6 +163,7 @@ FAMILIES = (
         final="conv_last",
         ups=("bilinear-wide",),
         up_first=True,
+        several="sigmoids",
         notes=("has no BatchNorm: layers were added that change nothing until it is trained further",),
     ),
 )
@@ -182,13 +196,11 @@ def recognise(state_dict: Mapping[str, Any], up_first: bool | None = None) -> Ma
     with torch.device("meta"):
         ours = UNet(config).state_dict()
     check_weights(family, weights, ours, len(config.widths))
-    if config.classes == 1:
-        classes: tuple[str, ...] = (family.one_class,)
-    elif config.classes == 2 and family.several == "softmax":
-        classes = ("background", "foreground")
-    else:
-        classes = tuple(f"class {index}" for index in range(config.classes))
-    notes = [note.format(stride=config.stride) for note in family.notes]
+    activation: Activation = "sigmoid" if config.classes == 1 else family.several or "softmax"
+    classes = default_classes(config.classes, activation)
+    if config.classes == 1 and family.one_class:
+        classes = (family.one_class,)
+    notes = list(family.notes)
     if types:
         found = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         notes.append(f"weights stored as {found} are float32 here")
@@ -199,9 +211,12 @@ def recognise(state_dict: Mapping[str, Any], up_first: bool | None = None) -> Ma
         family=family.name,
         state_dict=map_weights(family, weights, ours, config),
         config=config,
-        activation="sigmoid" if config.classes == 1 else family.several,
+        activation=activation,
         classes=classes,
         up_first=family.up_first,
+        is_ambiguous=config.classes > 1 and family.several is None,
+        odd_sizes=family.odd_sizes,
+        advice=family.advice,
         notes=tuple(notes),
     )
 

@@ -118,5 +118,5 @@ class Segmenter(nn.Module):
         logits = self.logits(image)
         if self.gives_probabilities:
             return logits
-        probability: Tensor = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+        probability: Tensor = logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()
         return probability

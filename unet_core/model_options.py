@@ -10,19 +10,29 @@ from typing import Any, Literal, TypeVar, get_args
 
 import click
 
-from runtime.card import MAX_STRIDE, Fit, InputSpec, ModelCard, OutputSpec
+from runtime.card import (
+    MAX_STRIDE,
+    Activation,
+    Fit,
+    InputSpec,
+    ModelCard,
+    OutputSpec,
+    Probabilities,
+    default_classes,
+)
 from runtime.commands.console import Listed, Size
 from runtime.errors import ConfigError, ModelError
 
-OUTPUT_FIELDS = ("classes", "threshold")
-"""Fields of `CardChanges` that belong to the card's output. The others belong to its input."""
+OUTPUT_FIELDS = {"classes": "classes", "threshold": "threshold", "probabilities": "activation"}
+"""Fields of `CardChanges` that belong to the card's output, and their names there. The others belong to its input."""
 
 NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride", "weights")
-CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
+CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "probabilities", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
-Inside = Literal["logits", "sigmoid", "softmax"]
-"""End of a network: logits, or probabilities by a sigmoid or a softmax of its own."""
+Inside = Literal["logits", "none", "sigmoid", "softmax", "sigmoids"]
+"""End of a network: logits, which "none" means too; or probabilities by a sigmoid, a softmax or several sigmoids of its
+own."""
 
 WeightsChoice = Literal["raw", "ema"]
 """Weights of a file that holds both: as they were trained ("raw"), or their moving average ("ema")."""
@@ -34,6 +44,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 class CardChanges:
     """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width).
 
+    `probabilities` is what the logits of several classes become: by a softmax a pixel has one class, by sigmoids each
+    class is by itself, and a pixel may have several or none.
+
     Raises:
         ConfigError: a value is out of its bounds.
     """
@@ -43,10 +56,13 @@ class CardChanges:
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
     classes: tuple[str, ...] | None = None
+    probabilities: Probabilities | None = None
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         given = self.given
+        if self.probabilities not in (None, *get_args(Probabilities)):
+            raise ConfigError(f"--probabilities {self.probabilities}: expected {' or '.join(get_args(Probabilities))}")
         try:
             InputSpec(**{name: given[name] for name in ("size", "fit") if name in given})
             OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
@@ -66,7 +82,7 @@ class CardChanges:
         """
         given = self.given
         for name, value in given.items():
-            known = getattr(card.output if name in OUTPUT_FIELDS else card.input, name)
+            known = getattr(card.output if name in OUTPUT_FIELDS else card.input, OUTPUT_FIELDS.get(name, name))
             if not assumed and name != "threshold" and value != known:
                 raise ConfigError(
                     f"--{name}: found {_as_option(name, value)}, the checkpoint's card says {_as_option(name, known)}; "
@@ -75,16 +91,26 @@ class CardChanges:
         count = card.architecture.classes
         if self.classes is not None and len(self.classes) != count:
             raise ConfigError(f"--classes: found {len(self.classes)}, the weights have {count}; give a name for each")
-        if self.threshold is not None and count > 1:
-            raise ConfigError(f"--threshold: needs a model of one class, the weights have {count}; leave it out")
-        output = {name: given.pop(name) for name in OUTPUT_FIELDS if name in given}
+        if self.probabilities is not None and count == 1:
+            raise ConfigError(f"--probabilities {self.probabilities}: is for several classes; leave it out")
+        output = {field: given.pop(name) for name, field in OUTPUT_FIELDS.items() if name in given}
+        if output.get("activation", card.output.activation) != card.output.activation:
+            output.setdefault("classes", default_classes(count, output["activation"]))
         try:
-            return replace(card, input=replace(card.input, **given), output=replace(card.output, **output))
+            changed = replace(card, input=replace(card.input, **given), output=replace(card.output, **output))
         except ModelError as error:
             raise _named_by_option(error) from error
+        if self.threshold is not None and not changed.output.thresholded:
+            raise ConfigError(
+                f"--threshold: is for sigmoids, and of the {count} classes a pixel has the most probable; leave it out"
+            )
+        return changed
 
-    def assumptions(self, card: ModelCard) -> str:
-        """List the fields of a card that were assumed, with the options that would change them; "" if none was."""
+    def assumptions(self, card: ModelCard, *, activation: bool) -> str:
+        """List the fields of a card that were assumed, with the options that would change them; "" if none was.
+
+        `activation` is True if that of several classes was assumed.
+        """
         (height, width), given = card.input.size, self.given
         mean, std = (",".join(f"{number:g}" for number in numbers) for numbers in (card.input.mean, card.input.std))
         assumed = {
@@ -94,6 +120,9 @@ class CardChanges:
             "fit": f"fit {card.input.fit}",
             "classes": f"classes {', '.join(card.output.classes)}",
         }
+        if activation:
+            overlapping = card.output.overlapping
+            assumed["probabilities"] = "a sigmoid for each class" if overlapping else "a softmax over the classes"
         left = [name for name in assumed if name not in given]
         return f"{', '.join(assumed[name] for name in left)} (--{', --'.join(left)})" if left else ""
 
@@ -119,7 +148,7 @@ class NetworkOptions:
             for a network that is there already, and for checkpoints that are recognised.
         arguments: its keyword arguments.
         output_key: key, attribute or index of the output, where there are several.
-        activation: what the output is already: logits, or probabilities by a sigmoid or softmax.
+        activation: what the output is already: logits, or probabilities by a sigmoid, a softmax or several sigmoids.
         stride: number of which height and width have to be multiples; None finds it out.
         weights: those to take of a file that holds weights and their moving average; None takes the ones that the
             file's own program would load.
@@ -142,6 +171,36 @@ class NetworkOptions:
             raise ConfigError(f"--stride {self.stride}: expected 1 to {MAX_STRIDE}")
         if self.weights is not None and self.weights not in get_args(WeightsChoice):
             raise ConfigError(f"--weights {self.weights}: expected {' or '.join(get_args(WeightsChoice))}")
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """True if the network ends in an activation of its own."""
+        return self.activation not in ("logits", "none")
+
+    def activation_of(self, count: int, probabilities: Probabilities | None) -> Activation:
+        """Return the activation of a network of so many output channels; `probabilities` is that of `CardChanges`.
+
+        Raises:
+            ConfigError: its own activation is not for so many channels, or contradicts `probabilities`.
+        """
+        expected: Activation = "sigmoid" if count == 1 else probabilities or "softmax"
+        if not self.gives_probabilities:
+            return expected
+        if count == 1 and self.activation != "sigmoid":
+            raise ConfigError(
+                f"--activation {self.activation}: the network has 1 output channel, expected logits or sigmoid"
+            )
+        if count > 1 and self.activation == "sigmoid":
+            raise ConfigError(
+                f"--activation sigmoid: the network has {count} output channels; is it sigmoids, one for each? "
+                "expected logits, softmax or sigmoids"
+            )
+        if probabilities not in (None, self.activation):
+            raise ConfigError(
+                f"--probabilities {probabilities}: says what logits become, and the network gives --activation "
+                f"{self.activation}; leave it out"
+            )
+        return "sigmoid" if count == 1 else "softmax" if self.activation == "softmax" else "sigmoids"
 
 
 def with_network_options(command: F) -> F:
@@ -166,8 +225,8 @@ def with_network_options(command: F) -> F:
         click.option(
             "--activation",
             type=click.Choice(get_args(Inside)),
-            help="With --network: what it gives, logits or its own sigmoid's or softmax's probabilities.  "
-            "[default: logits]",
+            help="With --network: what it gives: logits (none), or probabilities by its own sigmoid (one class), "
+            "softmax or sigmoids (several classes).  [default: logits]",
         ),
         click.option(
             "--stride",
@@ -211,7 +270,14 @@ def with_card_options(command: F) -> F:
         ),
         click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card."),
         click.option(
-            "--threshold", type=float, help="Foreground probability threshold, for any checkpoint of one class."
+            "--probabilities",
+            type=click.Choice(get_args(Probabilities)),
+            help="What the logits of several classes become, for checkpoints without a card. softmax: a pixel has one "
+            "class; sigmoids: each class is by itself, and a pixel may have several or none.  [default: as in the "
+            "file's project, else softmax]",
+        ),
+        click.option(
+            "--threshold", type=float, help="Probability threshold, for any checkpoint of one class or with sigmoids."
         ),
     )
     for option in reversed(options):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.cases.image_files import write_jpeg
+from benchmarks.cases.image_files import NO_PNG, write_jpeg
 from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.subprocesses import (
     LIMIT_S,
@@ -98,6 +98,8 @@ def measure(
         DeviceError: a process failed, so there is nothing to compare.
     """
     card = read_model(model)[0]
+    if card.output.overlapping:
+        return [Skipped(part="cold start", contestant="all", settings={}, reason=NO_PNG)]
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
         source = image or write_jpeg(Path(folder) / "image.jpg", SYNTHETIC_SIZE, card.input.channels)
         height, width = load_image(source).shape[:2]

@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from benchmarks.cases.image_files import NO_PNG
 from benchmarks.measuring.rounds import interleave
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Skipped, measurements_of
 from runtime.card import ModelCard
 from runtime.image import fit, load_image, restore
+from runtime.model_file.reader import read_model
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 from unet_core.model import Segmenter
@@ -69,6 +71,8 @@ def measure(
     """
     if not images:
         return [Skipped(part="folder", contestant="all", settings={}, reason="needs images, by --data")]
+    if read_model(model)[0].output.overlapping:
+        return [Skipped(part="folder", contestant="all", settings={}, reason=NO_PNG)]
     display = display or Display(quiet=True)
     found: list[Measurement | Skipped] = []
     for name in (SCRIPT, SHARED) if checkpoint is None else ():

@@ -12,6 +12,9 @@ from runtime.model_file.golden import synthetic_image
 QUALITY = 95
 """Quality of JPEG files, as cameras write them."""
 
+NO_PNG = "writes masks as PNG, which hold one class for each pixel, and the model's classes overlap"
+"""Reason why a part that writes masks is skipped."""
+
 
 def write_jpeg(path: Path, size: tuple[int, int], channels: Channels, source: Path | None = None) -> Path:
     """Write a JPEG file of (height, width) from a real image, or else from a synthetic one, and return its path.

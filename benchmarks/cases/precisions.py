@@ -165,7 +165,8 @@ def answers_of(
         for name, predictor in predictors.items():
             answer = predictor.run(picture[None])[0]
             found[name].append(parity(answer, expected, card.output))
-            metrics[name].add(mask_of(restore(answer, fitted), card.output), truth, index)
+            if samples.labelled:
+                metrics[name].add(mask_of(restore(answer, fitted), card.output), truth, index)
     parities = {
         name: replace(worst(each), flipped=float(np.mean([one.flipped for one in each])))
         for name, each in found.items()

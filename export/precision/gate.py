@@ -38,10 +38,11 @@ def int8_is_good(gate: Gate) -> bool:
     return gate.image_dice_fp32 - gate.image_dice <= INT8_DICE
 
 
-def doubt_of(gate: Gate, card: ModelCard, seen: set[int]) -> str | None:
-    """Say why the images can show nothing, if so; `seen` are the classes that fp32 answered."""
-    if gate.images == "data" and len(seen) == 1:
-        return "the network answers one class everywhere on the images of --data, so they show nothing; give others"
+def doubt_of(gate: Gate, card: ModelCard, seen: Collection[object]) -> str | None:
+    """Say why the images can show nothing, if so; `seen` are fp32's answers as of `export.proof.answers_in`."""
+    if gate.images == "data" and len(seen) == card.output.planes:
+        same = "the same classes" if card.output.overlapping else "one class"
+        return f"the network answers {same} everywhere on the images of --data, so they show nothing; give others"
     if not shows_nothing(card, gate):
         return None
     trained = dice_in_training(card)

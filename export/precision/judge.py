@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from export.graph import layers_of
 from export.precision.gate import PrecisionCost, describe_refusal, doubt_of
+from export.proof import answers_in, flipped_pixels
 from export.samples import FittedImage, Samples
 from runtime.card import Gate, ModelCard
 from runtime.image import place, restore
@@ -68,15 +69,15 @@ class Judge:
             answer = run(picture[None])[0]
             if not np.isfinite(answer).all():
                 return 1.0, 1.0
-            flipped += flipped_pixels(answer, expected, self.card)
+            flipped += count_flipped(answer, expected, self.card)
             pixels += picture.shape[0] * picture.shape[1]
             distance += float(np.abs(answer - expected).mean())
         return flipped / pixels, distance / len(self.pictures)
 
 
-def flipped_pixels(answer: NDArray[np.float32], expected: NDArray[np.float32], card: ModelCard) -> int:
+def count_flipped(answer: NDArray[np.float32], expected: NDArray[np.float32], card: ModelCard) -> int:
     """Count the pixels whose class differs; both are probabilities [classes, height, width]."""
-    return int(np.count_nonzero(mask_of(answer, card.output) != mask_of(expected, card.output)))
+    return int(np.count_nonzero(flipped_pixels(mask_of(answer, card.output), mask_of(expected, card.output))))
 
 
 def image_dices(run: NetworkFunction, card: ModelCard, samples: Samples, display: Display) -> tuple[float, float]:
@@ -108,7 +109,7 @@ def measured(
     """
     flipped = pixels = 0
     finite = True
-    seen: set[int] = set()
+    seen: set[tuple[int, int]] = set()
     lower, fp32 = Metrics(card.output.classes), Metrics(card.output.classes)
     count = len(samples.measured)
     for index in display.through(range(count), f"measuring {card.precision}", count):
@@ -117,8 +118,8 @@ def measured(
         size = picture.shape[0] * picture.shape[1]
         whole = bool(np.isfinite(answer).all())
         finite = finite and whole
-        flipped += flipped_pixels(answer, expected, card) if whole else size
-        seen.update(np.unique(mask_of(expected, card.output)).tolist())
+        flipped += count_flipped(answer, expected, card) if whole else size
+        seen |= answers_in([mask_of(expected, card.output)])
         pixels += size
         fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
         for metrics, probability in ((lower, answer), (fp32, expected)) if samples.labelled else ():

@@ -49,11 +49,9 @@ def facts(card: ModelCard, file: Path) -> str:
     with open(file, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     names = ", ".join(map(as_code, card.output.classes))
-    answer = (
-        f"the probability of {names} at each pixel"
-        if card.output.activation == "sigmoid"
-        else f"the probabilities of {len(card.output.classes)} classes at each pixel: {names}"
-    )
+    answer = f"the probabilities of {len(card.output.classes)} classes at each pixel: {names}"
+    if card.output.activation == "sigmoid":
+        answer = f"the probability of {names} at each pixel"
     network, architecture = card.architecture, as_code(card.architecture.summary)
     if isinstance(network, UNetConfig):
         architecture = f"U-Net, widths {', '.join(map(str, network.widths))}, up {network.up}"
@@ -82,11 +80,12 @@ def contract(card: ModelCard) -> str:
         "of the mean colour.",
         "native": "Images go in at their own size.",
     }
-    decision = (
-        f"A pixel has the class if its probability is above {card.output.threshold:g}."
-        if card.output.activation == "sigmoid"
-        else "A pixel has the class whose probability is highest; they sum to 1."
-    )
+    threshold = f"{card.output.threshold:g}"
+    decision = {
+        "sigmoid": f"A pixel has the class if its probability is above {threshold}.",
+        "softmax": "A pixel has the class whose probability is highest; they sum to 1.",
+        "sigmoids": f"A pixel has each class whose probability is above {threshold}: none, one or several.",
+    }[card.output.activation]
     rows = [
         ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{card.input.channels}, 0 to 255"),
         ("output", "`probability`", "float32", f"batch, {classes}, height, width", "0 to 1"),
@@ -101,7 +100,7 @@ def contract(card: ModelCard) -> str:
 
 def usage(card: ModelCard, file: Path) -> str:
     """Show how to call the file, with this library and without it."""
-    for_cpus = card.target == "cpu"
+    for_cpus, suffix = card.target == "cpu", "tif" if card.output.overlapping else "png"
     return f"""\
 ## How to use it
 
@@ -110,7 +109,7 @@ With the runtime of unet-deploy, which needs no PyTorch:
 ```python
 import runtime
 
-runtime.predict("image.jpg", model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.png")
+runtime.predict("image.jpg", model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.{suffix}")
 ```
 
 or, for many images:
@@ -129,7 +128,10 @@ Both give the same mask for 8-bit images that are not smaller than the trained s
 
 
 def plain_script(card: ModelCard, name: str) -> str:
-    """Return Python code that writes mask.png for image.jpg with the file `name`, without this library."""
+    """Return Python code that writes mask.png for image.jpg with the file `name`, without this library.
+
+    Classes that overlap are the pages of mask.tif.
+    """
     (height, width), grey = card.input.size, card.input.channels == "L"
     lines = [
         "import cv2",
@@ -162,6 +164,13 @@ def plain_script(card: ModelCard, name: str) -> str:
         f'(probability,) = session.run(["probability"], {{"image": {batch}}})  # [1, classes, height, width]',
         f"planes = [cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for plane in {part}]",
     ]
+    if card.output.overlapping:
+        lines += [
+            f"masks = (np.stack(planes) > {card.output.threshold!r}).astype(np.uint8) * 255",
+            "pages = [Image.fromarray(mask) for mask in masks]",
+            'pages[0].save("mask.tif", save_all=True, append_images=pages[1:])  # a page for each class',
+        ]
+        return "\n".join(lines) + "\n"
     if card.output.activation == "sigmoid":
         lines.append(f"mask = (planes[0] > {card.output.threshold!r}).astype(np.uint8) * 255")
     else:

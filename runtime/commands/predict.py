@@ -47,14 +47,13 @@ class NetworkSize(Size):
     "--format",
     "kind",
     type=click.Choice([name for name, form in CHOICES.items() if form.help]),
-    default="mask",
-    show_default=True,
-    help=" ".join(f"{name}: {form.help}" for name, form in CHOICES.items() if form.help),
+    help=" ".join(f"{name}: {form.help}" for name, form in CHOICES.items() if form.help)
+    + "  [default: mask; tiff for models whose classes overlap]",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, True, True),
-    help="Foreground probability threshold, for models with one class.  [default: the model's]",
+    help="Probability threshold, for models with one class or with classes that overlap.  [default: the model's]",
 )
 @click.option(
     "--size",
@@ -90,7 +89,7 @@ def predict(
     images: tuple[str, ...],
     out: Path | None,
     device: str,
-    kind: str,
+    kind: str | None,
     threshold: float | None,
     batch_size: int | None,
     threads: int | None,
@@ -105,10 +104,10 @@ def predict(
     An image that cannot be read does not stop the others. Exit code: 0 if all answers were written, 1 if some failed,
     2 if all failed or the command could not start, 130 after Ctrl-C.
     """
-    form = CHOICES[kind]
+    form = None if kind is None else CHOICES[kind]
     if "" in images:
         raise click.UsageError("IMAGES: one name is empty; leave it out (is a shell variable unset?)")
-    if threshold is not None and not form.thresholded:
+    if threshold is not None and form is not None and not form.thresholded:
         raise click.UsageError(f"--threshold changes nothing with --format {kind}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap needs --tile")
@@ -122,14 +121,16 @@ def predict(
 
     arguments = PredictorArguments(model=model, device=device, threads=threads, threshold=threshold, options=options)
     if out is None:
-        assert isinstance(form, Format)
+        assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)
         return
     code = predict_files(arguments, images, out, form, batch_size=batch_size, skip_existing=skip_existing)
     click.get_current_context().exit(code)
 
 
-def check_pipe(images: tuple[str, ...], out: Path | None, form: Format | TableFormat, *, for_several: bool) -> None:
+def check_pipe(
+    images: tuple[str, ...], out: Path | None, form: Format | TableFormat | None, *, for_several: bool
+) -> None:
     """Raise a usage error for options that contradict the pipe; `for_several` says that one of them is for a folder."""
     if len(images) > 1:
         raise click.UsageError("- is one image from standard input; give it alone, and the other images without it")

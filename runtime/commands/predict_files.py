@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from runtime.card import OutputSpec
 from runtime.commands.console import progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
@@ -17,7 +18,7 @@ from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.image import image_size
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.reader import read_model
-from runtime.output_formats import Format, TableFormat
+from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
 
@@ -36,20 +37,38 @@ class PredictorArguments:
         """Return the predictor, and a function that applies `threshold` to an answer.
 
         Raises:
-            ConfigError: the model has several classes, so no threshold.
+            ConfigError: the model takes the most probable one of several classes, so there is no threshold.
         """
         predictor, threshold = Predictor(self.model, self.device, self.threads), self.threshold
         if threshold is None:
             return predictor, lambda result: result
-        classes = len(predictor.card.output.classes)
-        if classes > 1:
+        output = predictor.card.output
+        if not output.thresholded:
+            classes = len(output.classes)
             raise ConfigError(f"--threshold: is for one class, {self.model} has {classes} and takes the most probable")
         return predictor, lambda result: result.threshold(threshold)
 
 
-def predict_pipe(arguments: PredictorArguments, form: Format) -> None:
+F = TypeVar("F", Format, Format | TableFormat)
+
+
+def format_of(output: OutputSpec, asked: F | None) -> Format | F:
+    """Return the format that was asked for, else the default one for a model.
+
+    Raises:
+        OutputError: the format cannot hold the model's answers.
+    """
+    if asked is None:
+        return FORMATS["tiff" if output.overlapping else "mask"]
+    if isinstance(asked, Format):
+        asked.check(output, f"--format {asked.name}")
+    return asked
+
+
+def predict_pipe(arguments: PredictorArguments, asked: Format | None) -> None:
     """Answer one image from standard input to standard output."""
     predictor, finished = arguments.open()
+    form = format_of(predictor.card.output, asked)
     result = predictor.predict(sys.stdin.buffer, **arguments.options)
     sys.stdout.buffer.write(form.encode(finished(result)))
     sys.stdout.buffer.flush()
@@ -59,15 +78,20 @@ def predict_files(
     arguments: PredictorArguments,
     images: Sequence[str],
     out: Path,
-    form: Format | TableFormat,
+    asked: Format | TableFormat | None,
     *,
     batch_size: int | None,
     skip_existing: bool,
 ) -> int:
-    """Answer images to the folder or table `out`, print a summary, and return the exit code."""
+    """Answer images to the folder or table `out`, print a summary, and return the exit code.
+
+    `asked` is the format, or None for the model's default.
+    """
     found = find_images(images, out)
+    output = read_model(arguments.model)[0].output
+    form = format_of(output, asked)
     jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])
-    left = unfinished(jobs, out, form, arguments.model) if skip_existing else jobs
+    left = unfinished(jobs, out, form, len(output.classes)) if skip_existing else jobs
     skipped = len(jobs) - len(left)
     if not left:
         click.echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
@@ -96,9 +120,8 @@ def predict_files(
     return 1 if tally.written or skipped else ImageError.exit_code
 
 
-def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, model: Path) -> list[Job]:
+def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: int) -> list[Job]:
     """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
-    classes = len(read_model(model)[0].output.classes)
     if isinstance(form, TableFormat):
         present = {name for name, _ in read_rows(form, out)} if out.exists() else set()
         return [job for job in jobs if job.name not in present]

@@ -1,4 +1,4 @@
-"""Classes as colours over a picture and cut out of it, in strips, so that large pictures need little more memory."""
+"""Classes as colours over a picture, in strips, so that large pictures need little more memory."""
 
 from collections.abc import Iterator
 
@@ -35,19 +35,6 @@ def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = O
         for index in range(min(len(COLOURS), int(mask[rows].max()))):
             chosen = ((colours == index) & (mask[rows] > 0)).view(np.uint8)
             cv2.copyTo(cv2.LUT(part, tables[index : index + 1]), chosen, part)
-    return picture
-
-
-def cut_out(image: NDArray[np.uint8], probability: NDArray[np.float32], chosen: list[int]) -> NDArray[np.uint8]:
-    """Make everything but the `chosen` classes transparent, uint8 RGBA [height, width, 4].
-
-    Alpha is 255 times the sum of their probabilities, [classes, height, width], rounded; colours are those of `image`.
-    """
-    picture = np.empty((*image.shape[:2], 4), np.uint8)
-    picture[:, :, :3] = image
-    for rows in strips(image.shape[:2]):
-        share = probability[chosen, rows].sum(axis=0)  # [rows, width]
-        picture[rows, :, 3] = np.rint(255 * np.fmin(np.fmax(share, 0), 1))  # NaN is transparent, too
     return picture
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx.helper import set_model_props
 from onnx_files import gate_of, write_onnx
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from export.hub import write_model_card
 from export.publish.model_card import model_card
@@ -21,6 +21,10 @@ CASES = {
     "stretch": {},
     "softmax": {"classes": 3},
     "grey": {"in_channels": 1},
+    "sigmoids": {
+        "classes": 3,
+        "of_card": lambda card: replace(card, output=replace(card.output, activation="sigmoids", threshold=0.4)),
+    },
     "letterbox": {
         "of_card": lambda card: replace(card, input=replace(card.input, fit="letterbox", mean=(0.2, 0.4, 0.6)))
     },
@@ -39,9 +43,12 @@ def answers(folder, size, case, monkeypatch):
     assert "runtime.predict" not in script
     (folder / "script.py").write_text(script.replace("image.jpg", "image.png"))
     runpy.run_path("script.py")
-    with Image.open("mask.png") as picture:
-        found = np.asarray(picture)
-    return found, np.asarray(Predictor("model.onnx", "cpu").predict("image.png").picture())
+    (file,) = folder.glob("mask.*")
+    with Image.open(file) as picture:
+        found = np.stack([np.asarray(page) for page in ImageSequence.Iterator(picture)])
+    return found, np.stack(
+        [np.asarray(page) for page in Predictor("model.onnx", "cpu").predict("image.png").pictures()]
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 48), (101, 90)], ids=["trained size", "larger"])
@@ -65,6 +72,13 @@ def test_facts_of_the_file(tmp_path):
     assert "This file's answers against PyTorch's, on `CPUExecutionProvider` with `onnxruntime` `1.31.1`." in text
     assert "largest error of a probability is 3.0e-07; the export allows 0.0001" in text
     assert "Warning" not in text and "### Gate" not in text
+
+
+def test_classes_that_overlap_are_told(tmp_path):
+    file = tmp_path / "model.onnx"
+    text = model_card(write_onnx(file, **CASES["sigmoids"]), file)
+    assert "A pixel has each class whose probability is above 0.4: none, one or several.\n" in text
+    assert '.save("mask.tif")' in text and "mask.png" not in text
 
 
 def test_a_file_for_cpus_is_used_there(tmp_path):

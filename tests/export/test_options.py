@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 from networks import make_card, make_network
 
 from export.options import options_to_export, refuse_to_check
 from runtime.errors import ConfigError
-from unet_core.model_options import CardChanges
+from unet_core.model_options import CardChanges, NetworkOptions
 
 NETWORKS = {"colour": {}, "grey": {"in_channels": 1}, "three": {"classes": 3}}
 
@@ -44,6 +45,57 @@ def test_several_classes_are_renamed(cards):
     assert (card.output.classes, card.output.activation) == (("sky", "road", "car"), "softmax")
 
 
+def test_logits_of_several_classes_may_be_independent(cards):
+    changes = CardChanges(probabilities="sigmoids", threshold=0.3)
+    output = changes.applied(cards["three"], assumed=True).output
+    assert (output.classes, output.activation, output.threshold) == (
+        ("class 0", "class 1", "class 2"),
+        "sigmoids",
+        0.3,
+    )
+    named = replace(changes, classes=("hair", "hat", "face")).applied(cards["three"], assumed=True).output
+    assert (named.classes, named.overlapping) == (("hair", "hat", "face"), True)
+    assert CardChanges(probabilities="softmax").applied(cards["three"], assumed=True) == cards["three"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "count", "probabilities", "expected"),
+    [
+        ("logits", 1, None, "sigmoid"),
+        ("none", 1, None, "sigmoid"),
+        ("sigmoid", 1, None, "sigmoid"),
+        ("logits", 3, None, "softmax"),
+        ("none", 3, "sigmoids", "sigmoids"),
+        ("softmax", 3, None, "softmax"),
+        ("sigmoids", 3, None, "sigmoids"),
+        ("sigmoids", 3, "sigmoids", "sigmoids"),
+        ("sigmoids", 1, None, "--activation sigmoids: the network has 1 output channel, expected logits or sigmoid"),
+        (
+            "sigmoid",
+            6,
+            None,
+            "--activation sigmoid: the network has 6 output channels; is it sigmoids, one for each? expected logits, "
+            "softmax or sigmoids",
+        ),
+        (
+            "softmax",
+            3,
+            "sigmoids",
+            "--probabilities sigmoids: says what logits become, and the network gives --activation softmax; leave it "
+            "out",
+        ),
+    ],
+)
+def test_the_activation_of_a_network(activation, count, probabilities, expected):
+    options = NetworkOptions(activation=activation)
+    if not expected.startswith("--"):
+        assert options.activation_of(count, probabilities) == expected
+        return
+    with pytest.raises(ConfigError) as caught:
+        options.activation_of(count, probabilities)
+    assert str(caught.value) == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -55,6 +107,10 @@ def test_several_classes_are_renamed(cards):
         ({"std": (0.5,)}, "--std: found 0.5, the checkpoint's card says 1.0,1.0,1.0; leave it out"),
         ({"fit": "native"}, "--fit: found native, the checkpoint's card says stretch; leave it out"),
         ({"classes": ("a", "b")}, "--classes: found a,b, the checkpoint's card says car; leave it out"),
+        (
+            {"probabilities": "sigmoids"},
+            "--probabilities: found sigmoids, the checkpoint's card says sigmoid; leave it out",
+        ),
         ({"threshold": 0.3, "fit": "native"}, "--fit: found native, the checkpoint's card says stretch; leave it out"),
     ],
 )
@@ -83,7 +139,13 @@ def test_what_training_wrote_may_be_repeated(cards):
         ("colour", {"fit": "crop"}, "--fit: found 'crop', expected one of stretch, letterbox, native"),
         ("colour", {"threshold": 0.0}, "--threshold: found 0.0, expected a number from 1e-06 to 0.999999"),
         ("colour", {"threshold": 1.5}, "--threshold: found 1.5, expected a number from 1e-06 to 0.999999"),
-        ("three", {"threshold": 0.3}, "--threshold: needs a model of one class, the weights have 3; leave it out"),
+        (
+            "three",
+            {"threshold": 0.3},
+            "--threshold: is for sigmoids, and of the 3 classes a pixel has the most probable; leave it out",
+        ),
+        ("three", {"probabilities": "sigmoid"}, "--probabilities sigmoid: expected softmax or sigmoids"),
+        ("colour", {"probabilities": "sigmoids"}, "--probabilities sigmoids: is for several classes; leave it out"),
         ("colour", {"classes": ("",)}, "--classes: found '', expected text of 1 to 200 characters"),
         ("colour", {"classes": ("a", "b")}, "--classes: found 2, the weights have 1; give a name for each"),
         ("three", {"classes": ("car",)}, "--classes: found 1, the weights have 3; give a name for each"),

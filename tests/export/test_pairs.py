@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from families import Mateuszbuda, Milesial, Usuyama, randomised
 from forks import WIDTHS
+from networks import make_network
 
 from export import export_onnx
 from export.cli import main
@@ -35,8 +36,8 @@ def write(network, name="pairs.npz", end=lambda logits: logits, **arrays):
     np.savez(name, **(arrays or {"input": inputs_of().numpy(), "output": outputs}))
 
 
-def load():
-    return load_with_pairs(Path("net.pth"), "pairs.npz", Display(quiet=True))
+def load(probabilities=None):
+    return load_with_pairs(Path("net.pth"), "pairs.npz", Display(quiet=True), probabilities)
 
 
 @pytest.mark.parametrize("family", [Mateuszbuda, Usuyama, Milesial])
@@ -60,8 +61,23 @@ def test_a_family_that_is_read_rightly_fits_its_own_pairs(family):
 def test_outputs_may_be_logits_or_probabilities_and_probabilities_tell_the_activation(end, activation):
     write(randomised(Milesial(widths=WIDTHS, classes=2)), end=end)
     loaded = load()
-    assert loaded.card.output.activation == activation
+    names = ("class 0", "class 1") if activation == "sigmoids" else ("background", "foreground")
+    assert (loaded.card.output.activation, loaded.card.output.classes) == (activation, names)
     assert loaded.rows[0].parity.max_abs_error < 1e-5
+
+
+def test_outputs_tell_what_the_keys_of_the_tutorial_cannot():
+    network = make_network(classes=3)
+    write(network)
+    assert load().is_ambiguous and load().activation_is_assumed
+    told = load("sigmoids")
+    assert (told.card.output.activation, told.rows[0].parity.max_abs_error < 1e-5) == ("sigmoids", True)
+    write(network, end=lambda logits: logits.softmax(dim=1))
+    loaded = load("softmax")
+    assert (loaded.is_ambiguous, loaded.activation_is_assumed) == (False, False)
+    with pytest.raises(ConfigError) as caught:
+        load("sigmoids")
+    assert str(caught.value) == "--probabilities sigmoids: the outputs in pairs.npz show softmax; leave it out"
 
 
 def test_outputs_of_one_class_may_lack_the_axis_of_classes():

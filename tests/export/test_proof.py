@@ -6,6 +6,7 @@ from networks import make_card, make_network
 from export.proof import (
     MAX_ERROR,
     Case,
+    answers_in,
     cases,
     depends_on_batch,
     expected_answers,
@@ -23,6 +24,7 @@ from unet_core.model import Segmenter
 
 BINARY = OutputSpec()
 THREE = OutputSpec(classes=("a", "b", "c"), activation="softmax")
+EACH = OutputSpec(classes=("a", "b", "c"), activation="sigmoids", threshold=0.5)
 
 
 def plane(*values):
@@ -50,6 +52,23 @@ def test_parity_of_several_classes_by_hand():
     assert found.flipped == pytest.approx(1 / 3)
     assert found.iou == pytest.approx((0 + 1 / 2 + 1) / 3)
     assert found.flip_distance == pytest.approx(0.1)
+
+
+def test_parity_of_classes_that_overlap_by_hand():
+    reference = np.array([[0.6, 0.9, 0.2, 0.1], [0.8, 0.9, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]], np.float32)[:, None]
+    answer = np.array([[0.6, 0.3, 0.2, 0.1], [0.8, 0.2, 0.6, 0.1], [0.1, 0.2, 0.3, 0.4]], np.float32)[:, None]
+    found = parity(answer, reference, EACH)  # the second pixel loses both of its classes, the third one wins b
+    assert found.max_abs_error == pytest.approx(0.7)
+    assert found.flipped == 2 / 4  # pixels, however many classes of theirs
+    assert found.iou == pytest.approx((1 / 2 + 1 / 3) / 2)  # c occurs nowhere
+    assert found.flip_distance == pytest.approx(0.4)
+
+
+def test_answers_are_the_same_everywhere_if_no_plane_varies():
+    masks = [np.array([[[1, 1]], [[0, 0]]]), np.array([[[1, 1]], [[0, 1]]])]
+    assert answers_in(masks[:1]) == {(0, 1), (1, 0)}
+    assert answers_in(masks) == {(0, 1), (1, 0), (1, 1)}
+    assert answers_in([np.array([[2, 0]])]) == {(0, 0), (0, 2)}
 
 
 def test_both_masks_empty_agree():

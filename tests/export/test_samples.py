@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from folders import write_pair
 from PIL import Image
 
 from export.samples import MOST_IMAGES, load_pictures, load_samples, spread, synthetic_samples
+from runtime.card import OutputSpec
 from runtime.errors import DataError
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import Layout
+from unet_core.reporting.progress import Display
 
 
 def names(records):
@@ -45,6 +49,19 @@ def test_any_folder_of_images_serves_without_masks(data, card):
     assert not samples.labelled
     assert names(samples.measured) == names(samples.calibration) == [f"car{index}" for index in range(6)]
     assert set(np.unique(samples.measured[0][1])) == {IGNORED}
+
+
+def test_masks_are_not_read_where_classes_overlap(data, card, capsys):
+    output = OutputSpec(classes=("hair", "hat"), activation="sigmoids")
+    several = replace(card, architecture=replace(card.architecture, classes=2), output=output)
+    for path in (data / "val_masks").iterdir():
+        path.write_bytes(b"no mask")
+    samples = load_samples(data, several, display=Display())
+    assert not samples.labelled and set(np.unique(samples.measured[0][1])) == {IGNORED}
+    assert names(samples.measured) == ["val0", "val1", "val2"]
+    assert names(samples.calibration) == [f"car{index}" for index in range(6)]
+    line = "--data: masks hold one class for each pixel, and the network's overlap, so only images are used"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_values_that_do_not_count_are_those_of_the_run(tmp_path, card):

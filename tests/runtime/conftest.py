@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from answers import one_class, three_classes
+from answers import one_class, overlapping_classes, three_classes
 from click.testing import CliRunner
 from devices import CPU
 from engine_files import KEY, Builder
@@ -50,6 +50,12 @@ def softmax_of(images):
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def sigmoids_of(images):
+    """Sigmoid of each channel * 8 / 255 - 4: uint8 [n, h, w, 3] -> float32 [n, 3, h, w]; 0.5 between 127 and 128."""
+    logits = images.astype(np.float64).transpose(0, 3, 1, 2) * 8 / 255 - 4
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
 def conv_of(images):
     """Conv 3x3, ReLU, Conv 1x1, sigmoid: uint8 [n, h, w, 3] -> float32 [n, 1, h, w]."""
     values = np.pad(images.astype(np.float64) / 255, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -81,6 +87,12 @@ NODES = {
         helper.make_node("Mul", ["unit", "eight"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probability"], axis=1),
     ],
+    "sigmoids": [
+        *SCALE,
+        helper.make_node("Mul", ["unit", "eight"], ["spread"]),
+        helper.make_node("Sub", ["spread", "four"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probability"]),
+    ],
     "conv": [
         *SCALE,
         helper.make_node("Conv", ["unit", "conv_a"], ["a"], pads=[1, 1, 1, 1]),
@@ -93,10 +105,13 @@ CONSTANTS = {
     "full": constant("full", np.float32(255)),
     "last": constant("last", np.array([3], np.int64)),
     "eight": constant("eight", np.float32(8)),
+    "four": constant("four", np.float32(4)),
     "conv_a": constant("conv_a", CONV_A),
     "conv_b": constant("conv_b", CONV_B),
 }
-ANSWERS = {"brightness": brightness_of, "softmax": softmax_of, "conv": conv_of}
+ANSWERS = {"brightness": brightness_of, "softmax": softmax_of, "sigmoids": sigmoids_of, "conv": conv_of}
+THREE_CLASSES = ("softmax", "sigmoids")
+"""Models with a class for each channel."""
 
 
 def build_graph(kind="brightness", channels=3, image="image", probability="probability", kind_of_input=None):
@@ -106,7 +121,7 @@ def build_graph(kind="brightness", channels=3, image="image", probability="proba
         node.input[:] = [image if name == "image" else name for name in node.input]
         node.output[:] = [probability if name == "probability" else name for name in node.output]
     used = {name for node in nodes for name in node.input}
-    classes = 3 if kind == "softmax" else 1
+    classes = 3 if kind in THREE_CLASSES else 1
     graph = helper.make_graph(
         nodes,
         kind,
@@ -119,7 +134,7 @@ def build_graph(kind="brightness", channels=3, image="image", probability="proba
 
 def card_of(kind="brightness", channels=3, **input_changes):
     """A card for one of the models; its keywords change fields of `InputSpec`."""
-    classes = ("red", "green", "blue") if kind == "softmax" else ("car",)
+    classes = ("red", "green", "blue") if kind in THREE_CLASSES else ("car",)
     spec = {
         "size": (8, 12),
         "channels": "RGB" if channels == 3 else "L",
@@ -133,7 +148,7 @@ def card_of(kind="brightness", channels=3, **input_changes):
         producer={"tests": "1"},
         architecture=UNetConfig(in_channels=channels, classes=len(classes), widths=(2, 4)),
         input=InputSpec(**(spec | input_changes)),
-        output=OutputSpec(classes=classes, activation="softmax" if kind == "softmax" else "sigmoid"),
+        output=OutputSpec(classes=classes, activation=kind if kind in THREE_CLASSES else "sigmoid"),
         weights_sha256="0" * 64,
     )
 
@@ -321,6 +336,12 @@ def single():
 def several():
     """A result of three classes."""
     return three_classes()
+
+
+@pytest.fixture
+def overlapping():
+    """A result of three classes that overlap."""
+    return overlapping_classes()
 
 
 @pytest.fixture

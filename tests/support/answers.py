@@ -1,4 +1,4 @@
-"""Answers of 2 x 3 pixels, of one class and of three."""
+"""Answers of 2 x 3 pixels: of one class, of three, and of three that overlap."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from runtime.result import Segmentation, Times
 IMAGE = np.random.default_rng(2).integers(0, 256, (2, 3, 3), np.uint8)
 ONE = OutputSpec(classes=("car",), threshold=0.5)
 THREE = OutputSpec(classes=("road", "car", "tree"), activation="softmax")
+EACH = OutputSpec(classes=("hair", "hat", "face"), activation="sigmoids", threshold=0.5)
 TIMES = Times(decode=4.0, fit=1.0, transfer=0.5, infer=20.25, restore=2.0)
 
 
@@ -23,3 +24,9 @@ def three_classes():
     for (row, column), index in np.ndenumerate([[0, 2, 1], [2, 2, 0]]):
         probability[index, row, column] = 0.8
     return Segmentation(probability=probability, image=IMAGE, output=THREE)
+
+
+def overlapping_classes():
+    """The first row is hair, two thirds of it a hat too; one pixel of the second row is a hat alone; no face."""
+    hair, hat, face = [[0.6, 0.9, 0.7], [0.1, 0.5, 0.2]], [[0.3, 0.8, 0.95], [0.1, 0.2, 0.75]], [[0.4] * 3] * 2
+    return Segmentation(probability=np.array([hair, hat, face], np.float32), image=IMAGE, output=EACH)

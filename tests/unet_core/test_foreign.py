@@ -1,15 +1,18 @@
 """Every family's network against ours with its weights, and what is not mapped."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from families import Mateuszbuda, Milesial, OlderMilesial, Usuyama, randomised
+from networks import make_card, make_network
 
 from runtime.card import UNetConfig
 from runtime.errors import CheckpointError
-from unet_core.checkpoint import load_checkpoint, load_weights
+from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.foreign import recognise
+from unet_core.model import UNet
 
 VARIANTS = [
     (Milesial, {}, "transpose"),
@@ -22,6 +25,8 @@ VARIANTS = [
     (Mateuszbuda, {"widths": (3, 5), "channels": 1}, "transpose"),
     (Usuyama, {}, "bilinear-wide"),
     (Usuyama, {"widths": (5, 3, 6, 4), "channels": 1}, "bilinear-wide"),
+    (Usuyama, {"classes": 6}, "bilinear-wide"),
+    (Mateuszbuda, {"classes": 2}, "transpose"),
 ]
 
 
@@ -37,7 +42,9 @@ def test_ours_answers_as_theirs(tmp_path, network_class, settings, up):
     )
     assert loaded.family == network_class.__name__.lower()
     assert loaded.card_is_assumed
-    assert loaded.card.output.activation == ("sigmoid" if expected["classes"] == 1 else "softmax")
+    several = "softmax" if network_class is Milesial else "sigmoids"
+    assert loaded.card.output.activation == ("sigmoid" if expected["classes"] == 1 else several)
+    assert not loaded.is_ambiguous
     x = torch.rand(2, expected["channels"], 32, 48, dtype=torch.float64)  # float64: what differs is no rounding
     with torch.inference_mode():
         answer, ours = theirs.double()(x), loaded.network().double()(x)
@@ -77,10 +84,43 @@ def test_mask_values_are_told_and_two_classes_stay_a_softmax(tmp_path):
     loaded = load_checkpoint(tmp_path / "x.pth")
     assert loaded.card.output.classes == ("background", "foreground")
     assert loaded.card.output.activation == "softmax"
-    assert loaded.notes == (
-        "odd sizes were padded inside the network: borders differ if a side is not a multiple of 4",
+    assert loaded.notes_on(loaded.card.input) == (
         "in its masks the classes background, foreground had the values [0, 255]",
+        "its programs show the network images at half of their own size: give that as --size, in pixels",
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "does"),
+    [
+        (Milesial(widths=(4, 6), classes=1), "milesial's own code pads maps on the way up with zeros"),
+        (UNet(UNetConfig(widths=(4, 6))), "tutorial's own code resizes maps on the way up"),
+    ],
+)
+def test_sizes_at_which_the_projects_own_code_does_something_else_are_told(tmp_path, network, does):
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    loaded = load_checkpoint(tmp_path / "x.pth")
+    spec = loaded.card.input
+    notes = loaded.notes_on(spec)
+    told = (
+        f"{does} where a side is no multiple of 4, and here pictures are padded by repeating their edge, so answers "
+        "differ; they do not at a --size of such multiples"
+    )
+    assert told not in notes
+    assert loaded.notes_on(replace(spec, size=(32, 50))) == (*notes, told)
+    assert loaded.notes_on(replace(spec, fit="native")) == (*notes, told)
+
+
+def test_several_classes_of_the_tutorial_are_ambiguous_unless_a_card_tells(tmp_path):
+    network = make_network(classes=3)
+    torch.save(network.state_dict(), tmp_path / "x.pth")
+    loaded = load_checkpoint(tmp_path / "x.pth")
+    assert loaded.is_ambiguous and loaded.activation_is_assumed
+    save_checkpoint(tmp_path / "y.pth", network.state_dict(), make_card(network))
+    loaded = load_checkpoint(tmp_path / "y.pth")
+    assert not loaded.is_ambiguous and not loaded.activation_is_assumed and not loaded.odd_sizes
+    torch.save(make_network().state_dict(), tmp_path / "z.pth")
+    assert not load_checkpoint(tmp_path / "z.pth").is_ambiguous
 
 
 @pytest.mark.parametrize(
@@ -241,18 +281,6 @@ def test_milesials_older_network_is_named(bilinear, renamed):
         "is milesial's U-Net from before March 2020, whose layers after upsampling are narrower than today's; it is "
         "exported with the code of that time: unet-export --network FILE.py:UNet"
     )
-
-
-@pytest.mark.parametrize("network_class", [Mateuszbuda, Usuyama])
-def test_independent_sigmoids_are_refused_for_use_but_not_for_training(tmp_path, network_class):
-    torch.save(network_class(widths=(4,), classes=2).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(tmp_path / "x.pth")
-    assert str(caught.value) == (
-        f"{tmp_path / 'x.pth'}: has 2 independent sigmoids, which a card cannot express; expected one class or a "
-        "softmax; train it further with --init-from"
-    )
-    assert load_weights(tmp_path / "x.pth").config.classes == 2
 
 
 def test_weights_that_are_not_finite_keep_their_own_name(tmp_path):

@@ -73,9 +73,11 @@ def load_model(
             path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
         )
     checkpoint = open_checkpoint(path, network, changes)
-    card, notes = changes.applied(checkpoint.card, assumed=checkpoint.card_is_assumed), checkpoint.notes
+    card = changes.applied(checkpoint.card, assumed=checkpoint.card_is_assumed)
+    notes = checkpoint.notes_on(card.input)
     segmenter = Segmenter(checkpoint.network(), card).to(torch_device(device))
-    if checkpoint.card_is_assumed and (assumed := changes.assumptions(card)):
+    assumed = changes.assumptions(card, activation=checkpoint.activation_is_assumed)
+    if checkpoint.card_is_assumed and assumed:
         notes = (f"has no card; assumed: {assumed}", *notes)
 
     def predictions(records: Records, batch_size: int, workers: int) -> Iterator[Prediction]:

@@ -1,12 +1,11 @@
 """A checkpoint file with the network that its author's code makes: taken in place of a `Checkpoint`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec
+from runtime.card import MAX_NAME, InputSpec, ModelCard, ModuleConfig, OutputSpec, default_classes
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, load_checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
@@ -17,9 +16,6 @@ from unet_core.weight_files.pretrained_folder import CONFIG, open_folder
 
 ASSUMED_SIZE = (256, 256)
 """Size (height, width) that is assumed in training, if nothing tells: rounded up to multiples of the stride."""
-
-TITLES: Mapping[int, tuple[str, ...]] = {1: ("foreground",), 2: ("background", "foreground")}
-"""Names of so many classes that are assumed, if nothing tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +63,8 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
 def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
     """Make the network that the options name, load a checkpoint's weights into it, and try what it takes and gives.
 
-    The size in `changes` is used for the card. A folder that `save_pretrained` wrote brings arguments for the network;
-    those in the options go before.
+    The size and the probabilities in `changes` are used for the card. A folder that `save_pretrained` wrote brings
+    arguments for the network; those in the options go before.
 
     Raises:
         ConfigError: the code cannot be used, the network is not one that segments pictures, or the file does not hold
@@ -96,17 +92,22 @@ def checkpoint_of(
 
     Without a `card`, one is assumed, with this `name`; in a given one, architecture and hash are filled in.
     """
-    wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.activation != "logits").eval()
+    wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.gives_probabilities).eval()
     facts = examine(wrapped, stride=options.stride)
     kind = type(network)
     assumed = assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network)
     if card is not None:
+        if options.gives_probabilities and card.output.activation != options.activation:
+            raise ConfigError(
+                f"card: has the activation {card.output.activation}, the network ends in its own {options.activation}"
+            )
         card = replace(card, architecture=assumed.architecture, weights_sha256=assumed.weights_sha256)
     return AuthorCheckpoint(
         state_dict=network.state_dict(),
         card=card or assumed,
         extra={},
         card_is_assumed=card is None,
+        activation_is_assumed=card is None and facts.classes > 1 and not options.gives_probabilities,
         family=kind.__name__,
         author_network=wrapped,
     )
@@ -116,12 +117,7 @@ def assumed_card(
     architecture: str, name: str, facts: Facts, options: NetworkOptions, changes: CardChanges, network: nn.Module
 ) -> ModelCard:
     """Make the card of a network, with defaults for all that running it does not show."""
-    expected: Activation = "sigmoid" if facts.classes == 1 else "softmax"
-    if options.activation not in ("logits", expected):
-        raise ConfigError(
-            f"--activation {options.activation}: the network has {facts.classes} output channel"
-            f"{'s' * (facts.classes > 1)}, expected logits or {expected}"
-        )
+    activation = options.activation_of(facts.classes, changes.probabilities)
     stride = facts.stride
     size = changes.size or tuple(stride * -(-side // stride) for side in ASSUMED_SIZE)
     # A picture that is padded to the smallest one that the network takes.
@@ -143,9 +139,6 @@ def assumed_card(
             stride=stride,
             min_size=(least[0], least[1]),
         ),
-        output=OutputSpec(
-            classes=TITLES.get(facts.classes) or tuple(f"class {index}" for index in range(facts.classes)),
-            activation=expected,
-        ),
+        output=OutputSpec(classes=default_classes(facts.classes, activation), activation=activation),
         weights_sha256=weights_sha256(network.state_dict()),
     )

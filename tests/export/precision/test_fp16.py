@@ -277,7 +277,7 @@ def test_synthetic_pictures_stand_in_for_real_ones(trained):
 @pytest.mark.parametrize(("share", "passed"), [(0.9e-4, True), (1.1e-4, False)])
 def test_fp16_may_flip_a_hundredth_of_a_percent(trained, monkeypatch, share, passed):
     pixels = 6 * 6144
-    monkeypatch.setattr(judge, "flipped_pixels", lambda *_: share * pixels / 6)
+    monkeypatch.setattr(judge, "count_flipped", lambda *_: share * pixels / 6)
     monkeypatch.setattr(fp16, "search_layers", lambda *_: ([], [("final_conv", (0.25, 0.1))]))
     converted = fp16_of(trained, trained.graph)
     assert converted.gate.flipped == pytest.approx(share)
