@@ -16,7 +16,7 @@ from export.options import (
     options_to_export,
     refuse_to_check,
 )
-from runtime.card import Fit, ModelCard, Precision, Target
+from runtime.card import Channels, Fit, ModelCard, Precision, Target
 from runtime.commands.console import Command, IgnoredValue, Listed, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
@@ -112,6 +112,11 @@ def with_options_of_masks(command: F) -> F:
 @click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
 @click.option(
     "--size", type=Size(), help="Size that the network was trained at, in pixels, for checkpoints without a card."
+)
+@click.option(
+    "--channels",
+    type=click.Choice((*get_args(Channels), "raw")),
+    help="What the channels are: colour, grey, or raw for arrays of any 1 to 16.  [default: by their number]",
 )
 @click.option(
     "--mean", type=Listed(float), help="Per-channel mean (values scaled to 0..1), for checkpoints without a card."

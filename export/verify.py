@@ -20,7 +20,7 @@ from export.proof import (
     proof_rows,
     raw_run,
 )
-from export.samples import load_pictures
+from export.samples import load_pictures, refuse_raw
 from runtime.card import RAW_KEY, ModelCard, ProofRow, UNetConfig
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
@@ -94,6 +94,8 @@ def check_file(
         )
     predictor = None if is_raw else Predictor(file, device)
     card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
+    if data is not None:
+        refuse_raw(card, "--data")
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()
@@ -143,7 +145,9 @@ def _matching_checkpoint(
     """Load the checkpoint, and refuse it if card or weights differ; only the threshold may."""
     loaded: Checkpoint
     if network is not None:
-        loaded = load_with_network(Path(checkpoint), network, CardChanges(size=card.input.size))
+        network = replace(network, stride=network.stride or card.input.stride)
+        changes = CardChanges(size=card.input.size, channels=card.input.channels)
+        loaded = load_with_network(Path(checkpoint), network, changes)
     elif pairs is not None:
         loaded = load_with_pairs(Path(checkpoint), pairs, display)
     elif card.proof is not None and card.proof.reference == "pairs":

@@ -68,7 +68,7 @@ class Segmentation:
 
     Attributes:
         probability: float32 [classes, height, width], 0..1.
-        image: the decoded image, upright, uint8 [height, width, 3 or 1].
+        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw arrays, its channels.
         output: names of the classes, activation and threshold.
         times: duration of each stage, or None.
 
@@ -194,6 +194,8 @@ class Segmentation:
     def overlay(self, opacity: float = OPACITY) -> NDArray[np.uint8]:
         """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint is 0 to 1.
 
+        An image of other channels than colour or grey is shown in grey, as the mean of its channels.
+
         Raises:
             ConfigError: `opacity` is out of bounds.
         """
@@ -204,8 +206,8 @@ class Segmentation:
     def cutout(self, classes: Classes = None) -> NDArray[np.uint8]:
         """The image with everything but these classes transparent, uint8 RGBA [height, width, 4].
 
-        Colours are the image's own; alpha is not multiplied in. Alpha is 255 times the sum of the classes'
-        probabilities, rounded. So borders are soft, whatever the threshold. Raises like `region`.
+        Colours are the image's own, or as in `overlay`; alpha is not multiplied in. Alpha is 255 times the sum of the
+        classes' probabilities, rounded. So borders are soft, whatever the threshold. Raises like `region`.
         """
         return cut_out(self.image, self.probability, self._indices(classes))
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from runtime.card import MAX_STRIDE, Fit, InputSpec, ModelCard, OutputSpec
+from runtime.card import CHANNEL_COUNT, MAX_STRIDE, Fit, InputChannels, InputSpec, ModelCard, OutputSpec
 from runtime.errors import ConfigError, ModelError
 
 OUTPUT_FIELDS = ("classes", "threshold")
 """Fields of `CardChanges` that belong to the card's output. The others belong to its input."""
 
 NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride")
-CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "threshold")
+CARD_OPTIONS = ("size", "channels", "mean", "std", "fit", "classes", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
 Inside = Literal["logits", "sigmoid", "softmax"]
@@ -30,6 +30,7 @@ class CardChanges:
     """
 
     size: tuple[int, int] | None = None
+    channels: InputChannels | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
@@ -38,6 +39,8 @@ class CardChanges:
 
     def __post_init__(self) -> None:
         given = self.given
+        if self.channels is not None and self.channels not in (*CHANNEL_COUNT, "raw"):
+            raise ConfigError(f"--channels {self.channels}: expected RGB, L or raw")
         try:
             InputSpec(**{name: given[name] for name in ("size", "fit") if name in given})
             OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
@@ -66,6 +69,12 @@ class CardChanges:
         count = card.architecture.classes
         if self.classes is not None and len(self.classes) != count:
             raise ConfigError(f"--classes: found {len(self.classes)}, the weights have {count}; give a name for each")
+        channels = card.architecture.in_channels
+        if self.channels is not None and CHANNEL_COUNT.get(self.channels, channels) != channels:
+            raise ConfigError(f"--channels {self.channels}: the weights take {channels}; leave it out")
+        for name in ("mean", "std"):
+            if name in given and len(given[name]) != channels:
+                raise ConfigError(f"--{name}: found {given[name]!r}, expected {channels} values")
         if self.threshold is not None and count > 1:
             raise ConfigError(f"--threshold: needs a model of one class, the weights have {count}; leave it out")
         output = {name: given.pop(name) for name in OUTPUT_FIELDS if name in given}

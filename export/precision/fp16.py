@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CONVOLUTIONS, layers_of
+from export.graph import CONVOLUTIONS, layers_of, layers_with_weights
 from export.options import check_keep
 from export.precision.calibration import extremes
 from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images
@@ -52,12 +52,13 @@ def convert_to_fp16(
     check_keep(keep, layers, layers)
     tried = samples.pictures(TRIED_PICTURES)
     seen = [*tried, *(image for case in cases(card) for image in case.images)]
-    needed = {*keep, *overflowing(model, seen)}
+    able = layers_with_weights(model)
+    needed = {*keep, *overflowing(model, seen), *(layer for layer in layers if layer not in able)}
     kept, costs = search_layers(model, Judge(exact, tried, card), needed, display)
 
     def judged(kept: Sequence[str]) -> Judgement:
         run = graph_run(emulate_half(model, kept))
-        return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
+        return measured(run, exact, card, samples, kept, layers, lambda gate: fp16_is_good(gate, layers), display)
 
     gate, doubt, finite = judged(kept)
     if gate.flipped > FP16_FLIPPED:
@@ -122,7 +123,8 @@ def layers_to_keep(
 
 def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:
     """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large."""
-    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
+    able = layers_with_weights(model)
+    layers = [node for node in model.graph.node if node.name in able]
     seen = extremes(model, sorted({name for node in layers for name in (node.input[0], node.output[0])}), pictures)
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
@@ -168,7 +170,7 @@ class HalfConversion:
             if node.op_type in CONVOLUTIONS:
                 is_half = node.name not in self.keep
             else:
-                is_half = node.op_type in FOLLOWERS and all(value in self.half for value in pictures)
+                is_half = node.op_type in FOLLOWERS and len(node.output) == 1 and self.half.issuperset(pictures)
             if is_half:
                 self.convert(node, set(pictures))
             else:

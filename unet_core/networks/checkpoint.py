@@ -3,10 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from torch import nn
 
-from runtime.card import MAX_NAME, Activation, InputSpec, ModelCard, ModuleConfig, OutputSpec
+from runtime.card import (
+    CHANNEL_COUNT,
+    MAX_NAME,
+    NEVER_PADDED,
+    Activation,
+    Channels,
+    InputChannels,
+    InputSpec,
+    ModelCard,
+    ModuleConfig,
+    OutputSpec,
+)
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
@@ -56,14 +68,25 @@ def checkpoint_of(
 ) -> AuthorCheckpoint:
     """Wrap a network that has its weights already; errors as `load_with_network`.
 
-    Without a `card`, one is assumed, with this `name`; in a given one, architecture and hash are filled in.
+    Without a `card`, one is assumed, with this `name`; in a given one, architecture, hash and what running the network
+    shows of its input are filled in.
     """
     wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.activation != "logits").eval()
-    facts = examine(wrapped, stride=options.stride)
+    stride, channels = options.stride, changes.channels or "raw"
+    if card is not None:
+        stride, channels = stride or card.input.stride, card.input.channels
+        changes = replace(changes, size=card.input.size, channels=channels)
+    facts = examine(wrapped, stride=stride, channels=channels)
     kind = type(network)
     assumed = assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network)
     if card is not None:
-        card = replace(card, architecture=assumed.architecture, weights_sha256=assumed.weights_sha256)
+        found = {name: getattr(assumed.input, name) for name in ("stride", "min_size", "padded")}
+        card = replace(
+            card,
+            architecture=assumed.architecture,
+            weights_sha256=assumed.weights_sha256,
+            input=replace(card.input, **found),
+        )
     return AuthorCheckpoint(
         state_dict=network.state_dict(),
         card=card or assumed,
@@ -71,7 +94,27 @@ def checkpoint_of(
         card_is_assumed=card is None,
         family=kind.__name__,
         author_network=wrapped,
+        notes=notes_on_input(facts, (card or assumed).input),
     )
+
+
+def notes_on_input(facts: Facts, spec: InputSpec) -> tuple[str, ...]:
+    """List what a user has to know about the input of a network."""
+    notes = []
+    if spec.channels == "raw":
+        notes.append(
+            f"the file takes arrays [height, width, {facts.in_channels}] alone, by runtime.predict(array, model), and "
+            "no image files"
+        )
+    if not facts.padded:
+        changed = f"padding changes its answers everywhere, by {facts.change_by_padding:.1%} of their range"
+        if facts.change_by_padding == float("inf"):
+            changed = "as far as can be told: it takes no picture of twice the size"
+        notes.append(
+            f"the network looks at the whole picture at once ({changed}), so pictures are never padded: they are "
+            f"resized to {spec.size[1]}x{spec.size[0]}, and other sizes have to be multiples of {spec.stride}"
+        )
+    return tuple(notes)
 
 
 def assumed_card(
@@ -87,22 +130,29 @@ def assumed_card(
     stride = facts.stride
     size = changes.size or tuple(stride * -(-side // stride) for side in ASSUMED_SIZE)
     # A picture that is padded to the smallest one that the network takes.
-    least = tuple(side - stride + 1 for side in facts.min_size)
+    least = tuple(side - stride + 1 if facts.padded else side for side in facts.min_size)
     if size[0] < least[0] or size[1] < least[1]:
         raise ConfigError(
             f"--size {size[1]}x{size[0]}: the network takes pictures of at least {least[1]}x{least[0]}; give that"
         )
-    grey = facts.in_channels == 1
+    if not facts.padded and any(side % stride for side in size):
+        near = "x".join(str(max(1, round(side / stride)) * stride) for side in reversed(size))
+        raise ConfigError(
+            f"--size {size[1]}x{size[0]}: expected multiples of {stride}, {NEVER_PADDED}; give one such as {near}"
+        )
+    count = facts.in_channels
+    pictures: InputChannels = next((name for name in get_args(Channels) if CHANNEL_COUNT[name] == count), "raw")
     return ModelCard(
         name=name[:MAX_NAME],
         producer=producer(),
         architecture=ModuleConfig(name=architecture[:MAX_NAME], in_channels=facts.in_channels, classes=facts.classes),
         input=InputSpec(
             size=(size[0], size[1]),
-            channels="L" if grey else "RGB",
-            mean=(0.0,) if grey else InputSpec.mean,
-            std=(1.0,) if grey else InputSpec.std,
+            channels=changes.channels or pictures,
+            mean=(0.0,) * count,
+            std=(1.0,) * count,
             stride=stride,
+            padded=facts.padded,
             min_size=(least[0], least[1]),
         ),
         output=OutputSpec(
