@@ -157,15 +157,16 @@ def cases(card: ModelCard, pictures: Sequence[NDArray[np.uint8]] = ()) -> Iterat
 def hard_pictures(card: ModelCard) -> NDArray[np.uint8]:
     """Make a black, a white, a checkered (single pixels) and a noisy picture: uint8 [n, height, width, channels].
 
-    A network that normalises over the picture gets none of one value: it divides by their deviation, which is rounding
-    alone, so PyTorch itself answers them one way in fp32 and another way in fp64.
+    A network that normalises over the picture gets noisy ones alone. Others may be of one value after a convolution,
+    and it would divide by a deviation that is rounding alone: PyTorch itself answers them one way in fp32 and another
+    way in fp64.
     """
     height, width = proof_size(card)
     shape = (height, width, card.architecture.in_channels)
     board = np.broadcast_to((np.indices((height, width)).sum(axis=0) % 2 * 255)[:, :, None], shape)
     noise = np.random.default_rng(0).integers(0, 256, shape)
-    flat = [np.zeros(shape), np.full(shape, 255)] if card.input.padded else []
-    return np.stack([*flat, board, noise]).astype(np.uint8)
+    regular = [np.zeros(shape), np.full(shape, 255), board] if card.input.padded else [synthetic_image(*shape, seed=0)]
+    return np.stack([*regular, noise]).astype(np.uint8)
 
 
 def expected_answers(reference: NetworkFunction, checked: Iterable[Case]) -> Iterator[ExpectedAnswer]:

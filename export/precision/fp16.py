@@ -53,10 +53,10 @@ def convert_to_fp16(
         ConfigError: a layer to keep is not in the graph, or all are to be kept.
     """
     layers = layers_of(model)
-    check_keep(keep, layers, layers)
+    able = layers_with_weights(model)
+    check_keep(keep, layers, able)
     tried = samples.pictures(TRIED_PICTURES)
     seen = [*tried, *(image for case in cases(card) for image in case.images)]
-    able = layers_with_weights(model)
     needed = {*keep, *overflowing(model, seen), *(layer for layer in layers if layer not in able)}
     kept, costs = search_layers(model, Judge(exact, tried, card), needed, display)
 

@@ -297,3 +297,81 @@ def test_shapes_of_the_proof_are_those_that_the_network_takes(stride, padded):
     assert all(height >= least[0] and width >= least[1] for _, height, width in shapes)
     off = [shape for shape in shapes if shape[1] % stride or shape[2] % stride]
     assert (off == []) == (not padded or stride == 1)
+
+
+class Odd(nn.Module):
+    """Convolutions of all kinds: grouped, over rows, over volumes, with computed weights, with output_padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.rows = nn.Conv1d(8, 8, 1)
+        self.volume = nn.Conv3d(1, 1, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.kernel = nn.Parameter(torch.linspace(-1, 1, 8 * 8 * 9).reshape(8, 8, 3, 3))
+        self.up = nn.ConvTranspose2d(8, 8, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.last = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        x = self.grouped(self.first(x).relu()).relu()
+        x = self.rows(x.flatten(2)).reshape(x.shape).relu()
+        x = self.volume(x[:, None])[:, 0].relu()
+        x = nn.functional.conv2d(x, self.kernel - x.mean() * 0, padding=1).relu()
+        return self.last(self.up(self.middle(x).relu()).relu())
+
+
+def odd():
+    network = randomised(Odd())
+    with torch.no_grad():
+        network.kernel /= 8
+    return network
+
+
+ODD_LAYERS = ["first", "grouped", "rows", "volume", "convolution", "middle", "up", "last"]
+
+
+def test_convolutions_of_all_kinds_are_named_and_in_every_kind_of_file(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "images").mkdir()
+    for index in range(8):
+        Image.fromarray(synthetic_image(32, 48, 3, seed=index)).save(tmp_path / "images" / f"{index}.png")
+    network, image, data = odd(), synthetic_image(32, 48, 3, seed=100), tmp_path / "images"
+    for name, options in {
+        "fp32": {},
+        "fp16": {"precision": "fp16", "data": data},
+        "s8": {"precision": "int8", "data": data},
+        "u8": {"precision": "int8", "values": "u8", "data": data},
+        "cpu": {"target": "cpu"},
+        "raw": {"raw": True},
+    }.items():
+        force = {"force": True} if "precision" in options else {}
+        path = tmp_path / f"{name}.onnx"
+        report = export_onnx(network, path, changes=CardChanges(size=(32, 48)), **options, **force)
+        nodes = {node.name: node for node in onnx.load(path).graph.node if "Conv" in node.op_type}
+        if name != "cpu":
+            assert list(nodes) == ODD_LAYERS
+        if name != "raw":
+            assert np.abs(Predictor(path, "cpu").run(image[None])[0] - answer_of(network, image)).max() < 0.1
+        gate = report.card.proof.gate
+        assert gate is None or gate.layers == len(ODD_LAYERS)
+        if name == "fp16":
+            assert "convolution" in gate.kept and "first" not in gate.kept
+
+
+class Pooled(nn.Module):
+    """A network without a convolution."""
+
+    def forward(self, x):
+        return x.mean(dim=1, keepdim=True) * 4 - 2
+
+
+def test_a_network_without_a_convolution_is_exported_in_fp32_alone(tmp_path):
+    changes = CardChanges(size=(32, 48))
+    export_onnx(Pooled(), tmp_path / "net.onnx", changes=changes)
+    export_onnx(Pooled(), tmp_path / "cpu.onnx", changes=changes, target="cpu")
+    image = synthetic_image(32, 48, 3, seed=1)
+    assert np.abs(Predictor(tmp_path / "net.onnx", "cpu").run(image[None])[0] - answer_of(Pooled(), image)).max() < 1e-6
+    with pytest.raises(ConfigError, match="--precision: the network has no layer that could be converted; give --prec"):
+        export_onnx(Pooled(), tmp_path / "half.onnx", changes=changes, precision="fp16")

@@ -23,7 +23,7 @@ from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
 from unet_core.networks.author_network import AuthorNetwork, Facts, examine
-from unet_core.networks.factory import make_network
+from unet_core.networks.factory import ANOTHER, make_network
 from unet_core.networks.weights import load_weights_into
 
 ASSUMED_SIZE = (256, 256)
@@ -78,7 +78,8 @@ def checkpoint_of(
         changes = replace(changes, size=card.input.size, channels=channels)
     facts = examine(wrapped, stride=stride, channels=channels)
     kind = type(network)
-    assumed = assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network)
+    architecture = f"{kind.__module__.removesuffix(ANOTHER)}.{kind.__qualname__}"
+    assumed = assumed_card(architecture, name, facts, options, changes, network)
     if card is not None:
         found = {name: getattr(assumed.input, name) for name in ("stride", "min_size", "padded")}
         card = replace(
