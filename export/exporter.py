@@ -39,7 +39,7 @@ from export.proof import (
     raw_run,
 )
 from export.refusal import refusal_path, require_equal, require_gate
-from export.samples import FittedImage, Samples, load_samples, synthetic_samples
+from export.samples import FittedImage, Samples, load_samples, refuse_raw, synthetic_samples
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
@@ -279,6 +279,8 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
 
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:
     """Load the samples to measure on, and the real pictures for the proof."""
+    if options.data is not None:
+        refuse_raw(card, "--data")
     if options.data is None:
         return synthetic_samples(card), []
     samples = load_samples(

@@ -37,23 +37,18 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     """Export the network with its pre- and post-processing.
 
     The graph maps `image` uint8 [batch, height, width, channels] to `probability` float32 [batch, classes, height,
-    width]; batch, height and width are free. BatchNorm is folded into the convolutions.
+    width]; batch, height and width are free. BatchNorm is folded into the convolutions. Where pictures are never padded
+    (`InputSpec.padded`), height and width have to be multiples of the stride.
 
     Raises:
         ConfigError: the opset is out of `OPSETS`.
         ModelError: the weights are too large for one file.
     """
-    height, width = example_size(card)
-    example = torch.zeros(2, height, width, card.architecture.in_channels)
-    dynamic = torch.export.Dim.DYNAMIC
-    example = example.to(torch.uint8)
-    model = _run_exporter(
-        segmenter,
-        example,
-        opset,
-        names=("image", "probability"),
-        free={0: dynamic, 1: dynamic, 2: dynamic},
-    )
+    exact = not card.input.padded
+    example = torch.zeros(2, *example_size(card, exact=exact), card.architecture.in_channels, dtype=torch.uint8)
+    rows, columns = free_sides(card, exact=exact)
+    free = {0: torch.export.Dim.DYNAMIC, 1: rows, 2: columns}
+    model = _run_exporter(segmenter, example, opset, names=("image", "probability"), free=free)
     _strip(model, ("batch", "height", "width", None))
     # TensorRT allows a uint8 input no other reader than a Cast, not even a Shape.
     nodes = list(model.graph.node)
@@ -67,17 +62,35 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     return _finish(model, segmenter, segmenter, example)
 
 
-def example_size(card: ModelCard) -> tuple[int, int]:
+def example_size(card: ModelCard, *, exact: bool) -> tuple[int, int]:
     """Return (height, width) of the images that a network is traced on; the batch is 2.
 
-    Sides are unequal, no multiples of the stride, and large enough for every map in the network to be larger than one
-    pixel: the exporter takes sizes of 1, equal ones, and sizes that divide each other for constants.
+    Sides are multiples of the stride if `exact`, else none (but of 1). They are large enough for every map in the
+    network to be larger than one pixel, and neither is a multiple of the other one: the exporter takes sizes of 1,
+    equal ones, and sizes that divide each other for constants.
     """
     stride, (height, width) = card.input.stride, card.input.size
     if isinstance(card.architecture, UNetConfig):
-        return 2 * stride + 8, 3 * stride + 8
+        off = 0 if exact else 8
+        return 2 * stride + off, 3 * stride + off
     least = max(LEAST_EXAMPLE, 2 * stride, *card.input.min_size)
-    return max(least, height) + 8, max(least, width) + 2 * MOST_REDUCED + 8
+    rows, columns = -(-max(least, height) // stride), -(-(max(least, width) + 2 * MOST_REDUCED) // stride)
+    while rows % columns == 0 or columns % rows == 0:
+        columns += 1
+    off = 0 if exact else stride // 2
+    return rows * stride - off, columns * stride - off
+
+
+def free_sides(card: ModelCard, *, exact: bool) -> tuple[Any, Any]:
+    """Return height and width as the exporter takes free sizes: any, or multiples of the stride if `exact`."""
+    stride = card.input.stride
+    if stride == 1 or not exact:
+        return torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    rows, columns = (
+        stride * torch.export.Dim(name, min=-(-least // stride), max=2**20)
+        for name, least in zip(("rows", "columns"), card.input.min_size, strict=True)
+    )
+    return rows, columns
 
 
 def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> onnx.ModelProto:
@@ -89,10 +102,9 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     Raises:
         ConfigError, ModelError: as `build_graph`.
     """
-    stride = card.input.stride
-    example = torch.zeros(2, card.architecture.in_channels, 2 * stride, 3 * stride)
-    height, width = (stride * torch.export.Dim(name, min=1, max=2**20) for name in ("rows", "columns"))
-    free = {0: torch.export.Dim.DYNAMIC, 2: height, 3: width}
+    example = torch.zeros(2, card.architecture.in_channels, *example_size(card, exact=True))
+    rows, columns = free_sides(card, exact=True)
+    free = {0: torch.export.Dim.DYNAMIC, 2: rows, 3: columns}
     model = _run_exporter(segmenter.network, example, opset, names=("image", "logits"), free=free)
     _strip(model, ("batch", None, "height", "width"))
     return _finish(model, segmenter, segmenter.network, example)
@@ -118,6 +130,12 @@ def check_room(model: onnx.ModelProto) -> None:
 def bytes_of(model: onnx.ModelProto) -> int:
     """Return the size in bytes of a graph's weights and other constants."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def layers_with_weights(model: onnx.ModelProto) -> list[str]:
+    """List those of `layers_of` whose weights are constants, and not computed by the graph."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS and {*node.input[1:]} <= constants]
 
 
 def layers_of(model: onnx.ModelProto) -> list[str]:
@@ -201,7 +219,10 @@ def convolutions_run(
     has other convolutions than these modules ran, the names of its `weights`, one for each convolution, tell.
     """
     called: list[str] = []
-    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    kinds = (
+        *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d),
+        *(torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
+    )
     names = {module: name for name, module in network.named_modules() if isinstance(module, kinds)}
     hooks = [module.register_forward_pre_hook(lambda module, _: called.append(names[module])) for module in names]
     try:

@@ -82,6 +82,8 @@ def check_opset(opset: int) -> None:
 
 def check_keep(keep: Collection[str], layers: Sequence[str], able: Collection[str]) -> None:
     """Raise a ConfigError if a layer to keep is not one of `layers`, or none of the `able` ones is left to convert."""
+    if not able:
+        raise ConfigError("--precision: the network has no layer that could be converted; give --precision fp32")
     for layer in keep:
         if layer not in layers:
             raise ConfigError(f"--keep {layer}: no such layer; expected some of {', '.join(layers)}")

@@ -23,10 +23,11 @@ from runtime.card import (
     Target,
     UNetConfig,
 )
+from runtime.devices.profiles import bucketed
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
 from runtime.errors import ProofError, one_line
-from runtime.model_file.golden import Golden, NetworkFunction, golden_image, synthetic_image
+from runtime.model_file.golden import Golden, NetworkFunction, golden_image, golden_size, synthetic_image
 from runtime.result import mask_of
 from runtime.support.cpu_count import available_threads
 from unet_core.model import Segmenter
@@ -114,7 +115,8 @@ def worst(parities: Sequence[Parity]) -> Parity:
 def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
     """List shapes (batch, height, width) to check: one pixel, thin, odd, below, at and off the stride, as trained.
 
-    Where the network takes no smaller picture than `min_size`, sides are raised to that.
+    Where the network takes no smaller picture than `min_size`, sides are raised to that. Where its pictures are never
+    padded, they are raised to multiples of the stride.
     """
     stride, (height, width), least = card.input.stride, card.input.size, card.input.min_size
     small_height, small_width = proof_size(card)
@@ -128,13 +130,17 @@ def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
         (3, small_height, small_width),
         (1, small_height + 1, small_width - 1),
     ]
-    return list(dict.fromkeys((batch, max(h, least[0]), max(w, least[1])) for batch, h, w in shapes))
+    taken = [(batch, max(h, least[0]), max(w, least[1])) for batch, h, w in shapes]
+    if not card.input.padded:
+        taken = [(batch, *bucketed((h, w), stride)) for batch, h, w in taken]
+    return list(dict.fromkeys(taken))
 
 
 def proof_size(card: ModelCard) -> tuple[int, int]:
-    """Return the trained (height, width), each at most `MAX_PROOF_SIDE`."""
+    """Return the trained (height, width), each at most `MAX_PROOF_SIDE` or the next size that the network takes."""
     (height, width), least = card.input.size, card.input.min_size
-    return max(least[0], min(height, MAX_PROOF_SIDE)), max(least[1], min(width, MAX_PROOF_SIDE))
+    size = max(least[0], min(height, MAX_PROOF_SIDE)), max(least[1], min(width, MAX_PROOF_SIDE))
+    return size if card.input.padded else bucketed(size, card.input.stride)
 
 
 @dataclass(frozen=True)
@@ -166,12 +172,18 @@ def cases(card: ModelCard, pictures: Sequence[NDArray[np.uint8]] = ()) -> Iterat
 
 
 def hard_pictures(card: ModelCard) -> NDArray[np.uint8]:
-    """Make a black, a white, a checkered (single pixels) and a noisy picture: uint8 [4, height, width, channels]."""
+    """Make a black, a white, a checkered (single pixels) and a noisy picture: uint8 [n, height, width, channels].
+
+    A network that normalises over the picture gets noisy ones alone. Others may be of one value after a convolution,
+    and it would divide by a deviation that is rounding alone: PyTorch itself answers them one way in fp32 and another
+    way in fp64.
+    """
     height, width = proof_size(card)
     shape = (height, width, card.architecture.in_channels)
     board = np.broadcast_to((np.indices((height, width)).sum(axis=0) % 2 * 255)[:, :, None], shape)
     noise = np.random.default_rng(0).integers(0, 256, shape)
-    return np.stack([np.zeros(shape), np.full(shape, 255), board, noise]).astype(np.uint8)
+    regular = [np.zeros(shape), np.full(shape, 255), board] if card.input.padded else [synthetic_image(*shape, seed=0)]
+    return np.stack([*regular, noise]).astype(np.uint8)
 
 
 def expected_answers(reference: NetworkFunction, checked: Iterable[Case]) -> Iterator[ExpectedAnswer]:
@@ -333,7 +345,7 @@ def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunctio
 
 def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
     """Make the golden sample: the golden image and PyTorch's answer to it."""
-    image = golden_image(card.architecture.in_channels, card.input.min_size)
+    image = golden_image(card.architecture.in_channels, golden_size(card.input))
     return Golden(image=image, probability=network_run(segmenter)(image[None])[0])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard
-from runtime.errors import DataError
+from runtime.errors import ConfigError, DataError
 from runtime.image import list_images
 from runtime.model_file.golden import synthetic_image
 from unet_core.data.cache import check_and_cache
@@ -51,6 +51,15 @@ class Samples:
     def pictures(self, most: int) -> list[FittedImage]:
         """Return at most this many of the measured pictures, spread evenly over all."""
         return [self.measured[index][0] for index in spread(range(len(self.measured)), most)]
+
+
+def refuse_raw(card: ModelCard, option: str) -> None:
+    """Raise a ConfigError if the network takes arrays alone, which the files of `option` are none of."""
+    if card.input.channels == "raw":
+        raise ConfigError(
+            f"{option}: holds image files, and the network takes arrays of {card.architecture.in_channels} channels; "
+            "leave it out (fp16 is then judged on synthetic pictures, and int8 cannot be calibrated)"
+        )
 
 
 def load_samples(

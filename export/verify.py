@@ -20,7 +20,7 @@ from export.proof import (
     proof_rows,
     raw_run,
 )
-from export.samples import load_pictures
+from export.samples import load_pictures, refuse_raw
 from runtime.card import RAW_KEY, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
@@ -94,6 +94,8 @@ def check_file(
         )
     predictor = None if is_raw else Predictor(file, device)
     card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
+    if data is not None:
+        refuse_raw(card, "--data")
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()

@@ -59,6 +59,9 @@ its author's program for the same inputs."""
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 """Channels of pictures; those of "raw" are counted by the card's means."""
 
+NEVER_PADDED = "since the network looks at the whole picture at once, so that padding would change all of its answers"
+"""Reason why sizes have to be multiples of the stride, where `InputSpec.padded` is False; it ends a message."""
+
 CHECK = FieldChecks(ModelError, "card field ")
 
 
@@ -146,8 +149,8 @@ class InputSpec:
         fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and
             pads, "native" leaves them as they are.
         stride: divisor of the network's input height and width; the graph pads to it.
-        padded: False for a network that normalises over the whole picture. Padding would change all of its answers, so
-            images have to have sizes that are multiples of the stride.
+        padded: False for a network that looks at the whole picture at once, as one that normalises over it does.
+            Padding would change all of its answers, so images have to have sizes that are multiples of the stride.
         min_size: (height, width) of the smallest image that the network takes.
     """
 
@@ -176,8 +179,8 @@ class InputSpec:
         CHECK.choice("input.fit", self.fit, get_args(Fit))
         CHECK.integer("input.stride", self.stride, 1, MAX_STRIDE)
         CHECK.choice("input.padded", self.padded, (True, False))
-        if not self.padded and (self.fit == "native" or any(side % self.stride for side in self.size)):
-            raise CHECK.refusal("input.padded", self.padded, "true unless images are fitted to multiples of the stride")
+        if not self.padded and any(side % self.stride for side in self.size):
+            raise CHECK.refusal("input.size", self.size, f"multiples of {self.stride}, {NEVER_PADDED}")
         CHECK.length("input.min_size", self.min_size, 2, 2)
         for least, side in zip(self.min_size, self.size, strict=True):
             CHECK.integer("input.min_size", least, 1, side)
@@ -299,6 +302,7 @@ class Gate:
         image_dice_fp32: image Dice of the fp32 file; None without masks.
         kept: names of the layers that stayed in fp32.
         passed: False if the loss was too large and the file was written because the user insisted.
+        layers: number of layers of the network; None in files from before it was noted, which are U-Nets.
     """
 
     images: Images
@@ -308,6 +312,7 @@ class Gate:
     image_dice_fp32: float | None
     kept: tuple[str, ...]
     passed: bool
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         CHECK.choice("proof.gate.images", self.images, get_args(Images))
@@ -324,6 +329,8 @@ class Gate:
         for layer in self.kept:
             CHECK.text("proof.gate.kept", layer, 1, MAX_NAME)
         CHECK.choice("proof.gate.passed", self.passed, (True, False))
+        if self.layers is not None:
+            CHECK.integer("proof.gate.layers", self.layers, max(1, len(self.kept)), 10**6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +401,8 @@ class ModelCard:
             raise CHECK.refusal("input.channels", self.input.channels, f"{self.architecture.in_channels} channels")
         if isinstance(self.architecture, UNetConfig) and self.input.stride != self.architecture.stride:
             raise CHECK.refusal("input.stride", self.input.stride, f"{self.architecture.stride}, 2 ** depth")
+        if not self.input.padded and self.input.fit == "native" and self.input.stride > 1:
+            raise CHECK.refusal("input.fit", self.input.fit, f"stretch or letterbox, {NEVER_PADDED}")
         if len(self.output.classes) != self.architecture.classes:
             raise CHECK.refusal("output.classes", self.output.classes, f"{self.architecture.classes} names")
         if self.proof is not None:
@@ -443,6 +452,9 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     for name, fields_of_2 in later.items():
         if isinstance(data.get(name), dict):
             filled[name] = fields_of_2 | data[name]
+    proof = filled.get("proof")
+    if isinstance(proof, dict) and isinstance(proof.get("gate"), dict):
+        proof["gate"] = {"layers": None} | proof["gate"]
     return filled
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError
-from runtime.images.arrays import from_array
+from runtime.images.arrays import from_array, from_raw_array
 from runtime.images.decoding import image_size as image_size
 from runtime.images.decoding import name_of, open_image, to_eight_bits
 from runtime.images.limits import LIMITS
@@ -32,7 +32,12 @@ ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes
 
 
 def load_image(
-    source: ImageSource, channels: str = "RGB", *, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS
+    source: ImageSource,
+    channels: str = "RGB",
+    *,
+    count: int | None = None,
+    at_least: tuple[int, int] | None = None,
+    limits: Limits = LIMITS,
 ) -> NDArray[np.uint8]:
     """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
 
@@ -44,7 +49,8 @@ def load_image(
         source: path; encoded bytes; binary file object, which is read from its start if it can seek, and stays open;
             PIL image; or an array [height, width], [height, width, 1], [height, width, 3] (RGB) or
             [height, width, 4] (RGBA) of uint8, uint16 (0..65535) or floating-point numbers (0..1).
-        channels: "RGB" or "L" (grey).
+        channels: "RGB", "L" (grey), or "raw", which takes arrays [height, width, count] alone and keeps their channels.
+        count: with "raw", the number of channels that is expected; None takes any.
         at_least: (height, width) that is enough. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, which is
             several times faster, if neither side gets shorter than the longer of these two.
         limits: maximum sizes of encoded images. Arrays and PIL images in memory have no limit.
@@ -53,6 +59,13 @@ def load_image(
         ImageError: the image is missing, truncated, of an unsupported format, or exceeds the limits; or the array has
             another type or shape.
     """
+    if channels == "raw":
+        if not isinstance(source, np.ndarray):
+            raise ImageError(
+                f"{name_of(source)}: is no array, and this model takes only arrays [height, width, "
+                f"{count or 'channels'}]; read the file yourself, and call runtime.predict(array, model)"
+            )
+        return from_raw_array(np.asarray(source), count)
     if isinstance(source, np.ndarray):
         return from_array(np.asarray(source), channels)
     picture, name = open_image(source, at_least, limits), name_of(source)

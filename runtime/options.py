@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from runtime.card import MAX_SIDE, ModelCard
+from runtime.card import MAX_SIDE, NEVER_PADDED, ModelCard
 from runtime.errors import ConfigError
 from runtime.support.validation import FieldChecks
 
@@ -74,7 +74,8 @@ class ProviderOptions:
             at a time in a thread of its own. Other CUDA work of the process may break a capture. So device="auto" with
             TensorRT refuses it unless `background` is False.
         bucket: pad height and width to multiples of this, so that fewer shapes cost a search. None: the network's
-            stride, which does not change answers. A larger multiple changes them near the right and bottom edges.
+            stride, which does not change answers. A larger multiple changes them near the right and bottom edges. A
+            network that looks at the whole picture at once takes none.
 
     TensorRT
         allow_rebuild: build another engine inside predict, which takes minutes, for a shape outside the profile.
@@ -156,8 +157,10 @@ class ProviderOptions:
         """Return the bucket for a model, in pixels.
 
         Raises:
-            ConfigError: it is not a multiple of the network's stride.
+            ConfigError: it is not a multiple of the network's stride, or the network's pictures are never padded.
         """
+        if self.bucket is not None and not card.input.padded:
+            raise ConfigError(f"bucket: found {self.bucket}, expected None, {NEVER_PADDED}")
         step = self.bucket or card.input.stride
         if step % card.input.stride:
             raise ConfigError(f"bucket: found {step}, expected a multiple of the network's stride {card.input.stride}")

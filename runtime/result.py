@@ -18,7 +18,7 @@ from PIL import Image
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError
 from runtime.image import resize
-from runtime.images.overlay import COLOURS, OPACITY, shrunk, strips, tinted
+from runtime.images.overlay import COLOURS, OPACITY, displayable, shrunk, strips, tinted
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.output_formats import format_for
@@ -68,7 +68,7 @@ class Segmentation:
 
     Attributes:
         probability: float32 [classes, height, width], 0..1.
-        image: the decoded image, upright, uint8 [height, width, 3 or 1].
+        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw arrays, its channels.
         output: names of the classes, activation and threshold.
         times: duration of each stage, or None.
 
@@ -195,7 +195,8 @@ class Segmentation:
     def overlay(self, opacity: float = OPACITY) -> NDArray[np.uint8]:
         """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint is 0 to 1.
 
-        Where classes overlap, a pixel has the colour of the most probable one.
+        Where classes overlap, a pixel has the colour of the most probable one. An image of other channels than colour
+        or grey is shown in grey, as the mean of its channels.
 
         Raises:
             ConfigError: `opacity` is out of bounds.
@@ -207,12 +208,12 @@ class Segmentation:
     def cutout(self, classes: Classes = None) -> NDArray[np.uint8]:
         """The image with everything but these classes transparent, uint8 RGBA [height, width, 4].
 
-        Colours are the image's own; alpha is not multiplied in. Alpha is 255 times the sum of the classes'
-        probabilities (the largest one of classes that overlap), rounded. So borders are soft, whatever the threshold.
-        Raises like `region`.
+        Colours are the image's own, or as in `overlay`; alpha is not multiplied in. Alpha is 255 times the sum of the
+        classes' probabilities (the largest one of classes that overlap), rounded. So borders are soft, whatever the
+        threshold. Raises like `region`.
         """
         picture = np.empty((*self.size, 4), np.uint8)
-        picture[:, :, :3] = self.image
+        picture[:, :, :3] = displayable(self.image)
         picture[:, :, 3] = self.probability_of(classes, np.uint8)
         return picture
 

@@ -70,8 +70,8 @@ def evaluate(
 
     Raises:
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`; or the device is out of memory.
-        ConfigError: the model has more than 255 classes, or classes that overlap; a submission is asked of a model with
-            several classes; or the network cannot be made or used.
+        ConfigError: the model has more than 255 classes, classes that overlap, or takes arrays alone; a submission is
+            asked of a model with several classes; or the network cannot be made or used.
         OutputError: the submission cannot be written, or its folder does not exist.
         DataError: there are no pairs, or images or masks cannot be used; the message lists all such pairs.
         UnetError: the operating system fails while an image is read or the model runs.
@@ -108,6 +108,11 @@ def measure_model(
     from unet_core.evaluation.submission import open_submission
 
     classes = model.card.output.classes
+    if model.card.input.channels == "raw":
+        raise ConfigError(
+            f"{model.path}: takes arrays of {model.card.architecture.in_channels} channels and no image files, so it "
+            "cannot be measured on a folder of them; call runtime.predict(array, model) in Python"
+        )
     if submission is not None and len(classes) > 1:
         raise ConfigError(f"--submission: is for one class, {model.path} has {len(classes)}; leave it out")
     if model.card.output.overlapping:

@@ -81,7 +81,8 @@ class UNet(nn.Module):
 class Segmenter(nn.Module):
     """The network with its pre- and post-processing, which is exported and which evaluation runs.
 
-    uint8 images [n, h, w, channels] of any height and width >= 1 -> probability float32 [n, classes, h, w].
+    uint8 images [n, h, w, channels] of any height and width >= 1 -> probability float32 [n, classes, h, w]. For a
+    network that looks at the whole picture at once (`InputSpec.padded`), they have to be multiples of the stride.
     """
 
     mean: Tensor
@@ -92,7 +93,7 @@ class Segmenter(nn.Module):
         self.network = network
         # A network that ends in its own sigmoid or softmax says so by this attribute; a `UNet` never does.
         self.gives_probabilities = bool(getattr(network, "gives_probabilities", False))
-        self.stride = card.input.stride
+        self.stride, self.padded = card.input.stride, card.input.padded
         self.activation = card.output.activation
         self.register_buffer("mean", torch.tensor(card.input.mean).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.input.std).reshape(1, -1, 1, 1), persistent=False)
@@ -108,6 +109,9 @@ class Segmenter(nn.Module):
         These are logits, before sigmoid or softmax, unless the network gives probabilities itself.
         """
         x = self.normalise(image)
+        if not self.padded:
+            whole: Tensor = self.network(x).float()
+            return whole
         height, width = x.shape[2:]
         # Repeating the edge changes the border less than black would; multiples of the stride need no padding.
         x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")

@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeVar, get_args
 import click
 
 from runtime.card import (
+    CHANNEL_COUNT,
     MAX_STRIDE,
     Activation,
     Fit,
+    InputChannels,
     InputSpec,
     ModelCard,
     OutputSpec,
@@ -27,7 +29,7 @@ OUTPUT_FIELDS = {"classes": "classes", "threshold": "threshold", "probabilities"
 """Fields of `CardChanges` that belong to the card's output, and their names there. The others belong to its input."""
 
 NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride", "weights")
-CARD_OPTIONS = ("size", "mean", "std", "fit", "classes", "probabilities", "threshold")
+CARD_OPTIONS = ("size", "channels", "mean", "std", "fit", "classes", "probabilities", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
 Inside = Literal["logits", "none", "sigmoid", "softmax", "sigmoids"]
@@ -52,6 +54,7 @@ class CardChanges:
     """
 
     size: tuple[int, int] | None = None
+    channels: InputChannels | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
@@ -63,6 +66,8 @@ class CardChanges:
         given = self.given
         if self.probabilities not in (None, *get_args(Probabilities)):
             raise ConfigError(f"--probabilities {self.probabilities}: expected {' or '.join(get_args(Probabilities))}")
+        if self.channels is not None and self.channels not in (*CHANNEL_COUNT, "raw"):
+            raise ConfigError(f"--channels {self.channels}: expected RGB, L or raw")
         try:
             InputSpec(**{name: given[name] for name in ("size", "fit") if name in given})
             OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
@@ -93,6 +98,12 @@ class CardChanges:
             raise ConfigError(f"--classes: found {len(self.classes)}, the weights have {count}; give a name for each")
         if self.probabilities is not None and count == 1:
             raise ConfigError(f"--probabilities {self.probabilities}: is for several classes; leave it out")
+        channels = card.architecture.in_channels
+        if self.channels is not None and CHANNEL_COUNT.get(self.channels, channels) != channels:
+            raise ConfigError(f"--channels {self.channels}: the weights take {channels}; leave it out")
+        for name in ("mean", "std"):
+            if name in given and len(given[name]) != channels:
+                raise ConfigError(f"--{name}: found {given[name]!r}, expected {channels} values")
         output = {field: given.pop(name) for name, field in OUTPUT_FIELDS.items() if name in given}
         if output.get("activation", card.output.activation) != card.output.activation:
             output.setdefault("classes", default_classes(count, output["activation"]))
@@ -252,6 +263,11 @@ def with_card_options(command: F) -> F:
             "--size",
             type=Size(),
             help="Size that the network was trained at, in pixels, for checkpoints without a card.",
+        ),
+        click.option(
+            "--channels",
+            type=click.Choice((*CHANNEL_COUNT, "raw")),
+            help="What the channels are: colour, grey, or raw for arrays of any 1 to 16.  [default: by their number]",
         ),
         click.option(
             "--mean",

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.card import CHANNEL_COUNT, Channels
+from runtime.card import CHANNEL_COUNT, InputChannels
+from runtime.errors import ImageError
 from runtime.image import load_image, resize
 from runtime.model_file.golden import synthetic_image
 
@@ -16,12 +17,14 @@ NO_PNG = "writes masks as PNG, which hold one class for each pixel, and the mode
 """Reason why a part that writes masks is skipped."""
 
 
-def write_jpeg(path: Path, size: tuple[int, int], channels: Channels, source: Path | None = None) -> Path:
+def write_jpeg(path: Path, size: tuple[int, int], channels: InputChannels, source: Path | None = None) -> Path:
     """Write a JPEG file of (height, width) from a real image, or else from a synthetic one, and return its path.
 
     Raises:
-        ImageError: the real image cannot be read.
+        ImageError: the real image cannot be read, or the model takes arrays alone.
     """
+    if channels == "raw":
+        raise ImageError("needs image files, and the model takes arrays alone")
     if source is None:
         pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=0)
     else:

@@ -137,7 +137,13 @@ def default_sizes(expected: InputSpec) -> list[tuple[int, int]]:
     """Return (height, width) of `AREAS`, with about the trained aspect ratio, in multiples of the stride."""
     stride = expected.stride
     scales = [math.sqrt(area) for area in AREAS]
-    sides = [[max(1, round(side * scale / stride)) * stride for side in expected.size] for scale in scales]
+    sides = [
+        [
+            max(-(-least // stride), round(side * scale / stride)) * stride
+            for least, side in zip(expected.min_size, expected.size, strict=True)
+        ]
+        for scale in scales
+    ]
     return list(dict.fromkeys((height, width) for height, width in sides))
 
 

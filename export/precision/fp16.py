@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CONVOLUTIONS, layers_of
+from export.graph import CONVOLUTIONS, layers_of, layers_with_weights
 from export.options import check_keep
 from export.precision.calibration import extremes
 from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images
@@ -29,6 +29,10 @@ from unet_core.reporting.progress import Display
 
 FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
 """Operators that are fp16 if all values that they read are."""
+
+MOST_TRIED = 24
+"""Number of layers that are tried one by one; each try opens a session and runs all pictures. A U-Net of four levels
+has 23 layers."""
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
@@ -49,15 +53,16 @@ def convert_to_fp16(
         ConfigError: a layer to keep is not in the graph, or all are to be kept.
     """
     layers = layers_of(model)
-    check_keep(keep, layers, layers)
+    able = layers_with_weights(model)
+    check_keep(keep, layers, able)
     tried = samples.pictures(TRIED_PICTURES)
     seen = [*tried, *(image for case in cases(card) for image in case.images)]
-    needed = {*keep, *overflowing(model, seen)}
+    needed = {*keep, *overflowing(model, seen), *(layer for layer in layers if layer not in able)}
     kept, costs = search_layers(model, Judge(exact, tried, card), needed, display)
 
     def judged(kept: Sequence[str]) -> Judgement:
         run = graph_run(emulate_half(model, kept))
-        return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
+        return measured(run, exact, card, samples, kept, layers, lambda gate: fp16_is_good(gate, layers), display)
 
     gate, doubt, finite = judged(kept)
     if gate.flipped > FP16_FLIPPED:
@@ -80,7 +85,7 @@ def search_layers(
 ) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
     """Search for the layers to keep in fp32 with `layers_to_keep`, judged by the graph that rounds."""
     layers = layers_of(model)
-    with display.bar("finding layers that fp16 can hold", len(layers) + 1, unit="layer") as advance:
+    with display.bar("finding layers that fp16 can hold", min(len(layers), MOST_TRIED) + 1, unit="try") as advance:
 
         def cost(kept: Collection[str]) -> PrecisionCost:
             advance(1)
@@ -94,7 +99,8 @@ def layers_to_keep(
 ) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
     """Choose the layers to keep in fp32: as few as flip at most `limit` (0..1) of the pixels.
 
-    Each layer is tried alone in fp16. Then a bisection finds how many have to be kept, costliest first.
+    Each layer is tried alone in fp16; of more than `MOST_TRIED`, layers that follow one another are tried together.
+    Then a bisection finds how many have to be kept, costliest first.
 
     Args:
         layers: all layers, in order.
@@ -102,27 +108,36 @@ def layers_to_keep(
         cost: returns the cost of keeping these layers.
 
     Returns:
-        The layers to keep, and the cost of each other one alone, costliest first; empty if the `needed` are enough.
+        The layers to keep, and the cost of each other one (or "first to last" of those tried together) alone, costliest
+        first; empty if the `needed` are enough.
     """
     if cost(needed)[0] <= limit:
         return [layer for layer in layers if layer in needed], []
     others = [layer for layer in layers if layer not in needed]
-    costs = {layer: cost([other for other in layers if other != layer]) for layer in others}
-    ranked = sorted(others, key=lambda layer: costs[layer], reverse=True)
+    together = -(-len(others) // MOST_TRIED)
+    groups = [others[start : start + together] for start in range(0, len(others), together)]
+    costs = [cost([layer for layer in layers if layer not in group]) for group in groups]
+    ranked = sorted(range(len(groups)), key=lambda index: costs[index], reverse=True)
+
+    def costliest(many: int) -> list[str]:
+        return [layer for index in ranked[:many] for layer in groups[index]]
+
     low, high = 0, len(ranked)  # keeping `high` of them is enough: nothing is fp16 then
     while high - low > 1:
         middle = (low + high) // 2
-        if cost([*needed, *ranked[:middle]])[0] <= limit:
+        if cost([*needed, *costliest(middle)])[0] <= limit:
             high = middle
         else:
             low = middle
-    kept = {*needed, *ranked[:high]}
-    return [layer for layer in layers if layer in kept], [(layer, costs[layer]) for layer in ranked]
+    kept = {*needed, *costliest(high)}
+    names = [" to ".join(dict.fromkeys((group[0], group[-1]))) for group in groups]
+    return [layer for layer in layers if layer in kept], [(names[index], costs[index]) for index in ranked]
 
 
 def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:
     """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large."""
-    layers = [node for node in model.graph.node if node.op_type in CONVOLUTIONS]
+    able = layers_with_weights(model)
+    layers = [node for node in model.graph.node if node.name in able]
     seen = extremes(model, sorted({name for node in layers for name in (node.input[0], node.output[0])}), pictures)
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
@@ -168,7 +183,7 @@ class HalfConversion:
             if node.op_type in CONVOLUTIONS:
                 is_half = node.name not in self.keep
             else:
-                is_half = node.op_type in FOLLOWERS and all(value in self.half for value in pictures)
+                is_half = node.op_type in FOLLOWERS and len(node.output) == 1 and self.half.issuperset(pictures)
             if is_half:
                 self.convert(node, set(pictures))
             else:

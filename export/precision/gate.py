@@ -135,8 +135,10 @@ def exceeds_limit(card: ModelCard, gate: Gate) -> bool:
 
 def no_layer_in_fp16(card: ModelCard, gate: Gate) -> bool:
     """Return True if all layers of an fp16 file stayed in fp32, so that nothing in it is fp16."""
-    network = card.architecture
-    return card.precision == "fp16" and isinstance(network, UNetConfig) and len(gate.kept) == network.convolutions
+    network, layers = card.architecture, gate.layers
+    if layers is None and isinstance(network, UNetConfig):
+        layers = network.convolutions
+    return card.precision == "fp16" and len(gate.kept) == layers
 
 
 def _distinct(value: float, limit: float, kind: str) -> str:

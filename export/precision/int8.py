@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.graph import layers_of
+from export.graph import layers_of, layers_with_weights
 from export.options import Values, check_keep
 from export.precision.calibration import Ranges, calibrate
 from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images
@@ -83,7 +83,7 @@ def convert_to_int8(
     converted = to_int8(model, layers, ranges, values)
     run = graph_run(converted)
     kept = [layer for layer in layers_of(model) if layer not in layers]
-    gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
+    gate, doubt, finite = measured(run, exact, card, samples, kept, layers_of(model), int8_is_good, display)
     costs: list[tuple[str, PrecisionCost]] = []
     if not gate.passed:
         judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
@@ -109,9 +109,12 @@ def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage) ->
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:
-    """List the layers that can be int8: all convolutions but the first, the last and the transposed ones."""
-    kinds = {node.name: node.op_type for node in model.graph.node}
-    return [name for name in layers_of(model)[1:-1] if kinds[name] == "Conv"]
+    """List the layers that can be int8: all convolutions but the first, the last and the transposed ones.
+
+    Those whose weights the graph computes are none, either.
+    """
+    kinds, able = {node.name: node.op_type for node in model.graph.node}, {*layers_with_weights(model)}
+    return [name for name in layers_of(model)[1:-1] if kinds[name] == "Conv" and name in able]
 
 
 def values_to_calibrate(model: onnx.ModelProto, layers: Collection[str], values: Values) -> list[str]:
@@ -203,14 +206,14 @@ def quantise_weights(
 ) -> list[onnx.NodeProto]:
     """Replace a convolution's weights, and with "u8" its bias, by integers; return the nodes that dequantise them."""
     weight, most = numpy_helper.to_array(weights[node.input[1]]), WEIGHT_MAX[values]
-    scale = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), SMALLEST_RANGE) / most
+    scale = np.maximum(np.abs(weight).max(axis=tuple(range(1, weight.ndim))), SMALLEST_RANGE) / most
     with_bias = values == "u8" and len(node.input) > 2
     if with_bias:
         bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
         # A channel with tiny weights may have a bias that overflows int32 at the scale of the weights.
         scale = np.maximum(scale, np.abs(bias) / (float(incoming.scale) * BIAS_MAX))
     scale = scale.astype(np.float32)
-    integers = np.clip(np.rint(weight / scale[:, None, None, None]), -most, most).astype(np.int8)
+    integers = np.clip(np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))), -most, most).astype(np.int8)
     nodes = [replace_by_integers(graph, node, 1, weights[node.input[1]], integers, scale)]
     if with_bias:
         bias_scale = scale * incoming.scale

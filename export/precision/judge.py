@@ -100,10 +100,11 @@ def measured(
     card: ModelCard,
     samples: Samples,
     kept: Sequence[str],
+    layers: Sequence[str],
     good: Callable[[Gate], bool],
     display: Display,
 ) -> Judgement:
-    """Measure a conversion on all pictures.
+    """Measure a conversion on all pictures; of the `layers`, `kept` are in fp32.
 
     The gate passes if its figures are `good`, all answers are finite, and there is no doubt.
     """
@@ -132,6 +133,7 @@ def measured(
         image_dice=None if dices is None else dices[0],
         image_dice_fp32=None if dices is None else dices[1],
         kept=tuple(kept),
+        layers=len(layers),
         passed=False,
     )
     doubt = doubt_of(gate, card, seen)

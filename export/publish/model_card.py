@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from export.precision.gate import describe_limit, describe_loss, no_layer_in_fp16
-from runtime.card import ModelCard, UNetConfig
+from runtime.card import NEVER_PADDED, ModelCard, UNetConfig
 from runtime.errors import one_line
+from runtime.image import MAX_CHANNELS as MAX_RESIZED
 
 FRONT_MATTER = """\
 ---
@@ -86,14 +87,20 @@ def contract(card: ModelCard) -> str:
         "softmax": "A pixel has the class whose probability is highest; they sum to 1.",
         "sigmoids": f"A pixel has each class whose probability is above {threshold}: none, one or several.",
     }[card.output.activation]
+    kind = f"{channels} channels" if card.input.channels == "raw" else card.input.channels
     rows = [
-        ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{card.input.channels}, 0 to 255"),
+        ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{kind}, 0 to 255"),
         ("output", "`probability`", "float32", f"batch, {classes}, height, width", "0 to 1"),
     ]
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
+    free = "Batch, height and width are free."
+    if not card.input.padded:
+        free = f"The batch is free. Height and width have to be multiples of {card.input.stride}, {NEVER_PADDED}."
+    if max(card.input.min_size) > 1:
+        free += " The smallest picture is {} x {}.".format(*card.input.min_size)
     return (
         f"## Input and output\n\n{card_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
-        f"Batch, height and width are free. {fits[card.input.fit]} Resize the probabilities back to the image's size, "
+        f"{free} {fits[card.input.fit]} Resize the probabilities back to the image's size, "
         f"and decide then. {decision}\n\nClasses, in the order of the output's channels:\n\n{listed}\n"
     )
 
@@ -101,6 +108,27 @@ def contract(card: ModelCard) -> str:
 def usage(card: ModelCard, file: Path) -> str:
     """Show how to call the file, with this library and without it."""
     for_cpus, suffix = card.target == "cpu", "tif" if card.output.overlapping else "png"
+    if card.input.channels == "raw":
+        return f"""\
+## How to use it
+
+With the runtime of unet-deploy, which needs no PyTorch; image files do not hold such channels, so read them yourself:
+
+```python
+import numpy as np
+import runtime
+
+image = np.load("image.npy")  # {raw_array(card)}
+runtime.predict(image, model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.{suffix}")
+```
+
+With ONNX Runtime and OpenCV:
+
+```python
+{plain_script(card, file.name)}```
+
+Both give the same mask for 8-bit images that are not smaller than the trained size.
+"""
     return f"""\
 ## How to use it
 
@@ -127,35 +155,46 @@ Both give the same mask for 8-bit images that are not smaller than the trained s
 """
 
 
+def raw_array(card: ModelCard) -> str:
+    """Describe the arrays that a network of raw channels takes."""
+    channels = card.architecture.in_channels
+    return "uint8 [height, width]" if channels == 1 else f"uint8 [height, width, {channels}]"
+
+
 def plain_script(card: ModelCard, name: str) -> str:
     """Return Python code that writes mask.png for image.jpg with the file `name`, without this library.
 
     Classes that overlap are the pages of mask.tif.
     """
-    (height, width), grey = card.input.size, card.input.channels == "L"
-    lines = [
-        "import cv2",
-        "import numpy as np",
-        "import onnxruntime",
-        "from PIL import Image, ImageOps",
-        "",
-        f'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("{card.input.channels}"))',
-    ]
-    area = "cv2.INTER_AREA)  # INTER_LINEAR for smaller images"
+    (height, width), channels = card.input.size, card.architecture.in_channels
+    grey, raw = channels == 1, card.input.channels == "raw"
+    libraries = ["cv2", "numpy as np", "onnxruntime"]
+    read = f'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("{card.input.channels}"))'
+    if raw:
+        read = f'image = np.load("image.npy")  # {raw_array(card)}'
+    pillow = [f"from PIL import Image{'' if raw else ', ImageOps'}"]
+    lines = [*(f"import {name}" for name in libraries), *pillow, "", read]
     part = "probability[0]"
+
+    def resized(size: str) -> str:
+        if channels <= MAX_RESIZED:
+            return f"cv2.resize(image, {size}, interpolation=cv2.INTER_AREA)  # INTER_LINEAR for smaller images"
+        plane = f"cv2.resize(plane, {size}, interpolation=cv2.INTER_AREA)"
+        return f"np.dstack([{plane} for plane in cv2.split(image)])  # INTER_LINEAR for smaller images"
+
     if card.input.fit == "stretch":
-        lines.append(f"fitted = cv2.resize(image, ({width}, {height}), interpolation={area}")
+        lines.append(f"fitted = {resized(f'({width}, {height})')}")
     elif card.input.fit == "native":
         lines.append("fitted = image")
     else:
         bars = [min(max(round(255 * mean), 0), 255) for mean in card.input.mean]
-        canvas = f"({height}, {width}), {bars[0]}" if grey else f"({height}, {width}, 3), {bars}"
+        canvas = f"({height}, {width}), {bars[0]}" if grey else f"({height}, {width}, {channels}), {bars}"
         lines += [
             f"scale = min({height} / image.shape[0], {width} / image.shape[1])",
             "h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))",
             f"top, left = ({height} - h) // 2, ({width} - w) // 2",
             f"fitted = np.full({canvas}, np.uint8)",
-            f"fitted[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation={area}",
+            f"fitted[top : top + h, left : left + w] = {resized('(w, h)')}",
         ]
         part = "probability[0][:, top : top + h, left : left + w]"
     batch = "fitted[None, :, :, None]" if grey else "fitted[None]"

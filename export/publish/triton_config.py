@@ -29,6 +29,7 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
     """Return the text of config.pbtxt for the exported file `source`, served as `name`."""
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
+    free = "free" if card.input.padded else f"multiples of {card.input.stride}"
     failed = card.proof is not None and card.proof.gate is not None and not card.proof.gate.passed
     parts = [
         "# Warning: this file failed its gate when it was exported, and was written all the same; see its card.\n"
@@ -38,7 +39,7 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
 name: "{name}"
 platform: "onnxruntime_onnx"
 
-# The batch is the first axis and not among dims. Height and width are free; the model was trained at {height}x{width}
+# The batch is the first axis and not among dims. Height and width are {free}; the model was trained at {height}x{width}
 # (height x width, fit: {card.input.fit}).
 max_batch_size: {max_batch}
 input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, {channels} ] }} ]  # height, width, {card.input.channels}

@@ -12,6 +12,10 @@ MARGIN = 1.05
 6 % faster than the sum of their layers promised."""
 
 
+SAME_SIZE = ("Relu", "Concat", "Add", "LeakyRelu", "Sigmoid", "Mul", "Clip", "BatchNormalization")
+"""Operators whose answers have the size of what they read."""
+
+
 def choose_forms(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
     """Choose the form of each convolution of 3x3 that costs least, for one image of the trained size.
 
@@ -22,9 +26,10 @@ def choose_forms(model: onnx.ModelProto, card: ModelCard) -> dict[str, Form]:
         Forms by the name of the convolution, without those that stay direct.
     """
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    shapes = {node.name: weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+    able = rewritable(model)
+    shapes = {node.name: weights[node.input[1]] for node in model.graph.node if node.name in able}
     sizes, found = sizes_of(model, card), dict[str, Form]()
-    for name in rewritable(model):
+    for name in able:
         out, channels = shapes[name][:2]
         form = min(FORMS, key=lambda one: cost(one, *sizes[name], channels, out)) if name in sizes else "direct"
         if form != "direct":
@@ -36,8 +41,8 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
     """Find the (height, width) of what each convolution reads for an image of the trained size, where it is known."""
     stride = card.input.stride
     height, width = (-(-side // stride) * stride for side in card.input.size)
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    sizes = {first.input[0]: (height, width)}
+    first = next((node for node in model.graph.node if node.op_type == "Conv"), None)
+    sizes = {} if first is None else {first.input[0]: (height, width)}
     found: dict[str, tuple[int, int]] = {}
     for node in model.graph.node:
         known = next((sizes[value] for value in node.input if value in sizes), None)
@@ -45,12 +50,14 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
             continue
         if node.op_type == "Conv":
             found[node.name] = known
-        if node.op_type in ("Conv", "Relu", "Concat"):
-            sizes[node.output[0]] = known
-        elif node.op_type == "MaxPool":
-            sizes[node.output[0]] = (known[0] // 2, known[1] // 2)
+        strides = next((one.ints for one in node.attribute if one.name == "strides"), ())
+        down, across = strides if len(strides) == 2 else (1, 1)
+        if node.op_type in ("Conv", "MaxPool"):
+            sizes[node.output[0]] = (-(-known[0] // down), -(-known[1] // across))
         elif node.op_type in ("ConvTranspose", "Resize"):
-            sizes[node.output[0]] = (known[0] * 2, known[1] * 2)
+            sizes[node.output[0]] = (known[0] * max(2, down), known[1] * max(2, across))
+        elif node.op_type in SAME_SIZE:
+            sizes[node.output[0]] = known
     return found
 
 

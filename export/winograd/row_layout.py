@@ -184,7 +184,7 @@ def to_pictures(b: Builder, rows: Rows) -> str:
 
 
 def pooled(b: Builder, rows: Rows) -> Rows:
-    """Take the largest of each 2x2 pixels; height and width have to be even."""
+    """Take the largest of each 2x2 pixels; of an odd side, the last pixel is left out."""
     corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
     found = [
         b.op("Gather", rows.value, with_last_row(b, rows, line_indices(b, rows, 2, corner)), axis=0)

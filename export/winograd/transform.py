@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from export.graph import CONVOLUTIONS, layers_with_weights
 from export.winograd.row_layout import (
     BODY,
     Builder,
@@ -45,6 +46,25 @@ TILE: Mapping[Form, int] = {"f2-few": 2, "f4": 4, "f4-few": 4}
 
 BLOCK = 40_000
 """Channels (in and out) times tiles that are computed at a time; 36 values of each take 5.8 MB."""
+
+ATTRIBUTES: Mapping[str, Any] = {
+    "group": 1,
+    "auto_pad": b"NOTSET",
+    "ceil_mode": 0,
+    "pads": [0, 0, 0, 0],
+    "dilations": [1, 1],
+    "output_padding": [0, 0],
+}
+"""ONNX's defaults of the attributes that are looked at, for pictures."""
+
+HALVED: Mapping[str, Any] = {
+    "kernel_shape": [2, 2],
+    "strides": [2, 2],
+    "pads": [0, 0, 0, 0],
+    "dilations": [1, 1],
+    "auto_pad": b"NOTSET",
+}
+"""Attributes of poolings and transposed convolutions that halve or double a picture, by squares of 2x2."""
 
 Matrix = NDArray[np.float64]
 
@@ -239,14 +259,19 @@ def transform_filters(weight: NDArray[np.float32], to_filters: Matrix) -> NDArra
 
 def rewritable(model: onnx.ModelProto) -> list[str]:
     """List the convolutions that can take another form than direct, by name, from the graph's input to its output."""
+    able = layers_with_weights(model)
     wanted = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
-    found = []
-    for node in model.graph.node:
-        if node.op_type == "Conv":
-            given = {"group": 1} | {one.name: helper.get_attribute_value(one) for one in node.attribute}
-            if all(given.get(name) == value for name, value in wanted.items()):
-                found.append(node.name)
-    return found
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.name in able and has_attributes(node, wanted)
+    ]
+
+
+def has_attributes(node: onnx.NodeProto, wanted: Mapping[str, Any]) -> bool:
+    """Return True if a convolution or pooling has these attributes; those that it leaves out have ONNX's defaults."""
+    given = ATTRIBUTES | {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    return all(given.get(name) == value for name, value in wanted.items())
 
 
 def rewrite(model: onnx.ModelProto, forms: Mapping[str, Form], block: int = BLOCK) -> onnx.ModelProto:
@@ -289,13 +314,13 @@ class _Rewriting:
             self.note_channels(node)
             if node.name in self.forms:
                 self.rewrite_convolution(node)
-            elif node.op_type == "MaxPool" and node.input[0] in self.rows:
+            elif node.op_type == "MaxPool" and node.input[0] in self.rows and self.halves(node, {"ceil_mode": 0}):
                 self.rows[node.output[0]] = pooled(self.b, self.rows[node.input[0]])
-            elif node.op_type == "ConvTranspose" and self.is_read_as_rows(node.output[0]):
+            elif self.doubles(node) and self.is_read_as_rows(node.output[0]):
                 weight, bias = self.weight_and_bias(node)
                 self.channels.setdefault(node.input[0], weight.shape[0])
                 self.rows[node.output[0]] = transposed(self.b, self.as_rows(node.input[0]), weight, bias)
-            elif node.op_type == "Concat" and node.output[0] in self.channels and self.is_read_as_rows(node.output[0]):
+            elif self.joins(node) and node.output[0] in self.channels and self.is_read_as_rows(node.output[0]):
                 self.parts[node.output[0]] = list(node.input)
             else:
                 self.leave(node)
@@ -308,6 +333,15 @@ class _Rewriting:
         made.graph.initializer.extend([*kept, *self.b.constants.values()])
         return made
 
+    def halves(self, node: onnx.NodeProto, more: Mapping[str, Any]) -> bool:
+        """Return True if a node has the attributes `HALVED` and these, and a single output."""
+        return len(node.output) == 1 and has_attributes(node, {**HALVED, **more})
+
+    def doubles(self, node: onnx.NodeProto) -> bool:
+        """Return True if a node is a transposed convolution by squares of 2x2, with constant weights."""
+        is_square = node.op_type == "ConvTranspose" and self.halves(node, {"group": 1, "output_padding": [0, 0]})
+        return is_square and all(name in self.weights for name in node.input[1:])
+
     def weight_and_bias(self, node: onnx.NodeProto) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Return weight and bias of a convolution."""
         weight, *bias = (numpy_helper.to_array(self.weights[name]) for name in node.input[1:])
@@ -316,13 +350,16 @@ class _Rewriting:
     def note_channels(self, node: onnx.NodeProto) -> None:
         """Note the number of channels of a node's output, if it is known."""
         out = node.output[0]
+        if node.op_type in CONVOLUTIONS and node.input[1] not in self.weights:
+            return
         if node.op_type == "Conv":
             self.channels[out] = self.weights[node.input[1]].dims[0]
         elif node.op_type == "ConvTranspose":
-            self.channels[out] = self.weights[node.input[1]].dims[1]
+            groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+            self.channels[out] = self.weights[node.input[1]].dims[1] * groups
         elif node.op_type in ("Relu", "MaxPool", "Resize") and node.input[0] in self.channels:
             self.channels[out] = self.channels[node.input[0]]
-        elif node.op_type == "Concat" and all(value in self.channels for value in node.input):
+        elif self.joins(node) and all(value in self.channels for value in node.input):
             self.channels[out] = sum(self.channels[value] for value in node.input)
 
     def is_read_as_rows(self, value: str) -> bool:
@@ -330,7 +367,11 @@ class _Rewriting:
         readers = self.readers.get(value, ())
         if any(node.name in self.forms for node in readers):
             return True
-        return any(self.is_read_as_rows(node.output[0]) for node in readers if node.op_type == "Concat")
+        return any(self.is_read_as_rows(node.output[0]) for node in readers if self.joins(node))
+
+    def joins(self, node: onnx.NodeProto) -> bool:
+        """Return True if a node puts the channels of pictures one after the other."""
+        return node.op_type == "Concat" and has_attributes(node, {"axis": 1})
 
     def as_rows(self, value: str) -> Rows:
         """Return a value as rows."""

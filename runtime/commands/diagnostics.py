@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from runtime.card import CHANNEL_COUNT, ModelCard, UNetConfig
+from runtime.card import ModelCard, UNetConfig
 from runtime.commands import system_info
 from runtime.errors import DeviceError, UnetError, one_line
 
@@ -251,7 +251,7 @@ def latency(predictor: "Predictor") -> dict[str, Any]:
     from runtime.model_file.golden import synthetic_image
 
     card = predictor.card
-    batch = synthetic_image(*card.input.size, CHANNEL_COUNT[card.input.channels], seed=0)[None]
+    batch = synthetic_image(*card.input.size, card.architecture.in_channels, seed=0)[None]
     predictor.run(batch)
     taken: list[float] = []
     end = time.perf_counter() + SECONDS

@@ -132,8 +132,7 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
     height, width = card["size"]
     yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read"
     yield f"{card['name']}: {', '.join(card['classes'][:8])}; {width}x{height} {card['channels']}, {card['fit']}; " + (
-        f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, "
-        f"widths {','.join(map(str, card['widths']))}"
+        f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, {card['architecture']}"
     )
     if card["metrics"]:
         yield ", ".join(f"{name} {value:.4g}" for name, value in card["metrics"].items())

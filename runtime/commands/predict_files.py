@@ -37,9 +37,14 @@ class PredictorArguments:
         """Return the predictor, and a function that applies `threshold` to an answer.
 
         Raises:
-            ConfigError: the model takes the most probable one of several classes, so there is no threshold.
+            ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
         """
         predictor, threshold = Predictor(self.model, self.device, self.threads), self.threshold
+        if predictor.card.input.channels == "raw":
+            raise ConfigError(
+                f"{self.model}: takes arrays of {predictor.card.architecture.in_channels} channels and no image files; "
+                "call runtime.predict(array, model) in Python"
+            )
         if threshold is None:
             return predictor, lambda result: result
         output = predictor.card.output

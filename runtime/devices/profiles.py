@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.card import ModelCard
 from runtime.errors import DeviceError
-from runtime.model_file.golden import GOLDEN_SIZE
+from runtime.model_file.golden import golden_size
 from runtime.options import ProviderOptions, Size
 
 Shape = tuple[int, int, int]
@@ -77,11 +77,16 @@ def profile_of(card: ModelCard, options: ProviderOptions) -> Profile:
 
     A limit is (height, width) and never excludes the golden sample or the trained size: an engine that cannot replay
     the sample would never be taken. A card with fit "native" gets images of any size, so its smallest is the stride.
+    TensorRT runs the network at both ends, so these are sizes that it takes.
     """
-    trained, stride = card.input.size, card.input.stride
+    trained, stride, golden = card.input.size, card.input.stride, golden_size(card.input)
     smallest = options.min_size or ((stride, stride) if card.input.fit == "native" else trained)
-    lows = [min(sides) for sides in zip(GOLDEN_SIZE, trained, smallest, strict=True)]
-    highs = [max(sides) for sides in zip(GOLDEN_SIZE, trained, options.max_size or trained, strict=True)]
+    lows = [
+        max(least, min(sides)) for least, *sides in zip(card.input.min_size, golden, trained, smallest, strict=True)
+    ]
+    highs = [max(sides) for sides in zip(golden, trained, options.max_size or trained, strict=True)]
+    if not card.input.padded:
+        lows, highs = ([bucket(side, stride) for side in sides] for sides in (lows, highs))
     return Profile(
         low=(1, lows[0], lows[1]),
         best=(1, *trained),

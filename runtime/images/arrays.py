@@ -15,6 +15,21 @@ PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
 
 
+def from_raw_array(array: NDArray[Any], count: int | None = None) -> NDArray[np.uint8]:
+    """Convert [height, width, count] to uint8, a copy of its own; every channel stays. Types are as of `from_array`.
+
+    `count` is the expected number of channels; None takes any. A single one may have no axis.
+
+    Raises:
+        ImageError: the type or shape is another, or floating-point numbers are out of range.
+    """
+    planes = array[:, :, None] if array.ndim == 2 else array
+    if planes.ndim != 3 or 0 in planes.shape or planes.shape[2] != (count or planes.shape[2]):
+        expected = f"[height, width, {count or 'channels'}]"
+        raise ImageError(f"array: found {array.dtype} {list(array.shape)}, expected {expected} for this model")
+    return np.array(to_levels(planes), order="C")
+
+
 def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
     """Convert [height, width] or [height, width, 1, 3 or 4] to uint8 [height, width, 3 or 1], a copy of its own.
 
@@ -32,22 +47,26 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
             f"array: found {array.dtype} {list(array.shape)}, expected [height, width] or [height, width, 1, 3 or 4]"
         )
     colours = array[:, :, None] if array.ndim == 2 else array[:, :, :3]  # [height, width, 1 or 3]
-    if array.dtype == np.uint8:
-        pixels = colours
-    elif array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
-        pixels = (colours // 257).astype(np.uint8)
-    elif array.dtype.kind == "f":
-        pixels = scale_floats(colours)
-    else:
-        advice = "convert it with array.astype(np.uint8) if its values are 0..255"
-        if array.dtype == np.bool_:
-            advice = "a mask is not an image; for black and white give array * np.uint8(255)"
-        raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
+    pixels = to_levels(colours)
     if pixels.shape[2] == len(channels):
         return np.array(pixels, order="C")
     if channels == "RGB":
         return np.repeat(pixels, 3, axis=2)
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert(channels))[:, :, None]
+
+
+def to_levels(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert values to uint8 levels, 0..255; uint8 stays as it is. Raises an ImageError for other types or ranges."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
+        return (array // 257).astype(np.uint8)
+    if array.dtype.kind == "f":
+        return scale_floats(array)
+    advice = "convert it with array.astype(np.uint8) if its values are 0..255"
+    if array.dtype == np.bool_:
+        advice = "a mask is not an image; for black and white give array * np.uint8(255)"
+    raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
 
 
 def scale_floats(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -22,14 +22,21 @@ def strips(shape: tuple[int, ...]) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
+def displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image [height, width, channels] as it can be shown: colour and grey stay, others become their mean."""
+    if image.shape[2] in (1, 3):
+        return image
+    return np.rint(image.mean(axis=2, keepdims=True, dtype=np.float32)).astype(np.uint8)
+
+
 def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = OPACITY) -> NDArray[np.uint8]:
-    """Tint an image, uint8 [height, width, 3 or 1], by the classes of `mask` [height, width]; 0 stays as it is.
+    """Tint an image, uint8 [height, width, channels], by the classes of `mask` [height, width]; 0 stays as it is.
 
     Returns a new array, uint8 RGB [height, width, 3].
     """
     values = np.arange(256, dtype=np.float32)[:, None]
     tables = np.rint(values + float(opacity) * (np.array(COLOURS, np.float32)[:, None] - values)).astype(np.uint8)
-    picture = np.array(np.broadcast_to(image, (*mask.shape, 3)), order="C")
+    picture = np.array(np.broadcast_to(displayable(image), (*mask.shape, 3)), order="C")
     for rows in strips(mask.shape):
         part, colours = picture[rows], (mask[rows] - 1) % len(COLOURS)
         for index in range(min(len(COLOURS), int(mask[rows].max()))):

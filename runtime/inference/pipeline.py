@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import InputSpec, ModelCard
+from runtime.card import NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ClosedError, ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
 from runtime.inference.loaded_model import LoadedModel
@@ -47,13 +47,13 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     """Decode an image and fit it to the network.
 
     Raises:
-        ImageError: see `load_image`; or the picture is smaller than the network takes.
+        ImageError: see `load_image`; or the network does not take pictures of this size.
     """
     start = time.perf_counter()
-    image = load_image(source, card.input.channels, limits=limits)
+    image = load_image(source, card.input.channels, count=card.architecture.in_channels, limits=limits)
     decoded = time.perf_counter()
     fitted = fit(image, options.spec)
-    check_least(fitted.image, options.spec)
+    check_sides(fitted.image, options)
     return PreparedImage(
         image=image,
         fitted=fitted,
@@ -63,12 +63,29 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     )
 
 
-def check_least(image: NDArray[np.uint8], spec: InputSpec) -> None:
-    """Raise an ImageError if a picture [..., height, width, channels] is smaller than the network takes."""
-    (height, width), (least_height, least_width) = image.shape[-3:-1], spec.min_size
+def check_sides(image: NDArray[np.uint8], options: ResolvedOptions) -> None:
+    """Raise an ImageError unless the network takes a picture uint8 [height, width, channels] with these options."""
+    tile = options.tile
+    if tile is None or options.spec.padded:
+        check_size(image, options.spec)
+    elif image.shape[0] < tile[0] or image.shape[1] < tile[1]:
+        raise ImageError(
+            f"image: is {image.shape[1]}x{image.shape[0]} pixels, smaller than a tile of {tile[1]}x{tile[0]}, which is "
+            f"never cut or padded, {NEVER_PADDED}; give a smaller tile, or leave it out"
+        )
+
+
+def check_size(images: NDArray[np.uint8], spec: InputSpec) -> None:
+    """Raise an ImageError if the network does not take pictures [..., height, width, channels] of this size."""
+    (height, width), (least_height, least_width) = images.shape[-3:-1], spec.min_size
     if height < least_height or width < least_width:
         raise ImageError(
             f"image: is {width}x{height} pixels, the network takes at least {least_width}x{least_height}; give a size"
+        )
+    if not spec.padded and (height % spec.stride or width % spec.stride):
+        raise ImageError(
+            f"image: is {width}x{height} pixels, the network takes multiples of {spec.stride} alone, {NEVER_PADDED}; "
+            "give a size"
         )
 
 
@@ -79,7 +96,7 @@ def check_batch(batch: object, spec: InputSpec, channels: int) -> None:
         raise ImageError(f"batch: found {type(batch).__name__}, {expected}")
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels or not batch.size:
         raise ImageError(f"batch: found {batch.dtype} {list(batch.shape)}, {expected}")
-    check_least(batch, spec)
+    check_size(batch, spec)
 
 
 def infer(

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
-from runtime.card import MAX_SIDE, InputSpec, ModelCard
+from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ConfigError
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
 from runtime.inference.tta import Tta
@@ -47,8 +47,8 @@ def resolve_options(
     """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
-        ConfigError: a size is none, a side is below 1, the overlap is outside 0..`MAX_OVERLAP`, or an augmentation or
-            option is unknown.
+        ConfigError: a size is none, or one that the network does not take, the overlap is outside 0..`MAX_OVERLAP`, or
+            an augmentation or option is unknown.
     """
     if unknown:
         name = next(iter(unknown))
@@ -57,7 +57,7 @@ def resolve_options(
             f"{name}: is no option of predict, expected {', '.join(PredictOptions.__annotations__)}{hint}"
         )
     if tile is not None:
-        _check_size("tile", tile, "", card.input.min_size)
+        _check_size("tile", tile, "", card.input)
     if overlap is not None and tile is None:
         raise ConfigError(f"overlap: found {overlap!r} without tile, whose neighbours it is of; give tile too")
     overlap = OVERLAP if overlap is None else overlap
@@ -66,15 +66,19 @@ def resolve_options(
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
     spec = card.input
+    if isinstance(size, str) and size == "native" and tile is None and not spec.padded and spec.stride > 1:
+        raise ConfigError(
+            f"size: found 'native', expected (height, width), multiples of {spec.stride}, {NEVER_PADDED}; or give tile"
+        )
     if (isinstance(size, str) and size == "native") or (size is None and tile is not None):
         spec = replace(spec, fit="native")
     elif size is not None:
-        _check_size("size", size, ", or 'native'", card.input.min_size)
+        _check_size("size", size, ", or 'native'", card.input)
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
 
 
-def _check_size(name: str, size: object, other: str, least: tuple[int, int]) -> None:
+def _check_size(name: str, size: object, other: str, spec: InputSpec) -> None:
     if (
         not isinstance(size, tuple | list)
         or len(size) != 2
@@ -82,7 +86,10 @@ def _check_size(name: str, size: object, other: str, least: tuple[int, int]) -> 
         or not all(1 <= side <= MAX_SIDE for side in size)
     ):
         raise ConfigError(f"{name}: found {size!r}, expected (height, width), each 1 to {MAX_SIDE}{other}")
+    least = spec.min_size
     if size[0] < least[0] or size[1] < least[1]:
         raise ConfigError(f"{name}: found {tuple(size)!r}, expected at least {least}, (height, width) of the network")
+    if not spec.padded and (size[0] % spec.stride or size[1] % spec.stride):
+        raise ConfigError(f"{name}: found {tuple(size)!r}, expected multiples of {spec.stride}, {NEVER_PADDED}")
     if size[0] * size[1] > MAX_PIXELS:
         raise ConfigError(f"{name}: found {size!r}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard
+from runtime.card import InputSpec, ModelCard
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -83,14 +83,27 @@ def allowed_error(device_tolerance: float, card: ModelCard) -> float:
     return device_tolerance + rounding
 
 
-def golden_image(channels: int, min_size: tuple[int, int] = (1, 1)) -> NDArray[np.uint8]:
-    """The image of every golden sample, uint8 [`GOLDEN_SIZE`, channels]; larger if a network needs `min_size`."""
-    height, width = (max(sides) for sides in zip(GOLDEN_SIZE, min_size, strict=True))
-    return synthetic_image(height, width, channels, seed=20150518)
+def golden_size(spec: InputSpec) -> tuple[int, int]:
+    """Return the (height, width) of a golden sample: `GOLDEN_SIZE`, or the next larger one that a network takes."""
+    height, width = (max(sides) for sides in zip(GOLDEN_SIZE, spec.min_size, strict=True))
+    if spec.padded:
+        return height, width
+    return -(-height // spec.stride) * spec.stride, -(-width // spec.stride) * spec.stride
+
+
+def golden_image(channels: int, size: tuple[int, int] = GOLDEN_SIZE) -> NDArray[np.uint8]:
+    """The image of every golden sample, uint8 [*`size`, channels]; see `golden_size`."""
+    return synthetic_image(*size, channels, seed=20150518)
 
 
 def synthetic_image(height: int, width: int, channels: int, seed: int) -> NDArray[np.uint8]:
-    """Draw ramps, a disc, a checkerboard and noise, uint8 [height, width, 1 or 3]: edges and flat areas."""
+    """Draw ramps, a disc, a checkerboard and noise, uint8 [height, width, channels]: edges and flat areas.
+
+    The disc is in the second of three channels; with more of them, every third has one, each at another place.
+    """
+    if channels not in (1, 3):
+        threes = [synthetic_image(height, width, 3, seed + 1_000 * index) for index in range(-(-channels // 3))]
+        return np.ascontiguousarray(np.concatenate(threes, axis=2)[:, :, :channels])
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     centre_y, centre_x = random.uniform(0.2, 0.8, 2) * (height, width)

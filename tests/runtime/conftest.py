@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from waiting import our_threads, wait_until
 
-from runtime.card import CARD_KEY, InputSpec, ModelCard, OutputSpec, UNetConfig
+from runtime.card import CARD_KEY, InputSpec, ModelCard, ModuleConfig, OutputSpec, UNetConfig
 from runtime.commands import system_info
 from runtime.commands.predict import predict
 from runtime.devices import availability, backend, engine_facts
@@ -132,22 +132,25 @@ def build_graph(kind="brightness", channels=3, image="image", probability="proba
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
 
 
-def card_of(kind="brightness", channels=3, **input_changes):
-    """A card for one of the models; its keywords change fields of `InputSpec`."""
+def card_of(kind="brightness", channels=3, *, raw=False, **input_changes):
+    """A card for one of the models; its keywords change fields of `InputSpec`. Channels may be `raw`, as many are."""
     classes = ("red", "green", "blue") if kind in THREE_CLASSES else ("car",)
     spec = {
         "size": (8, 12),
-        "channels": "RGB" if channels == 3 else "L",
+        "channels": "raw" if raw else {1: "L", 3: "RGB"}.get(channels, "raw"),
         "mean": (0.0,) * channels,
         "std": (1.0,) * channels,
         "fit": "native",
         "stride": 4,
     }
+    spec |= input_changes
+    dimensions = {"in_channels": channels, "classes": len(classes)}
+    is_unet = spec["channels"] != "raw" and spec["stride"] == 4
     return ModelCard(
         name=kind,
         producer={"tests": "1"},
-        architecture=UNetConfig(in_channels=channels, classes=len(classes), widths=(2, 4)),
-        input=InputSpec(**(spec | input_changes)),
+        architecture=UNetConfig(**dimensions, widths=(2, 4)) if is_unet else ModuleConfig(**dimensions, name="net.Net"),
+        input=InputSpec(**spec),
         output=OutputSpec(classes=classes, activation=kind if kind in THREE_CLASSES else "sigmoid"),
         weights_sha256="0" * 64,
     )

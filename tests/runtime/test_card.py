@@ -54,6 +54,7 @@ def full_card():
                 image_dice_fp32=0.75,
                 kept=("downs.0.conv.0", "final_conv"),
                 passed=False,
+                layers=1_000,
             ),
         ),
     )
@@ -250,6 +251,8 @@ OUT_OF_BOUNDS = [
     ("proof.gate.passed", 1, "proof.gate.passed: found 1, expected one of True, False"),
     ("proof.gate.passed", None, "proof.gate.passed: found None"),
     ("proof.gate.passed", "true", "proof.gate.passed: found 'true'"),
+    ("proof.gate.layers", 1, "proof.gate.layers: found 1, expected an integer from 2 to 1000000"),
+    ("proof.gate.layers", 1000.0, "proof.gate.layers: found 1000.0"),
     ("proof.rows", [], "proof.rows: found (), expected 1 to 1000 values"),
     ("proof.rows", [1], "proof.rows: found 1, expected a record"),
     ("proof.rows", {}, "proof.rows.images: is missing"),
@@ -433,10 +436,16 @@ def test_networks_of_many_channels_take_arrays_and_have_as_many_means():
 
 
 def test_a_network_that_is_never_padded_has_images_fitted_to_multiples_of_its_stride():
-    InputSpec(size=(64, 96), stride=32, padded=False)
-    for changes in ({"size": (64, 97)}, {"fit": "native"}):
-        with pytest.raises(ModelError, match=r"input\.padded: found False, expected true unless images are fitted"):
-            InputSpec(**{"size": (64, 96), "stride": 32, "padded": False} | changes)
+    card = module_card()
+    exact = replace(card, input=replace(card.input, padded=False))
+    assert ModelCard.from_json(exact.to_json()) == exact
+    with pytest.raises(ModelError, match=r"input\.size: found \(96, 97\), expected multiples of 32, since the network"):
+        replace(exact.input, size=(96, 97))
+    with pytest.raises(
+        ModelError, match=r"input\.fit: found 'native', expected stretch or letterbox, since the network"
+    ):
+        replace(exact, input=replace(exact.input, fit="native"))
+    replace(exact, input=replace(exact.input, fit="native", stride=1))  # each size is a multiple of 1
 
 
 def test_several_classes_may_be_independent():
@@ -477,13 +486,16 @@ def of_schema_1(card):
     del data["architecture"]["kind"], data["input"]["min_size"], data["input"]["padded"]
     if data["proof"]:
         del data["proof"]["reference"]
+        if data["proof"]["gate"]:
+            del data["proof"]["gate"]["layers"]
     return data
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_cards_of_schema_1_are_read_and_their_reference_follows_from_the_training(known):
     card = full_card() if known else replace(full_card(), training=None)
-    expected = replace(card, proof=replace(card.proof, reference="module" if known else "reading"))
+    gate = replace(card.proof.gate, layers=None)
+    expected = replace(card, proof=replace(card.proof, reference="module" if known else "reading", gate=gate))
     assert ModelCard.from_json(json.dumps(of_schema_1(card))) == expected
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from runtime.errors import ConfigError, ImageError
 from runtime.image import resize
+from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
 
@@ -82,3 +83,68 @@ def test_sizes_below_the_least_of_the_network_are_refused(write_model, name):
     predictor = Predictor(write_model(size=(8, 12), min_size=(4, 6)), "cpu")
     with pytest.raises(ConfigError, match=rf"{name}: found \(8, 5\), expected at least \(4, 6\), \(height, width\) of"):
         predictor.predict(np.zeros((9, 9, 3), np.uint8), **{name: (8, 5)})
+
+
+WHOLE = "since the network looks at the whole picture at once, so that padding would change all of its answers"
+
+
+@pytest.fixture
+def exact(write_model):
+    """A model whose pictures are never padded: multiples of 4 alone."""
+    return Predictor(write_model(size=(8, 12), fit="stretch", padded=False), "cpu")
+
+
+def test_where_nothing_is_padded_pictures_are_resized_to_multiples_of_the_stride(exact):
+    image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    assert exact.predict(image).mask.shape == (9, 13)
+    assert exact.predict(image, size=(16, 4)).mask.shape == (9, 13)
+    assert exact.run(image[None, :8, :12]).shape == (1, 1, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"size": (8, 10)}, f"size: found (8, 10), expected multiples of 4, {WHOLE}"),
+        ({"tile": (6, 8)}, f"tile: found (6, 8), expected multiples of 4, {WHOLE}"),
+        ({"size": "native"}, f"size: found 'native', expected (height, width), multiples of 4, {WHOLE}; or give tile"),
+    ],
+)
+def test_where_nothing_is_padded_other_sizes_are_refused_by_name(exact, asked, message):
+    with pytest.raises(ConfigError) as caught:
+        exact.predict("gone.png", **asked)
+    assert str(caught.value) == message
+
+
+def test_where_nothing_is_padded_a_batch_of_another_size_is_refused(exact):
+    with pytest.raises(ImageError) as caught:
+        exact.run(np.zeros((1, 8, 10, 3), np.uint8))
+    assert str(caught.value) == f"image: is 10x8 pixels, the network takes multiples of 4 alone, {WHOLE}; give a size"
+
+
+def test_where_nothing_is_padded_tiles_are_whole(write_model):
+    """Each tile is asked about as it is; no part of a picture is shown at another size."""
+    exact, shapes = Predictor(write_model(size=(8, 12), fit="stretch", padded=False), "cpu"), set()
+    run = exact._model.session.run
+    exact._model.session.run = lambda batch: shapes.add(batch.shape[1:3]) or run(batch)
+    image = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    assert exact.predict(image, tile=(8, 4)).mask.shape == exact.predict(image, tile=(8, 4), size="native").mask.shape
+    assert shapes == {(8, 4)}
+    with pytest.raises(ImageError) as caught:
+        exact.predict(image, tile=(12, 8))
+    assert str(caught.value) == (
+        f"image: is 13x9 pixels, smaller than a tile of 8x12, which is never cut or padded, {WHOLE}; give a smaller "
+        "tile, or leave it out"
+    )
+
+
+def test_with_a_stride_of_one_no_size_needs_padding(write_model):
+    free = Predictor(write_model(size=(8, 12), fit="native", stride=1, padded=False), "cpu")
+    assert free.predict(np.zeros((5, 7, 3), np.uint8)).mask.shape == (5, 7)
+    assert free.predict(np.zeros((5, 7, 3), np.uint8), size="native").mask.shape == (5, 7)
+
+
+def test_buckets_are_refused_where_nothing_is_padded(write_model):
+    path = write_model(size=(8, 12), fit="stretch", padded=False)
+    with pytest.raises(ConfigError) as caught:
+        Predictor(path, "cpu", options=ProviderOptions(bucket=8))
+    assert str(caught.value) == f"bucket: found 8, expected None, {WHOLE}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import CHANNEL_COUNT, InputSpec
+from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.image import fit, image_size, load_image
 from runtime.support.files import write_bytes
@@ -129,7 +129,7 @@ class Records:
     @property
     def channels(self) -> int:
         """Number of channels of the pictures: 3 or 1."""
-        return CHANNEL_COUNT[self.decoder.input.channels]
+        return len(self.decoder.input.mean)
 
     @property
     def stored(self) -> int:

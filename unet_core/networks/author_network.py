@@ -1,5 +1,6 @@
 """AuthorNetwork: somebody's network with one output tensor; and what is found out by running it."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.card import MAX_CLASSES
+from runtime.card import CHANNEL_COUNT, MAX_CHANNELS, MAX_CLASSES, InputChannels
 from runtime.errors import ConfigError, one_line
+from runtime.model_file.golden import synthetic_image
+from unet_core.networks.whole_picture import NOTICEABLE, change_by_padding
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Strides that are tried, smallest first."""
@@ -16,8 +19,8 @@ STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 TRIED_SIDE = 64
 """Least side of the pictures that strides are tried on, in pixels; networks may refuse smaller ones."""
 
-CHANNELS = (3, 1)
-"""Numbers of input channels that are tried: colour, then grey."""
+CHANNELS = (3, 1, 2, *range(4, MAX_CHANNELS + 1))
+"""Numbers of input channels that are tried, in this order: colour, grey, others."""
 
 
 class AuthorNetwork(nn.Module):
@@ -69,23 +72,33 @@ class Facts:
         classes: channels of its output.
         stride: the smallest number of which height and width have to be multiples.
         min_size: (height, width) of the smallest picture that it takes, multiples of the stride.
+        change_by_padding: see `unet_core.networks.whole_picture`; infinite if it takes no larger pictures.
     """
 
     in_channels: int
     classes: int
     stride: int
     min_size: tuple[int, int]
+    change_by_padding: float = 0.0
+
+    @property
+    def padded(self) -> bool:
+        """False if padding changes answers far from it, too."""
+        return self.change_by_padding <= NOTICEABLE
 
 
-def examine(network: AuthorNetwork, *, stride: int | None = None) -> Facts:
+def examine(network: AuthorNetwork, *, stride: int | None = None, channels: InputChannels = "raw") -> Facts:
     """Run a network on pictures of several sizes, to find out what it takes and gives.
 
+    With `channels` "RGB" or "L" it is tried with that many, else with all of `CHANNELS`.
+
     Raises:
-        ConfigError: it takes neither colour nor grey pictures, answers something other than a map of the same size, or
-            answers the same picture in two ways.
+        ConfigError: it takes no such pictures, answers something other than a map of the same size, or answers the same
+            picture in two ways.
     """
     sure = max(STRIDES) if stride is None else stride * -(-TRIED_SIDE // stride)
-    in_channels, answer = first_answer(network, sure)
+    counts = (CHANNEL_COUNT[channels],) if channels in CHANNEL_COUNT else CHANNELS
+    in_channels, answer = first_answer(network, sure, counts)
     if answer.dim() != 4 or answer.shape[2:] != (sure, sure) or not 1 <= answer.shape[1] <= MAX_CLASSES:
         raise ConfigError(
             f"--network: answers {list(answer.shape)} to pictures of [1, {in_channels}, {sure}, {sure}], expected "
@@ -100,27 +113,44 @@ def examine(network: AuthorNetwork, *, stride: int | None = None) -> Facts:
         )
     if stride is None:
         stride = next(one for one in STRIDES if one == max(STRIDES) or takes(network, in_channels, one))
+    min_size = smallest(network, in_channels, stride)
     return Facts(
         in_channels=in_channels,
         classes=answer.shape[1],
         stride=stride,
-        min_size=smallest(network, in_channels, stride),
+        min_size=min_size,
+        change_by_padding=padding_matters(network, in_channels, max(stride * -(-TRIED_SIDE // stride), *min_size)),
     )
 
 
-def first_answer(network: AuthorNetwork, side: int) -> tuple[int, Tensor]:
-    """Return the number of channels that a network takes, and its answer to such a picture."""
-    errors = []
-    for channels in CHANNELS:
+def padding_matters(network: AuthorNetwork, channels: int, side: int) -> float:
+    """Return `change_by_padding` of a network on a synthetic picture; infinity if it takes none of twice that side."""
+    picture = torch.from_numpy(synthetic_image(side, side, channels, seed=0)).permute(2, 0, 1)[None].float() / 255
+    try:
+        return change_by_padding(network, picture)
+    except Exception:  # of any type: it is the author's code
+        return float("inf")
+
+
+def first_answer(network: AuthorNetwork, side: int, counts: Sequence[int] = CHANNELS) -> tuple[int, Tensor]:
+    """Return the number of channels, one of `counts`, that a network takes, and its answer to such a picture."""
+    errors = {}
+    for channels in counts:
         try:
             return channels, answer_of(network, channels, side, side)
         except ConfigError:
             raise
         except Exception as error:  # of any type: it is the author's code
-            errors.append(f"{type(error).__name__}: {one_line(str(error))[:200]}")
+            errors[channels] = f"{type(error).__name__}: {one_line(str(error))[:200]}"
+    # The first convolution tells which of the errors is about something else than the number of channels.
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    first = next((module for module in network.modules() if isinstance(module, kinds)), None)
+    likely = getattr(first, "in_channels", None)
+    told = likely if likely in errors else counts[0]
+    tried = f"{min(counts)} to {max(counts)} channels" if len(counts) > 1 else f"{told} channel{'s' * (told > 1)}"
     raise ConfigError(
-        f"--network: takes neither pictures of [1, 3, {side}, {side}] ({errors[0]}) nor of [1, 1, {side}, {side}] "
-        f"({errors[1]}); if its sides need another divisor, give --stride"
+        f"--network: takes no pictures of {tried}: to [1, {told}, {side}, {side}] it raises {errors[told]}; if its "
+        "sides need another divisor, give --stride"
     )
 
 
@@ -147,10 +177,19 @@ def takes(network: AuthorNetwork, channels: int, stride: int) -> bool:
 
 
 def smallest(network: AuthorNetwork, channels: int, stride: int) -> tuple[int, int]:
-    """Find the smallest square, of sides that are multiples of the stride, that a network takes."""
+    """Find the smallest (height, width), multiples of the stride, that a network takes.
+
+    That is a square, unless height and width have limits of their own.
+    """
+    step = stride * -(-TRIED_SIDE // stride)
     side = stride
     while not runs(network, channels, side, side):
-        side += stride if side < TRIED_SIDE else TRIED_SIDE
+        side += stride if side < TRIED_SIDE else step
         if side > 8 * max(TRIED_SIDE, stride):
             raise ConfigError(f"--network: takes no picture whose sides are multiples of --stride {stride}")
-    return side, side
+    smaller = range(1, side // stride)  # in strides; beside a long side, a short one may be enough
+    height = stride * (
+        1 + bisect_left(smaller, True, key=lambda many: runs(network, channels, many * stride, 2 * side))
+    )
+    width = stride * (1 + bisect_left(smaller, True, key=lambda many: runs(network, channels, 2 * side, many * stride)))
+    return (height, width) if runs(network, channels, height, width) else (side, side)

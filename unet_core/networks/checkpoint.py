@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from torch import nn
 
-from runtime.card import MAX_NAME, InputSpec, ModelCard, ModuleConfig, OutputSpec, default_classes
+from runtime.card import (
+    CHANNEL_COUNT,
+    MAX_NAME,
+    NEVER_PADDED,
+    Channels,
+    InputChannels,
+    InputSpec,
+    ModelCard,
+    ModuleConfig,
+    OutputSpec,
+    default_classes,
+)
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, load_checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
 from unet_core.networks.author_network import AuthorNetwork, Facts, examine
-from unet_core.networks.factory import make_network
+from unet_core.networks.factory import ANOTHER, make_network
 from unet_core.networks.weights import load_weights_into
 from unet_core.weight_files.pretrained_folder import CONFIG, open_folder
 
@@ -57,7 +69,8 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
             f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
             "the export"
         )
-    return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size))
+    options = replace(options, stride=options.stride or card.input.stride)
+    return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size, channels=card.input.channels))
 
 
 def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges) -> AuthorCheckpoint:
@@ -77,7 +90,8 @@ def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges)
     if arguments:
         notes = (f"the arguments of the network are those in {path / CONFIG}", *notes)
     name = path.resolve().name if path.is_dir() else path.stem
-    return replace(checkpoint_of(network, name, options, changes), from_file=True, notes=notes)
+    checkpoint = checkpoint_of(network, name, options, changes)
+    return replace(checkpoint, from_file=True, notes=(*notes, *checkpoint.notes))
 
 
 def checkpoint_of(
@@ -90,18 +104,30 @@ def checkpoint_of(
 ) -> AuthorCheckpoint:
     """Wrap a network that has its weights already; errors as `load_with_network`.
 
-    Without a `card`, one is assumed, with this `name`; in a given one, architecture and hash are filled in.
+    Without a `card`, one is assumed, with this `name`; in a given one, architecture, hash and what running the network
+    shows of its input are filled in.
     """
     wrapped = AuthorNetwork(network, key=options.output_key, gives_probabilities=options.gives_probabilities).eval()
-    facts = examine(wrapped, stride=options.stride)
-    kind = type(network)
-    assumed = assumed_card(f"{kind.__module__}.{kind.__qualname__}", name, facts, options, changes, network)
+    stride, channels = options.stride, changes.channels or "raw"
     if card is not None:
         if options.gives_probabilities and card.output.activation != options.activation:
             raise ConfigError(
                 f"card: has the activation {card.output.activation}, the network ends in its own {options.activation}"
             )
-        card = replace(card, architecture=assumed.architecture, weights_sha256=assumed.weights_sha256)
+        stride, channels = stride or card.input.stride, card.input.channels
+        changes = replace(changes, size=card.input.size, channels=channels)
+    facts = examine(wrapped, stride=stride, channels=channels)
+    kind = type(network)
+    architecture = f"{kind.__module__.removesuffix(ANOTHER)}.{kind.__qualname__}"
+    assumed = assumed_card(architecture, name, facts, options, changes, network)
+    if card is not None:
+        found = {name: getattr(assumed.input, name) for name in ("stride", "min_size", "padded")}
+        card = replace(
+            card,
+            architecture=assumed.architecture,
+            weights_sha256=assumed.weights_sha256,
+            input=replace(card.input, **found),
+        )
     return AuthorCheckpoint(
         state_dict=network.state_dict(),
         card=card or assumed,
@@ -110,7 +136,27 @@ def checkpoint_of(
         activation_is_assumed=card is None and facts.classes > 1 and not options.gives_probabilities,
         family=kind.__name__,
         author_network=wrapped,
+        notes=notes_on_input(facts, (card or assumed).input),
     )
+
+
+def notes_on_input(facts: Facts, spec: InputSpec) -> tuple[str, ...]:
+    """List what a user has to know about the input of a network."""
+    notes = []
+    if spec.channels == "raw":
+        notes.append(
+            f"the file takes arrays [height, width, {facts.in_channels}] alone, by runtime.predict(array, model), and "
+            "no image files"
+        )
+    if not facts.padded:
+        changed = f"padding changes its answers everywhere, by {facts.change_by_padding:.1%} of their range"
+        if facts.change_by_padding == float("inf"):
+            changed = "as far as can be told: it takes no picture of twice the size"
+        notes.append(
+            f"the network looks at the whole picture at once ({changed}), so pictures are never padded: they are "
+            f"resized to {spec.size[1]}x{spec.size[0]}, and other sizes have to be multiples of {spec.stride}"
+        )
+    return tuple(notes)
 
 
 def assumed_card(
@@ -121,22 +167,29 @@ def assumed_card(
     stride = facts.stride
     size = changes.size or tuple(stride * -(-side // stride) for side in ASSUMED_SIZE)
     # A picture that is padded to the smallest one that the network takes.
-    least = tuple(side - stride + 1 for side in facts.min_size)
+    least = tuple(side - stride + 1 if facts.padded else side for side in facts.min_size)
     if size[0] < least[0] or size[1] < least[1]:
         raise ConfigError(
             f"--size {size[1]}x{size[0]}: the network takes pictures of at least {least[1]}x{least[0]}; give that"
         )
-    grey = facts.in_channels == 1
+    if not facts.padded and any(side % stride for side in size):
+        near = "x".join(str(max(1, round(side / stride)) * stride) for side in reversed(size))
+        raise ConfigError(
+            f"--size {size[1]}x{size[0]}: expected multiples of {stride}, {NEVER_PADDED}; give one such as {near}"
+        )
+    count = facts.in_channels
+    pictures: InputChannels = next((name for name in get_args(Channels) if CHANNEL_COUNT[name] == count), "raw")
     return ModelCard(
         name=name[:MAX_NAME],
         producer=producer(),
         architecture=ModuleConfig(name=architecture[:MAX_NAME], in_channels=facts.in_channels, classes=facts.classes),
         input=InputSpec(
             size=(size[0], size[1]),
-            channels="L" if grey else "RGB",
-            mean=(0.0,) if grey else InputSpec.mean,
-            std=(1.0,) if grey else InputSpec.std,
+            channels=changes.channels or pictures,
+            mean=(0.0,) * count,
+            std=(1.0,) * count,
             stride=stride,
+            padded=facts.padded,
             min_size=(least[0], least[1]),
         ),
         output=OutputSpec(classes=default_classes(facts.classes, activation), activation=activation),

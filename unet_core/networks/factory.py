@@ -13,6 +13,9 @@ from torch import nn
 
 from runtime.errors import ConfigError, one_line
 
+ANOTHER = "_of_network"
+"""Ending of the name of a module if another one of its name is imported already."""
+
 SHOWN = 300
 """Maximum length of an error of the author's code in a message, in characters."""
 
@@ -59,7 +62,7 @@ def _imported(source: str, place: str) -> ModuleType:
         try:
             if not is_file:
                 return importlib.import_module(place)
-            name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_network"
+            name = file.stem if file.stem not in sys.modules else f"{file.stem}{ANOTHER}"
             spec = importlib.util.spec_from_file_location(name, file)
             assert spec is not None
             assert spec.loader is not None

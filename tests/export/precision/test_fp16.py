@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 from export.graph import build_graph, layers_of
 from export.precision import fp16, judge
-from export.precision.fp16 import convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
+from export.precision.fp16 import MOST_TRIED, convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
 from export.precision.gate import FP16_FLIPPED
 from export.proof import graph_run
 from export.samples import synthetic_samples
@@ -177,6 +177,37 @@ def test_nothing_is_tried_alone_where_nothing_hurts():
     tried = []
     assert layers_to_keep(LAYERS, ["e", "b"], lambda kept: tried.append(kept) or (0.0, 0.0), 0.1) == (["b", "e"], [])
     assert tried == [["e", "b"]]
+
+
+@pytest.mark.parametrize("count", [25, 31, 100, 500])
+def test_a_deep_network_is_searched_in_few_tries(count):
+    """Layers that follow one another are tried together, and kept together."""
+    layers, tries = [f"layer{index}" for index in range(count)], []
+    costs = dict.fromkeys(layers, 1e-9) | {"layer20": 1.0, "layer3": 0.5}
+
+    def cost(kept):
+        tries.append(kept)
+        return added(costs)(kept)
+
+    kept, ranked = layers_to_keep(layers, [], cost, 1e-3)
+    together = -(-count // MOST_TRIED)
+    assert len(tries) <= 1 + MOST_TRIED + 5
+    assert {"layer3", "layer20"} <= set(kept) and len(kept) <= 2 * together
+    assert (
+        ranked[0][0]
+        == f"layer{20 // together * together} to layer{min(20 // together * together + together, count) - 1}"
+    )
+
+
+def test_layers_that_overflow_stay_in_fp32_while_the_others_are_tried():
+    """In fp16 they would answer NaN, and all others would look alike."""
+
+    def cost(kept):
+        return (1.0, 1.0) if "c" not in kept else added({"a": 0.1, "b": 0.0, "d": 0.3, "e": 0.0, "f": 0.0})(kept)
+
+    kept, ranked = layers_to_keep(LAYERS, ["c"], cost, 0.2)
+    assert kept == ["c", "d"]
+    assert ranked[:2] == [("d", (0.3, 0.0)), ("a", (0.1, 0.0))]
 
 
 def test_all_layers_are_kept_where_each_one_hurts_too_much():

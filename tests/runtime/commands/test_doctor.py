@@ -93,7 +93,14 @@ def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, wri
     found = report(path)
     assert found["problems"] == []
     assert found["model"]["card"]["target"] == "cpu" and list(found["model"]["devices"]) == ["cpu"]
-    assert "fp32, for CPUs, widths" in run(path).stdout
+    assert "fp32, for CPUs, U-Net of widths" in run(path).stdout
+
+
+def test_a_network_of_another_architecture_and_of_many_channels_is_looked_at(run, write_model):
+    done = run(write_model(channels=5))
+    assert done.exit_code == 0
+    assert "brightness: car; 12x8 raw, native; fp32, net.Net" in done.stdout
+    assert "golden sample off by" in done.stdout and "images/s" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.devices.profiles import Profile, bucket, bucketed, cropped, padded, parts, profile_of
 from runtime.errors import DeviceError
-from runtime.model_file.golden import GOLDEN_SIZE
+from runtime.model_file.golden import GOLDEN_SIZE, golden_size
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
@@ -30,6 +30,34 @@ def test_profile_holds_the_golden_sample_the_trained_size_and_the_limits(make_ca
     assert (profile.low, profile.best, profile.high) == (low, (1, *card["size"]), high)
     for shape in [(1, *GOLDEN_SIZE), (1, *card["size"]), (8, *card["size"])]:
         profile.check(shape)
+
+
+@pytest.mark.parametrize(
+    ("card", "limits", "low", "high"),
+    [
+        ({"fit": "native", "stride": 6}, {}, (1, 6, 6), (8, 96, 120)),
+        ({"fit": "native", "stride": 1}, {}, (1, 1, 1), (8, 96, 120)),
+        ({"fit": "native", "stride": 12, "min_size": (30, 40)}, {}, (1, 30, 40), (8, 96, 120)),
+        ({"min_size": (60, 90)}, {}, (1, 60, 90), (8, 96, 120)),
+        ({"min_size": (60, 90)}, {"min_size": (10, 100)}, (1, 60, 90), (8, 96, 120)),
+        ({"stride": 12, "padded": False}, {}, (1, 60, 96), (8, 96, 120)),
+        ({"stride": 24, "padded": False}, {"max_size": (100, 200)}, (1, 72, 96), (8, 120, 216)),
+        ({"stride": 48, "size": (48, 96), "padded": False, "min_size": (48, 96)}, {}, (1, 48, 96), (8, 96, 96)),
+    ],
+)
+def test_both_ends_of_a_profile_are_sizes_that_the_network_takes(make_card, card, limits, low, high):
+    card = make_card(**{"size": (96, 120), "fit": "stretch"} | card)
+    profile = profile_of(card, ProviderOptions(**limits))
+    assert (profile.low, profile.high) == (low, high)
+    profile.check((1, *golden_size(card.input)))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "grown"), [((5, 7), 6, (6, 12)), ((6, 12), 6, (6, 12)), ((3, 7), 1, (3, 7))]
+)
+def test_small_images_grow_with_any_stride(size, stride, grown):
+    low = Profile(low=(1, 6, 12), best=(1, 60, 60), high=(1, 60, 60), channels=3)
+    assert low.grown(size, stride) == grown
 
 
 def test_profile_as_options_of_the_provider():

@@ -8,8 +8,9 @@ import zlib
 import numpy as np
 import pytest
 
+from runtime.card import InputSpec
 from runtime.errors import ModelError
-from runtime.model_file.golden import GOLDEN_SIZE, MAX_BYTES, Golden, golden_image, synthetic_image
+from runtime.model_file.golden import GOLDEN_SIZE, MAX_BYTES, Golden, golden_image, golden_size, synthetic_image
 
 
 @pytest.fixture
@@ -143,6 +144,31 @@ def test_golden_image_is_small_varied_and_no_multiple_of_sixteen(channels):
     assert all(side % 16 for side in GOLDEN_SIZE)
     assert image.max() - image.min() > 150
     assert np.array_equal(image, golden_image(channels))
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        ({"stride": 16}, GOLDEN_SIZE),
+        ({"stride": 1}, GOLDEN_SIZE),
+        ({"stride": 16, "min_size": (60, 33)}, (60, 88)),
+        ({"stride": 16, "padded": False}, (64, 96)),
+        ({"stride": 12, "padded": False, "size": (144, 144)}, (60, 96)),
+        ({"stride": 48, "padded": False, "size": (144, 144), "min_size": (48, 144)}, (96, 144)),
+    ],
+)
+def test_golden_sample_has_a_size_that_the_network_takes(spec, size):
+    assert golden_size(InputSpec(**{"size": (160, 240)} | spec)) == size
+    assert golden_image(3, size).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7, 16])
+def test_synthetic_images_have_any_number_of_channels_that_differ(channels):
+    image = synthetic_image(20, 30, channels, seed=1)
+    assert image.shape == (20, 30, channels) and image.dtype == np.uint8 and image.flags["C_CONTIGUOUS"]
+    assert np.array_equal(image[:, :, :3], synthetic_image(20, 30, 3, seed=1)[:, :, :channels])
+    planes = image.reshape(-1, channels).T
+    assert len(np.unique(planes, axis=0)) == channels
 
 
 def test_synthetic_images_differ_by_seed_and_exist_at_one_pixel():

@@ -13,14 +13,16 @@ from unet_core.networks.author_network import AuthorNetwork, Facts, examine
 class Net(nn.Module):
     """A convolution whose answer is changed by a function; sides have to be multiples of `stride`, `least` or more."""
 
-    def __init__(self, change=lambda x: x, *, channels=3, classes=1, stride=1, least=1):
+    def __init__(self, change=lambda x: x, *, channels=3, classes=1, stride=1, least=1, narrowest=1):
         super().__init__()
         self.layer = nn.Conv2d(channels, classes, 3, padding=1)
-        self.change, self.stride, self.least = change, stride, least
+        self.change, self.stride, self.least, self.narrowest = change, stride, least, narrowest
 
     def forward(self, x):
         if x.shape[2] % self.stride or x.shape[3] % self.stride or min(x.shape[2:]) < self.least:
             raise RuntimeError("wrong size")
+        if x.shape[3] < self.narrowest:
+            raise RuntimeError("too narrow")
         return self.change(self.layer(x))
 
 
@@ -36,6 +38,11 @@ def wrapped(*arguments, key=None, **named):
         ({"stride": 32}, (3, 1, 32, (32, 32))),
         ({"stride": 8, "least": 20}, (3, 1, 8, (24, 24))),
         ({"least": 5}, (3, 1, 1, (5, 5))),
+        ({"least": 5, "narrowest": 11}, (3, 1, 1, (5, 11))),
+        ({"stride": 16, "narrowest": 40}, (3, 1, 16, (16, 48))),
+        ({"channels": 2}, (2, 1, 1, (1, 1))),
+        ({"channels": 4, "stride": 2}, (4, 1, 2, (2, 2))),
+        ({"channels": 16}, (16, 1, 1, (1, 1))),
     ],
 )
 def test_channels_classes_stride_and_least_size_are_found_by_trying(named, facts):
@@ -44,10 +51,40 @@ def test_channels_classes_stride_and_least_size_are_found_by_trying(named, facts
     assert examine(wrapped(**named)) == expected
 
 
-def test_a_stride_that_is_no_power_of_two_is_given():
-    assert examine(wrapped(stride=12), stride=12).stride == 12
-    with pytest.raises(ConfigError, match=r"takes neither pictures of \[1, 3, 128, 128\] \(RuntimeError: wrong size\)"):
-        examine(wrapped(stride=12))
+@pytest.mark.parametrize(
+    ("stride", "least", "smallest"), [(12, 1, 12), (6, 61, 66), (48, 60, 96), (7, 65, 70), (100, 1, 100), (3, 64, 66)]
+)
+def test_a_stride_that_is_no_power_of_two_is_given(stride, least, smallest):
+    found = examine(wrapped(stride=stride, least=least), stride=stride)
+    assert (found.stride, found.min_size) == (stride, (smallest, smallest))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_stride_that_is_not_found_is_asked_for(channels):
+    with pytest.raises(ConfigError) as caught:
+        examine(wrapped(stride=12, channels=channels))
+    assert str(caught.value) == (
+        f"--network: takes no pictures of 1 to 16 channels: to [1, {channels}, 128, 128] it raises RuntimeError: wrong "
+        "size; if its sides need another divisor, give --stride"
+    )
+
+
+def test_more_channels_than_16_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"takes no pictures of 1 to 16 channels: to \[1, 3, 128, 128\] it raises Runtime"
+    ):
+        examine(wrapped(channels=17))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("RGB", 3), ("L", 1)])
+def test_a_network_that_takes_any_channels_takes_those_that_are_named(kind, count):
+    anything = wrapped()
+    anything.network.forward = lambda x: x.mean(dim=1, keepdim=True)
+    assert examine(anything, channels=kind).in_channels == count
+    with pytest.raises(
+        ConfigError, match=rf"takes no pictures of {count} channels?: to \[1, {count}, 128, 128\] it raises"
+    ):
+        examine(wrapped(channels=2), channels=kind)
 
 
 @pytest.mark.parametrize(
