@@ -180,7 +180,7 @@ def export_loaded(
     check_size(loaded.state_dict)
     if loaded.is_ambiguous and options.changes.probabilities is None:
         raise ConfigError(
-            f"{checkpoint}: has {len(loaded.card.output.classes)} classes, and neither its keys nor the "
+            f"{checkpoint}: has {len(loaded.card.output.classes)} classes, and neither its keys nor "
             f"{loaded.family}'s code tell whether a pixel has exactly one; give --probabilities softmax (one), or "
             "sigmoids (each by itself)"
         )

@@ -64,7 +64,7 @@ class Checkpoint:
 
     def described(self, file: Path) -> str:
         """Say what the `file` is that these weights are from."""
-        return f"{file} is a checkpoint of {'the ' * (self.family == 'tutorial')}{self.family}'s U-Net"
+        return f"{file} is a checkpoint of {self.family}'s U-Net"
 
     def notes_on(self, spec: InputSpec) -> tuple[str, ...]:
         """Return all notes on the use with such images: at some sizes the project's own code does something else."""

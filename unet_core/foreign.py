@@ -109,12 +109,12 @@ class Family:
 
     def misfit(self, reason: str) -> CheckpointError:
         """Make the error for a checkpoint that has the family's keys and is not its network."""
-        return CheckpointError(f"looks like {'the ' * (self.name == 'tutorial')}{self.name}'s U-Net, but {reason}")
+        return CheckpointError(f"looks like {self.name}'s U-Net, but {reason}")
 
 
 FAMILIES = (
     Family(
-        name="tutorial",
+        name="the tutorial",
         telltale=r"(downs\.\d+|ups\.\d+|bottleneck)\.conv\.|final_conv\.",
         down="downs.{level}.conv.{part}",
         bottleneck="bottleneck.conv.{part}",

@@ -249,7 +249,7 @@ def test_bad_input_is_one_line_and_exit_code_2(checkpoint, tmp_path, spoil):
         message = "is empty (0 bytes)"
     elif spoil == "foreign":
         torch.save({"layer1.weight": torch.ones(3)}, checkpoint)
-        message = "is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys layer1"
+        message = "is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys"
     elif spoil == "unwritable":
         (tmp_path / "file").write_text("")
         target, message = tmp_path / "file" / "out.onnx", "cannot create this folder"

@@ -69,10 +69,10 @@ def test_a_fork_is_right_by_its_code(fork):
 
 READ = {
     "UpFirst": "milesial's U-Net with concatenation [up, skip], ReLU, padding zeros",
-    "TutorialUpFirst": "tutorial's U-Net with concatenation [up, skip], ReLU, padding zeros",
-    "with_leaky_relu": "tutorial's U-Net with concatenation [skip, up], LeakyReLU(0.1), padding zeros",
+    "TutorialUpFirst": "the tutorial's U-Net with concatenation [up, skip], ReLU, padding zeros",
+    "with_leaky_relu": "the tutorial's U-Net with concatenation [skip, up], LeakyReLU(0.1), padding zeros",
     "with_free_corners": "milesial's U-Net with concatenation [skip, up], ReLU, align_corners=False, padding zeros",
-    "with_reflected_borders": "tutorial's U-Net with concatenation [skip, up], ReLU, padding reflect",
+    "with_reflected_borders": "the tutorial's U-Net with concatenation [skip, up], ReLU, padding reflect",
 }
 
 

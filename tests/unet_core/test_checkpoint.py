@@ -46,7 +46,7 @@ def test_checkpoints_without_a_card_are_recognised_by_their_shapes(tmp_path, wra
     torch.save(wrap(dict(network.state_dict())), tmp_path / "tutorial.pth.tar")
     loaded = load_checkpoint(tmp_path / "tutorial.pth.tar")
     assert loaded.card.architecture == network.config
-    assert (loaded.family, loaded.notes, loaded.card_is_assumed) == ("tutorial", (), True)
+    assert (loaded.family, loaded.notes, loaded.card_is_assumed) == ("the tutorial", (), True)
     assert loaded.card.output.activation == ("softmax" if config.get("classes") == 3 else "sigmoid")
     assert loaded.card.input.channels == ("L" if config.get("in_channels") == 1 else "RGB")
     assert loaded.card.input.stride == network.config.stride
@@ -127,7 +127,7 @@ def test_missing_file_and_folder(tmp_path):
         ({"downs.0.conv.0.weight": torch.ones(4, 3).to_sparse()}, "holds no state dict"),
         (
             {"encoder.weight": torch.ones(3)},
-            "x.pth: is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys enc",
+            "x.pth: is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys",
         ),
         ({}, "holds no state dict"),
     ],
@@ -190,7 +190,7 @@ def test_weights_that_are_infinite_in_float32_are_refused_by_name(tmp_path, netw
 
 
 OTHERS = {
-    "tutorial": lambda: make_network(classes=3, up="bilinear"),
+    "the tutorial": lambda: make_network(classes=3, up="bilinear"),
     "milesial": lambda: randomised(Milesial(widths=(4, 8))),
     "mateuszbuda": lambda: randomised(Mateuszbuda(widths=(4, 8))),
     "usuyama": lambda: randomised(Usuyama(widths=(4, 8))),

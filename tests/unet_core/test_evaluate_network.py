@@ -96,7 +96,7 @@ def test_what_does_not_go_with_the_model_is_one_line(author, views, source):
         )
     assert refusal("weights.pth", views, "--stride", 2) == "--stride: goes with --network; leave it out"
     assert refusal("weights.pth", views).startswith(
-        "weights.pth: is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys "
+        "weights.pth: is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys "
         "encoder.weight, encoder.bias, decoder.weight; other networks are exported with the code that makes them: "
     )
     assert refusal(source / "model.pth", views, "--weights", "ema") == (

@@ -94,7 +94,7 @@ def test_mask_values_are_told_and_two_classes_stay_a_softmax(tmp_path):
     ("network", "does"),
     [
         (Milesial(widths=(4, 6), classes=1), "milesial's own code pads maps on the way up with zeros"),
-        (UNet(UNetConfig(widths=(4, 6))), "tutorial's own code resizes maps on the way up"),
+        (UNet(UNetConfig(widths=(4, 6))), "the tutorial's own code resizes maps on the way up"),
     ],
 )
 def test_sizes_at_which_the_projects_own_code_does_something_else_are_told(tmp_path, network, does):
@@ -248,8 +248,8 @@ def test_nothing_known():
     with pytest.raises(CheckpointError) as caught:
         recognise({"conv1.weight": torch.ones(1), "x" * 200: torch.ones(1)})
     assert str(caught.value) == (
-        "is not a U-Net that is known here (tutorial, milesial, mateuszbuda, usuyama): found the keys conv1.weight, "
-        "'xxxxxxxxxxxx...xxxxxxxxxxxxx'; other networks are exported with the code that makes them: unet-export "
+        "is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys "
+        "conv1.weight, 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; other networks are exported with the code that makes them: unet-export "
         "--network FILE.py:NAME"
     )
 
