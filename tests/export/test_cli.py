@@ -142,11 +142,11 @@ def test_contradictions_are_refused_before_pytorch_is_imported(arguments, messag
 def test_card_and_repository_are_written_from_one_load_of_the_checkpoint(trained, tmp_path, monkeypatch):
     loads = []
 
-    def load(path):
+    def load(path, **options):
         loads.append(path)
-        return load_checkpoint(path)
+        return load_checkpoint(path, **options)
 
-    for module in ("unet_core.checkpoint", "export.exporter"):
+    for module in ("unet_core.checkpoint", "unet_core.networks.checkpoint"):
         monkeypatch.setattr(f"{module}.load_checkpoint", load)
     monkeypatch.setattr(exporter, "build_graph", lambda *_: trained.graph)
     done = run(trained.checkpoint, "-o", tmp_path / "m.onnx", "--card", "--triton", tmp_path / "models")
