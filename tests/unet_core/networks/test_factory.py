@@ -1,5 +1,7 @@
 """Code that a user names makes the network; whatever is wrong with it is one line."""
 
+import sys
+
 import pytest
 import torch
 
@@ -45,7 +47,8 @@ def code(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(CODE)
     (tmp_path / "helper.py").write_text("WIDTH = 5\n")
     (tmp_path / "broken.py").write_text("import not_there\n")
-    monkeypatch.delitem(__import__("sys").modules, "helper", raising=False)
+    for name in ("helper", "net"):  # of another test
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.mark.parametrize(
