@@ -249,8 +249,8 @@ def test_nothing_known():
         recognise({"conv1.weight": torch.ones(1), "x" * 200: torch.ones(1)})
     assert str(caught.value) == (
         "is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys "
-        "conv1.weight, 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; other networks are exported with the code that makes them: unet-export "
-        "--network FILE.py:NAME"
+        "conv1.weight, 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; other networks are exported with the code that makes them: "
+        "unet-export --network FILE.py:NAME"
     )
 
 
