@@ -88,8 +88,7 @@ def planes_of(mask: NDArray[Any]) -> NDArray[Any]:
 
 def flipped_pixels(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels whose class differs in two masks, bool [height, width]; of classes that overlap, any of them."""
-    flipped: NDArray[np.bool_] = planes_of(ours != theirs).any(axis=0)
-    return flipped
+    return np.asarray(planes_of(ours != theirs).any(axis=0), np.bool_)
 
 
 def answers_in(masks: Iterable[NDArray[Any]]) -> set[tuple[int, int]]:

@@ -29,6 +29,7 @@ MAX_WIDTH = 65_536
 MAX_DEPTH = 8
 MAX_CHANNELS = 16
 MAX_STRIDE = 1_024
+MIN_SCALE = 1 / 64
 MAX_ENTRIES = 100
 MAX_NAME = 200
 """Maximum number of characters of a name."""
@@ -147,7 +148,8 @@ class InputSpec:
         mean: of each channel, for values scaled to 0..1.
         std: of each channel, for values scaled to 0..1.
         fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and
-            pads, "native" leaves them as they are.
+            pads, "native" leaves them as they are, or at a fraction of that: `scale`.
+        scale: with fit "native", fraction of an image's own height and width that the network sees.
         stride: divisor of the network's input height and width; the graph pads to it.
         padded: False for a network that looks at the whole picture at once, as one that normalises over it does.
             Padding would change all of its answers, so images have to have sizes that are multiples of the stride.
@@ -159,6 +161,7 @@ class InputSpec:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     fit: Fit = "stretch"
+    scale: float = 1.0
     stride: int = 16
     padded: bool = True
     min_size: tuple[int, int] = (1, 1)
@@ -177,6 +180,9 @@ class InputSpec:
         for std in self.std:
             CHECK.number("input.std", std, 1e-6, 1e3)
         CHECK.choice("input.fit", self.fit, get_args(Fit))
+        CHECK.number("input.scale", self.scale, MIN_SCALE, 1)
+        if self.scale != 1 and self.fit != "native":
+            raise CHECK.refusal("input.scale", self.scale, f"1 with fit {self.fit}")
         CHECK.integer("input.stride", self.stride, 1, MAX_STRIDE)
         CHECK.choice("input.padded", self.padded, (True, False))
         if not self.padded and any(side % self.stride for side in self.size):
@@ -445,7 +451,7 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     reference = "reading" if data.get("training") is None else "module"
     later = {
         "architecture": {"kind": "unet"},
-        "input": {"min_size": [1, 1], "padded": True},
+        "input": {"min_size": [1, 1], "padded": True, "scale": 1.0},
         "proof": {"reference": reference},
     }
     filled = {"target": "any"} | data | {"schema": SCHEMA}

@@ -99,7 +99,8 @@ def fit(image: NDArray[np.uint8], spec: InputSpec) -> Fitted:
     """Bring uint8 [height, width, channels] to the model's training size, in the way that the card names."""
     original = (image.shape[0], image.shape[1])
     if spec.fit == "native":
-        return place(image, original, spec)
+        size = max(1, int(spec.scale * original[0])), max(1, int(spec.scale * original[1]))
+        return place(resize(image, size), original, spec)
     if spec.fit == "stretch":
         return place(resize(image, spec.size), original, spec)
     # The network sees bars of the mean colour as zeros, like its own padding.

@@ -137,7 +137,7 @@ FAMILIES = (
         ups=("transpose", "bilinear"),
         several="softmax",
         odd_sizes="pads maps on the way up with zeros",
-        advice="its programs show the network images at half of their own size: give that as --size, in pixels",
+        advice="its programs show the network images at half of their own size: give --fit native --scale 0.5",
     ),
     Family(
         name="mateuszbuda",

@@ -29,7 +29,7 @@ OUTPUT_FIELDS = {"classes": "classes", "threshold": "threshold", "probabilities"
 """Fields of `CardChanges` that belong to the card's output, and their names there. The others belong to its input."""
 
 NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride", "weights")
-CARD_OPTIONS = ("size", "channels", "mean", "std", "fit", "classes", "probabilities", "threshold")
+CARD_OPTIONS = ("size", "channels", "mean", "std", "fit", "scale", "classes", "probabilities", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
 Inside = Literal["logits", "none", "sigmoid", "softmax", "sigmoids"]
@@ -58,6 +58,7 @@ class CardChanges:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
+    scale: float | None = None
     classes: tuple[str, ...] | None = None
     probabilities: Probabilities | None = None
     threshold: float | None = None
@@ -69,7 +70,7 @@ class CardChanges:
         if self.channels is not None and self.channels not in (*CHANNEL_COUNT, "raw"):
             raise ConfigError(f"--channels {self.channels}: expected RGB, L or raw")
         try:
-            InputSpec(**{name: given[name] for name in ("size", "fit") if name in given})
+            InputSpec(**{name: given[name] for name in ("size", "fit", "scale") if name in given})
             OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
         except ModelError as error:
             raise _named_by_option(error) from error
@@ -128,7 +129,7 @@ class CardChanges:
             "size": f"trained at {width}x{height}",
             "mean": f"mean {mean} of values in 0..1",
             "std": f"std {std}",
-            "fit": f"fit {card.input.fit}",
+            "fit": f"fit {card.input.fit}" + (f" at {card.input.scale:g} of its size" if card.input.scale != 1 else ""),
             "classes": f"classes {', '.join(card.output.classes)}",
         }
         if activation:
@@ -283,6 +284,11 @@ def with_card_options(command: F) -> F:
             "--fit",
             type=click.Choice(get_args(Fit)),
             help="Resizing of images to --size, for checkpoints without a card.",
+        ),
+        click.option(
+            "--scale",
+            type=float,
+            help="With --fit native: fraction of an image's own size, for checkpoints without a card.  [default: 1]",
         ),
         click.option("--classes", type=Listed(str), help="Class names in order, for checkpoints without a card."),
         click.option(

@@ -79,7 +79,9 @@ def contract(card: ModelCard) -> str:
         "stretch": f"Resize images to {height} x {width}, whatever their aspect ratio.",
         "letterbox": f"Resize images to fit into {height} x {width}, keeping their aspect ratio, centred between bars "
         "of the mean colour.",
-        "native": "Images go in at their own size.",
+        "native": "Images go in at their own size."
+        if card.input.scale == 1
+        else f"Resize both sides of an image to {card.input.scale:g} of their length, rounded down.",
     }
     threshold = f"{card.output.threshold:g}"
     decision = {
@@ -184,8 +186,11 @@ def plain_script(card: ModelCard, name: str) -> str:
 
     if card.input.fit == "stretch":
         lines.append(f"fitted = {resized(f'({width}, {height})')}")
-    elif card.input.fit == "native":
+    elif card.input.fit == "native" and card.input.scale == 1:
         lines.append("fitted = image")
+    elif card.input.fit == "native":
+        sides = ", ".join(f"max(1, int({card.input.scale!r} * image.shape[{axis}]))" for axis in (1, 0))
+        lines.append(f"fitted = {resized(f'({sides})')}")
     else:
         bars = [min(max(round(255 * mean), 0), 255) for mean in card.input.mean]
         canvas = f"({height}, {width}), {bars[0]}" if grey else f"({height}, {width}, {channels}), {bars}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -54,10 +54,7 @@ class PredictorArguments:
         return predictor, lambda result: result.threshold(threshold)
 
 
-F = TypeVar("F", Format, Format | TableFormat)
-
-
-def format_of(output: OutputSpec, asked: F | None) -> Format | F:
+def format_of(output: OutputSpec, asked: Format | TableFormat | None) -> Format | TableFormat:
     """Return the format that was asked for, else the default one for a model.
 
     Raises:
@@ -74,6 +71,7 @@ def predict_pipe(arguments: PredictorArguments, asked: Format | None) -> None:
     """Answer one image from standard input to standard output."""
     predictor, finished = arguments.open()
     form = format_of(predictor.card.output, asked)
+    assert isinstance(form, Format)
     result = predictor.predict(sys.stdin.buffer, **arguments.options)
     sys.stdout.buffer.write(form.encode(finished(result)))
     sys.stdout.buffer.flush()

@@ -70,11 +70,14 @@ def resolve_options(
         raise ConfigError(
             f"size: found 'native', expected (height, width), multiples of {spec.stride}, {NEVER_PADDED}; or give tile"
         )
-    if (isinstance(size, str) and size == "native") or (size is None and tile is not None):
+    if isinstance(size, str) and size == "native":
+        spec = replace(spec, fit="native", scale=1.0)
+    elif size is None and tile is not None:
         spec = replace(spec, fit="native")
     elif size is not None:
         _check_size("size", size, ", or 'native'", card.input)
-        spec = replace(spec, size=(int(size[0]), int(size[1])), fit="stretch" if spec.fit == "native" else spec.fit)
+        fit = "stretch" if spec.fit == "native" else spec.fit
+        spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
 
 

@@ -29,6 +29,7 @@ CASES = {
         "of_card": lambda card: replace(card, input=replace(card.input, fit="letterbox", mean=(0.2, 0.4, 0.6)))
     },
     "native": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native"))},
+    "half": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native", scale=0.5))},
     "threshold": {"of_card": lambda card: replace(card, output=replace(card.output, threshold=0.52))},
 }
 

@@ -137,6 +137,8 @@ def test_what_training_wrote_may_be_repeated(cards):
         ("colour", {"std": (0.2, 0.2)}, "--std: found (0.2, 0.2), expected 3 values"),
         ("colour", {"std": (0.2, 0, 0.2)}, "--std: found 0, expected a number from 1e-06 to 1000"),
         ("colour", {"fit": "crop"}, "--fit: found 'crop', expected one of stretch, letterbox, native"),
+        ("colour", {"scale": 0.5}, "--scale: found 0.5, expected 1 with fit stretch"),
+        ("colour", {"scale": 2.0, "fit": "native"}, "--scale: found 2.0, expected a number from 0.015625 to 1"),
         ("colour", {"threshold": 0.0}, "--threshold: found 0.0, expected a number from 1e-06 to 0.999999"),
         ("colour", {"threshold": 1.5}, "--threshold: found 1.5, expected a number from 1e-06 to 0.999999"),
         (

@@ -113,3 +113,16 @@ def test_probabilities_are_resized_not_thresholded():
     fitted = fit(np.zeros((2, 4, 3), np.uint8), spec((2, 2), "stretch"))
     probability = np.array([[[0, 0.8], [0, 0.8]]], np.float32)
     assert np.allclose(restore(probability, fitted)[0, 0], [0, 0.2, 0.6, 0.8], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("original", "scale", "fitted_size"), [((10, 25), 0.5, (5, 12)), ((1, 3), 0.25, (1, 1)), ((9, 9), 1.0, (9, 9))]
+)
+def test_native_at_a_fraction_of_an_images_own_size(original, scale, fitted_size):
+    image = np.random.default_rng(0).integers(0, 256, (*original, 3), np.uint8)
+    fitted = fit(image, InputSpec(size=(16, 24), fit="native", scale=scale, stride=1))
+    assert fitted.image.shape == (*fitted_size, 3) and fitted.original == original
+    assert np.array_equal(fitted.image, resize(image, fitted_size))
+    probability = np.random.default_rng(1).random((2, *fitted_size), np.float32)
+    expected = resize(np.ascontiguousarray(probability.transpose(1, 2, 0)), original)
+    assert np.array_equal(restore(probability, fitted), expected.transpose(2, 0, 1))

@@ -148,3 +148,16 @@ def test_buckets_are_refused_where_nothing_is_padded(write_model):
     with pytest.raises(ConfigError) as caught:
         Predictor(path, "cpu", options=ProviderOptions(bucket=8))
     assert str(caught.value) == f"bucket: found 8, expected None, {WHOLE}"
+
+
+def test_a_model_that_sees_half_of_an_images_size(write_model):
+    predictor = Predictor(write_model("conv", fit="native", scale=0.5), "cpu")
+    image = random_image(24, 37)
+    half = predictor.predict(image).probability
+    assert half.shape == (1, 24, 37)
+    assert np.array_equal(half, predictor.predict(image, size=(12, 18)).probability)
+    tiled = predictor.predict(image, tile=(12, 18)).probability
+    assert np.abs(half - tiled).max() < 1e-6
+    whole = Predictor(write_model("conv", "whole.onnx"), "cpu").predict(image)
+    assert np.array_equal(predictor.predict(image, size="native").probability, whole.probability)
+    assert np.abs(half - whole.probability).max() > 0.01

@@ -86,7 +86,7 @@ def test_mask_values_are_told_and_two_classes_stay_a_softmax(tmp_path):
     assert loaded.card.output.activation == "softmax"
     assert loaded.notes_on(loaded.card.input) == (
         "in its masks the classes background, foreground had the values [0, 255]",
-        "its programs show the network images at half of their own size: give that as --size, in pixels",
+        "its programs show the network images at half of their own size: give --fit native --scale 0.5",
     )
 
 

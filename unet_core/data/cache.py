@@ -87,7 +87,8 @@ class Cache:
             files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         versions = (VERSION, PIL.__version__, cv2.__version__)
         decoding = asdict(decoder)
-        for later in ("min_size", "padded"):  # say nothing of how images are decoded; older caches do not have them
+        # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
+        for later in ("min_size", "padded", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
         content = json.dumps([versions, decoding, files], sort_keys=True)
         return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
