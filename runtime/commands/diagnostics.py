@@ -200,6 +200,7 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "size": [height, width],
         "fit": card.input.fit,
+        "scale": card.input.scale,
         "channels": card.input.channels,
         "classes": list(card.output.classes),
         "threshold": card.output.threshold if card.output.thresholded else None,

@@ -131,7 +131,9 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
     card = found["card"]
     height, width = card["size"]
     yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read"
-    yield f"{card['name']}: {', '.join(card['classes'][:8])}; {width}x{height} {card['channels']}, {card['fit']}; " + (
+    classes = ", ".join(card["classes"][:8]) + (", each by itself" if card["activation"] == "sigmoids" else "")
+    fit = card["fit"] + (f" at {card['scale']:g} of its size" if card["scale"] != 1 else "")
+    yield f"{card['name']}: {classes}; {width}x{height} {card['channels']}, {fit}; " + (
         f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, {card['architecture']}"
     )
     if card["metrics"]:

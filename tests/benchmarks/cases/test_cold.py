@@ -1,15 +1,18 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from folders import write_pair
 from known_times import in_known_time
 from measuring import write_model
+from onnx_files import write_onnx
 from PIL import Image
 
-from benchmarks.cases import cold
+from benchmarks.cases import cold, folder
 from benchmarks.cases.cold import BARE, BARE_SCRIPT, KEPT, KEPT_SCRIPT, OURS, OURS_SCRIPT, measure
 from benchmarks.measuring.subprocesses import run_script
+from benchmarks.results import Skipped
 from export import export_onnx
 from runtime.errors import DeviceError
 
@@ -34,6 +37,19 @@ def test_without_an_image_a_synthetic_one_is_taken(thin, monkeypatch):
     found = measure(thin / "model.onnx", threads=1, rounds=5)
     assert [one.contestant for one in found] == [BARE, OURS, KEPT]
     assert {one.settings["pictures"] for one in found} == {"synthetic"}
+
+
+def test_classes_that_overlap_are_no_png(tmp_path):
+    write_onnx(tmp_path / "model.onnx", classes=3, of_card=overlapping)
+    reason = "writes masks as PNG, which hold one class for each pixel, and the model's classes overlap"
+    skipped = {"contestant": "all", "settings": {}, "reason": reason}
+    assert measure(tmp_path / "model.onnx", threads=1) == [Skipped(part="cold start", **skipped)]
+    found = folder.measure(tmp_path / "model.onnx", None, [tmp_path / "a.jpg"], threads=1)
+    assert found == [Skipped(part="folder", **skipped)]
+
+
+def overlapping(card):
+    return replace(card, output=replace(card.output, activation="sigmoids"))
 
 
 @pytest.mark.parametrize("classes", [1, 3])

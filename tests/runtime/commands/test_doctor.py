@@ -96,6 +96,13 @@ def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, wri
     assert "fp32, for CPUs, U-Net of widths" in run(path).stdout
 
 
+def test_classes_that_overlap_have_a_threshold(report, run, write_model):
+    path = write_model("sigmoids", scale=0.5)
+    card = report(path)["model"]["card"]
+    assert (card["classes"], card["activation"], card["threshold"]) == (["red", "green", "blue"], "sigmoids", 0.5)
+    assert "sigmoids: red, green, blue, each by itself; 12x8 RGB, native at 0.5 of its size; fp32" in run(path).stdout
+
+
 def test_a_network_of_another_architecture_and_of_many_channels_is_looked_at(run, write_model):
     done = run(write_model(channels=5))
     assert done.exit_code == 0
