@@ -67,8 +67,11 @@ class Checkpoint:
         return f"{file} is a checkpoint of {self.family}'s U-Net"
 
     def notes_on(self, spec: InputSpec) -> tuple[str, ...]:
-        """Return all notes on the use with such images: at some sizes the project's own code does something else."""
-        notes = (*self.notes, *([self.advice] if self.advice else []))
+        """Return all notes on the use with such images: at some sizes the project's own code does something else.
+
+        The advice is left out if another fit than the default was chosen.
+        """
+        notes = (*self.notes, *([self.advice] if self.advice and spec.fit == InputSpec.fit else []))
         multiples = spec.fit != "native" and not any(side % spec.stride for side in spec.size)
         if multiples or not self.odd_sizes:
             return notes

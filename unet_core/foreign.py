@@ -137,7 +137,7 @@ FAMILIES = (
         ups=("transpose", "bilinear"),
         several="softmax",
         odd_sizes="pads maps on the way up with zeros",
-        advice="its programs show the network images at half of their own size: give --fit native --scale 0.5",
+        advice="its programs show the network images at half of their own size, as --fit native --scale 0.5 does",
     ),
     Family(
         name="mateuszbuda",
@@ -152,7 +152,7 @@ FAMILIES = (
         up_first=True,
         several="sigmoids",
         notes=("trained on values normalised per volume, which a card cannot express: here they are divided by 255",),
-        advice="its programs pad images to squares: give --fit letterbox, and --mean and --std of your volumes",
+        advice="its programs pad images to squares, as --fit letterbox does; give --mean and --std of your volumes",
     ),
     Family(
         name="usuyama",

@@ -47,7 +47,7 @@ class CardChanges:
     """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width).
 
     `probabilities` is what the logits of several classes become: by a softmax a pixel has one class, by sigmoids each
-    class is by itself, and a pixel may have several or none.
+    class is by itself, and a pixel may have several or none. `scale` goes with fit "native".
 
     Raises:
         ConfigError: a value is out of its bounds.
