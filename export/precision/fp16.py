@@ -11,6 +11,7 @@ before it adds a bias, loses more.
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -58,7 +59,7 @@ def convert_to_fp16(
 
     def judged(kept: Sequence[str]) -> Judgement:
         run = graph_run(emulate_half(model, kept))
-        return measured(run, exact, card, samples, kept, layers, lambda gate: fp16_is_good(gate, layers), display)
+        return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
 
     gate, doubt, finite = judged(kept)
     if gate.flipped > FP16_FLIPPED:
@@ -67,7 +68,7 @@ def convert_to_fp16(
     return Converted(
         model=to_half(model, kept),
         run=graph_run(emulate_half(model, kept)),
-        gate=gate,
+        gate=replace(gate, layers=len(layers)),
         doubt=doubt,
         finite=finite,
         costs=costs,

@@ -12,7 +12,7 @@ Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolution
 import copy
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -83,7 +83,7 @@ def convert_to_int8(
     converted = to_int8(model, layers, ranges, values)
     run = graph_run(converted)
     kept = [layer for layer in layers_of(model) if layer not in layers]
-    gate, doubt, finite = measured(run, exact, card, samples, kept, layers_of(model), int8_is_good, display)
+    gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
     costs: list[tuple[str, PrecisionCost]] = []
     if not gate.passed:
         judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
@@ -94,6 +94,7 @@ def convert_to_int8(
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
     notes = (*notes_on_images(gate), *((speed(run, exact, samples.measured[0][0]),) if values == "u8" else ()))
+    gate = replace(gate, layers=len(layers_of(model)))
     return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=notes)
 
 

@@ -111,11 +111,10 @@ def measured(
     card: ModelCard,
     samples: Samples,
     kept: Sequence[str],
-    layers: Sequence[str],
     good: Callable[[Gate], bool],
     display: Display,
 ) -> Judgement:
-    """Measure a conversion on all pictures; of the `layers`, `kept` are in fp32.
+    """Measure a conversion on all pictures.
 
     The gate passes if its figures are `good`, all answers are finite, and there is no doubt.
     """
@@ -144,7 +143,6 @@ def measured(
         image_dice=None if dices is None else dices[0],
         image_dice_fp32=None if dices is None else dices[1],
         kept=tuple(kept),
-        layers=len(layers),
         passed=False,
     )
     doubt = doubt_of(gate, card, seen)
