@@ -11,6 +11,7 @@ before it adds a bias, loses more.
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from export.graph import CONVOLUTIONS, layers_of, layers_with_weights
 from export.options import check_keep
 from export.precision.calibration import extremes
 from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images
-from export.precision.judge import TRIED_PICTURES, Converted, Judge, Judgement, measured
+from export.precision.judge import MOST_TRIED, TRIED_PICTURES, Converted, Judge, Judgement, measured, tried_together
 from export.proof import cases, graph_run
 from export.samples import FittedImage, Samples
 from runtime.card import ModelCard
@@ -29,10 +30,6 @@ from unet_core.reporting.progress import Display
 
 FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
 """Operators that are fp16 if all values that they read are."""
-
-MOST_TRIED = 24
-"""Number of layers that are tried one by one; each try opens a session and runs all pictures. A U-Net of four levels
-has 23 layers."""
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
@@ -62,7 +59,7 @@ def convert_to_fp16(
 
     def judged(kept: Sequence[str]) -> Judgement:
         run = graph_run(emulate_half(model, kept))
-        return measured(run, exact, card, samples, kept, layers, lambda gate: fp16_is_good(gate, layers), display)
+        return measured(run, exact, card, samples, kept, lambda gate: fp16_is_good(gate, layers), display)
 
     gate, doubt, finite = judged(kept)
     if gate.flipped > FP16_FLIPPED:
@@ -71,7 +68,7 @@ def convert_to_fp16(
     return Converted(
         model=to_half(model, kept),
         run=graph_run(emulate_half(model, kept)),
-        gate=gate,
+        gate=replace(gate, layers=len(layers)),
         doubt=doubt,
         finite=finite,
         costs=costs,
@@ -99,8 +96,8 @@ def layers_to_keep(
 ) -> tuple[list[str], list[tuple[str, PrecisionCost]]]:
     """Choose the layers to keep in fp32: as few as flip at most `limit` (0..1) of the pixels.
 
-    Each layer is tried alone in fp16; of more than `MOST_TRIED`, layers that follow one another are tried together.
-    Then a bisection finds how many have to be kept, costliest first.
+    Each layer is tried alone in fp16; of more than `MOST_TRIED`, neighbours are tried together. Then a bisection finds
+    how many have to be kept, costliest first.
 
     Args:
         layers: all layers, in order.
@@ -108,19 +105,17 @@ def layers_to_keep(
         cost: returns the cost of keeping these layers.
 
     Returns:
-        The layers to keep, and the cost of each other one (or "first to last" of those tried together) alone, costliest
-        first; empty if the `needed` are enough.
+        The layers to keep, and the cost of each other one (or those tried together, see `tried_together`) alone,
+        costliest first; empty if the `needed` are enough.
     """
     if cost(needed)[0] <= limit:
         return [layer for layer in layers if layer in needed], []
-    others = [layer for layer in layers if layer not in needed]
-    together = -(-len(others) // MOST_TRIED)
-    groups = [others[start : start + together] for start in range(0, len(others), together)]
-    costs = [cost([layer for layer in layers if layer not in group]) for group in groups]
-    ranked = sorted(range(len(groups)), key=lambda index: costs[index], reverse=True)
+    groups = tried_together([layer for layer in layers if layer not in needed])
+    costs = {name: cost([layer for layer in layers if layer not in group]) for name, group in groups.items()}
+    ranked = sorted(groups, key=lambda name: costs[name], reverse=True)
 
     def costliest(many: int) -> list[str]:
-        return [layer for index in ranked[:many] for layer in groups[index]]
+        return [layer for name in ranked[:many] for layer in groups[name]]
 
     low, high = 0, len(ranked)  # keeping `high` of them is enough: nothing is fp16 then
     while high - low > 1:
@@ -130,8 +125,7 @@ def layers_to_keep(
         else:
             low = middle
     kept = {*needed, *costliest(high)}
-    names = [" to ".join(dict.fromkeys((group[0], group[-1]))) for group in groups]
-    return [layer for layer in layers if layer in kept], [(names[index], costs[index]) for index in ranked]
+    return [layer for layer in layers if layer in kept], [(name, costs[name]) for name in ranked]
 
 
 def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:

@@ -12,7 +12,7 @@ Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolution
 import copy
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from export.graph import layers_of, layers_with_weights
 from export.options import Values, check_keep
 from export.precision.calibration import Ranges, calibrate
 from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images
-from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured
+from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured, tried_together
 from export.proof import graph_run
 from export.samples import FittedImage, Samples, spread
 from runtime.card import ModelCard
@@ -83,16 +83,18 @@ def convert_to_int8(
     converted = to_int8(model, layers, ranges, values)
     run = graph_run(converted)
     kept = [layer for layer in layers_of(model) if layer not in layers]
-    gate, doubt, finite = measured(run, exact, card, samples, kept, layers_of(model), int8_is_good, display)
+    gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
     costs: list[tuple[str, PrecisionCost]] = []
     if not gate.passed:
         judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
+        groups = tried_together(layers)
         costs = [
-            (layer, judge.cost(graph_run(to_int8(model, [layer], ranges, values))))
-            for layer in display.through(layers, "finding layers that lose most", len(layers), unit="layer")
+            (name, judge.cost(graph_run(to_int8(model, groups[name], ranges, values))))
+            for name in display.through(groups, "finding layers that lose most", len(groups), unit="try")
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
     notes = (*notes_on_images(gate), *((speed(run, exact, samples.measured[0][0]),) if values == "u8" else ()))
+    gate = replace(gate, layers=len(layers_of(model)))
     return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=notes)
 
 

@@ -22,6 +22,10 @@ from unet_core.reporting.progress import Display
 TRIED_PICTURES = 32
 """Number of pictures that a set of layers is tried on first. The gate is on all, and a second search if it fails."""
 
+MOST_TRIED = 24
+"""Number of tries in a search for the costliest layers: each opens a session and runs all pictures. A U-Net of four
+levels has 23 layers."""
+
 
 class Judgement(NamedTuple):
     """The gate of a conversion; why its pictures can show nothing, if so; False if an answer was not finite."""
@@ -75,6 +79,13 @@ class Judge:
         return flipped / pixels, distance / len(self.pictures)
 
 
+def tried_together(layers: Sequence[str]) -> dict[str, list[str]]:
+    """Split layers into at most `MOST_TRIED` groups of neighbours, by their names: "layer", or "first to last"."""
+    many = -(-len(layers) // MOST_TRIED)
+    groups = [list(layers[start : start + many]) for start in range(0, len(layers), many or 1)]
+    return {" to ".join(dict.fromkeys((group[0], group[-1]))): group for group in groups}
+
+
 def count_flipped(answer: NDArray[np.float32], expected: NDArray[np.float32], card: ModelCard) -> int:
     """Count the pixels whose class differs; both are probabilities [classes, height, width]."""
     return int(np.count_nonzero(flipped_pixels(mask_of(answer, card.output), mask_of(expected, card.output))))
@@ -100,11 +111,10 @@ def measured(
     card: ModelCard,
     samples: Samples,
     kept: Sequence[str],
-    layers: Sequence[str],
     good: Callable[[Gate], bool],
     display: Display,
 ) -> Judgement:
-    """Measure a conversion on all pictures; of the `layers`, `kept` are in fp32.
+    """Measure a conversion on all pictures.
 
     The gate passes if its figures are `good`, all answers are finite, and there is no doubt.
     """
@@ -133,7 +143,6 @@ def measured(
         image_dice=None if dices is None else dices[0],
         image_dice_fp32=None if dices is None else dices[1],
         kept=tuple(kept),
-        layers=len(layers),
         passed=False,
     )
     doubt = doubt_of(gate, card, seen)

@@ -1,6 +1,6 @@
 """Choice of each convolution's form by a model of costs: `unet-export --target cpu` without `--tune`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -50,7 +50,7 @@ def sizes_of(model: onnx.ModelProto, card: ModelCard) -> Mapping[str, tuple[int,
             continue
         if node.op_type == "Conv":
             found[node.name] = known
-        strides = next((one.ints for one in node.attribute if one.name == "strides"), ())
+        strides: Sequence[int] = next((one.ints for one in node.attribute if one.name == "strides"), ())
         down, across = strides if len(strides) == 2 else (1, 1)
         if node.op_type in ("Conv", "MaxPool"):
             sizes[node.output[0]] = (-(-known[0] // down), -(-known[1] // across))

@@ -270,7 +270,7 @@ def rewritable(model: onnx.ModelProto) -> list[str]:
 
 def has_attributes(node: onnx.NodeProto, wanted: Mapping[str, Any]) -> bool:
     """Return True if a convolution or pooling has these attributes; those that it leaves out have ONNX's defaults."""
-    given = ATTRIBUTES | {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    given = {**ATTRIBUTES} | {one.name: helper.get_attribute_value(one) for one in node.attribute}
     return all(given.get(name) == value for name, value in wanted.items())
 
 

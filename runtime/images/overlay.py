@@ -26,7 +26,8 @@ def displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image [height, width, channels] as it can be shown: colour and grey stay, others become their mean."""
     if image.shape[2] in (1, 3):
         return image
-    return np.rint(image.mean(axis=2, keepdims=True, dtype=np.float32)).astype(np.uint8)
+    grey: NDArray[np.uint8] = np.rint(image.mean(axis=2, keepdims=True, dtype=np.float32)).astype(np.uint8)
+    return grey
 
 
 def tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], opacity: float = OPACITY) -> NDArray[np.uint8]:

@@ -68,6 +68,8 @@ def check_sides(image: NDArray[np.uint8], options: ResolvedOptions) -> None:
     tile = options.tile
     if tile is None or options.spec.padded:
         check_size(image, options.spec)
+        if options.tta == "d4":  # which turns it
+            check_size(image.swapaxes(0, 1), options.spec)
     elif image.shape[0] < tile[0] or image.shape[1] < tile[1]:
         raise ImageError(
             f"image: is {image.shape[1]}x{image.shape[0]} pixels, smaller than a tile of {tile[1]}x{tile[0]}, which is "

@@ -161,3 +161,11 @@ def test_a_model_that_sees_half_of_an_images_size(write_model):
     whole = Predictor(write_model("conv", "whole.onnx"), "cpu").predict(image)
     assert np.array_equal(predictor.predict(image, size="native").probability, whole.probability)
     assert np.abs(half - whole.probability).max() > 0.01
+
+
+def test_a_picture_that_is_turned_has_to_be_large_enough_both_ways(write_model):
+    predictor = Predictor(write_model(size=(8, 12), min_size=(4, 9)), "cpu")
+    image = np.zeros((8, 12, 3), np.uint8)
+    assert predictor.predict(image, tta="flip").mask.shape == (8, 12)
+    with pytest.raises(ImageError, match=r"image: is 8x12 pixels, the network takes at least 9x4; give a size$"):
+        predictor.predict(image, tta="d4")

@@ -33,11 +33,11 @@ CHOOSING = ("slice", "select", "index", "gather", "split", "chunk", "unbind", "n
 """Parts of the names of operators that choose values without computing any."""
 
 
-class SpanRecorder(TorchDispatchMode):
+class SpanRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records `span_of` every operator that runs within its block."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.spans: list[float] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -9,8 +9,9 @@ from onnx import TensorProto, numpy_helper
 
 from export.graph import build_graph, layers_of
 from export.precision import fp16, judge
-from export.precision.fp16 import MOST_TRIED, convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
+from export.precision.fp16 import convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
 from export.precision.gate import FP16_FLIPPED
+from export.precision.judge import MOST_TRIED
 from export.proof import graph_run
 from export.samples import synthetic_samples
 from runtime.errors import ConfigError

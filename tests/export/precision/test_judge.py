@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.precision.judge import Judge, measured
+from export.precision.judge import MOST_TRIED, Judge, measured, tried_together
 from unet_core.reporting.progress import Display
 
 QUIET = Display(quiet=True)
@@ -36,3 +36,14 @@ def test_flipped_pixels_by_hand(trained):
     assert (asked, doubt, finite) == ([gate], None, True)
     assert gate.image_dice_fp32 - gate.image_dice > 0.01
     assert (gate.flipped, gate.kept, gate.passed) == (pytest.approx(share), ("a",), False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 24, 25, 31, 500])
+def test_layers_are_tried_in_few_groups_of_neighbours(count):
+    layers = [f"layer{index}" for index in range(count)]
+    groups = tried_together(layers)
+    assert [layer for group in groups.values() for layer in group] == layers and len(groups) <= MOST_TRIED
+    if count <= MOST_TRIED:
+        assert list(groups) == layers
+    if count == 31:
+        assert groups["layer0 to layer1"] == ["layer0", "layer1"] and "layer30" in groups
