@@ -146,7 +146,7 @@ def export_onnx(
         values=values,
         force=force,
     )
-    if pairs is not None and (network is not None or isinstance(checkpoint, nn.Module)):
+    if pairs is not None and (isinstance(checkpoint, nn.Module) or (network is not None and network.source)):
         raise ConfigError("pairs: tell how weights without a network are read; leave them out where there is one")
     if isinstance(checkpoint, nn.Module):
         if path is None:

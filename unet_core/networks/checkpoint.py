@@ -39,6 +39,8 @@ class AuthorCheckpoint(Checkpoint):
 
     def described(self, file: Path) -> str:
         """Say what the `file` is that the weights are from; a network in memory is from none."""
+        if self.reference != "module":
+            return super().described(file)
         return f"{file} holds weights of the network {self.family}" if self.from_file else f"the network {self.family}"
 
     def network(self) -> nn.Module:
