@@ -69,12 +69,12 @@ def kind_of(path: Path, head: bytes) -> str:
     return ""
 
 
-def saving(path: Path, weights: str, start: str = "") -> str:
-    """Write the command that saves an expression for the weights in a file to another one beside it."""
+def saving(path: Path, weights: str, start: str = "", network: str = "--network") -> str:
+    """Write the command that saves an expression for the weights in a file to another one, which `network` takes."""
     target = path.with_name(f"{path.name.partition('.')[0]}-weights.pth")
     code = f"{start}import torch; torch.save({weights}, {str(target)!r})"
     quoted = shlex.quote(code) if set('"$`\\!') & set(code) else f'"{code}"'
-    return f"to save its weights as {target}, run: python -c {quoted}"
+    return f"to save its weights as {target}{f', for {network}' * bool(network)}, run: python -c {quoted}"
 
 
 class NotMade:
@@ -99,15 +99,18 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     if content is None:
         asks = f": it asks for {listed(types)}" if types else ""
         return f"{not_executed}{asks}; save it with torch.save(model.state_dict(), ...)"
+    made: NotMade | None = None
     read = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     entries = content if isinstance(content, dict) else {}
     place = next((name for name, value in entries.items() if is_entry(name) and is_state_dict(value)), None)
     whole = next((name for name, value in entries.items() if is_entry(name) and isinstance(value, NotMade)), None)
     if isinstance(content, NotMade):
+        made = content
         found = f"is a whole pickled {class_of(content)}, as torch.save(model) writes it, and not its weights"
         weights = f"{read}.state_dict()"
     elif place is None and whole is not None:
-        found = f"holds a whole pickled {class_of(entries[whole])} under {whole!r}, and not its weights"
+        made = entries[whole]
+        found = f"holds a whole pickled {class_of(made)} under {whole!r}, and not its weights"
         weights = f"{read}[{whole!r}].state_dict()"
     else:
         found = f"holds an object of {types[0]} beside its weights"
@@ -117,13 +120,22 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     needed = [name for name in packages if name not in ("__main__", "torch")]
     needed += [f"PROGRAM (the file that defines {own[0]})"] if own else []
     where = f", where {' and '.join(needed)} can be imported" if needed else ""
-    command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "")
+    network = "" if made is None else network_of(made)
+    command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "", network)
     return f"{found}; nothing of it was executed. If you trust it{where}, {command}"
 
 
 def class_of(made: NotMade) -> str:
     """Return the name of the class of which there is a `NotMade`, without its module."""
     return type(made).__name__.rpartition(".")[2]
+
+
+def network_of(made: NotMade) -> str:
+    """Return the option that makes the network of which there is a `NotMade`."""
+    module, _, name = type(made).__name__.rpartition(".")
+    if module.partition(".")[0] == "torch":
+        return "--network"  # a container, whose content other code makes
+    return f"--network {'PROGRAM.py' if module == '__main__' else module}:{name}"
 
 
 def look_into(path: Path, error: pickle.UnpicklingError) -> tuple[Any, list[str]]:

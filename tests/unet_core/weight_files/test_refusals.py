@@ -93,7 +93,7 @@ def run_advice(text):
     command = text.partition("run: ")[2].replace("python ", f"{sys.executable} ", 1)
     assert command
     subprocess.run(command, shell=True, check=True, capture_output=True)
-    return re.search(r"to save its weights as (.*), run: ", text)[1]
+    return re.search(r"to save its weights as ([^,]*), (for --network.*, )?run: ", text)[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +101,8 @@ def test_a_file_with_more_than_weights_is_named_and_the_command_saves_its_weight
     subprocess.run([sys.executable, "-W", "ignore", "-c", f"import net; net.save({kind!r}, 'x.v1.pth')"], check=True)
     text = refusal(Path("x.v1.pth"))
     assert KINDS[kind] in text
+    takes = "--network net:Net" if "module" in kind and "parallel" not in kind else "--network"
+    assert (f", for {takes}, run: " in text) == (kind not in ("settings", "both"))
     found = {name.removeprefix("module."): value for name, value in read_content(Path(run_advice(text))).items()}
     expected = torch.load("expected.pth")
     assert found.keys() == expected.keys()
@@ -112,6 +114,7 @@ def test_classes_of_a_program_are_imported_from_it(folder, kind):
     subprocess.run([sys.executable, "net.py", kind, "x.pth"], check=True)
     text = refusal(Path("x.pth"))
     name = "Net" if kind == "module" else "Settings"
+    assert (", for --network PROGRAM.py:Net, run: " in text) == (kind == "module")
     assert f"If you trust it, where PROGRAM (the file that defines {name}) can be imported, to save" in text
     saved = run_advice(text.replace("from PROGRAM", "from net"))
     assert read_content(Path(saved)).keys() == torch.load("expected.pth").keys()
@@ -123,7 +126,7 @@ def test_a_module_of_pytorch_needs_nothing_else(folder):
     assert text.startswith(
         "is a whole pickled Sequential, as torch.save(model) writes it, and not its weights; nothing"
     )
-    assert "If you trust it, to save its weights as x-weights.pth, run: python -c " in text
+    assert "If you trust it, to save its weights as x-weights.pth, for --network, run: python -c " in text
     assert list(read_content(Path(run_advice(text)))) == ["0.weight", "0.bias"]
 
 
