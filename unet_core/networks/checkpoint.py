@@ -56,6 +56,8 @@ def open_checkpoint(path: Path, options: NetworkOptions, changes: CardChanges) -
     """
     if options.source:
         return load_with_network(path, options, changes)
+    if replace(options, weights=None) != NetworkOptions():
+        raise ConfigError("network: has options and no source, such as FILE.py:NAME, that makes it; give one")
     return load_checkpoint(path, weights=options.weights)
 
 
@@ -71,7 +73,8 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
             f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
             "the export"
         )
-    options = replace(options, stride=options.stride or card.input.stride)
+    if options.source:
+        options = replace(options, stride=options.stride or card.input.stride)
     return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size, channels=card.input.channels))
 
 

@@ -64,7 +64,7 @@ def kind_of(path: Path, head: bytes) -> str:
     if names and not any(name.endswith("data.pkl") for name in names):
         if all(name.endswith(".npy") for name in names):
             return "is an archive of NumPy arrays; expected weights of PyTorch"
-        found = ", ".join(one_line(name)[:100] for name in names[:3])
+        found = ", ".join(name[:100] if name.isprintable() else ascii(name)[:100] for name in names[:3])
         return f"is a zip archive of {found}{', ...' * (len(names) > 3)}; unpack it, and give the checkpoint in it"
     return ""
 
@@ -96,6 +96,8 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     not_executed = "is not a checkpoint of plain weights, so it was not executed"
     if dangerous := next((name for name in types if name.partition(".")[0] in DANGEROUS), None):
         return f"{not_executed}: it asks for {dangerous}, which weights do not need; do not load it with any program"
+    if not all(part.isidentifier() for name in types for part in name.split(".")):  # they would be in the command
+        return f"{not_executed}: it asks for types that have no names of Python; do not load it with any program"
     if content is None:
         asks = f": it asks for {listed(types)}" if types else ""
         return f"{not_executed}{asks}; save it with torch.save(model.state_dict(), ...)"
