@@ -63,7 +63,8 @@ class ExportReport:
 
     `image_dice` is that of the fp32 graph on the masks of real images, if they were given. `seconds` is the time that
     the export took after the checkpoint was loaded. With `card_is_assumed` the checkpoint
-    had no card, so size, normalisation and names are defaults. `family` names the project that the checkpoint is from.
+    had no card, so size, normalisation and names are defaults. `family` names the project that the checkpoint is from,
+    or the class of an author's network.
     `notes` are lines that a user should read.
     """
 
@@ -146,7 +147,7 @@ def export_onnx(
         values=values,
         force=force,
     )
-    if pairs is not None and (network is not None or isinstance(checkpoint, nn.Module)):
+    if pairs is not None and (isinstance(checkpoint, nn.Module) or (network is not None and network.source)):
         raise ConfigError("pairs: tell how weights without a network are read; leave them out where there is one")
     if isinstance(checkpoint, nn.Module):
         if path is None:

@@ -152,7 +152,8 @@ def _matching_checkpoint(
     else:
         loaded = open_checkpoint_of(card, file, Path(checkpoint), ends)
     if loaded.card.weights_sha256 != card.weights_sha256:
-        raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights")
+        choice = next((f"; {note}" for note in loaded.notes if "--weights" in note), "")
+        raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights{choice}")
     parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")
     ours, theirs = (asdict(replace(one, proof=None)) for one in (card, loaded.card))
     threshold = ours["output"].pop("threshold"), theirs["output"].pop("threshold")

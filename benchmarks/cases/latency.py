@@ -310,10 +310,14 @@ class WrongAnswerError(ProofError):
 
 @dataclass(frozen=True)
 class Exam:
-    """Two batches uint8 [batch, h, w, channels] that differ at every place of the batch, and the right answers."""
+    """Two batches uint8 [batch, h, w, channels] that differ at every place of the batch, and the right answers.
+
+    `tolerance` is the error that the model's own proof allows.
+    """
 
     images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
     answers: tuple[NDArray[np.float32], NDArray[np.float32]]
+    tolerance: float
 
 
 class FailedCallError(Exception):
@@ -350,7 +354,7 @@ class CheckedCall:
 
     def refusal(self) -> str | None:
         """Return why the last answers are wrong; None if they are within the limits."""
-        return self.difference().refusal(self.precision)
+        return self.difference().refusal(self.precision, self.exam.tolerance)
 
 
 def prepare_exam(setup: LatencySetup, shape: Shape) -> tuple[Exam, float]:
@@ -374,7 +378,8 @@ def prepare_exam(setup: LatencySetup, shape: Shape) -> tuple[Exam, float]:
         seconds.append(time.perf_counter() - started)
     places, known = np.arange(batch) % distinct, np.concatenate(answers[1:])
     others = (places + 1) % distinct
-    return Exam((images[places], images[others]), (known[places], known[others])), min(seconds) * batch
+    exam = Exam((images[places], images[others]), (known[places], known[others]), model.tolerance)
+    return exam, min(seconds) * batch
 
 
 def free_mb(device: Device) -> float:

@@ -67,7 +67,8 @@ def measure(
         "worst_image": "".join(letter if letter.isprintable() else "?" for letter in files[largest].name),
     }
     if precision == "fp32":
-        facts["allowed"] = BACKENDS[runs_on.partition(":")[0]].tolerance
+        proved = card.proof.tolerance if card.proof is not None and card.proof.tolerance is not None else 0.0
+        facts["allowed"] = max(BACKENDS[runs_on.partition(":")[0]].tolerance, proved)
     return [
         Measurement(
             part="parity",

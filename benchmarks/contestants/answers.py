@@ -25,9 +25,13 @@ class Difference:
     largest: float
     mean: float
 
-    def refusal(self, precision: Arithmetic) -> str | None:
-        """Return why an answer that differs by this is wrong; None if it is within the limits."""
+    def refusal(self, precision: Arithmetic, tolerance: float = MAX_ERROR) -> str | None:
+        """Return why an answer that differs by this is wrong; None if it is within the limits.
+
+        `tolerance` is what the file's own proof allows, which is more for deep networks that round coarsely.
+        """
         most = MAX_DIFFERENCE.get(precision)
+        most = most if most is None else max(most, tolerance)
         if most is not None:
             found, limit, what = self.largest, most, "answers differ"
         else:

@@ -105,9 +105,15 @@ class BenchmarkModel:
         )
         if checkpoint is not None:
             error = golden.error(network_run(model.segmenter()))
-            if not error <= MAX_ERROR:
+            if not error <= model.tolerance:
                 raise ProofError(f"{path} and {checkpoint}: answers differ by {error:.2g}; are they the same model?")
         return model
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error |p - PyTorch's p| that the fp32 file's own proof allows."""
+        proof = self.card.proof
+        return MAX_ERROR if proof is None or proof.tolerance is None else max(MAX_ERROR, proof.tolerance)
 
     def file(self, precision: Arithmetic) -> Path | None:
         """The .onnx file that a contestant of this arithmetic runs; None if it was not given."""

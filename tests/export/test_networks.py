@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from authors import write_author
+from click.testing import CliRunner
 from families import Milesial, randomised
 from torch import nn
 
 from export import CardChanges, NetworkOptions, export_onnx
+from export.cli import main
 from runtime.errors import ConfigError
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
@@ -162,3 +165,39 @@ def test_the_network_in_memory_stays_as_it_is(tmp_path):
     ends = NetworkOptions(activation="sigmoid")
     export_onnx(network, tmp_path / "net.onnx", network=ends, changes=CardChanges(size=(32, 48)))
     assert network.training and network.layer.training
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_of_two_kinds_of_weights_the_command_says_which_it_took_and_the_check_asks_for_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    average, raw = write_author(tmp_path, seed=1), write_author(tmp_path, seed=4)
+    torch.save({"model": raw.state_dict(), "ema": average.state_dict()}, "weights.pth")
+    network = ("--network", "net.py:Net")
+    done = run("weights.pth", *network, "--size", "48x32", "--weights", "ema")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(
+        "note: weights.pth holds weights of the network Net and has no card; assumed: mean 0,0,0 of values in 0..1, "
+    )
+    taken = (
+        "the moving average of the weights, under 'ema', is taken; --weights raw takes the weights as trained, under "
+        "'model'"
+    )
+    assert f"note: {taken}\n" in done.stderr
+    check = ("--check", "weights.onnx", "--checkpoint", "weights.pth", *network)
+    assert run(*check, "--weights", "ema").exit_code == 0
+    refused = run(*check)
+    assert refused.exit_code == 1
+    assert refused.stderr == (
+        "error: weights.onnx: was not exported from weights.pth, which has other weights; the weights as trained, "
+        "under 'model', are taken; --weights ema takes the moving average of the weights, under 'ema'\n"
+    )
+
+
+def test_a_network_in_memory_is_no_file(tmp_path):
+    from unet_core.networks.checkpoint import checkpoint_of
+
+    loaded = checkpoint_of(randomised(Sigmoid()), "net", NetworkOptions(activation="sigmoid"), CardChanges())
+    assert loaded.described(tmp_path / "net.onnx") == "the network Sigmoid"

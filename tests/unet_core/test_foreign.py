@@ -9,7 +9,7 @@ from families import Mateuszbuda, Milesial, OlderMilesial, Usuyama, randomised
 from networks import make_card, make_network
 
 from runtime.card import UNetConfig
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.foreign import recognise
 from unet_core.model import UNet
@@ -69,6 +69,10 @@ def prefixed(weights, prefix):
         lambda weights: {"model": weights},
         lambda weights: prefixed(weights, "module."),
         lambda weights: {"model": prefixed(weights, "_orig_mod.module.") | {"mask_values": [0, 255]}},
+        lambda weights: {"state_dict": prefixed(weights, "model.") | {"criterion.weight": torch.ones(2)}},
+        lambda weights: {"network": {"weights": prefixed(weights, "net.")}},
+        lambda weights: {"params": weights, "ema": {name: value + 1 for name, value in weights.items()}},
+        lambda weights: prefixed(weights, "module.") | {"n_averaged": torch.tensor(3)},
     ],
 )
 def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrap):
@@ -77,6 +81,20 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrap):
     loaded, plain = load_checkpoint(tmp_path / "x.pth"), recognise(weights)
     assert loaded.state_dict.keys() == plain.state_dict.keys()
     assert all(torch.equal(value, plain.state_dict[key]) for key, value in loaded.state_dict.items())
+
+
+def test_of_weights_and_their_average_one_is_chosen(tmp_path):
+    weights, average = milesial(), {name: value + 1 for name, value in milesial().items()}
+    torch.save({"model": weights, "model_ema": prefixed(average, "module.")}, tmp_path / "x.pth")
+    for choice, expected in ((None, weights), ("raw", weights), ("ema", average)):
+        loaded = load_checkpoint(tmp_path / "x.pth", weights=choice)
+        assert torch.equal(loaded.state_dict["final_conv.bias"], expected["outc.conv.bias"])
+        assert ("the moving average" in loaded.notes[0][:20]) == (choice == "ema")
+    torch.save({"model": weights}, tmp_path / "x.pth")
+    with pytest.raises(
+        ConfigError, match=r"--weights ema: .*x\.pth has no moving average of its weights"
+    ):
+        load_checkpoint(tmp_path / "x.pth", weights="ema")
 
 
 def test_mask_values_are_told_and_two_classes_stay_a_softmax(tmp_path):

@@ -39,6 +39,8 @@ class AuthorCheckpoint(Checkpoint):
 
     def described(self, file: Path) -> str:
         """Say what the `file` is that the weights are from; a network in memory is from none."""
+        if self.reference != "module":
+            return super().described(file)
         return f"{file} holds weights of the network {self.family}" if self.from_file else f"the network {self.family}"
 
     def network(self) -> nn.Module:
@@ -54,6 +56,8 @@ def open_checkpoint(path: Path, options: NetworkOptions, changes: CardChanges) -
     """
     if options.source:
         return load_with_network(path, options, changes)
+    if replace(options, weights=None) != NetworkOptions():
+        raise ConfigError("network: has options and no source, such as FILE.py:NAME, that makes it; give one")
     return load_checkpoint(path, weights=options.weights)
 
 
@@ -69,7 +73,8 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
             f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
             "the export"
         )
-    options = replace(options, stride=options.stride or card.input.stride)
+    if options.source:
+        options = replace(options, stride=options.stride or card.input.stride)
     return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size, channels=card.input.channels))
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, one_line
 from unet_core.model_options import WeightsChoice
+from unet_core.networks.factory import SHOWN
 from unet_core.weight_files.finder import (
     ENTRIES,
     MASK_VALUES,
@@ -41,7 +42,17 @@ def load_weights_into(network: nn.Module, path: Path, choice: WeightsChoice | No
         tensors = {name: value for name, value in nearest.items() if name != MASK_VALUES}
         raise CheckpointError(f"{path}: does not fit the network; {misfits(tensors, shapes)}")
     taken, notes = choose(fitting, choice, path)
-    network.load_state_dict(dict(taken.weights))
+    try:
+        network.load_state_dict(dict(taken.weights))
+    except Exception as error:  # of any type: its author's code may have a part in it
+        raise CheckpointError(
+            f"{path}: does not fit the network, whose load_state_dict raises {type(error).__name__}: "
+            f"{one_line(str(error))[:SHOWN]}"
+        ) from error
+    types = {value.dtype for value in taken.weights.values() if value.is_floating_point()} - {torch.float32}
+    if types:
+        found_types = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        notes = (*notes, f"weights stored as {found_types} are float32 here")
     bad = next((name for name, value in network.state_dict().items() if not torch.isfinite(value).all()), None)
     if bad is not None:
         raise CheckpointError(f"{path}: {bad} holds NaN or infinite weights; use an earlier checkpoint")

@@ -64,17 +64,17 @@ def kind_of(path: Path, head: bytes) -> str:
     if names and not any(name.endswith("data.pkl") for name in names):
         if all(name.endswith(".npy") for name in names):
             return "is an archive of NumPy arrays; expected weights of PyTorch"
-        found = ", ".join(one_line(name)[:100] for name in names[:3])
+        found = ", ".join(name[:100] if name.isprintable() else ascii(name)[:100] for name in names[:3])
         return f"is a zip archive of {found}{', ...' * (len(names) > 3)}; unpack it, and give the checkpoint in it"
     return ""
 
 
-def saving(path: Path, weights: str, start: str = "") -> str:
-    """Write the command that saves an expression for the weights in a file to another one beside it."""
+def saving(path: Path, weights: str, start: str = "", network: str = "--network") -> str:
+    """Write the command that saves an expression for the weights in a file to another one, which `network` takes."""
     target = path.with_name(f"{path.name.partition('.')[0]}-weights.pth")
     code = f"{start}import torch; torch.save({weights}, {str(target)!r})"
     quoted = shlex.quote(code) if set('"$`\\!') & set(code) else f'"{code}"'
-    return f"to save its weights as {target}, run: python -c {quoted}"
+    return f"to save its weights as {target}{f', for {network}' * bool(network)}, run: python -c {quoted}"
 
 
 class NotMade:
@@ -96,18 +96,23 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     not_executed = "is not a checkpoint of plain weights, so it was not executed"
     if dangerous := next((name for name in types if name.partition(".")[0] in DANGEROUS), None):
         return f"{not_executed}: it asks for {dangerous}, which weights do not need; do not load it with any program"
+    if not all(part.isidentifier() for name in types for part in name.split(".")):  # they would be in the command
+        return f"{not_executed}: it asks for types that have no names of Python; do not load it with any program"
     if content is None:
         asks = f": it asks for {listed(types)}" if types else ""
         return f"{not_executed}{asks}; save it with torch.save(model.state_dict(), ...)"
+    made: NotMade | None = None
     read = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     entries = content if isinstance(content, dict) else {}
     place = next((name for name, value in entries.items() if is_entry(name) and is_state_dict(value)), None)
     whole = next((name for name, value in entries.items() if is_entry(name) and isinstance(value, NotMade)), None)
     if isinstance(content, NotMade):
+        made = content
         found = f"is a whole pickled {class_of(content)}, as torch.save(model) writes it, and not its weights"
         weights = f"{read}.state_dict()"
     elif place is None and whole is not None:
-        found = f"holds a whole pickled {class_of(entries[whole])} under {whole!r}, and not its weights"
+        made = entries[whole]
+        found = f"holds a whole pickled {class_of(made)} under {whole!r}, and not its weights"
         weights = f"{read}[{whole!r}].state_dict()"
     else:
         found = f"holds an object of {types[0]} beside its weights"
@@ -117,13 +122,22 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     needed = [name for name in packages if name not in ("__main__", "torch")]
     needed += [f"PROGRAM (the file that defines {own[0]})"] if own else []
     where = f", where {' and '.join(needed)} can be imported" if needed else ""
-    command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "")
+    network = "" if made is None else network_of(made)
+    command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "", network)
     return f"{found}; nothing of it was executed. If you trust it{where}, {command}"
 
 
 def class_of(made: NotMade) -> str:
     """Return the name of the class of which there is a `NotMade`, without its module."""
     return type(made).__name__.rpartition(".")[2]
+
+
+def network_of(made: NotMade) -> str:
+    """Return the option that makes the network of which there is a `NotMade`."""
+    module, _, name = type(made).__name__.rpartition(".")
+    if module.partition(".")[0] == "torch":
+        return "--network"  # a container, whose content other code makes
+    return f"--network {'PROGRAM.py' if module == '__main__' else module}:{name}"
 
 
 def look_into(path: Path, error: pickle.UnpicklingError) -> tuple[Any, list[str]]:

@@ -28,3 +28,10 @@ def test_differences(answer, largest, mean):
 )
 def test_what_a_precision_may_differ_by(precision, largest, mean, words):
     assert Difference(largest=largest, mean=mean).refusal(precision) == words
+
+
+def test_a_deep_network_may_differ_by_what_its_proof_allows():
+    found = Difference(largest=2e-4, mean=1e-4)
+    assert found.refusal("fp32", 2e-4) is None
+    assert found.refusal("fp32", 1e-4) == "answers differ by 0.0002, expected at most 0.0001 in fp32"
+    assert Difference(largest=0.1, mean=0.1).refusal("fp16", 1.0) is not None

@@ -107,3 +107,9 @@ def test_what_does_not_fit_is_one_line(folder, weights, said):
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(pathlib.Path("x.pth"), NetworkOptions(source="net.py:Net"), CardChanges())
     assert str(caught.value).startswith(f"x.pth: {said}")
+
+
+def test_options_of_no_network_are_refused():
+    options = NetworkOptions(activation="sigmoid")
+    with pytest.raises(ConfigError, match=r"network: has options and no source, such as FILE\.py:NAME, that makes it"):
+        open_checkpoint(pathlib.Path("x.pth"), options, CardChanges())

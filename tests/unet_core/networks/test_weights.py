@@ -62,6 +62,30 @@ def test_a_file_without_weights_is_told(file, content):
         load_weights_into(net(), file)
 
 
+def test_weights_of_other_floating_types_become_float32_and_it_is_said(file):
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in net().state_dict().items()}
+    torch.save(weights, file)
+    network = net()
+    assert load_weights_into(network, file) == ("weights stored as float16 are float32 here",)
+    assert network[0].weight.dtype == torch.float32
+    assert torch.equal(network[0].weight, weights["0.weight"].float())
+
+
+class Picky(nn.Sequential):
+    """A network that changes names as it loads them."""
+
+    def load_state_dict(self, state_dict, *_, **__):
+        raise KeyError(f"no\n{next(iter(state_dict))}")
+
+
+def test_an_error_of_the_networks_own_loading_is_one_line(file):
+    torch.save(net().state_dict(), file)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights_into(Picky(*net()), file)
+    assert str(caught.value).startswith(f"{file}: does not fit the network, whose load_state_dict raises KeyError: 'no")
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_that_are_not_finite_are_refused_by_name(file):
     weights = net().state_dict()
     weights["2.weight"][:] = float("nan")

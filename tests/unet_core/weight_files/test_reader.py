@@ -89,6 +89,21 @@ def test_a_call_in_a_file_is_never_made(tmp_path, monkeypatch, call):
     assert not pathlib.Path("sprung").exists()
 
 
+def test_names_that_would_change_the_command_are_never_in_it(tmp_path):
+    name = b"__main__\na;import_os\n"
+    torch.save(
+        {"state_dict": WEIGHTS, "beside": argparse.Namespace()},
+        tmp_path / "x.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    stored = (tmp_path / "x.pth").read_bytes()
+    assert b"argparse\nNamespace\n" in stored
+    (tmp_path / "x.pth").write_bytes(stored.replace(b"argparse\nNamespace\n", name))
+    with pytest.raises(CheckpointError) as caught:
+        read_content(tmp_path / "x.pth")
+    assert str(caught.value).endswith("types that have no names of Python; do not load it with any program")
+
+
 def test_what_is_allowed_in_one_file_is_not_allowed_for_the_program(tmp_path):
     torch.save({"state_dict": WEIGHTS, "arguments": argparse.Namespace(a=1)}, tmp_path / "x.pth")
     before = torch.serialization.get_safe_globals()

@@ -1,8 +1,10 @@
 """Files of other kinds are named, and the command that a message gives works as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -55,7 +57,8 @@ def save(kind, path):
 
 
 if __name__ == "__main__":
-    save(sys.argv[1], sys.argv[2])
+    for kind in sys.argv[1:]:
+        save(kind, f"main {kind}.pth")
 """
 
 KINDS = {
@@ -78,30 +81,50 @@ def refusal(path):
     return text.removeprefix(f"{path}: ")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a space and a quote in its name, and net.py in it."""
-    folder = tmp_path / "it's a folder"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a space and a quote in its name: net.py, a file of each kind, and two that net.py wrote itself."""
+    folder = tmp_path_factory.mktemp("refusals") / "it's a folder"
     folder.mkdir()
-    monkeypatch.chdir(folder)
     (folder / "net.py").write_text(CODE)
+    script = f"import net\nfor kind in {list(KINDS)}: net.save(kind, kind + '.v1.pth')"
+    for arguments in (["-c", script], ["net.py", "module", "settings"]):
+        subprocess.run([sys.executable, "-W", "ignore", *arguments], check=True, cwd=folder)
     return folder
 
 
-def run_advice(text):
-    """Run the command at the end of a message, and return the file that the message promises."""
-    command = text.partition("run: ")[2].replace("python ", f"{sys.executable} ", 1)
-    assert command
-    subprocess.run(command, shell=True, check=True, capture_output=True)
-    return re.search(r"to save its weights as (.*), run: ", text)[1]
+@pytest.fixture
+def folder(made, monkeypatch):
+    """The current folder."""
+    monkeypatch.chdir(made)
+    monkeypatch.syspath_prepend(str(made))
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    yield made
+    sys.modules.pop("net", None)
+
+
+def saved_by_advice(text, *, shell=False):
+    """Run the command at the end of a message, and return the content of the file that the message promises."""
+    command = text.partition("run: ")[2]
+    program, option, code = shlex.split(command)
+    assert (program, option) == ("python", "-c")
+    if shell:
+        subprocess.run(command.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's, that TorchScript is deprecated
+            exec(code, {"__name__": "advice"})
+    return read_content(Path(re.search(r"to save its weights as ([^,]*), (for --network.*, )?run: ", text)[1]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_with_more_than_weights_is_named_and_the_command_saves_its_weights(folder, kind):
-    subprocess.run([sys.executable, "-W", "ignore", "-c", f"import net; net.save({kind!r}, 'x.v1.pth')"], check=True)
-    text = refusal(Path("x.v1.pth"))
+    text = refusal(Path(f"{kind}.v1.pth"))
     assert KINDS[kind] in text
-    found = {name.removeprefix("module."): value for name, value in read_content(Path(run_advice(text))).items()}
+    takes = "--network net:Net" if "module" in kind and "parallel" not in kind else "--network"
+    assert (f", for {takes}, run: " in text) == (kind not in ("settings", "both"))
+    saved = saved_by_advice(text, shell=kind == "script")
+    found = {name.removeprefix("module."): value for name, value in saved.items()}
     expected = torch.load("expected.pth")
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
@@ -109,22 +132,20 @@ def test_a_file_with_more_than_weights_is_named_and_the_command_saves_its_weight
 
 @pytest.mark.parametrize("kind", ["module", "settings"])
 def test_classes_of_a_program_are_imported_from_it(folder, kind):
-    subprocess.run([sys.executable, "net.py", kind, "x.pth"], check=True)
-    text = refusal(Path("x.pth"))
+    text = refusal(Path(f"main {kind}.pth"))
     name = "Net" if kind == "module" else "Settings"
+    assert (", for --network PROGRAM.py:Net, run: " in text) == (kind == "module")
     assert f"If you trust it, where PROGRAM (the file that defines {name}) can be imported, to save" in text
-    saved = run_advice(text.replace("from PROGRAM", "from net"))
-    assert read_content(Path(saved)).keys() == torch.load("expected.pth").keys()
+    saved = saved_by_advice(text.replace("from PROGRAM", "from net"), shell=True)
+    assert saved.keys() == torch.load("expected.pth").keys()
 
 
 def test_a_module_of_pytorch_needs_nothing_else(folder):
     torch.save(nn.Sequential(nn.Conv2d(3, 1, 1)), "x.pth")
     text = refusal(Path("x.pth"))
-    assert text.startswith(
-        "is a whole pickled Sequential, as torch.save(model) writes it, and not its weights; nothing"
-    )
-    assert "If you trust it, to save its weights as x-weights.pth, run: python -c " in text
-    assert list(read_content(Path(run_advice(text)))) == ["0.weight", "0.bias"]
+    assert text.startswith("is a whole pickled Sequential, as torch.save(model) writes it, and not its weights; ")
+    assert "If you trust it, to save its weights as x-weights.pth, for --network, run: python -c " in text
+    assert list(saved_by_advice(text)) == ["0.weight", "0.bias"]
 
 
 HEADS = {
