@@ -140,9 +140,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     if "pairs" in given:
         from export.pairs import load_with_pairs
 
-        loaded = load_with_pairs(
-            checkpoint, given["pairs"], display, options.changes.probabilities, weights=network.weights
-        )
+        loaded = load_with_pairs(checkpoint, given["pairs"], display, options.changes, weights=network.weights)
     else:
         loaded = open_checkpoint(checkpoint, network, options.changes)
     if options.data is not None:

@@ -161,8 +161,8 @@ def export_onnx(
     file = Path(checkpoint)
     ends = network or NetworkOptions()
     if pairs is not None:
-        several, display = options.changes.probabilities, display or Display(quiet=True)
-        loaded = load_with_pairs(file, pairs, display, several, weights=ends.weights)
+        display = display or Display(quiet=True)
+        loaded = load_with_pairs(file, pairs, display, options.changes, weights=ends.weights)
     else:
         loaded = open_checkpoint(file, ends, options.changes)
     return export_loaded(loaded, file, path, options, display)
@@ -301,8 +301,8 @@ def _low_dice(image_dice: float, constant: float, reference: Reference) -> str:
     if reference == "reading":
         cause += " If they do, its weights are read in the wrong way: prove the reading by --network or --pairs"
     return (
-        f"the image Dice on --data is {image_dice:.4f}, which no trained network has (one class everywhere: "
-        f"{constant:.4f}); {cause}"
+        f"the image Dice on --data is {image_dice:.4f}, as of a network that finds nothing there (one class everywhere "
+        f"has {constant:.4f}); {cause}"
     )
 
 

@@ -30,7 +30,7 @@ from runtime.model_file.metadata import read_metadata
 from runtime.predictor import Predictor
 from unet_core.checkpoint import Checkpoint
 from unet_core.model import Segmenter
-from unet_core.model_options import NetworkOptions
+from unet_core.model_options import CardChanges, NetworkOptions
 from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
@@ -146,11 +146,14 @@ def _matching_checkpoint(
     ends, proof = network or NetworkOptions(), card.proof
     if pairs is not None:
         several = None if card.output.activation == "sigmoid" else card.output.activation
-        loaded = load_with_pairs(Path(checkpoint), pairs, display, several, weights=ends.weights)
+        changes = CardChanges(probabilities=several, mean=card.input.mean, std=card.input.std)
+        loaded = load_with_pairs(Path(checkpoint), pairs, display, changes, weights=ends.weights)
     elif not ends.source and proof is not None and proof.reference == "pairs":
         raise ConfigError(f"{file}: was proved by pairs of inputs and outputs; give --pairs, as for the export")
     else:
         loaded = open_checkpoint_of(card, file, Path(checkpoint), ends)
+    if proof is not None and proof.reference == "reading" and loaded.reference != "reading":
+        return loaded  # a reading is proved afterwards: names and order of the weights may differ, answers may not
     if loaded.card.weights_sha256 != card.weights_sha256:
         choice = next((f"; {note}" for note in loaded.notes if "--weights" in note), "")
         raise ProofError(f"{file}: was not exported from {checkpoint}, which has other weights{choice}")
@@ -174,9 +177,11 @@ def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network:
         alike = [one for one in proof.rows if (one.shape, one.images) == (row.shape, row.images)]
         limit += max(one.parity.max_abs_error for one in alike or proof.rows)
     if error > limit or row.parity == NOT_FINITE:
+        misread = card.proof is not None and card.proof.reference == "reading" and of_network
+        advice = "; if its weights were read in the wrong way, export them again by --network or --pairs" * misread
         raise ProofError(
             f"{report.path}: is off by {error:.2g} from {report.reference} at (batch, height, width) {row.shape}, "
-            f"expected at most {limit:.2g}",
+            f"expected at most {limit:.2g}{advice}",
             report,
         )
     if proof is None or proof.gate is None or row.images == "synthetic":

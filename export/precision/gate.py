@@ -49,7 +49,7 @@ def doubt_of(gate: Gate, card: ModelCard, seen: Collection[object]) -> str | Non
     known = f", in training {trained:.4f}" if trained else ""
     advice = "give images and masks of what the network was trained for"
     if card.training is None and isinstance(card.architecture, UNetConfig):  # of other projects, known by their keys
-        advice += "; if it was, prove how its weights are read by --network or --pairs"
+        advice += "; if they are, its weights may be read in the wrong way, see --network and --pairs"
     return (
         f"the image Dice of fp32 on --data is {gate.image_dice_fp32:.4f}{known}, so it cannot show what is lost; "
         f"{advice}"

@@ -16,7 +16,7 @@ from runtime.card import Gate, ModelCard
 from runtime.image import place, restore
 from runtime.model_file.golden import NetworkFunction
 from runtime.result import mask_of
-from unet_core.evaluation.metrics import Metrics
+from unet_core.evaluation.metrics import Counts, Metrics
 from unet_core.reporting.progress import Display
 
 TRIED_PICTURES = 32
@@ -94,15 +94,24 @@ def count_flipped(answer: NDArray[np.float32], expected: NDArray[np.float32], ca
 def image_dices(run: NetworkFunction, card: ModelCard, samples: Samples, display: Display) -> tuple[float, float]:
     """Return the image Dice (0..1) of a network on labelled pictures, and of the best answer that is one class."""
     network = Metrics(card.output.classes)
-    constants = [Metrics(card.output.classes) for _ in range(max(2, len(card.output.classes)))]
     count = len(samples.measured)
     for index in display.through(range(count), "measuring image Dice", count):
         picture, truth = samples.measured[index]
         fitted = place(picture, (truth.shape[0], truth.shape[1]), card.input)
         network.add(mask_of(restore(run(picture[None])[0], fitted), card.output), truth, index)
-        for label, metrics in enumerate(constants):
-            metrics.add(np.full_like(truth, label), truth, index)
-    return network.image_dice, max(metrics.image_dice for metrics in constants)
+    constants = []
+    for label in range(max(2, len(card.output.classes))):
+        state = {index: counts_of_one_label(label, there) for index, (_, _, there) in network.state().items()}
+        constants.append(Metrics.from_state(card.output.classes, state).image_dice)
+    return network.image_dice, max(constants)
+
+
+def counts_of_one_label(label: int, there: NDArray[np.int64]) -> Counts:
+    """Return the counts of `Metrics` for an answer of one label everywhere; `there` are the pixels of each in truth."""
+    counts = np.zeros((3, len(there)), np.int64)
+    counts[:, label] = there[label], there.sum(), 0
+    counts[2] = there
+    return counts
 
 
 def measured(

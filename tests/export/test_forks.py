@@ -48,6 +48,10 @@ def test_a_fork_is_not_called_equal_by_its_keys(fork):
     assert predictor.card.proof.reference == "reading"
     image = synthetic_image(32, 48, 3, seed=1)
     assert np.abs(predictor.run(image[None])[0] - answers(fork[0], image)).max() > 1e-3  # the reading is wrong
+    check = ["--check", "fork.onnx", "--checkpoint", "fork.pth", "--network", f"{SUPPORT / 'forks.py'}:{fork[1]}"]
+    done = CliRunner().invoke(main, check)
+    assert done.exit_code == 1 and "fork.onnx: is off by " in done.stderr
+    assert done.stderr.endswith("its weights were read in the wrong way, export them again by --network or --pairs\n")
 
 
 def is_right(network):
@@ -115,15 +119,15 @@ def in_folder(tmp_path, monkeypatch):
 def test_the_image_dice_of_a_wrong_reading_warns_and_pairs_mend_it(trained, in_folder):
     wrong = export_trained(trained)
     (found,) = (line for line in wrong.stdout.splitlines() if line.startswith("image Dice of PyTorch's answers in "))
-    (warned,) = (line for line in wrong.stderr.splitlines() if "which no trained network has" in line)
+    (warned,) = (line for line in wrong.stderr.splitlines() if "as of a network that finds nothing there" in line)
     assert float(found.rpartition(": ")[2]) < 0.5
-    assert warned.startswith(f"note: the image Dice on --data is {found.rpartition(': ')[2]}, which no trained network")
+    assert warned.startswith(f"note: the image Dice on --data is {found.rpartition(': ')[2]}, as of a network")
     assert warned.endswith("its weights are read in the wrong way: prove the reading by --network or --pairs")
     inputs = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         np.savez("pairs.npz", input=inputs.numpy(), output=trained.segmenter.network(inputs).numpy())
     right = export_trained(trained, "--pairs", "pairs.npz")
-    assert "which no trained network has" not in right.stderr
+    assert "as of a network that finds nothing" not in right.stderr
     (found,) = (line for line in right.stdout.splitlines() if line.startswith("image Dice of PyTorch's answers in "))
     assert float(found.rpartition(": ")[2]) > 0.9
     assert "concatenation [up, skip], ReLU, padding zeros" in right.stderr

@@ -1,5 +1,6 @@
-"""Pairs of inputs and outputs that cannot be used, fit nothing, or are told in several ways."""
+"""Pairs of inputs and outputs that cannot be used, fit nothing, or fit several readings."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from families import Mateuszbuda, Milesial, Usuyama, randomised
-from forks import WIDTHS
+from forks import WIDTHS, UpFirst
 from networks import make_network
 
 from export import export_onnx
@@ -15,6 +16,7 @@ from export.cli import main
 from export.pairs import load_with_pairs, read_pairs
 from runtime.errors import ConfigError, ProofError
 from unet_core.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from unet_core.model_options import CardChanges
 from unet_core.networks.readings import all_readings, usual_reading
 from unet_core.reporting.progress import Display
 
@@ -36,8 +38,8 @@ def write(network, name="pairs.npz", end=lambda logits: logits, **arrays):
     np.savez(name, **(arrays or {"input": inputs_of().numpy(), "output": outputs}))
 
 
-def load(probabilities=None):
-    return load_with_pairs(Path("net.pth"), "pairs.npz", Display(quiet=True), probabilities)
+def load(**changes):
+    return load_with_pairs(Path("net.pth"), "pairs.npz", Display(quiet=True), CardChanges(**changes))
 
 
 @pytest.mark.parametrize("family", [Mateuszbuda, Usuyama, Milesial])
@@ -54,9 +56,10 @@ def test_a_family_that_is_read_rightly_fits_its_own_pairs(family):
     [
         (lambda logits: logits, "softmax"),
         (lambda logits: logits.softmax(dim=1), "softmax"),
+        (lambda logits: logits.log_softmax(dim=1), "softmax"),
         (lambda logits: logits.sigmoid(), "sigmoids"),
     ],
-    ids=["logits", "softmax", "sigmoids"],
+    ids=["logits", "softmax", "log_softmax", "sigmoids"],
 )
 def test_outputs_may_be_logits_or_probabilities_and_probabilities_tell_the_activation(end, activation):
     write(randomised(Milesial(widths=WIDTHS, classes=2)), end=end)
@@ -70,13 +73,13 @@ def test_outputs_tell_what_the_keys_of_the_tutorial_cannot():
     network = make_network(classes=3)
     write(network)
     assert load().is_ambiguous and load().activation_is_assumed
-    told = load("sigmoids")
+    told = load(probabilities="sigmoids")
     assert (told.card.output.activation, told.rows[0].parity.max_abs_error < 1e-5) == ("sigmoids", True)
     write(network, end=lambda logits: logits.softmax(dim=1))
-    loaded = load("softmax")
+    loaded = load(probabilities="softmax")
     assert (loaded.is_ambiguous, loaded.activation_is_assumed) == (False, False)
     with pytest.raises(ConfigError) as caught:
-        load("sigmoids")
+        load(probabilities="sigmoids")
     assert str(caught.value) == "--probabilities sigmoids: the outputs in pairs.npz show softmax; leave it out"
 
 
@@ -98,15 +101,44 @@ def test_two_choices_at_once_are_found():
     assert "concatenation [skip, up], SiLU, align_corners=True, padding replicate" in load().notes[0]
 
 
-def test_pairs_that_fit_two_readings_are_said_to():
+def test_pairs_that_fit_two_readings_prove_none():
     """A network whose last block is zero answers the same, whatever comes before."""
     network = Milesial(widths=WIDTHS, classes=1).eval()
     for weights in network.up2.conv.parameters():
         weights.data.zero_()
     write(network)
-    (note,) = load().notes[:1]
-    assert "within 0.0e+00; so does concatenation [skip, up], ReLU, padding reflect (and " in note
-    assert note.endswith("more), and pairs with larger or livelier inputs would tell them apart")
+    with pytest.raises(ProofError) as caught:
+        load()
+    assert re.fullmatch(
+        r"--pairs pairs\.npz: \d+ readings of net\.pth give these outputs, such as concatenation \[skip, up\], ReLU, "
+        r"padding zeros, and concatenation .*; give pairs with larger or livelier pictures, in which the network finds "
+        r"something",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize("bias", [-12, -60])
+def test_pictures_in_which_the_network_finds_nothing_still_tell_its_reading(bias):
+    """Probabilities near 0 everywhere: their differences are small, and large as a share of their range."""
+    network = randomised(UpFirst())
+    network.outc.conv.bias.data.fill_(bias)
+    write(network, end=lambda logits: logits.sigmoid())
+    assert "concatenation [up, skip], ReLU, padding zeros" in load().notes[0]
+
+
+def test_inputs_that_no_image_reaches_ask_for_the_normalisation():
+    network = randomised(Milesial(widths=WIDTHS, classes=1))
+    for given, changes in (
+        (inputs_of() * 255, {}),
+        ((inputs_of() - 0.45) / 0.22, {"mean": (0.5,) * 3, "std": (0.9,) * 3}),
+    ):
+        with torch.inference_mode():
+            write(network, input=given.numpy(), output=network(given).numpy())
+        with pytest.raises(
+            ConfigError, match=r"which no image reaches with --mean .*; give those of the author's program"
+        ):
+            load(**changes)
+    assert load(mean=(0.45,) * 3, std=(0.22,) * 3).reference == "pairs"
 
 
 def test_no_reading_fits_another_network():
@@ -135,7 +167,7 @@ def test_outputs_of_training_mode_and_of_lower_precision_are_told():
 
 
 def arrays(**changes):
-    return {"input": np.zeros((2, 3, 16, 24), np.float32), "output": np.zeros((2, 1, 16, 24), np.float32)} | changes
+    return {"input": np.zeros((2, 3, 16, 24), np.float32), "output": np.full((2, 1, 16, 24), 0.5, np.float32)} | changes
 
 
 @pytest.mark.parametrize(
@@ -147,15 +179,22 @@ def arrays(**changes):
             arrays(input=np.zeros((3, 16, 24))),
             "input is float64 [3, 16, 24], expected floating point [n, channels, h, w]",
         ),
+        (
+            arrays(output=np.ones((2, 1, 16, 24))),
+            "output holds 0 and 1 alone, so it is a mask; give logits or probabilities",
+        ),
         (arrays(output=np.full((2, 1, 16, 24), np.nan)), "output holds NaN or infinite values"),
-        (arrays(output=np.zeros((2, 1, 8, 24))), "input is [2, 3, 16, 24] and output [2, 1, 8, 24], expected equal"),
+        (
+            arrays(output=np.full((2, 1, 8, 24), 0.5)),
+            "input is [2, 3, 16, 24] and output [2, 1, 8, 24], expected",
+        ),
         (arrays(input=np.zeros((0, 3, 16, 24)), output=np.zeros((0, 1, 16, 24))), "input is float64 [0, 3, 16, 24]"),
         (
             arrays(input=np.zeros((2, 1, 16, 24))),
             "input has 1 channels and output 1, the weights in net.pth have 3 and 1",
         ),
         (
-            arrays(input=np.zeros((2, 3, 15, 24)), output=np.zeros((2, 1, 15, 24))),
+            arrays(input=np.zeros((2, 3, 15, 24)), output=np.full((2, 1, 15, 24), 0.5)),
             "inputs are 24x15, expected multiples of 4",
         ),
         (

@@ -70,8 +70,7 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
     """
     if isinstance(card.architecture, ModuleConfig) and not options.source:
         raise ConfigError(
-            f"{file}: is a {card.architecture.summary}, which only its author's code can make; give --network, as for "
-            "the export"
+            f"{file}: its network is {card.architecture.summary}, which only its author's code can make; give --network"
         )
     if options.source:
         options = replace(options, stride=options.stride or card.input.stride)

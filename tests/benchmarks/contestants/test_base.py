@@ -56,8 +56,8 @@ def test_pytorch_runs_the_authors_network(author):
 def test_without_the_network_or_with_other_weights_it_is_refused(author):
     with pytest.raises(ConfigError) as caught:
         BenchmarkModel.read(author / "model.onnx", author / "weights.pth")
-    assert str(caught.value).startswith(f"{author / 'model.onnx'}: is a ")
-    assert str(caught.value).endswith("which only its author's code can make; give --network, as for the export")
+    assert str(caught.value).startswith(f"{author / 'model.onnx'}: its network is ")
+    assert str(caught.value).endswith("which only its author's code can make; give --network")
     with pytest.raises(ProofError, match=r"answers differ by 0.*; are they the same model"):
         BenchmarkModel.read(author / "model.onnx", author / "weights.pth", network=replace(NETWORK, weights="ema"))
 
@@ -105,7 +105,7 @@ def test_the_command_takes_the_network(author, tmp_path):
         (("--network", "net.py:Net"), "--network: is for a checkpoint; give --checkpoint too"),
         (("--weights", "ema"), "--weights: is for a checkpoint; give --checkpoint too"),
         (("--checkpoint", "weights.pth", "--stride", 2), "--stride: goes with --network; leave it out"),
-        (("--checkpoint", "weights.pth"), "which only its author's code can make; give --network, as for the export"),
+        (("--checkpoint", "weights.pth"), "which only its author's code can make; give --network"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(author, options, message):
