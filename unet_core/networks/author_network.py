@@ -19,6 +19,10 @@ STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 TRIED_SIDE = 64
 """Least side of the pictures that strides are tried on, in pixels; networks may refuse smaller ones."""
 
+PADDED_SIDE = 2 * TRIED_SIDE
+"""Least side of the pictures that are padded to twice their sides, in pixels: what networks pool by a factor of 32 is
+no more than a few values on smaller ones, and tells little."""
+
 CHANNELS = (3, 1, 2, *range(4, MAX_CHANNELS + 1))
 """Numbers of input channels that are tried, in this order: colour, grey, others."""
 
@@ -114,12 +118,13 @@ def examine(network: AuthorNetwork, *, stride: int | None = None, channels: Inpu
     if stride is None:
         stride = next(one for one in STRIDES if one == max(STRIDES) or takes(network, in_channels, one))
     min_size = smallest(network, in_channels, stride)
+    side = max(stride * -(-PADDED_SIDE // stride), *min_size)
     return Facts(
         in_channels=in_channels,
         classes=answer.shape[1],
         stride=stride,
         min_size=min_size,
-        change_by_padding=padding_matters(network, in_channels, max(stride * -(-TRIED_SIDE // stride), *min_size)),
+        change_by_padding=padding_matters(network, in_channels, side),
     )
 
 
