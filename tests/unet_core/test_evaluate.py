@@ -1,6 +1,7 @@
 """Figures of a checkpoint and of its export at the images' own size, the command's every line."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from unet_core.data.labels import LabelSpec, load_labels, load_truth
 from unet_core.data.pairs import Layout, Pair, find_pairs
 from unet_core.evaluate import evaluate, main
 from unet_core.model import Segmenter
+from unet_core.model_options import CARD_OPTIONS, NETWORK_OPTIONS
 from unet_core.reporting.tables import class_table, figure_lines
 
 ONE_CLASS = LabelSpec(classes=("car",))
@@ -108,7 +110,8 @@ def test_a_model_without_a_card_says_what_was_assumed(views, tmp_path):
     done = run(tmp_path / "bare.pth", views)
     assert done.exit_code == 0
     assert done.stderr.startswith(
-        f"note: {tmp_path / 'bare.pth'}: has no card; assumed: trained at 240x160, values divided by 255, classes car\n"
+        f"note: {tmp_path / 'bare.pth'}: has no card; assumed: trained at 240x160, mean 0,0,0 of values in 0..1, "
+        "std 1,1,1, fit stretch, classes car (--size, --mean, --std, --fit, --classes)\n"
     )
 
 
@@ -210,10 +213,13 @@ def test_images_without_masks_do_not_count(model, views):
 
 def test_help_says_what_every_option_is():
     text = CliRunner().invoke(main, ["--help"], terminal_width=120).stdout
-    options = [line for line in text.splitlines() if line.startswith("  --")]
-    assert len(options) == 10
-    assert all(len(line.split()) > 3 for line in options), options
-    assert "[default: (CPU cores, at most 8); x>=0]" in text
+    lines = text.splitlines()
+    options = [line.split()[0] for line in lines if line.startswith("  --")]
+    shared = [f"--{name.replace('_', '-')}" for name in (*NETWORK_OPTIONS, *CARD_OPTIONS)]
+    assert set(shared) < set(options) and len(options) == 10 + len(shared)
+    follows = dict(pairwise(lines))
+    assert all(len(line.split()) > 3 or follows[line].startswith(" " * 20) for line in lines if line.startswith("  --"))
+    assert "[default: (CPU cores, at most 8); x>=0]" in " ".join(text.split())
 
 
 def test_help_imports_nothing_heavy():

@@ -66,6 +66,7 @@ def test_a_checkpoint_family_is_one_entry(monkeypatch, tmp_path):
         decoder="dec.{odd}.conv.{part}",
         final="head",
         ups=("transpose",),
+        several="softmax",
     )
     monkeypatch.setattr(foreign, "FAMILIES", (*FAMILIES, family))
     loaded = load_checkpoint(tmp_path / "theirs.pth")
