@@ -24,7 +24,10 @@ from unet_core.model_options import CardChanges, NetworkOptions, parse_arguments
 from unet_core.networks.checkpoint import checkpoint_of
 from unet_core.networks.factory import make_network
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.interface` is deprecated:FutureWarning")  # timm
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`torch.jit.interface` is deprecated:FutureWarning"),  # timm
+]
 
 ROOT = Path(__file__).parents[2]
 REAL_DATA = ROOT.parent / "shared" / "data"
