@@ -43,8 +43,8 @@ from export.samples import FittedImage, Samples, load_samples, refuse_raw, synth
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Reference, Target
-from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError
+from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Reference, Target, UNetConfig
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
@@ -203,7 +203,15 @@ def export_loaded(
         model = _rewrite_for_cpus(model, card, display, tune=options.tune)
     run = raw_run(model, card) if options.raw else graph_run(model)
     tolerance = allowed_error(segmenter, card)
-    card = add_proof(card, run, expected, golden, loaded.rows, reference=loaded.reference, tolerance=tolerance)
+    try:
+        card = add_proof(card, run, expected, golden, loaded.rows, reference=loaded.reference, tolerance=tolerance)
+    except ProofError as error:
+        if isinstance(card.architecture, UNetConfig):
+            raise
+        raise ProofError(
+            f"{error}; its code may treat some sizes in another way than the one that PyTorch traced: give --stride "
+            "with a number that its sides were always multiples of, such as 16 or 32"
+        ) from error
     logits_off = 0.0
     if not segmenter.gives_probabilities:
         logits = raw_run(model, card, logits=True) if options.raw else logits_run(model)

@@ -25,7 +25,7 @@ PUBLIC_MODULES = {
     "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
     "unet_core": ["checkpoint", "evaluate", "model", "train", "turntable"],
     "export": ["exporter", "graph", "proof", "samples", "triton", "verify"],
-    "benchmarks": ["precision", "results", "training"],
+    "benchmarks": ["networks", "precision", "results", "training"],
 }
 PUBLIC_NAMES = {
     "export": ["ExportReport", "export_onnx"],
@@ -45,6 +45,7 @@ COMMANDS = [
     "unet_core.turntable",
     "benchmarks.training",
     "benchmarks.precision",
+    "benchmarks.networks",
 ]
 CLASS_NAMES_USED_TWICE: dict[str, str] = {}
 """Class names with more than one definition, and why each is allowed."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from export import CardChanges, NetworkOptions, export_onnx
 from export.cli import main
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 
@@ -109,8 +109,6 @@ class Loop(Sigmoid):
 
 
 def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
-    from runtime.errors import ModelError
-
     with pytest.raises(ModelError) as caught:
         export_onnx(Loop(), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
     assert str(caught.value).startswith("PyTorch's exporter cannot trace the network (")
@@ -158,6 +156,27 @@ class AtLeast(Sigmoid):
 def test_a_size_that_the_network_does_not_take_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--size 48x32: the network takes pictures of at least 40x40; give that"):
         export_onnx(AtLeast(), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
+
+
+class Evened(Sigmoid):
+    """A network that pads maps of odd sizes on the way up, and those alone, as MONAI's BasicUNet does."""
+
+    def forward(self, x):
+        y = nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2.0)
+        if y.shape[2:] != x.shape[2:]:
+            y = nn.functional.pad(y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]))
+        return self.layer(torch.cat([x[:, :2], y[:, :1]], dim=1))
+
+
+def test_a_network_whose_steps_depend_on_the_size_is_exported_with_a_stride(tmp_path):
+    file, changes = tmp_path / "net.onnx", CardChanges(size=(32, 48))
+    with pytest.raises((ModelError, ProofError), match=r"give --stride with a number that its sides were always"):
+        export_onnx(randomised(Evened()), file, changes=changes)
+    assert not file.exists()
+    assert (
+        export_onnx(randomised(Evened()), file, network=NetworkOptions(stride=2), changes=changes).card.input.stride
+        == 2
+    )
 
 
 def test_the_network_in_memory_stays_as_it_is(tmp_path):

@@ -150,6 +150,11 @@ def first_answer(network: AuthorNetwork, side: int, counts: Sequence[int] = CHAN
     # The first convolution tells which of the errors is about something else than the number of channels.
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     first = next((module for module in network.modules() if isinstance(module, kinds)), None)
+    if isinstance(first, nn.Conv3d):
+        raise ConfigError(
+            "--network: begins with a 3D convolution, so it segments volumes; expected a network of pictures, which "
+            "takes [n, channels, height, width]"
+        )
     likely = getattr(first, "in_channels", None)
     told = likely if likely in errors else counts[0]
     tried = f"{min(counts)} to {max(counts)} channels" if len(counts) > 1 else f"{told} channel{'s' * (told > 1)}"

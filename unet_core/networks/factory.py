@@ -71,7 +71,11 @@ def _imported(source: str, place: str) -> ModuleType:
             spec.loader.exec_module(module)
             return module
         except Exception as error:  # of any type: it is the author's code
-            raise ConfigError(f"--network {source}: {place} cannot be imported: it raises {_told(error)}") from error
+            is_missing = isinstance(error, ModuleNotFoundError)
+            raise ConfigError(
+                f"--network {source}: {place} cannot be imported: it raises {_told(error)}"
+                f"{'; install what is missing where unet-export is installed' * is_missing}"
+            ) from error
 
 
 @contextmanager

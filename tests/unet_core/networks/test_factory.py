@@ -78,7 +78,7 @@ def test_a_class_or_function_of_a_file_or_module_is_called(source, arguments, wi
         (
             "broken.py:Net",
             {},
-            "broken.py cannot be imported: it raises ModuleNotFoundError: No module named 'not_there'",
+            "broken.py cannot be imported: it raises ModuleNotFoundError: No module named 'not_there'; install",
         ),
         ("net.py:Other", {}, "--network net.py:Other: net.py has no Other; found Net, Settings, make, nothing"),
         ("net.py:NUMBER", {}, "--network net.py:NUMBER: NUMBER is a int, expected a class or a function"),
