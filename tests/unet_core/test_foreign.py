@@ -91,9 +91,7 @@ def test_of_weights_and_their_average_one_is_chosen(tmp_path):
         assert torch.equal(loaded.state_dict["final_conv.bias"], expected["outc.conv.bias"])
         assert ("the moving average" in loaded.notes[0][:20]) == (choice == "ema")
     torch.save({"model": weights}, tmp_path / "x.pth")
-    with pytest.raises(
-        ConfigError, match=r"--weights ema: .*x\.pth has no moving average of its weights"
-    ):
+    with pytest.raises(ConfigError, match=r"--weights ema: .*x\.pth has no moving average of its weights"):
         load_checkpoint(tmp_path / "x.pth", weights="ema")
 
 

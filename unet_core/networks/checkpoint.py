@@ -74,7 +74,7 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
             "the export"
         )
     if options.source:
-        options = replace(options, stride=options.stride or card.input.stride)
+        options = replace(options, stride=options.stride or card.input.stride, only_size=card.input.fixed_size)
     return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size, channels=card.input.channels))
 
 
@@ -121,12 +121,15 @@ def checkpoint_of(
             )
         stride, channels = stride or card.input.stride, card.input.channels
         changes = replace(changes, size=card.input.size, channels=channels)
-    facts = examine(wrapped, stride=stride, channels=channels)
+    if options.only_size is not None:
+        changes = replace(changes, size=options.only_size)
+    facts = examine(wrapped, stride=stride, channels=channels, only=options.only_size)
     kind = type(network)
     architecture = f"{kind.__module__.removesuffix(ANOTHER)}.{kind.__qualname__}"
     assumed = assumed_card(architecture, name, facts, options, changes, network)
     if card is not None:
-        found = {name: getattr(assumed.input, name) for name in ("stride", "min_size", "padded")}
+        filled = ("stride", "min_size", "padded", *(["size"] if options.only_size is not None else []))
+        found = {name: getattr(assumed.input, name) for name in filled}
         card = replace(
             card,
             architecture=assumed.architecture,
