@@ -75,7 +75,8 @@ def contract(card: ModelCard) -> str:
     """Describe input and output: names, types, shapes, how images are fitted, how a class is decided."""
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
-    sizes, free = ("batch", "height", "width"), "Batch, height and width are free."
+    sizes: tuple[str, ...] = ("batch", "height", "width")
+    free = "Batch, height and width are free."
     if card.input.fixed_shape is not None:
         batch, *_ = sizes = tuple(map(str, card.input.fixed_shape))
         free = f"The file takes batches of {batch} at this size only."

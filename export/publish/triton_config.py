@@ -33,7 +33,8 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
     free = "free" if card.input.padded else f"multiples of {card.input.stride}"
-    batch, sizes, first = (), (-1, -1), ""
+    batch: tuple[int, ...] = ()
+    sizes, first = (-1, -1), ""
     about = f"The batch is the first axis and not among dims. Height and width are {free}; the model was trained at"
     if card.input.fixed_batch is not None:
         batch, sizes, first = (card.input.fixed_batch,), card.input.size, "batch, "
@@ -91,7 +92,8 @@ def dims(*sizes: int) -> str:
 
 def warmup_section(card: ModelCard, golden: Golden, max_batch: int) -> str:
     """Write requests that run before the first real one: the golden sample, and noise of the trained size."""
-    golden_size, trained_size = golden.image.shape, (*card.input.size, card.architecture.in_channels)
+    golden_size: tuple[int, ...] = golden.image.shape
+    trained_size: tuple[int, ...] = (*card.input.size, card.architecture.in_channels)
     if card.input.fixed_batch is not None:
         golden_size = trained_size = (card.input.fixed_batch, *trained_size)
     data = [

@@ -1,6 +1,7 @@
 """Files for one batch of one size: their graphs, their answers, and what is refused."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import onnx
@@ -93,26 +94,32 @@ def test_a_graph_for_cpus_is_folded_too():
 # The file
 
 
+OPTIONS = {
+    "fp32": {},
+    "fp16": {"precision": "fp16"},
+    "u8": {"precision": "int8", "values": "u8"},
+    "cpu": {"target": "cpu"},
+    "raw": {"raw": True},
+}
+
+
 @pytest.fixture(scope="module")
-def files(trained, tmp_path_factory):
-    """A file of one shape in every precision, the one for CPUs, the raw one, and the fp32 one of all shapes."""
+def file_of(trained, tmp_path_factory):
+    """A function that exports each kind of file once: those of one shape in `OPTIONS`, or "free"."""
     folder = tmp_path_factory.mktemp("files")
-    kinds = {
-        "fp32": {},
-        "fp16": {"precision": "fp16", "data": trained.data},
-        "u8": {"precision": "int8", "values": "u8", "data": trained.data},
-        "cpu": {"target": "cpu"},
-        "raw": {"raw": True},
-    }
-    for name, options in kinds.items():
-        export_onnx(trained.checkpoint, folder / f"{name}.onnx", fixed_size=(2, 64, 96), **options)
-    export_onnx(trained.checkpoint, folder / "free.onnx")
-    return folder
+
+    @cache
+    def export(name):
+        options = {} if name == "free" else {"fixed_size": (2, 64, 96)} | OPTIONS[name]
+        data = trained.data if "precision" in options else None
+        return export_onnx(trained.checkpoint, folder / f"{name}.onnx", data=data, **options).path
+
+    return export
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "u8", "cpu"])
-def test_it_is_used_as_the_file_of_all_shapes_is(files, name):
-    fixed, free = Predictor(files / f"{name}.onnx", "cpu"), Predictor(files / "free.onnx", "cpu")
+def test_it_is_used_as_the_file_of_all_shapes_is(file_of, name):
+    fixed, free = Predictor(file_of(name), "cpu"), Predictor(file_of("free"), "cpu")
     assert fixed.card.input == replace(free.card.input, fixed_batch=2)
     for size in [(64, 96), (130, 75), (9, 300)]:
         image = synthetic_image(*size, 3, seed=1)
@@ -122,15 +129,15 @@ def test_it_is_used_as_the_file_of_all_shapes_is(files, name):
         assert (found.mask != expected.mask).mean() < 0.02
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", "u8", "cpu", "raw"])
-def test_it_is_proved_again(files, trained, name):
-    report = check_file(files / f"{name}.onnx", checkpoint=trained.checkpoint, data=trained.data)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_it_is_proved_again(file_of, trained, name):
+    report = check_file(file_of(name), checkpoint=trained.checkpoint, data=trained.data)
     assert {row.shape for row in report.rows if row.images == "synthetic"} == {(1, 64, 96), (2, 64, 96), (4, 64, 96)}
 
 
-def test_a_graph_of_another_shape_than_its_card_says_is_refused(files, trained, tmp_path):
-    model, free = onnx.load(files / "raw.onnx"), onnx.load(files / "raw.onnx")
-    card = ModelCard.from_json(read_metadata(files / "raw.onnx")[RAW_KEY])
+def test_a_graph_of_another_shape_than_its_card_says_is_refused(file_of, trained, tmp_path):
+    model, free = onnx.load(file_of("raw")), onnx.load(file_of("raw"))
+    card = ModelCard.from_json(read_metadata(file_of("raw"))[RAW_KEY])
     other = replace(card, input=replace(card.input, fixed_batch=None))
     model.metadata_props[0].value = other.to_json()
     (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
