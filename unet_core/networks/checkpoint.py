@@ -56,7 +56,7 @@ def open_checkpoint(path: Path, options: NetworkOptions, changes: CardChanges) -
     """
     if options.source:
         return load_with_network(path, options, changes)
-    if replace(options, weights=None) != NetworkOptions():
+    if replace(options, weights=None, only_size=None) != NetworkOptions():
         raise ConfigError("network: has options and no source, such as FILE.py:NAME, that makes it; give one")
     return load_checkpoint(path, weights=options.weights)
 
