@@ -2,11 +2,13 @@
 # make lint       ruff and mypy --strict: seconds
 # make test-fast  the tests that need neither PyTorch nor a training: under a minute
 # make test       every check: lint and all tests
-# Each sets up .venv first. Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
+# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
+# Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+IMPORTERS := .venv/importers
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
@@ -22,13 +24,19 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 
 .PHONY: setup lint test-fast test demo clean
 
-setup: $(READY)
+setup: $(READY) $(IMPORTERS)/.ready
 	@echo "Ready. To use it: . .venv/bin/activate"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(IMPORTERS)/.ready: tests/importers/requirements.txt | $(READY)
+	rm -rf $(IMPORTERS)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --target $(IMPORTERS) -r $<
+	@mkdir -p $(IMPORTERS)
 	@touch $@
 
 lint: $(READY)
@@ -39,7 +47,7 @@ lint: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow" $(FAST)
 
-test: lint
+test: lint $(IMPORTERS)/.ready
 	$(PYTEST)
 
 # Each step leaves a file, so a second call does only what is missing.

@@ -15,9 +15,10 @@ from export.options import (
     Values,
     options_to_export,
     refuse_to_check,
+    with_fixed_size,
 )
 from runtime.card import ModelCard, Precision, Target
-from runtime.commands.console import Command, IgnoredValue, Listed
+from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare_target
@@ -91,7 +92,17 @@ def with_options_of_masks(command: F) -> F:
     help="Arrays input and output of the author's program, which tell how weights without a network are read.",
 )
 @with_network_options
-@click.option("--opset", type=int, help="ONNX opset version, 18 to 23.  [default: 20]")
+@click.option(
+    "--opset",
+    type=int,
+    help="ONNX opset version, 18 to 23. For CUDA at most 21: of later ones it cannot compute MaxPool.  [default: 20]",
+)
+@click.option(
+    "--fixed-size",
+    type=FixedSize(),
+    help="Write a file for batches of this shape only, batch x height x width, for example 1x160x240, without "
+    "arithmetic on sizes: for OpenCV 4 and converters, and for networks that cannot be traced with free sizes.",
+)
 @with_card_options
 @click.option("--card", is_flag=True, help="Also write a model card for a model hub, in Markdown, beside the file.")
 @click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
@@ -131,7 +142,7 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
 def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     """Export a checkpoint, with what --card and --triton make of the file."""
     options = options_to_export(given)
-    network = network_options(given)
+    network = options.ends(network_options(given))
     from export.exporter import export_loaded
     from unet_core.networks.checkpoint import open_checkpoint
     from unet_core.reporting.progress import Display
@@ -188,7 +199,7 @@ def _room_for_extras(
         return
     from export.triton import model_folder
 
-    planned = replace(card, precision=options.precision, target=options.target)
+    planned = replace(with_fixed_size(card, options.fixed_size), precision=options.precision, target=options.target)
     model_folder(planned, given["triton"], given.get("triton_name"))
     with new_folder(given["triton"]):
         yield

@@ -15,8 +15,8 @@ import onnx
 from onnx.helper import set_model_props
 from torch import nn
 
-from export.graph import build_graph, build_raw_graph, check_room, check_size
-from export.options import OPSET, ExportOptions, Values
+from export.graph import build_graph, build_raw_graph, check_room, check_size, fold_sizes
+from export.options import CUDA_OPSET, OPSET, ExportOptions, Values, fixed_size_text, with_fixed_size
 from export.pairs import load_with_pairs
 from export.precision.fp16 import convert_to_fp16
 from export.precision.gate import least_dice
@@ -43,7 +43,7 @@ from export.samples import FittedImage, Samples, load_samples, refuse_raw, synth
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
-from runtime.card import CARD_KEY, RAW_KEY, ModelCard, Precision, Reference, Target, UNetConfig
+from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Reference, Target, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
@@ -93,6 +93,7 @@ def export_onnx(
     ignore_index: int | None = None,
     raw: bool = False,
     opset: int = OPSET,
+    fixed_size: FixedShape | None = None,
     changes: CardChanges | None = None,
     keep: Collection[str] = (),
     values: Values | None = None,
@@ -118,6 +119,8 @@ def export_onnx(
         layout, ignore_index: how the masks in `data` are read, as in training.
         raw: write the bare network (float32 NCHW -> logits), which `Predictor` refuses; fp32 only.
         opset: ONNX opset, within `export.options.OPSETS`.
+        fixed_size: (batch, height, width) of the only batches that the file takes, without any arithmetic on sizes in
+            its graph; for programs that import no other files, and for networks that cannot be traced otherwise.
         changes: values that a checkpoint without a card does not hold.
         keep: layers that stay in fp32, with fp16 and int8.
         values: with int8, "s8" (the default) for TensorRT or "u8" for CPUs.
@@ -142,6 +145,7 @@ def export_onnx(
         ignore_index=ignore_index,
         raw=raw,
         opset=opset,
+        fixed_size=fixed_size,
         changes=changes or CardChanges(),
         keep=keep,
         values=values,
@@ -152,14 +156,14 @@ def export_onnx(
     if isinstance(checkpoint, nn.Module):
         if path is None:
             raise ConfigError("path: a network is no file to write beside; give the .onnx file to write")
-        ends = network or NetworkOptions()
+        ends = options.ends(network or NetworkOptions())
         own = copy.deepcopy(checkpoint).cpu().eval()  # the caller's network stays where and as it is
         author = checkpoint_of(own, Path(path).stem, ends, options.changes, card=card)
         return export_loaded(author, Path(path), path, options, display)
     if card is not None:
         raise ConfigError("card: goes with a network; a checkpoint has its own, or give changes")
     file = Path(checkpoint)
-    ends = network or NetworkOptions()
+    ends = options.ends(network or NetworkOptions())
     if pairs is not None:
         display = display or Display(quiet=True)
         loaded = load_with_pairs(file, pairs, display, options.changes, weights=ends.weights)
@@ -185,9 +189,11 @@ def export_loaded(
             f"{loaded.family}'s code tell whether a pixel has exactly one; give --probabilities softmax (one), or "
             "sigmoids (each by itself)"
         )
-    card = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
+    trained = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
+    card = with_fixed_size(trained, options.fixed_size, raw=options.raw)
     if loaded.card_is_assumed:
-        assumed = options.changes.assumptions(card, activation=loaded.activation_is_assumed)
+        known = options.changes if options.fixed_size is None else replace(options.changes, size=card.input.size)
+        assumed = known.assumptions(card, activation=loaded.activation_is_assumed)
         display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
@@ -220,7 +226,10 @@ def export_loaded(
     if options.target == "cpu":
         limit = MAX_LOGITS_ERROR["cpu"]
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
-    notes = [*loaded.notes_on(card.input)]
+    notes = [
+        *loaded.notes_on(card.input),
+        *_notes_on_options(options, trained, loaded.card_is_assumed, model),
+    ]
     image_dice: float | None = None
     if options.precision == "fp32" and samples.labelled:
         image_dice, constant = image_dices(run, card, samples, display)
@@ -244,7 +253,7 @@ def export_loaded(
             converted = convert_to_fp16(model, run, card, samples, options.keep, display)
         else:
             converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
-        model, golden = converted.model, Golden(image=golden.image, probability=converted.run(golden.image[None])[0])
+        model, golden = converted.model, Golden.made(golden.image, converted.run, card.input.fixed_size)
         replay = graph_run(model, optimised=False)
         card = add_proof(
             card, converted.run, expected, golden, loaded.rows, converted.gate, replay, reference=loaded.reference
@@ -283,7 +292,29 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
     is_u8, for_cpus = options.values == "u8", options.target == "cpu"
     kind = "raw" if options.raw else "u8" if is_u8 else "cpu" if for_cpus else options.precision
-    return checkpoint.with_name(f"{stem}.onnx" if kind == "fp32" else f"{stem}.{kind}.onnx")
+    fixed = [] if options.fixed_size is None else [fixed_size_text(options.fixed_size)]
+    return checkpoint.with_name(".".join([stem, *([] if kind == "fp32" else [kind]), *fixed, "onnx"]))
+
+
+def _notes_on_options(
+    options: ExportOptions, trained: ModelCard, card_is_assumed: bool, model: onnx.ModelProto
+) -> list[str]:
+    """Say what a fixed size or a late opset means for the file; `trained` is the card without the fixed size."""
+    notes = []
+    if options.fixed_size is not None:
+        given, (height, width) = f"--fixed-size {fixed_size_text(options.fixed_size)}", trained.input.size
+        if trained.input.fit == "native":
+            notes.append(f"{given}: images are stretched to that size; the model was trained for images at their own")
+        elif (height, width) != options.fixed_size[1:] and not card_is_assumed:
+            notes.append(
+                f"{given}: images are resized to that size; the model was trained at {height}x{width} (height x width)"
+            )
+    if options.opset > CUDA_OPSET and any(node.op_type == "MaxPool" for node in model.graph.node):
+        notes.append(
+            f"--opset {options.opset}: ONNX Runtime's CUDA provider has no kernel for MaxPool from opset 22 on, so a "
+            "part of the network would run on the CPU, and device cuda refuses the file; leave --opset out for GPUs"
+        )
+    return notes
 
 
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:
@@ -342,6 +373,8 @@ def _rewrite_for_cpus(model: onnx.ModelProto, card: ModelCard, display: Display,
             "the same, so prefer the one without --target cpu"
         )
     rewritten = choice.applied(model)
+    if card.input.fixed_shape is not None:
+        rewritten = fold_sizes(rewritten)
     check_room(rewritten)
     return rewritten
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx
 import torch
+from onnx.helper import find_min_ir_version_for
+from onnxscript import optimizer
 
 from export.options import OPSET, check_opset
 from runtime.card import ModelCard, UNetConfig
@@ -37,19 +39,23 @@ def build_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -> on
     """Export the network with its pre- and post-processing.
 
     The graph maps `image` uint8 [batch, height, width, channels] to `probability` float32 [batch, classes, height,
-    width]; batch, height and width are free. BatchNorm is folded into the convolutions. Where pictures are never padded
-    (`InputSpec.padded`), height and width have to be multiples of the stride.
+    width]; batch, height and width are free, unless the card fixes them. Then there is no arithmetic on sizes in the
+    graph: padding and cropping are constants, or absent. BatchNorm is folded into the convolutions. Where pictures are
+    never padded (`InputSpec.padded`), height and width have to be multiples of the stride.
 
     Raises:
         ConfigError: the opset is out of `OPSETS`.
         ModelError: the weights are too large for one file.
     """
-    exact = not card.input.padded
-    example = torch.zeros(2, *example_size(card, exact=exact), card.architecture.in_channels, dtype=torch.uint8)
-    rows, columns = free_sides(card, exact=exact)
-    free = {0: torch.export.Dim.DYNAMIC, 1: rows, 2: columns}
+    exact, fixed = not card.input.padded, card.input.fixed_shape
+    shape = fixed or (2, *example_size(card, exact=exact))
+    example = torch.zeros(*shape, card.architecture.in_channels, dtype=torch.uint8)
+    free: dict[int, Any] = {}
+    if fixed is None:
+        rows, columns = free_sides(card, exact=exact)
+        free = {0: torch.export.Dim.DYNAMIC, 1: rows, 2: columns}
     model = _run_exporter(segmenter, example, opset, names=("image", "probability"), free=free)
-    _strip(model, ("batch", "height", "width", None))
+    _strip(model, ("batch", "height", "width", None) if fixed is None else None)
     # TensorRT allows a uint8 input no other reader than a Cast, not even a Shape.
     nodes = list(model.graph.node)
     cast = next(node for node in nodes if node.op_type == "Cast" and list(node.input) == ["image"])
@@ -97,16 +103,21 @@ def build_raw_graph(segmenter: Segmenter, card: ModelCard, opset: int = OPSET) -
     """Export the bare network, for programs that have pre- and post-processing of their own.
 
     The graph maps `image` float32 [batch, channels, height, width], normalised by the card's mean and std, to `logits`
-    float32 [batch, classes, height, width]; batch is free, height and width are multiples of the stride.
+    float32 [batch, classes, height, width]; batch is free, height and width are multiples of the stride. All three are
+    constants if the card fixes them.
 
     Raises:
         ConfigError, ModelError: as `build_graph`.
     """
-    example = torch.zeros(2, card.architecture.in_channels, *example_size(card, exact=True))
-    rows, columns = free_sides(card, exact=True)
-    free = {0: torch.export.Dim.DYNAMIC, 2: rows, 3: columns}
+    fixed = card.input.fixed_shape
+    batch, *sides = fixed or (2, *example_size(card, exact=True))
+    example = torch.zeros(batch, card.architecture.in_channels, *sides)
+    free: dict[int, Any] = {}
+    if fixed is None:
+        rows, columns = free_sides(card, exact=True)
+        free = {0: torch.export.Dim.DYNAMIC, 2: rows, 3: columns}
     model = _run_exporter(segmenter.network, example, opset, names=("image", "logits"), free=free)
-    _strip(model, ("batch", None, "height", "width"))
+    _strip(model, ("batch", None, "height", "width") if fixed is None else None)
     return _finish(model, segmenter, segmenter.network, example)
 
 
@@ -138,6 +149,14 @@ def layers_with_weights(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS and {*node.input[1:]} <= constants]
 
 
+def fold_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph of one shape in which all that follows from sizes is computed and stored."""
+    folded: onnx.ModelProto = optimizer.optimize(onnx.ModelProto.FromString(model.SerializeToString()))
+    _strip_traces(folded)
+    onnx.checker.check_model(folded, full_check=True)
+    return folded
+
+
 def layers_of(model: onnx.ModelProto) -> list[str]:
     """List the names of a graph's convolutions, transposed ones too, from its input to its output."""
     return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
@@ -146,7 +165,7 @@ def layers_of(model: onnx.ModelProto) -> list[str]:
 def _run_exporter(
     network: torch.nn.Module, example: torch.Tensor, opset: int, *, names: tuple[str, str], free: dict[int, Any]
 ) -> onnx.ModelProto:
-    """Run PyTorch's exporter; `names` are those of input and output, `free` the free axes of the input."""
+    """Run PyTorch's exporter; `names` are those of input and output, `free` the free axes of the input, if any."""
     check_opset(opset)
     check_size(network.state_dict())
     said = io.StringIO()
@@ -160,32 +179,44 @@ def _run_exporter(
                 opset_version=opset,
                 input_names=[names[0]],
                 output_names=[names[1]],
-                dynamic_shapes=(free,),
+                dynamic_shapes=(free,) if free else None,
                 external_data=False,
                 verbose=False,
             )
         except Exception as error:  # of any type, most often about control flow in the network
             cause = error.__cause__ or error
+            advice = "; --fixed-size BxHxW traces it for one batch and size" if free else ""
             raise ModelError(
                 f"PyTorch's exporter cannot trace the network ({type(cause).__name__}: {one_line(str(cause))[:300]})"
+                f"{advice}"
             ) from error
     if program is None:
         raise ModelError(f"the exporter gave no graph ({one_line(said.getvalue())[:200]})")
     return program.model_proto
 
 
-def _strip(model: onnx.ModelProto, sizes: tuple[str | None, ...]) -> None:
-    """Name the free `sizes` of the input, and strip stack traces and paths of the exporting machine."""
+def _strip(model: onnx.ModelProto, sizes: tuple[str | None, ...] | None) -> None:
+    """Name the free `sizes` of the input, if any, and strip stack traces and paths of the exporting machine."""
+    graph = model.graph
+    _strip_traces(model)
+    graph.name = "unet"
+    # PyTorch writes a newer one whatever the opset, and older runtimes refuse the file for nothing else.
+    model.ir_version = min(model.ir_version, find_min_ir_version_for(model.opset_import))
+    if sizes is None:
+        return
+    for value, names in ((graph.input[0], sizes), (graph.output[0], ("batch", None, "height", "width"))):
+        for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
+            if name is not None:
+                size.dim_param = name
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Strip the notes that an exporter or an optimiser leaves in a graph."""
     graph = model.graph
     del graph.value_info[:]  # they carry the exporter's names for sizes; every runtime infers them again
     for part in (model, graph, *graph.node, graph.input[0], graph.output[0], *graph.initializer):
         del part.metadata_props[:]
         part.ClearField("doc_string")
-    graph.name = "unet"
-    for value, names in ((graph.input[0], sizes), (graph.output[0], ("batch", None, "height", "width"))):
-        for size, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
-            if name is not None:
-                size.dim_param = name
 
 
 def _finish(

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from runtime.card import Precision, Target
+from runtime.card import MAX_FIXED_BATCH, MAX_SIDE, NEVER_PADDED, Fit, FixedShape, ModelCard, Precision, Target
 from runtime.errors import ConfigError
-from unet_core.model_options import NETWORK_OPTIONS, CardChanges, card_changes, network_options
+from unet_core.model_options import NETWORK_OPTIONS, CardChanges, NetworkOptions, card_changes, network_options
 
 if TYPE_CHECKING:
     from unet_core.data.pairs import Layout
@@ -18,12 +18,15 @@ OPSET = 20
 OPSETS = (18, 23)
 """First and last opset that can be asked for: the oldest that PyTorch's exporter writes, the newest that is tested."""
 
+CUDA_OPSET = 21
+"""The last opset whose MaxPool ONNX Runtime's CUDA provider computes: 1.31 has no kernel for those of 22 and later."""
+
 Values = Literal["s8", "u8"]
 """Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
 
 MASK_OPTIONS = ("masks", "ignore_index")
 CHECK_OPTIONS = ("checkpoint_of", "device")
-EXPORT_OPTIONS = ("precision", "target", "tune", "data", "raw", "opset", "keep", "values", "force")
+EXPORT_OPTIONS = ("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "values", "force")
 """Options of the command line by what they are for, under the names of their Python arguments."""
 
 
@@ -43,6 +46,7 @@ class ExportOptions:
     ignore_index: int | None = None
     raw: bool = False
     opset: int = OPSET
+    fixed_size: FixedShape | None = None
     changes: CardChanges = field(default_factory=CardChanges)
     keep: Collection[str] = ()
     values: Values | None = None
@@ -72,6 +76,53 @@ class ExportOptions:
         if self.tune and target != "cpu":
             raise ConfigError("--tune: chooses layers for --target cpu; add that, or leave --tune out")
         check_opset(self.opset)
+        if self.fixed_size is not None:
+            self._check_fixed_size(self.fixed_size)
+
+    def ends(self, network: NetworkOptions) -> NetworkOptions:
+        """Return the options of a network, which need take no other size than the file's if that takes one only."""
+        return network if self.fixed_size is None else replace(network, only_size=self.fixed_size[1:])
+
+    def _check_fixed_size(self, shape: FixedShape) -> None:
+        limits, given = (MAX_FIXED_BATCH, MAX_SIDE, MAX_SIDE), f"--fixed-size {fixed_size_text(shape)}"
+        if len(shape) != 3 or not all(1 <= side <= most for side, most in zip(shape, limits, strict=True)):
+            raise ConfigError(
+                f"{given}: expected a batch of 1 to {MAX_FIXED_BATCH}, height and width of 1 to {MAX_SIDE}"
+            )
+        size = self.changes.size
+        if size is not None and size != shape[1:]:
+            raise ConfigError(
+                f"{given} (batch x height x width): --size says {size[1]}x{size[0]} (width x height); leave --size out"
+            )
+        if self.changes.fit == "native":
+            raise ConfigError(f"{given}: has one size for all images, and --fit native none; leave one of them out")
+
+
+def fixed_size_text(shape: FixedShape) -> str:
+    """Write (batch, height, width) as the command line takes it."""
+    return "x".join(map(str, shape))
+
+
+def with_fixed_size(card: ModelCard, shape: FixedShape | None, *, raw: bool = False) -> ModelCard:
+    """Return the card of a file that takes one shape only: images are fitted to its height and width.
+
+    Images that would keep their own size ("native") are stretched, as `Predictor.predict` does with a `size`.
+
+    Raises:
+        ConfigError: the network does not take that size.
+    """
+    if shape is None:
+        return card
+    batch, height, width = shape
+    spec, given = card.input, f"--fixed-size {fixed_size_text(shape)}"
+    if height < spec.min_size[0] or width < spec.min_size[1]:
+        least = "x".join(map(str, spec.min_size))
+        raise ConfigError(f"{given}: the network takes pictures of at least {least} (height x width); give that")
+    if (raw or not spec.padded) and (height % spec.stride or width % spec.stride):
+        reason = NEVER_PADDED if not spec.padded else "since --raw pads nothing"
+        raise ConfigError(f"{given}: expected multiples of {spec.stride} for height and width, {reason}")
+    fit: Fit = "stretch" if spec.fit == "native" else spec.fit
+    return replace(card, input=replace(spec, size=(height, width), fit=fit, scale=1.0, fixed_batch=batch))
 
 
 def check_opset(opset: int) -> None:

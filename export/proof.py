@@ -23,7 +23,7 @@ from runtime.card import (
     Target,
     UNetConfig,
 )
-from runtime.devices.profiles import bucketed
+from runtime.devices.profiles import bucketed, full_batches
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
 from runtime.errors import ProofError, one_line
@@ -116,7 +116,10 @@ def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
 
     Where the network takes no smaller picture than `min_size`, sides are raised to that. Where its pictures are never
     padded, they are raised to multiples of the stride.
+    A file of one shape is checked with whole batches, and with one image, with which a batch is filled up.
     """
+    if card.input.fixed_shape is not None:
+        return list(dict.fromkeys([(1, *card.input.size), card.input.fixed_shape]))
     stride, (height, width), least = card.input.stride, card.input.size, card.input.min_size
     small_height, small_width = proof_size(card)
     shapes = [
@@ -137,6 +140,8 @@ def proof_shapes(card: ModelCard) -> list[tuple[int, int, int]]:
 
 def proof_size(card: ModelCard) -> tuple[int, int]:
     """Return the trained (height, width), each at most `MAX_PROOF_SIDE` or the next size that the network takes."""
+    if card.input.fixed_size is not None:
+        return card.input.fixed_size
     (height, width), least = card.input.size, card.input.min_size
     size = max(least[0], min(height, MAX_PROOF_SIDE)), max(least[1], min(width, MAX_PROOF_SIDE))
     return size if card.input.padded else bucketed(size, card.input.stride)
@@ -229,7 +234,7 @@ def add_proof(
         versions=library_versions(),
         tolerance=tolerance if gate is None else None,
         rows=(*rows, *proof_rows(run, expected, card.output)),
-        golden_error=min(golden.error(replay or run), 1.0),
+        golden_error=min(golden.error(replay or run, card.input.fixed_size), 1.0),
         gate=gate,
         reference=reference,
     )
@@ -310,12 +315,22 @@ def logits_run(model: onnx.ModelProto) -> NetworkFunction:
     return output_function(open_graph(changed), activation.input[0])
 
 
+def run_session(session: Any, name: str, images: NDArray[Any]) -> NDArray[np.float32]:
+    """Return one output of a session for images [n, ...], in whole batches if it takes no others."""
+    count = session.get_inputs()[0].shape[0]
+    if not isinstance(count, int):
+        answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
+        return answer
+    answers = [session.run([name], {"image": part})[0] for part in full_batches(images, count)]
+    return np.concatenate(answers)[: len(images)]
+
+
 def output_function(session: Any, name: str) -> NetworkFunction:
     """Return the function from images to one output of a session; it raises a ProofError where the session fails."""
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
-            answer: NDArray[np.float32] = session.run([name], {"image": images})[0]
+            answer = run_session(session, name, images)
         except Exception as error:  # ONNX Runtime's errors share no base class
             reason = one_line(str(error))[-300:]
             raise ProofError(f"the exported graph fails on a batch of {list(images.shape)} ({reason})") from error
@@ -344,8 +359,12 @@ def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunctio
 
 def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
     """Make the golden sample: the golden image and PyTorch's answer to it."""
-    image = golden_image(card.architecture.in_channels, golden_size(card.input))
-    return Golden(image=image, probability=network_run(segmenter)(image[None])[0])
+    channels, fixed = card.architecture.in_channels, card.input.fixed_size
+    if fixed is None:
+        image = golden_image(channels, golden_size(card.input))
+    else:  # a part of the picture that the file is shown, so that the sample stays small
+        image = golden_image(channels)[: fixed[0], : fixed[1]].copy()
+    return Golden.made(image, network_run(segmenter), fixed)
 
 
 def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) -> NetworkFunction:
@@ -361,7 +380,7 @@ def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) ->
         _, height, width, _ = images.shape
         planes = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
         planes = np.pad(planes, ((0, 0), (0, 0), (0, -height % stride), (0, -width % stride)), mode="edge")
-        answer: NDArray[np.float32] = session.run(["logits"], {"image": planes})[0][:, :, :height, :width]
+        answer = run_session(session, "logits", planes)[:, :, :height, :width]
         if logits:
             return answer
         with np.errstate(over="ignore", invalid="ignore"):  # exp(-x) may be infinite, and NaN shows in the answer

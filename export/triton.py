@@ -16,6 +16,9 @@ from runtime.support.files import make_folder, replacing, write_bytes, write_tex
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Valid names of models: they become folders and parts of addresses."""
 
+MAX_BATCH = 8
+"""Largest batch, in images, that the server may form unless another one is asked for."""
+
 BATCH_LIMIT = 1_024
 """Largest batch, in images, that can be asked for."""
 
@@ -30,7 +33,11 @@ Triton ignores folders there whose names are not numbers, but takes any folder b
 
 
 def write_repository(
-    model: str | os.PathLike[str], folder: str | os.PathLike[str], *, name: str | None = None, max_batch: int = 8
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    max_batch: int | None = None,
 ) -> Path:
     """Write FOLDER/NAME for Triton and return its path; the same model that is already there is replaced.
 
@@ -38,7 +45,8 @@ def write_repository(
         model: an ONNX file that `unet-export` wrote.
         folder: the repository, which may hold other models.
         name: name of the model in the repository; by default `valid_name` of the card's name.
-        max_batch: largest batch that the server may form, 1 to `BATCH_LIMIT` images.
+        max_batch: largest batch that the server may form, 1 to `BATCH_LIMIT` images; by default `MAX_BATCH`. A file of
+            one shape has batches of its own.
 
     Raises:
         ModelError: the file is damaged or a raw export.
@@ -47,16 +55,23 @@ def write_repository(
     """
     source = Path(model)
     card, golden = read_model(source)
-    if type(max_batch) is not int or not 1 <= max_batch <= BATCH_LIMIT:
+    fixed = card.input.fixed_batch
+    if max_batch is not None and fixed is not None:
+        raise ConfigError(
+            f"largest batch on Triton: found {max_batch!r}, the file takes batches of {fixed} only; leave it out"
+        )
+    largest = MAX_BATCH if max_batch is None else max_batch
+    if type(largest) is not int or not 1 <= largest <= BATCH_LIMIT:
         raise ConfigError(f"largest batch on Triton: found {max_batch!r}, expected 1 to {BATCH_LIMIT}")
+    largest = largest if fixed is None else 0
     target = model_folder(card, folder, name)
     make_folder(folder)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with replacing(temporary / MODEL) as part:
             shutil.copyfile(source, part)
-        write_bytes(temporary / WARMUP, golden.image.tobytes())
-        write_text(temporary / CONFIG, config_text(source, card, golden, target.name, max_batch))
+        write_bytes(temporary / WARMUP, (fixed or 1) * golden.shown(card.input.fixed_size).tobytes())
+        write_text(temporary / CONFIG, config_text(source, card, golden, target.name, largest))
         _move_into_place(temporary, target)
     finally:
         if not (temporary / REPLACED).exists():  # there it holds what could not be put back
@@ -108,7 +123,12 @@ def _require_replaceable(target: Path, card: ModelCard) -> None:
         there = ModelCard.from_json(read_metadata(target / MODEL).get(CARD_KEY, ""))
     except ModelError as error:
         raise OutputError(f"{target}: holds no model that unet-export wrote; {advice}") from error
-    kinds = [f"{one.precision}{' for CPUs' if one.target == 'cpu' else ''}" for one in (there, card)]
+    kinds = [
+        one.precision
+        + (" for CPUs" if one.target == "cpu" else "")
+        + (f" for batches of {'x'.join(map(str, one.input.fixed_shape))}" if one.input.fixed_shape else "")
+        for one in (there, card)
+    ]
     if kinds[0] != kinds[1] or there.weights_sha256 != card.weights_sha256:
         raise OutputError(
             f"{target}: is another model, {kinds[0]} with weights {there.weights_sha256[:12]}, expected "

@@ -21,7 +21,7 @@ from export.proof import (
     raw_run,
 )
 from export.samples import load_pictures, refuse_raw
-from runtime.card import RAW_KEY, ModelCard, ProofRow
+from runtime.card import RAW_KEY, FixedShape, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.model_file.golden import NetworkFunction
@@ -39,6 +39,9 @@ GRAPH_SIZES = {"image": ("batch", "height", "width", None), "probability": ("bat
 
 RAW_SIZES = {"image": ("batch", None, "height", "width"), "logits": ("batch", None, "height", "width")}
 """The same of a raw export."""
+
+FIXED_FIELDS = ("size", "fit", "fixed_batch")
+"""Fields of a card's input that `--fixed-size` may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ def check_file(
     file, display = Path(path), display or Display(quiet=True)
     metadata = read_metadata(file)
     is_raw = RAW_KEY in metadata
-    check_form(file, RAW_SIZES if is_raw else GRAPH_SIZES)
+    fixed = check_form(file, RAW_SIZES if is_raw else GRAPH_SIZES)
     if is_raw and (checkpoint is None or device != "cpu"):
         raise ConfigError(
             f"{file}: is a raw export, without golden sample; give --checkpoint, and --device cpu or none"
@@ -96,6 +99,11 @@ def check_file(
     card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
     if data is not None:
         refuse_raw(card, "--data")
+    if fixed != card.input.fixed_shape:
+        takes, says = (shape or "any" for shape in (fixed, card.input.fixed_shape))
+        raise ModelError(
+            f"{file}: its graph takes batches of {takes} (batch, height, width), its card says {says}; export it again"
+        )
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
     reference: NetworkFunction | None = None
     name, rows = "nothing", tuple[ProofRow, ...]()
@@ -160,6 +168,8 @@ def _matching_checkpoint(
     parts = ("architecture",) if loaded.card_is_assumed else ("architecture", "input", "output", "training")
     ours, theirs = (asdict(replace(one, proof=None)) for one in (card, loaded.card))
     threshold = ours["output"].pop("threshold"), theirs["output"].pop("threshold")
+    for name in FIXED_FIELDS if card.input.fixed_shape is not None else ():
+        del ours["input"][name], theirs["input"][name]
     for part in parts:
         if ours[part] != theirs[part]:
             raise ProofError(f"{file}: its card has the {part} {ours[part]}, the checkpoint's {theirs[part]}")
@@ -195,8 +205,10 @@ def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network:
         )
 
 
-def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = GRAPH_SIZES) -> None:
-    """Check the graph without running it; `sizes` are the expected free sizes by input and output.
+def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = GRAPH_SIZES) -> FixedShape | None:
+    """Check the graph without running it; `sizes` are the names of its free sizes by input and output.
+
+    Returns (batch, height, width) if they are not free but fixed, else None.
 
     Raises:
         ModelError: as `check_model`, or the file is not valid ONNX, or its inputs or outputs differ.
@@ -215,5 +227,15 @@ def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = GRAPH_S
         for value in (*model.graph.input, *model.graph.output)
     }
     free = {name: tuple(size if isinstance(size, str) else None for size in shape) for name, shape in found.items()}
-    if free != sizes:
+    if free == sizes:
+        return None
+    fixed = {
+        (label, size)
+        for name, labels in sizes.items()
+        for label, size in zip(labels, found.get(name, ()), strict=False)
+        if label is not None
+    }
+    named = dict(fixed)
+    if free != {name: (None,) * len(labels) for name, labels in sizes.items()} or len(fixed) != len(named):
         raise ModelError(f"{path}: found inputs and outputs {found}, expected {dict(sizes)}; export it again")
+    return named["batch"], named["height"], named["width"]

@@ -30,6 +30,7 @@ MAX_DEPTH = 8
 MAX_CHANNELS = 16
 MAX_STRIDE = 1_024
 MIN_SCALE = 1 / 64
+MAX_FIXED_BATCH = 1_024
 MAX_ENTRIES = 100
 MAX_NAME = 200
 """Maximum number of characters of a name."""
@@ -56,6 +57,9 @@ Reference = Literal["module", "reading", "pairs"]
 """The thing that a file was compared with: a network that somebody gave as code, which is this library's own where it
 was trained here; this library's reading of a file that holds weights alone; or such a reading that gives the outputs of
 its author's program for the same inputs."""
+
+FixedShape = tuple[int, int, int]
+"""(batch, height, width) of the only batches that a file takes."""
 
 CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 """Channels of pictures; those of "raw" are counted by the card's means."""
@@ -154,6 +158,8 @@ class InputSpec:
         padded: False for a network that looks at the whole picture at once, as one that normalises over it does.
             Padding would change all of its answers, so images have to have sizes that are multiples of the stride.
         min_size: (height, width) of the smallest image that the network takes.
+        fixed_batch: number of images in a batch of a file that takes one shape only, in which all images have `size`;
+            None for files that take any number of images of any size.
     """
 
     size: tuple[int, int] = (160, 240)
@@ -165,6 +171,7 @@ class InputSpec:
     stride: int = 16
     padded: bool = True
     min_size: tuple[int, int] = (1, 1)
+    fixed_batch: int | None = None
 
     def __post_init__(self) -> None:
         CHECK.length("input.size", self.size, 2, 2)
@@ -190,6 +197,20 @@ class InputSpec:
         CHECK.length("input.min_size", self.min_size, 2, 2)
         for least, side in zip(self.min_size, self.size, strict=True):
             CHECK.integer("input.min_size", least, 1, side)
+        if self.fixed_batch is not None:
+            CHECK.integer("input.fixed_batch", self.fixed_batch, 1, MAX_FIXED_BATCH)
+            if self.fit == "native":
+                raise CHECK.refusal("input.fixed_batch", self.fixed_batch, "null with fit native, whose sizes vary")
+
+    @property
+    def fixed_shape(self) -> FixedShape | None:
+        """(batch, height, width) of the only batches that the file takes; None if it takes any."""
+        return None if self.fixed_batch is None else (self.fixed_batch, *self.size)
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) of the only images that the file takes; None if it takes any."""
+        return None if self.fixed_batch is None else self.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,7 +472,7 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     reference = "reading" if data.get("training") is None else "module"
     later = {
         "architecture": {"kind": "unet"},
-        "input": {"min_size": [1, 1], "padded": True, "scale": 1.0},
+        "input": {"min_size": [1, 1], "padded": True, "scale": 1.0, "fixed_batch": None},
         "proof": {"reference": reference},
     }
     filled = {"target": "any"} | data | {"schema": SCHEMA}

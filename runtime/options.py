@@ -154,11 +154,21 @@ class ProviderOptions:
         object.__setattr__(self, "extra", tuple(sorted(pairs)))
 
     def bucket_of(self, card: ModelCard) -> int:
-        """Return the bucket for a model, in pixels.
+        """Return the bucket for a model, in pixels; 1 for a file of one shape, whose images are never padded.
 
         Raises:
-            ConfigError: it is not a multiple of the network's stride, or the network's pictures are never padded.
+            ConfigError: it is not a multiple of the network's stride, the network's pictures are never padded, or an
+                option is given that a file of one shape leaves no choice of.
         """
+        if card.input.fixed_shape is not None:
+            for name in ("bucket", "min_size", "max_size"):
+                if getattr(self, name) is not None:
+                    shape = "x".join(map(str, card.input.fixed_shape))
+                    raise ConfigError(
+                        f"{name}: found {getattr(self, name)}, the file takes batches of {shape} (batch x height x "
+                        "width) only; leave it out"
+                    )
+            return 1
         if self.bucket is not None and not card.input.padded:
             raise ConfigError(f"bucket: found {self.bucket}, expected None, {NEVER_PADDED}")
         step = self.bucket or card.input.stride

@@ -114,7 +114,10 @@ class Segmenter(nn.Module):
             return whole
         height, width = x.shape[2:]
         # Repeating the edge changes the border less than black would; multiples of the stride need no padding.
-        x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        padding = (0, -width % self.stride, 0, -height % self.stride)
+        # Sizes are symbols while the network is traced with free ones; to ask whether they are 0 would fix them.
+        if not all(type(side) is int and side == 0 for side in padding):
+            x = functional.pad(x, padding, mode="replicate")
         logits: Tensor = self.network(x)[:, :, :height, :width].float()
         return logits
 

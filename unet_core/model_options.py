@@ -164,6 +164,7 @@ class NetworkOptions:
         stride: number of which height and width have to be multiples; None finds it out.
         weights: those to take of a file that holds weights and their moving average; None takes the ones that the
             file's own program would load.
+        only_size: (height, width) of the only pictures that it need take; None: it is tried with several sizes.
 
     Raises:
         ConfigError: a value is unknown or out of bounds.
@@ -175,6 +176,7 @@ class NetworkOptions:
     activation: Inside = "logits"
     stride: int | None = None
     weights: WeightsChoice | None = None
+    only_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Inside):

@@ -66,7 +66,7 @@ class BenchmarkModel:
         """Read the fp32 file; `others` are fp16 and int8 files of the same network, and one for CPUs.
 
         Raises:
-            ModelError: a file cannot be read, has the wrong precision, or holds another network.
+            ModelError: a file cannot be read, has the wrong precision, takes one shape only, or holds another network.
             CheckpointError: the checkpoint cannot be loaded.
             ConfigError: the network cannot be made, or is needed and not given.
             ProofError: the checkpoint does not answer the golden sample as the model does.
@@ -78,6 +78,12 @@ class BenchmarkModel:
             raise ModelError(
                 f"{path}: was exported with --target cpu, expected the file without it; give this one by --also"
             )
+        for one in (path, *others):
+            if (fixed := read_model(one)[0].input.fixed_shape) is not None:
+                raise ModelError(
+                    f"{one}: takes batches of {'x'.join(map(str, fixed))} only, and other sizes and batches are "
+                    "measured too; give the file that was exported without --fixed-size"
+                )
         files: dict[Precision, Path] = {}
         for_cpus: Path | None = None
         for other in others:

@@ -62,9 +62,12 @@ def observer(
     del extended.graph.output[:]
     extended.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = open_graph(extended)
+    batch = session.get_inputs()[0].shape[0]
+    count = batch if isinstance(batch, int) else 1
 
     def observed(picture: FittedImage) -> list[NDArray[np.float32]]:
-        values: list[NDArray[np.float32]] = session.run(list(names), {"image": picture[None]})
+        # Repeats, which a file of one shape may need, change neither extremes nor percentiles.
+        values: list[NDArray[np.float32]] = session.run(list(names), {"image": np.repeat(picture[None], count, axis=0)})
         return values
 
     return observed

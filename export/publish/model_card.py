@@ -75,6 +75,11 @@ def contract(card: ModelCard) -> str:
     """Describe input and output: names, types, shapes, how images are fitted, how a class is decided."""
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
+    sizes: tuple[str, ...] = ("batch", "height", "width")
+    free = "Batch, height and width are free."
+    if card.input.fixed_shape is not None:
+        batch, *_ = sizes = tuple(map(str, card.input.fixed_shape))
+        free = f"The file takes batches of {batch} at this size only."
     fits = {
         "stretch": f"Resize images to {height} x {width}, whatever their aspect ratio.",
         "letterbox": f"Resize images to fit into {height} x {width}, keeping their aspect ratio, centred between bars "
@@ -91,8 +96,8 @@ def contract(card: ModelCard) -> str:
     }[card.output.activation]
     kind = f"{channels} channels" if card.input.channels == "raw" else card.input.channels
     rows = [
-        ("input", "`image`", "uint8", f"batch, height, width, {channels}", f"{kind}, 0 to 255"),
-        ("output", "`probability`", "float32", f"batch, {classes}, height, width", "0 to 1"),
+        ("input", "`image`", "uint8", ", ".join((*sizes, str(channels))), f"{kind}, 0 to 255"),
+        ("output", "`probability`", "float32", ", ".join((sizes[0], str(classes), *sizes[1:])), "0 to 1"),
     ]
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
     free = "Batch, height and width are free."
@@ -202,10 +207,12 @@ def plain_script(card: ModelCard, name: str) -> str:
             f"fitted[top : top + h, left : left + w] = {resized('(w, h)')}",
         ]
         part = "probability[0][:, top : top + h, left : left + w]"
-    batch = "fitted[None, :, :, None]" if grey else "fitted[None]"
+    batch, count = "fitted[None, :, :, None]" if grey else "fitted[None]", card.input.fixed_batch or 1
+    if count > 1:
+        batch = f"np.repeat({batch}, {count}, axis=0)"
     lines += [
         f'session = onnxruntime.InferenceSession({name!r}, providers=["CPUExecutionProvider"])',
-        f'(probability,) = session.run(["probability"], {{"image": {batch}}})  # [1, classes, height, width]',
+        f'(probability,) = session.run(["probability"], {{"image": {batch}}})  # [{count}, classes, height, width]',
         f"planes = [cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR) for plane in {part}]",
     ]
     if card.output.overlapping:

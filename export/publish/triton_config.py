@@ -26,10 +26,22 @@ WORKSPACE = 2 * 2**30
 
 
 def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_batch: int) -> str:
-    """Return the text of config.pbtxt for the exported file `source`, served as `name`."""
+    """Return the text of config.pbtxt for the exported file `source`, served as `name`.
+
+    A `max_batch` of 0 is that of a file of one shape: the server forms no batches, and requests hold whole ones.
+    """
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
     free = "free" if card.input.padded else f"multiples of {card.input.stride}"
+    batch: tuple[int, ...] = ()
+    sizes, first = (-1, -1), ""
+    about = f"The batch is the first axis and not among dims. Height and width are {free}; the model was trained at"
+    if card.input.fixed_batch is not None:
+        batch, sizes, first = (card.input.fixed_batch,), card.input.size, "batch, "
+        about = (
+            "The file takes one shape only, so a request is a whole batch, which is among dims. Images are fitted to"
+        )
+    image, answer = dims(*batch, *sizes, channels), dims(*batch, classes, *sizes)
     failed = card.proof is not None and card.proof.gate is not None and not card.proof.gate.passed
     parts = [
         "# Warning: this file failed its gate when it was exported, and was written all the same; see its card.\n"
@@ -39,11 +51,11 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
 name: "{name}"
 platform: "onnxruntime_onnx"
 
-# The batch is the first axis and not among dims. Height and width are {free}; the model was trained at {height}x{width}
+# {about} {height}x{width}
 # (height x width, fit: {card.input.fit}).
 max_batch_size: {max_batch}
-input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, {channels} ] }} ]  # height, width, {card.input.channels}
-output [ {{ name: "probability" data_type: TYPE_FP32 dims: [ {classes}, -1, -1 ] }} ]  # classes, height, width
+input [ {{ name: "image" data_type: TYPE_UINT8 dims: {image} }} ]  # {first}height, width, {card.input.channels}
+output [ {{ name: "probability" data_type: TYPE_FP32 dims: {answer} }} ]  # {first}classes, height, width
 
 # Read by clients, not by the server: size, fit, class names and threshold, as in the ONNX file.
 parameters {{ key: "{CARD_KEY}" value {{ string_value: {json.dumps(card.to_json())} }} }}
@@ -73,9 +85,17 @@ dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY} }}
 """
 
 
+def dims(*sizes: int) -> str:
+    """Write a list of sizes; -1 stands for a free one."""
+    return f"[ {', '.join(map(str, sizes))} ]"
+
+
 def warmup_section(card: ModelCard, golden: Golden, max_batch: int) -> str:
     """Write requests that run before the first real one: the golden sample, and noise of the trained size."""
-    golden_size, trained_size = golden.image.shape, (*card.input.size, card.architecture.in_channels)
+    golden_size: tuple[int, ...] = golden.image.shape
+    trained_size: tuple[int, ...] = (*card.input.size, card.architecture.in_channels)
+    if card.input.fixed_batch is not None:
+        golden_size = trained_size = (card.input.fixed_batch, *trained_size)
     data = [
         ("golden sample", golden_size, f'input_data_file: "{Path(WARMUP).name}"'),
         ("trained size", trained_size, "random_data: true"),
@@ -87,11 +107,11 @@ def warmup_section(card: ModelCard, golden: Golden, max_batch: int) -> str:
     batch_size: {batch}
     inputs {{
       key: "image"
-      value {{ data_type: TYPE_UINT8 dims: [ {", ".join(map(str, shape))} ] {content} }}
+      value {{ data_type: TYPE_UINT8 dims: {dims(*shape)} {content} }}
     }}
   }}'''
         for what, shape, content in data
-        for batch in sorted({1, max_batch})
+        for batch in sorted({1, max(1, max_batch)})
     ]
     listed = ",\n".join(samples)
     waits = "memory" if card.target == "cpu" else "GPU libraries, the search for kernels, and TensorRT's engine"
@@ -105,11 +125,13 @@ model_warmup [
 
 def tensorrt_section(source: Path, card: ModelCard, name: str, max_batch: int) -> str:
     """Write the options of TensorRT, with the shapes of its engine unless images may come at any size."""
-    profile = replace(profile_of(card, ProviderOptions(max_batch=max_batch)), best=(max_batch, *card.input.size))
-    shapes = [f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in profile.options().items()]
-    native = card.input.fit == "native"
-    lines = [*ANY_SIZE, *(f"# {shape}" for shape in shapes)] if native else [*ONE_SIZE, *shapes]
-    listed = "\n".join(f"        {line}" for line in lines)
+    lines: list[str] = []  # of a file of one shape: that is the engine's, too
+    if card.input.fixed_batch is None:
+        profile = replace(profile_of(card, ProviderOptions(max_batch=max_batch)), best=(max_batch, *card.input.size))
+        shapes = [f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in profile.options().items()]
+        native = card.input.fit == "native"
+        lines = [*ANY_SIZE, *(f"# {shape}" for shape in shapes)] if native else [*ONE_SIZE, *shapes]
+    listed = "".join(f"        {line}\n" for line in lines)
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"""\
@@ -123,7 +145,7 @@ optimization {{
         # Has to be the file's own. {PRECISION_NOTES[card.precision]}
         parameters {{ key: "precision_mode" value: "{card.precision.upper()}" }}
         parameters {{ key: "max_workspace_size_bytes" value: "{WORKSPACE}" }}
-{listed}
+{listed}\
         # Optional: keep engines over restarts. They are found by the graph's name and not by its weights, so the path
         # holds the file's hash; they are executable code, so nobody else may write there.
         # parameters {{ key: "trt_engine_cache_enable" value: "true" }}

@@ -72,6 +72,7 @@ def tuned(model: onnx.ModelProto, card: ModelCard, display: Display | None = Non
     display = display or Display(quiet=True)
     names = rewritable(model)
     image = synthetic_image(*card.input.size, card.architecture.in_channels, seed=0)[None]
+    image = np.repeat(image, card.input.fixed_batch or 1, axis=0)
     times = layer_times(model, image, display)
     fastest = fastest_forms(names, times)
     choices = [unchanged := Choice(forms={})]

@@ -173,3 +173,20 @@ class Size(click.ParamType[tuple[int, int]]):
         if not separator or len(sides) < 2 or min(sides) < 1:
             self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
         return sides[1], sides[0]
+
+
+class FixedSize(click.ParamType[tuple[int, int, int]]):
+    """The shape of a batch, (batch, height, width), written `BATCHxHEIGHTxWIDTH` as ONNX lists its axes."""
+
+    name = "BxHxW"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name  # click would show it in capitals
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = [int(text) for text in str(value).lower().split("x") if text.isdecimal() and len(text) <= 6]
+        if len(sides) != 3 or str(value).lower().count("x") != 2 or min(sides) < 1:
+            self.fail(f"{value!r} is not BATCHxHEIGHTxWIDTH; expected for example 1x160x240", param, ctx)
+        return sides[0], sides[1], sides[2]

@@ -131,9 +131,10 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
     card = found["card"]
     height, width = card["size"]
     yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read"
+    fixed = f", batches of {'x'.join(map(str, card['fixed_shape']))} only" if card["fixed_shape"] else ""
     classes = ", ".join(card["classes"][:8]) + (", each by itself" if card["activation"] == "sigmoids" else "")
     fit = card["fit"] + (f" at {card['scale']:g} of its size" if card["scale"] != 1 else "")
-    yield f"{card['name']}: {classes}; {width}x{height} {card['channels']}, {fit}; " + (
+    yield f"{card['name']}: {classes}; {width}x{height} {card['channels']}, {fit}{fixed}; " + (
         f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, {card['architecture']}"
     )
     if card["metrics"]:

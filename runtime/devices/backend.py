@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from runtime.card import ModelCard
 from runtime.devices.device import Device
 from runtime.devices.session import Note, Session, open_inference, session_options
+from runtime.errors import ModelError
 from runtime.options import ProviderOptions
 
 S = TypeVar("S", bound=Session)
@@ -45,8 +46,19 @@ class SessionRequest:
         return session
 
     def open_inference(self, chain: ProviderChain) -> Any:
-        """Open ONNX Runtime's session on these providers; see `runtime.devices.session.open_inference`."""
-        return open_inference(self.path, self.device, chain, session_options(self.threads, self.options))
+        """Open ONNX Runtime's session on these providers; see `runtime.devices.session.open_inference`.
+
+        Raises:
+            ModelError: the card says that the file takes one shape, and the graph takes another one.
+        """
+        inference = open_inference(self.path, self.device, chain, session_options(self.threads, self.options))
+        fixed = self.card.input.fixed_shape
+        if fixed is not None and (found := tuple(inference.get_inputs()[0].shape[:3])) != fixed:
+            raise ModelError(
+                f"{self.path}: its graph takes batches of {found} (batch, height, width), its card says {fixed}; "
+                "export it again"
+            )
+        return inference
 
 
 def _needs_no_build(_: SessionRequest) -> bool:

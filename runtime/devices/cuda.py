@@ -172,7 +172,7 @@ class CudaSession(Session):
     ) -> None:
         super().__init__(inference, device, card)
         self._step = options.bucket_of(card)
-        self._parts = FittingParts(device, options.max_batch)
+        self._parts = FittingParts(device, options.max_batch, card.input.fixed_batch)
         place = (memory, device.index)
         graphs = MAX_GRAPHS if options.cuda_graphs and device.kind == "cuda" else 0
         self._runner: CudaRunner | None = CudaRunner(inference, place, card.architecture.classes, graphs)

@@ -21,10 +21,11 @@ class FittingParts:
     """Runs batches in parts of at most `max_batch` images.
 
     When the GPU is out of memory the part is halved, down to single images, and later parts are not made larger again.
+    Parts of a file of one shape hold `fixed_batch` images each and are never halved.
     """
 
-    def __init__(self, device: Device, max_batch: int) -> None:
-        self._device, self._max_batch = device, max_batch
+    def __init__(self, device: Device, max_batch: int, fixed_batch: int | None = None) -> None:
+        self._device, self._max_batch, self._least = device, fixed_batch or max_batch, fixed_batch or 1
         self._most_pixels: int | None = None
 
     def run(
@@ -44,10 +45,7 @@ class FittingParts:
             part = next(parts(len(batch) - done, most))
             outputs.append(self._run_or_halve(batch[done : done + part.stop], run_part, shrink))
             done += part.stop
-        if len(outputs) == 1:
-            return outputs[0]
-        probability = np.concatenate([output.probability for output in outputs])
-        return BatchOutput(probability, sum(output.copy_seconds for output in outputs))
+        return BatchOutput.joined(outputs, len(batch))
 
     def _run_or_halve(
         self, part: NDArray[np.uint8], run_part: Callable[[NDArray[np.uint8]], BatchOutput], shrink: Callable[[], None]
@@ -58,9 +56,10 @@ class FittingParts:
         except Exception as error:  # ONNX Runtime's errors share no base class
             if not OUT_OF_MEMORY.search(str(error)):
                 raise
-            if len(part) == 1:
+            if len(part) == self._least:
+                images = "one image" if len(part) == 1 else f"the {len(part)} images that the file takes at once"
                 raise DeviceError(
-                    f"device {self._device}: has too little memory for one image of {width}x{height}; "
+                    f"device {self._device}: has too little memory for {images} of {width}x{height}; "
                     "predict it in tiles or smaller, or free memory on the GPU (see nvidia-smi)"
                 ) from error
         self._most_pixels = len(part) // 2 * height * width  # after the error, which held memory

@@ -5,6 +5,7 @@ A shape is (batch, height, width) here; channels follow from the card.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from runtime.model_file.golden import golden_size
 from runtime.options import ProviderOptions, Size
 
 Shape = tuple[int, int, int]
+
+D = TypeVar("D", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +80,13 @@ def profile_of(card: ModelCard, options: ProviderOptions) -> Profile:
 
     A limit is (height, width) and never excludes the golden sample or the trained size: an engine that cannot replay
     the sample would never be taken. A card with fit "native" gets images of any size, so its smallest is the stride.
-    TensorRT runs the network at both ends, so these are sizes that it takes.
+    TensorRT runs the network at both ends, so these are sizes that it takes. A file of one shape has a profile of that
+    shape.
     """
-    trained, stride, golden = card.input.size, card.input.stride, golden_size(card.input)
+    trained, stride, fixed = card.input.size, card.input.stride, card.input.fixed_shape
+    if fixed is not None:  # fewer images are filled up to a whole batch
+        return Profile(low=(1, *trained), best=fixed, high=fixed, channels=card.architecture.in_channels)
+    golden = golden_size(card.input)
     smallest = options.min_size or ((stride, stride) if card.input.fit == "native" else trained)
     lows = [
         max(least, min(sides)) for least, *sides in zip(card.input.min_size, golden, trained, smallest, strict=True)
@@ -130,3 +137,11 @@ def parts(count: int, largest: int) -> Iterator[slice]:
     number = -(-count // largest)
     for index in range(number):
         yield slice(index * count // number, (index + 1) * count // number)
+
+
+def full_batches(batch: NDArray[D], count: int) -> Iterator[NDArray[D]]:
+    """Yield a batch [n, ...] in parts of exactly `count` images; repeats of its last image fill up the last part."""
+    for start in range(0, len(batch), count):
+        part = batch[start : start + count]
+        missing = count - len(part)
+        yield np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part

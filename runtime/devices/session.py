@@ -1,6 +1,6 @@
 """Session: a model on one device, by ONNX Runtime, which is proved to run there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runtime.card import ModelCard
 from runtime.devices.device import Device
 from runtime.devices.placement import Node, misplaced_nodes, node_placement, placement
-from runtime.devices.profiles import Shape
+from runtime.devices.profiles import Shape, full_batches
 from runtime.errors import ClosedError, DeviceError, ImageError, ModelError, UnetError, one_line
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import allowed_cores
@@ -38,6 +38,14 @@ class BatchOutput(NamedTuple):
     probability: NDArray[np.float32]
     copy_seconds: float = 0.0
 
+    @classmethod
+    def joined(cls, parts: "Sequence[BatchOutput]", count: int) -> "BatchOutput":
+        """Join the answers to the parts of a batch of `count` images; the last part may answer a few more."""
+        if len(parts) == 1 and len(parts[0].probability) == count:
+            return parts[0]
+        probability = np.concatenate([part.probability for part in parts])[:count]
+        return cls(probability, sum(part.copy_seconds for part in parts))
+
 
 class Session:
     """A model on one device. This class serves the CPU; those of GPUs are derived from it.
@@ -56,12 +64,17 @@ class Session:
     def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         """Answer a batch uint8 [batch, height, width, channels]; any number of threads may call this at once.
 
+        For a file of one shape the batch is split into such batches, and the last one is filled up.
+
         Raises:
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the session is closed.
         """
+        fixed = self._card.input.fixed_batch
         try:
-            return self._run(batch)
+            if fixed is None:
+                return self._run(batch)
+            return BatchOutput.joined([self._run(part) for part in full_batches(batch, fixed)], len(batch))
         except UnetError:
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -119,8 +132,9 @@ class Session:
         return run_value(self._open_inference(), value, self.device.index)
 
     def _imported(self, tensor: Any) -> Any:
-        channels = self._card.architecture.in_channels
-        expected = f"uint8 [batch, height, width, {channels}] on {self.device}"
+        channels, fixed = self._card.architecture.in_channels, self._card.input.fixed_shape
+        sizes = "batch, height, width" if fixed is None else ", ".join(map(str, fixed))
+        expected = f"uint8 [{sizes}, {channels}] on {self.device}"
         try:
             value = onnxruntime.OrtValue.from_dlpack(tensor)
         except Exception as error:  # each library has its own
@@ -130,7 +144,8 @@ class Session:
             ) from error
         shape, kind, place = value.shape(), value.data_type(), tuple(value.__dlpack_device__())
         here = (DLPACK_CPU, 0) if self.device.kind == "cpu" else (DLPACK_CUDA, self.device.index)
-        if kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != channels or 0 in shape or place != here:
+        strange = fixed is not None and tuple(shape[:3]) != fixed
+        if kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != channels or 0 in shape or place != here or strange:
             raise ImageError(f"tensor: found {kind} {shape} on {value.device_name()}, expected {expected}")
         return value
 

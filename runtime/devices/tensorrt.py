@@ -105,7 +105,7 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
         "trt_int8_enable": str(int(card.precision == "int8")),
         "trt_max_workspace_size": str(options.workspace),
         "trt_builder_optimization_level": str(options.builder_optimization_level),
-        **profile.options(),
+        **(profile.options() if card.input.fixed_batch is None else {}),  # a graph of one shape needs no profile
         **{name: value for name, value in dict(options.extra).items() if name.startswith("trt_")},
     }
 

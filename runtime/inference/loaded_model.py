@@ -70,7 +70,9 @@ class LoadedModel:
 
     @property
     def batch_size(self) -> int:
-        """Number of images that run together: on a CPU more than one gain nothing."""
+        """Number of images that run together: on a CPU more than one gain nothing. A file of one shape has its own."""
+        if self.card.input.fixed_batch is not None:
+            return self.card.input.fixed_batch
         return 1 if self.on_cpu else min(GPU_BATCH, self._factory.options.max_batch)
 
     def _open(self, device: str) -> None:
@@ -152,7 +154,7 @@ class SessionFactory:
         tolerance = golden_tolerance(self.card, device.kind)
 
         def check(session: Session) -> None:
-            errors[0] = self.golden.error(lambda images: session.run(images).probability)
+            errors[0] = self.golden.error(lambda images: session.run(images).probability, self.card.input.fixed_size)
             if errors[0] > tolerance:
                 raise self._failure(
                     device,

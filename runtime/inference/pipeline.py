@@ -47,13 +47,20 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     """Decode an image and fit it to the network.
 
     Raises:
-        ImageError: see `load_image`; or the network does not take pictures of this size.
+        ImageError: see `load_image`; or the network does not take pictures of this size, or the file does not.
     """
     start = time.perf_counter()
     image = load_image(source, card.input.channels, count=card.architecture.in_channels, limits=limits)
     decoded = time.perf_counter()
     fitted = fit(image, options.spec)
     check_sides(fitted.image, options)
+    if card.input.fixed_size is not None and options.tile is not None:
+        height, width = fitted.image.shape[:2]
+        if height < options.tile[0] or width < options.tile[1]:
+            raise ImageError(
+                f"image: is {width}x{height} pixels, smaller than the tiles of {options.tile[1]}x{options.tile[0]} "
+                "that the file takes; leave tile out"
+            )
     return PreparedImage(
         image=image,
         fitted=fitted,
@@ -99,6 +106,11 @@ def check_batch(batch: object, spec: InputSpec, channels: int) -> None:
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != channels or not batch.size:
         raise ImageError(f"batch: found {batch.dtype} {list(batch.shape)}, {expected}")
     check_size(batch, spec)
+    if spec.fixed_size is not None and batch.shape[1:3] != spec.fixed_size:
+        (height, width), (only_height, only_width) = batch.shape[1:3], spec.fixed_size
+        raise ImageError(
+            f"batch: is {width}x{height} pixels, the file takes {only_width}x{only_height} only; resize the images"
+        )
 
 
 def infer(

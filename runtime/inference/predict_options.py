@@ -47,8 +47,8 @@ def resolve_options(
     """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
-        ConfigError: a size is none, or one that the network does not take, the overlap is outside 0..`MAX_OVERLAP`, or
-            an augmentation or option is unknown.
+        ConfigError: a size is none, or one that the network or the file does not take, the overlap is outside
+            0..`MAX_OVERLAP`, or an augmentation or option is unknown.
     """
     if unknown:
         name = next(iter(unknown))
@@ -66,19 +66,38 @@ def resolve_options(
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
     spec = card.input
-    if isinstance(size, str) and size == "native" and tile is None and not spec.padded and spec.stride > 1:
+    native = isinstance(size, str) and size == "native"
+    if native and tile is None and not spec.padded and spec.stride > 1:
         raise ConfigError(
             f"size: found 'native', expected (height, width), multiples of {spec.stride}, {NEVER_PADDED}; or give tile"
         )
-    if isinstance(size, str) and size == "native":
+    if size is not None and not native:
+        _check_size("size", size, ", or 'native'", card.input)
+    if spec.fixed_size is not None:
+        _check_fixed(spec.fixed_size, size, tile, tta)
+        # With tiles it is they that have the size of the file, not the picture.
+        spec = spec if tile is None else replace(spec, fixed_batch=None)
+    if native:
         spec = replace(spec, fit="native", scale=1.0)
     elif size is None and tile is not None:
         spec = replace(spec, fit="native")
-    elif size is not None:
-        _check_size("size", size, ", or 'native'", card.input)
+    elif size is not None and not isinstance(size, str):
         fit = "stretch" if spec.fit == "native" else spec.fit
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
+
+
+def _check_fixed(
+    fixed: tuple[int, int], size: SizeOption | None, tile: tuple[int, int] | None, tta: Tta | None
+) -> None:
+    """Raise a ConfigError if the options would show pictures of other sizes to a file that takes one size only."""
+    takes = f"the file takes pictures of {fixed}, (height, width), only"
+    if tile is not None and tuple(tile) != fixed:
+        raise ConfigError(f"tile: found {tile!r}, {takes}; give that, or leave tile out")
+    if size is not None and tile is None and (isinstance(size, str) or tuple(size) != fixed):
+        raise ConfigError(f"size: found {size!r}, {takes}; leave size out")
+    if tta == "d4" and fixed[0] != fixed[1]:
+        raise ConfigError(f"tta: found 'd4', which turns pictures, and {takes}; give 'flip', or leave tta out")
 
 
 def _check_size(name: str, size: object, other: str, spec: InputSpec) -> None:

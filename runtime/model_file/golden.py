@@ -42,15 +42,36 @@ class Golden:
     image: NDArray[np.uint8]
     probability: NDArray[np.float32]
 
-    def error(self, run: NetworkFunction) -> float:
+    @classmethod
+    def made(cls, image: NDArray[np.uint8], run: NetworkFunction, size: tuple[int, int] | None = None) -> "Golden":
+        """Make the sample of an image and the answer of `run` to it; `size` is as of `shown`."""
+        height, width, _ = image.shape
+        nothing = np.zeros((0, height, width), np.float32)
+        shown = cls(image=image, probability=nothing).shown(size)
+        return cls(image=image, probability=run(shown[None])[0, :, :height, :width])
+
+    def shown(self, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+        """Return the image as a file that takes images of one `size`, (height, width), is shown it.
+
+        Its right and bottom edges are repeated. With None the image stays as it is.
+        """
+        if size is None:
+            return self.image
+        down, right = (whole - side for whole, side in zip(size, self.image.shape[:2], strict=True))
+        return np.pad(self.image, ((0, down), (0, right), (0, 0)), mode="edge")
+
+    def error(self, run: NetworkFunction, size: tuple[int, int] | None = None) -> float:
         """Return the largest |p - golden| of `run`, which maps uint8 [1, h, w, c] to float32 [1, classes, h, w].
 
-        Returns infinity for NaN, or for an answer of another shape.
+        Returns infinity for NaN, or for an answer of another shape. `size` is as of `shown`; the answer is compared
+        where the image is.
         """
-        answer = run(self.image[None])
-        if answer.shape != (1, *self.probability.shape):
+        image = self.shown(size)
+        classes, height, width = self.probability.shape
+        answer = run(image[None])
+        if answer.shape != (1, classes, *image.shape[:2]):
             return float("inf")
-        worst = float(np.abs(answer[0] - self.probability).max())
+        worst = float(np.abs(answer[0, :, :height, :width] - self.probability).max())
         return worst if np.isfinite(worst) else float("inf")
 
     def to_json(self) -> str:

@@ -48,5 +48,11 @@ def read_model(path: Path) -> tuple[ModelCard, Golden]:
             f"{path}: golden sample: has {found[0]} channels and {found[1]} classes, "
             f"the card says {expected[0]} and {expected[1]}; export the model again"
         )
+    fixed = card.input.fixed_shape
+    if fixed is not None and (golden.image.shape[0] > fixed[1] or golden.image.shape[1] > fixed[2]):
+        raise ModelError(
+            f"{path}: golden sample: is larger than the {fixed[2]}x{fixed[1]} pixels of its card; export the model "
+            "again"
+        )
     check_model(path)
     return card, golden

@@ -30,6 +30,7 @@ CASES = {
     },
     "native": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native"))},
     "half": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native", scale=0.5))},
+    "one shape": {"fixed_batch": 2},
     "threshold": {"of_card": lambda card: replace(card, output=replace(card.output, threshold=0.52))},
 }
 
@@ -80,6 +81,14 @@ def test_classes_that_overlap_are_told(tmp_path):
     text = model_card(write_onnx(file, **CASES["sigmoids"]), file)
     assert "A pixel has each class whose probability is above 0.4: none, one or several.\n" in text
     assert '.save("mask.tif")' in text and "mask.png" not in text
+
+
+def test_a_file_of_one_shape_says_so(tmp_path):
+    file = tmp_path / "model.onnx"
+    text = model_card(write_onnx(file, fixed_batch=2), file)
+    assert "| input | `image` | uint8 | 2, 32, 48, 3 | RGB, 0 to 255 |" in text
+    assert "| output | `probability` | float32 | 2, 1, 32, 48 | 0 to 1 |" in text
+    assert "The file takes batches of 2 at this size only. Resize images to 32 x 48" in text
 
 
 def test_a_file_for_cpus_is_used_there(tmp_path):

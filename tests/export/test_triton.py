@@ -406,3 +406,31 @@ def test_the_documented_client_gets_what_the_predictor_gives(model, tmp_path, mo
         found = np.asarray(picture)
     expected = np.asarray(Predictor(model, "cpu").predict("image.png").picture())
     assert len(np.unique(expected)) == 2 and np.array_equal(found, expected)
+
+
+def test_a_file_of_one_shape_is_asked_for_whole_batches(tmp_path):
+    write_onnx(tmp_path / "model.onnx", fixed_batch=2, size=(64, 96))
+    folder = write_repository(tmp_path / "model.onnx", tmp_path / "models")
+    config = config_in(folder)
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+    ((image,), (probability,)) = config.input, config.output
+    assert (list(image.dims), list(probability.dims)) == ([2, 64, 96, 3], [2, 1, 64, 96])
+    golden, trained = config.model_warmup
+    for sample in (golden, trained):
+        assert sample.batch_size == 1 and list(sample.inputs["image"].dims) == [2, 64, 96, 3]
+    shown = np.frombuffer((folder / "warmup" / "image").read_bytes(), np.uint8).reshape(2, 64, 96, 3)
+    assert np.array_equal(shown[0], shown[1]) and np.array_equal(shown[0, :56, :88], golden_image(3))
+    ((name, parameters),) = accelerators(config)
+    assert name == "tensorrt" and not [key for key in parameters if "profile" in key]
+    with pytest.raises(ConfigError) as caught:
+        write_repository(tmp_path / "model.onnx", tmp_path / "models", max_batch=8)
+    assert str(caught.value) == "largest batch on Triton: found 8, the file takes batches of 2 only; leave it out"
+
+
+def test_a_file_of_one_shape_does_not_replace_the_one_of_all(model, tmp_path):
+    write_repository(model, tmp_path / "models")
+    write_onnx(tmp_path / "fixed.onnx", fixed_batch=1)
+    with pytest.raises(
+        OutputError, match=r"is another model, fp32 with weights \w+, expected fp32 for batches of 1x32x48"
+    ):
+        write_repository(tmp_path / "fixed.onnx", tmp_path / "models")

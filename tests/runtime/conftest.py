@@ -114,8 +114,16 @@ THREE_CLASSES = ("softmax", "sigmoids")
 """Models with a class for each channel."""
 
 
-def build_graph(kind="brightness", channels=3, image="image", probability="probability", kind_of_input=None):
+def build_graph(
+    kind="brightness",
+    channels=3,
+    image="image",
+    probability="probability",
+    kind_of_input=None,
+    sizes=("batch", "h", "w"),
+):
     """The bare ONNX model, without metadata; the names of its input and output can be wrong on purpose."""
+    batch, height, width = sizes
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in NODES[kind]]
     for node in nodes:
         node.input[:] = [image if name == "image" else name for name in node.input]
@@ -125,8 +133,8 @@ def build_graph(kind="brightness", channels=3, image="image", probability="proba
     graph = helper.make_graph(
         nodes,
         kind,
-        [helper.make_tensor_value_info(image, kind_of_input or TensorProto.UINT8, ["batch", "h", "w", channels])],
-        [helper.make_tensor_value_info(probability, TensorProto.FLOAT, ["batch", classes, "h", "w"])],
+        [helper.make_tensor_value_info(image, kind_of_input or TensorProto.UINT8, [*sizes, channels])],
+        [helper.make_tensor_value_info(probability, TensorProto.FLOAT, [batch, classes, height, width])],
         [value for name, value in CONSTANTS.items() if name in used],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
@@ -156,9 +164,9 @@ def card_of(kind="brightness", channels=3, *, raw=False, **input_changes):
     )
 
 
-def golden_of(kind="brightness", channels=3):
+def golden_of(kind="brightness", channels=3, size=None):
     image = golden_image(channels)
-    return Golden(image=image, probability=ANSWERS[kind](image[None])[0])
+    return Golden.made(image if size is None else image[: size[0], : size[1]].copy(), ANSWERS[kind], size)
 
 
 @pytest.fixture(scope="session")
@@ -184,10 +192,12 @@ def make_graph():
 
 def save_model(path, kind="brightness", *, channels=3, threshold=0.5, metadata=None, graph=None, **input_changes):
     """Write a model with card and golden sample; `metadata` overrides entries, None drops one."""
-    model = graph or build_graph(kind, channels)
     card = card_of(kind, channels, **input_changes)
+    fixed = card.input.fixed_shape
+    model = graph or (build_graph(kind, channels) if fixed is None else build_graph(kind, channels, sizes=fixed))
     card = dataclasses.replace(card, output=dataclasses.replace(card.output, threshold=threshold))
-    entries = {CARD_KEY: card.to_json(), GOLDEN_KEY: golden_of(kind, channels).to_json()} | (metadata or {})
+    golden = golden_of(kind, channels, card.input.fixed_size)
+    entries = {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()} | (metadata or {})
     helper.set_model_props(model, {key: value for key, value in entries.items() if value is not None})
     onnx.save(model, path)
     return path

@@ -187,6 +187,8 @@ OUT_OF_BOUNDS = [
     ("input.stride", 0, "input.stride: found 0, expected an integer from 1 to 1024"),
     ("input.stride", 8.0, "input.stride: found 8.0, expected an integer from 1 to 1024"),
     ("input.padded", None, "input.padded: found None, expected one of True, False"),
+    ("input.fixed_batch", 0, "input.fixed_batch: found 0, expected an integer from 1 to 1024"),
+    ("input.fixed_batch", 1.0, "input.fixed_batch: found 1.0, expected an integer from 1 to 1024"),
     ("input.min_size", [1], "input.min_size: found (1,), expected 2 values"),
     ("input.min_size", [0, 1], "input.min_size: found 0, expected an integer from 1 to 64"),
     ("input.min_size", [64, 97], "input.min_size: found 97, expected an integer from 1 to 96"),
@@ -455,6 +457,17 @@ def test_a_network_that_is_never_padded_has_images_fitted_to_multiples_of_its_st
     replace(exact, input=replace(exact.input, fit="native", stride=1))  # each size is a multiple of 1
 
 
+def test_a_file_of_one_shape_has_images_fitted_to_its_size():
+    spec = InputSpec(size=(64, 96), fixed_batch=3)
+    assert (spec.fixed_shape, spec.fixed_size) == ((3, 64, 96), (64, 96))
+    assert (InputSpec().fixed_shape, InputSpec().fixed_size) == (None, None)
+    card = replace(module_card(), input=replace(module_card().input, fixed_batch=3))
+    assert ModelCard.from_json(card.to_json()) == card
+    with pytest.raises(ModelError) as caught:
+        InputSpec(fixed_batch=3, fit="native")
+    assert str(caught.value) == "card field input.fixed_batch: found 3, expected null with fit native, whose sizes vary"
+
+
 def test_several_classes_may_be_independent():
     card = replace(
         module_card(classes=2), output=OutputSpec(classes=("face", "hair"), activation="sigmoids", threshold=0.3)
@@ -490,8 +503,9 @@ def test_absurd_fields_of_another_architecture_are_refused_by_name(changes, mess
 def of_schema_1(card):
     """The JSON of a U-Net's card as schema 1 has it."""
     data = json.loads(card.to_json()) | {"schema": 1}
-    del data["architecture"]["kind"], data["input"]["min_size"], data["input"]["padded"]
-    del data["input"]["scale"]
+    del data["architecture"]["kind"]
+    for name in ("min_size", "padded", "scale", "fixed_batch"):
+        del data["input"][name]
     if data["proof"]:
         del data["proof"]["reference"]
         if data["proof"]["gate"]:

@@ -19,10 +19,11 @@ from unet_core.reporting.progress import Display
 
 
 @cache
-def _built(size, **config):
+def _built(size, fixed_batch=None, **config):
     network = make_network(**config)
     _balance(network)
     card = make_card(network, size)
+    card = replace(card, input=replace(card.input, fixed_batch=fixed_batch))
     segmenter = Segmenter(network, card).eval()
     return build_graph(segmenter, card), card, make_golden(segmenter, card)
 
@@ -40,9 +41,20 @@ def gate_of(passed=True, **changes):
     return Gate(**(fields | changes), passed=passed)
 
 
-def write_onnx(path, *, size=(32, 48), precision="fp32", target="any", gate=None, graph=None, of_card=None, **config):
+def write_onnx(
+    path,
+    *,
+    size=(32, 48),
+    fixed_batch=None,
+    precision="fp32",
+    target="any",
+    gate=None,
+    graph=None,
+    of_card=None,
+    **config,
+):
     """Write a file and return its card; `of_card` maps the card, `config` are fields of `UNetConfig`."""
-    built, card, golden = _built(size, **config)
+    built, card, golden = _built(size, fixed_batch, **config)
     row = ProofRow(
         shape=(1, *size),
         images="synthetic",

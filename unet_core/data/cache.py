@@ -88,7 +88,7 @@ class Cache:
         versions = (VERSION, PIL.__version__, cv2.__version__)
         decoding = asdict(decoder)
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
-        for later in ("min_size", "padded", *(["scale"] if decoder.input.scale == 1 else [])):
+        for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
         content = json.dumps([versions, decoding, files], sort_keys=True)
         return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])

@@ -91,40 +91,54 @@ class Facts:
         return self.change_by_padding <= NOTICEABLE
 
 
-def examine(network: AuthorNetwork, *, stride: int | None = None, channels: InputChannels = "raw") -> Facts:
+def examine(
+    network: AuthorNetwork,
+    *,
+    stride: int | None = None,
+    channels: InputChannels = "raw",
+    only: tuple[int, int] | None = None,
+) -> Facts:
     """Run a network on pictures of several sizes, to find out what it takes and gives.
 
-    With `channels` "RGB" or "L" it is tried with that many, else with all of `CHANNELS`.
+    With `channels` "RGB" or "L" it is tried with that many, else with all of `CHANNELS`. If it takes pictures of
+    the size `only`, (height, width), no other size is tried, and none need be taken.
 
     Raises:
         ConfigError: it takes no such pictures, answers something other than a map of the same size, or answers the same
             picture in two ways.
     """
-    sure = max(STRIDES) if stride is None else stride * -(-TRIED_SIDE // stride)
     counts = (CHANNEL_COUNT[channels],) if channels in CHANNEL_COUNT else CHANNELS
-    in_channels, answer = first_answer(network, sure, counts)
-    if answer.dim() != 4 or answer.shape[2:] != (sure, sure) or not 1 <= answer.shape[1] <= MAX_CLASSES:
+    if only is not None and any(runs(network, count, *only) for count in counts):
+        stride, (height, width) = stride or 1, only
+    else:
+        only = None
+        height = width = max(STRIDES) if stride is None else stride * -(-TRIED_SIDE // stride)
+    in_channels, answer = first_answer(network, (height, width), counts)
+    if answer.dim() != 4 or answer.shape[2:] != (height, width) or not 1 <= answer.shape[1] <= MAX_CLASSES:
         raise ConfigError(
-            f"--network: answers {list(answer.shape)} to pictures of [1, {in_channels}, {sure}, {sure}], expected "
-            f"[1, classes, {sure}, {sure}]; if it has several outputs, choose another one by --output-key"
+            f"--network: answers {list(answer.shape)} to pictures of [1, {in_channels}, {height}, {width}], expected "
+            f"[1, classes, {height}, {width}]; if it has several outputs, choose another one by --output-key"
         )
     if not answer.is_floating_point():
         raise ConfigError(f"--network: answers {answer.dtype}, expected logits or probabilities as floating point")
-    if not torch.equal(answer, answer_of(network, in_channels, sure, sure)):
+    if not torch.equal(answer, answer_of(network, in_channels, height, width)):
         raise ConfigError(
             "--network: answers the same picture in two ways; expected none of dropout, noise or other randomness in "
             "evaluation mode"
         )
     if stride is None:
         stride = next(one for one in STRIDES if one == max(STRIDES) or takes(network, in_channels, one))
-    min_size = smallest(network, in_channels, stride)
-    side = max(stride * -(-PADDED_SIDE // stride), *min_size)
+    if only is not None:
+        min_size, change = only, 0.0  # pictures of that size need no padding
+    else:
+        min_size = smallest(network, in_channels, stride)
+        change = padding_matters(network, in_channels, max(stride * -(-PADDED_SIDE // stride), *min_size))
     return Facts(
         in_channels=in_channels,
         classes=answer.shape[1],
         stride=stride,
         min_size=min_size,
-        change_by_padding=padding_matters(network, in_channels, side),
+        change_by_padding=change,
     )
 
 
@@ -137,12 +151,12 @@ def padding_matters(network: AuthorNetwork, channels: int, side: int) -> float:
         return float("inf")
 
 
-def first_answer(network: AuthorNetwork, side: int, counts: Sequence[int] = CHANNELS) -> tuple[int, Tensor]:
+def first_answer(network: AuthorNetwork, size: tuple[int, int], counts: Sequence[int] = CHANNELS) -> tuple[int, Tensor]:
     """Return the number of channels, one of `counts`, that a network takes, and its answer to such a picture."""
     errors = {}
     for channels in counts:
         try:
-            return channels, answer_of(network, channels, side, side)
+            return channels, answer_of(network, channels, *size)
         except ConfigError:
             raise
         except Exception as error:  # of any type: it is the author's code
@@ -159,8 +173,8 @@ def first_answer(network: AuthorNetwork, side: int, counts: Sequence[int] = CHAN
     told = likely if likely in errors else counts[0]
     tried = f"{min(counts)} to {max(counts)} channels" if len(counts) > 1 else f"{told} channel{'s' * (told > 1)}"
     raise ConfigError(
-        f"--network: takes no pictures of {tried}: to [1, {told}, {side}, {side}] it raises {errors[told]}; if its "
-        "sides need another divisor, give --stride"
+        f"--network: takes no pictures of {tried}: to [1, {told}, {size[0]}, {size[1]}] it raises {errors[told]}; if "
+        "its sides need another divisor, give --stride; if it takes one size only, --fixed-size"
     )
 
 

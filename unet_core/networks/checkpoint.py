@@ -56,7 +56,7 @@ def open_checkpoint(path: Path, options: NetworkOptions, changes: CardChanges) -
     """
     if options.source:
         return load_with_network(path, options, changes)
-    if replace(options, weights=None) != NetworkOptions():
+    if replace(options, weights=None, only_size=None) != NetworkOptions():
         raise ConfigError("network: has options and no source, such as FILE.py:NAME, that makes it; give one")
     return load_checkpoint(path, weights=options.weights)
 
@@ -73,7 +73,7 @@ def open_checkpoint_of(card: ModelCard, file: Path, checkpoint: Path, options: N
             f"{file}: its network is {card.architecture.summary}, which only its author's code can make; give --network"
         )
     if options.source:
-        options = replace(options, stride=options.stride or card.input.stride)
+        options = replace(options, stride=options.stride or card.input.stride, only_size=card.input.fixed_size)
     return open_checkpoint(checkpoint, options, CardChanges(size=card.input.size, channels=card.input.channels))
 
 
@@ -120,12 +120,15 @@ def checkpoint_of(
             )
         stride, channels = stride or card.input.stride, card.input.channels
         changes = replace(changes, size=card.input.size, channels=channels)
-    facts = examine(wrapped, stride=stride, channels=channels)
+    if options.only_size is not None:
+        changes = replace(changes, size=options.only_size)
+    facts = examine(wrapped, stride=stride, channels=channels, only=options.only_size)
     kind = type(network)
     architecture = f"{kind.__module__.removesuffix(ANOTHER)}.{kind.__qualname__}"
     assumed = assumed_card(architecture, name, facts, options, changes, network)
     if card is not None:
-        found = {name: getattr(assumed.input, name) for name in ("stride", "min_size", "padded")}
+        filled = ("stride", "min_size", "padded", *(["size"] if options.only_size is not None else []))
+        found = {name: getattr(assumed.input, name) for name in filled}
         card = replace(
             card,
             architecture=assumed.architecture,

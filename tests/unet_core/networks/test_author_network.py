@@ -65,7 +65,7 @@ def test_a_stride_that_is_not_found_is_asked_for(channels):
         examine(wrapped(stride=12, channels=channels))
     assert str(caught.value) == (
         f"--network: takes no pictures of 1 to 16 channels: to [1, {channels}, 128, 128] it raises RuntimeError: wrong "
-        "size; if its sides need another divisor, give --stride"
+        "size; if its sides need another divisor, give --stride; if it takes one size only, --fixed-size"
     )
 
 
