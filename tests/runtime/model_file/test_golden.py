@@ -4,13 +4,22 @@ import base64
 import json
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from runtime.card import InputSpec
+from runtime.card import InputSpec, ModelCard, ModuleConfig, OutputSpec, Parity, Proof, ProofRow
 from runtime.errors import ModelError
-from runtime.model_file.golden import GOLDEN_SIZE, MAX_BYTES, Golden, golden_image, golden_size, synthetic_image
+from runtime.model_file.golden import (
+    GOLDEN_SIZE,
+    MAX_BYTES,
+    Golden,
+    allowed_error,
+    golden_image,
+    golden_size,
+    synthetic_image,
+)
 
 
 @pytest.fixture
@@ -174,3 +183,20 @@ def test_synthetic_images_have_any_number_of_channels_that_differ(channels):
 def test_synthetic_images_differ_by_seed_and_exist_at_one_pixel():
     assert not np.array_equal(synthetic_image(8, 9, 3, seed=1), synthetic_image(8, 9, 3, seed=2))
     assert synthetic_image(1, 1, 1, seed=0).shape == (1, 1, 1)
+
+
+def test_a_network_that_rounds_coarsely_may_be_off_by_what_its_proof_allows():
+    parity = Parity(max_abs_error=0, flipped=0, iou=1, flip_distance=0)
+    row = ProofRow(shape=(1, 8, 12), images="synthetic", parity=parity)
+    proof = Proof(provider="CPUExecutionProvider", versions={}, tolerance=3e-4, rows=(row,), golden_error=0.0)
+    card = ModelCard(
+        name="deep",
+        producer={},
+        architecture=ModuleConfig(name="net.Deep"),
+        input=InputSpec(),
+        output=OutputSpec(),
+        weights_sha256="0" * 64,
+    )
+    assert allowed_error(1e-4, card) == 1e-4
+    assert allowed_error(1e-4, replace(card, proof=proof)) == 3e-4
+    assert allowed_error(1e-2, replace(card, proof=proof)) == 1e-2
