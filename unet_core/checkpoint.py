@@ -198,7 +198,7 @@ def find_weights(
         CheckpointError: there is no state dict, it is not a U-Net that is known, or the card is of other weights.
         ConfigError: as `load_checkpoint`.
     """
-    if "state_dict" in content and "card" in content:
+    if has_card(content):
         if choice is not None:
             raise ConfigError(f"--weights {choice}: {path} has a card, which belongs to its weights; leave it out")
         mapped, card = weights_with_card(content["state_dict"], content["card"], path)
@@ -214,6 +214,11 @@ def find_weights(
         program = program_of(content)
         raise CheckpointError(f"{path}: {f'is a checkpoint of {program}; it ' * bool(program)}{error}") from error
     return replace(mapped, notes=(*notes, *mapped.notes)), None, taken.entries[0] if taken.entries else ""
+
+
+def has_card(content: Mapping[str, Any]) -> bool:
+    """Return True if the content of a file is that of a checkpoint of this library."""
+    return "state_dict" in content and "card" in content
 
 
 def weights_with_card(state_dict: object, text: object, path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard]:

@@ -161,6 +161,7 @@ class NetworkOptions:
         arguments: its keyword arguments.
         output_key: key, attribute or index of the output, where there are several.
         activation: what the output is already: logits, or probabilities by a sigmoid, a softmax or several sigmoids.
+            None stands for logits, unless running the network shows probabilities, which are asked about then.
         stride: number of which height and width have to be multiples; None finds it out.
         weights: those to take of a file that holds weights and their moving average; None takes the ones that the
             file's own program would load.
@@ -173,13 +174,13 @@ class NetworkOptions:
     source: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     output_key: str | None = None
-    activation: Inside = "logits"
+    activation: Inside | None = None
     stride: int | None = None
     weights: WeightsChoice | None = None
     only_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.activation not in get_args(Inside):
+        if self.activation not in (None, *get_args(Inside)):
             raise ConfigError(f"--activation {self.activation}: expected {', '.join(get_args(Inside))}")
         if self.stride is not None and not 1 <= self.stride <= MAX_STRIDE:
             raise ConfigError(f"--stride {self.stride}: expected 1 to {MAX_STRIDE}")
@@ -189,7 +190,7 @@ class NetworkOptions:
     @property
     def gives_probabilities(self) -> bool:
         """True if the network ends in an activation of its own."""
-        return self.activation not in ("logits", "none")
+        return self.activation not in (None, "logits", "none")
 
     def activation_of(self, count: int, probabilities: Probabilities | None) -> Activation:
         """Return the activation of a network of so many output channels; `probabilities` is that of `CardChanges`.
@@ -240,7 +241,7 @@ def with_network_options(command: F) -> F:
             "--activation",
             type=click.Choice(get_args(Inside)),
             help="With --network: what it gives: logits (none), or probabilities by its own sigmoid (one class), "
-            "softmax or sigmoids (several classes).  [default: logits]",
+            "softmax or sigmoids (several classes).  [default: logits, unless its answers look otherwise]",
         ),
         click.option(
             "--stride",

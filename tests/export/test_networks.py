@@ -74,6 +74,20 @@ def test_a_network_with_its_own_sigmoid_gets_no_second_one(tmp_path):
     assert np.abs(Predictor(path, "cpu").run(image[None])[0] - expected).max() < 1e-6
 
 
+def test_a_sigmoid_that_nobody_told_of_is_asked_about_at_the_export_and_at_the_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(write_author(tmp_path, ends=True).state_dict(), "weights.pth")
+    network = ("--network", "net.py:Net", "--network-arg", "ends=true")
+    refused = run("weights.pth", *network, "--size", "48x32")
+    assert refused.exit_code == 2 and not (tmp_path / "weights.onnx").exists()
+    asked = "give --activation sigmoid if it does, or --activation logits if it does not\n"
+    assert refused.stderr.endswith(asked)
+    assert run("weights.pth", *network, "--size", "48x32", "--activation", "sigmoid").exit_code == 0
+    check = ("--check", "weights.onnx", "--checkpoint", "weights.pth", *network)
+    assert run(*check, "--activation", "sigmoid").exit_code == 0
+    assert run(*check).stderr.endswith(asked)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

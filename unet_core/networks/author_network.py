@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from runtime.card import CHANNEL_COUNT, MAX_CHANNELS, MAX_CLASSES, InputChannels
 from runtime.errors import ConfigError, one_line
 from runtime.model_file.golden import synthetic_image
+from unet_core.model_options import Inside
 from unet_core.networks.whole_picture import NOTICEABLE, change_by_padding
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -25,6 +26,12 @@ no more than a few values on smaller ones, and tells little."""
 
 CHANNELS = (3, 1, 2, *range(4, MAX_CHANNELS + 1))
 """Numbers of input channels that are tried, in this order: colour, grey, others."""
+
+PICTURE_SCALES = (1.0, 10.0, -10.0)
+"""Factors of the noisy pictures that show a network's end: logits leave 0..1 on one of them."""
+
+ROUNDING = 1e-4
+"""Most by which rounding takes probabilities out of 0..1, and their sum away from 1."""
 
 
 class AuthorNetwork(nn.Module):
@@ -77,6 +84,8 @@ class Facts:
         stride: the smallest number of which height and width have to be multiples.
         min_size: (height, width) of the smallest picture that it takes, multiples of the stride.
         change_by_padding: see `unet_core.networks.whole_picture`; infinite if it takes no larger pictures.
+        looks_like: the end that its answers look like: logits leave 0..1, classes of a softmax sum to 1.
+        answers: (lowest, highest) of the answers that show it.
     """
 
     in_channels: int
@@ -84,6 +93,8 @@ class Facts:
     stride: int
     min_size: tuple[int, int]
     change_by_padding: float = 0.0
+    looks_like: Inside = "logits"
+    answers: tuple[float, float] = field(default=(0.0, 0.0), compare=False)
 
     @property
     def padded(self) -> bool:
@@ -121,6 +132,11 @@ def examine(
         )
     if not answer.is_floating_point():
         raise ConfigError(f"--network: answers {answer.dtype}, expected logits or probabilities as floating point")
+    if not answer.isfinite().all():
+        raise ConfigError(
+            "--network: answers NaN or infinity to a noisy picture of values in 0..1, expected finite numbers; are its "
+            "weights those of a trained network?"
+        )
     if not torch.equal(answer, answer_of(network, in_channels, height, width)):
         raise ConfigError(
             "--network: answers the same picture in two ways; expected none of dropout, noise or other randomness in "
@@ -133,13 +149,54 @@ def examine(
     else:
         min_size = smallest(network, in_channels, stride)
         change = padding_matters(network, in_channels, max(stride * -(-PADDED_SIDE // stride), *min_size))
+    shown = torch.cat([answer_of(network, in_channels, height, width, scale).float() for scale in PICTURE_SCALES])
     return Facts(
         in_channels=in_channels,
         classes=answer.shape[1],
         stride=stride,
         min_size=min_size,
         change_by_padding=change,
+        looks_like=end_of(shown),
+        answers=(float(shown.min()), float(shown.max())),
     )
+
+
+def end_of(answers: Tensor) -> Inside:
+    """Return the end that answers [n, classes, h, w] look like."""
+    if not bool(((answers >= -ROUNDING) & (answers <= 1 + ROUNDING)).all()):
+        return "logits"
+    if answers.shape[1] == 1:
+        return "sigmoid"
+    return "softmax" if bool(((answers.sum(dim=1) - 1).abs() <= ROUNDING).all()) else "sigmoids"
+
+
+def require_end(facts: Facts, told: Inside | None) -> None:
+    """Compare a network's answers with what a user told of its end; nothing is asked about logits, told or not.
+
+    Raises:
+        ConfigError: the answers look like probabilities, and nothing was told; or they are none, though it was told.
+    """
+    found = facts.looks_like
+    if told is None and found != "logits":
+        sums = " that sum to 1" if found == "softmax" else ""
+        lowest, highest = facts.answers
+        raise ConfigError(
+            f"--network: answers values in 0..1{sums} ({lowest:.3g} to {highest:.3g}), as if it ended in its own "
+            f"{found}; give --activation {found} if it does, or --activation logits if it does not"
+        )
+    if told in (None, "logits", "none"):
+        return
+    if found == "logits":
+        lowest, highest = facts.answers
+        raise ConfigError(
+            f"--activation {told}: the network answers {lowest:.3g} to {highest:.3g}, expected probabilities in 0..1; "
+            "give --activation logits"
+        )
+    if told == "softmax" and found == "sigmoids":
+        raise ConfigError(
+            "--activation softmax: the classes of a pixel do not sum to 1 in the network's answers; give --activation "
+            "sigmoids if each class is by itself"
+        )
 
 
 def padding_matters(network: AuthorNetwork, channels: int, side: int) -> float:
@@ -178,11 +235,11 @@ def first_answer(network: AuthorNetwork, size: tuple[int, int], counts: Sequence
     )
 
 
-def answer_of(network: AuthorNetwork, channels: int, height: int, width: int) -> Tensor:
-    """Run a network on a fixed noisy picture of this size."""
+def answer_of(network: AuthorNetwork, channels: int, height: int, width: int, scale: float = 1.0) -> Tensor:
+    """Run a network on a fixed noisy picture of this size, its values in 0..1 times `scale`."""
     picture = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        answer: Tensor = network(picture)
+        answer: Tensor = network(scale * picture)
     return answer
 
 

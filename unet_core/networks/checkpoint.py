@@ -21,7 +21,7 @@ from runtime.card import (
 from runtime.errors import ConfigError
 from unet_core.checkpoint import Checkpoint, load_checkpoint, producer, weights_sha256
 from unet_core.model_options import CardChanges, NetworkOptions
-from unet_core.networks.author_network import AuthorNetwork, Facts, examine
+from unet_core.networks.author_network import AuthorNetwork, Facts, examine, require_end
 from unet_core.networks.factory import ANOTHER, make_network
 from unet_core.networks.weights import load_weights_into
 from unet_core.weight_files.pretrained_folder import CONFIG, open_folder
@@ -84,8 +84,8 @@ def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges)
     arguments for the network; those in the options go before.
 
     Raises:
-        ConfigError: the code cannot be used, the network is not one that segments pictures, or the file does not hold
-            the weights that the options choose.
+        ConfigError: the file has a card of this library; the code cannot be used; the network is not one that segments
+            pictures; or the file does not hold the weights that the options choose.
         CheckpointError: the weights cannot be read, or do not fit.
     """
     file, arguments = open_folder(path)
@@ -126,6 +126,7 @@ def checkpoint_of(
     kind = type(network)
     architecture = f"{kind.__module__.removesuffix(ANOTHER)}.{kind.__qualname__}"
     assumed = assumed_card(architecture, name, facts, options, changes, network)
+    require_end(facts, options.activation)
     if card is not None:
         filled = ("stride", "min_size", "padded", *(["size"] if options.only_size is not None else []))
         found = {name: getattr(assumed.input, name) for name in filled}
@@ -143,7 +144,7 @@ def checkpoint_of(
         activation_is_assumed=card is None and facts.classes > 1 and not options.gives_probabilities,
         family=kind.__name__,
         author_network=wrapped,
-        notes=notes_on_input(facts, (card or assumed).input),
+        notes=(*notes_on_input(facts, (card or assumed).input), *notes_on_end(facts, options)),
     )
 
 
@@ -164,6 +165,16 @@ def notes_on_input(facts: Facts, spec: InputSpec) -> tuple[str, ...]:
             f"resized to {spec.size[1]}x{spec.size[0]}, and other sizes have to be multiples of {spec.stride}"
         )
     return tuple(notes)
+
+
+def notes_on_end(facts: Facts, options: NetworkOptions) -> tuple[str, ...]:
+    """Say if classes that were told to be independent are those of a softmax."""
+    if options.activation != "sigmoids" or facts.looks_like != "softmax":
+        return ()
+    return (
+        "the network's classes sum to 1 at every pixel, as those of a softmax do; if a pixel has one class, give "
+        "--activation softmax",
+    )
 
 
 def assumed_card(

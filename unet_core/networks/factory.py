@@ -23,69 +23,78 @@ SHOWN = 300
 def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     """Import a class or function by "FILE.py:NAME" or "package.module:NAME", and call it with keyword arguments.
 
-    This runs the code of that file or package. Folders of FILE.py, or else the current one, can be imported from.
+    This runs the code of that file or package, which sees no arguments of a command line. It can import from the folder
+    of FILE.py, or else the current one.
 
     Raises:
-        ConfigError: there is no such file, module or name; it raises; or it returns no `torch.nn.Module`.
+        ConfigError: there is no such file, module or name; it raises, or ends the program; or it
+            returns no `torch.nn.Module`.
     """
     place, colon, name = source.rpartition(":")
     if not (colon and place and name.isidentifier()):
         raise ConfigError(f"--network {source}: expected FILE.py:NAME or package.module:NAME")
-    module = _imported(source, place)
-    make = getattr(module, name, None)
-    if make is None:
-        raise ConfigError(f"--network {source}: {place} has no {name}; found {_names_in(module)}")
-    if not callable(make):
-        raise ConfigError(f"--network {source}: {name} is a {type(make).__name__}, expected a class or a function")
-    try:
-        network = make(**(arguments or {}))
-    except Exception as error:  # of any type: it is the author's code
-        raise ConfigError(
-            f"--network {source}: {name}({_written(arguments)}) raises {_told(error)}; give its arguments by "
-            "--network-arg NAME=VALUE"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ConfigError(
-            f"--network {source}: {name}({_written(arguments)}) returns a {type(network).__name__}, expected a "
-            "torch.nn.Module"
-        )
-    return network
-
-
-def _imported(source: str, place: str) -> ModuleType:
-    """Import the file or the module."""
     is_file = place.endswith(".py")
     file = Path(place)
     if is_file and not file.is_file():
         raise ConfigError(f"--network {source}: {place}: no such file")
-    with _importing_from(file.resolve().parent if is_file else Path.cwd()):
+    call = f"{name}({_written(arguments)})"
+    with _as_a_program(place, file.resolve().parent if is_file else Path.cwd()):
+        module = _imported(source, place, file)
+        make = getattr(module, name, None)
+        if make is None:
+            raise ConfigError(f"--network {source}: {place} has no {name}; found {_names_in(module)}")
+        if not callable(make):
+            raise ConfigError(f"--network {source}: {name} is a {type(make).__name__}, expected a class or a function")
         try:
-            if not is_file:
-                return importlib.import_module(place)
-            name = file.stem if file.stem not in sys.modules else f"{file.stem}{ANOTHER}"
-            spec = importlib.util.spec_from_file_location(name, file)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module  # dataclasses look their module up
-            spec.loader.exec_module(module)
-            return module
+            network = make(**(arguments or {}))
+        except SystemExit as error:
+            raise ConfigError(f"--network {source}: {call} ends the program, expected a torch.nn.Module") from error
         except Exception as error:  # of any type: it is the author's code
-            is_missing = isinstance(error, ModuleNotFoundError)
-            raise ConfigError(
-                f"--network {source}: {place} cannot be imported: it raises {_told(error)}"
-                f"{'; install what is missing where unet-export is installed' * is_missing}"
-            ) from error
+            advice = "; give its arguments by --network-arg NAME=VALUE" if isinstance(error, TypeError) else ""
+            raise ConfigError(f"--network {source}: {call} raises {_told(error)}{advice}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"--network {source}: {call} returns a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def _imported(source: str, place: str, file: Path) -> ModuleType:
+    """Import the file, or the module `place` if that is none."""
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        name = file.stem if file.stem not in sys.modules else f"{file.stem}{ANOTHER}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+    except SystemExit as error:
+        raise ConfigError(
+            f"--network {source}: {place} ends the program when it is imported; put that under "
+            '`if __name__ == "__main__"`'
+        ) from error
+    except Exception as error:  # of any type: it is the author's code
+        is_missing = isinstance(error, ModuleNotFoundError)
+        raise ConfigError(
+            f"--network {source}: {place} cannot be imported: it raises {_told(error)}"
+            f"{'; install what is missing where unet-export is installed' * is_missing}"
+        ) from error
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Let imports look into a folder first."""
-    sys.path.insert(0, str(folder))
+def _as_a_program(place: str, folder: Path) -> Iterator[None]:
+    """Let imports look into a folder first, and code that reads its command line find that of a program alone."""
+    path, arguments = str(folder), sys.argv
+    sys.path.insert(0, path)
+    sys.argv = [place]
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.argv = arguments
+        if path in sys.path:  # else the author's code took it out
+            sys.path.remove(path)
 
 
 def _names_in(module: ModuleType) -> str:

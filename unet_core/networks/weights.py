@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from runtime.errors import CheckpointError, one_line
+from runtime.errors import CheckpointError, ConfigError, one_line
+from unet_core.checkpoint import has_card
 from unet_core.model_options import WeightsChoice
 from unet_core.networks.factory import SHOWN
 from unet_core.weight_files.finder import (
@@ -29,9 +30,12 @@ def load_weights_into(network: nn.Module, path: Path, choice: WeightsChoice | No
 
     Raises:
         CheckpointError: the file cannot be read, holds no weights, or they do not fit the network.
-        ConfigError: the weights of `choice` are not in the file.
+        ConfigError: the file has a card of this library, or the weights of `choice` are not in it.
     """
-    found = list(state_dicts(read_content(path)))
+    content = read_content(path)
+    if has_card(content):
+        raise ConfigError(f"--network: {path} has a card, which tells its network; leave --network out")
+    found = list(state_dicts(content))
     if not found:
         raise CheckpointError(f"{path}: holds no weights; expected names and tensors, or these under {ENTRIES[0]!r}")
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}

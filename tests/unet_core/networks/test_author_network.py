@@ -52,6 +52,22 @@ def test_channels_classes_stride_and_least_size_are_found_by_trying(named, facts
 
 
 @pytest.mark.parametrize(
+    ("change", "classes", "end"),
+    [
+        (lambda x: x, 1, "logits"),
+        (lambda x: 0.5 + x / 8, 1, "logits"),  # it leaves 0..1 on brighter pictures alone
+        (torch.sigmoid, 1, "sigmoid"),
+        (torch.sigmoid, 3, "sigmoids"),
+        (lambda x: x.softmax(1), 3, "softmax"),
+        (lambda x: x.softmax(1), 1, "sigmoid"),
+    ],
+)
+def test_the_end_is_told_by_the_answers(change, classes, end):
+    torch.manual_seed(0)
+    assert examine(wrapped(change, classes=classes)).looks_like == end
+
+
+@pytest.mark.parametrize(
     ("stride", "least", "smallest"), [(12, 1, 12), (6, 61, 66), (48, 60, 96), (7, 65, 70), (100, 1, 100), (3, 64, 66)]
 )
 def test_a_stride_that_is_no_power_of_two_is_given(stride, least, smallest):
@@ -117,6 +133,11 @@ def test_one_of_several_outputs_is_chosen(change, key):
         ),
         (lambda x: x.mean((2, 3)), None, "answers [1, 1] to pictures of"),
         (lambda x: x > 0, None, "answers torch.bool, expected logits or probabilities as floating point"),
+        (
+            lambda x: x / 0 - x / 0,
+            None,
+            "answers NaN or infinity to a noisy picture of values in 0..1, expected finite",
+        ),
         (lambda x: x + torch.rand(1), None, "answers the same picture in two ways; expected none of dropout, noise"),
     ],
 )

@@ -9,11 +9,13 @@ import pytest
 import torch
 from authors import write_author
 from families import OlderMilesial, randomised
+from networks import make_card
+from networks import make_network as thin_network
 
 from runtime.errors import CheckpointError, ConfigError
-from unet_core.checkpoint import load_checkpoint
+from unet_core.checkpoint import load_checkpoint, save_checkpoint
 from unet_core.model_options import CardChanges, NetworkOptions
-from unet_core.networks.checkpoint import open_checkpoint
+from unet_core.networks.checkpoint import checkpoint_of, open_checkpoint
 
 
 @pytest.fixture
@@ -109,7 +111,83 @@ def test_what_does_not_fit_is_one_line(folder, weights, said):
     assert str(caught.value).startswith(f"x.pth: {said}")
 
 
+def test_a_file_with_a_card_of_ours_is_not_taken_for_another_network(folder):
+    ours = thin_network()
+    save_checkpoint("model.pth", ours.state_dict(), make_card(ours))
+    (folder / "ours.py").write_text("from networks import make_network\n")
+    with pytest.raises(
+        ConfigError, match=r"--network: model\.pth has a card, which tells its network; leave --network"
+    ):
+        open_checkpoint(pathlib.Path("model.pth"), NetworkOptions(source="ours.py:make_network"), CardChanges())
+    assert open_checkpoint(pathlib.Path("model.pth"), NetworkOptions(), CardChanges()).card == make_card(ours)
+
+
 def test_options_of_no_network_are_refused():
     options = NetworkOptions(activation="sigmoid")
     with pytest.raises(ConfigError, match=r"network: has options and no source, such as FILE\.py:NAME, that makes it"):
         open_checkpoint(pathlib.Path("x.pth"), options, CardChanges())
+
+
+class Ends(torch.nn.Module):
+    """A convolution and an end."""
+
+    def __init__(self, end, classes):
+        super().__init__()
+        self.layer, self.end = torch.nn.Conv2d(3, classes, 3, padding=1), end
+
+    def forward(self, x):
+        return self.end(self.layer(x))
+
+
+def ends(end, classes, activation):
+    torch.manual_seed(0)
+    return checkpoint_of(Ends(end, classes).eval(), "net", NetworkOptions(activation=activation), CardChanges())
+
+
+@pytest.mark.parametrize(
+    ("end", "classes", "activation", "message"),
+    [
+        (
+            torch.sigmoid,
+            1,
+            None,
+            r"--network: answers values in 0\.\.1 \(.*\), as if it ended in its own sigmoid; give ",
+        ),
+        (torch.sigmoid, 2, None, "--activation sigmoids if it does, or --activation logits if it does not$"),
+        (
+            lambda x: x.softmax(1),
+            2,
+            None,
+            r"0\.\.1 that sum to 1 \(.*\), as if it ended in its own softmax; give --act",
+        ),
+        (torch.negative, 1, "sigmoid", "--activation sigmoid: the network answers -.* to .*, expected probabilities"),
+        (torch.negative, 2, "softmax", r"expected probabilities in 0\.\.1; give --activation logits"),
+        (torch.negative, 2, "sigmoids", r"expected probabilities in 0\.\.1; give --activation logits"),
+        (torch.sigmoid, 2, "softmax", "--activation softmax: the classes of a pixel do not sum to 1 in the network's "),
+    ],
+)
+def test_an_end_that_is_not_as_told_is_refused(end, classes, activation, message):
+    with pytest.raises(ConfigError, match=message):
+        ends(end, classes, activation)
+
+
+@pytest.mark.parametrize(
+    ("end", "classes", "activation", "expected"),
+    [
+        (torch.negative, 1, None, "sigmoid"),
+        (torch.sigmoid, 1, "sigmoid", "sigmoid"),
+        (torch.sigmoid, 1, "logits", "sigmoid"),  # told so, a second sigmoid follows
+        (torch.sigmoid, 2, "none", "softmax"),
+        (lambda x: x.softmax(1), 2, "softmax", "softmax"),
+        (torch.sigmoid, 2, "sigmoids", "sigmoids"),
+    ],
+)
+def test_an_end_as_told_is_taken(end, classes, activation, expected):
+    loaded = ends(end, classes, activation)
+    assert loaded.card.output.activation == expected and loaded.notes == ()
+    assert loaded.network().gives_probabilities == (activation not in (None, "logits", "none"))
+
+
+def test_a_softmax_told_as_sigmoids_is_noted():
+    (note,) = ends(lambda x: x.softmax(1), 2, "sigmoids").notes
+    assert note.startswith("the network's classes sum to 1 at every pixel") and note.endswith("--activation softmax")

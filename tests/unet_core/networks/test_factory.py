@@ -37,6 +37,30 @@ def make(width, kind="plain"):
 
 def nothing():
     return None
+
+
+def late(width):
+    import part_of_net
+
+    return Net(part_of_net.TWICE * width)
+
+
+def leaving():
+    raise SystemExit(0)
+"""
+
+PARSING = """
+import argparse
+from net import make
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--width", type=int, default=3)
+parser.add_argument("--data", required=False)
+WIDTH = parser.parse_args().width
+
+
+def parsed():
+    return make(WIDTH)
 """
 
 
@@ -47,7 +71,11 @@ def code(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text(CODE)
     (tmp_path / "helper.py").write_text("WIDTH = 5\n")
     (tmp_path / "broken.py").write_text("import not_there\n")
-    for name in ("helper", "net"):  # of another test
+    (tmp_path / "part_of_net.py").write_text("TWICE = 2\n")
+    (tmp_path / "script.py").write_text("import sys\nfrom net import Net\nsys.exit(0)\n")
+    (tmp_path / "parsing.py").write_text(PARSING)
+    (tmp_path / "tidy.py").write_text("import sys\nfrom net import Net\nsys.path.pop(0)\n")
+    for name in ("helper", "net", "part_of_net", "script", "parsing", "tidy"):  # of another test
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -58,10 +86,17 @@ def code(tmp_path, monkeypatch):
         ("net.py:Net", {"width": 2}, 2),
         ("net.py:make", {"width": 4, "kind": "plain"}, 4),
         ("net:Net", {}, 5),
+        ("net.py:late", {"width": 2}, 4),
+        ("net:late", {"width": 2}, 4),
+        ("parsing.py:parsed", {}, 3),
+        ("tidy.py:Net", {}, 5),
     ],
 )
-def test_a_class_or_function_of_a_file_or_module_is_called(source, arguments, width):
+def test_a_class_or_function_of_a_file_or_module_is_called(source, arguments, width, monkeypatch):
+    given, places = ["unet-export", "weights.pth", "--width", "9"], list(sys.path)
+    monkeypatch.setattr(sys, "argv", given)
     network = make_network(source, arguments)
+    assert sys.argv is given and sys.path == places
     assert isinstance(network, torch.nn.Module) and network.layer.out_channels == width
 
 
@@ -80,14 +115,25 @@ def test_a_class_or_function_of_a_file_or_module_is_called(source, arguments, wi
             {},
             "broken.py cannot be imported: it raises ModuleNotFoundError: No module named 'not_there'; install",
         ),
-        ("net.py:Other", {}, "--network net.py:Other: net.py has no Other; found Net, Settings, make, nothing"),
+        (
+            "net.py:Other",
+            {},
+            "--network net.py:Other: net.py has no Other; found Net, Settings, make, nothing, late, leaving",
+        ),
         ("net.py:NUMBER", {}, "--network net.py:NUMBER: NUMBER is a int, expected a class or a function"),
         (
             "net.py:make",
             {},
             "make() raises TypeError: make() missing 1 required positional argument: 'width'; give its ",
         ),
-        ("net.py:make", {"width": 1, "kind": "a"}, "make(width=1, kind='a') raises ValueError: no such kind: a; give"),
+        ("net.py:make", {"width": 1, "kind": "a"}, "make(width=1, kind='a') raises ValueError: no such kind: a"),
+        ("net.py:leaving", {}, "net.py:leaving: leaving() ends the program, expected a torch.nn.Module"),
+        (
+            "script.py:Net",
+            {},
+            "--network script.py:Net: script.py ends the program when it is imported; put that under `if __name__ == "
+            '"__main__"`',
+        ),
         ("net.py:nothing", {}, "nothing() returns a NoneType, expected a torch.nn.Module"),
     ],
 )
@@ -95,6 +141,7 @@ def test_code_that_cannot_be_used_is_one_line(source, arguments, message):
     with pytest.raises(ConfigError) as caught:
         make_network(source, arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert ("--network-arg" in str(caught.value)) == ("TypeError" in message)
 
 
 def test_arguments_are_toml_or_text():
