@@ -183,13 +183,7 @@ def export_loaded(
     started = time.perf_counter()
     display = display or Display(quiet=True)
     check_size(loaded.state_dict)
-    if loaded.is_ambiguous and options.changes.probabilities is None:
-        raise ConfigError(
-            f"{checkpoint}: has {len(loaded.card.output.classes)} classes, and neither its keys nor "
-            f"{loaded.family}'s code tell whether a pixel has exactly one; give --probabilities softmax (one), or "
-            "sigmoids (each by itself)"
-        )
-    trained = options.changes.applied(loaded.card, assumed=loaded.card_is_assumed)
+    trained = loaded.card_with(options.changes, checkpoint)
     card = with_fixed_size(trained, options.fixed_size, raw=options.raw)
     if loaded.card_is_assumed:
         known = options.changes if options.fixed_size is None else replace(options.changes, size=card.input.size)
@@ -235,12 +229,6 @@ def export_loaded(
         image_dice, constant = image_dices(run, card, samples, display)
         if image_dice <= max(constant, least_dice(card)):
             notes.append(_low_dice(image_dice, constant, loaded.reference))
-    if loaded.reference == "reading":
-        notes.append(
-            f"{checkpoint} holds weights and no network: their names cannot show activation, concatenation order, "
-            "padding or interpolation, so the file equals this library's reading of them; prove it with --network, or "
-            "with --pairs"
-        )
     if len(answers_in(mask_of(one, card.output) for _, batch in expected for one in batch)) == card.output.planes:
         same = "the same classes" if card.output.overlapping else "one class"
         notes.append(

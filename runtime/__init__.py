@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.errors import DeviceError as DeviceError
     from runtime.errors import DeviceWarning as DeviceWarning
     from runtime.errors import ImageError as ImageError
+    from runtime.errors import ImageWarning as ImageWarning
     from runtime.errors import ModelError as ModelError
     from runtime.errors import NotFiniteError as NotFiniteError
     from runtime.errors import OutputError as OutputError
@@ -49,6 +50,7 @@ _ERRORS = (
     "DeviceError",
     "DeviceWarning",
     "ImageError",
+    "ImageWarning",
     "ModelError",
     "NotFiniteError",
     "OutputError",

@@ -17,7 +17,11 @@ A message is one line: the thing, what was found, what was expected, what to do 
 and exit with `exit_code`. Every other exception is a bug and keeps its traceback.
 
     DeviceWarning         device="auto" skipped a faster device; the message says which one and why
+    ImageWarning          an array of 16 bits or floats whose values differ by too little to tell them apart in 8 bits
 """
+
+import sys
+import warnings
 
 
 class UnetError(Exception):
@@ -85,6 +89,18 @@ class ClosedError(UnetError):
 
 class DeviceWarning(UserWarning):
     """`device="auto"` skipped a faster device."""
+
+
+class ImageWarning(UserWarning):
+    """An array's values fill so little of their type's range that 8 bits hardly tell them apart."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn, and blame the line of the user's own code that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def one_line(text: str) -> str:

@@ -21,19 +21,27 @@ from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
 from unet_core.foreign import Mapped, is_known, recognise
 from unet_core.model import UNet
-from unet_core.model_options import WeightsChoice
+from unet_core.model_options import CardChanges, WeightsChoice
 from unet_core.weight_files.finder import (
     MASK_VALUES,
     StateDict,
     choose,
     is_state_dict,
     state_dicts,
+    unnamed_average,
     without_prefixes,
 )
 from unet_core.weight_files.pretrained_folder import refuse_folder
 from unet_core.weight_files.reader import read_content
 
 OURS = "unet-deploy"
+
+READING = (
+    "it holds weights and no network: their names cannot show activation, concatenation order, padding or "
+    "interpolation, so all that comes of it is this library's reading of them; unet-export proves it with --network, "
+    "or with --pairs"
+)
+"""Note on a checkpoint that was recognised by the names of its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ class Checkpoint:
         The advice is left out if another fit than the default was chosen.
         """
         notes = (*self.notes, *([self.advice] if self.advice and spec.fit == InputSpec.fit else []))
+        if self.reference == "reading":
+            notes = (*notes, READING)
         multiples = spec.fit != "native" and not any(side % spec.stride for side in spec.size)
         if multiples or not self.odd_sizes:
             return notes
@@ -80,6 +90,19 @@ class Checkpoint:
             f"{self.family}'s own code {self.odd_sizes} where a side is no multiple of {spec.stride}, and here "
             "pictures are padded by repeating their edge, so answers differ; they do not at a --size of such multiples",
         )
+
+    def card_with(self, changes: CardChanges, file: Path) -> ModelCard:
+        """Return the card with a user's changes; `file` is named in errors.
+
+        Raises:
+            ConfigError: they do not fit the card, or only the user can tell whether the classes exclude one another.
+        """
+        if self.is_ambiguous and changes.probabilities is None:
+            raise ConfigError(
+                f"{file}: has {len(self.card.output.classes)} classes, and neither its keys nor {self.family}'s code "
+                "tell whether a pixel has exactly one; give --probabilities softmax (one), or sigmoids (each by itself)"
+            )
+        return changes.applied(self.card, assumed=self.card_is_assumed)
 
     def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
@@ -207,7 +230,7 @@ def find_weights(
     if not found:
         raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a U-Net's checkpoint")
     known = [part for part in found if is_known({key: one for key, one in part.weights.items() if key != MASK_VALUES})]
-    taken, notes = choose(known or found[:1], choice if known else None, Path(path))
+    taken, notes = choose(known or found[:1], choice if known else None, Path(path), unnamed_average(content))
     try:
         mapped = recognise(taken.weights, up_first)
     except CheckpointError as error:

@@ -121,7 +121,8 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
                 click.echo(line, err=True)
         raise SystemExit(code) from stop
     if processes.first:
-        click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: unet-export {best}")
+        following = f"unet-export {shlex.quote(str(best))}"
+        click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: {following}")
 
 
 def merge_settings(file: Path | None, flags: Mapping[str, Any], resume: bool) -> TrainConfig:

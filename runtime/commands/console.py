@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from runtime.commands.entry import INTERRUPTED
-from runtime.errors import DeviceWarning, UnetError, one_line
+from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line
 
 DISTRIBUTION = "unet-deploy"
 
@@ -31,7 +31,7 @@ class Command(click.Command):
             default = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-                if issubclass(category, DeviceWarning):
+                if issubclass(category, DeviceWarning | ImageWarning):
                     click.echo(f"note: {one_line(str(message))}", err=True)
                 else:
                     default(message, category, *rest, **named)

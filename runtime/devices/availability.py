@@ -5,8 +5,6 @@ line. So nothing that it claims is believed: the driver and the libraries are lo
 the provider of every node is looked up afterwards.
 """
 
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -17,7 +15,7 @@ from runtime.card import ModelCard
 from runtime.devices.device import Device
 from runtime.devices.registry import BACKENDS
 from runtime.devices.report import grouped
-from runtime.errors import DeviceError, DeviceWarning
+from runtime.errors import DeviceError, DeviceWarning, warn_user
 
 T = TypeVar("T")
 
@@ -104,7 +102,4 @@ def deserve_warning(card: ModelCard, skipped: Sequence[Device]) -> bool:
 @lru_cache(maxsize=32)
 def warn_once(device: str, skipped: tuple[tuple[str, str], ...]) -> None:
     """Warn of skipped devices, once a process, and blame the line of the user's own code that led here."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "runtime":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"running on {device}; {'; '.join(grouped(skipped))}", DeviceWarning, stacklevel=level)
+    warn_user(f"running on {device}; {'; '.join(grouped(skipped))}", DeviceWarning)

@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, ImageWarning, warn_user
 
 ROUNDING = 1e-3
 """Tolerance of floating-point numbers outside 0..1, as resizing leaves them: a quarter of a level of 255."""
+
+FEW_LEVELS = 64
+"""Number of levels, of 256, below which values that differ are likely to become one level."""
+
+WARNED: set[str] = set()
+"""Types of arrays that this process has warned of."""
 
 PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
@@ -56,17 +62,50 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
 
 
 def to_levels(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Convert values to uint8 levels, 0..255; uint8 stays as it is. Raises an ImageError for other types or ranges."""
+    """Convert values to uint8 levels, 0..255; uint8 stays as it is.
+
+    Where different values of others fill fewer than `FEW_LEVELS`, one `ImageWarning` says so.
+
+    Raises:
+        ImageError: the type is another, or floating-point numbers are out of range.
+    """
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
-        return (array // 257).astype(np.uint8)
+        levels = (array // 257).astype(np.uint8)
+        if int(levels.max()) - int(levels.min()) + 1 < FEW_LEVELS and (array % 257).any():
+            warn_of_few_levels(levels, array, "0 to 65535")
+        return levels
     if array.dtype.kind == "f":
-        return scale_floats(array)
+        levels = scale_floats(array)
+        few = int(levels.max()) - int(levels.min()) + 1 < FEW_LEVELS
+        if few and differs_from_levels(array, levels):
+            warn_of_few_levels(levels, array, "0 to 1")
+        return levels
     advice = "convert it with array.astype(np.uint8) if its values are 0..255"
     if array.dtype == np.bool_:
         advice = "a mask is not an image; for black and white give array * np.uint8(255)"
     raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
+
+
+def warn_of_few_levels(levels: NDArray[np.uint8], array: NDArray[Any], whole: str) -> None:
+    """Warn of an array with different values, once for each type; `whole` is the range that becomes 0..255."""
+    low, high = array.min().item(), array.max().item()
+    if low == high or array.dtype.name in WARNED:
+        return
+    WARNED.add(array.dtype.name)
+    used = int(levels.max()) - int(levels.min()) + 1
+    warn_user(
+        f"array: {array.dtype.name} values from {low:.6g} to {high:.6g} fill {used} of the 256 levels that the model "
+        f"gets, since {whole} becomes 0 to 255; scale the array so that it fills that range, as in training",
+        ImageWarning,
+    )
+
+
+def differs_from_levels(array: NDArray[Any], levels: NDArray[np.uint8]) -> bool:
+    """Return True unless floats are their levels, divided by 255."""
+    rounding = 4 * float(np.finfo(array.dtype).eps * np.abs(array).max())
+    return float(np.abs(array - levels / array.dtype.type(255)).max()) > rounding
 
 
 def scale_floats(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -43,7 +43,7 @@ def test_a_fork_is_not_called_equal_by_its_keys(fork):
     assert "equals PyTorch" not in done.output
     assert "equals this library's reading of fork.pth as " in done.stdout
     assert "names cannot show activation, concatenation order, padding or interpolation" in done.stderr
-    assert "prove it with --network, or with --pairs" in done.stderr
+    assert "unet-export proves it with --network, or with --pairs" in done.stderr
     predictor = Predictor("fork.onnx", "cpu")
     assert predictor.card.proof.reference == "reading"
     image = synthetic_image(32, 48, 3, seed=1)

@@ -113,6 +113,16 @@ def test_a_model_without_a_card_says_what_was_assumed(views, tmp_path):
         f"note: {tmp_path / 'bare.pth'}: has no card; assumed: trained at 240x160, mean 0,0,0 of values in 0..1, "
         "std 1,1,1, fit stretch, classes car (--size, --mean, --std, --fit, --classes)\n"
     )
+    assert done.stderr.count("names cannot show activation, concatenation order, padding or interpolation") == 1
+    assert "unet-export proves it with --network, or with --pairs\n" in done.stderr
+
+
+def test_whether_several_classes_exclude_one_another_is_asked(views, tmp_path):
+    torch.save(make_network(classes=3).state_dict(), tmp_path / "bare.pth")
+    assert refusal(tmp_path / "bare.pth", views) == (
+        f"{tmp_path / 'bare.pth'}: has 3 classes, and neither its keys nor the tutorial's code tell whether a pixel "
+        "has exactly one; give --probabilities softmax (one), or sigmoids (each by itself)"
+    )
 
 
 def test_a_model_or_folder_that_is_not_there_is_one_line(model, views, tmp_path):

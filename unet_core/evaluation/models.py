@@ -73,7 +73,7 @@ def load_model(
             path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
         )
     checkpoint = open_checkpoint(path, network, changes)
-    card = changes.applied(checkpoint.card, assumed=checkpoint.card_is_assumed)
+    card = checkpoint.card_with(changes, path)
     notes = checkpoint.notes_on(card.input)
     segmenter = Segmenter(checkpoint.network(), card).to(torch_device(device))
     assumed = changes.assumptions(card, activation=checkpoint.activation_is_assumed)

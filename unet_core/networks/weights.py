@@ -18,6 +18,7 @@ from unet_core.weight_files.finder import (
     listed,
     parts_that_fit,
     state_dicts,
+    unnamed_average,
     without_prefixes,
 )
 from unet_core.weight_files.reader import read_content
@@ -45,7 +46,7 @@ def load_weights_into(network: nn.Module, path: Path, choice: WeightsChoice | No
         nearest = max((part.weights for part in parts), key=lambda weights: len(weights.keys() & shapes.keys()))
         tensors = {name: value for name, value in nearest.items() if name != MASK_VALUES}
         raise CheckpointError(f"{path}: does not fit the network; {misfits(tensors, shapes)}")
-    taken, notes = choose(fitting, choice, path)
+    taken, notes = choose(fitting, choice, path, unnamed_average(content))
     try:
         network.load_state_dict(dict(taken.weights))
     except Exception as error:  # of any type: its author's code may have a part in it

@@ -37,6 +37,9 @@ AVERAGED = {"ema", "swa", "averaged"}
 N_AVERAGED = "n_averaged"
 """Counter of updates that PyTorch's `AveragedModel` keeps beside its weights."""
 
+UNNAMED = "shadow_params"
+"""Entry in which torch_ema and others keep a moving average: a list of tensors, which has no names."""
+
 COUNTER = "num_batches_tracked"
 """Entry of a BatchNorm that counts batches; older checkpoints have none."""
 
@@ -133,6 +136,16 @@ def state_dicts(content: Mapping[str, Any], entries: tuple[str, ...] = ()) -> It
             yield replace(found, is_averaged=True) if swapped and name == "state_dict" else found
 
 
+def unnamed_average(content: Mapping[str, Any], depth: int = DEEPEST) -> str:
+    """Return the entries that lead to a moving average without names, such as "ema.shadow_params"; "" if none do."""
+    if isinstance(content.get(UNNAMED), list | tuple):
+        return UNNAMED
+    for name, value in content.items() if depth else ():
+        if isinstance(name, str) and isinstance(value, Mapping) and (inner := unnamed_average(value, depth - 1)):
+            return f"{name}.{inner}"
+    return ""
+
+
 def without_prefixes(found: FoundWeights) -> Iterator[FoundWeights]:
     """Give a state dict without the prefixes that all its names have; where they have several, each part by itself.
 
@@ -150,14 +163,20 @@ def without_prefixes(found: FoundWeights) -> Iterator[FoundWeights]:
 def parts_that_fit(found: FoundWeights, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[FoundWeights]:
     """Give the parts of a state dict, without the prefix, that have exactly these names and shapes, usual ones first.
 
-    Counters of BatchNorm may be missing.
+    Counters of BatchNorm may be missing. Losses and metrics that are not the network's own are left out.
     """
     first = next((name for name in shapes if not name.endswith(COUNTER)), "")
     prefixes = {name.removesuffix(first) for name in found.weights if f".{name}".endswith(f".{first}")}
     names = [name for name in found.weights if name in shapes or name not in (N_AVERAGED, MASK_VALUES)]
     parts = []
     for prefix in sorted(prefixes):
-        parts.append(found.part(prefix, [name for name in names if name.startswith(prefix)]))
+        own = (
+            name
+            for name in names
+            if name.startswith(prefix)
+            and (name.removeprefix(prefix) in shapes or not BESIDE.match(name.removeprefix(prefix)))
+        )
+        parts.append(found.part(prefix, list(own)))
     for part in sorted(parts, key=lambda part: (part.is_averaged, not part.is_usual)):
         missing = shapes.keys() - part.weights.keys()
         fits = all(tuple(value.shape) == shapes.get(name) for name, value in part.weights.items())
@@ -166,22 +185,30 @@ def parts_that_fit(found: FoundWeights, shapes: Mapping[str, tuple[int, ...]]) -
 
 
 def choose(
-    found: Sequence[FoundWeights], choice: WeightsChoice | None, path: Path
+    found: Sequence[FoundWeights], choice: WeightsChoice | None, path: Path, unnamed: str = ""
 ) -> tuple[FoundWeights, tuple[str, ...]]:
     """Choose among state dicts of one network, by default the first one, and return it with notes for the user.
+
+    `unnamed` is the place of a moving average without names, as of `unnamed_average`.
 
     Raises:
         ConfigError: none of them is of the kind that was asked for.
         CheckpointError: several are, in places that say nothing about their meaning.
     """
+    naming = f"under {unnamed!r}, is a list without names; to have it, call ema.copy_to(model.parameters()) in its own "
+    naming += "program, and save model.state_dict()"
     wanted = [one for one in found if choice is None or one.is_averaged == (choice == "ema")]
+    if not wanted and unnamed and choice == "ema":
+        raise ConfigError(f"--weights ema: {path}: the moving average of the weights, {naming}")
     if not wanted:
         other = "no moving average of its weights" if choice == "ema" else "nothing but a moving average of its weights"
         raise ConfigError(f"--weights {choice}: {path} has {other}, found some {found[0].place}; leave the option out")
     taken = wanted[0]
-    alike = [one for one in wanted[1:] if one.is_averaged == taken.is_averaged and one.is_usual >= taken.is_usual]
-    rival = next((one for one in alike if not equal(one.weights, taken.weights)), None)
-    if rival is not None and (not taken.is_usual or rival.entries == taken.entries):
+    alike = [one for one in wanted[1:] if one.is_averaged == taken.is_averaged]
+    rivals = [one for one in alike if not equal(one.weights, taken.weights)]
+    rivals.sort(key=lambda one: one.is_usual, reverse=True)
+    rival = rivals[0] if rivals else None
+    if rival and rival.is_usual >= taken.is_usual and (not taken.is_usual or rival.entries == taken.entries):
         raise CheckpointError(
             f"{path}: holds different weights of this network {taken.place} and {rival.place}; save those that you "
             "want in a file of their own"
@@ -197,12 +224,12 @@ def choose(
         )
     elif taken.is_averaged:
         notes.append(f"the weights, {taken.place}, are a moving average; there are no others")
+    if other_kind is None and unnamed:
+        notes.append(f"the weights {taken.place} are taken; the moving average of the weights, {naming}")
     if rival is not None:
         notes.append(f"the weights {taken.place} are taken; different ones are {rival.place}")
-    prefixes = tuple(one.prefix for one in found if one.entries == taken.entries and one.prefix)
-    left = [
-        name for name in taken.left if not name.startswith(prefixes) and not name.endswith((N_AVERAGED, MASK_VALUES))
-    ]
+    known = {one.prefix + name for one in found if one.entries == taken.entries for name in one.weights}
+    left = [name for name in taken.left if name not in known and not name.endswith((N_AVERAGED, MASK_VALUES))]
     if left:
         notes.append(f"left out beside the network's weights: {listed(left)}")
     return taken, tuple(notes)

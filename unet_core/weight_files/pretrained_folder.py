@@ -30,11 +30,13 @@ def refuse_folder(path: Path) -> None:
     if weight_file(path) is None:
         return
     config = read_config(path)
-    source = f"{SMP}:{config[MODEL_CLASS]}" if MODEL_CLASS in config else "package.module:NAME"
+    # A name that anybody may have written goes into a command to paste, so it has to be a name.
+    kind = str(config.get(MODEL_CLASS))
+    source = f"{SMP}:{kind if kind.isidentifier() else 'NAME'}" if MODEL_CLASS in config else "package.module:NAME"
     whose = f"of {SMP}, " if MODEL_CLASS in config else ""
     raise CheckpointError(
         f"{path}: is a folder {whose}as save_pretrained writes it; name its class, which takes its arguments from "
-        f"{CONFIG}: unet-export {shlex.quote(str(path))} --network {source}"
+        f"{CONFIG}: unet-export {shlex.quote(str(path))} --network {shlex.quote(source)}"
     )
 
 

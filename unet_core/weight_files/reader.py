@@ -49,7 +49,7 @@ def read_content(path: Path) -> dict[str, Any]:
         expected = "safetensors file" if safetensors else "PyTorch checkpoint"
         reason = kind_of(path, head)
         if not reason and isinstance(error, pickle.UnpicklingError):
-            reason = other_types(path, error)
+            reason = other_types(path)
         reason = reason or f"is damaged, truncated or not a {expected}; copy or save it again"
         raise CheckpointError(f"{path}: {reason}") from error
     if not isinstance(content, dict):

@@ -3,12 +3,14 @@
 import pickle
 import re
 import shlex
+import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from runtime.errors import one_line
@@ -36,11 +38,43 @@ TAR_MARK = slice(257, 262), b"ustar"
 NOT_ALLOWED = re.compile(r"GLOBAL (\S+) (was not an allowed global|whose module)")
 """The sentences in which PyTorch names a type that it does not make."""
 
-DANGEROUS = {"builtins", "ctypes", "importlib", "nt", "os", "posix", "pty", "runpy", "shutil", "subprocess", "sys"}
-"""Modules whose functions no weights need: a file that asks for them is not recommended to anybody."""
+LIBRARIES = sys.stdlib_module_names | {"distutils", "imp", "numpy", "pip", "pkg_resources", "setuptools", "torch"}
+"""Libraries of which weights need nothing but values and layers: `is_dangerous` tells what else a file asks for."""
+
+HOLDERS = {
+    "argparse.Namespace",
+    "array.array",
+    "copyreg._reconstructor",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "functools.partial",
+    "torch.Generator",
+    "torch._C.Generator",
+    "types.SimpleNamespace",
+    "uuid.UUID",
+    *(f"builtins.{name}" for name in ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int")),
+    *(f"builtins.{name}" for name in ("list", "object", "range", "set", "slice", "str", "tuple")),
+    *(f"collections.{name}" for name in ("ChainMap", "Counter", "OrderedDict", "UserDict", "defaultdict", "deque")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+    *(f"numpy.random._pickle.__{name}_ctor" for name in ("bit_generator", "generator", "randomstate")),
+    *(
+        f"pathlib{private}.{pure}{system}Path"
+        for private in ("", "._local")
+        for pure in ("", "Pure")
+        for system in ("", "Posix", "Windows")
+    ),
+}
+"""Types and functions of `LIBRARIES` that only hold values, or make what does."""
+
+LAYERS = ("torch.amp.", "torch.ao.", "torch.cuda.amp.", "torch.nn.", "torch.optim.", "numpy.random.")
+"""Starts of the names of modules whose classes lie in files of whole networks and of training."""
+
+ACTIVATIONS = ("torch.nn.functional", "torch._C._nn")
+"""Modules whose functions networks keep as attributes."""
 
 MOST_TYPES = 200
-"""Maximum number of types in a file that are looked into."""
+"""Maximum number of types that are looked into in a file of the older format, whose names come one by one."""
 
 
 def kind_of(path: Path, head: bytes) -> str:
@@ -90,11 +124,11 @@ class NotMade:
         """Take any state."""
 
 
-def other_types(path: Path, error: pickle.UnpicklingError) -> str:
+def other_types(path: Path) -> str:
     """Name the types that a file holds besides plain ones, and say how to save its weights alone."""
-    content, types = look_into(path, error)
+    content, types = look_into(path)
     not_executed = "is not a checkpoint of plain weights, so it was not executed"
-    if dangerous := next((name for name in types if name.partition(".")[0] in DANGEROUS), None):
+    if dangerous := next(filter(is_dangerous, types), None):
         return f"{not_executed}: it asks for {dangerous}, which weights do not need; do not load it with any program"
     if not all(part.isidentifier() for name in types for part in name.split(".")):  # they would be in the command
         return f"{not_executed}: it asks for types that have no names of Python; do not load it with any program"
@@ -117,7 +151,8 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     else:
         found = f"holds an object of {types[0]} beside its weights"
         weights = read if place is None else f"{read}[{place!r}]"
-    own = [name.removeprefix("__main__.") for name in types if name.startswith("__main__.")]
+    # The part of A.B that is imported is A.
+    own = list(dict.fromkeys(name.split(".")[1] for name in types if name.startswith("__main__.")))
     packages = dict.fromkeys(name.partition(".")[0] for name in types)
     needed = [name for name in packages if name not in ("__main__", "torch")]
     needed += [f"PROGRAM (the file that defines {own[0]})"] if own else []
@@ -125,6 +160,21 @@ def other_types(path: Path, error: pickle.UnpicklingError) -> str:
     network = "" if made is None else network_of(made)
     command = saving(path, weights, f"from PROGRAM import {', '.join(own)}; " if own else "", network)
     return f"{found}; nothing of it was executed. If you trust it{where}, {command}"
+
+
+def is_dangerous(name: str) -> bool:
+    """Return True for a name of `LIBRARIES` that is neither a plain value's nor a network's: it may do anything.
+
+    Nothing is imported. Names of other packages are for the user to judge.
+    """
+    package, module, attribute = name.partition(".")[0], *name.rpartition(".")[::2]
+    if package not in LIBRARIES or name in HOLDERS:
+        return False
+    value = getattr(sys.modules.get(module), attribute, None) if package in ("numpy", "torch") else None
+    home = str(getattr(value, "__module__", None))
+    if isinstance(value, type):
+        return not (home.startswith(LAYERS) or issubclass(value, np.generic | np.dtype))
+    return not (callable(value) and module in ACTIVATIONS and home in (*ACTIVATIONS, "None"))
 
 
 def class_of(made: NotMade) -> str:
@@ -140,28 +190,37 @@ def network_of(made: NotMade) -> str:
     return f"--network {'PROGRAM.py' if module == '__main__' else module}:{name}"
 
 
-def look_into(path: Path, error: pickle.UnpicklingError) -> tuple[Any, list[str]]:
+def look_into(path: Path) -> tuple[Any, list[str]]:
     """Read a file with a `NotMade` in place of every object of a type that is not plain.
 
     Returns the content, None if it cannot be read so, and the full names of these types: first those that do not
-    belong to PyTorch. Nothing is executed.
+    belong to PyTorch. Nothing is executed, and tensors are not read.
     """
-    stand_ins: dict[str, type[NotMade]] = {}
+    names: list[str] = []
+    try:
+        with torch.serialization.safe_globals(list(PLAIN_TYPES)):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        is_zip = True
+    except ValueError:
+        is_zip = False  # the older format, in which tensors come after all types
+    except Exception:  # of any type, from a file that nobody checked
+        is_zip = True
+    stand_ins = {name: type(one_line(name)[:100], (NotMade,), {}) for name in names}
     content: Any = None
-    while len(stand_ins) < MOST_TYPES and (match := NOT_ALLOWED.search(str(error))):
-        name = match[1] if "." in match[1] else f"builtins.{match[1]}"
-        if name in stand_ins:
-            break
-        stand_ins[name] = type(one_line(name)[:100], (NotMade,), {})
+    while True:
         allowed = [*PLAIN_TYPES, *((kind, name) for name, kind in stand_ins.items())]
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
                 warnings.simplefilter("ignore")  # about pickle protocols
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
             break
-        except pickle.UnpicklingError as again:
-            error = again
+        except pickle.UnpicklingError as error:
+            match = NOT_ALLOWED.search(str(error))
         except Exception:  # of any type, from a file that nobody checked
             break
-    names = [kind.__name__ for kind in stand_ins.values()]
-    return content, sorted(names, key=lambda name: name.startswith("torch."))
+        name = match[1] if match and "." in match[1] else f"builtins.{match[1]}" if match else ""
+        if not name or name in stand_ins or len(stand_ins) >= max(MOST_TYPES, len(names)):
+            break
+        stand_ins[name] = type(one_line(name)[:100], (NotMade,), {})
+    found = [kind.__name__ for kind in stand_ins.values()]
+    return content, sorted(found, key=lambda name: (name in HOLDERS, name.startswith("torch.")))

@@ -59,3 +59,6 @@ def test_checkpoint_is_refused_with_the_command_that_converts_it(path):
     path.write_bytes(b"PK\x03\x04 a checkpoint")
     command = re.escape(f"unet-export {path}")
     check_refused(path, f"looks like a PyTorch checkpoint; convert it with: {command}$")
+    odd = path.with_name("$(id) x.onnx")
+    path.rename(odd)
+    check_refused(odd, re.escape(f"convert it with: unet-export '{odd}'") + "$")

@@ -125,11 +125,43 @@ def test_an_average_alone_is_told(load, content):
 
 def test_an_average_that_is_not_there_is_refused(load, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load({"state_dict": RAW, "ema": {"shadow_params": [torch.ones(1)], "decay": 0.9}}, "ema")
+        load({"state_dict": RAW}, "ema")
     assert str(caught.value) == (
         f"--weights ema: {tmp_path / 'x.pth'} has no moving average of its weights, found some under 'state_dict'; "
         "leave the option out"
     )
+
+
+@pytest.mark.parametrize("entries", ["ema.shadow_params", "state.ema.shadow_params", "shadow_params"])
+def test_an_average_without_names_is_told(load, tmp_path, entries):
+    content = [torch.ones(1)]
+    for entry in reversed(entries.split(".")):
+        content = {entry: content, "decay": 0.9}
+    naming = (
+        f"the moving average of the weights, under '{entries}', is a list without names; to have it, call "
+        "ema.copy_to(model.parameters()) in its own program, and save model.state_dict()"
+    )
+    note = f"the weights under 'state_dict' are taken; {naming}"
+    assert load({"state_dict": RAW} | content) == ("raw", (note,))
+    assert load({"state_dict": RAW} | content, "raw") == ("raw", (note,))
+    with pytest.raises(ConfigError) as caught:
+        load({"state_dict": RAW} | content, "ema")
+    assert str(caught.value) == f"--weights ema: {tmp_path / 'x.pth'}: {naming}"
+
+
+@pytest.mark.parametrize("wrapped", [lambda weights: weights, lambda weights: {"state_dict": weights}])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_loss_with_weights_beside_the_networks_own(load, wrapped, prefix):
+    beside = {f"{prefix}loss_fn.weight": torch.ones(2), f"{prefix}train_metric.total": torch.ones(1)}
+    name, notes = load(wrapped(prefixed(prefix) | beside))
+    assert name == "raw"
+    assert notes == (f"left out beside the network's weights: {prefix}loss_fn.weight, {prefix}train_metric.total",)
+
+
+def test_a_layer_that_has_the_name_of_a_loss_is_the_networks(tmp_path):
+    network = nn.ModuleDict({"loss_head": nn.Conv2d(3, 1, 1), "first": nn.Conv2d(3, 1, 1)})
+    torch.save(network.state_dict() | {"loss_fn.weight": torch.ones(2)}, tmp_path / "x.pth")
+    assert load_weights_into(network, tmp_path / "x.pth") == ("left out beside the network's weights: loss_fn.weight",)
 
 
 def test_two_networks_of_one_kind_are_not_guessed_between(load):
@@ -140,7 +172,11 @@ def test_two_networks_of_one_kind_are_not_guessed_between(load):
     assert load({"generator": RAW, "old": dict(RAW)}) == ("raw", ())
     name, notes = load({"model": RAW, "net": AVERAGE})
     assert (name, notes) == ("raw", ("the weights under 'model' are taken; different ones are under 'net'",))
-    assert load({"model": RAW, "best": AVERAGE}) == ("raw", ())
+    for entry in ("best", "best_model"):
+        name, notes = load({entry: AVERAGE, "model": RAW})
+        assert name == "raw"
+        assert notes == (f"the weights under 'model' are taken; different ones are under '{entry}'",)
+    assert load({"model": RAW, "best": dict(RAW)}) == ("raw", ())
 
 
 def test_words_of_averages():

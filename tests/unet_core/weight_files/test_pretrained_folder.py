@@ -79,6 +79,14 @@ def test_without_the_class_the_command_is_told(folder):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["Unet; rm -rf ~ #", "$(id)", "", ["Unet"], "a.b", "Unet\n"])
+def test_a_class_that_is_no_name_is_never_in_the_command(folder, name):
+    (folder / "config.json").write_text(json.dumps({"_model_class": name}))
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert str(caught.value).endswith(f": unet-export '{folder}' --network segmentation_models_pytorch:NAME")
+
+
 @pytest.mark.parametrize(("text", "said"), [("{", "is not JSON ("), ("[1]", "holds a list, expected names and values")])
 def test_a_damaged_config_is_told(folder, text, said):
     (folder / "config.json").write_text(text)

@@ -1,10 +1,18 @@
 """Files of other kinds are named, and the command that a message gives works as it stands."""
 
+import argparse
+import contextlib
+import decimal
+import functools
+import pickle
 import re
 import shlex
 import subprocess
 import sys
+import timeit
+import types
 import warnings
+import webbrowser
 import zipfile
 from pathlib import Path
 
@@ -146,6 +154,85 @@ def test_a_module_of_pytorch_needs_nothing_else(folder):
     assert text.startswith("is a whole pickled Sequential, as torch.save(model) writes it, and not its weights; ")
     assert "If you trust it, to save its weights as x-weights.pth, for --network, run: python -c " in text
     assert list(saved_by_advice(text)) == ["0.weight", "0.bias"]
+
+
+class Reduced:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.called = (function, arguments)
+
+    def __reduce__(self):
+        return self.called
+
+
+WEIGHTS = {"layer.weight": torch.arange(3.0)}
+
+DANGEROUS = {
+    "timeit.timeit": Reduced(timeit.timeit, "1"),
+    "webbrowser.open": Reduced(webbrowser.open, "https://example.org"),
+    "torch.hub.load": Reduced(torch.hub.load, "a/b", "c"),
+    "torch.serialization.load": Reduced(torch.load, "x.pth"),
+    "numpy.load": Reduced(np.load, "x.npy"),
+    "numpy.memmap": Reduced(np.memmap, "x.npy"),
+    "_pickle.loads": Reduced(pickle.loads, b""),
+    "types.new_class": Reduced(types.new_class, "Kind"),
+    "argparse.FileType": Reduced(argparse.FileType, "w"),
+    "torch.package.package_importer.PackageImporter": Reduced(torch.package.PackageImporter, "x.pth"),
+    "torch.nn.functional.handle_torch_function": Reduced(nn.functional.handle_torch_function, 1),
+}
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_calls_what_no_weights_need_is_recommended_to_nobody(tmp_path, name, legacy):
+    content = {"state_dict": WEIGHTS, "beside": DANGEROUS[name]}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    text = refusal(tmp_path / "x.pth")
+    assert "do not load it with any program" in text and "run: python" not in text
+    assert re.search(rf"asks for [\w.]*\b{name.rpartition('.')[2]},", text)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [Reduced(bytes), complex(1, 2), {1}, decimal.Decimal("0.5"), functools.partial(dict), np.random.default_rng(0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_plain_values_are_not_called_dangerous(tmp_path, beside):
+    torch.save({"state_dict": WEIGHTS, "beside": beside}, tmp_path / "x.pth")
+    with contextlib.suppress(CheckpointError):
+        assert "beside" in read_content(tmp_path / "x.pth")
+        return
+    assert "beside its weights; nothing of it was executed. If you trust it" in refusal(tmp_path / "x.pth")
+
+
+def test_a_network_with_functions_of_pytorch_is_not_called_dangerous(tmp_path):
+    torch.save(nn.TransformerEncoderLayer(8, 2, activation=nn.functional.gelu), tmp_path / "x.pth")
+    assert refusal(tmp_path / "x.pth").startswith("is a whole pickled TransformerEncoderLayer")
+    torch.save(nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Sigmoid(), nn.BatchNorm2d(1)), tmp_path / "x.pth")
+    assert refusal(tmp_path / "x.pth").startswith("is a whole pickled Sequential")
+
+
+def test_classes_within_classes_are_imported_by_their_outer_name(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "beside": argparse.Namespace()}, tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value.replace(b"argparse\nNamespace\n", b"__main__\nOuter.Inner\n"))
+    assert "from PROGRAM import Outer; import torch" in refusal(tmp_path / "x.pth")
+
+
+def test_a_large_file_of_many_types_is_read_once(tmp_path, monkeypatch):
+    kinds = [type(f"Kind{number}", (), {"__module__": __name__}) for number in range(40)]
+    for kind in kinds:
+        monkeypatch.setitem(globals(), kind.__name__, kind)
+    torch.save({"state_dict": WEIGHTS, "beside": [kind() for kind in kinds]}, tmp_path / "x.pth")
+    loads = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: loads.append(options) or load(*args, **options))
+    assert "beside its weights; nothing of it was executed" in refusal(tmp_path / "x.pth")
+    assert len(loads) == 3 and loads[-1]["mmap"]  # as it is, with plain types, and with stand-ins
 
 
 HEADS = {
