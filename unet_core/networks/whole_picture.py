@@ -4,7 +4,8 @@ Padding a picture changes a convolution's answers near the padding. It changes a
 over the picture (InstanceNorm, GroupNorm), pools it to one value (squeeze-and-excite, ASPP) or lets each pixel attend
 to all others. Two things have to be true of such a network:
 
-1. An operator spans the picture: with sides twice as long it adds up, normalises or compares more values. Numbers alone
+1. An operator spans the picture: with sides twice as long it adds up, normalises or compares more values, or makes more
+   coordinates. Numbers alone
    could not tell this from a deep network of convolutions, which see hundreds of pixels far.
 2. It matters: where a picture is continued by repeating its edge, answers far from there change by more than
    `NOTICEABLE` of their range. A branch that the answer does not depend on, or hardly, is no reason to refuse sizes.
@@ -29,6 +30,9 @@ PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 ALONG = ("softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "fft", "flip", "roll")
 """Parts of the names of operators that keep a shape and mix the values along some axes."""
 
+COORDINATES = ("linspace", "arange", "affine_grid_generator")
+"""Operators that make coordinates of pixels, so that each pixel knows its place in the picture."""
+
 CHOOSING = ("slice", "select", "index", "gather", "split", "chunk", "unbind", "narrow", "as_strided", "view", "expand")
 """Parts of the names of operators that choose values without computing any."""
 
@@ -49,13 +53,16 @@ class SpanRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def span_of(name: str, given: Mapping[str, Any], answer: Any) -> float:
-    """Return over how many values an operator adds up, normalises or compares; 1 for those that do not, or locally.
+    """Return how many values an operator adds up, normalises, compares, or makes as coordinates; 1 for all others.
 
     Args:
         name: its name in PyTorch, without "aten::".
         given: its arguments by name.
         answer: what it returned.
     """
+    made = answer[0] if isinstance(answer, tuple | list) else answer
+    if name in COORDINATES and isinstance(made, Tensor):
+        return float(made.numel())
     tensors = [value for value in given.values() if isinstance(value, Tensor)]
     if not tensors or any(part in name for part in CHOOSING):
         return 1
@@ -73,7 +80,8 @@ def span_of(name: str, given: Mapping[str, Any], answer: Any) -> float:
         return float(
             torch.Size([first.shape[axis] for axis in (axes if isinstance(axes, Sequence) else [axes])]).numel()
         )
-    made = answer[0] if isinstance(answer, tuple | list) else answer
+    if "conv" in name and isinstance(given.get("weight"), Tensor):
+        return float(given["weight"].shape[2:].numel())  # a kernel may be as large as the picture
     if "conv" in name or not isinstance(made, Tensor) or not made.numel():
         return 1
     return max(1.0, first.numel() / made.numel())

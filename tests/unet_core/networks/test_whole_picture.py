@@ -76,6 +76,47 @@ class PictureNorm(nn.Module):
         return functional.batch_norm(x, None, None, training=True)
 
 
+class Coordinates(nn.Module):
+    """Adds the place of each pixel in the picture, by coordinates made in one of several ways."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        if self.kind == "grid":
+            same = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+            place = functional.affine_grid(same, [1, 1, height, width], align_corners=False)[..., 0]
+        elif self.kind == "linspace":
+            place = torch.linspace(-1, 1, width).expand(1, height, width)
+        else:
+            place = (torch.arange(width) / width).expand(1, height, width)
+        return x + 3 * place[:, None]
+
+
+class WideKernel(nn.Module):
+    """A convolution whose kernel is as wide as the picture."""
+
+    def forward(self, x):
+        width = x.shape[3]
+        kernel = torch.ones(8, 1, 1, 2 * (width // 2) + 1) / width
+        return x + 3 * functional.conv2d(x, kernel, padding=(0, width // 2), groups=8)
+
+
+class Resize(nn.Module):
+    """Halves a picture and resizes it to the size that it had."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x):
+        corners = {} if self.mode == "nearest" else {"align_corners": self.mode == "bilinear, corners"}
+        mode = self.mode.partition(",")[0]
+        return functional.interpolate(functional.max_pool2d(x, 2), size=x.shape[2:], mode=mode, **corners)
+
+
 class Unused(nn.Module):
     """Pools the whole picture for something that the answer does not depend on."""
 
@@ -97,6 +138,8 @@ WHOLE = {
         f"squeeze by {kind}": lambda kind=kind: Squeeze(kind)
         for kind in ("module", "mean", "max", "sum", "norm", "kernel")
     },
+    **{f"coordinates by {kind}": lambda kind=kind: Coordinates(kind) for kind in ("linspace", "arange", "grid")},
+    "a kernel of the picture's width": WideKernel,
     "attention": Attention,
     "fused attention": lambda: Attention(fused=True),
 }
@@ -108,6 +151,10 @@ LOCAL = {
     "fused attention in windows": lambda: Attention(windows=True, fused=True),
     "far": far_sighted,
     "unused": Unused,
+    **{
+        f"resized, {mode}": lambda mode=mode: Resize(mode)
+        for mode in ("nearest", "bilinear", "bilinear, corners", "bicubic")
+    },
     "softmax over channels": lambda: nn.Softmax(dim=1),
 }
 
