@@ -44,7 +44,7 @@ from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
 from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Reference, Target, UNetConfig
-from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError
+from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError, one_line
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
@@ -157,7 +157,13 @@ def export_onnx(
         if path is None:
             raise ConfigError("path: a network is no file to write beside; give the .onnx file to write")
         ends = options.ends(network or NetworkOptions())
-        own = copy.deepcopy(checkpoint).cpu().eval()  # the caller's network stays where and as it is
+        try:
+            own = copy.deepcopy(checkpoint).cpu().eval()  # the caller's network stays where and as it is
+        except RuntimeError as error:
+            raise ConfigError(
+                f"network: PyTorch cannot copy it ({one_line(str(error))[:200]}); if it has weight norm or spectral "
+                "norm of torch.nn.utils, remove that (remove_weight_norm), or use torch.nn.utils.parametrizations"
+            ) from error
         author = checkpoint_of(own, Path(path).stem, ends, options.changes, card=card)
         return export_loaded(author, Path(path), path, options, display)
     if card is not None:

@@ -35,6 +35,9 @@ from unet_core.model import Segmenter
 MAX_ERROR = 1e-4
 """Largest error |p - PyTorch's p| allowed in an fp32 graph; 1e-7 is usual."""
 
+MAX_TOLERANCE = 1e-2
+"""Largest error that may pass for a network of coarse rounding; beyond it, any graph would."""
+
 OWN_ROUNDING = 4.0
 """Multiple of a network's own rounding, fp32 against fp64, that its graph may be off by."""
 
@@ -245,13 +248,21 @@ def allowed_error(segmenter: Segmenter, card: ModelCard) -> float:
     """Return the largest error that passes: `MAX_ERROR`, or more for a deep network whose own rounding is coarse.
 
     The yardstick is PyTorch in fp32 against PyTorch in fp64, times `OWN_ROUNDING`.
+
+    Raises:
+        ProofError: that is more than `MAX_TOLERANCE`.
     """
     if isinstance(card.architecture, UNetConfig):
         return MAX_ERROR
     images = hard_pictures(card)
     exact = network_run(copy.deepcopy(segmenter).double())(images)
     own = float(np.abs(network_run(segmenter)(images) - exact).max())
-    return min(1.0, max(MAX_ERROR, OWN_ROUNDING * own))
+    if OWN_ROUNDING * own > MAX_TOLERANCE:
+        raise ProofError(
+            f"the network's own rounding, PyTorch in fp32 against fp64, is {own:.2g}, expected at most "
+            f"{MAX_TOLERANCE / OWN_ROUNDING:g}; no file can be proved equal to it"
+        )
+    return max(MAX_ERROR, OWN_ROUNDING * own)
 
 
 def depends_on_batch(run: NetworkFunction, card: ModelCard, tolerance: float | None = None) -> bool:

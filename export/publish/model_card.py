@@ -101,7 +101,7 @@ def contract(card: ModelCard) -> str:
     ]
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
     free = "Batch, height and width are free."
-    if not card.input.padded:
+    if not card.input.padded and card.input.stride > 1:
         free = f"The batch is free. Height and width have to be multiples of {card.input.stride}, {NEVER_PADDED}."
     if max(card.input.min_size) > 1:
         free += " The smallest picture is {} x {}.".format(*card.input.min_size)

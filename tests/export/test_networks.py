@@ -12,9 +12,10 @@ from torch import nn
 
 from export import CardChanges, NetworkOptions, export_onnx
 from export.cli import main
-from runtime.errors import ConfigError, ModelError, ProofError
+from runtime.errors import ConfigError, DataError, ModelError, ProofError
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
+from unet_core.networks.checkpoint import checkpoint_of
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,51 @@ def test_ends_that_contradict_the_network_or_another_option(tmp_path, options, m
     with pytest.raises(ConfigError, match=message):
         export_onnx(Sigmoid(), tmp_path / "net.onnx", **options)
     assert not (tmp_path / "net.onnx").exists()
+
+
+class Coarse(Sigmoid):
+    """A network whose answers in fp32 are those of rounding alone."""
+
+    def forward(self, x):
+        return (1e7 * self.layer(x)).sin() * 3
+
+
+def test_a_network_whose_own_rounding_is_coarse_is_refused(tmp_path):
+    with pytest.raises(ProofError, match=r"own rounding, PyTorch in fp32 against fp64, is .*; no file can be proved"):
+        export_onnx(randomised(Coarse()), tmp_path / "net.onnx", changes=CardChanges(size=(32, 48)))
+    assert not (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+def test_a_network_that_pytorch_cannot_copy_is_one_line(tmp_path):
+    network = Sigmoid()
+    torch.nn.utils.weight_norm(network.layer)
+    network(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ConfigError, match=r"network: PyTorch cannot copy it \(Only Tensors .*remove that"):
+        export_onnx(network, tmp_path / "net.onnx")
+
+
+class Centred(Sigmoid):
+    """A network of stride 1 that looks at the whole picture."""
+
+    def forward(self, x):
+        x = self.layer(x)
+        return 3 * (x - x.mean((2, 3), keepdim=True))
+
+
+def test_a_stride_of_one_asks_for_no_multiples():
+    loaded = checkpoint_of(Centred().eval(), "net", NetworkOptions(), CardChanges(size=(32, 48)))
+    (note,) = loaded.notes
+    assert note.endswith("so pictures are never padded: they are resized to 48x32")
+
+
+def test_an_image_smaller_than_the_network_takes_is_named(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    changes = CardChanges(size=(64, 64), fit="native")
+    with pytest.raises(DataError, match=r"is 30x20 for the network, which takes at least 40x40, use .*small\.png"):
+        export_onnx(randomised(AtLeast()), tmp_path / "net.onnx", changes=changes, data=tmp_path)
 
 
 def test_what_goes_with_a_network_only(tmp_path):
@@ -230,7 +276,5 @@ def test_of_two_kinds_of_weights_the_command_says_which_it_took_and_the_check_as
 
 
 def test_a_network_in_memory_is_no_file(tmp_path):
-    from unet_core.networks.checkpoint import checkpoint_of
-
     loaded = checkpoint_of(randomised(Sigmoid()), "net", NetworkOptions(activation="sigmoid"), CardChanges())
     assert loaded.described(tmp_path / "net.onnx") == "the network Sigmoid"

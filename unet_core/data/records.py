@@ -58,7 +58,8 @@ class SampleDecoder:
         """Decode a pair.
 
         Raises:
-            ImageError: the pair has a fault or cannot be read, or image and mask differ in size.
+            ImageError: the pair has a fault or cannot be read, image and mask differ in size, or the image is too small
+                for the network.
         """
         if pair.fault:
             raise ImageError(f"{pair.image}: {pair.fault}")
@@ -72,6 +73,12 @@ class SampleDecoder:
                 f"{pair.mask}: differs in size from its image ({mask_width}x{mask_height}, expected {width}x{height})"
             )
         fitted = fit(image, self.input)
+        (height, width), least = fitted.image.shape[:2], self.input.min_size
+        if height < least[0] or width < least[1]:
+            raise ImageError(
+                f"{pair.image}: is {width}x{height} for the network, which takes at least {least[1]}x{least[0]}; use "
+                "larger images, or another fit than native"
+            )
         return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)
 
 

@@ -226,6 +226,11 @@ def first_answer(network: AuthorNetwork, size: tuple[int, int], counts: Sequence
             "--network: begins with a 3D convolution, so it segments volumes; expected a network of pictures, which "
             "takes [n, channels, height, width]"
         )
+    types = sorted({str(one.dtype).removeprefix("torch.") for one in network.parameters() if one.is_floating_point()})
+    if types not in ([], ["float32"]):
+        raise ConfigError(
+            f"--network: its weights are {' and '.join(types)}, expected float32; call .float() on the network"
+        )
     likely = getattr(first, "in_channels", None)
     told = likely if likely in errors else counts[0]
     tried = f"{min(counts)} to {max(counts)} channels" if len(counts) > 1 else f"{told} channel{'s' * (told > 1)}"

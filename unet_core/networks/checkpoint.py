@@ -162,7 +162,9 @@ def notes_on_input(facts: Facts, spec: InputSpec) -> tuple[str, ...]:
             changed = "as far as can be told: it takes no picture of twice the size"
         notes.append(
             f"the network looks at the whole picture at once ({changed}), so pictures are never padded: they are "
-            f"resized to {spec.size[1]}x{spec.size[0]}, and other sizes have to be multiples of {spec.stride}"
+            f"resized to {spec.size[1]}x{spec.size[0]}"
+            + f", and other sizes have to be multiples of {spec.stride}"
+            * (spec.stride > 1)
         )
     return tuple(notes)
 

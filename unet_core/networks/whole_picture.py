@@ -5,8 +5,7 @@ over the picture (InstanceNorm, GroupNorm), pools it to one value (squeeze-and-e
 to all others. Two things have to be true of such a network:
 
 1. An operator spans the picture: with sides twice as long it adds up, normalises or compares more values, or makes more
-   coordinates. Numbers alone
-   could not tell this from a deep network of convolutions, which see hundreds of pixels far.
+   coordinates. Numbers alone could not tell this from a deep network of convolutions, which see hundreds of pixels far.
 2. It matters: where a picture is continued by repeating its edge, answers far from there change by more than
    `NOTICEABLE` of their range. A branch that the answer does not depend on, or hardly, is no reason to refuse sizes.
 """

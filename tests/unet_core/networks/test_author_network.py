@@ -85,6 +85,12 @@ def test_a_stride_that_is_not_found_is_asked_for(channels):
     )
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "float16"), (torch.float64, "float64")])
+def test_weights_of_another_type_are_told(dtype, name):
+    with pytest.raises(ConfigError, match=rf"--network: its weights are {name}, expected float32; call \.float\(\)"):
+        examine(wrapped().to(dtype))
+
+
 def test_more_channels_than_16_are_refused():
     with pytest.raises(
         ConfigError, match=r"takes no pictures of 1 to 16 channels: to \[1, 3, 128, 128\] it raises Runtime"
