@@ -5,6 +5,7 @@ import torch
 from authors import write_author
 from evaluating import refusal, run
 from measuring import labels_by_hand, metrics_by_hand, probability_by_hand
+from PIL import Image
 
 from export import export_onnx
 from unet_core.data.labels import LabelSpec, load_truth
@@ -105,3 +106,18 @@ def test_what_does_not_go_with_the_model_is_one_line(author, views, source):
     assert refusal(source / "model.pth", views, "--mean", "1,1,1").startswith(
         "--mean: found 1.0,1.0,1.0, the checkpoint's"
     )
+
+
+def test_an_image_smaller_than_the_network_takes_is_named(author, views):
+    code = (author / "net.py").read_text()
+    (author / "picky.py").write_text(
+        code.replace("        x = self.decoder(", "        assert min(x.shape[2:]) >= 40\n        x = self.decoder(")
+    )
+    pair = find_pairs(views, "val")[0]
+    Image.new("RGB", (30, 20)).save(pair.image)
+    Image.new("L", (30, 20)).save(pair.mask)
+    network = ("--network", "picky.py:Net", "--size", "256x256", "--fit", "native")
+    done = run("weights.pth", views, *network)
+    said = done.stderr.splitlines()[-1]  # after notes
+    assert done.exit_code == 2 and said.startswith("error: ")
+    assert "is 30x20 for the network, which takes at least 39x39, use larger images, or another fit than native" in said
