@@ -32,6 +32,7 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
     """
     channels, classes = card.architecture.in_channels, card.architecture.classes
     height, width = card.input.size
+    scaled = f" at {card.input.scale:g} of an image's own size: clients resize by that" * (card.input.scale != 1)
     free = "free" if card.input.padded else f"multiples of {card.input.stride}"
     batch: tuple[int, ...] = ()
     sizes, first = (-1, -1), ""
@@ -52,7 +53,7 @@ name: "{name}"
 platform: "onnxruntime_onnx"
 
 # {about} {height}x{width}
-# (height x width, fit: {card.input.fit}).
+# (height x width, fit: {card.input.fit}{scaled}).
 max_batch_size: {max_batch}
 input [ {{ name: "image" data_type: TYPE_UINT8 dims: {image} }} ]  # {first}height, width, {card.input.channels}
 output [ {{ name: "probability" data_type: TYPE_FP32 dims: {answer} }} ]  # {first}classes, height, width

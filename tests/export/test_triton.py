@@ -129,6 +129,17 @@ def test_the_card_travels_in_the_configuration(tmp_path):
     assert ModelCard.from_json(config.parameters["unet.card"].string_value) == card
 
 
+def test_the_scale_of_images_is_named_for_clients(tmp_path):
+    for scale, named in ((0.5, " at 0.5 of an image's own size: clients resize by that"), (1.0, "")):
+
+        def native(card, scale=scale):
+            return replace(card, input=replace(card.input, fit="native", scale=scale))
+
+        write_onnx(tmp_path / "model.onnx", of_card=native)
+        text = (write_repository(tmp_path / "model.onnx", tmp_path / str(scale)) / "config.pbtxt").read_text()
+        assert f"(height x width, fit: native{named})." in text
+
+
 def test_the_tensorrt_section(tmp_path):
     write_onnx(tmp_path / "model.onnx", size=(64, 72))
     text = (write_repository(tmp_path / "model.onnx", tmp_path, max_batch=4) / "config.pbtxt").read_text()
