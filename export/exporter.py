@@ -62,10 +62,9 @@ class ExportReport:
     """The file that was written: its path, its card with the proof, and its size in bytes.
 
     `image_dice` is that of the fp32 graph on the masks of real images, if they were given. `seconds` is the time that
-    the export took after the checkpoint was loaded. With `card_is_assumed` the checkpoint
-    had no card, so size, normalisation and names are defaults. `family` names the project that the checkpoint is from,
-    or the class of an author's network.
-    `notes` are lines that a user should read.
+    the export took after the checkpoint was loaded. With `card_is_assumed` the checkpoint had no card, so size,
+    normalisation and names are defaults. `family` names the project that the checkpoint is from, or the class of an
+    author's network. `notes` are lines that a user should read.
     """
 
     path: Path
