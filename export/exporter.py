@@ -237,8 +237,8 @@ def export_loaded(
     if len(answers_in(mask_of(one, card.output) for _, batch in expected for one in batch)) == card.output.planes:
         same = "the same classes" if card.output.overlapping else "one class"
         notes.append(
-            f"the network answers {same} everywhere on the pictures of the proof, so their masks prove little; give "
-            "--data with images of what it was trained for"
+            f"the network answers {same} everywhere on the pictures of the proof, so their masks prove little"
+            f"{'; give --data with images of what it was trained for' * (card.input.channels != 'raw')}"
         )
     if options.precision != "fp32":
         card = replace(card, precision=options.precision, proof=None)

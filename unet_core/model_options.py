@@ -318,7 +318,7 @@ def network_options(given: Mapping[str, Any]) -> NetworkOptions:
     """
     for name in NETWORK_OPTIONS:
         if name in given and name not in ("network", "weights") and "network" not in given:
-            raise ConfigError(f"--{name.replace('_', '-')}: goes with --network; leave it out")
+            raise ConfigError(f"--{name.replace('_', '-')}: goes with --network; give that too, or leave it out")
     named = {name: given[name] for name in ("output_key", "activation", "stride", "weights") if name in given}
     if "network" not in given:
         return NetworkOptions(**named)

@@ -163,7 +163,7 @@ def test_values_that_do_not_fit_name_the_flag(cards, name, changes, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"stride": 8, "checkpoint_of": "m.pth"}, "--stride: goes with --network; leave it out"),
+        ({"stride": 8, "checkpoint_of": "m.pth"}, "--stride: goes with --network; give that too, or leave it out"),
         (
             {"network": "net.py:Net"},
             "--network: is for a checkpoint to compare with; give --checkpoint too",
@@ -178,6 +178,6 @@ def test_a_check_takes_a_network_with_a_checkpoint_only(given, message):
 
 
 def test_an_export_takes_the_ends_of_a_network_with_the_network_only():
-    with pytest.raises(ConfigError, match=r"^--output-key: goes with --network; leave it out$"):
+    with pytest.raises(ConfigError, match=r"^--output-key: goes with --network; give that too, or leave it out$"):
         options_to_export({"output_key": "out"})
     options_to_export({"output_key": "out", "network": "net.py:Net"})

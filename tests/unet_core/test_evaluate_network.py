@@ -95,7 +95,9 @@ def test_what_does_not_go_with_the_model_is_one_line(author, views, source):
             f"{exported}: is an ONNX file, which has its network and its card; leave out --network, --weights and the "
             "options for a card"
         )
-    assert refusal("weights.pth", views, "--stride", 2) == "--stride: goes with --network; leave it out"
+    assert (
+        refusal("weights.pth", views, "--stride", 2) == "--stride: goes with --network; give that too, or leave it out"
+    )
     assert refusal("weights.pth", views).startswith(
         "weights.pth: is not a U-Net that is known here (the tutorial, milesial, mateuszbuda, usuyama): found the keys "
         "encoder.weight, encoder.bias, decoder.weight; other networks are exported with the code that makes them: "

@@ -25,6 +25,7 @@ from unet_core.networks.author_network import AuthorNetwork, Facts, examine, req
 from unet_core.networks.factory import ANOTHER, make_network
 from unet_core.networks.weights import load_weights_into
 from unet_core.weight_files.pretrained_folder import CONFIG, open_folder
+from unet_core.weight_files.reader import read_content
 
 ASSUMED_SIZE = (256, 256)
 """Size (height, width) that is assumed in training, if nothing tells: rounded up to multiples of the stride."""
@@ -89,8 +90,9 @@ def load_with_network(path: Path, options: NetworkOptions, changes: CardChanges)
         CheckpointError: the weights cannot be read, or do not fit.
     """
     file, arguments = open_folder(path)
+    content = read_content(file)  # first, since it is sooner told what is wrong with it
     network = make_network(options.source, arguments | dict(options.arguments)).cpu().eval()
-    notes = load_weights_into(network, file, options.weights)
+    notes = load_weights_into(network, file, options.weights, content)
     if arguments:
         notes = (f"the arguments of the network are those in {path / CONFIG}", *notes)
     name = path.resolve().name if path.is_dir() else path.stem

@@ -2,9 +2,13 @@
 
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +16,9 @@ from typing import Any
 from torch import nn
 
 from runtime.errors import ConfigError, one_line
+
+OFFLINE = "HF_HUB_OFFLINE"
+"""Environment variable by which packages that download weights from a hub do not."""
 
 ANOTHER = "_of_network"
 """Ending of the name of a module if another one of its name is imported already."""
@@ -42,7 +49,7 @@ def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.
         module = _imported(source, place, file)
         make = getattr(module, name, None)
         if make is None:
-            raise ConfigError(f"--network {source}: {place} has no {name}; found {_names_in(module)}")
+            raise ConfigError(f"--network {source}: {place} has no {name}; found {_names_in(module, name)}")
         if not callable(make):
             raise ConfigError(f"--network {source}: {name} is a {type(make).__name__}, expected a class or a function")
         try:
@@ -51,9 +58,14 @@ def make_network(source: str, arguments: Mapping[str, Any] | None = None) -> nn.
             raise ConfigError(f"--network {source}: {call} ends the program, expected a torch.nn.Module") from error
         except Exception as error:  # of any type: it is the author's code
             advice = "; give its arguments by --network-arg NAME=VALUE" if isinstance(error, TypeError) else ""
+            if isinstance(error, OSError) or type(error).__module__.startswith("huggingface_hub"):
+                advice = (
+                    "; if it downloads weights, which the checkpoint's replace, switch that off, as by --network-arg "
+                    "encoder_weights=None (segmentation_models_pytorch) or weights=None (torchvision)"
+                )
             raise ConfigError(f"--network {source}: {call} raises {_told(error)}{advice}") from error
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"--network {source}: {call} returns a {type(network).__name__}, expected a torch.nn.Module")
+        raise ConfigError(f"--network {source}: {call} returns {type(network).__name__}, expected a torch.nn.Module")
     return network
 
 
@@ -85,22 +97,37 @@ def _imported(source: str, place: str, file: Path) -> ModuleType:
 
 @contextmanager
 def _as_a_program(place: str, folder: Path) -> Iterator[None]:
-    """Let imports look into a folder first, and code that reads its command line find that of a program alone."""
-    path, arguments = str(folder), sys.argv
+    """Let imports look into a folder first, and code that reads its command line find that of a program alone.
+
+    Weights that a network would start with are replaced, so none are downloaded from a hub unless the user's
+    environment says so. Deprecations within packages are not shown.
+    """
+    path, arguments, offline = str(folder), sys.argv, os.environ.get(OFFLINE)
     sys.path.insert(0, path)
     sys.argv = [place]
+    os.environ.setdefault(OFFLINE, "1")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         sys.argv = arguments
+        if offline is None:
+            del os.environ[OFFLINE]
         if path in sys.path:  # else the author's code took it out
             sys.path.remove(path)
 
 
-def _names_in(module: ModuleType) -> str:
-    """List classes and functions that a module defines itself, or "none"."""
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    return ", ".join(own[:10]) or "none"
+def _names_in(module: ModuleType, name: str) -> str:
+    """List networks, and classes and functions that a module defines itself, those like `name` first; or "none"."""
+    own = [
+        one
+        for one, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+        or (inspect.isclass(value) and issubclass(value, nn.Module))
+    ]
+    return ", ".join(list(dict.fromkeys((*get_close_matches(name, own), *own)))[:10]) or "none"
 
 
 def _written(arguments: Mapping[str, Any] | None) -> str:

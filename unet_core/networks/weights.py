@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,16 +25,19 @@ from unet_core.weight_files.finder import (
 from unet_core.weight_files.reader import read_content
 
 
-def load_weights_into(network: nn.Module, path: Path, choice: WeightsChoice | None = None) -> tuple[str, ...]:
+def load_weights_into(
+    network: nn.Module, path: Path, choice: WeightsChoice | None = None, content: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
     """Load a checkpoint's weights into a network, all of its weights and nothing else, and return notes for the user.
 
-    Nothing in the file is executed. The weights may be in any entry, with any prefix.
+    Nothing in the file is executed. The weights may be in any entry, with any prefix. `content` is that of the file, if
+    it was read already.
 
     Raises:
         CheckpointError: the file cannot be read, holds no weights, or they do not fit the network.
         ConfigError: the file has a card of this library, or the weights of `choice` are not in it.
     """
-    content = read_content(path)
+    content = read_content(path) if content is None else content
     if has_card(content):
         raise ConfigError(f"--network: {path} has a card, which tells its network; leave --network out")
     found = list(state_dicts(content))

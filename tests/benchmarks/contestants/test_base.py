@@ -104,7 +104,10 @@ def test_the_command_takes_the_network(author, tmp_path):
     [
         (("--network", "net.py:Net"), "--network: is for a checkpoint; give --checkpoint too"),
         (("--weights", "ema"), "--weights: is for a checkpoint; give --checkpoint too"),
-        (("--checkpoint", "weights.pth", "--stride", 2), "--stride: goes with --network; leave it out"),
+        (
+            ("--checkpoint", "weights.pth", "--stride", 2),
+            "--stride: goes with --network; give that too, or leave it out",
+        ),
         (("--checkpoint", "weights.pth"), "which only its author's code can make; give --network"),
     ],
 )

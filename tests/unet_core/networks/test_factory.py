@@ -1,5 +1,6 @@
 """Code that a user names makes the network; whatever is wrong with it is one line."""
 
+import os
 import sys
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_class_or_function_of_a_file_or_module_is_called(source, arguments, wi
             "--network script.py:Net: script.py ends the program when it is imported; put that under `if __name__ == "
             '"__main__"`',
         ),
-        ("net.py:nothing", {}, "nothing() returns a NoneType, expected a torch.nn.Module"),
+        ("net.py:nothing", {}, "nothing() returns NoneType, expected a torch.nn.Module"),
     ],
 )
 def test_code_that_cannot_be_used_is_one_line(source, arguments, message):
@@ -169,3 +170,28 @@ def test_arguments_are_toml_or_text():
 def test_arguments_that_are_none_are_told(given, message):
     with pytest.raises(ConfigError, match=message):
         parse_arguments(given)
+
+
+def test_networks_that_a_package_takes_from_its_modules_are_listed_those_like_the_name_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner.py").write_text("from torch import nn\n\n\nclass Fpn(nn.Module): pass\nclass Unet(Fpn): pass\n")
+    (tmp_path / "outer.py").write_text("from inner import Fpn, Unet\n")
+    with pytest.raises(ConfigError, match=r"outer\.py has no Unett; found Unet, Fpn$"):
+        make_network("outer.py:Unett")
+
+
+def test_a_network_downloads_no_weights_from_a_hub_unless_the_user_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub_net.py").write_text(
+        "import os\nfrom torch import nn\n"
+        "def make():\n"
+        "    if os.environ['HF_HUB_OFFLINE'] == '1': raise OSError('offline')\n"
+        "    return nn.Identity()\n"
+    )
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(ConfigError, match=r"raises OSError: offline; if it downloads weights, .* encoder_weights=None"):
+        make_network("hub_net.py:make")
+    assert "HF_HUB_OFFLINE" not in os.environ
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert isinstance(make_network("hub_net.py:make"), torch.nn.Identity)
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
