@@ -106,9 +106,13 @@ def check_file(
         )
     run = raw_run(onnx.load(file), card) if predictor is None else predictor.run
     reference: NetworkFunction | None = None
-    name, rows = "nothing", tuple[ProofRow, ...]()
+    name, rows, shown = "nothing", tuple[ProofRow, ...](), card
     if checkpoint:
         loaded = _matching_checkpoint(file, card, checkpoint, network, pairs, display)
+        # An author's network may take no pictures as small as those that a reading of its weights takes.
+        ours, theirs, (height, width) = card.input.min_size, loaded.card.input.min_size, card.input.size
+        least = min(height, max(ours[0], theirs[0])), min(width, max(ours[1], theirs[1]))
+        shown = replace(card, input=replace(card.input, min_size=least))
         reference = network_run(Segmenter(loaded.network(), card).eval())
         name = {
             "module": f"PyTorch with {checkpoint}",
@@ -122,7 +126,7 @@ def check_file(
         raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
     if reference is not None:
         pictures = [] if data is None else load_pictures(data, card, PROOF_PICTURES, display=display)
-        rows = tuple(proof_rows(run, expected_answers(reference, cases(card, pictures)), card.output))
+        rows = tuple(proof_rows(run, expected_answers(reference, cases(shown, pictures)), card.output))
     report = CheckReport(
         path=file,
         card=card,

@@ -100,10 +100,9 @@ def contract(card: ModelCard) -> str:
         ("output", "`probability`", "float32", ", ".join((sizes[0], str(classes), *sizes[1:])), "0 to 1"),
     ]
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
-    free = "Batch, height and width are free."
-    if not card.input.padded and card.input.stride > 1:
+    if card.input.fixed_shape is None and not card.input.padded and card.input.stride > 1:
         free = f"The batch is free. Height and width have to be multiples of {card.input.stride}, {NEVER_PADDED}."
-    if max(card.input.min_size) > 1:
+    if card.input.fixed_shape is None and max(card.input.min_size) > 1:
         free += " The smallest picture is {} x {}.".format(*card.input.min_size)
     return (
         f"## Input and output\n\n{card_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"

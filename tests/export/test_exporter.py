@@ -24,6 +24,7 @@ from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha25
 from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.model import Segmenter
+from unet_core.model_options import CardChanges
 
 
 @pytest.fixture
@@ -102,7 +103,8 @@ def test_the_default_name_stands_beside_the_checkpoint(name):
 
 def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
     torch.save({"state_dict": make_network(classes=3, in_channels=1).state_dict(), "optimizer": {}}, tmp_path / "m.tar")
-    result = Predictor(export_onnx(tmp_path / "m.tar").path, "cpu").predict(np.zeros((10, 20, 3), np.uint8))
+    report = export_onnx(tmp_path / "m.tar", changes=CardChanges(probabilities="softmax"))
+    result = Predictor(report.path, "cpu").predict(np.zeros((10, 20, 3), np.uint8))
     assert result.probability.shape == (3, 10, 20)
     assert np.allclose(result.probability.sum(axis=0), 1, atol=1e-5)
 
