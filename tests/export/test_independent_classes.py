@@ -125,7 +125,7 @@ def test_the_sigmoids_of_a_network_in_memory(tmp_path, own, network, changes):
 
 def test_a_given_card_that_says_something_else_than_the_network(tmp_path):
     module, path = randomised(Several(True)), tmp_path / "net.onnx"
-    card = export_onnx(module, path, changes=SIZE).card
+    card = export_onnx(module, path, network=NetworkOptions(activation="logits"), changes=SIZE).card
     with pytest.raises(ConfigError, match="card: has the activation softmax, the network ends in its own sigmoids"):
         export_onnx(module, path, network=NetworkOptions(activation="sigmoids"), card=card)
 
