@@ -38,7 +38,7 @@ def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_fo
     training = Training(epochs=1, data=fingerprint(train, val), metrics={})
     model = {path.suffix: path for path in models(lambda card: replace(card, training=training))[:2]}[suffix]
     loads = []
-    for name in ("load_checkpoint", "Predictor"):
+    for name in ("open_checkpoint", "Predictor"):
         load = getattr(models_module, name)
         monkeypatch.setattr(models_module, name, lambda *arguments, load=load: loads.append(load) or load(*arguments))
     done = run(model, one_folder, *AS_TRAINED)
