@@ -49,7 +49,9 @@ def load_weights_into(
         parts = [part for one in found for part in without_prefixes(one)]
         nearest = max((part.weights for part in parts), key=lambda weights: len(weights.keys() & shapes.keys()))
         tensors = {name: value for name, value in nearest.items() if name != MASK_VALUES}
-        raise CheckpointError(f"{path}: does not fit the network; {misfits(tensors, shapes)}")
+        raise CheckpointError(
+            f"{path}: does not fit the network; {misfits(tensors, shapes)}; are its arguments those of the training?"
+        )
     taken, notes = choose(fitting, choice, path, unnamed_average(content))
     try:
         network.load_state_dict(dict(taken.weights))

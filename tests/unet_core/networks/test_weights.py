@@ -43,13 +43,14 @@ def test_weights_that_do_not_fit_are_listed_each_way(file):
     assert str(caught.value) == (
         f"{file}: does not fit the network; 1 missing: 2.weight; 1 not in the network: extra.weight; 6 of another "
         "shape: 0.weight [5, 3, 3, 3] instead of [4, 3, 3, 3], 0.bias [5] instead of [4], 1.weight [5] instead of [4], "
-        "1.bias [5] instead of [4], 1.running_mean [5] instead of [4], 1.running_var [5] instead of [4]"
+        "1.bias [5] instead of [4], 1.running_mean [5] instead of [4], 1.running_var [5] instead of [4]; "
+        "are its arguments those of the training?"
     )
 
 
 def test_of_many_keys_ten_are_listed(file):
     torch.save({f"layer{index}": torch.zeros(1) for index in range(20)}, file)
-    with pytest.raises(CheckpointError, match=r"20 not in the network: layer0, .*layer9, \.\.\.$"):
+    with pytest.raises(CheckpointError, match=r"20 not in the network: layer0, .*layer9, \.\.\.; are its"):
         load_weights_into(net(), file)
 
 
