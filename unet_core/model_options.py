@@ -251,8 +251,8 @@ def with_network_options(command: F) -> F:
         click.option(
             "--weights",
             type=click.Choice(get_args(WeightsChoice)),
-            help="Of a checkpoint that holds weights and their moving average: raw takes the weights as trained, ema "
-            "the average.  [default: the ones that its own program loads]",
+            help="Weights to take from a checkpoint that also holds their moving average: raw, as they were trained, "
+            "or ema, the average.  [default: the ones that its own program loads]",
         ),
     )
     for option in reversed(options):
@@ -271,7 +271,8 @@ def with_card_options(command: F) -> F:
         click.option(
             "--channels",
             type=click.Choice((*CHANNEL_COUNT, "raw")),
-            help="What the channels are: colour, grey, or raw for arrays of any 1 to 16.  [default: by their number]",
+            help="Kind of images: colour (RGB), grey (L), or arrays of 1 to 16 channels (raw).  [default: by the "
+            "number of channels]",
         ),
         click.option(
             "--mean",
@@ -297,7 +298,7 @@ def with_card_options(command: F) -> F:
         click.option(
             "--probabilities",
             type=click.Choice(get_args(Probabilities)),
-            help="What the logits of several classes become, for checkpoints without a card. softmax: a pixel has one "
+            help="Meaning of several classes, for checkpoints without a card. softmax: a pixel has exactly one "
             "class; sigmoids: each class is by itself, and a pixel may have several or none.  [default: as in the "
             "file's project, else softmax]",
         ),

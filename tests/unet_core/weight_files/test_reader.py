@@ -1,4 +1,4 @@
-"""What people save beside their weights is read, and nothing in a file is ever executed."""
+"""Files with more than weights in them: plain values are read, and nothing is ever executed."""
 
 import argparse
 import collections
