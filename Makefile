@@ -1,6 +1,7 @@
 # make demo       the whole chain on a small procedural data set: train, export, predict, measure
 # make lint       ruff and mypy --strict: seconds
 # make test-fast  the tests that need neither PyTorch nor a training: under a minute
+# make campaign   damaged inputs by the thousand for an hour; make test has two minutes of it
 # make test       every check: lint and all tests
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
@@ -12,6 +13,9 @@ IMPORTERS := .venv/importers
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
+CAMPAIGN_SECONDS ?= 7000
+CAMPAIGN_SEED ?= 1
+
 # Processes that run tests, one core each; see tests/conftest.py for who gets what.
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
@@ -22,7 +26,7 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 	tests/unet_core/evaluation/test_best_epoch.py tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
 	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
 
-.PHONY: setup lint test-fast test demo clean
+.PHONY: setup lint test-fast test campaign demo clean
 
 setup: $(READY) $(IMPORTERS)/.ready
 	@echo "Ready. To use it: . .venv/bin/activate"
@@ -49,6 +53,11 @@ test-fast: $(READY)
 
 test: lint $(IMPORTERS)/.ready
 	$(PYTEST)
+
+# One worker for each area of the campaign would disturb the times of the others: two, as for the tests.
+campaign: $(READY)
+	$(PYTEST) tests/campaign --campaign-seconds $(CAMPAIGN_SECONDS) --campaign-seed $(CAMPAIGN_SEED) --campaign-folder campaign
+	@cat campaign/table.md
 
 # Each step leaves a file, so a second call does only what is missing.
 demo: demo/.predicted demo/bench/report.md
@@ -84,4 +93,4 @@ demo/bench/report.md: demo/run/model.onnx
 	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu
 
 clean:
-	rm -rf demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf campaign demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -27,6 +27,14 @@ if WORKER and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("campaign", "damaged inputs by the thousand, see tests/support/campaigns.py")
+    group.addoption("--campaign-seconds", type=float, default=120.0, help="time for all areas together")
+    group.addoption("--campaign-seed", type=int, default=1, help="seed of all cases")
+    group.addoption("--campaign-case", type=int, help="number of the only case to try, with the seed of its run")
+    group.addoption("--campaign-folder", help="folder for the counts of each area, and a table of all of them")
+
+
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the groups
 def pytest_collection_modifyitems(items):
     """Divide the tests among the workers: each file is a group, which one worker runs; longer ones come first.

@@ -1,0 +1,105 @@
+"""Campaigns: thousands of damaged inputs, drawn by seed, and a count of what became of each.
+
+An area of a campaign is a function that makes one case from a random generator, tries it and returns what happened in
+a few words, such as "refused: ImageError". It raises an AssertionError for a wrong answer. Any other exception that
+escapes, and any case slower than the limit, is a fault too. A fault is told with the number of its case, by which
+`--campaign-case` runs it again on its own.
+"""
+
+import json
+import os
+import time
+import traceback
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+SLOWEST = 5.0
+"""Seconds of the processor that a case of at most 10 MB may take."""
+
+TOLD = 5
+"""Number of faults that a failed test tells of."""
+
+
+@dataclass
+class Tally:
+    """What became of the cases of one area: counts by outcome, faults, and the processor's seconds of the slowest."""
+
+    area: str
+    seed: int
+    cases: int = 0
+    outcomes: Counter = field(default_factory=Counter)
+    faults: list = field(default_factory=list)
+    slowest: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A run of all areas: its seed, the seconds for all of them, the only case to try, and a folder for tallies."""
+
+    seed: int
+    seconds: float
+    case: int | None = None
+    folder: Path | None = None
+
+    def run(self, area, attempt, *, share, slowest=SLOWEST, most=10**9):
+        """Try cases until the area's `share` (a fraction) of the seconds is used, `most` cases at most.
+
+        Raises:
+            AssertionError: a case had a fault.
+        """
+        tally, begun = Tally(area, self.seed), time.monotonic()
+        number = self.case or 0
+        while True:
+            self._try(tally, number, attempt, slowest)
+            number += 1
+            tally.seconds = time.monotonic() - begun
+            if self.case is not None or tally.cases >= most or tally.seconds >= share * self.seconds:
+                break
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{area}.json").write_text(json.dumps(vars(tally), indent=1) + "\n")
+        told = "\n".join(f"case {number}: {what}" for number, what in tally.faults[:TOLD])
+        assert not tally.faults, f"{len(tally.faults)} faults in {tally.cases} cases of {area}:\n{told}"
+        return tally
+
+    def random(self, area, number):
+        """The generator of one case, which depends on nothing but the seed, the area and the number."""
+        return np.random.default_rng([self.seed, zlib.crc32(area.encode()), number])
+
+    def _try(self, tally, number, attempt, slowest):
+        begun = cpu_seconds()
+        try:
+            outcome = attempt(self.random(tally.area, number))
+        except Exception as error:  # whatever it is, it has to be told with the case that brought it out
+            outcome = "wrong" if isinstance(error, AssertionError) else f"escaped: {type(error).__name__}"
+            tally.faults.append((number, "".join(traceback.format_exception(error)[-2:]).strip()[:1_000]))
+        seconds = cpu_seconds() - begun
+        if seconds > slowest:
+            tally.faults.append((number, f"took {seconds:.1f} s, expected at most {slowest:g}; {outcome}"))
+        tally.cases += 1
+        tally.outcomes[outcome] += 1
+        tally.slowest = max(tally.slowest, seconds)
+
+
+def cpu_seconds():
+    """The processor's seconds of this process and of its children that have ended: not those of a busy machine."""
+    times = os.times()
+    return sum(times[:4])
+
+
+def table(folder):
+    """The tallies of a folder as a Markdown table."""
+    lines = ["| area | cases | what became of them | faults | slowest case, s |", "|---|--:|---|--:|--:|"]
+    for path in sorted(Path(folder).glob("*.json")):
+        tally = json.loads(path.read_text())
+        outcomes = sorted(tally["outcomes"].items(), key=lambda item: (-item[1], item[0]))
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes)
+        lines.append(
+            f"| {tally['area']} | {tally['cases']:,} | {told} | {len(tally['faults'])} | {tally['slowest']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
