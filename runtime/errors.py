@@ -2,6 +2,7 @@
 
     UnetError
     ├── ImageError        an image or mask that cannot be read, or does not fit
+    │   └── ImageMemoryError    one that this machine's memory cannot hold (a MemoryError, too)
     ├── ModelError        an .onnx file, or its card, that is invalid
     ├── DeviceError       a requested device that does not work here
     ├── OutputError       a file or folder that cannot be written
@@ -32,6 +33,10 @@ class UnetError(Exception):
 
 class ImageError(UnetError):
     """An image or mask cannot be read, or has an unexpected size, type or value."""
+
+
+class ImageMemoryError(ImageError, MemoryError):
+    """Decoding an image ran out of memory; a `MemoryError` as well."""
 
 
 class ModelError(UnetError):

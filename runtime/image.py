@@ -17,13 +17,16 @@ from PIL import Image
 from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.images.arrays import from_array, from_raw_array
+from runtime.images.decoding import check_levels, decode, name_of, out_of_memory, reason, to_eight_bits
 from runtime.images.decoding import image_size as image_size
-from runtime.images.decoding import name_of, open_image, to_eight_bits
 from runtime.images.limits import LIMITS
 from runtime.images.limits import Limits as Limits
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """File suffixes of the images in a folder."""
+
+STRIP = 2**20
+"""Number of pixels of a PIL image that are converted at once."""
 
 MAX_CHANNELS = 4
 """Maximum number of channels that OpenCV resizes at once with every interpolation."""
@@ -68,15 +71,30 @@ def load_image(
         return from_raw_array(np.asarray(source), count)
     if isinstance(source, np.ndarray):
         return from_array(np.asarray(source), channels)
-    picture, name = open_image(source, at_least, limits), name_of(source)
+    picture, name = decode(source, at_least, limits), name_of(source)
     try:
-        picture = to_eight_bits(picture, name)
-        if picture.mode == "LAB":  # Pillow converts it to RGB only
-            picture = picture.convert("RGB")
-        array = np.array(picture if picture.mode == channels else picture.convert(channels))
+        if isinstance(picture, Image.Image):
+            return to_array(picture, channels, name)
+        return picture if picture.shape[2] == len(channels) else from_array(picture, channels)
     except ValueError as error:
-        raise ImageError(f"{name}: has pixels that are not read ({error}); convert it to RGB") from error
-    return array[:, :, None] if array.ndim == 2 else array
+        raise ImageError(f"{name}: has pixels that are not read ({reason(error)}); convert it to RGB") from error
+    except MemoryError as error:
+        raise out_of_memory(name) from error
+
+
+def to_array(picture: Image.Image, channels: str, name: str) -> NDArray[np.uint8]:
+    """Convert a PIL image to uint8 [height, width, 3 or 1], in strips, so that no second copy is in memory."""
+    width, height = picture.size
+    array = np.empty((height, width, len(channels)), np.uint8)
+    check_levels(picture, name)
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = to_eight_bits(picture.crop((0, top, width, min(height, top + rows))))
+        if strip.mode == "LAB":  # Pillow converts it to RGB only
+            strip = strip.convert("RGB")
+        values = np.asarray(strip if strip.mode == channels else strip.convert(channels))
+        array[top : top + rows] = values.reshape(-1, width, len(channels))
+    return array
 
 
 @dataclass(frozen=True, kw_only=True)

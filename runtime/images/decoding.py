@@ -1,13 +1,15 @@
-"""Decoding by Pillow: strictly, with limits, upright, to 8 bits."""
+"""Decoding: strictly, with limits, upright, to 8 bits. A file gives all of its pixels, or an `ImageError`."""
 
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import (  # the plug-ins register themselves; Pillow's own lazy registration is not safe in threads
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -20,12 +22,24 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     WebPImagePlugin,  # noqa: F401
 )
 
-from runtime.errors import ImageError, one_line
-from runtime.images.limits import LIMITS, Limits
-from runtime.images.pillow_guard import TooManyPixelsError, strict
+from runtime.errors import ImageError, ImageMemoryError, one_line
+from runtime.images import bmp, gif, jpeg, netpbm, png_reader, tiff, webp
+from runtime.images.damage import DamageError, UnreadKindError
+from runtime.images.libtiff_messages import libtiff_errors
+from runtime.images.limits import LIMITS, LimitError, Limits, TooManyPixelsError
+from runtime.images.pillow_guard import strict
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-"""Pillow's decoders in use (JPEG's reads MPO, too). The others are not tested enough for files from strangers."""
+"""Formats that are read. Pillow's other decoders are not tested enough for files from strangers."""
+
+BY_START: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], Image.Image]], ...] = (
+    (png_reader.START, png_reader.decode_png),
+    (gif.STARTS, gif.decode_gif),
+    (bmp.START, bmp.decode_bmp),
+    (tiff.STARTS, tiff.decode_tiff),
+    (webp.START, webp.decode_webp),
+)
+"""Decoder of each format, by the first bytes of its files. JPEG and PPM are beside them, since they give arrays."""
 
 ORIENTATION, TURNED = 0x0112, frozenset({5, 6, 7, 8})
 """EXIF tag of the camera's orientation, and its values that exchange height and width."""
@@ -41,8 +55,33 @@ UPRIGHT = {
 }
 """Operation that turns an image of each orientation upright."""
 
+TURNS: dict[Image.Transpose, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda array: array[:, ::-1],
+    Image.Transpose.ROTATE_180: lambda array: array[::-1, ::-1],
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda array: array[::-1],
+    Image.Transpose.TRANSPOSE: lambda array: array.swapaxes(0, 1),
+    Image.Transpose.ROTATE_270: lambda array: np.rot90(array, -1),
+    Image.Transpose.TRANSVERSE: lambda array: array[::-1, ::-1].swapaxes(0, 1),
+    Image.Transpose.ROTATE_90: lambda array: np.rot90(array),
+}
+"""The same operations on arrays [height, width, channels]."""
+
+MAX_EXIF = 2**20
+"""Maximum size of EXIF that is looked at, in bytes."""
+
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
+
+DAMAGED = re.compile(r"truncated|broken|decod|data stream", re.IGNORECASE)
+"""Words by which Pillow's error tells a damaged file from one of a kind that it does not read."""
+
+QUOTED = re.compile(r"""[:'"]""")
+"""The beginning of what a decoder's message quotes."""
+
 LEVELS = "unet.levels"
 """Key in a picture's `info` for (black, white), the stored values of a picture with more than 8 bits."""
+
+HEADER = 2**16
+"""Bytes that are read first when a header is all that is asked for."""
 
 PIECE = 2**20
 """Bytes of a stream that are read at once."""
@@ -54,16 +93,36 @@ def open_image(source: Any, at_least: tuple[int, int] | None = None, limits: Lim
     `at_least` and `limits` are those of `load_image`.
 
     Raises:
-        ImageError: the image cannot be decoded, or exceeds the limits.
+        ImageError: the image cannot be decoded, lacks pixels, or exceeds the limits.
     """
+    picture = decode(source, at_least, limits)
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
+
+
+def decode(
+    source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS
+) -> Image.Image | NDArray[np.uint8]:
+    """Decode as `open_image`, to a PIL image, or to uint8 [height, width, 3 or 1] where that saves a copy."""
     name = name_of(source)
     with image_errors(name, limits):
         if isinstance(source, Image.Image):
-            return decoded(source, name, limits)
-        with open_source(source, name, limits) as file, Image.open(file, formats=DECODERS) as picture:
-            if at_least is not None:
-                picture.draft(None, (max(at_least),) * 2)  # twice the larger side, since the picture may yet be turned
-            return decoded(picture, name)
+            return decoded(source, limits)
+        content = read_source(source, name, limits)
+        if content.startswith(jpeg.START):
+            picture, header = jpeg.decode_jpeg(content, limits, at_least)
+            turn = UPRIGHT.get(jpeg_orientation(header))
+            if isinstance(picture, Image.Image):
+                return picture if turn is None else picture.transpose(turn)
+            return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
+        for starts, decoder in BY_START:
+            if content.startswith(starts):
+                return finished(decoder(content, limits))
+        if netpbm.START.match(content):
+            return netpbm_picture(netpbm.decode_netpbm(content, limits))
+        with Image.open(io.BytesIO(content), formats=DECODERS):
+            raise UnidentifiedImageError  # a rare kind of the formats above
 
 
 def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
@@ -73,15 +132,22 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
         ImageError: the file cannot be read, or exceeds the limits.
     """
     name = name_of(path)
-    with (
-        image_errors(name, limits),
-        open_source(path, name, limits) as file,
-        Image.open(file, formats=DECODERS) as picture,
-    ):
-        width, height = picture.size
-        # Pillow turns the sides of a TIFF itself. It decodes a PNG for this, whose EXIF may come last.
-        is_turned = upright and picture.format != "TIFF" and orientation(picture) in TURNED
-    return (width, height) if is_turned else (height, width)
+    with image_errors(name, limits), open_source(path, name, limits) as file:
+        start = file.read(len(png_reader.START))
+        if start.startswith((jpeg.START, png_reader.START)):
+            if start.startswith(jpeg.START):
+                header = jpeg.read_start(start + file.read(HEADER), file, limits)
+                (width, height), turn = header.size, jpeg_orientation(header)
+            else:
+                content = png_reader.reduce(start + file.read(), limits)
+                with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+                    (width, height), turn = picture.size, header_orientation(picture)
+        else:
+            file.seek(0)
+            with Image.open(file, formats=DECODERS) as picture:
+                # Pillow turns the sides of a TIFF itself.
+                (width, height), turn = picture.size, 1 if picture.format == "TIFF" else orientation(picture)
+    return (width, height) if upright and turn in TURNED else (height, width)
 
 
 @contextmanager
@@ -90,8 +156,12 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
     try:
         with strict(limits):
             yield
-    except (ImageError, MemoryError):
+    except ImageError:
         raise
+    except MemoryError as error:
+        raise out_of_memory(name) from error
+    except (LimitError, UnreadKindError) as error:
+        raise ImageError(f"{name}: {error}") from error
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file") from error
     except IsADirectoryError as error:
@@ -103,31 +173,51 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
             f"{name}: has {error} pixels, expected at most {limits.pixels} in all; "
             "make it smaller, or allow more with Limits(pixels=...)"
         ) from error
+    except DamageError as error:
+        raise ImageError(f"{name}: is damaged or truncated ({error}); replace it") from error
     except Exception as error:  # decoders raise many types for damaged files: OSError, SyntaxError, struct.error, ...
-        raise ImageError(f"{name}: cannot be read as an image ({brief(error)})") from error
+        if "out of memory" in str(error):
+            raise out_of_memory(name) from error
+        if DAMAGED.search(str(error)):
+            raise ImageError(f"{name}: is damaged or truncated ({reason(error)}); replace it") from error
+        raise ImageError(f"{name}: cannot be read as an image ({reason(error)})") from error
+
+
+def out_of_memory(name: str) -> ImageMemoryError:
+    """Return the error of an image that the memory of this machine cannot hold."""
+    return ImageMemoryError(f"{name}: decoding ran out of memory; make it smaller, or free memory")
 
 
 @contextmanager
-def open_source(source: Any, name: str, limits: Limits) -> Iterator[IO[bytes]]:
-    """Open a source for Pillow: a file on disk as it is, everything else from memory."""
+def open_source(path: str | os.PathLike[str], name: str, limits: Limits) -> Iterator[IO[bytes]]:
+    """Open a file for its header alone: on disk as it is, everything else from memory."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            check_bytes(status.st_size, name, limits)
+            yield file
+        else:
+            yield io.BytesIO(read_stream(file, name, limits))
+
+
+def read_source(source: Any, name: str, limits: Limits) -> bytes:
+    """Read all of a source: the decoders check its structure before they decode."""
     if isinstance(source, bytes | bytearray | memoryview):
         check_bytes(memoryview(source).nbytes, name, limits)
-        yield io.BytesIO(bytes(source))
-    elif isinstance(source, str | os.PathLike):
+        return bytes(source)
+    if isinstance(source, str | os.PathLike):
         with open(source, "rb") as file:
             status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode):
-                check_bytes(status.st_size, name, limits)
-                yield file
-            else:
-                yield io.BytesIO(read_stream(file, name, limits))
-    elif hasattr(source, "read"):
-        yield io.BytesIO(read_stream(source, name, limits))
-    else:
-        raise ImageError(
-            f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
-            "a PIL image or an array"
-        )
+            if not stat.S_ISREG(status.st_mode):
+                return read_stream(file, name, limits)
+            check_bytes(status.st_size, name, limits)
+            return file.read(status.st_size)
+    if hasattr(source, "read"):
+        return read_stream(source, name, limits)
+    raise ImageError(
+        f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
+        "a PIL image or an array"
+    )
 
 
 def read_stream(file: Any, name: str, limits: Limits) -> bytes:
@@ -156,33 +246,70 @@ def check_bytes(count: int, name: str, limits: Limits) -> None:
         )
 
 
-def decoded(picture: Image.Image, name: str, limits: Limits | None = None) -> Image.Image:
-    """Decode a picture and turn it upright. With `limits` it is the caller's own and stays as it is."""
-    if limits is not None and getattr(picture, "tile", None) and picture.width * picture.height > limits.pixels:
-        raise TooManyPixelsError(f"{picture.width} x {picture.height}")  # its owner has not decoded it yet
-    levels = stored_levels(picture)
+def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
+    """Decode a caller's own picture, which stays as it is."""
+    if getattr(picture, "tile", None):  # its owner has not decoded it yet
+        limits.check_pixels(*picture.size)
     try:
-        picture.load()
-        turn = UPRIGHT.get(orientation(picture))
-        upright = picture if turn is None else picture.transpose(turn)
+        with libtiff_errors():
+            picture.load()
     except (MemoryError, TooManyPixelsError):
         raise
     except Exception as error:
-        raise ImageError(f"{name}: is damaged or truncated ({brief(error)}); replace it") from error
-    if upright is picture and limits is not None:
-        upright = picture.copy()
-    upright.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
+        raise DamageError(reason(error)) from error
+    return finished(picture, is_ours=False)
+
+
+def finished(picture: Image.Image, *, is_ours: bool = True) -> Image.Image:
+    """Turn a decoded picture upright, and note its levels; one that is not ours stays as it is."""
+    levels, turn = stored_levels(picture), UPRIGHT.get(orientation(picture))
+    result = picture if turn is None else picture.transpose(turn)
+    if result is picture and not is_ours:
+        result = picture.copy()
+    result.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
     if levels is not None:
-        upright.info[LEVELS] = levels
-    return upright
+        result.info[LEVELS] = levels
+    return result
+
+
+def netpbm_picture(values: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image | NDArray[np.uint8]:
+    """A PBM, PGM or PPM as `decode` returns it."""
+    if values.dtype == np.uint16:
+        picture = Image.fromarray(values)
+        picture.info[LEVELS] = 0, 65_535
+        return picture
+    return values.reshape(*values.shape[:2], -1).astype(np.uint8, copy=False)
 
 
 def orientation(picture: Image.Image) -> int:
     """EXIF orientation; 1 (upright) if there is none or the EXIF is damaged, as in every viewer."""
+    if len(picture.info.get("exif", b"")) > MAX_EXIF:
+        return 1
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:  # of many types
         return 1
+
+
+def header_orientation(picture: Image.Image) -> int:
+    """EXIF orientation of a file that is open, but not decoded, for which Pillow would decode it."""
+    tells = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+    return orientation(picture) if tells & picture.info.keys() else 1
+
+
+def jpeg_orientation(header: jpeg.Header) -> int:
+    """EXIF orientation of a JPEG, or the one of its XMP, as Pillow finds it."""
+    exif = Image.Exif()
+    with suppress(Exception):  # of many types, for damaged EXIF
+        if header.exif:
+            exif.load(header.exif)
+    try:
+        if ORIENTATION in exif:
+            return int(exif[ORIENTATION])
+    except Exception:  # as above
+        return 1
+    found = XMP_ORIENTATION.search(header.xmp)
+    return int(found[1]) if found else 1
 
 
 def stored_levels(picture: Image.Image) -> tuple[int, int] | None:
@@ -196,22 +323,22 @@ def stored_levels(picture: Image.Image) -> tuple[int, int] | None:
     return (white, 0) if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else (0, white)
 
 
-def to_eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit pictures to 8 bits; Pillow's own conversion clips them to white.
-
-    Raises:
-        ImageError: the pixels are floating-point numbers, or 32-bit values out of the range of 16 bits.
-    """
+def check_levels(picture: Image.Image, name: str) -> None:
+    """Raise an ImageError for floating-point pixels, or 32-bit values out of the range of 16 bits."""
     if picture.mode == "F":
         raise ImageError(f"{name}: has floating-point pixels, expected 8 or 16 bits an integer channel; convert it")
+    if picture.mode == "I" and LEVELS not in picture.info:  # 32-bit files hold anything
+        low, high = (int(value) for value in np.asarray(picture.getextrema()).tolist())
+        if low < 0 or not 255 < high <= 65_535:
+            raise ImageError(f"{name}: has 32-bit values {low}..{high}, expected 16 bits; convert it")
+
+
+def to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit pictures to 8 bits; Pillow's own conversion clips them to white."""
     if not picture.mode.startswith("I"):
         return picture
-    values, levels = np.asarray(picture), picture.info.get(LEVELS)
-    is_guess = picture.mode == "I" and levels is None  # 32-bit files hold anything
-    if is_guess and (values.min() < 0 or not 255 < values.max() <= 65_535):
-        raise ImageError(f"{name}: has 32-bit values {values.min()}..{values.max()}, expected 16 bits; convert it")
-    black, white = levels or (0, 65_535)
-    grey = (values.astype(np.uint32) * 255 // max(black, white)).astype(np.uint8)
+    black, white = picture.info.get(LEVELS) or (0, 65_535)
+    grey = (np.asarray(picture).astype(np.uint32) * 255 // max(black, white)).astype(np.uint8)
     return Image.fromarray(grey if white else 255 - grey)
 
 
@@ -222,6 +349,9 @@ def name_of(source: object) -> str:
     return str(getattr(source, "name", None) or "image")
 
 
-def brief(error: Exception) -> str:
-    """An error's message on one line of at most 200 characters."""
-    return one_line(str(error))[:200] or type(error).__name__
+def reason(error: Exception) -> str:
+    """Return an error's text up to what it quotes, on one line: other people's files are never quoted."""
+    text = one_line(QUOTED.split(str(error.args[0] if error.args else ""), maxsplit=1)[0]).rstrip(" (")
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror.lower()
+    return text[:200] if text.isprintable() and text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Limits: the largest images that are decoded."""
+"""Limits: the largest images that are decoded, and what decoding them may cost."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,15 @@ from runtime.support.validation import FieldChecks
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Maximum sizes of an encoded image, checked before it is decoded.
+    """Maximum sizes and costs of an encoded image, checked before it is decoded.
 
     Attributes:
-        pixels: maximum of height times width in the header. The largest sensors give 200 million; decoding these takes
-            2 GB of memory for a moment.
+        pixels: maximum of height times width in the header. The largest sensors give 200 million.
         file_bytes: maximum size of the file or stream. 1 GiB holds as many pixels uncompressed.
+        header_bytes: maximum size of what stands before the pixels: profiles, comments, previews.
+        scans: maximum number of scans of a JPEG; a progressive one has about 10. An image of more than a tenth of
+            `pixels` may have fewer in proportion, since each scan passes over all pixels.
+        memory: maximum number of bytes that decoding takes, as estimated from the header, file and result included.
 
     Raises:
         ConfigError: a number is not an integer from 1.
@@ -21,11 +24,46 @@ class Limits:
 
     pixels: int = 200_000_000
     file_bytes: int = 2**30
+    header_bytes: int = 2**24
+    scans: int = 100
+    memory: int = 2**31
 
     def __post_init__(self) -> None:
         check = FieldChecks(ConfigError, "Limits.")
-        check.integer("pixels", self.pixels, 1)
-        check.integer("file_bytes", self.file_bytes, 1)
+        for name, value in vars(self).items():
+            check.integer(name, value, 1)
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Raise a TooManyPixelsError for an image of more than `pixels`."""
+        if width * height > self.pixels:
+            raise TooManyPixelsError(f"{width} x {height}")
+
+    def check_header(self, count: int) -> None:
+        """Raise a LimitError for more than `header_bytes` before the pixels."""
+        if count > self.header_bytes:
+            raise LimitError(f"has more than {self.header_bytes} bytes before its pixels", "header_bytes")
+
+    def check_scans(self, count: int, pixels: int) -> None:
+        """Raise a LimitError for a JPEG of more scans than an image of so many pixels may have."""
+        most = min(self.scans, max(1, self.scans * self.pixels // (10 * pixels)))
+        if count > most:
+            raise LimitError(f"has {count} scans, expected at most {most} for its {pixels} pixels", "scans")
+
+    def check_memory(self, needed: int) -> None:
+        """Raise a LimitError if decoding takes more than `memory`."""
+        if needed > self.memory:
+            raise LimitError(f"takes about {needed} bytes to decode, expected at most {self.memory}", "memory")
+
+
+class TooManyPixelsError(Exception):
+    """The header has more pixels than `Limits.pixels`; the error's text is "WIDTH x HEIGHT"."""
+
+
+class LimitError(Exception):
+    """An image exceeds a limit; the text is the end of a message, after the image's name."""
+
+    def __init__(self, text: str, limit: str) -> None:
+        super().__init__(f"{text}; make it smaller, or allow more with Limits({limit}=...)")
 
 
 LIMITS = Limits()

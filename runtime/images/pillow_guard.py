@@ -18,11 +18,6 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlug
 
 from runtime.images.limits import Limits
 
-
-class TooManyPixelsError(Exception):
-    """The header has more pixels than `Limits.pixels`; the error's text is "WIDTH x HEIGHT"."""
-
-
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 
@@ -76,7 +71,7 @@ def counting(check: Callable[..., None]) -> Callable[..., None]:
         limits = _limits.get()
         if limits is None:
             check(size, *arguments, **options)
-        elif size[0] * size[1] > limits.pixels:
-            raise TooManyPixelsError(f"{size[0]} x {size[1]}")
+        else:
+            limits.check_pixels(*size)
 
     return check_size

@@ -82,7 +82,7 @@ def test_truncated_jpeg_message_says_what_to_do(tmp_path):
         (b"%PDF-1.7\n" + bytes(500), "is not an image of a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a known format"),
         (encoded(PIXELS, "TGA"), "is not an image of a known format"),
-        (b"P6\n2", "cannot be read as an image (Reached EOF while reading header)"),
+        (b"P6\n2", "is damaged or truncated (its header makes no sense, or is cut off); replace it"),
     ],
     ids=["empty", "text", "pdf", "postscript", "tga", "header cut off"],
 )

@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 
 from runtime.image import image_size, load_image
 from runtime.images import pillow_guard
-from runtime.images.limits import Limits
-from runtime.images.pillow_guard import TooManyPixelsError, strict
+from runtime.images.limits import Limits, TooManyPixelsError
+from runtime.images.pillow_guard import strict
 
 LARGE = encoded(Image.new("1", (10_000, 9_000)))
 """90 million pixels in 12 kB: Pillow warns above 89.5 million."""

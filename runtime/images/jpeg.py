@@ -1,0 +1,212 @@
+"""JPEG: the header, counted before anything is decoded, and all of its pixels or none.
+
+libjpeg fills a truncated JPEG with grey and warns. Pillow hides these warnings, simplejpeg raises them; its pixels are
+the same, bit for bit, since both are libjpeg-turbo. A progressive JPEG that ends between two scans is not even worth a
+warning: it is recognised by the precision that its scans reach.
+"""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.images.damage import DamageError, UnreadKindError
+from runtime.images.limits import Limits
+
+START = b"\xff\xd8\xff"
+
+SOF, SOS, EOI, APP1 = range(0xC0, 0xD0), 0xDA, 0xD9, 0xE1
+"""Markers: start of frame (with three others among them), start of scan, end of image, EXIF or XMP."""
+
+NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})
+"""Markers among `SOF` that are none."""
+
+KINDS = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+"""Frames that are read. Others are lossless, hierarchical or arithmetic, whose truncation libjpeg does not notice."""
+
+SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
+"""simplejpeg's colour space for each number of components."""
+
+NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""The end of a scan's data: a marker, but for zero bytes, restarts and fill bytes."""
+
+SURPLUS = re.compile(r"extraneous bytes before marker 0xd9")
+"""The one warning that is no loss: bytes too many between the last scan and the end."""
+
+
+@dataclass
+class Component:
+    """A component of the frame: its sampling factors, and the precision that the scans so far give each coefficient.
+
+    `left` has, for each of the 64 coefficients, the number of low bits that are not known yet; 255 if none is known.
+    """
+
+    horizontal: int
+    vertical: int
+    left: list[int] = field(default_factory=lambda: [255] * 64)
+
+
+@dataclass
+class Header:
+    """The facts of a JPEG that stand in its markers. `size` is (width, height)."""
+
+    size: tuple[int, int] = (0, 0)
+    kind: int = 0
+    bits: int = 8
+    components: dict[int, Component] = field(default_factory=dict)
+    exif: bytes = b""
+    xmp: bytes = b""
+    scans: int = 0
+    bytes_before_scans: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the scans give every coefficient with all of its bits."""
+        return all(not any(one.left) for one in self.components.values())
+
+
+def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = True) -> Header:
+    """Walk the markers of a JPEG to its end, or without `whole` to its first scan.
+
+    Raises:
+        DamageError: the file ends early, or a marker makes no sense.
+        LimitError, TooManyPixelsError: the header is larger than the limits.
+    """
+    header, position = Header(), 2
+    while True:
+        found = NEXT_MARKER.search(content, position)
+        if found is None:
+            raise DamageError("it ends before its end marker")
+        marker, position = content[found.end() - 1], found.end()
+        if marker == EOI:
+            return header
+        if marker == 0x01:  # TEM: the one marker without a length
+            continue
+        length = int.from_bytes(content[position : position + 2], "big")
+        body = bytes(content[position + 2 : position + length])
+        if length < 2 or len(body) != length - 2:
+            raise DamageError("a segment of its header is cut off")
+        position += length
+        if marker == SOS:
+            header.scans += 1
+            read_scan(header, body)
+            if not whole:
+                return header
+            limits.check_scans(header.scans, header.size[0] * header.size[1])
+            continue
+        if not header.scans:
+            header.bytes_before_scans = position
+            limits.check_header(position)
+        if marker in SOF and marker not in NOT_FRAMES:
+            read_frame(header, marker, body)
+            limits.check_pixels(*header.size)
+        elif marker == APP1 and body.startswith(b"Exif\0\0"):
+            header.exif = header.exif or body
+        elif marker == APP1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            header.xmp = body[29:]
+
+
+def read_start(start: bytes, rest: IO[bytes], limits: Limits) -> Header:
+    """Read the header from the start of a file, or if that does not reach to the first scan, from all of it."""
+    with suppress(DamageError):
+        return read_header(start, limits, whole=False)
+    return read_header(start + rest.read(), limits, whole=False)
+
+
+def read_frame(header: Header, marker: int, body: bytes) -> None:
+    """Take size and components from a start of frame."""
+    if header.components:
+        raise DamageError("it has two frames")
+    if len(body) < 6 or len(body) < 6 + 3 * body[5]:
+        raise DamageError("a segment of its header is cut off")
+    header.kind, header.bits = marker, body[0]
+    header.size = int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
+    for start in range(6, 6 + 3 * body[5], 3):
+        factors = body[start + 1]
+        header.components[body[start]] = Component(factors >> 4, factors & 15)
+    if 0 in header.size or len(header.components) != body[5]:
+        raise DamageError("its size or its components make no sense")
+
+
+def read_scan(header: Header, body: bytes) -> None:
+    """Note what a scan gives."""
+    count = body[0] if body else 0
+    if not header.components or not 1 <= count <= 4 or len(body) != 4 + 2 * count:
+        raise DamageError("a scan makes no sense")
+    first, last, low = body[-3], body[-2], body[-1] & 15
+    if header.kind != 0xC2:
+        first, last, low = 0, 63, 0
+    for start in range(1, 1 + 2 * count, 2):
+        component = header.components.get(body[start])
+        if component is None or not first <= last <= 63:
+            raise DamageError("a scan makes no sense")
+        component.left[first : last + 1] = [low] * (last + 1 - first)
+
+
+def memory_needed(header: Header) -> int:
+    """Bytes that decoding takes: the pixels, and of several scans all coefficients (16 bits each)."""
+    pixels, parts = header.size[0] * header.size[1], header.components.values()
+    most = max(1, max(one.horizontal for one in parts) * max(one.vertical for one in parts))
+    coefficients = sum(one.horizontal * one.vertical for one in parts) / most
+    several = header.scans > 1
+    return int(pixels * (max(3, len(parts)) + several * 2 * coefficients))
+
+
+def decode_jpeg(
+    content: bytes, limits: Limits, at_least: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8] | Image.Image, Header]:
+    """Decode to uint8 [height, width, 3 or 1], or a PIL image in CMYK, as stored (not turned upright).
+
+    `at_least` is as of `load_image`.
+
+    Raises:
+        DamageError: the file lacks pixels, or libjpeg says that it is damaged.
+        UnreadKindError: it is lossless, arithmetic, of 12 bits or of unusual sampling factors.
+        LimitError, TooManyPixelsError: it exceeds the limits.
+    """
+    header = read_header(content, limits)
+    space = SPACES.get(len(header.components))
+    if header.kind not in KINDS or header.bits != 8 or space is None:
+        raise UnreadKindError(
+            f"is a JPEG of a kind that is not read (frame 0xff{header.kind:02x}, {header.bits} bits, "
+            f"{len(header.components)} components); save it as a baseline or progressive JPEG of 8 bits"
+        )
+    if not header.is_whole:
+        raise DamageError("scans are missing at its end")
+    limits.check_memory(len(content) + memory_needed(header) + 3 * header.size[0] * header.size[1] * (space == "CMYK"))
+    pixels = strictly(content, space, scaled_size(header.size, at_least))
+    if space != "CMYK":
+        return pixels, header
+    inverted = np.ascontiguousarray(255 - pixels)  # as Adobe stores it
+    return Image.frombuffer("CMYK", pixels.shape[1::-1], inverted, "raw", "CMYK", 0, 1), header
+
+
+def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) at 1/8, 1/4, 1/2 or all of the size: the smallest of which no side is below the longer wanted."""
+    scale = 1
+    if at_least is not None:
+        scale = next((one for one in (8, 4, 2) if min(size) // one >= max(at_least)), 1)
+    return -(-size[0] // scale), -(-size[1] // scale)
+
+
+def strictly(content: bytes, space: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode by simplejpeg; raise a DamageError for whatever libjpeg warns of but surplus bytes."""
+    wanted: dict[str, Any] = {"colorspace": space, "min_width": size[0], "min_height": size[1]}
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(content, **wanted))
+    except ValueError as error:
+        text = str(error)
+        if SURPLUS.search(text):  # the first warning of this file, and nothing comes after its end
+            return np.asarray(simplejpeg.decode_jpeg(content, strict=False, **wanted))
+        if "subsampling" in text:
+            raise UnreadKindError(
+                "is a JPEG of unusual sampling factors, which is not read; save it with 4:4:4, 4:2:2 or 4:2:0"
+            ) from error
+        if "memory" in text:
+            raise MemoryError from error
+        raise DamageError((text.partition("(): ")[2] or text).replace(":", ",")) from error

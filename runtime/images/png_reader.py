@@ -1,0 +1,97 @@
+"""PNG files in: reduced to the chunks that make their pixels, each of them checked; all pixels or none."""
+
+import zlib
+
+from PIL import Image
+
+from runtime.images.damage import DamageError
+from runtime.images.limits import Limits
+from runtime.images.whole import load_whole
+
+START = b"\x89PNG\r\n\x1a\n"
+
+EMPTY_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+
+PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS"})
+"""Chunks that make the pixels, beside IDAT."""
+
+TEXTS = {b"tEXt": b"Raw profile type exif\0", b"zTXt": b"Raw profile type exif\0", b"iTXt": b"XML:com.adobe.xmp\0"}
+"""Texts that tell the orientation."""
+
+MAX_TEXT = 2**20
+"""Maximum size of a chunk that tells the orientation, in bytes."""
+
+
+def decode_png(content: bytes, limits: Limits) -> Image.Image:
+    """Decode the image, of an animation the default one.
+
+    Raises:
+        DamageError: a chunk of pixels or colours is damaged, or pixels are missing.
+        LimitError, TooManyPixelsError: it exceeds the limits.
+    """
+    reduced = reduce(content, limits)
+    width, height = (int.from_bytes(reduced[start : start + 4], "big") for start in (16, 20))
+    depth, colours, is_interlaced = reduced[24], reduced[25], reduced[28]
+    limits.check_pixels(width, height)
+    sample = 4 if colours in (2, 4, 6) else depth // 8 or 1
+    limits.check_memory(len(content) + len(reduced) + width * height * (sample + 3))
+    last = (width - 1, height - 1)
+    if is_interlaced and height > 1:  # the last pass has the odd rows
+        last = (width - 1, height // 2 * 2 - 1)
+    elif is_interlaced and width > 1:  # the last but one has the odd columns
+        last = (width // 2 * 2 - 1, 0)
+    return load_whole(reduced, "PNG", last)
+
+
+def reduce(content: bytes, limits: Limits) -> bytes:
+    """Return the file with the chunks that Pillow needs: header, colours, orientation and all pixels in one chunk.
+
+    Others (profiles, texts, frames of an animation) are passed over, so they cost nothing, however many there are.
+
+    Raises:
+        DamageError: a chunk is cut off, its checksum is wrong, or there are no pixels.
+    """
+    view, position = memoryview(content), len(START)
+    kept: dict[bytes, bytes] = {}
+    pixels: list[memoryview] = []
+    while position + 8 <= len(content):
+        length = int.from_bytes(content[position : position + 4], "big")
+        name, end = content[position + 4 : position + 8], position + 12 + length
+        if name == b"IEND":
+            break
+        if name == b"IDAT" or name in PIXELS or name == b"eXIf" or name in TEXTS:
+            take(view[position:end], length, name, kept, pixels)
+        position = end
+        if not pixels:
+            limits.check_header(min(position, len(content)))
+    if b"IHDR" not in kept or not pixels:
+        raise DamageError("it has no pixels")
+    joined = b"".join(pixels)
+    colours = [kept[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in kept]
+    others = [chunk for name, chunk in kept.items() if name not in PIXELS]
+    return b"".join([START, *colours, *others, chunk_of(b"IDAT", joined), EMPTY_END])
+
+
+def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], pixels: list[memoryview]) -> None:
+    """Keep the first chunk of each name, and all pixels."""
+    is_text = name in TEXTS
+    is_extra = is_text or name == b"eXIf"
+    if is_extra and (length > MAX_TEXT or name in kept or (is_text and not bytes(chunk[8:40]).startswith(TEXTS[name]))):
+        return
+    if len(chunk) != 12 + length:
+        if is_extra:
+            return
+        raise DamageError(f"its chunk {name.decode()} is cut off")
+    if zlib.crc32(chunk[4 : 8 + length]) != int.from_bytes(chunk[8 + length :], "big"):
+        if is_extra:
+            return
+        raise DamageError(f"the checksum of its chunk {name.decode()} is wrong")
+    if name == b"IDAT":
+        pixels.append(chunk[8 : 8 + length])
+    else:
+        kept.setdefault(name, bytes(chunk))
+
+
+def chunk_of(name: bytes, body: bytes) -> bytes:
+    """Encode a chunk. Nobody checks the sum of a chunk of pixels again, so there is none."""
+    return b"".join([len(body).to_bytes(4, "big"), name, body, bytes(4)])
