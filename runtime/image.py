@@ -21,6 +21,7 @@ from runtime.images.decoding import check_levels, decode, name_of, out_of_memory
 from runtime.images.decoding import image_size as image_size
 from runtime.images.limits import LIMITS
 from runtime.images.limits import Limits as Limits
+from runtime.images.pixels import pixels
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """File suffixes of the images in a folder."""
@@ -92,7 +93,7 @@ def to_array(picture: Image.Image, channels: str, name: str) -> NDArray[np.uint8
         strip = to_eight_bits(picture.crop((0, top, width, min(height, top + rows))))
         if strip.mode == "LAB":  # Pillow converts it to RGB only
             strip = strip.convert("RGB")
-        values = np.asarray(strip if strip.mode == channels else strip.convert(channels))
+        values = pixels(strip if strip.mode == channels else strip.convert(channels))
         array[top : top + rows] = values.reshape(-1, width, len(channels))
     return array
 

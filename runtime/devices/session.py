@@ -48,7 +48,7 @@ class BatchOutput(NamedTuple):
 
 
 class Session:
-    """A model on one device. This class serves the CPU; those of GPUs are derived from it.
+    """A model on one device; each backend derives its own from this class.
 
     Attributes:
         device: where it runs.

@@ -59,10 +59,11 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
     """
     from runtime.images.decoding import name_of, open_image
+    from runtime.images.pixels import pixels
 
     picture = open_image(source)
     if picture.mode == "P":
-        indices = np.array(picture)
+        indices = np.array(pixels(picture))
         colours = np.zeros((256, 3), np.uint8)
         palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
         colours[: len(palette)] = palette
@@ -70,7 +71,7 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
         return colours[:, 0][indices] if is_grey else indices
     if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
-    array = np.asarray(picture)
+    array = pixels(picture)
     if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
         array = array[:, :, 0]
     if array.ndim != 2 or array.dtype != np.uint8:
