@@ -29,7 +29,8 @@ if WORKER and hasattr(os, "sched_setaffinity"):
 
 def pytest_addoption(parser):
     group = parser.getgroup("campaign", "damaged inputs by the thousand, see tests/support/campaigns.py")
-    group.addoption("--campaign-seconds", type=float, default=120.0, help="time for all areas together")
+    group.addoption("--campaign-seconds", type=float, default=120.0, help="time for all areas but the soak")
+    group.addoption("--soak-seconds", type=float, default=20.0, help="time for the soak of threads")
     group.addoption("--campaign-seed", type=int, default=1, help="seed of all cases")
     group.addoption("--campaign-case", type=int, help="number of the only case to try, with the seed of its run")
     group.addoption("--campaign-folder", help="folder for the counts of each area, and a table of all of them")
