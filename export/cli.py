@@ -241,6 +241,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         found.append(f"is off by at most {report.max_abs_error:.1e} from {report.reference}, as its card allows")
     if report.golden_error is not None:
         found.append(f"golden sample off by {report.golden_error:.1e}")
+    found.append(f"digest {report.integrity}")
     gate = report.card.proof.gate if report.card.proof else None
     if gate is not None and not gate.passed:
         found.append("FAILED ITS GATE when it was exported")

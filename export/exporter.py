@@ -45,11 +45,12 @@ from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
 from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Reference, Target, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError, one_line
+from runtime.model_file.digest import PRODUCER, seal
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
 from runtime.support.files import prepare_target, replacing
-from unet_core.checkpoint import Checkpoint
+from unet_core.checkpoint import Checkpoint, version
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
 from unet_core.model_options import CardChanges, NetworkOptions
@@ -374,11 +375,13 @@ def _rewrite_for_cpus(model: onnx.ModelProto, card: ModelCard, display: Display,
 
 def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, file: Path, *, raw: bool) -> None:
     """Write the file with its metadata, and open it as an application would before it takes its place."""
+    model.producer_name, model.producer_version = PRODUCER, version(PRODUCER)
     set_model_props(
         model, {RAW_KEY: card.to_json()} if raw else {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()}
     )
     with replacing(file) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
+        seal(temporary)
         if not raw:
             try:
                 Predictor(temporary, device="cpu")

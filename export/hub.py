@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from export.publish.model_card import model_card
+from runtime.model_file.digest import check_digest
 from runtime.model_file.reader import read_model
 from runtime.support.files import write_text
 
@@ -14,11 +15,12 @@ def write_model_card(model: str | os.PathLike[str]) -> Path:
     An older Markdown file of that name is replaced.
 
     Raises:
-        ModelError: the model is damaged or a raw export.
+        ModelError: the model is damaged, changed since its export, or a raw export.
         OutputError: the Markdown cannot be written.
     """
     file = Path(model)
     card, _ = read_model(file)
+    check_digest(file)
     target = markdown_path(file)
     write_text(target, model_card(card, file))
     return target

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.publish.triton_config import WARMUP, config_text
 from runtime.card import CARD_KEY, ModelCard
 from runtime.errors import ConfigError, ModelError, OutputError
+from runtime.model_file.digest import check_digest
 from runtime.model_file.metadata import read_metadata
 from runtime.model_file.reader import read_model
 from runtime.support.files import make_folder, replacing, write_bytes, write_text
@@ -49,12 +50,13 @@ def write_repository(
             one shape has batches of its own.
 
     Raises:
-        ModelError: the file is damaged or a raw export.
+        ModelError: the file is damaged, changed since its export, or a raw export.
         ConfigError: the name or the batch is invalid.
         OutputError: FOLDER/NAME is another model, holds other files, or cannot be written. It stays as it was.
     """
     source = Path(model)
     card, golden = read_model(source)
+    check_digest(source)
     fixed = card.input.fixed_batch
     if max_batch is not None and fixed is not None:
         raise ConfigError(

@@ -24,6 +24,7 @@ from export.samples import load_pictures, refuse_raw
 from runtime.card import RAW_KEY, FixedShape, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
+from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
@@ -46,7 +47,7 @@ FIXED_FIELDS = ("size", "fit", "fixed_batch")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """Result of a check: card, device, error of the golden sample there, and parity with `reference`.
+    """Result of a check: card, device, error of the golden sample there, digest, and parity with `reference`.
 
     `golden_error` is None for a raw export, which has no golden sample. `rows` are empty if there was nothing to
     compare with.
@@ -56,6 +57,7 @@ class CheckReport:
     card: ModelCard
     device: str
     golden_error: float | None
+    integrity: str
     reference: str
     rows: tuple[ProofRow, ...] = ()
 
@@ -81,14 +83,15 @@ def check_file(
     which of the checkpoint's weights were taken. `pairs` tell how a checkpoint without a network is read.
 
     Raises:
-        ModelError: the file is damaged, refers to other files, breaks the graph's contract, or has no valid card.
+        ModelError: the file is damaged, was changed since its export, refers to other files, breaks the graph's
+            contract, or has no valid card.
         DeviceError: the device does not run here.
         ConfigError: `data` without anything to compare with, or a raw export without its checkpoint.
         CheckpointError, DataError: as `load_checkpoint` and `load_pictures`.
         ProofError: card or weights differ from the checkpoint's, or answers differ by more than the tolerance.
     """
     file, display = Path(path), display or Display(quiet=True)
-    metadata = read_metadata(file)
+    integrity, metadata = check_digest(file), read_metadata(file)
     is_raw = RAW_KEY in metadata
     fixed = check_form(file, RAW_SIZES if is_raw else GRAPH_SIZES)
     if is_raw and (checkpoint is None or device != "cpu"):
@@ -132,6 +135,7 @@ def check_file(
         card=card,
         device="cpu" if predictor is None else predictor.report.device,
         golden_error=None if predictor is None else predictor.report.golden_error,
+        integrity=integrity.told,
         reference=name,
         rows=rows,
     )

@@ -24,6 +24,7 @@ from runtime.inference.predictor_cache import PredictorCache
 from runtime.inference.stream import MAX_WORKERS, stream_in_order
 from runtime.inference.submissions import Submissions
 from runtime.inference.tta import Tta
+from runtime.model_file.digest import Integrity, check_digest
 from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
@@ -57,6 +58,8 @@ class Predictor:
         threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
         options: `ProviderOptions`, how it runs on a device.
         limits: `Limits`, pixels and bytes that an encoded image may have.
+        verify: compare the file with its digest before it is used; False saves a few percent of the start. The golden
+            sample is replayed all the same, and `report.integrity` says what was found.
         batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
             more gain nothing, and up to eight on a GPU.
 
@@ -71,7 +74,8 @@ class Predictor:
         report: `runtime.devices.report.Report`, where it runs, what was skipped and why; another one after a switch.
 
     Raises:
-        ModelError: the file is absent, damaged, foreign, or answers its golden sample wrongly on the CPU.
+        ModelError: the file is absent, damaged, foreign, changed since its export, or answers its golden sample wrongly
+            on the CPU.
         DeviceError: an explicit device does not run here; the message says why.
         ConfigError: `threads` is out of its bounds, or `options` do not fit the model.
     """
@@ -84,6 +88,7 @@ class Predictor:
         options: ProviderOptions | None = None,
         limits: Limits | None = None,
         batching: Batching | None = None,
+        verify: bool = True,
     ) -> None:
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
@@ -96,7 +101,7 @@ class Predictor:
                 raise ConfigError(f"{name}: found {value!r}, expected {expected}, or None")
         self.path = path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
-        self._given = (device, threads, options, limits, batching)
+        self._given = (device, threads, options, limits, batching, verify)
         self._threads = threads or available_threads()
         self._limits = limits or Limits()
         self._batching = batching
@@ -106,6 +111,7 @@ class Predictor:
         replaced = f"{self.path}: was replaced while it was being opened; open it again"
         try:
             self.card, self._golden = read_model(self.path)
+            self._integrity = check_digest(self.path) if verify else Integrity()
             self._options.bucket_of(self.card)  # refused on every device, not only where it matters
             self._begin(device, self.path)
         except ModelError as error:
@@ -118,7 +124,7 @@ class Predictor:
 
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
-        model = LoadedModel(path, self.card, self._golden, device, self._threads, self._options)
+        model = LoadedModel(path, self.card, self._golden, self._integrity, device, self._threads, self._options)
         batching = self._batching or Batching(max_batch=model.batch_size)
         # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
         self._submissions = Submissions(partial(infer, model), partial(postprocess, card=self.card), batching)
@@ -439,13 +445,16 @@ class Predictor:
         with _reopening:
             self._check_open()
             if os.getpid() != self._process:
-                if read_model(self._file)[0] != self.card:
+                same = not self._integrity.graph or check_digest(self._file) == self._integrity
+                if read_model(self._file)[0] != self.card or not same:
                     raise ModelError(f"{self._file}: was replaced since the parent process opened it; open it anew")
                 self._begin("cpu", self._file)
         return self._model
 
 
-PREDICTORS: PredictorCache[Predictor] = PredictorCache(lambda path, device: Predictor(path, device))
+PREDICTORS: PredictorCache[Predictor] = PredictorCache(
+    lambda path, device, verify: Predictor(path, device, verify=verify)
+)
 """The predictors that `predict` keeps open."""
 
 
@@ -454,15 +463,16 @@ def predict(
     model: str | os.PathLike[str],
     device: str = "auto",
     *,
+    verify: bool = True,
     size: SizeOption | None = None,
     tile: tuple[int, int] | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
     **unknown: Never,
 ) -> Segmentation:
-    """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes.
+    """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes, and `verify` there.
 
     The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
     """
-    predictor = PREDICTORS.get(path_of(model), device)
+    predictor = PREDICTORS.get(path_of(model), device, verify)
     return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)

@@ -180,12 +180,13 @@ def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
 
 
 def model(findings: Findings, path: Path) -> dict[str, Any]:
-    """Check the file's safety and its card, then the model on each available device."""
+    """Check the file's safety, card and digest, then the model on each available device."""
+    from runtime.model_file.digest import check_digest
     from runtime.model_file.reader import read_model
 
     card, _ = read_model(path)
     found: dict[str, Any] = {"path": str(path), "bytes": path.stat().st_size, "safe": True, "card": facts_of(card)}
-    found["devices"] = {}
+    found |= {"digest": check_digest(path).told, "devices": {}}
     for kind, missing in findings.parts.get("devices", {}).items():
         if missing is None and (card.target == "any" or kind == card.target):
             found["devices"][kind] = check_on_device(findings, path, kind, card)

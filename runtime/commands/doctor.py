@@ -130,7 +130,7 @@ def engine_lines(found: dict[str, Any]) -> Iterator[str]:
 def model_lines(found: dict[str, Any]) -> Iterator[str]:
     card = found["card"]
     height, width = card["size"]
-    yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read"
+    yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read, digest {found['digest']}"
     fixed = f", batches of {'x'.join(map(str, card['fixed_shape']))} only" if card["fixed_shape"] else ""
     classes = ", ".join(card["classes"][:8]) + (", each by itself" if card["activation"] == "sigmoids" else "")
     fit = card["fit"] + (f" at {card['scale']:g} of its size" if card["scale"] != 1 else "")

@@ -82,6 +82,11 @@ class NetworkSize(Size):
     type=click.IntRange(1, MAX_THREADS),
     help="CPU threads of the network, and for reading and writing images.  [default: all cores of this process]",
 )
+@click.option(
+    "--no-verify",
+    is_flag=True,
+    help="Do not compare MODEL with its digest, for a file that was changed on purpose.",
+)
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
 @version_option
 def predict(
@@ -93,6 +98,7 @@ def predict(
     threshold: float | None,
     batch_size: int | None,
     threads: int | None,
+    no_verify: bool,
     skip_existing: bool,
     **asked: Any,
 ) -> None:
@@ -119,7 +125,9 @@ def predict(
 
     from runtime.commands.predict_files import PredictorArguments, predict_files, predict_pipe  # takes half a second
 
-    arguments = PredictorArguments(model=model, device=device, threads=threads, threshold=threshold, options=options)
+    arguments = PredictorArguments(
+        model=model, device=device, threads=threads, verify=not no_verify, threshold=threshold, options=options
+    )
     if out is None:
         assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)

@@ -17,6 +17,7 @@ from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs,
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line
 from runtime.image import image_size
 from runtime.inference.stream import MAX_WORKERS
+from runtime.model_file.digest import VERIFIED
 from runtime.model_file.reader import read_model
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
@@ -30,16 +31,22 @@ class PredictorArguments:
     model: Path
     device: str
     threads: int | None
+    verify: bool
     threshold: float | None
     options: dict[str, Any]
 
     def open(self) -> tuple[Predictor, Callable[[Segmentation], Segmentation]]:
         """Return the predictor, and a function that applies `threshold` to an answer.
 
+        A note says if the model's digest was not verified.
+
         Raises:
             ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
         """
-        predictor, threshold = Predictor(self.model, self.device, self.threads), self.threshold
+        predictor = Predictor(self.model, self.device, self.threads, verify=self.verify)
+        if predictor.report.integrity != VERIFIED:
+            click.echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
+        threshold = self.threshold
         if predictor.card.input.channels == "raw":
             raise ConfigError(
                 f"{self.model}: takes arrays of {predictor.card.architecture.in_channels} channels and no image files; "

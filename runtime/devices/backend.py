@@ -9,6 +9,7 @@ from runtime.card import ModelCard
 from runtime.devices.device import Device
 from runtime.devices.session import Note, Session, open_inference, session_options
 from runtime.errors import ModelError
+from runtime.model_file.digest import graph_digest
 from runtime.options import ProviderOptions
 
 S = TypeVar("S", bound=Session)
@@ -29,6 +30,7 @@ class SessionRequest:
         threads: CPU threads of one run.
         note: is told of work that takes minutes.
         check: replays the golden sample on the new session, and raises where its answer is wrong.
+        graph_digest: hash of the file's graph and weights, if it was computed, else "".
     """
 
     path: Path
@@ -38,6 +40,15 @@ class SessionRequest:
     threads: int
     note: Note = print
     check: Callable[[Session], None] | None = None
+    graph_digest: str = ""
+
+    def model_digest(self) -> str:
+        """Return the hash of the file's graph and weights, which is computed only if it is not known yet.
+
+        Raises:
+            ModelError: the file cannot be read, or is not a complete ONNX file.
+        """
+        return self.graph_digest or graph_digest(self.path)
 
     def checked(self, session: S) -> S:
         """Replay the golden sample on a new session, and return the session."""

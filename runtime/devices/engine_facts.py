@@ -5,7 +5,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 
 import onnxruntime
 
@@ -13,18 +12,14 @@ from runtime.devices.nvidia import preload
 from runtime.errors import DeviceError
 
 
-def engine_key(model: Path, facts: Mapping[str, str], options: Mapping[str, str]) -> str:
-    """Return a sha256 over the model's bytes, the machine's facts (GPU, driver, versions) and the provider's options.
+def engine_key(graph_digest: str, facts: Mapping[str, str], options: Mapping[str, str]) -> str:
+    """Return a sha256 over a model's hash, the machine's facts (GPU, driver, versions) and the provider's options.
 
-    The number of the GPU among equal ones (`device_id`) does not count.
-
-    Raises:
-        OSError: the model cannot be read.
+    `graph_digest` is that of `runtime.model_file.digest`, so another card or golden sample makes no other engine. The
+    number of the GPU among equal ones (`device_id`) does not count.
     """
-    with open(model, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     chosen = {name: value for name, value in options.items() if name != "device_id"}
-    return hashlib.sha256(json.dumps([1, digest, dict(facts), chosen], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([2, graph_digest, dict(facts), chosen], sort_keys=True).encode()).hexdigest()
 
 
 def timing_key(facts: Mapping[str, str]) -> str:

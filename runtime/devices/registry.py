@@ -35,6 +35,7 @@ def open_session(
     note: Note,
     threads: int | None = None,
     check: Callable[[Session], None] | None = None,
+    graph_digest: str = "",
 ) -> Session:
     """Open a model's file on a device; the arguments are the fields of `SessionRequest`.
 
@@ -52,15 +53,16 @@ def open_session(
         threads=threads or available_threads(),
         note=note,
         check=check,
+        graph_digest=graph_digest,
     )
     return BACKENDS[device.kind].open(request)
 
 
-def must_build(path: Path, device: Device, card: ModelCard, options: ProviderOptions) -> bool:
+def must_build(path: Path, device: Device, card: ModelCard, options: ProviderOptions, graph_digest: str = "") -> bool:
     """Return True if opening this device takes minutes, for an engine that nobody has built yet.
 
     Raises:
         ConfigError: another device would serve by CUDA graphs meanwhile, and a build breaks their capture.
     """
-    request = SessionRequest(path=path, device=device, card=card, options=options, threads=1)
+    request = SessionRequest(path=path, device=device, card=card, options=options, threads=1, graph_digest=graph_digest)
     return BACKENDS[device.kind].must_build(request)

@@ -11,7 +11,8 @@ class Report:
     """The device that a model runs on, and the devices that were passed over.
 
     `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
-    largest difference between this device's answer to the golden sample and the file's; `skipped` gives (device,
+    largest difference between this device's answer to the golden sample and the file's; `integrity` says if
+    the file was compared with its digest; `skipped` gives (device,
     reason), best device first; `switch` says what became of an engine that was built while another device served.
     """
 
@@ -20,6 +21,7 @@ class Report:
     provider: str
     nodes: Mapping[str, int]
     golden_error: float
+    integrity: str
     threads: int
     onnxruntime: str
     skipped: tuple[tuple[str, str], ...] = ()
@@ -28,7 +30,8 @@ class Report:
 
     def __str__(self) -> str:
         places = ", ".join(f"{count} on {name}" for name, count in self.nodes.items())
-        lines = [f"{self.device}: {self.provider}, nodes: {places}; golden sample off by {self.golden_error:.1e}"]
+        checks = f"golden sample off by {self.golden_error:.1e}, digest {self.integrity}"
+        lines = [f"{self.device}: {self.provider}, nodes: {places}; {checks}"]
         return "\n".join([*lines, *grouped(self.skipped), *([self.switch] if self.switch else [])])
 
 

@@ -22,7 +22,7 @@ from runtime.devices.nvidia import nvidia_problem
 from runtime.devices.out_of_memory import OUT_OF_MEMORY
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note
-from runtime.errors import ConfigError, DeviceError, one_line
+from runtime.errors import ConfigError, DeviceError, ModelError, one_line
 from runtime.options import ProviderOptions, Size
 
 ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
@@ -160,7 +160,7 @@ def _open(request: SessionRequest) -> TensorRtSession:
         if not options.engine_cache:
             return built({})
         facts = gpu_facts(device.index)
-        key = engine_key(path, facts, tensorrt_options(device, card, options, profile))
+        key = engine_key(request.model_digest(), facts, tensorrt_options(device, card, options, profile))
         about = {"model": path.name, "device": str(device), **facts, **profile.options()}
         timing = timing_key(facts) if options.timing_cache else ""
         return EngineCache(options.engine_folder).open(key, about, load, request.note, timing=timing)
@@ -187,8 +187,9 @@ def _must_build(request: SessionRequest) -> bool:
 
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))
-        return engine_key(request.path, gpu_facts(device.index), wanted) not in EngineCache(options.engine_folder)
-    except (DeviceError, OSError):
+        key = engine_key(request.model_digest(), gpu_facts(device.index), wanted)
+        return key not in EngineCache(options.engine_folder)
+    except (DeviceError, ModelError, OSError):
         return False
 
 

@@ -20,6 +20,7 @@ from runtime.devices.report import Report
 from runtime.devices.session import Session
 from runtime.errors import DeviceError, ModelError, UnetError, one_line
 from runtime.inference.batcher import GPU_BATCH
+from runtime.model_file.digest import Integrity
 from runtime.model_file.golden import Golden
 from runtime.options import ProviderOptions
 
@@ -54,10 +55,17 @@ class LoadedModel:
     """
 
     def __init__(
-        self, path: Path, card: ModelCard, golden: Golden, device: str, threads: int, options: ProviderOptions
+        self,
+        path: Path,
+        card: ModelCard,
+        golden: Golden,
+        integrity: Integrity,
+        device: str,
+        threads: int,
+        options: ProviderOptions,
     ) -> None:
         self.card = card
-        self._factory = SessionFactory(device, path, card, golden, threads, options)
+        self._factory = SessionFactory(device, path, card, golden, integrity, threads, options)
         self.session: Session
         self.report: Report
         self._open(device)
@@ -130,6 +138,7 @@ class SessionFactory:
     path: Path
     card: ModelCard
     golden: Golden
+    integrity: Integrity
     threads: int
     options: ProviderOptions
 
@@ -138,7 +147,7 @@ class SessionFactory:
         return (
             self.options.background
             and self._refusal_reason(device) is None
-            and must_build(self.path, device, self.card, self.options)
+            and must_build(self.path, device, self.card, self.options, self.integrity.graph)
         )
 
     def open(self, device: Device) -> tuple[Session, float]:
@@ -164,7 +173,14 @@ class SessionFactory:
 
         try:
             session = open_session(
-                self.path, device, self.card, self.options, note=LOG.warning, threads=self.threads, check=check
+                self.path,
+                device,
+                self.card,
+                self.options,
+                note=LOG.warning,
+                threads=self.threads,
+                check=check,
+                graph_digest=self.integrity.graph,
             )
         except UnetError:
             raise
@@ -181,6 +197,7 @@ class SessionFactory:
             provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
+            integrity=self.integrity.told,
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,
             node_placement=session.nodes,

@@ -17,26 +17,26 @@ ATTEMPTS = 5
 
 P = TypeVar("P")
 
-_Key = tuple[Path, str, tuple[int, ...]]
+_Key = tuple[Path, str, bool, tuple[int, ...]]
 
 _caches: "weakref.WeakSet[PredictorCache[object]]" = weakref.WeakSet()
 
 
 class PredictorCache(Generic[P]):
-    """The last few predictors that were asked for, by file and device; a file that was replaced is opened anew.
+    """The last few predictors that were asked for, by file, device and `verify`; a replaced file is opened anew.
 
     Args:
-        open_predictor: opens the file at a path on a device.
+        open_predictor: opens the file at a path on a device; the last argument says if its digest is verified.
     """
 
-    def __init__(self, open_predictor: Callable[[Path, str], P]) -> None:
+    def __init__(self, open_predictor: Callable[[Path, str, bool], P]) -> None:
         self._open_predictor = open_predictor
         self._kept: OrderedDict[_Key, P] = OrderedDict()
         self._opening: dict[_Key, threading.Lock] = {}
         self._lock = threading.Lock()
         _caches.add(self)  # type: ignore[arg-type]
 
-    def get(self, path: Path, device: str) -> P:
+    def get(self, path: Path, device: str, verify: bool = True) -> P:
         """Return the predictor of a file on a device; open it if it is not kept.
 
         Raises:
@@ -45,14 +45,14 @@ class PredictorCache(Generic[P]):
         for _ in range(ATTEMPTS - 1):
             identity = identity_of(path)
             try:
-                return self._get(path, device, identity)
+                return self._get(path, device, verify, identity)
             except ModelError:
                 if identity_of(path) == identity:
                     raise
-        return self._get(path, device, identity_of(path))
+        return self._get(path, device, verify, identity_of(path))
 
-    def _get(self, path: Path, device: str, identity: tuple[int, ...]) -> P:
-        key = (path.absolute(), str(device), identity)
+    def _get(self, path: Path, device: str, verify: bool, identity: tuple[int, ...]) -> P:
+        key = (path.absolute(), str(device), bool(verify), identity)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -63,14 +63,14 @@ class PredictorCache(Generic[P]):
                 if key in self._kept:
                     return self._kept[key]
             try:
-                predictor = self._open_predictor(path, device)
+                predictor = self._open_predictor(path, device, verify)
             except BaseException:
                 with self._lock:
                     self._opening.pop(key, None)
                 raise
             with self._lock:
                 self._opening.pop(key, None)
-                for other in [other for other in self._kept if other[:2] == key[:2]]:
+                for other in [other for other in self._kept if other[:3] == key[:3]]:
                     del self._kept[other]  # of a file that is not there any more
                 self._kept[key] = predictor
                 while len(self._kept) > CACHED_PREDICTORS:

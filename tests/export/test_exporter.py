@@ -51,7 +51,12 @@ def test_the_file_carries_card_proof_and_golden_sample(exported, card):
     assert (predictor.card.architecture, predictor.card.input) == (card.architecture, card.input)
     assert predictor.card.proof.max_abs_error < 2e-6
     assert predictor.report.golden_error < 2e-6
-    assert [entry.key for entry in onnx.load(exported.path).metadata_props] == ["unet.card", "unet.golden"]
+    assert [entry.key for entry in onnx.load(exported.path).metadata_props] == [
+        "unet.card",
+        "unet.golden",
+        "unet.digest",
+    ]
+    assert predictor.report.integrity == "verified" and onnx.load(exported.path).producer_name == "unet-deploy"
 
 
 def test_the_card_is_plain_json_without_paths(exported):

@@ -12,6 +12,7 @@ from families import randomised
 from graphs import ARCHITECTURES, segmenter_of
 from masks import names_in
 from onnx_files import write_onnx
+from sealing import save_sealed
 from torch import nn
 
 from benchmarks.contestants.base import BenchmarkModel
@@ -140,11 +141,11 @@ def test_a_graph_of_another_shape_than_its_card_says_is_refused(file_of, trained
     card = ModelCard.from_json(read_metadata(file_of("raw"))[RAW_KEY])
     other = replace(card, input=replace(card.input, fixed_batch=None))
     model.metadata_props[0].value = other.to_json()
-    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+    save_sealed(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match=r"takes batches of \(2, 64, 96\) \(batch, height, width\), its card says any"):
         check_file(tmp_path / "other.onnx", checkpoint=trained.checkpoint)
     free.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    (tmp_path / "half.onnx").write_bytes(free.SerializeToString())
+    save_sealed(free, tmp_path / "half.onnx")
     with pytest.raises(ModelError, match=r"is not valid ONNX|found inputs and outputs"):
         check_file(tmp_path / "half.onnx", checkpoint=trained.checkpoint)
 

@@ -12,6 +12,7 @@ from export.graph import build_raw_graph
 from export.proof import cases, expected_answers, network_run, proof_rows, proof_shapes, raw_run
 from runtime.card import ModelCard
 from runtime.errors import ModelError
+from runtime.model_file.digest import check_digest
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
 from unet_core.model import Segmenter
@@ -91,8 +92,8 @@ def test_the_file_has_its_card_and_the_runtime_refuses_it_by_name(tmp_path):
     save_checkpoint(tmp_path / "model.pth", network.state_dict(), make_card(network))
     report = export_onnx(tmp_path / "model.pth", raw=True)
     assert report.path == tmp_path / "model.raw.onnx"
-    (entry,) = onnx.load(report.path).metadata_props
-    assert entry.key == "unet.raw"
+    entry, digest = onnx.load(report.path).metadata_props
+    assert (entry.key, digest.key, check_digest(report.path).told) == ("unet.raw", "unet.digest", "verified")
     assert ModelCard.from_json(entry.value) == report.card
     assert report.card.proof.max_abs_error < 2e-6
     with pytest.raises(ModelError) as caught:

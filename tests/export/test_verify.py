@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from networks import make_network
 from onnx import TensorProto, numpy_helper
+from sealing import save_sealed
 
 from export import export_onnx, exporter, verify
 from export.cli import main
@@ -43,8 +44,7 @@ def changed(files, tmp_path):
     def write(change):
         model = onnx.load(files / "fp32.onnx")
         change(model)
-        (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
-        return tmp_path / "changed.onnx"
+        return save_sealed(model, tmp_path / "changed.onnx")
 
     return write
 
@@ -114,7 +114,7 @@ def test_changed_weights_show_also_where_the_precision_loses_much(files, tmp_pat
     values = numpy_helper.to_array(tensor).copy()
     values[0] = 0
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    (tmp_path / "damaged.onnx").write_bytes(model.SerializeToString())
+    save_sealed(model, tmp_path / "damaged.onnx")
     with pytest.raises(ModelError, match="answers the golden sample wrongly"):
         check_file(tmp_path / "damaged.onnx")
 
@@ -197,7 +197,7 @@ def test_a_raw_export_is_compared_with_its_checkpoint(trained, tmp_path):
     assert done.stdout.splitlines()[-1].startswith(f"{path}: equals PyTorch with {trained.checkpoint} within ")
     model = onnx.load(path)
     scale_weight(model, 1.01)
-    path.write_bytes(model.SerializeToString())
+    save_sealed(model, path)
     with pytest.raises(ProofError, match="is off by"):
         check_file(path, checkpoint=trained.checkpoint)
 
@@ -236,7 +236,7 @@ def test_images_that_flip_more_than_the_gate_saw_are_refused(files, trained, tmp
     card.value = replace(found, proof=replace(found.proof, rows=worse, golden_error=1.0)).to_json()
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "final_conv.bias")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(3), tensor.name))
-    (tmp_path / "worse.onnx").write_bytes(model.SerializeToString())
+    save_sealed(model, tmp_path / "worse.onnx")
     with pytest.raises(
         ProofError, match=r"worse\.onnx: flips \S+% of the pixels of an image in --data, expected at most"
     ):
@@ -268,8 +268,34 @@ def test_the_command_prints_the_table_and_one_line(files, trained, tmp_path):
     assert lines[0].split()[:5] == ["batch", "x", "height", "x", "width"]
     assert len(lines) == 1 + 9 + 2 + 1
     assert lines[-1].startswith(f"{files / 'fp32.onnx'}: equals PyTorch with {trained.checkpoint} within ")
-    assert "golden sample off by " in lines[-1] and lines[-1].endswith(" on cpu")
+    assert "golden sample off by " in lines[-1] and lines[-1].endswith(", digest verified, on cpu")
     assert run("--check", files / "fp16.onnx").stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_file_that_does_not_fit_its_digest_is_refused(files, trained, tmp_path, raw):
+    path = tmp_path / "m.onnx"
+    if raw:
+        export_onnx(trained.checkpoint, path, raw=True)
+    else:
+        path.write_bytes((files / "fp32.onnx").read_bytes())
+    model = onnx.load(path)
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"threshold": 0.5', '"threshold": 0.6')
+    onnx.save(model, path)
+    done = run("--check", path, "--checkpoint", trained.checkpoint)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"error: {path}: was damaged or changed since it was exported: its digest does not fit its card; "
+    )
+
+
+def test_a_file_without_digest_is_told(files, tmp_path):
+    model = onnx.load(files / "fp32.onnx")
+    model.producer_name = ""
+    del model.metadata_props[2]
+    onnx.save(model, tmp_path / "m.onnx")
+    done = run("--check", tmp_path / "m.onnx")
+    assert done.stdout.endswith(", digest not verified (the file has none; export it again), on cpu\n")
 
 
 def test_the_command_shows_the_table_of_a_failure(slightly, trained):

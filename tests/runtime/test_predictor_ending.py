@@ -142,12 +142,12 @@ def test_the_card_of_one_file_and_the_graph_of_another_are_told_as_that(write_mo
 def test_predict_opens_a_file_again_that_was_replaced_while_it_was_being_opened(write_model, monkeypatch):
     path, real, opened = write_model("conv"), predictor.Predictor, []
 
-    def open_while_it_is_replaced(*given):
+    def open_while_it_is_replaced(*given, **named):
         opened.append(given)
         if len(opened) < 3:
             os.utime(path, (len(opened), 1))
             raise ModelError(f"{path}: was replaced")
-        return real(*given)
+        return real(*given, **named)
 
     monkeypatch.setattr(predictor, "Predictor", open_while_it_is_replaced)
     assert predictor.predict(IMAGES[0], path, "cpu").size == IMAGES[0].shape[:2]
@@ -156,7 +156,7 @@ def test_predict_opens_a_file_again_that_was_replaced_while_it_was_being_opened(
 
 def test_predict_does_not_try_again_what_cannot_be_opened(write_model, monkeypatch):
     opened = []
-    monkeypatch.setattr(predictor, "Predictor", lambda *given: opened.append(given) or real(*given))
+    monkeypatch.setattr(predictor, "Predictor", lambda *given, **named: opened.append(given) or real(*given, **named))
     real = Predictor
     path = write_model("conv")
     path.write_bytes(b"no model")

@@ -209,12 +209,13 @@ def test_report_reads_well():
         provider=CPU,
         nodes={CPU: 4, CUDA: 2},
         golden_error=1.25e-7,
+        integrity="verified",
         threads=2,
         onnxruntime="1.31.1",
         skipped=(("tensorrt", "no driver"), ("cuda", "no driver")),
     )
     assert str(report).splitlines() == [
-        f"cpu: {CPU}, nodes: 4 on {CPU}, 2 on {CUDA}; golden sample off by 1.2e-07",
+        f"cpu: {CPU}, nodes: 4 on {CPU}, 2 on {CUDA}; golden sample off by 1.2e-07, digest verified",
         "tensorrt and cuda skipped: no driver",
     ]
 

@@ -1,0 +1,135 @@
+"""The digest: hashes of a model's graph with its weights, of its card and of its golden sample, kept in its metadata.
+
+One flipped bit among the weights rarely shows in the golden sample, and a damaged card may still be a valid card.
+`check_digest` finds both before a session is made. It does not say who made a file: whoever changes one on purpose can
+write a new digest.
+
+The graph's hash is over all top-level fields of the ONNX file (message ModelProto) except `metadata_props`, byte by
+byte as they stand there. So entries of the metadata may be added or change places, and `onnx.load` and `onnx.save` keep
+the hash, but programs that rewrite the graph do not.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from runtime.card import CARD_KEY, RAW_KEY
+from runtime.errors import ModelError
+from runtime.model_file.golden import GOLDEN_KEY
+from runtime.model_file.metadata import KEY, METADATA_PROPS, VALUE, read_metadata
+from runtime.model_file.opening import open_wire
+from runtime.model_file.protobuf_reader import BYTES, FIXED32, FIXED64, field
+
+DIGEST_KEY = "unet.digest"
+"""Key of the digest in an ONNX file's metadata."""
+
+ALGORITHM = "blake3"
+"""It costs 4 % of a cold start where sha256 costs 11 %; the table is in docs/design.md."""
+
+PARTS = {"graph": "graph or weights", "card": "card", "golden": "golden sample"}
+"""The hashes of a digest, and the words for what they are of."""
+
+HASHED = {CARD_KEY: "card", RAW_KEY: "card", GOLDEN_KEY: "golden"}
+"""Metadata keys whose texts have a hash."""
+
+PRODUCER, PRODUCER_NAME = "unet-deploy", 2
+"""Value and number of ModelProto's field `producer_name` in files of `unet-export` that have a digest."""
+
+VERIFIED = "verified"
+NOT_ASKED = "not verified (verify=False)"
+NO_DIGEST = "not verified (the file has none; export it again)"
+
+ADVICE = "copy or export it again, or take it as it is by verify=False (--no-verify)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integrity:
+    """The result of a check: the words for users, and the graph's hash, "" if it was not computed."""
+
+    told: str = NOT_ASKED
+    graph: str = ""
+
+
+def check_digest(path: str | os.PathLike[str]) -> Integrity:
+    """Compare a file with the digest that it carries.
+
+    Raises:
+        ModelError: a part of the file has another hash; the digest is damaged, or missing where `unet-export` wrote
+            one; the file cannot be read, or is not a complete ONNX file.
+    """
+    metadata = read_metadata(path)
+    if DIGEST_KEY not in metadata:
+        if producer_name(path) == PRODUCER:
+            raise ModelError(f"{path}: its digest is missing, expected the metadata key {DIGEST_KEY}; {ADVICE}")
+        return Integrity(told=NO_DIGEST)
+    try:
+        stored = json.loads(metadata[DIGEST_KEY])
+        kind = stored.pop("algorithm")
+        if kind != ALGORITHM and re.fullmatch(r"[a-z0-9-]{1,20}", kind):
+            raise ModelError(f"{path}: has a digest of the kind {kind}, expected {ALGORITHM}; upgrade unet-deploy")
+        if kind != ALGORITHM or not all(re.fullmatch(r"[0-9a-f]{64}", hexadecimal) for hexadecimal in stored.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path}: its digest (metadata key {DIGEST_KEY}) is damaged; {ADVICE}") from error
+    found = digest_of(path, metadata)
+    if stored == found:
+        return Integrity(told=VERIFIED, graph=found["graph"])
+    changed = " and ".join(words for part, words in PARTS.items() if stored.get(part) != found.get(part))
+    raise ModelError(
+        f"{path}: was damaged or changed since it was exported: its digest does not fit its {changed or 'parts'}; "
+        f"{ADVICE}"
+    )
+
+
+def seal(path: Path) -> None:
+    """Append the digest of a file, which has none yet, to its metadata.
+
+    Raises:
+        ModelError: the file is not a complete ONNX file.
+        OSError: the file cannot be written.
+    """
+    text = json.dumps({"algorithm": ALGORITHM} | digest_of(path, read_metadata(path)))
+    entry = field(KEY, DIGEST_KEY.encode()) + field(VALUE, text.encode())
+    with open(path, "ab") as file:
+        file.write(field(METADATA_PROPS, entry))
+
+
+def digest_of(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of each part of a file, whose metadata is given, in hexadecimal."""
+    texts = {HASHED[key]: blake3(text.encode()).hexdigest() for key, text in metadata.items() if key in HASHED}
+    return {"graph": graph_digest(path)} | texts
+
+
+def graph_digest(path: str | os.PathLike[str]) -> str:
+    """Return the hash of a file's graph and weights, in hexadecimal.
+
+    Raises:
+        ModelError: the file cannot be read, or is not a complete ONNX file.
+    """
+    hasher, start = blake3(), 0
+    with open_wire(path) as (wire, size):
+        for number, kind, length in wire.fields(size):
+            end = wire.position + {BYTES: length, FIXED64: 8, FIXED32: 4}.get(kind, 0)
+            if (number, kind) != (METADATA_PROPS, BYTES):
+                for piece in wire.pieces(start, end):
+                    hasher.update(piece)
+            start = end
+    return hasher.hexdigest()
+
+
+def producer_name(path: str | os.PathLike[str]) -> str:
+    """Return the name of the program that wrote an ONNX file, "" if there is none.
+
+    Raises:
+        ModelError: the file cannot be read, or is not a complete ONNX file.
+    """
+    with open_wire(path) as (wire, size):
+        for number, kind, length in wire.fields(size):
+            if (number, kind) == (PRODUCER_NAME, BYTES):
+                return wire.text(length)
+    return ""
