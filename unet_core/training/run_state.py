@@ -28,7 +28,7 @@ ROW = ("epoch", "train_loss", "pixel_dice", "lr", "train_seconds", "seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a state has to fit: the run's settings, network and optimizer, and its number of training images."""
+    """The things that a state has to fit: settings, network and optimizer of the run, its number of training images."""
 
     config: TrainConfig
     network: nn.Module

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.errors import one_line
 from unet_core.weight_files.pickle_check import FACTOR, ROOM, PickleWalker, RefusedError
 
 ZIP_HEAD = b"PK\x03\x04"
@@ -58,7 +57,7 @@ def check_archive(path: Path) -> None:
             for record in records:
                 del record.CRC
         elif (bad := archive.testzip()) is not None:
-            raise RefusedError(f"is damaged: {one_line(bad)[:SHOWN]} differs from its checksum; copy it again")
+            raise RefusedError(f"is damaged: {shown(bad)} differs from its checksum; copy it again")
         inner = {name.partition("/")[2]: record.file_size for name, record in zip(names, records, strict=True)}
         for name, record in zip(names, records, strict=True):
             if name.endswith("data.pkl"):
@@ -100,9 +99,14 @@ def refuse_meta(names: Mapping[Any, Any]) -> None:
     for name, value in names.items():
         if isinstance(value, Tensor) and value.is_meta:
             raise RefusedError(
-                f"holds {one_line(str(name))[:SHOWN]!r} as a tensor of the device meta, which has no values; save the "
+                f"holds {shown(str(name))} as a tensor of the device meta, which has no values; save the "
                 "network again after its weights are loaded"
             )
+
+
+def shown(name: str) -> str:
+    """Write a name of a file's choice within a line."""
+    return name if name.isprintable() and len(name) <= SHOWN else ascii(name)[:SHOWN]
 
 
 def bytes_of(value: object) -> int:

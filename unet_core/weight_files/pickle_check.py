@@ -223,9 +223,11 @@ class PickleWalker:
         """Stand in for the result of a call."""
         arguments = self.stack.pop()
         function = self.stack.pop()
-        if type(function) is not Name or not isinstance(arguments, tuple):
+        # What another call returned may be a function, in a file that PyTorch refuses and that is looked into then.
+        unknown = type(function) is Made and not {function.kind} & (CALLS.keys() | PLAIN_NAMES.keys() | DICTS | MADE)
+        if not (type(function) is Name or unknown) or not isinstance(arguments, tuple):
             raise RefusedError("calls something that is no function")
-        self.push(self.result(function, arguments))
+        self.push(self.result(function, arguments) if type(function) is Name else Made(function.kind))
 
     def result(self, function: Name, arguments: tuple[Any, ...]) -> Any:
         """Return what stands for the result of a call.
@@ -368,6 +370,9 @@ def refuse(_: PickleWalker, __: tuple[Any, ...]) -> None:
     """Refuse a call of which nothing comes that can be used here."""
     raise ValueError
 
+
+MADE = {"storage", "set"}
+"""Kinds of what stands for storages and sets."""
 
 DICTS = {"dict", "builtins.dict", "collections.OrderedDict", "collections.Counter"}
 """Kinds of what stands for dictionaries."""

@@ -224,7 +224,7 @@ def test_tensors_without_values_are_named(tmp_path, legacy):
     torch.save({"state_dict": weights}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(
         CheckpointError,
-        match=r"x\.pth: holds 'layer\.weight' as a tensor of the device meta, which has no values; save the network",
+        match=r"x\.pth: holds layer\.weight as a tensor of the device meta, which has no values; save the network",
     ):
         read_content(tmp_path / "x.pth")
 
