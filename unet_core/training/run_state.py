@@ -36,6 +36,19 @@ class Expected:
     images: int
 
 
+def check_data(state: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the data that a state is of.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    require("data" in state, "its content", "no data", "one")
+    data = state["data"]
+    fits = isinstance(data, str) and data.isprintable() and len(data) <= LONGEST
+    require(fits, "data", found_text(data), "a fingerprint")
+    return str(data)
+
+
 def check_run_state(state: Mapping[str, Any], expected: Expected) -> None:
     """Check every entry that a run is restored from: types, shapes, ranges, finite numbers.
 
@@ -137,6 +150,8 @@ def check_optimizer(value: object, expected: Expected) -> None:
     for number, weight in enumerate(weights):
         entry = f"optimizer.state.{number}"
         check_dict(state[number], entry, tuple(needed))
+        names = ", ".join(map(str, state[0]))
+        require(state[number].keys() == state[0].keys(), entry, "other names", f"those of the first weight ({names})")
         for name, one in state[number].items():
             require(name in allowed, entry, found_text(name), f"one of {', '.join(allowed) or 'none'}")
             if not allowed[name]:
@@ -145,6 +160,8 @@ def check_optimizer(value: object, expected: Expected) -> None:
                 one is not None or name in needed
             ):  # older versions of PyTorch keep None before a momentum's first step
                 check_tensor(one, f"{entry}.{name}", weight.detach(), positive="sq" in name)
+    steps = {float(state[number]["step"]) for number in state if "step" in state[number]}
+    require(len(steps) <= 1, "optimizer.state", f"{len(steps)} different numbers of steps", "the same for all weights")
     check_unshared(state)
 
 
@@ -267,13 +284,7 @@ def set_state(value: object, entry: str, device: str | None) -> None:
         require(False, entry, "other bytes", expected)
 
 
-def check_text(value: object, _: Expected) -> None:
-    """Check the fingerprint of the data."""
-    require(isinstance(value, str) and len(value) <= LONGEST, "data", found_text(value), "a fingerprint")
-
-
 CHECKS: Mapping[str, Callable[[object, Expected], None]] = {
-    "data": check_text,
     "network": check_network,
     "average_steps": check_average_steps,
     "optimizer": check_optimizer,

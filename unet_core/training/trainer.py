@@ -38,7 +38,7 @@ from unet_core.training.mixed_precision import MixedPrecision
 from unet_core.training.moving_average import ModelEMA
 from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
 from unet_core.training.run_directory import RunFolder
-from unet_core.training.run_state import Expected, check_run_state
+from unet_core.training.run_state import Expected, check_data, check_run_state
 
 SAVE = 1
 """Message between processes that it is time to save; larger numbers are signals."""
@@ -141,15 +141,17 @@ class Trainer:
         last, extra = self.folder.last, checkpoint.extra
         if checkpoint.card.architecture != self.card.architecture:
             raise CheckpointError(f"{last}: holds another network than its config; start a new run")
-        if isinstance(data := extra.get("data"), str) and data != self.fingerprint:
-            changes = self.folder.changes(self.train.pairs, self.val.pairs)
-            changes = changes or f"found {self.fingerprint}, expected {data}"
-            raise DataError(
-                f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
-            )
-        expected = Expected(config=self.config, network=self.network, optimizer=self.optimizer, images=len(self.train))
         try:
-            check_run_state(extra, expected)
+            if (data := check_data(extra)) != self.fingerprint:
+                changes = self.folder.changes(self.train.pairs, self.val.pairs)
+                changes = changes or f"found {self.fingerprint}, expected {data}"
+                raise DataError(
+                    f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
+                )
+            check_run_state(
+                extra,
+                Expected(config=self.config, network=self.network, optimizer=self.optimizer, images=len(self.train)),
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{last}: is damaged ({error}); {self.folder.instead_of_last}") from error
         self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
