@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.serialization import config as save_options
 
 from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
@@ -121,7 +122,8 @@ def save_checkpoint(path: str | os.PathLike[str], state_dict: StateDict, card: M
     content = {"state_dict": dict(state_dict), "card": card.to_json(), **extra}
     with replacing(path) as temporary:
         try:
-            torch.save(content, temporary)
+            with save_options.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
+                torch.save(content, temporary)
         except RuntimeError as error:  # how torch's zip writer reports a full disk
             raise OSError(None, "PyTorch could not write all of it; the disk may be full") from error
 

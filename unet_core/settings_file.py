@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ConfigError
-from unet_core.config import FIELDS, TrainConfig, check, flag, shown_value
+from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_value
 
 OTHER_NAMES = {"learning_rate": "lr", "precision": "amp", "gpu": "device", "image_size": "height"}
 """Names of settings in other programs that are too different to be found as the nearest."""
+
+Plain = str | int | float | None
+"""Types of the values in settings, and of those in lists of them."""
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,9 +83,19 @@ def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a checkpoint holds, with lists as tuples.
 
     Raises:
-        ConfigError: they are not exactly the settings of this version.
+        ConfigError: they are not exactly the settings of this version, or damaged.
     """
-    strange = sorted(map(str, stored.keys() ^ FIELDS.keys()))
+    strange = sorted(str(name) for name in stored.keys() ^ FIELDS.keys())
     if strange:
-        raise ConfigError(f"its settings are another version's ({', '.join(strange[:3])})")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        raise ConfigError(f"its settings are another version's ({', '.join(name[:SHOWN] for name in strange[:3])})")
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    for name, value in settings.items():
+        if not all(isinstance(part, Plain) for part in (value if isinstance(value, tuple) else [value])):
+            raise ConfigError(f"its setting {name} is damaged (found a {type(value).__name__})")
+    try:
+        TrainConfig(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"its settings are damaged ({error})") from error
+    return settings

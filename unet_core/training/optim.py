@@ -5,10 +5,11 @@ To add an optimizer or a schedule, add its name in `unet_core.config` and its fu
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unet_core.config import OptimizerName, ScheduleName, TrainConfig
 from unet_core.evaluation.best_epoch import History, reductions
@@ -37,13 +38,28 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
     return OPTIMIZERS[config.optimizer](groups, config)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def state_shapes(config: TrainConfig, momentum: float) -> dict[str, bool]:
+    """Return the names of what an optimizer keeps of each weight; True for tensors of the weight's shape."""
+    weight = nn.Parameter(torch.zeros(2, 3))
+    weight.grad = torch.zeros(2, 3)
+    optimizer = OPTIMIZERS[config.optimizer]([{"params": [weight]}], replace(config, momentum=momentum))
+    optimizer.step()
+    values = optimizer.state[weight].items()
+    return {name: isinstance(value, Tensor) and value.shape == weight.shape for name, value in values}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], config: TrainConfig) -> None:
     """Load a saved state but keep the current settings: a resumed run may have another momentum or weight decay."""
     groups = [
-        {**old, **{key: value for key, value in new.items() if key not in ("params", "lr")}}
+        {**new, "params": old["params"], "lr": old["lr"]}
         for old, new in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict({**state, "param_groups": groups})
+    shapes = state_shapes(config, config.momentum)
+    for weight, values in optimizer.state.items():
+        for name, like_weight in shapes.items():
+            if like_weight and values.get(name) is None:  # there was no momentum before
+                values[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
 
 
 def cosine_factor(config: TrainConfig, epochs: float, _: History) -> float:

@@ -21,7 +21,7 @@ from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import explained_errors, settings_without_effect
 from unet_core.training.distributed import Processes, join
-from unet_core.training.run_directory import LAST, locked_folder, refuse_used_folder
+from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.trainer import Trainer
 
 
@@ -89,7 +89,10 @@ def load_run(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
         raise CheckpointError(f"{folder}: no such folder; expected the --out of the run to resume")
     if not os.path.exists(path):  # noqa: PTH110
         raise CheckpointError(f"{path}: this run has no checkpoint yet; start it without --resume")
-    checkpoint = load_checkpoint(path)
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {instead_of_last(folder)}") from error
     stored = checkpoint.extra.get("config")
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path}: does not hold a run to resume; start one without --resume")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -73,6 +74,12 @@ def refuse_used_folder(folder: Path) -> None:
         raise DataError(f"{folder / BEST}: this folder holds a model already; choose another --out, or move it away")
 
 
+def instead_of_last(folder: Path) -> str:
+    """Say what to use in place of the damaged checkpoint of a run."""
+    weights = f" with --init-from {shlex.quote(str(folder / BEST))}" * (folder / BEST).is_file()
+    return f"use a copy of it, or start a new run{weights}"
+
+
 class RunFolder:
     """The files of a run; only the first process writes them."""
 
@@ -102,6 +109,11 @@ class RunFolder:
         if self.best.exists():
             return f"only {BEST} was saved, from which a run cannot resume: start again in another --out"
         return "nothing was saved yet: start again"
+
+    @property
+    def instead_of_last(self) -> str:
+        """Advice on what to use in place of a damaged checkpoint."""
+        return instead_of_last(self.path)
 
     def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
         """Write all settings, and which files are in training and validation, before the first epoch."""

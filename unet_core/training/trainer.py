@@ -38,6 +38,7 @@ from unet_core.training.mixed_precision import MixedPrecision
 from unet_core.training.moving_average import ModelEMA
 from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
 from unet_core.training.run_directory import RunFolder
+from unet_core.training.run_state import Expected, check_data, check_run_state
 
 SAVE = 1
 """Message between processes that it is time to save; larger numbers are signals."""
@@ -131,6 +132,8 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue exactly where a checkpoint of this run was saved.
 
+        All of it is checked before anything is restored.
+
         Raises:
             CheckpointError: the checkpoint holds another network or is damaged.
             DataError: the data have changed since.
@@ -139,24 +142,28 @@ class Trainer:
         if checkpoint.card.architecture != self.card.architecture:
             raise CheckpointError(f"{last}: holds another network than its config; start a new run")
         try:
-            if extra["data"] != self.fingerprint:
+            if (data := check_data(extra)) != self.fingerprint:
                 changes = self.folder.changes(self.train.pairs, self.val.pairs)
-                changes = changes or f"found {self.fingerprint}, expected {extra['data']}"
+                changes = changes or f"found {self.fingerprint}, expected {data}"
                 raise DataError(
                     f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
                 )
-            self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
-            restore_optimizer(self.optimizer, extra["optimizer"])
-            self.precision.restore(extra["precision"])
-            self.history = [dict(row) for row in extra["history"]]
-            self.position, self.seconds = int(extra["position"]), float(extra["seconds"])
-            self.one_sided = extra["one_sided"]
-            self.monitor = LossMonitor.of_process(self.processes.rank, self.processes.count, extra["losses"])
-            torch.set_rng_state(extra["random"]["cpu"])
-            if len(extra["random"]["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(extra["random"]["cuda"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{last}: is damaged ({error}); start a new run") from error
+            check_run_state(
+                extra,
+                Expected(config=self.config, network=self.network, optimizer=self.optimizer, images=len(self.train)),
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{last}: is damaged ({error}); {self.folder.instead_of_last}") from error
+        self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
+        restore_optimizer(self.optimizer, extra["optimizer"], self.config)
+        self.precision.restore(extra["precision"])
+        self.history = [dict(row) for row in extra["history"]]
+        self.position, self.seconds = extra["position"], float(extra["seconds"])
+        self.one_sided = extra["one_sided"]
+        self.monitor = LossMonitor.of_process(self.processes.rank, self.processes.count, extra["losses"])
+        torch.set_rng_state(extra["random"]["cpu"])
+        if len(extra["random"]["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(extra["random"]["cuda"])
 
     @property
     def epoch(self) -> int:
@@ -404,7 +411,7 @@ class Trainer:
             self.folder.last,
             self.segmenter.network.state_dict(),
             self.trained_card(),
-            network=self.network.state_dict() if self.ema is not None else None,
+            network=dict(self.network.state_dict()) if self.ema is not None else None,
             average_steps=self.ema.steps if self.ema is not None else 0,
             optimizer=self.optimizer.state_dict(),
             precision=self.precision.state(),

@@ -52,6 +52,12 @@ BESIDE = re.compile(r"\w*(loss|criterion|metric)\w*\.", re.IGNORECASE)
 DEEPEST = 4
 """Number of entries within one another that are searched."""
 
+MOST_PREFIXES = 16
+"""Maximum number of prefixes before one another that are removed."""
+
+MOST_PARTS = 100
+"""Maximum number of networks in one state dict that are tried, those with the shortest prefixes."""
+
 LISTED = 10
 """Maximum number of names in a message, for each way in which they do not fit."""
 
@@ -89,13 +95,14 @@ class FoundWeights:
     def part(self, prefix: str, names: Sequence[str]) -> "FoundWeights":
         """Return these `names`, which start with a prefix, without it."""
         # PyTorch's AveragedModel has the network as `module`, and its counter beside that.
+        own = set(names)
         of_average = prefix.endswith("module.") and prefix.removesuffix("module.") + N_AVERAGED in self.weights
         return replace(
             self,
             weights={name.removeprefix(prefix): self.weights[name] for name in names},
             prefix=self.prefix + prefix,
             is_averaged=self.is_averaged or of_average or is_averaged(prefix),
-            left=(*self.left, *(self.prefix + name for name in self.weights if name not in set(names))),
+            left=(*self.left, *(self.prefix + name for name in self.weights if name not in own)),
         )
 
 
@@ -153,7 +160,8 @@ def without_prefixes(found: FoundWeights) -> Iterator[FoundWeights]:
     """
     names = [name for name in found.weights if name != N_AVERAGED and not BESIDE.match(name)]
     prefixes = dict.fromkeys(name[: name.find(".") + 1] for name in names if name != MASK_VALUES)
-    if not prefixes or not all(prefix in PREFIXES or is_averaged(prefix) for prefix in prefixes):
+    too_many = found.prefix.count(".") >= MOST_PREFIXES or len(prefixes) > MOST_PARTS
+    if not prefixes or too_many or not all(prefix in PREFIXES or is_averaged(prefix) for prefix in prefixes):
         yield found.part("", names)
         return
     for prefix in prefixes:
@@ -169,7 +177,7 @@ def parts_that_fit(found: FoundWeights, shapes: Mapping[str, tuple[int, ...]]) -
     prefixes = {name.removesuffix(first) for name in found.weights if f".{name}".endswith(f".{first}")}
     names = [name for name in found.weights if name in shapes or name not in (N_AVERAGED, MASK_VALUES)]
     parts = []
-    for prefix in sorted(prefixes):
+    for prefix in sorted(sorted(prefixes, key=len)[:MOST_PARTS]):
         own = (
             name
             for name in names

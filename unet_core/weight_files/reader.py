@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 
 from runtime.errors import CheckpointError
+from unet_core.weight_files.integrity import check_content, check_file
+from unet_core.weight_files.pickle_check import RefusedError
 from unet_core.weight_files.plain_types import PLAIN_TYPES
 from unet_core.weight_files.refusals import kind_of, other_types
 
@@ -19,7 +21,8 @@ SAFETENSORS = ".safetensors"
 def read_content(path: Path) -> dict[str, Any]:
     """Read a file of PyTorch or safetensors without executing anything in it.
 
-    Besides tensors it may hold Python's own types and those of `PLAIN_TYPES`.
+    Besides tensors it may hold Python's own types and those of `PLAIN_TYPES`. The checksums in a zip archive are
+    compared, and a file that would take far more memory or time than its size is refused before it is read.
 
     Raises:
         CheckpointError: the file is missing, empty, damaged or of another kind, or holds more than that; the message
@@ -42,12 +45,15 @@ def read_content(path: Path) -> dict[str, Any]:
     has_header = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size
     safetensors = has_header or path.suffix.lower() == SAFETENSORS
     try:
+        if not safetensors:
+            check_file(path, head)
         content = read_safetensors(path) if safetensors else read_plain(path)
+        check_content(content if isinstance(content, dict) else {}, path.stat().st_size)
     except MemoryError:
         raise
     except Exception as error:  # torch, zipfile and safetensors raise many types on damaged files
         expected = "safetensors file" if safetensors else "PyTorch checkpoint"
-        reason = kind_of(path, head)
+        reason = kind_of(path, head) or (str(error) if isinstance(error, RefusedError) else "")
         if not reason and isinstance(error, pickle.UnpicklingError):
             reason = other_types(path)
         reason = reason or f"is damaged, truncated or not a {expected}; copy or save it again"
