@@ -40,7 +40,7 @@ def main(data: Path, steps: int, only: tuple[str, ...], out: Path | None) -> Non
     text = markdown(found, machine()["versions"])
     click.echo(text)
     if out is not None:
-        write_text(out, f"{text}\n")
+        write_text(out, f"{text}\n", follow=True)
 
 
 def markdown(found: Mapping[str, "MeasuredNetwork"], versions: Mapping[str, str]) -> str:

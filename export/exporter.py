@@ -49,7 +49,7 @@ from runtime.model_file.digest import PRODUCER, seal
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
 from runtime.result import mask_of
-from runtime.support.files import prepare_target, replacing
+from runtime.support.files import prepare_target, remove_leftovers_of, replacing
 from unet_core.checkpoint import Checkpoint, version
 from unet_core.data.pairs import Layout
 from unet_core.model import Segmenter
@@ -274,7 +274,7 @@ def output_path(checkpoint: Path, path: str | os.PathLike[str] | None, options: 
     Raises:
         OutputError: the file cannot be written there, or its name does not end in .onnx.
     """
-    file = prepare_target(default_path(checkpoint, options) if path is None else path)
+    file = prepare_target(default_path(checkpoint, options) if path is None else path, follow=path is not None)
     if file.suffix.lower() != ".onnx":
         raise OutputError(f"{file}: expected a name that ends in .onnx, by which the other commands know it")
     return file
@@ -379,6 +379,7 @@ def _write(model: onnx.ModelProto, card: ModelCard, golden: Golden, file: Path, 
     set_model_props(
         model, {RAW_KEY: card.to_json()} if raw else {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()}
     )
+    remove_leftovers_of([file])
     with replacing(file) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         seal(temporary)

@@ -87,14 +87,14 @@ class Format:
         self.write(result, file)
         return file.getvalue()
 
-    def save(self, result: "Segmentation", path: str | os.PathLike[str]) -> None:
-        """Write the file atomically.
+    def save(self, result: "Segmentation", path: str | os.PathLike[str], *, follow: bool = False) -> None:
+        """Write the file atomically; with `follow`, for a path that a user named, to where a link leads.
 
         Raises:
             OutputError: the file cannot be written, or the format cannot hold this answer.
         """
         self.check(result.output, str(path))
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path, follow=follow) as temporary, open(temporary, "wb") as file:
             self.write(result, file)
 
     def is_finished(self, path: str | os.PathLike[str], classes: int, size: tuple[int, int]) -> bool:

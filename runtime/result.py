@@ -259,7 +259,7 @@ class Segmentation:
             OutputError: no format has this suffix, it cannot hold this answer, or the file cannot be written.
         """
         target = Path(path)
-        format_for(target).save(self, target)
+        format_for(target).save(self, target, follow=True)
         return target
 
     def to_supervision(self) -> Any:

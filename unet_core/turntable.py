@@ -18,7 +18,7 @@ from runtime.commands.console import Command, Size
 from runtime.commands.entry import exit_without
 from runtime.errors import DataError, OutputError
 from runtime.support.cpu_count import available_threads
-from runtime.support.files import make_folder, write_bytes
+from runtime.support.files import make_inner_folder, write_bytes
 from unet_core.studio.dataset_plan import VIEWS, DatasetPlan
 
 CARVANA_SIZE = (1280, 1918)
@@ -63,7 +63,7 @@ def make_dataset(
     refuse_other_dataset(folder, plan)
     for split in ("train", "val"):
         for kind in ("images", "masks"):
-            make_folder(folder / f"{split}_{kind}")
+            make_inner_folder(folder, f"{split}_{kind}")
     with (
         Display().bar("drawing", cars * VIEWS) as advance,
         drawn_cars(plan, workers or available_threads()) as drawn,

@@ -16,7 +16,7 @@ from runtime.errors import OutputError
 from runtime.image import SUFFIXES
 from runtime.output_formats import Format, TableFormat
 from runtime.result import Segmentation
-from runtime.support.files import make_folder, replacing
+from runtime.support.files import make_folder, refuse_inner_links, remove_leftovers_of, replacing
 
 MAX_CELL = 2**31 - 1
 """Maximum number of characters of a table's cell; all run lengths of an image are one cell."""
@@ -43,7 +43,7 @@ def file_jobs(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
         raise OutputError(f"{out}: is a file, expected a folder; choose another one with -o")
     jobs: list[Job] = []
     taken: dict[str, Found] = {}
-    real_path = cache(os.path.realpath)
+    real_path, refuse_links = cache(os.path.realpath), cache(refuse_inner_links)
     for item in found:
         name = item.name.with_suffix(suffix)
         job = Job(item.path, out / name, name.as_posix())
@@ -52,6 +52,7 @@ def file_jobs(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
                 f"{job.target.parent}: holds {item.path.name} itself and perhaps other images; "
                 "choose another folder with -o"
             )
+        refuse_links(out, item.name.parent)
         if job.target.is_dir():
             raise OutputError(f"{job.target}: is a folder, expected a file or nothing; move it or choose another -o")
         if is_new(item, job.name, taken, job.target):
@@ -196,8 +197,9 @@ def open_sink(form: Format | TableFormat, out: Path, keep: bool, tally: Tally) -
     if isinstance(form, Format):
         yield FileSink(form, out, tally)
         return
+    remove_leftovers_of([Path(os.path.realpath(out))])
     interrupt = None
-    with replacing(out) as temporary, open(temporary, "wb", buffering=0) as file:
+    with replacing(out, follow=True) as temporary, open(temporary, "wb", buffering=0) as file:
         table = TableSink(form, file)
         if keep and out.exists():
             table.keep(read_rows(form, out))

@@ -22,6 +22,7 @@ from runtime.model_file.reader import read_model
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
+from runtime.support.files import remove_leftovers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,8 @@ def predict_files(
     predictor, finished = arguments.open()
     tally = Tally()
     by_source = {job.source: job for job in left}
+    if isinstance(form, Format):
+        remove_leftovers_of(job.target for job in left)
     try:
         with open_sink(form, out, skip_existing, tally) as sink:
             answers = predictor.stream(

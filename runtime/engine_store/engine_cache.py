@@ -11,7 +11,7 @@ a folder of its own, named after a hash over everything that makes it what it is
 
 An engine is published by renaming its folder, so others see all of it or nothing. What is damaged, or what TensorRT
 does not take, is built anew once; other errors, of full memory say, are not the engine's fault and pass through.
-`runtime.engine_store.permissions` says whose folders and files are trusted.
+`runtime.support.permissions` says whose folders and files are trusted.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.engine_store.lock import locked
-from runtime.engine_store.permissions import check_own, check_parent, explained
+from runtime.engine_store.permissions import ENGINES, explained
 from runtime.errors import OutputError
 from runtime.support.files import write_text
 
@@ -104,13 +104,13 @@ class EngineCache:
             return self._build(key, about, load, note, timing)
 
     def _load(self, entry: Path, load: Load[T]) -> T:
-        check_own(entry, private=True)
+        ENGINES.check_own(entry, folder=True)
         files = _read_manifest(entry)["files"]
         found = {path.name for path in entry.iterdir()} - {MANIFEST}
         if found != files.keys():
             raise DamagedError(f"has other files than its manifest says ({', '.join(sorted(found ^ files.keys()))})")
         for name, expected in files.items():
-            check_own(entry / name)
+            ENGINES.check_own(entry / name)
             if _digest(entry / name) != expected:
                 raise DamagedError(f"{name} does not have its hash")
         loaded = load(entry, False)
@@ -155,9 +155,9 @@ class EngineCache:
         kept = self.folder / f"timing-{timing}"
         if not timing or not os.path.lexists(kept):
             return
-        check_own(kept, private=True)
+        ENGINES.check_own(kept, folder=True)
         for path in kept.glob(f"*{TIMING}"):
-            check_own(path)
+            ENGINES.check_own(path)
             shutil.copyfile(path, folder / path.name)
 
     def _keep_timing(self, folder: Path, timing: str) -> None:
@@ -237,15 +237,15 @@ class EngineCache:
         with explained(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            check_own(self.folder, private=True)
+            ENGINES.check_own(self.folder, folder=True)
             for parent in self.folder.parents:
-                check_parent(parent)
+                ENGINES.check_parent(parent)
 
 
 def _read_manifest(entry: Path) -> dict[str, Any]:
     path = entry / MANIFEST
     try:
-        check_own(path)
+        ENGINES.check_own(path)
         if path.stat().st_size > MAX_MANIFEST:
             raise DamagedError("its manifest is too large")
         data = json.loads(path.read_bytes())

@@ -1,18 +1,13 @@
 """The lock of an engine: held by the process that builds or loads it, given back even if that process is killed."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runtime.engine_store.permissions import explained
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from runtime.engine_store.permissions import ENGINES, explained
+from runtime.support.locks import try_lock
 
 POLL_SECONDS = 0.1
 
@@ -39,8 +34,13 @@ def locked(path: Path, note: Callable[[str], None] | None) -> Iterator[None]:
 
 
 def held(path: Path) -> int | None:
-    """Return a descriptor that holds the file's lock, or None if another one holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    """Return a descriptor that holds the file's lock, or None if another one holds it.
+
+    Raises:
+        DeviceError: it is a link, a pipe or a device, or not ours alone.
+        OSError: it cannot be opened or locked.
+    """
+    descriptor = ENGINES.open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         if try_lock(descriptor) and _is_still(descriptor, path):
             return descriptor
@@ -49,18 +49,6 @@ def held(path: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
-
-
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file; return False if another process or thread holds it."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # Windows has the latter
-        return False
-    return True
 
 
 def _is_still(descriptor: int, path: Path) -> bool:

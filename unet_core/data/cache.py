@@ -8,11 +8,18 @@ moment loses seconds of work. A record whose checksum is wrong is decoded anew.
 
 A run never fails because of its cache. If the folder cannot be made, locked or written, a note names `--cache-dir`,
 valid records are kept, and the other pairs are decoded in every epoch.
+
+Records are trained on, so they have to be ours or root's, and nobody else may write them (`RECORDS`). Where others'
+are in place of ours, a note says so, and ours are made beside them: the folder's name then ends in our user number.
+Where others might swap the folders, nothing is read or kept. So several users may share a `--cache-dir`, each with
+records of their own; records that root made and opened to all are everybody's.
 """
 
 import hashlib
 import json
 import os
+import re
+import stat
 import time
 import zlib
 from collections import deque
@@ -32,7 +39,8 @@ from platformdirs import user_cache_path
 
 from runtime.errors import ImageError, OutputError
 from runtime.support.cpu_count import available_threads
-from runtime.support.files import make_folder
+from runtime.support.files import make_folder, reason_of
+from runtime.support.locks import require_regular
 from unet_core.data.faults import refuse
 from unet_core.data.labels import IGNORED, Labels, present_labels
 from unet_core.data.pairs import Pair
@@ -41,9 +49,12 @@ from unet_core.data.records import (
     INDEX,
     NOT_STORED,
     PENDING,
+    RECORDS,
+    DataFile,
     Record,
     Records,
     SampleDecoder,
+    are_possible,
     end_of,
     index_bytes,
     lengths,
@@ -57,6 +68,9 @@ VERSION = 2
 
 PREFIX, LOCK = "records-", "lock"
 HASH_DIGITS = 32
+FOLDER = re.compile(f"{PREFIX}[0-9a-f]{{{HASH_DIGITS}}}(-[0-9]+)?")
+"""Names of folders of records: a hash, and the number of the user where another one's are under the hash alone."""
+
 SAVE_SECONDS = 3.0
 AHEAD = 4
 """Number of pairs per core that are decoded ahead of the one that is written."""
@@ -79,7 +93,10 @@ class Cache:
     limit: int
 
     def of(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> Path:
-        """The folder for the records that a decoder makes of pairs; raises OSError if a file has vanished."""
+        """The folder for the records that a decoder makes of pairs; raises OSError if a file has vanished.
+
+        It is another one if what is there is not to be trusted.
+        """
         files = []
         for path in (path for pair in pairs for path in pair.files):
             status = path.stat()
@@ -91,7 +108,19 @@ class Cache:
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
         content = json.dumps([versions, decoding, files], sort_keys=True)
-        return self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
+        folder = self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
+        return folder.with_name(f"{folder.name}-{os.getuid()}") if distrust(folder) else folder
+
+    def check(self) -> None:
+        """Refuse a folder in which somebody else may put other folders in place of ours.
+
+        Raises:
+            OutputError: such a folder; the message is a note's.
+        """
+        real = Path(os.path.realpath(self.folder))
+        for folder in (real, *real.parents):
+            with suppress(OSError):  # it is not there yet, or making it will fail
+                RECORDS.check_parent(folder)
 
     def folders_of(self, sets: Sequence[Records]) -> Folders:
         """The folders of those sets that can be kept.
@@ -106,7 +135,7 @@ class Cache:
         return folders
 
     def make_room(self, keep: Collection[Path], more: int = 0) -> int:
-        """Remove the least recently used folders, none of `keep`, until `more` bytes are free.
+        """Remove the least recently used folders of ours, none of `keep`, until `more` bytes are free.
 
         Returns:
             The number of free bytes, which is less than `more` if nothing else can be removed.
@@ -114,10 +143,11 @@ class Cache:
 
         def last_use(folder: Path) -> float:
             with suppress(OSError):
-                return (folder / INDEX).stat().st_mtime
+                return (folder / INDEX).lstat().st_mtime
             return 0.0
 
-        sizes = {path: folder_size(path) for path in self.folder.glob(PREFIX + "[0-9a-f]" * HASH_DIGITS)}
+        found = (path for path in self.folder.glob(f"{PREFIX}*") if FOLDER.fullmatch(path.name))
+        sizes = {path: folder_size(path) for path in found if is_own_folder(path)}
         for path in sorted(sizes.keys() - set(keep), key=last_use):
             if sum(sizes.values()) + more <= self.limit:
                 break
@@ -132,12 +162,12 @@ class Cache:
         """
         folder = folders[records]
         rows = read_index(folder, len(records))
-        if rows is None:
+        if rows is None or not are_possible(rows, records.decoder):
             return False
         try:
-            if (folder / DATA).stat().st_size < end_of(rows, records.channels):
+            if DataFile(folder / DATA).size < end_of(rows, records.channels):
                 return False
-        except OSError:
+        except (OSError, OutputError):
             return False
         with suppress(OSError):  # a cache that several users share may be read-only
             os.utime(folder / INDEX)
@@ -151,6 +181,8 @@ class Cache:
     def unusable(self, error: Exception) -> str:
         """The part of a note that says why the folder cannot be used, and what to do."""
         cause = error.__cause__ if isinstance(error, OutputError) else error
+        if cause is None:  # it says all of that
+            return f"{error}, or --cache-gb 0"
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
         return f"--cache-dir {self.folder}: cannot be used ({reason.lower()}); choose another one, or --cache-gb 0"
 
@@ -172,14 +204,45 @@ def folder_size(folder: Path) -> int:
     with suppress(OSError):
         for path in folder.iterdir():
             with suppress(OSError):
-                total += path.stat().st_size
+                total += path.lstat().st_size
     return total
+
+
+def distrust(folder: Path) -> str:
+    """Return why the records in a folder are not to be trusted; "" if they are, or if the folder is not there."""
+    try:
+        RECORDS.check_own(folder, folder=True)
+        for name in (INDEX, DATA):
+            with suppress(FileNotFoundError):
+                RECORDS.check_own(folder / name)
+    except OutputError as error:
+        return str(error)
+    except PermissionError as error:
+        return f"{folder}: cannot be read ({reason_of(error)})"
+    except OSError:  # making the folder will tell
+        return ""
+    return ""
+
+
+def others_records(folder: Path) -> str:
+    """Return why the records are not in the folder that is named after the hash alone; "" if they are."""
+    name = folder.name[: len(PREFIX) + HASH_DIGITS]
+    return distrust(folder.with_name(name)) if name != folder.name else ""
+
+
+def is_own_folder(path: Path) -> bool:
+    """Return True if a path is a folder that belongs to us."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def remove_records(folder: Path) -> bool:
     """Remove the records in a folder, and no other files; returns False if a process is writing them."""
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(require_regular(folder / LOCK), timeout=0):
             for path in (folder / DATA, folder / INDEX, *unfinished_indices(folder)):
                 path.unlink(missing_ok=True)
             with suppress(OSError):  # Windows does not remove a lock that is held; an empty folder does no harm
@@ -187,7 +250,7 @@ def remove_records(folder: Path) -> bool:
                 folder.rmdir()
     except FileNotFoundError:  # another process was faster
         return True
-    except (Timeout, OSError, NotImplementedError):  # the last: a file system without locks
+    except (Timeout, OSError, OutputError, NotImplementedError):  # the last: a file system without locks
         return False
     return True
 
@@ -199,11 +262,23 @@ def unfinished_indices(folder: Path) -> Iterator[Path]:
 
 def pending(sets: Sequence[Records], cache: Cache | None) -> int:
     """Take what earlier runs have stored, and return the number of pairs that `check_and_cache` will decode."""
+    cache = checked(cache, lambda _: None)
     if cache is not None:
         folders = cache.folders_of(sets)
         for records in folders:
             cache.take(records, folders)
     return sum(int(np.count_nonzero(records.rows["offset"] == PENDING)) for records in sets)
+
+
+def checked(cache: Cache | None, note: Note) -> Cache | None:
+    """Return the cache, or None with a note if somebody else may put other records in place of ours."""
+    try:
+        if cache is not None:
+            cache.check()
+    except OutputError as error:
+        note(f"decoded images are not kept: {error}")
+        return None
+    return cache
 
 
 def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advance, note: Note) -> None:
@@ -214,6 +289,7 @@ def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advan
             values; the message lists the pairs of all sets.
     """
     note = lru_cache(maxsize=None)(note)  # a reason that concerns several sets is told once
+    cache = checked(cache, note)
     folders = cache.folders_of(sets) if cache is not None else {}
     if cache is not None:
         with suppress(OSError):  # told when the folder is opened
@@ -284,6 +360,8 @@ def open_writer(
         except FileNotFoundError:  # another process just removed the folder to make room
             lock = lock_folder(folders[records], note)
         stack.callback(lock.release)
+        if why := others_records(folders[records]):
+            note(f"{why}; decoding anew, into {folders[records].name}")
         if not cache.take(records, folders):
             records.use(unknown_rows(len(records)), None)
         return stack.enter_context(RecordWriter(records, cache, folders, note))
@@ -293,8 +371,11 @@ def open_writer(
 
 
 def lock_folder(folder: Path, note: Note) -> BaseFileLock:
-    """Make a folder and lock it against other writers, waiting for them."""
-    lock = FileLock(make_folder(folder) / LOCK)
+    """Make a folder that is ours alone, and lock it against other writers, waiting for them."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if why := distrust(folder):
+        raise OutputError(why)
+    lock = FileLock(require_regular(folder / LOCK))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -314,7 +395,8 @@ class RecordWriter:
         for path in unfinished_indices(self.folder):
             path.unlink(missing_ok=True)
         # Unbuffered, so that nothing is left to be written after an error.
-        self.file = open(self.folder / DATA, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
+        descriptor = RECORDS.open_own(self.folder / DATA, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.file = open(descriptor, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
         self.end = end_of(records.rows, records.channels)
         self.file.truncate(self.end)  # drops records that were written after the last index
         self.unsaved: list[tuple[int, int, int]] = []  # index, offset and checksum of records that no index has yet

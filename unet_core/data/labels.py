@@ -48,6 +48,11 @@ class LabelSpec:
             return 0
         return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
 
+    def has_all(self, labels: Labels) -> bool:
+        """Return True if every label is that of a class, or `IGNORED`."""
+        count = max(2, len(self.classes))
+        return bool(labels.max(initial=0) < count or not ((labels >= count) & (labels != IGNORED)).any())
+
 
 def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode a mask file to its stored values, uint8 [height, width].

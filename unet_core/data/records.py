@@ -1,9 +1,13 @@
 """Decoded pairs: a picture and its labels by index, from the cache's file or else from image and mask.
 
 `records.bin` holds pictures and labels one after the other; `index.npy` has the position and the checksum of each.
+Both files have to be ours or root's. So a checksum has to find accidents only, for which CRC-32 is enough: whoever may
+write the files could write any digest beside them.
 """
 
 import io
+import os
+import sys
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,15 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import InputSpec
-from runtime.errors import ImageError
+from runtime.errors import ImageError, OutputError
 from runtime.image import fit, image_size, load_image
-from runtime.support.files import write_bytes
+from runtime.support.files import replacing
+from runtime.support.permissions import Trust
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
 from unet_core.data.pairs import Pair
 
 INDEX, DATA = "index.npy", "records.bin"
 HEADER_BYTES, CHECKSUM_BYTES = 512, 4
 """Maximum size of the index's header, and size of its checksum, in bytes."""
+
+RECORDS = Trust(
+    error=OutputError,
+    owner="the cache of decoded images",
+    files="records",
+    why="are trained on",
+    elsewhere="choose another --cache-dir",
+    roots=True,
+    readable=True,
+)
+"""Whose records are trained on."""
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
@@ -92,7 +108,7 @@ class Records:
     def use(self, rows: NDArray[Any], folder: Path | None) -> None:
         """Read from now on the records that `rows` names in a folder of the cache."""
         self.rows, self.folder = rows, folder
-        self._data: NDArray[np.uint8] | None = None
+        self._data: DataFile | None = None
         self._checked = np.zeros(len(rows), np.bool_)
 
     def __len__(self) -> int:
@@ -110,28 +126,31 @@ class Records:
         assert self._data is not None
         height, width, *truth = (int(row[side]) for side in SIDES)
         size = height * width * self.channels
-        content = self._data[row["offset"] : row["offset"] + size + truth[0] * truth[1]]
-        if not self._checked[index]:  # once per process: a large image takes some milliseconds
-            if zlib.crc32(content.data) != row["checksum"]:
-                # Decode this one from now on, and let the next run make all of them anew.
-                self.rows["offset"][index] = NOT_STORED
-                assert self.folder is not None
-                with suppress(OSError):
-                    (self.folder / INDEX).unlink()
-                return None
-            self._checked[index] = True
-        return content[:size].reshape(height, width, -1).copy(), content[size:].reshape(truth).copy()
+        content = self._data.read(int(row["offset"]), size + truth[0] * truth[1])
+        if content is not None:
+            image, labels = content[:size].reshape(height, width, -1), content[size:].reshape(truth)
+            if self._checked[index]:  # once per process: a large image takes some milliseconds
+                return image, labels
+            if zlib.crc32(content.data) == row["checksum"] and self.decoder.labels.has_all(labels):
+                self._checked[index] = True
+                return image, labels
+        # Decode this one from now on, and let the next run make all of them anew.
+        self.rows["offset"][index] = NOT_STORED
+        assert self.folder is not None
+        with suppress(OSError):
+            (self.folder / INDEX).unlink()
+        return None
 
     def open(self) -> bool:
-        """Map the file, and return True if it is mapped; it stays readable even if another run removes it."""
+        """Open the file, and return True if it is open; it stays readable even if another run removes it."""
         if self._data is None and self.folder is not None:
-            with suppress(OSError, ValueError):
-                self._data = np.memmap(self.folder / DATA, np.uint8, mode="r").view(np.ndarray)
+            with suppress(OSError, OutputError):
+                self._data = DataFile(self.folder / DATA)
                 self._checked[:] = False  # it may be another file by now
         return self._data is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_data": None}  # another process maps the file itself
+        return self.__dict__ | {"_data": None}  # another process opens the file itself
 
     @property
     def channels(self) -> int:
@@ -147,6 +166,47 @@ class Records:
     def has_foreground(self) -> bool:
         """True if any mask has foreground."""
         return bool(self.rows["some"].any())
+
+
+class DataFile:
+    """The file of records, read at any offset; a file that is cut meanwhile gives None, where a map of it would crash.
+
+    Raises:
+        OutputError: it is not ours.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = RECORDS.open_own(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> NDArray[np.uint8] | None:
+        """Read so many bytes, uint8 [size]; None if the file has fewer, or cannot be read."""
+        content = np.empty(size, np.uint8)
+        left = content.data
+        try:
+            while left:
+                if sys.platform == "win32":  # where no process inherits the descriptor, and its position with it
+                    os.lseek(self._descriptor, offset, os.SEEK_SET)
+                    part = os.read(self._descriptor, len(left))
+                    left[: len(part)] = part
+                    count = len(part)
+                else:
+                    count = os.preadv(self._descriptor, [left], offset)
+                if not count:
+                    return None
+                left, offset = left[count:], offset + count
+        except OSError:
+            return None
+        return content
 
 
 def unknown_rows(count: int) -> NDArray[Any]:
@@ -169,16 +229,27 @@ def end_of(rows: NDArray[Any], channels: int) -> int:
 
 
 def read_index(folder: Path, count: int) -> NDArray[Any] | None:
-    """Read the index of `count` pairs in a folder; None if it is missing, damaged or of another list."""
+    """Read the index of `count` pairs in a folder; None if it is missing, damaged, not ours or of another list."""
     try:
-        content = (folder / INDEX).read_bytes()
+        with open(RECORDS.open_own(folder / INDEX), "rb") as file:
+            content = file.read()
         rows, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
         if zlib.crc32(rows).to_bytes(CHECKSUM_BYTES, "little") != checksum:
             return None
         found = np.load(io.BytesIO(rows), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, OutputError, ValueError, EOFError):
         return None
     return found if found.dtype == ROW and found.shape == (count,) else None
+
+
+def are_possible(rows: NDArray[Any], decoder: SampleDecoder) -> bool:
+    """Return True if a decoder can have made such records: no sizes but those that it gives."""
+    stored = rows[rows["offset"] >= 0]
+    sides = np.stack([stored[side] for side in SIDES], axis=-1)
+    image, truth = sides[:, :2], sides[:, 2:]
+    fixed = decoder.input.fit == "native" or bool((image == decoder.input.size).all())
+    same = decoder.truth_at_original or bool((image == truth).all())
+    return bool((rows["offset"] >= PENDING).all() and (sides > 0).all()) and fixed and same
 
 
 def index_bytes(rows: NDArray[Any]) -> int:
@@ -191,4 +262,6 @@ def write_index(folder: Path, rows: NDArray[Any]) -> None:
     file = io.BytesIO()
     np.save(file, rows, allow_pickle=False)
     content = file.getvalue()
-    write_bytes(folder / INDEX, content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_bytes(content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))
+        temporary.chmod(0o600)

@@ -39,7 +39,7 @@ def open_submission(path: str | os.PathLike[str], pairs: Sequence[Pair]) -> Iter
         raise OutputError(f"--submission {path}: no such folder {folder}; make it or choose another")
     # File names that are not valid UTF-8 are written byte for byte.
     with (
-        replacing(path) as temporary,
+        replacing(path, follow=True) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield Submission(file, pairs)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +15,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from runtime.errors import DataError
-from runtime.support.files import make_folder, new_folder, write_bytes, write_text
+from runtime.errors import DataError, OutputError
+from runtime.support.files import (
+    make_inner_folder,
+    new_folder,
+    reason_of,
+    remove_leftovers,
+    remove_leftovers_of,
+    write_bytes,
+    write_text,
+)
+from runtime.support.locks import require_regular
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -29,6 +39,9 @@ LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 FILES = "files.csv"
 LOCK = ".lock"
+PICTURES, EVENTS = "saved_images", "tensorboard"
+WRITTEN = (LAST, BEST, FILES, "config.json", "metrics.csv", "curves.png")
+"""All files that a run writes atomically, but its pictures."""
 
 NAME_ERRORS = "surrogateescape"
 """Error handler that writes file names of invalid text byte for byte."""
@@ -44,12 +57,16 @@ def locked_folder(folder: Path, processes: Processes) -> Iterator[None]:
         yield
         return
     with new_folder(folder):
-        lock = FileLock(folder / LOCK)
         try:
+            lock = FileLock(require_regular(folder / LOCK))
             lock.acquire(timeout=0)
         except Timeout as error:
             raise DataError(f"{folder}: another trainer is running in this folder; choose another --out") from error
+        except (OSError, NotImplementedError) as error:  # the last: a file system without locks
+            reason = reason_of(error) if isinstance(error, OSError) else "the file system has no locks"
+            raise OutputError(f"{folder / LOCK}: cannot be locked ({reason}); choose another --out") from error
         try:
+            remove_leftovers_of(folder / name for name in WRITTEN)
             yield
         except BaseException:
             if not any(path.name != LOCK for path in folder.iterdir()):
@@ -99,7 +116,7 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path | None:
         """The folder of TensorBoard's files; None if they are switched off."""
-        return self.path / "tensorboard" if self.config.tensorboard else None
+        return self.path / EVENTS if self.config.tensorboard else None
 
     @property
     def what_is_kept(self) -> str:
@@ -117,7 +134,10 @@ class RunFolder:
 
     def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
         """Write all settings, and which files are in training and validation, before the first epoch."""
-        make_folder(self.path / "saved_images")
+        pictures = make_inner_folder(self.path, PICTURES)
+        remove_leftovers(pictures, lambda stem, _: re.match(r"\d\d_", stem) is not None)
+        if self.tensorboard is not None:
+            make_inner_folder(self.path, EVENTS)
         write_text(self.path / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -154,7 +174,7 @@ class RunFolder:
 
     def draw(self, worst: Worst, records: Records, epoch: int) -> list[NDArray[np.uint8]]:
         """Replace the pictures of the worst validation images, and return them, uint8 [height, width, 3]."""
-        folder = self.path / "saved_images"
+        folder = make_inner_folder(self.path, PICTURES)
         for old in folder.glob("[0-9][0-9]_*.png"):
             old.unlink()
         pictures = []

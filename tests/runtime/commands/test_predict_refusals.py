@@ -56,6 +56,43 @@ def test_mask_is_never_written_over_its_image(run_predict, pictures, out):
     assert (pictures / "a.png").read_bytes() == before
 
 
+def test_links_in_the_output_folder_are_not_followed(run_predict, pictures, out, tmp_path):
+    """The folder itself may be a link, since the user named it; a table may be one, too."""
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    there.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "mine.png").write_bytes(b"mine")
+    out.symlink_to(there)
+    (there / "a.png").symlink_to(elsewhere / "mine.png")
+    (there / "b.png").symlink_to(elsewhere / "new.png")
+    assert run_predict(pictures).exit_code == 0
+    assert names_in(there) == ["a.png", "b.png", "c.png"]
+    assert not any(path.is_symlink() for path in there.iterdir())
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == {"mine.png": b"mine"}
+    (pictures / "sub").mkdir()
+    (pictures / "a.png").rename(pictures / "sub" / "a.png")
+    (there / "sub").symlink_to(elsewhere)
+    result = run_predict(pictures)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {out / 'sub'}: is a link, expected a folder or nothing, since links in {out} are not followed; remove "
+        "it\n"
+    )
+    assert names_in(elsewhere) == ["mine.png"]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_one(run_predict, pictures, out):
+    out.mkdir()
+    for name in (".a.0123abcd.png", ".c.0123abcd.png", ".z.0123abcd.png"):
+        (out / name).write_bytes(b"half")
+    assert run_predict(pictures).exit_code == 0
+    assert names_in(out) == [".z.0123abcd.png", "a.png", "b.png", "c.png"]
+    table = out.parent / "all.csv"
+    (out.parent / ".all.0123abcd.csv").write_bytes(b"half")
+    assert run_predict(pictures, "--format", "rle-csv", to=table).exit_code == 0
+    assert sorted(out.parent.glob("*all*")) == [table]
+
+
 def test_missing_model_is_one_line_and_makes_no_folder(run_predict, pictures, out, tmp_path):
     result = run_predict(pictures, model=tmp_path / "gone.onnx")
     assert result.exit_code == 2
@@ -105,10 +142,10 @@ def test_folder_in_the_place_of_a_mask_is_refused_before_the_work(run_predict, p
 
 
 def test_full_disk_stops_with_how_many_were_written(run_predict, pictures, out, monkeypatch):
-    def full(path):
+    def full(path, follow):
         if path.name == "b.png":
             raise OutputError(f"{path}: cannot be written (no space left on device); free some space")
-        return replacing(path)
+        return replacing(path, follow=follow)
 
     monkeypatch.setattr(output_formats, "replacing", full)
     result = run_predict(pictures, "--batch-size", 1)

@@ -8,7 +8,16 @@ import sys
 import pytest
 
 from runtime.errors import ImageError, OutputError
-from runtime.support.files import make_folder, prepare_target, replacing, write_bytes, write_text
+from runtime.support.files import (
+    make_folder,
+    make_inner_folder,
+    new_temporary,
+    prepare_target,
+    remove_leftovers_of,
+    replacing,
+    write_bytes,
+    write_text,
+)
 
 
 def names(folder):
@@ -94,7 +103,7 @@ def test_making_a_folder_twice_is_fine(tmp_path):
 
 
 def test_block_that_writes_nothing_is_an_output_error(tmp_path):
-    message = r"a\.txt: cannot be written \(no such file or directory\)"
+    message = r"a\.txt: cannot be written \(nothing was written\)"
     with pytest.raises(OutputError, match=message), replacing(tmp_path / "a.txt"):
         pass
     assert names(tmp_path) == []
@@ -143,9 +152,21 @@ except OutputError as error:
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_link_stays_one_and_its_file_is_written(tmp_path):
-    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "file.txt")
+@pytest.mark.parametrize("there", ["file.txt", "missing.txt", "."])
+def test_a_link_that_nobody_named_is_replaced(tmp_path, there):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / there)
     write_text(tmp_path / "link.txt", "new")
+    assert not (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "link.txt").read_text() == "new"
+    assert names(tmp_path / "there") == ["file.txt"]
+    assert (tmp_path / "there" / "file.txt").read_text() == "old"
+
+
+def test_a_link_that_the_user_named_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "file.txt")
+    write_text(tmp_path / "link.txt", "new", follow=True)
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "there" / "file.txt").read_text() == "new"
 
@@ -160,3 +181,101 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, m
 def test_what_is_no_name_of_a_file_is_an_output_error(tmp_path, name, reason):
     with pytest.raises(OutputError, match=rf"is not a file name \({reason}\); choose another one$"):
         write_bytes(tmp_path / name, b"x")
+
+
+def test_a_folder_in_one_that_the_user_named_is_no_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "named").symlink_to(tmp_path / "elsewhere")
+    assert make_inner_folder(tmp_path / "named", "inner").is_dir()
+    (tmp_path / "named" / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("link", "link/below"):
+        with pytest.raises(OutputError) as caught:
+            make_inner_folder(tmp_path / "named", name)
+        link, outer = tmp_path / "named" / "link", tmp_path / "named"
+        assert str(caught.value) == (
+            f"{link}: is a link, expected a folder or nothing, since links in {outer} are not followed; remove it"
+        )
+    assert names(tmp_path / "elsewhere") == ["inner", "link"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    target, killed = tmp_path / "model.pth.tar", tmp_path / ".model.pth.0123abcd.tar"
+    killed.write_bytes(b"half")
+    spared = [".model.pth.0123abcd.pth", ".other.pth.0123abcd.tar", ".model.pth.0123ABCD.tar", ".model.pth.tar"]
+    for name in (*spared, "elsewhere"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".model.pth.11111111.tar").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / ".model.pth.22222222.tar").mkdir()
+    os.mkfifo(tmp_path / ".model.pth.33333333.tar")
+    before = set(names(tmp_path)) - {killed.name}
+    with replacing(target) as living:
+        remove_leftovers_of([target, tmp_path / "missing" / "a.txt"])
+        assert set(names(tmp_path)) == before | {living.name}
+        living.write_bytes(b"new")
+    assert set(names(tmp_path)) == before | {target.name}
+
+
+LIVING = """
+import sys, time
+from runtime.support.files import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_another_process_writes_in_peace_until_it_is_killed(tmp_path, root):
+    target = tmp_path / "a.bin"
+    with subprocess.Popen([sys.executable, "-c", LIVING, target], cwd=root, stdout=subprocess.PIPE) as process:
+        temporary = process.stdout.readline().decode().strip()
+        remove_leftovers_of([target])
+        assert names(tmp_path) == [os.path.basename(temporary)]  # noqa: PTH119
+        process.kill()
+        process.wait()
+    remove_leftovers_of([target])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+@pytest.mark.parametrize("moment", ["before the lock", "after the lock"])
+def test_a_file_that_was_taken_for_a_killed_ones_is_made_again(tmp_path, monkeypatch, moment):
+    """Another process may look at the file between its making and its locking."""
+    from runtime.support import files
+
+    target, real, taken = tmp_path / "a.bin", files.try_lock, []
+
+    def lock(descriptor):
+        if taken:
+            return real(descriptor)
+        taken.append(1)
+        if moment == "after the lock":
+            remove_leftovers_of([target])
+            return real(descriptor)
+        (found,) = tmp_path.iterdir()
+        other = os.open(found, os.O_RDWR)
+        try:
+            assert real(other)
+            return real(descriptor)
+        finally:
+            found.unlink()
+            os.close(other)
+
+    monkeypatch.setattr(files, "try_lock", lock)
+    temporary, descriptor = new_temporary(target)
+    os.close(descriptor)
+    assert names(tmp_path) == [temporary.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_a_file_system_without_locks_is_written_and_nothing_removed(tmp_path, monkeypatch):
+    def refused(descriptor):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("runtime.support.files.try_lock", refused)
+    (tmp_path / ".a.0123abcd.bin").write_bytes(b"half")
+    write_bytes(tmp_path / "a.bin", b"new")
+    remove_leftovers_of([tmp_path / "a.bin"])
+    assert names(tmp_path) == [".a.0123abcd.bin", "a.bin"]
