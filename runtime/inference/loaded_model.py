@@ -151,7 +151,7 @@ class SessionFactory:
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
-        tolerance = golden_tolerance(self.card, device.kind)
+        tolerance = golden_tolerance(self.card, device.kind, self.golden)
 
         def check(session: Session) -> None:
             errors[0] = self.golden.error(lambda images: session.run(images).probability, self.card.input.fixed_size)
