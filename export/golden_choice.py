@@ -111,16 +111,20 @@ def tf32_error(segmenter: Segmenter, shown: NDArray[np.uint8], probability: NDAr
 
 
 def choose_picture(
-    segmenter: Segmenter, first: NDArray[np.uint8], show: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    segmenter: Segmenter,
+    first: NDArray[np.uint8],
+    show: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    candidates: int = CANDIDATES,
 ) -> NDArray[np.uint8]:
-    """Return the picture uint8 [height, width, channels] in which the most channels matter: `first`, or one like it.
+    """Return the picture uint8 [height, width, channels] in which the most channels matter: `first`, or another one.
 
-    `show` maps a picture to what the network is shown. A network without gradients keeps `first`.
+    `show` maps a picture to what the network is shown. A network without gradients keeps `first`, and a large one is
+    shown fewer than `candidates`.
     """
     random = np.random.default_rng(20150518)
     try:
         best, (most, multiplications) = first, _score(segmenter, first, show)
-        tried = min(CANDIDATES, int(MOST_MULTIPLICATIONS / max(multiplications, 1)))
+        tried = min(candidates, int(MOST_MULTIPLICATIONS / max(multiplications, 1)))
         for index in range(tried):
             if index < len(SEEDS):
                 picture = collage(first.shape, np.random.default_rng(SEEDS[index]))
@@ -173,10 +177,10 @@ def _part(whole: int, random: np.random.Generator) -> slice:
 
 def collage(shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a picture, uint8 of `shape` (height, width, channels): up to nine textures over one another, and noise."""
-    height, width, _ = shape
-    picture = texture(*shape, random)
+    height, width, channels = shape
+    picture = texture(height, width, channels, random)
     for _ in range(int(random.integers(0, 9))):
-        over = texture(*shape, random)
+        over = texture(height, width, channels, random)
         rows, columns = _part(height, random), _part(width, random)
         picture[rows, columns] = over[rows, columns]
     noise = random.normal(0, random.choice([0, 2, 8, 20]), picture.shape)

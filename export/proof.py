@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.golden_choice import choose_picture, tf32_error
+from export.golden_choice import CANDIDATES, choose_picture, tf32_error
 from runtime.card import (
     Gate,
     Images,
@@ -377,14 +377,14 @@ def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunctio
     return run
 
 
-def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
-    """Make the golden sample: a picture that shows every channel, PyTorch's answer, and its error in TF32."""
+def make_golden(segmenter: Segmenter, card: ModelCard, candidates: int = CANDIDATES) -> Golden:
+    """Make the golden sample: the best picture of some `candidates`, PyTorch's answer, and its error in TF32."""
     channels, fixed = card.architecture.in_channels, card.input.fixed_size
     if fixed is None:
         first = golden_image(channels, golden_size(card.input))
     else:  # a part of the picture that the file is shown, so that the sample stays small
         first = golden_image(channels)[: fixed[0], : fixed[1]].copy()
-    image = choose_picture(segmenter, first, lambda picture: extended(picture, fixed))
+    image = choose_picture(segmenter, first, lambda picture: extended(picture, fixed), candidates)
     golden = Golden.made(image, network_run(segmenter), fixed)
     return replace(golden, tf32_error=tf32_error(segmenter, golden.shown(fixed), golden.probability))
 

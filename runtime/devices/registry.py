@@ -24,7 +24,7 @@ PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKE
 def golden_tolerance(card: ModelCard, kind: str, golden: Golden | None = None) -> float:
     """Return the largest |p - golden| that passes on a kind of device; less if the file's sample knows its rounding."""
     backend = BACKENDS[kind]
-    if backend.on_cpu or golden is None or card.precision != "fp32":
+    if backend.on_cpu or golden is None:
         return allowed_error(backend.tolerance, card)
     return allowed_error(tf32_tolerance(golden.tf32_error, backend.tolerance), card)
 

@@ -181,6 +181,7 @@ class SessionFactory:
             provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
+            golden_limit=golden_tolerance(self.card, session.device.kind, self.golden),
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,
             node_placement=session.nodes,
