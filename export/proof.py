@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from export.golden_choice import CANDIDATES, choose_picture, tf32_error
 from runtime.card import (
     Gate,
     Images,
@@ -27,7 +28,14 @@ from runtime.devices.profiles import bucketed, full_batches
 from runtime.devices.registry import PROVIDER
 from runtime.devices.session import session_options
 from runtime.errors import ProofError, one_line
-from runtime.model_file.golden import Golden, NetworkFunction, golden_image, golden_size, synthetic_image
+from runtime.model_file.golden import (
+    Golden,
+    NetworkFunction,
+    extended,
+    golden_image,
+    golden_size,
+    synthetic_image,
+)
 from runtime.result import mask_of
 from runtime.support.cpu_count import available_threads
 from unet_core.model import Segmenter
@@ -369,14 +377,16 @@ def network_run(segmenter: Segmenter, *, logits: bool = False) -> NetworkFunctio
     return run
 
 
-def make_golden(segmenter: Segmenter, card: ModelCard) -> Golden:
-    """Make the golden sample: the golden image and PyTorch's answer to it."""
+def make_golden(segmenter: Segmenter, card: ModelCard, candidates: int = CANDIDATES) -> Golden:
+    """Make the golden sample: the best picture of some `candidates`, PyTorch's answer, and its error in TF32."""
     channels, fixed = card.architecture.in_channels, card.input.fixed_size
     if fixed is None:
-        image = golden_image(channels, golden_size(card.input))
+        first = golden_image(channels, golden_size(card.input))
     else:  # a part of the picture that the file is shown, so that the sample stays small
-        image = golden_image(channels)[: fixed[0], : fixed[1]].copy()
-    return Golden.made(image, network_run(segmenter), fixed)
+        first = golden_image(channels)[: fixed[0], : fixed[1]].copy()
+    image = choose_picture(segmenter, first, lambda picture: extended(picture, fixed), candidates)
+    golden = Golden.made(image, network_run(segmenter), fixed)
+    return replace(golden, tf32_error=tf32_error(segmenter, golden.shown(fixed), golden.probability))
 
 
 def raw_run(model: onnx.ModelProto, card: ModelCard, *, logits: bool = False) -> NetworkFunction:

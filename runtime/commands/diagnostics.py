@@ -219,7 +219,7 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
 def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
     """Check golden sample, node placement and latency on one device; a failure is noted with its reason."""
     from runtime.devices.device import Device
-    from runtime.devices.registry import golden_tolerance, must_build
+    from runtime.devices.registry import must_build
     from runtime.options import ProviderOptions
     from runtime.predictor import Predictor
 
@@ -233,7 +233,7 @@ def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) 
         with Predictor(path, kind) as predictor:
             return {
                 "golden_error": predictor.report.golden_error,
-                "tolerance": golden_tolerance(card, kind),
+                "tolerance": predictor.report.golden_limit,
                 "nodes": dict(predictor.report.nodes),
                 "threads": predictor.report.threads,
                 "latency": latency(predictor),

@@ -10,7 +10,7 @@ from runtime.devices.cuda import CUDA
 from runtime.devices.device import Device
 from runtime.devices.session import Note, Session
 from runtime.devices.tensorrt import TENSORRT
-from runtime.model_file.golden import allowed_error
+from runtime.model_file.golden import Golden, allowed_error, tf32_tolerance
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import available_threads
 
@@ -21,9 +21,12 @@ PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKE
 """ONNX Runtime's name of each kind's execution provider."""
 
 
-def golden_tolerance(card: ModelCard, kind: str) -> float:
-    """Return the largest |p - golden| that passes on a kind of device."""
-    return allowed_error(BACKENDS[kind].tolerance, card)
+def golden_tolerance(card: ModelCard, kind: str, golden: Golden | None = None) -> float:
+    """Return the largest |p - golden| that passes on a kind of device; less if the file's sample knows its rounding."""
+    backend = BACKENDS[kind]
+    if backend.on_cpu or golden is None:
+        return allowed_error(backend.tolerance, card)
+    return allowed_error(tf32_tolerance(golden.tf32_error, backend.tolerance), card)
 
 
 def open_session(

@@ -11,9 +11,9 @@ class Report:
     """The device that a model runs on, and the devices that were passed over.
 
     `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
-    largest difference between this device's answer to the golden sample and the file's; `integrity` says if
-    the file was compared with its digest; `skipped` gives (device,
-    reason), best device first; `switch` says what became of an engine that was built while another device served.
+    largest difference between this device's answer to the golden sample and the file's, and `golden_limit` the one
+    that passes; `integrity` says if the file was compared with its digest; `skipped` gives (device, reason), best
+    device first; `switch` says what became of an engine that was built while another device served.
     """
 
     requested: str
@@ -21,6 +21,7 @@ class Report:
     provider: str
     nodes: Mapping[str, int]
     golden_error: float
+    golden_limit: float
     integrity: str
     threads: int
     onnxruntime: str

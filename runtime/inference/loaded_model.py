@@ -160,7 +160,7 @@ class SessionFactory:
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
-        tolerance = golden_tolerance(self.card, device.kind)
+        tolerance = golden_tolerance(self.card, device.kind, self.golden)
 
         def check(session: Session) -> None:
             errors[0] = self.golden.error(lambda images: session.run(images).probability, self.card.input.fixed_size)
@@ -197,6 +197,7 @@ class SessionFactory:
             provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
+            golden_limit=golden_tolerance(self.card, session.device.kind, self.golden),
             integrity=self.integrity.told,
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,

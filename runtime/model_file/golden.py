@@ -4,7 +4,8 @@ The probabilities are PyTorch's. A file below fp32 holds its own answer at expor
 precision, and a device that answers differently from the exported file is wrong.
 
 A replay on the user's machine shows a wrong driver, a broken kernel or a stale engine before the first real image does.
-The image is synthetic, so no training image travels with the model.
+The image is synthetic, so no training image travels with the model. It is chosen so that every channel of the network
+shows in the answer (`export.golden_choice`).
 """
 
 import base64
@@ -31,34 +32,33 @@ MAX_BYTES = 64 * 2**20
 ROUNDING = 4.0
 """Factor between what two ways to compute a file below fp32 differed by where it was exported, and what devices may."""
 
+LEAST_GPU_TOLERANCE = 5e-3
+"""Error that passes on a GPU for any network."""
+
 NetworkFunction = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """uint8 [batch, height, width, channels] -> probability float32 [batch, classes, height, width]; thread-safe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """`image` uint8 [height, width, channels]; `probability` float32 [classes, height, width]."""
+    """`image` uint8 [height, width, channels]; `probability` float32 [classes, height, width].
+
+    `tf32_error` is the largest error of the network in TF32, simulated on this image; None if nobody knows it.
+    """
 
     image: NDArray[np.uint8]
     probability: NDArray[np.float32]
+    tf32_error: float | None = None
 
     @classmethod
     def made(cls, image: NDArray[np.uint8], run: NetworkFunction, size: tuple[int, int] | None = None) -> "Golden":
         """Make the sample of an image and the answer of `run` to it; `size` is as of `shown`."""
         height, width, _ = image.shape
-        nothing = np.zeros((0, height, width), np.float32)
-        shown = cls(image=image, probability=nothing).shown(size)
-        return cls(image=image, probability=run(shown[None])[0, :, :height, :width])
+        return cls(image=image, probability=run(extended(image, size)[None])[0, :, :height, :width])
 
     def shown(self, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-        """Return the image as a file that takes images of one `size`, (height, width), is shown it.
-
-        Its right and bottom edges are repeated. With None the image stays as it is.
-        """
-        if size is None:
-            return self.image
-        down, right = (whole - side for whole, side in zip(size, self.image.shape[:2], strict=True))
-        return np.pad(self.image, ((0, down), (0, right), (0, 0)), mode="edge")
+        """Return the image as a file that takes images of one `size` is shown it; see `extended`."""
+        return extended(self.image, size)
 
     def error(self, run: NetworkFunction, size: tuple[int, int] | None = None) -> float:
         """Return the largest |p - golden| of `run`, which maps uint8 [1, h, w, c] to float32 [1, classes, h, w].
@@ -75,8 +75,9 @@ class Golden:
         return worst if np.isfinite(worst) else float("inf")
 
     def to_json(self) -> str:
-        """Return both arrays with their shapes, as base64 of zlib-compressed bytes."""
-        return json.dumps({"image": pack(self.image), "probability": pack(self.probability)}, sort_keys=True)
+        """Return both arrays with their shapes, as base64 of zlib-compressed bytes, and the error in TF32."""
+        known = {} if self.tf32_error is None else {"tf32_error": self.tf32_error}
+        return json.dumps({"image": pack(self.image), "probability": pack(self.probability)} | known, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Golden":
@@ -93,9 +94,12 @@ class Golden:
                 raise ValueError("image and probabilities differ in size")
             if not np.isfinite(probability).all():
                 raise ValueError("its probabilities are not finite")
+            tf32_error = data.get("tf32_error")
+            if tf32_error is not None and not (type(tf32_error) in (int, float) and 0 <= tf32_error <= 1):
+                raise ValueError("its error in TF32 is not a number from 0 to 1")
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
-        return cls(image=image, probability=probability)
+        return cls(image=image, probability=probability, tf32_error=tf32_error)
 
 
 def allowed_error(device_tolerance: float, card: ModelCard) -> float:
@@ -108,6 +112,25 @@ def allowed_error(device_tolerance: float, card: ModelCard) -> float:
     if card.proof.tolerance is not None:
         return max(device_tolerance, card.proof.tolerance)
     return device_tolerance + ROUNDING * card.proof.golden_error
+
+
+def extended(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Return an image [h, w, c] with its right and bottom edges repeated up to `size`, (height, width), if any."""
+    if size is None:
+        return image
+    down, right = (whole - side for whole, side in zip(size, image.shape[:2], strict=True))
+    return np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
+
+
+def tf32_tolerance(tf32_error: float | None, usual: float) -> float:
+    """Return the largest |p - golden| that passes on a GPU, where `usual` passes for a network that nobody knows.
+
+    The simulation cuts numbers off, which makes five to ten times the error of rounding them, as NVIDIA's libraries do.
+    So four times its error is generous, and where that is more than `usual`, the error itself has to pass.
+    """
+    if tf32_error is None:
+        return usual
+    return max(LEAST_GPU_TOLERANCE, min(4 * tf32_error, usual), tf32_error)
 
 
 def golden_size(spec: InputSpec) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from unet_core.checkpoint import save_checkpoint
 def write_benchmark_model(folder, *, forms=None, **config):
     """Write a model with a mean and std that matter and its checkpoint; with `forms` also a file for CPUs."""
     segmenter, card = segmenter_of(**config)
-    graph, golden = build_graph(segmenter, card), make_golden(segmenter, card)
+    graph, golden = build_graph(segmenter, card), make_golden(segmenter, card, candidates=0)
     save_checkpoint(folder / "model.pth", segmenter.network.state_dict(), card)
     others = []
     if forms is not None:

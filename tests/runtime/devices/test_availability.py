@@ -209,6 +209,7 @@ def test_report_reads_well():
         provider=CPU,
         nodes={CPU: 4, CUDA: 2},
         golden_error=1.25e-7,
+        golden_limit=1e-4,
         integrity="verified",
         threads=2,
         onnxruntime="1.31.1",
