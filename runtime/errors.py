@@ -109,5 +109,8 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def one_line(text: str) -> str:
-    """Replace line breaks and other white space by single spaces, so that a message is one line."""
-    return " ".join(text.split())
+    """Replace white space by single spaces, and other characters that do not print by escapes such as \\x1b."""
+    joined = " ".join(text.split())
+    if joined.isprintable():
+        return joined
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in joined)

@@ -1,5 +1,6 @@
 """Session: a model on one device, by ONNX Runtime, which is proved to run there."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from runtime.errors import ClosedError, DeviceError, ImageError, ModelError, Une
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import allowed_cores
 
+LOG = logging.getLogger("runtime")
+
 Note = Callable[[str], None]
 """Tells the user one line."""
 
@@ -24,8 +27,8 @@ SIGNATURE = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
 
 CLOSED = "predictor: is closed; open another one"
 
-ERRORS_ONLY = 3
-"""ONNX Runtime's log severity: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal."""
+FATAL, WARNING = 4, 2
+"""ONNX Runtime's log severities; its errors are raised, so they need not be printed too."""
 
 DLPACK_CPU, DLPACK_CUDA = 1, 2
 """Values of DLDeviceType in dlpack.h."""
@@ -195,7 +198,9 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
 
 
 def session_options(threads: int, options: ProviderOptions | None = None) -> Any:
-    """Make the `onnxruntime.SessionOptions` of all devices: they log errors only and record each node's provider.
+    """Make the `onnxruntime.SessionOptions` of all devices, which record each node's provider.
+
+    ONNX Runtime prints nothing to standard error, unless the logger "runtime" is set to DEBUG: then its warnings too.
 
     Memory patterns are off: ONNX Runtime keeps one for each shape and lays out a block for it, so memory grows with
     varied shapes. A U-Net of 5 levels (2.8 M weights) after 500 sizes from 32 to 700: 404 MB and growing with them, 278
@@ -204,7 +209,7 @@ def session_options(threads: int, options: ProviderOptions | None = None) -> Any
     options = options or ProviderOptions()
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
-    made.log_severity_level = ERRORS_ONLY
+    made.log_severity_level = WARNING if LOG.isEnabledFor(logging.DEBUG) else FATAL
     made.enable_mem_pattern = False
     made.enable_cpu_mem_arena = options.arena
     made.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))

@@ -163,7 +163,16 @@ class SessionFactory:
         tolerance = golden_tolerance(self.card, device.kind, self.golden)
 
         def check(session: Session) -> None:
-            errors[0] = self.golden.error(lambda images: session.run(images).probability, self.card.input.fixed_size)
+            try:
+                errors[0] = self.golden.error(
+                    lambda images: session.run(images).probability, self.card.input.fixed_size
+                )
+            except DeviceError as error:  # there is no smaller batch: this file runs for no image
+                here = BACKENDS[device.kind].on_cpu
+                advice = "copy or export it again" if here else "if it fails on the CPU too, the file is damaged"
+                raise self._failure(
+                    device, f"cannot run the golden sample ({one_line(str(error.__cause__ or error))[:300]}); {advice}"
+                ) from error
             if errors[0] > tolerance:
                 raise self._failure(
                     device,

@@ -29,7 +29,7 @@ DIGEST_KEY = "unet.digest"
 """Key of the digest in an ONNX file's metadata."""
 
 ALGORITHM = "blake3"
-"""It costs 4 % of a cold start where sha256 costs 11 %; the table is in docs/design.md."""
+"""It costs 4 % of a cold start where sha256 costs 12 %; the table is in docs/design.md."""
 
 PARTS = {"graph": "graph or weights", "card": "card", "golden": "golden sample"}
 """The hashes of a digest, and the words for what they are of."""

@@ -14,6 +14,7 @@ from export.hub import write_model_card
 from export.publish.model_card import model_card
 from runtime.card import RAW_KEY
 from runtime.errors import ModelError, OutputError
+from runtime.model_file.digest import seal
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 
@@ -206,6 +207,17 @@ def test_raw_exports_have_other_inputs_and_are_refused(tmp_path):
     with pytest.raises(ModelError, match="is a raw export"):
         write_model_card(tmp_path / "raw.onnx")
     assert not (tmp_path / "raw.md").exists()
+
+
+def test_a_file_that_was_changed_since_its_export_is_refused(tmp_path):
+    write_onnx(tmp_path / "model.onnx")
+    seal(tmp_path / "model.onnx")
+    write_model_card(tmp_path / "model.onnx").unlink()
+    content = (tmp_path / "model.onnx").read_bytes()
+    (tmp_path / "model.onnx").write_bytes(content.replace(b'"threshold": 0.5', b'"threshold": 0.1'))
+    with pytest.raises(ModelError, match="its digest does not fit its card; "):
+        write_model_card(tmp_path / "model.onnx")
+    assert not (tmp_path / "model.md").exists()
 
 
 def test_a_folder_in_the_way(tmp_path):

@@ -19,6 +19,7 @@ from tritonclient.utils import np_to_triton_dtype
 from export.triton import write_repository
 from runtime.card import RAW_KEY, ModelCard
 from runtime.errors import ConfigError, ModelError, OutputError
+from runtime.model_file.digest import check_digest, seal
 from runtime.model_file.golden import golden_image, synthetic_image
 from runtime.predictor import Predictor
 
@@ -213,6 +214,17 @@ def test_the_same_model_is_replaced_and_others_stay(model, tmp_path):
     assert config_in(folder).max_batch_size == 4
     assert sorted(path.name for path in folder.parent.iterdir()) == ["other", "thin"]
     assert files_in(folder).keys() == {"config.pbtxt", "1/model.onnx", "warmup/image"}
+
+
+def test_a_file_that_was_changed_since_its_export_is_refused_and_others_carry_their_digest(model, tmp_path):
+    seal(model)
+    folder = write_repository(model, tmp_path / "models")
+    assert check_digest(folder / "1" / "model.onnx").told == "verified"
+    content = model.read_bytes()
+    model.write_bytes(content.replace(b'"threshold": 0.5', b'"threshold": 0.1'))
+    with pytest.raises(ModelError, match="its digest does not fit its card; "):
+        write_repository(model, tmp_path / "others")
+    assert not (tmp_path / "others").exists()
 
 
 def test_a_raw_export_is_refused(model, tmp_path):

@@ -28,6 +28,7 @@ from runtime.devices import cuda as cuda_module
 from runtime.devices.device import Device
 from runtime.devices.session import open_inference, session_options
 from runtime.engine_store.engine_cache import EngineCache
+from runtime.model_file.digest import DIGEST_KEY, seal
 from runtime.model_file.golden import GOLDEN_KEY, Golden, golden_image
 from runtime.options import ProviderOptions
 from runtime.support import cpu_count
@@ -191,7 +192,7 @@ def make_graph():
 
 
 def save_model(path, kind="brightness", *, channels=3, threshold=0.5, metadata=None, graph=None, **input_changes):
-    """Write a model with card and golden sample; `metadata` overrides entries, None drops one."""
+    """Write a model with card, golden sample and digest; `metadata` overrides entries, None drops one."""
     card = card_of(kind, channels, **input_changes)
     fixed = card.input.fixed_shape
     model = graph or (build_graph(kind, channels) if fixed is None else build_graph(kind, channels, sizes=fixed))
@@ -200,6 +201,8 @@ def save_model(path, kind="brightness", *, channels=3, threshold=0.5, metadata=N
     entries = {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()} | (metadata or {})
     helper.set_model_props(model, {key: value for key, value in entries.items() if value is not None})
     onnx.save(model, path)
+    if DIGEST_KEY not in entries:
+        seal(path)
     return path
 
 

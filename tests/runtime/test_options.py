@@ -170,7 +170,7 @@ def test_bucket_is_a_multiple_of_the_stride(make_card):
 def test_session_is_quiet_takes_the_threads_and_keeps_no_memory_patterns(value):
     options = session_options(3, ProviderOptions(arena=value, spinning=value))
     assert options.intra_op_num_threads == 3
-    assert options.log_severity_level == 3
+    assert options.log_severity_level == 4
     assert options.enable_mem_pattern is False
     assert options.enable_cpu_mem_arena is value
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(value))

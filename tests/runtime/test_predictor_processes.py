@@ -26,12 +26,13 @@ def in_a_fork(model):
 
 
 def test_a_pickled_predictor_is_opened_again(models, monkeypatch, tmp_path):
-    model = Predictor(models["conv"], "cpu", threads=1, limits=Limits(pixels=5000))
+    model = Predictor(models["conv"], "cpu", threads=1, limits=Limits(pixels=5000), verify=False)
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(pickle.dumps(model))
     assert same(again.predict(IMAGES), probabilities(model))
     assert again.report.threads == 1
     assert again._limits == Limits(pixels=5000)
+    assert again.report.integrity == "not verified (verify=False)"
 
 
 ELSEWHERE = """
@@ -102,6 +103,15 @@ def test_threads_of_a_forked_process_open_the_file_once(models, monkeypatch):
 def test_a_file_that_was_replaced_since_the_parent_opened_it_is_refused(write_model):
     model = in_a_fork(Predictor(write_model("conv"), "cpu"))
     write_model("brightness")
+    with pytest.raises(ModelError, match=r"was replaced since the parent process opened it; open it anew$"):
+        model.predict(IMAGES[0])
+
+
+def test_other_weights_under_the_same_card_are_another_file_too(write_model, make_graph):
+    model = in_a_fork(Predictor(write_model("conv"), "cpu"))
+    other = make_graph("conv")
+    other.graph.name = "another"
+    assert Predictor(write_model("conv", graph=other), "cpu").card == model.card
     with pytest.raises(ModelError, match=r"was replaced since the parent process opened it; open it anew$"):
         model.predict(IMAGES[0])
 

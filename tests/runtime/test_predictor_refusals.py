@@ -1,5 +1,6 @@
 """Files that a Predictor refuses, and what it says."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.card import CARD_KEY, RAW_KEY, Gate, Parity, Proof, ProofRow
-from runtime.errors import ModelError
+from runtime.devices.registry import BACKENDS
+from runtime.errors import DeviceError, ModelError
+from runtime.inference import loaded_model
 from runtime.model_file.golden import GOLDEN_KEY, GOLDEN_SIZE, Golden, golden_image
 from runtime.predictor import Predictor, predict
 
 
-def refused(path):
+def refused(path, **options):
     """The message with which a model is refused on the CPU, without the path at its head."""
     with pytest.raises(ModelError) as caught:
-        Predictor(path, "cpu")
+        Predictor(path, "cpu", **options)
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value).removeprefix(f"{path}: ")
 
@@ -174,12 +177,47 @@ def test_damaged_graph_is_refused_and_onnxruntime_prints_nothing(write_model, ca
     path = write_model()
     content = path.read_bytes()
     assert content.count(b"ReduceMean") >= 1
-    path.write_bytes(content.replace(b"ReduceMean", b"ReduceXean"))
-    message = refused(path)
+    path.write_bytes(content.replace(b"ReduceMean", b"Reduce\x1bean"))
+    message = refused(path, verify=False)
     assert message.startswith("ONNX Runtime cannot run the model (")
-    assert "ReduceXean" in message  # the end of a long message is cut off
-    assert "\n" not in message
+    assert "Reduce\\x1bean" in message and message.isprintable()  # the end of a long message is cut off
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def reshaped(write_model, make_graph):
+    """A file that ONNX Runtime opens, and whose graph then fails for images of any size but 7x7."""
+    model = make_graph("conv")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 7, 7]), "sides"))
+    (divide,) = (node for node in model.graph.node if node.op_type == "Div")
+    model.graph.node.insert(2, helper.make_node("Reshape", ["planes", "sides"], ["again"]))
+    divide.input[0] = "again"
+    return write_model("conv", graph=model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_graph_that_fails_on_the_golden_sample_is_the_files_fault(cpu_build, reshaped, capfd, device):
+    with pytest.raises(ModelError) as caught:
+        Predictor(reshaped, device)
+    message = str(caught.value)
+    assert message.startswith(f"{reshaped}: cannot run the golden sample ([ONNXRuntimeError] : ")
+    assert "Reshape" in message and message.endswith("); copy or export it again")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_gpu_that_cannot_run_the_golden_sample_leaves_it_open_whose_fault_it_is(reshaped, monkeypatch):
+    monkeypatch.setattr(loaded_model, "BACKENDS", {"cpu": replace(BACKENDS["cpu"], on_cpu=False)})
+    with pytest.raises(
+        DeviceError, match=r"^device cpu: cannot run the golden sample \(.*\); if it fails on the CPU too"
+    ):
+        Predictor(reshaped, "cpu")
+
+
+def test_onnxruntime_prints_its_errors_if_asked(reshaped, capfd, caplog):
+    caplog.set_level(logging.DEBUG, "runtime")
+    with pytest.raises(ModelError):
+        Predictor(reshaped, "cpu")
+    assert "Non-zero status code returned while running Reshape node" in capfd.readouterr().err
 
 
 def test_file_cut_off_is_refused(write_model):

@@ -46,8 +46,10 @@ class Campaign:
     case: int | None = None
     folder: Path | None = None
 
-    def run(self, area, attempt, *, share, slowest=SLOWEST, most=10**9):
+    def run(self, area, attempt, *, share, slowest=SLOWEST, most=10**9, clock=None):
         """Try cases until the area's `share` (a fraction) of the seconds is used, `most` cases at most.
+
+        `clock` returns the processor's seconds used so far, by default `cpu_seconds`.
 
         Raises:
             AssertionError: a case had a fault.
@@ -55,7 +57,7 @@ class Campaign:
         tally, begun = Tally(area, self.seed), time.monotonic()
         number = self.case or 0
         while True:
-            self._try(tally, number, attempt, slowest)
+            self._try(tally, number, attempt, slowest, clock or cpu_seconds)
             number += 1
             tally.seconds = time.monotonic() - begun
             if self.case is not None or tally.cases >= most or tally.seconds >= share * self.seconds:
@@ -71,14 +73,14 @@ class Campaign:
         """The generator of one case, which depends on nothing but the seed, the area and the number."""
         return np.random.default_rng([self.seed, zlib.crc32(area.encode()), number])
 
-    def _try(self, tally, number, attempt, slowest):
-        begun = cpu_seconds()
+    def _try(self, tally, number, attempt, slowest, clock):
+        begun = clock()
         try:
             outcome = attempt(self.random(tally.area, number))
         except Exception as error:  # whatever it is, it has to be told with the case that brought it out
             outcome = "wrong" if isinstance(error, AssertionError) else f"escaped: {type(error).__name__}"
             tally.faults.append((number, "".join(traceback.format_exception(error)[-2:]).strip()[:1_000]))
-        seconds = cpu_seconds() - begun
+        seconds = clock() - begun
         if seconds > slowest:
             tally.faults.append((number, f"took {seconds:.1f} s, expected at most {slowest:g}; {outcome}"))
         tally.cases += 1

@@ -158,6 +158,7 @@ def test_nonsense_is_not_a_size(text):
 
 def test_one_line_folds_white_space():
     assert one_line(" a\n\n b\tc \r\n") == "a b c"
+    assert one_line("ü \x1b[31m\0\u202e") == "ü \\x1b[31m\\x00\\u202e"
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("255", 255), ("none", NONE)])

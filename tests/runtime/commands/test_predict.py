@@ -14,6 +14,7 @@ from runtime import rle
 from runtime.commands import predict_files
 from runtime.commands.predict import predict
 from runtime.images.overlay import COLOURS
+from runtime.model_file.digest import DIGEST_KEY
 from runtime.predictor import Predictor
 
 
@@ -154,9 +155,9 @@ def test_threads_are_those_of_the_network_and_of_the_files(
     asked = []
 
     class Asked(Predictor):
-        def __init__(self, model, device, threads):
+        def __init__(self, model, device, threads, verify):
             asked.append(threads)
-            super().__init__(model, device, 1)
+            super().__init__(model, device, 1, verify=verify)
 
         def stream(self, images, **options):
             asked.append(options["workers"])
@@ -165,6 +166,24 @@ def test_threads_are_those_of_the_network_and_of_the_files(
     monkeypatch.setattr(predict_files, "Predictor", Asked)
     assert run_predict(pictures, *options).exit_code == 0
     assert asked == [threads, workers]
+
+
+def test_a_model_that_was_changed_is_refused_and_taken_if_asked(run_predict, row, out, write_model):
+    path = write_model()
+    path.write_bytes(path.read_bytes().replace(b'"threshold": 0.5', b'"threshold": 0.7'))
+    refused = run_predict(row, model=path)
+    assert (refused.exit_code, refused.stderr.count("\n"), out.exists()) == (2, 1, False)
+    assert "its digest does not fit its card; copy or export it again, or take it as it is" in refused.stderr
+    taken = run_predict(row, "--no-verify", model=path)
+    assert (taken.exit_code, taken.stderr) == (0, f"note: {path}: its digest is not verified (verify=False)\n")
+    assert (pixels_of(out / "row.png") == [[0, 0, 255]]).all()
+
+
+def test_a_model_without_digest_is_taken_with_a_note(run_predict, row, write_model):
+    path = write_model(metadata={DIGEST_KEY: None})
+    done = run_predict(row, model=path)
+    note = f"note: {path}: its digest is not verified (the file has none; export it again)\n"
+    assert (done.exit_code, done.stderr) == (0, note)
 
 
 @pytest.mark.parametrize("count", [0, 1025])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from devices import GPU, OUT_OF_MEMORY, TRT, images, on_cpu_memory
 
+from runtime.devices import backend
 from runtime.devices import session as module
 from runtime.devices.auto_session import AutoSession
 from runtime.devices.profiles import Profile
@@ -117,6 +118,17 @@ def test_engine_is_built_with_notes_then_loaded_in_silence(models, card, tensorr
     ]
     assert ["trt_timing_cache_enable" in told for told in tensorrt_stand_in] == [True, False]
     assert not must_build(models["softmax"], GPU, card, options)
+
+
+def test_a_model_that_was_verified_is_not_hashed_again_for_its_engine(
+    models, card, tensorrt_stand_in, tmp_path, monkeypatch
+):
+    hashed, real = [], backend.graph_digest
+    monkeypatch.setattr(backend, "graph_digest", lambda path: hashed.append(path) or real(path))
+    options, known = ProviderOptions(engine_folder=tmp_path / "engines"), real(models["softmax"])
+    open_session(models["softmax"], TRT, card, options, note=print, graph_digest=known)
+    assert not must_build(models["softmax"], TRT, card, options, known) and hashed == []
+    assert not must_build(models["softmax"], TRT, card, options) and hashed == [models["softmax"]]
 
 
 def test_cached_engine_that_answers_wrongly_is_built_anew_once(models, card, tensorrt_stand_in, tmp_path):
