@@ -21,7 +21,7 @@ from runtime.card import ModelCard, Precision, Target
 from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
-from runtime.support.files import new_folder, prepare_target
+from runtime.support.files import new_folder, prepare_target, require_temporary_folder
 from unet_core.model_options import network_options, with_card_options, with_network_options
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     if (checkpoint is None) == (check is None):
         raise click.UsageError("Give either a CHECKPOINT to export, or --check FILE.")
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    require_temporary_folder("PyTorch")
     try:
         if check is not None:
             _check(check, given)

@@ -4,6 +4,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from export.publish.triton_config import WARMUP, config_text
@@ -13,6 +15,7 @@ from runtime.model_file.digest import check_digest
 from runtime.model_file.metadata import read_metadata
 from runtime.model_file.reader import read_model
 from runtime.support.files import make_folder, replacing, write_bytes, write_text
+from runtime.support.locks import try_lock
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Valid names of models: they become folders and parts of addresses."""
@@ -69,16 +72,36 @@ def write_repository(
     target = model_folder(card, folder, name)
     make_folder(folder)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with replacing(temporary / MODEL) as part:
-            shutil.copyfile(source, part)
-        write_bytes(temporary / WARMUP, (fixed or 1) * golden.shown(card.input.fixed_size).tobytes())
-        write_text(temporary / CONFIG, config_text(source, card, golden, target.name, largest))
-        _move_into_place(temporary, target)
-    finally:
-        if not (temporary / REPLACED).exists():  # there it holds what could not be put back
-            shutil.rmtree(temporary, ignore_errors=True)
+    for path in target.parent.glob(f".{target.name}.{'[0-9a-f]' * 8}"):
+        with _held(path) as is_killed_ones:
+            if is_killed_ones and not (path / REPLACED).exists():
+                shutil.rmtree(path, ignore_errors=True)
+    make_folder(temporary)
+    with _held(temporary):
+        try:
+            with replacing(temporary / MODEL) as part:
+                shutil.copyfile(source, part)
+            write_bytes(temporary / WARMUP, (fixed or 1) * golden.shown(card.input.fixed_size).tobytes())
+            write_text(temporary / CONFIG, config_text(source, card, golden, target.name, largest))
+            _move_into_place(temporary, target)
+        finally:
+            if not (temporary / REPLACED).exists():  # there it holds what could not be put back
+                shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder; yields False if another process holds it, or where folders cannot be locked."""
+    descriptor, is_held = None, False
+    with suppress(OSError):
+        descriptor = os.open(folder, getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
+        is_held = try_lock(descriptor)
+    try:
+        yield is_held
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def model_folder(card: ModelCard, folder: str | os.PathLike[str], name: str | None = None) -> Path:

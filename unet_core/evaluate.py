@@ -13,6 +13,7 @@ import click
 from runtime.commands.console import NONE, Command, IgnoredValue
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
+from runtime.support.files import require_temporary_folder
 from unet_core.data.faults import surplus_masks
 from unet_core.data.pairs import (
     Layout,
@@ -234,6 +235,7 @@ def main(model: Path, data: Path, **options: Any) -> None:
 
     If the config.json of its training run is beside MODEL, masks, ignored value and split are as in that run.
     """
+    require_temporary_folder("PyTorch")
     try:
         measure_and_print(model, data, **options)
     except ModuleNotFoundError as error:

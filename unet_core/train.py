@@ -15,6 +15,7 @@ import click
 from runtime.commands.console import Command, Listed
 from runtime.commands.entry import INTERRUPTED, exit_without
 from runtime.errors import ConfigError
+from runtime.support.files import require_temporary_folder
 from unet_core.config import (
     FIELDS,
     HINTS,
@@ -45,6 +46,7 @@ def train(config: TrainConfig, *, resume: bool = False, processes: "Processes | 
         KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM or SIGHUP came; the step was finished and everything is saved.
         SystemExit: with several processes, in all but the first, when the first one raises one of the errors above.
     """
+    require_temporary_folder("PyTorch")
     from unet_core.training.run import run_training
 
     return run_training(config, resume=resume, processes=processes)
@@ -98,6 +100,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     The mask of X.jpg is X_mask.gif, or another lossless file X_mask or X. Without val_images/, whole groups of the
     training images are used to validate. On several GPUs: torchrun --nproc-per-node N -m unet_core.train ...
     """
+    require_temporary_folder("PyTorch")
     try:
         import unet_core.training.run  # noqa: F401  whatever it needs is missed here, not in the middle
         from unet_core.training.distributed import join

@@ -62,6 +62,23 @@ def refuse_inner_links(outer: Path, inner: Path) -> None:
             )
 
 
+def require_temporary_folder(needed_by: str) -> None:
+    """Refuse to begin work that needs the system's folder for temporary files where there is none with room.
+
+    Raises:
+        OutputError: no such folder can be written; the message names those that were tried.
+    """
+    import tempfile  # loads random and hashlib, which most commands do without
+
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise OutputError(
+            f"no temporary folder can be written, and {needed_by} needs one ({reason_of(error)}); free some space, or "
+            "set TMPDIR to another folder"
+        ) from error
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Make a folder before a block of long checks; if the block fails, remove the folder unless it existed before."""

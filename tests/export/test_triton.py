@@ -22,6 +22,7 @@ from runtime.errors import ConfigError, ModelError, OutputError
 from runtime.model_file.digest import check_digest, seal
 from runtime.model_file.golden import golden_image, synthetic_image
 from runtime.predictor import Predictor
+from runtime.support.locks import try_lock
 
 TRITON_TYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.FLOAT: np.float32}
 
@@ -457,3 +458,17 @@ def test_a_file_of_one_shape_does_not_replace_the_one_of_all(model, tmp_path):
         OutputError, match=r"is another model, fp32 with weights \w+, expected fp32 for batches of 1x32x48"
     ):
         write_repository(tmp_path / "fixed.onnx", tmp_path / "models")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked")
+def test_what_a_killed_export_left_is_removed_but_no_model_that_was_moved_aside(model, tmp_path):
+    names = (".thin.00000000", ".thin.11111111", ".thin.22222222", ".tall.33333333")
+    killed, living, aside, other = (tmp_path / name for name in names)
+    for path in (killed, living, aside / ".replaced", other):
+        path.mkdir(parents=True)
+    (killed / "config.pbtxt").write_text("half")
+    descriptor = os.open(living, os.O_RDONLY)
+    assert try_lock(descriptor)
+    write_repository(model, tmp_path)
+    os.close(descriptor)
+    assert {path.name for path in tmp_path.glob(".*")} == {living.name, aside.name, other.name}

@@ -22,6 +22,15 @@ def start_training(config, *, resume=False, **environment):
     return process
 
 
+def start(work, *arguments):
+    """Start a function of a module in this folder in a process of its own."""
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):
+        forkserver.ensure_running()
+    process = KIND.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
 def train_as_two(config):
     """Train in two processes that reach each other as those of `torchrun` do; return their exit codes."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}

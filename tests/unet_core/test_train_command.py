@@ -1,16 +1,18 @@
 """The command: where settings come from, what it refuses, what it says."""
 
 import json
+import tempfile
 from dataclasses import asdict
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from runtime.errors import OutputError
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
 from unet_core.settings_file import from_stored
-from unet_core.train import main
+from unet_core.train import main, train
 from unet_core.training import trainer as running
 
 
@@ -143,3 +145,23 @@ def test_data_without_any_foreground_are_refused(data, tmp_path):
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 2
     assert "train_masks: no mask has any foreground, so there is nothing to learn" in result.stderr
+
+
+def test_no_temporary_folder_is_one_line(data, tmp_path, monkeypatch):
+    """PyTorch's optimizers need one, and matplotlib where its own folder cannot be written."""
+
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/data']")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    line = (
+        "no temporary folder can be written, and PyTorch needs one (no usable temporary directory found in ['/tmp', "
+        "'/data']); free some space, or set TMPDIR to another folder"
+    )
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert (result.exit_code, result.stderr) == (2, f"error: {line}\n")
+    with pytest.raises(OutputError) as caught:
+        train(TrainConfig(data=str(data), out=str(tmp_path / "r")))
+    assert str(caught.value) == line
+    assert not (tmp_path / "r").exists()

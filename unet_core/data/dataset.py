@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from runtime.image import Fitted, place
 from unet_core.data.augmentation import Augmentation, augmentation
@@ -101,6 +101,10 @@ Evaluated = tuple[Tensor, list[Fitted], list[Labels]]
 
 
 def collate_evaluation(items: Sequence[tuple[Tensor, Fitted, Labels]]) -> Evaluated:
-    """Stack the images to [batch, height, width, channels]; the truths may differ in size and stay a list."""
+    """Stack the images to [batch, height, width, channels]; the truths may differ in size and stay a list.
+
+    A loading process stacks them in shared memory, as `default_collate` does: where that is full, an error tells. Other
+    batches are moved there by a thread, whose error PyTorch drops, and the process that trains would wait for ever.
+    """
     images, fitted, truths = zip(*items, strict=True)
-    return torch.stack(images), list(fitted), list(truths)
+    return default_collate(list(images)), list(fitted), list(truths)

@@ -13,9 +13,15 @@ from torch.utils.data import DataLoader
 
 from runtime.errors import UnetError
 from runtime.support.cpu_count import available_threads
+from runtime.support.files import reason_of
 
 MAX_WORKERS = 8
 """Maximum number of processes by default."""
+
+NO_ROOM = "shared memory"
+"""Part of PyTorch's errors about /dev/shm."""
+
+NO_SHARED_MEMORY = "make room in /dev/shm (of a container: --shm-size or --ipc=host), or give --workers 0"
 
 KILLED = "DataLoader worker (pid"
 """Beginning of PyTorch's error about a loading process that was killed."""
@@ -33,14 +39,21 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     PyTorch would raise it with the traceback of the process as its message.
 
     Raises:
-        UnetError: an image cannot be read, or a loading process was killed.
+        UnetError: an image cannot be read, a loading process was killed, or there is no shared memory for them.
     """
     quiet = loader.worker_init_fn is quiet_worker  # other processes could not be ended: nothing in them takes SIGTERM
-    with sigterm_blocked() if quiet else nullcontext():
-        batches = iter(loader)
+    try:
+        with sigterm_blocked() if quiet else nullcontext():
+            batches = iter(loader)
+    except OSError as error:
+        with unraisable_ignored():
+            reason = reason_of(error.with_traceback(None))  # frees the iterator, which is half made and complains
+        raise UnetError(f"processes that load images cannot be started ({reason}); {NO_SHARED_MEMORY}") from error
     try:
         yield from batches
     except RuntimeError as error:
+        if NO_ROOM in str(error):
+            raise UnetError(f"images cannot be passed between processes; {NO_SHARED_MEMORY}") from None
         if KILLED not in str(error):
             raise
         raise UnetError(
@@ -52,6 +65,16 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
         raise type(error)(str(error).rpartition(marker)[2].strip()) from error.with_traceback(None)
     finally:
         del batches  # ends the processes, unless they are kept for the next epoch
+
+
+@contextmanager
+def unraisable_ignored() -> Iterator[None]:
+    """Print no errors of objects that are freed in the block."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

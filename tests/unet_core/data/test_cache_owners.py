@@ -160,7 +160,7 @@ def test_pipes_and_links_are_neither_waited_for_nor_followed(pairs, cache, tmp_p
         assert (tmp_path / "elsewhere").read_bytes() == b"kept"
 
 
-@pytest.mark.parametrize("labels", [bytes([2]) * PIXELS, bytes(PIXELS - 1) + bytes([254])])
+@pytest.mark.parametrize("labels", [bytes([2]) * PIXELS, bytes(PIXELS - 1) + bytes([254])], ids=["all", "one"])
 def test_labels_that_no_mask_can_have_are_decoded_anew(pairs, cache, labels):
     folder = kept(pairs, cache).folder
     relabelled(folder, labels)

@@ -243,3 +243,13 @@ def test_pictures_of_their_own_size_come_one_by_one(painted):
     images, fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
     assert images.shape == (1, 120, 144, 3)
     assert (fitted[0].original, truths[0].shape) == ((120, 144), (120, 144))
+
+
+@pytest.mark.parametrize("worker", [None, 0])
+def test_loading_processes_stack_images_in_shared_memory(monkeypatch, worker):
+    """Else a full /dev/shm makes the process that trains wait for ever."""
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", worker)
+    items = [(torch.full((2, 3, 3), index, dtype=torch.uint8), None, np.zeros((2, 3), np.uint8)) for index in (1, 2)]
+    images, _, _ = collate_evaluation(items)
+    assert images.is_shared() is (worker is not None)
+    assert torch.equal(images, torch.stack([image for image, _, _ in items]))

@@ -1,6 +1,9 @@
 """Loading processes: their number, their errors, and the signals that they obey."""
 
+import errno
+import gc
 import multiprocessing
+import multiprocessing.synchronize
 import signal
 import subprocess
 import time
@@ -9,7 +12,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from runtime.card import InputSpec
-from runtime.errors import ImageError
+from runtime.errors import ImageError, UnetError
 from unet_core.data import workers as loading
 from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.labels import LabelSpec
@@ -73,3 +76,39 @@ def test_loading_processes_outlive_signals_to_the_group_and_obey_their_parent(re
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+def test_processes_without_shared_memory_are_one_line(records, monkeypatch, capfd):
+    """As where /dev/shm is full, cannot be written or is missing."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
+    loader = DataLoader(TrainingSet(records, seed=0), batch_sampler=EpochBatches(6, 2, seed=0), num_workers=1)
+    with pytest.raises(UnetError) as caught:
+        next(batches_of(loader))
+    assert str(caught.value) == (
+        "processes that load images cannot be started (no space left on device); make room in /dev/shm (of a "
+        "container: --shm-size or --ipc=host), or give --workers 0"
+    )
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+class Full(TrainingSet):
+    """Stands for PyTorch's error in a loading process that has no shared memory for a batch."""
+
+    def __getitem__(self, key):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_without_shared_memory_are_one_line(records, workers):
+    loader = DataLoader(Full(records, seed=0), batch_sampler=EpochBatches(6, 2, seed=0), num_workers=workers)
+    with pytest.raises(UnetError) as caught:
+        list(batches_of(loader))
+    assert str(caught.value) == (
+        "images cannot be passed between processes; make room in /dev/shm (of a container: --shm-size or --ipc=host), "
+        "or give --workers 0"
+    )
