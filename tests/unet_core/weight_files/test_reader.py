@@ -106,6 +106,17 @@ def test_names_that_would_change_the_command_are_never_in_it(tmp_path):
     assert str(caught.value).endswith("types that have no names of Python; do not load it with any program")
 
 
+@pytest.mark.parametrize("name", ["torch.Long\x7fStorage", "argparse.Name\x00space", "argparse.\x1b[31mNamespace"])
+def test_names_of_types_are_never_shown_raw(tmp_path, name):
+    path = tmp_path / "x.pth"
+    torch.save({"beside": argparse.Namespace()}, path, _use_new_zipfile_serialization=False)
+    stored = b"argparse\nNamespace\n"
+    path.write_bytes(path.read_bytes().replace(stored, name.replace(".", "\n").encode() + b"\n"))
+    with pytest.raises(CheckpointError, match="do not load it with any program") as caught:
+        read_content(path)
+    assert str(caught.value).isprintable()
+
+
 def test_what_is_allowed_in_one_file_is_not_allowed_for_the_program(tmp_path):
     torch.save({"state_dict": WEIGHTS, "arguments": argparse.Namespace(a=1)}, tmp_path / "x.pth")
     before = torch.serialization.get_safe_globals()
