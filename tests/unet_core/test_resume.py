@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,6 +258,55 @@ def test_a_damaged_checkpoint_is_named(config, missing):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=f"is damaged .*{missing}"):
         train(config, resume=True)
+
+
+def test_a_damaged_run_is_refused_with_what_to_use_in_its_place(config):
+    """One bit of the optimizer's state is flipped; another entry is changed, with right checksums."""
+    train(replace(config, epochs=1))
+    folder = Path(config.out)
+    path, best = folder / LAST, folder / BEST
+    whole = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+    values = content["optimizer"]["state"][3]["exp_avg"].untyped_storage()
+    data = bytearray(whole)
+    data[whole.index(bytes(values)) + 5] ^= 4
+    path.write_bytes(data)
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"}
+    use = f"use a copy of it, or start a new run with --init-from {best}"
+    with pytest.raises(CheckpointError) as caught:
+        train(config, resume=True)
+    record = re.search(r"(\S+/data/\d+) differs", str(caught.value))[1]
+    assert str(caught.value) == f"{path}: is damaged: {record} differs from its checksum; copy it again; {use}"
+    content["optimizer"]["state"][3]["exp_avg"][0] = float("nan")
+    torch.save(content, path)
+    before[path] = path.stat().st_mtime_ns
+    with pytest.raises(CheckpointError) as caught:
+        train(config, resume=True)
+    wrong = "optimizer.state.3.exp_avg: found NaN or infinite values, expected finite ones"
+    assert str(caught.value) == f"{path}: is damaged ({wrong}); {use}"
+    assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"}
+    best.unlink()
+    with pytest.raises(CheckpointError, match=r"; use a copy of it, or start a new run$"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lr", float("nan"), "its settings are damaged (--lr nan: expected 1e-12 to 1000)"),
+        ("widths", [[4]], "its setting widths is damaged (found a tuple)"),
+        ("loss", {}, "its setting loss is damaged (found a dict)"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_named(config, name, value, message):
+    train(replace(config, epochs=1))
+    path = Path(config.out) / LAST
+    content = torch.load(path, weights_only=True)
+    content["config"][name] = value
+    torch.save(content, path)
+    with pytest.raises(CheckpointError) as caught:
+        train(config, resume=True)
+    assert str(caught.value) == f"{path}: {message}; start a new run, with --init-from {path}"
 
 
 def command(config, *more):

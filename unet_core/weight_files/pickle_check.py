@@ -79,6 +79,8 @@ def group(items: list[Any]) -> tuple[Any, ...]:
 class Made:
     """Stands for a dictionary, or for what a call would return; a storage has a size in bytes and of its values."""
 
+    __slots__ = ("item", "kind", "size")
+
     def __init__(self, kind: str, size: int = -1, item: int = 1) -> None:
         self.kind, self.size, self.item = kind, size, item
 
@@ -198,8 +200,8 @@ class PickleWalker:
     def storage(self) -> None:
         """Stand in for a storage, whose values have to be in the file."""
         stored = self.stack.pop()
-        if not isinstance(stored, tuple) or len(stored) < 5 or stored[0] not in ("storage", b"storage"):
-            raise RefusedError("refers to something that is no storage")
+        if not isinstance(stored, tuple) or len(stored) < 5 or stored[0] != "storage":
+            raise pickle.UnpicklingError("Only persistent_load of storage is allowed")
         kind, key, _, count = stored[1:5]
         if type(kind) is not Name or type(key) not in (str, bytes, int) or type(count) is not int or count < 0:
             raise RefusedError("has a storage without a proper kind, key and size")
@@ -224,7 +226,7 @@ class PickleWalker:
         arguments = self.stack.pop()
         function = self.stack.pop()
         # What another call returned may be a function, in a file that PyTorch refuses and that is looked into then.
-        unknown = type(function) is Made and not {function.kind} & (CALLS.keys() | PLAIN_NAMES.keys() | DICTS | MADE)
+        unknown = type(function) is Made and function.kind not in KNOWN
         if not (type(function) is Name or unknown) or not isinstance(arguments, tuple):
             raise RefusedError("calls something that is no function")
         self.push(self.result(function, arguments) if type(function) is Name else Made(function.kind))
@@ -418,6 +420,9 @@ CALLS: Mapping[str, Check] = {
 
 Those that are not here keep their arguments and do nothing (`StoredValue`), or are never called.
 """
+KNOWN = CALLS.keys() | PLAIN_NAMES.keys() | DICTS | MADE
+"""Kinds of what PyTorch makes of a file that it accepts: no functions, and messages would show all that is in them."""
+
 assert all(name in CALLS or kind in (StoredValue, StoredDict) for name, kind in PLAIN_NAMES.items())
 
 STEPS: Mapping[bytes, Callable[[PickleWalker], Any]] = {

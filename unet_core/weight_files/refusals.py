@@ -124,6 +124,12 @@ class NotMade:
         """Take any state."""
 
 
+def stand_in(name: str) -> type[NotMade]:
+    """Make a type that does nothing, under a name of a file's choice, which messages show."""
+    line = one_line(name)[:100]
+    return type(line if line.isprintable() else ascii(line)[1:-1][:100], (NotMade,), {})
+
+
 def other_types(path: Path) -> str:
     """Name the types that a file holds besides plain ones, and say how to save its weights alone."""
     content, types = look_into(path)
@@ -205,7 +211,7 @@ def look_into(path: Path) -> tuple[Any, list[str]]:
         is_zip = False  # the older format, in which tensors come after all types
     except Exception:  # of any type, from a file that nobody checked
         is_zip = True
-    stand_ins = {name: type(one_line(name)[:100], (NotMade,), {}) for name in names}
+    stand_ins = {name: stand_in(name) for name in names}
     content: Any = None
     while True:
         allowed = [*PLAIN_TYPES, *((kind, name) for name, kind in stand_ins.items())]
@@ -221,6 +227,6 @@ def look_into(path: Path) -> tuple[Any, list[str]]:
         name = match[1] if match and "." in match[1] else f"builtins.{match[1]}" if match else ""
         if not name or name in stand_ins or len(stand_ins) >= max(MOST_TYPES, len(names)):
             break
-        stand_ins[name] = type(one_line(name)[:100], (NotMade,), {})
+        stand_ins[name] = stand_in(name)
     found = [kind.__name__ for kind in stand_ins.values()]
     return content, sorted(found, key=lambda name: (name in HOLDERS, name.startswith("torch.")))

@@ -1,11 +1,14 @@
 """Weights are found in every place where programs keep them, and of two kinds the one that was asked for."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from runtime.errors import CheckpointError, ConfigError
+from unet_core.checkpoint import load_checkpoint
 from unet_core.networks.weights import load_weights_into
 from unet_core.weight_files.finder import ENTRIES, is_averaged, is_state_dict
 
@@ -189,3 +192,29 @@ def test_state_dicts_are_names_with_dense_tensors():
     assert is_state_dict({"a": tensor}) and is_state_dict({"a": tensor, "mask_values": [0, 255]})
     for value in ({}, {0: tensor}, {"a": 1}, {"a": tensor, "b": 1}, [tensor], {"a": tensor.to_sparse()}, None):
         assert not is_state_dict(value)
+
+
+MANY = 20_000
+ONE = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {f"ema_{index}.x": ONE for index in range(MANY)},
+        {f"a{index}.weight": ONE for index in range(MANY)},
+        {f"downs.0.conv.{index}": ONE for index in range(MANY)},
+        {"model." * MANY + "x": ONE, "model." * MANY + "y": ONE},
+        {f"entry {index}": {"x": ONE} for index in range(MANY // 4)},
+    ],
+    ids=["prefixes", "parts", "names", "prefix of prefixes", "entries"],
+)
+def test_names_by_the_thousand_are_searched_in_no_time(tmp_path, content):
+    """The time grew with the square of their number: minutes for a file of 2 MB."""
+    torch.save(content, tmp_path / "x.pth")
+    begun = time.process_time()
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError):
+        load_weights_into(net(1), tmp_path / "x.pth")
+    assert time.process_time() - begun < 4

@@ -263,3 +263,11 @@ def test_a_changed_weight_of_any_zip_is_found_by_its_checksum(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         read_content(Path(path))
     assert str(caught.value) == f"{path}: is damaged: theirs/data/0 differs from its checksum; copy it again"
+
+
+def test_a_whole_network_in_an_older_file_is_named(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        CheckpointError, match=r"was not executed: it asks for torch\.nn\.modules\.linear\.Linear; save it"
+    ):
+        read_content(tmp_path / "x.pth")

@@ -3,7 +3,9 @@
 import argparse
 import collections
 import datetime
+import json
 import pathlib
+import tracemalloc
 import types
 
 import numpy as np
@@ -104,6 +106,17 @@ def test_names_that_would_change_the_command_are_never_in_it(tmp_path):
     assert str(caught.value).endswith("types that have no names of Python; do not load it with any program")
 
 
+@pytest.mark.parametrize("name", ["torch.Long\x7fStorage", "argparse.Name\x00space", "argparse.\x1b[31mNamespace"])
+def test_names_of_types_are_never_shown_raw(tmp_path, name):
+    path = tmp_path / "x.pth"
+    torch.save({"beside": argparse.Namespace()}, path, _use_new_zipfile_serialization=False)
+    stored = b"argparse\nNamespace\n"
+    path.write_bytes(path.read_bytes().replace(stored, name.replace(".", "\n").encode() + b"\n"))
+    with pytest.raises(CheckpointError, match="do not load it with any program") as caught:
+        read_content(path)
+    assert str(caught.value).isprintable()
+
+
 def test_what_is_allowed_in_one_file_is_not_allowed_for_the_program(tmp_path):
     torch.save({"state_dict": WEIGHTS, "arguments": argparse.Namespace(a=1)}, tmp_path / "x.pth")
     before = torch.serialization.get_safe_globals()
@@ -126,3 +139,39 @@ def test_tensors_that_safetensors_stores_once_have_all_their_names(tmp_path):
     read = read_content(tmp_path / "x.safetensors")
     assert read.keys() == network.state_dict().keys()
     network.load_state_dict(read)
+
+
+@pytest.mark.parametrize("name", [b"x/\xff\xff\xff\xff.pkl", b"x/\x1b[1m.pkl"])
+def test_names_in_a_damaged_archive_are_never_shown_raw(tmp_path, name):
+    torch.save(WEIGHTS, tmp_path / "x.pth")
+    stored = (tmp_path / "x.pth").read_bytes()
+    place = stored.rindex(b"x/data.pkl")
+    (tmp_path / "x.pth").write_bytes(stored[:place] + name.ljust(10, b"_")[:10] + stored[place + 10 :])
+    with pytest.raises(CheckpointError, match=r"x\.pth: is ") as caught:
+        read_content(tmp_path / "x.pth")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [8, 4]}},
+        {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in ("a", "b")},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+    ],
+    ids=["beyond the file", "overflow", "backwards", "overlap", "negative"],
+)
+@pytest.mark.parametrize("length", [None, 2**62])
+def test_headers_of_safetensors_that_claim_too_much_are_refused(tmp_path, header, length):
+    text = json.dumps(header).encode()
+    begin = (len(text) if length is None else length).to_bytes(8, "little")
+    (tmp_path / "x.safetensors").write_bytes(begin + text + bytes(4))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="is damaged, truncated or not a safetensors file"):
+            read_content(tmp_path / "x.safetensors")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
