@@ -246,7 +246,7 @@ def export_loaded(
             converted = convert_to_fp16(model, run, card, samples, options.keep, display)
         else:
             converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
-        model, golden = converted.model, Golden.made(golden.image, converted.run, card.input.fixed_size)
+        model, golden = converted.model, golden.answered(converted.run, card.input.fixed_size)
         replay = graph_run(model, optimised=False)
         card = add_proof(
             card, converted.run, expected, golden, loaded.rows, converted.gate, replay, reference=loaded.reference
