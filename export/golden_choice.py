@@ -123,8 +123,10 @@ def choose_pictures(
 
     The first choice is the picture in which the most channels matter, and each further one adds the most to those
     before it. `show` maps a picture to what the network is shown. For a large network, and for one without gradients,
-    the first few are taken as they come.
+    the first few are taken as they come; without candidates, `first` alone.
     """
+    if not candidates:
+        return [first]
     others = [collage(first.shape, np.random.default_rng(seed)) for seed in range(candidates)]
     try:
         visible, multiplications = visible_channels(segmenter, first, show)

@@ -51,7 +51,7 @@ def require_equal(card: ModelCard, run: NetworkFunction, logits_off: float, file
 
 def require_gate(card: ModelCard, converted: Converted, golden: Golden, file: Path, *, force: bool) -> None:
     """Refuse a converted graph that answers NaN, depends on the batch, or (unless it is forced) fails its gate."""
-    if not all(np.isfinite(sample.probability).all() for sample in (golden, *golden.others)):
+    if not np.isfinite(golden.probability).all():
         refuse("it answers the golden sample with NaN", card, file)
     assert card.proof is not None
     for row in card.proof.rows:

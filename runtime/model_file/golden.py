@@ -59,11 +59,6 @@ class Golden:
         height, width, _ = image.shape
         return cls(image=image, probability=run(extended(image, size)[None])[0, :, :height, :width])
 
-    def answered(self, run: NetworkFunction, size: tuple[int, int] | None = None) -> "Golden":
-        """Return samples of the same images and the answers of `run` to them; `size` is as of `shown`."""
-        others = tuple(self.made(other.image, run, size) for other in self.others)
-        return replace(self.made(self.image, run, size), others=others)
-
     def shown(self, size: tuple[int, int] | None) -> NDArray[np.uint8]:
         """Return the image as a file that takes images of one `size` is shown it; see `extended`."""
         return extended(self.image, size)

@@ -71,10 +71,6 @@ def test_the_largest_error_is_that_of_all_samples(golden):
         return golden.probability[None] + np.float32(0.25) * (not np.array_equal(batch[0], golden.image))
 
     assert (both.error(answer), both.largest_error(answer)) == (0, pytest.approx(0.25))
-    answered = both.answered(answer)
-    assert answered.largest_error(answer) == 0 and answered.others[0].error(
-        lambda _: golden.probability[None]
-    ) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
