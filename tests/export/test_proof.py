@@ -21,6 +21,7 @@ from export.proof import (
 )
 from runtime.card import OutputSpec, Parity
 from runtime.errors import ProofError
+from runtime.model_file.golden import golden_image
 from unet_core.model import Segmenter
 
 BINARY = OutputSpec()
@@ -195,3 +196,7 @@ def test_golden_is_pytorchs_answer():
     assert golden.probability.shape == (3, 56, 88)
     assert golden.error(network_run(segmenter)) < 1e-6
     assert golden.error(lambda image: network_run(segmenter)(255 - image)) > 1e-3
+    assert [one.image.shape for one in golden.others] == 2 * [(56, 88, 1)]
+    assert golden.largest_error(network_run(segmenter)) < 1e-6 < golden.tf32_error
+    usual = make_golden(segmenter, card, candidates=0)
+    assert np.array_equal(usual.image, golden_image(1)) and usual.others == ()

@@ -3,6 +3,7 @@
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from runtime.devices import availability
 from runtime.devices.device import CPU_DEVICE
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
 from runtime.inference import loaded_model, predictor_cache
+from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor, predict
 
 
@@ -211,6 +213,28 @@ def test_device_that_answers_wrongly_is_skipped_by_auto_and_refused_by_name(mode
     )
     with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped: answers the golden sample wrongly"):
         assert Predictor(models["conv"]).report.device == "cpu"
+
+
+def test_a_gpu_is_shown_all_images_of_the_sample_and_a_cpu_the_first(write_model, make_golden, monkeypatch):
+    real, cpu, first = loaded_model.open_session, CPU_DEVICE, make_golden()
+    wrong = Golden(image=first.image, probability=first.probability + np.float32(0.0078125))
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: None)
+    monkeypatch.setattr(
+        loaded_model, "open_session", lambda path, device, *rest, **named: real(path, cpu, *rest, **named)
+    )
+    for tf32_error, limit in [(None, None), (0.0, 0.005)]:
+        golden = replace(first, others=(first, wrong), tf32_error=tf32_error)
+        path = write_model(metadata={GOLDEN_KEY: golden.to_json()})
+        report = Predictor(path, "cpu").report
+        assert report.golden_error < 1e-6 and report.golden_limit == 1e-4
+        if limit is None:
+            assert Predictor(path, "cuda").report.golden_error == pytest.approx(0.0078125, abs=1e-6)
+            continue
+        with pytest.raises(DeviceError) as caught:
+            Predictor(path, "cuda")
+        assert str(caught.value).startswith(
+            f"device cuda:0: answers the golden sample wrongly (off by 0.0078, expected at most {limit})"
+        )
 
 
 def test_threads_are_those_that_this_process_may_use_by_default(models, monkeypatch):

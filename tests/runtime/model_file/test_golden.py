@@ -19,6 +19,7 @@ from runtime.model_file.golden import (
     golden_image,
     golden_size,
     synthetic_image,
+    tf32_tolerance,
 )
 
 
@@ -45,6 +46,57 @@ def test_golden_round_trips_bit_for_bit(golden):
     assert np.array_equal(again.image, golden.image)
     assert np.array_equal(again.probability, golden.probability)
     assert again.to_json() == golden.to_json()
+
+
+def test_further_samples_and_the_error_in_tf32_round_trip(golden):
+    other = Golden(image=255 - golden.image, probability=golden.probability / 2)
+    again = Golden.from_json(replace(golden, others=(other, golden), tf32_error=0.0625).to_json())
+    assert again.tf32_error == 0.0625 and np.array_equal(again.image, golden.image)
+    assert [one.others for one in again.others] == [(), ()]
+    assert np.array_equal(again.others[0].image, other.image)
+    assert np.array_equal(again.others[0].probability, other.probability)
+
+
+def test_samples_of_older_files_have_one_image(golden):
+    assert json.loads(golden.to_json()).keys() == {"image", "probability"}
+    again = Golden.from_json(golden.to_json())
+    assert (again.others, again.tf32_error) == ((), None)
+
+
+def test_the_largest_error_is_that_of_all_samples(golden):
+    other = Golden(image=255 - golden.image, probability=golden.probability)
+    both = replace(golden, others=(other,))
+
+    def answer(batch):
+        return golden.probability[None] + np.float32(0.25) * (not np.array_equal(batch[0], golden.image))
+
+    assert (both.error(answer), both.largest_error(answer)) == (0, pytest.approx(0.25))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tf32_error": 1.5}, "its error in TF32 is not a number from 0 to 1"),
+        ({"tf32_error": float("nan")}, "its error in TF32 is not a number from 0 to 1"),
+        ({"tf32_error": True}, "its error in TF32 is not a number from 0 to 1"),
+        ({"others": [{"image": packed(bytes(3), [1, 1, 3]), "probability": packed(bytes(8), [2, 1, 1])}]}, "differ in"),
+        ({"others": [[]]}, "list indices"),
+        ({"others": 1}, "int"),
+        ({"others": [{"image": {"shape": [5, 7, 3]}, "probability": {"shape": [2, 5, 7]}}] * 400_000}, "are too large"),
+    ],
+    ids=["too large", "NaN", "a truth", "another size", "no sample", "no list", "too many"],
+)
+def test_damage_beside_the_first_image_is_a_model_error(golden, changes, reason):
+    with pytest.raises(ModelError, match=r"golden sample: is damaged \(") as caught:
+        Golden.from_json(changed(golden, **changes))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tf32_error", "limit"), [(None, 2e-2), (0, 5e-3), (1e-3, 5e-3), (2e-3, 8e-3), (9e-3, 2e-2), (3e-2, 3e-2)]
+)
+def test_a_gpu_may_be_off_by_four_times_the_error_in_tf32_within_bounds(tf32_error, limit):
+    assert tf32_tolerance(tf32_error, 2e-2) == pytest.approx(limit)
 
 
 def test_golden_of_a_transposed_array_is_stored_in_order(golden):
