@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.support.cpu_count import affinity, available_threads, own_quota, text_of
 
-PACKAGES = ("unet-deploy", "numpy", "pillow", "opencv-python-headless", "click", "torch", "tensorrt-cu13")
+PACKAGES = ("unet-deploy", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "click", "torch", "tensorrt-cu13")
 """Distributions to report, beside those that contain ONNX Runtime."""
 
 SHARED = ("onnxruntime", "cv2", "PIL")

@@ -10,7 +10,7 @@ from runtime.images.limits import Limits
 START = b"RIFF"
 
 BYTES_PER_PIXEL = 16
-"""Measured: two canvases of libwebp, its output and Pillow's image, of 4 bytes each, not all at once; the result has 3."""
+"""Measured: two canvases of libwebp, its output and Pillow's image take 4 each, not all at once; the result takes 3."""
 
 
 def decode_webp(content: bytes, limits: Limits) -> Image.Image:
