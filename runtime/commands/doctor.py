@@ -58,6 +58,7 @@ def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | No
     else:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None if stdout is closed
         for line in report_lines(findings):
+            line = line.replace("\n", "\\n")  # a card may hold anything
             echo(line.encode(encoding, "backslashreplace").decode(encoding))
     click.get_current_context().exit(0 if ok else 1)
 

@@ -121,7 +121,7 @@ class RunFolder:
                 before = {
                     (row["split"], row["file"].removeprefix("./")): int(row["bytes"]) for row in csv.DictReader(file)
                 }
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
             return ""
         now = file_sizes(train, val)
         kinds = {

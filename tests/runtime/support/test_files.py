@@ -8,7 +8,15 @@ import sys
 import pytest
 
 from runtime.errors import ImageError, OutputError
-from runtime.support.files import make_folder, prepare_target, replacing, write_bytes, write_text
+from runtime.support.files import (
+    formula_note,
+    is_formula,
+    make_folder,
+    prepare_target,
+    replacing,
+    write_bytes,
+    write_text,
+)
 
 
 def names(folder):
@@ -130,7 +138,7 @@ def test_write_that_stops_half_way_leaves_the_old_file(tmp_path, root):
     program = """
 import resource, sys
 from runtime.errors import OutputError
-from runtime.support.files import write_bytes
+from runtime.support.files import formula_note, is_formula, write_bytes
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write_bytes(sys.argv[1], bytes(100_000))
@@ -160,3 +168,12 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path, m
 def test_what_is_no_name_of_a_file_is_an_output_error(tmp_path, name, reason):
     with pytest.raises(OutputError, match=rf"is not a file name \({reason}\); choose another one$"):
         write_bytes(tmp_path / name, b"x")
+
+
+def test_names_that_spreadsheets_take_for_formulas():
+    assert [name for name in ("=a", "+a", "-a", "@a", "\ta", "\ra", "a=", "", "'=a", "1") if is_formula(name)] == [
+        "=a", "+a", "-a", "@a", "\ta", "\ra",
+    ]  # fmt: skip
+    told = "would take 2 names (=a, ...) for a formula; import the first column as text"
+    assert formula_note("t.csv", ["b", "=a", "-c"]) == f"t.csv: a spreadsheet {told}"
+    assert formula_note("t.csv", ["b"]) == ""
