@@ -263,8 +263,10 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
         limits.check_pixels(*picture.size)
     try:
-        with libtiff_errors():
+        with libtiff_errors() as said:
             picture.load()
+        if said:
+            raise DamageError("libtiff reports an error in its pixels")
     except (MemoryError, TooManyPixelsError):
         raise
     except Exception as error:
