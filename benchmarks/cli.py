@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from benchmarks.suite import PARTS, BenchmarkPlan, measure_parts
-from runtime.commands.console import Command, Listed, Size, version_option
+from runtime.commands.console import Command, Listed, Size, echo, version_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, ImageError, one_line
 from runtime.support.cpu_count import MAX_THREADS, available_threads
@@ -185,7 +185,7 @@ def run(
         make_folder(out)
     older = out is not None and (out / FILE_NAME).exists()
     if older:
-        click.echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
+        echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
     busy_before = busy_cores()
     names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
     with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
@@ -205,14 +205,14 @@ def run(
                 replace(results, disturbance=disturbance(busy_before, None), skipped=unfinished).write(out)
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if older and not results.measurements:
-        click.echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
+        echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
     elif out is not None:
         write_report(results, out, replace_pictures=older)
-    click.echo(markdown(results))
+    echo(markdown(results))
     require_parity(results.measurements)
     missing = [name for name in parts if not any(map(results.of, PARTS[name].results or (name,)))]
     if missing:
-        click.echo(f"error: nothing was measured of {', '.join(missing)}; the report says why", err=True)
+        echo(f"error: nothing was measured of {', '.join(missing)}; the report says why", err=True)
         click.get_current_context().exit(1)
 
 
@@ -248,7 +248,7 @@ def compare_runs(old: Path, new: Path, relative_to: str | None, fail_above: floa
     table = comparison_report(
         before, after, comparisons, fail_above=fail_above, relative_to=relative_to, allow_missing=allow_missing
     )
-    click.echo(table, nl=False)
+    echo(table.removesuffix("\n"))
     if regressions(comparisons, fail_above) or (not allow_missing and lost_measurements(before, after)):
         click.get_current_context().exit(1)
 
@@ -349,7 +349,7 @@ def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> No
     for name in PICTURES if replace_pictures else ():
         if out / name not in written:
             (out / name).unlink(missing_ok=True)
-    click.echo("\n".join(f"written: {path}" for path in written), err=True)
+    echo("\n".join(f"written: {path}" for path in written), err=True)
 
 
 @contextmanager

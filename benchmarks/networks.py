@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runtime.commands.console import Command
+from runtime.commands.console import Command, echo
 from runtime.commands.entry import exit_without
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(data: Path, steps: int, only: tuple[str, ...], out: Path | None) -> Non
         raise ConfigError(f"--only {name}: no such network; expected one of {'; '.join(NETWORKS)}")
     found = dict(measure(data, steps, only or tuple(NETWORKS), Display()))
     text = markdown(found, machine()["versions"])
-    click.echo(text)
+    echo(text)
     if out is not None:
         write_text(out, f"{text}\n", follow=True)
 

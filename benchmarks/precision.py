@@ -11,7 +11,7 @@ import click
 
 from export.cli import masks_of, with_options_of_masks
 from export.options import MASK_OPTIONS
-from runtime.commands.console import Command
+from runtime.commands.console import Command, echo
 from runtime.commands.entry import exit_without
 from unet_core.model_options import card_changes, network_options, with_card_options, with_network_options
 
@@ -57,7 +57,7 @@ def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | Non
             rounds=rounds,
             display=display,
         )
-    click.echo(markdown(report))
+    echo(markdown(report))
     if out is not None:
         write_text(out / "precision.json", json.dumps(asdict(report), indent=2) + "\n")
         write_text(out / "precision.md", markdown(report) + "\n")

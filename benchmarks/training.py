@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from runtime.commands.console import Command, Listed, Size
+from runtime.commands.console import Command, Listed, Size, echo
 from runtime.commands.entry import exit_without
 
 
@@ -71,7 +71,7 @@ def main(
         measurements=tuple(one for one in found if isinstance(one, Measurement)),
         skipped=tuple(one for one in found if isinstance(one, Skipped)),
     )
-    click.echo(markdown(results))
+    echo(markdown(results))
     if out is not None:
         results.write(out)
         write_text(out / "training.md", markdown(results))

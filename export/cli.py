@@ -18,7 +18,7 @@ from export.options import (
     with_fixed_size,
 )
 from runtime.card import ModelCard, Precision, Target
-from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed
+from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo
 from runtime.commands.entry import exit_without
 from runtime.errors import ProofError
 from runtime.support.files import new_folder, prepare_target, require_temporary_folder
@@ -136,7 +136,7 @@ def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
     except ProofError as error:
         rows = getattr(getattr(error.card, "proof", error.card), "rows", ())  # of a card, or of a report of --check
         if rows:
-            click.echo(parity_table(rows))
+            echo(parity_table(rows))
         raise
 
 
@@ -161,28 +161,28 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     with _room_for_extras(checkpoint, loaded.card, options, given):
         report = export_loaded(loaded, checkpoint, given.get("output"), options, display)
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     assert report.card.proof is not None
-    click.echo(parity_table(report.card.proof.rows))
+    echo(parity_table(report.card.proof.rows))
     if report.image_dice is not None:
-        click.echo(f"image Dice of PyTorch's answers in {given['data']}: {report.image_dice:.4f}")
+        echo(f"image Dice of PyTorch's answers in {given['data']}: {report.image_dice:.4f}")
     verdict = verdict_line(report.card, f"{checkpoint.name} as {report.family}'s U-Net")
-    click.echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict} ({report.seconds:.0f} s)")
+    echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict} ({report.seconds:.0f} s)")
     if "card" in given:
         from export.hub import write_model_card
 
-        click.echo(f"model card: {write_model_card(report.path)}")
+        echo(f"model card: {write_model_card(report.path)}")
     if "triton" in given:
         from export.triton import write_repository
 
         folder = write_repository(report.path, given["triton"], name=given.get("triton_name"))
         if "triton_name" not in given and folder.name != report.card.name:
-            click.echo(
+            echo(
                 f"note: Triton refuses the name {report.card.name!r}, so the model is {folder.name} there; "
                 "--triton-name gives another one",
                 err=True,
             )
-        click.echo(f"Triton: {folder}")
+        echo(f"Triton: {folder}")
 
 
 @contextmanager
@@ -234,7 +234,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         display=Display(),
     )
     if report.rows:
-        click.echo(parity_table(report.rows))
+        echo(parity_table(report.rows))
     found = []
     if report.rows and report.card.precision == "fp32":
         found.append(f"equals {report.reference} within {report.max_abs_error:.1e}")
@@ -246,7 +246,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
     gate = report.card.proof.gate if report.card.proof else None
     if gate is not None and not gate.passed:
         found.append("FAILED ITS GATE when it was exported")
-    click.echo(f"{file}: {', '.join(found)}, on {report.device}")
+    echo(f"{file}: {', '.join(found)}, on {report.device}")
 
 
 if __name__ == "__main__":

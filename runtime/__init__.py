@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.errors import DeviceError as DeviceError
     from runtime.errors import DeviceWarning as DeviceWarning
     from runtime.errors import ImageError as ImageError
+    from runtime.errors import ImageMemoryError as ImageMemoryError
     from runtime.errors import ImageWarning as ImageWarning
     from runtime.errors import ModelError as ModelError
     from runtime.errors import NotFiniteError as NotFiniteError
@@ -50,6 +51,7 @@ _ERRORS = (
     "DeviceError",
     "DeviceWarning",
     "ImageError",
+    "ImageMemoryError",
     "ImageWarning",
     "ModelError",
     "NotFiniteError",

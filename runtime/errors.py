@@ -21,6 +21,7 @@ and exit with `exit_code`. Every other exception is a bug and keeps its tracebac
     ImageWarning          an array of 16 bits or floats whose values differ by too little to tell them apart in 8 bits
 """
 
+import re
 import sys
 import warnings
 
@@ -109,8 +110,14 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def one_line(text: str) -> str:
-    """Replace white space by single spaces, and other characters that do not print by escapes such as \\x1b."""
-    joined = " ".join(text.split())
-    if joined.isprintable():
-        return joined
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in joined)
+    """Write a text on one line: white space becomes single spaces, and what a terminal would obey is escaped."""
+    return shown(" ".join(text.split()))
+
+
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys instead of showing them (escapes, changes of direction), or that are no text."""
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal would obey, as Python writes it in a string: names of files are other people's text."""
+    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)

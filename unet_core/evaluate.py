@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import NONE, Command, IgnoredValue
+from runtime.commands.console import NONE, Command, IgnoredValue, echo
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
-from runtime.support.files import require_temporary_folder
+from runtime.support.files import formula_note, require_temporary_folder
 from unet_core.data.faults import surplus_masks
 from unet_core.data.pairs import (
     Layout,
@@ -281,18 +281,20 @@ def measure_and_print(
         display=display,
     )
     if submission is not None:
-        click.echo(f"{submission}: {len(pairs)} mask{'s' * (len(pairs) > 1)}")
+        echo(f"{submission}: {len(pairs)} mask{'s' * (len(pairs) > 1)}")
+        if note := formula_note(submission, [pair.image.name for pair in pairs]):
+            display.note(note)
     if split == "test":
         return
-    click.echo(f"{model} on {len(pairs)} {split} image{'s' * (len(pairs) > 1)} of {data}")
+    echo(f"{model} on {len(pairs)} {split} image{'s' * (len(pairs) > 1)} of {data}")
     training, split_off = loaded.card.training, split == "val" and not has_validation(data)
     if training is not None and split_off and training.data != fingerprint(*find_splits(data, layout)):
         display.note("the model was trained on other data, or on another split of it: it may have seen these images")
-    click.echo(figure_lines(metrics.summary()))
+    echo(figure_lines(metrics.summary()))
     if note := one_sided(metrics):
         display.note(note)
     if len(metrics.classes) > 1:
-        click.echo(class_table(metrics))
+        echo(class_table(metrics))
 
 
 if __name__ == "__main__":

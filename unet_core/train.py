@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from runtime.commands.console import Command, Listed
+from runtime.commands.console import Command, Listed, echo
 from runtime.commands.entry import INTERRUPTED, exit_without
 from runtime.errors import ConfigError
 from runtime.support.files import require_temporary_folder
@@ -121,11 +121,11 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
                 line = "stopped and saved; resume with: python -m unet_core.train "
                 line += f"--out {shlex.quote(config.out)} --resume"
             with suppress(OSError):  # a terminal that is closed
-                click.echo(line, err=True)
+                echo(line, err=True)
         raise SystemExit(code) from stop
     if processes.first:
         following = f"unet-export {shlex.quote(str(best))}"
-        click.echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: {following}")
+        echo(f"best weights: {best}    curves: {best.parent / 'curves.png'}    next: {following}")
 
 
 def merge_settings(file: Path | None, flags: Mapping[str, Any], resume: bool) -> TrainConfig:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from runtime.commands.console import Command, Size
+from runtime.commands.console import Command, Size, echo
 from runtime.commands.entry import exit_without
 from runtime.errors import DataError, OutputError
 from runtime.support.cpu_count import available_threads
@@ -114,7 +114,7 @@ def main(out: Path, cars: int, val_cars: int | None, size: tuple[int, int], seed
         training, validation = make_dataset(out, cars=cars, val_cars=val_cars, size=size, seed=seed)
     except ModuleNotFoundError as error:
         exit_without(error, extra="train")
-    click.echo(f"wrote {training} training and {validation} validation images with masks to {out}")
+    echo(f"wrote {training} training and {validation} validation images with masks to {out}")
 
 
 if __name__ == "__main__":

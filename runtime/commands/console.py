@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from runtime.commands.entry import INTERRUPTED
-from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line
+from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line, shown
 
 DISTRIBUTION = "unet-deploy"
 
@@ -32,12 +32,17 @@ class Command(click.Command):
 
             def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
                 if issubclass(category, DeviceWarning | ImageWarning):
-                    click.echo(f"note: {one_line(str(message))}", err=True)
+                    echo(f"note: {one_line(str(message))}", err=True)
                 else:
                     default(message, category, *rest, **named)
 
             warnings.showwarning = show
             return super().invoke(ctx)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text to stdout or stderr; all text that a command prints passes here, and what is no text is escaped."""
+    click.echo(shown(text), err=err)
 
 
 @contextmanager
@@ -56,7 +61,10 @@ def errors_as_lines() -> Iterator[None]:
         end(f"error: {name}: {reason}", UnetError.exit_code)
     except KeyboardInterrupt:
         end("interrupted", INTERRUPTED)
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except click.ClickException as error:
+        vars(error)["message"] = shown(error.message)  # it quotes arguments, which a shell may have made of file names
+        raise
+    except (click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
         cause: BaseException | None = error
@@ -70,7 +78,7 @@ def errors_as_lines() -> Iterator[None]:
 def end(line: str, code: int) -> NoReturn:
     """Print a line to stderr and end the command."""
     with suppress(OSError):  # stderr may be full or closed, too
-        click.echo(line, err=True)
+        echo(line, err=True)
     raise click.exceptions.Exit(code)
 
 

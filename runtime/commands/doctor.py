@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import Command, Named, installed_version, version_option
+from runtime.commands.console import Command, Named, echo, installed_version, version_option
 
 if TYPE_CHECKING:
     from runtime.commands.diagnostics import Findings
@@ -54,12 +54,12 @@ def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | No
     if as_json:
         listed = [asdict(problem) for problem in problems]
         report = {"version": installed_version(), **findings.parts, "problems": listed, "ok": ok}
-        click.echo(json.dumps(report, indent=1, default=str))
+        echo(json.dumps(report, indent=1, default=str))
     else:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None if stdout is closed
         for line in report_lines(findings):
-            printable = "".join(letter if letter.isprintable() else " " for letter in line)  # a card may hold anything
-            click.echo(printable.encode(encoding, "backslashreplace").decode(encoding))
+            line = line.replace("\n", "\\n")  # a card may hold anything
+            echo(line.encode(encoding, "backslashreplace").decode(encoding))
     click.get_current_context().exit(0 if ok else 1)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from runtime.card import OutputSpec
-from runtime.commands.console import progress_hidden
+from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
-from runtime.errors import ConfigError, DeviceError, ImageError, one_line
+from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
 from runtime.image import image_size
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
@@ -22,7 +22,7 @@ from runtime.model_file.reader import read_model
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
 from runtime.result import Segmentation
-from runtime.support.files import remove_leftovers_of
+from runtime.support.files import formula_note, remove_leftovers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def predict_files(
     left = unfinished(jobs, out, form, len(output.classes)) if skip_existing else jobs
     skipped = len(jobs) - len(left)
     if not left:
-        click.echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
+        echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
         return 0
     predictor, finished = arguments.open()
     tally = Tally()
@@ -127,7 +127,9 @@ def predict_files(
         parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
         parts += [f"{len(tally.failures)} failed"] if tally.failures else []
         parts += [f"{skipped} skipped"] if skipped else []
-        click.echo(", ".join(parts))
+        echo(", ".join(parts))
+        if isinstance(form, TableFormat) and (note := formula_note(out, [job.name for job in left])):
+            echo(f"note: {note}", err=True)
     if not tally.failures:
         return 0
     return 1 if tally.written or skipped else ImageError.exit_code
@@ -149,7 +151,7 @@ def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: 
         left.append(job)
         incomplete += exists
     if incomplete:
-        click.echo(
+        echo(
             f"note: {incomplete} of {len(jobs)} files are truncated or of another format or size; writing them again",
             err=True,
         )
@@ -174,7 +176,7 @@ def take_all(jobs: list[Job], answers: Generator[Any], sink: FileSink | TableSin
             if isinstance(answer, Exception):
                 failures.append(failure_line(job, answer))
                 clear = "" if progress_hidden() else "\r\x1b[K"  # over the progress bar, which is drawn again
-                click.echo(f"{clear}error: {one_line(failures[-1])}", err=True)
+                click.echo(f"{clear}error: {shown(one_line(failures[-1]))}", err=True)
             else:
                 sink.take(answer)
             bar.update(1, f"{done / (time.monotonic() - start):.1f} images/s")

@@ -14,7 +14,17 @@ from typing import Any
 
 from runtime.support.cpu_count import affinity, available_threads, own_quota, text_of
 
-PACKAGES = ("unet-deploy", "numpy", "pillow", "opencv-python-headless", "click", "blake3", "torch", "tensorrt-cu13")
+PACKAGES = (
+    "unet-deploy",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "simplejpeg",
+    "blake3",
+    "click",
+    "torch",
+    "tensorrt-cu13",
+)
 """Distributions to report, beside those that contain ONNX Runtime."""
 
 SHARED = ("onnxruntime", "cv2", "PIL")

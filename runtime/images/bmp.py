@@ -5,7 +5,7 @@ import io
 from PIL import Image, ImageFile
 
 from runtime.images.damage import DamageError
-from runtime.images.limits import Limits
+from runtime.images.limits import Limits, of_picture
 
 START = b"BM"
 
@@ -22,7 +22,7 @@ def decode_bmp(content: bytes, limits: Limits) -> Image.Image:
     """
     with Image.open(io.BytesIO(content), formats=("BMP",)) as picture:
         width, height = picture.size
-        limits.check_memory(len(content) + width * height * (8 if picture.mode in ("RGB", "RGBA") else 6))
+        limits.check_memory(len(content) + of_picture(width, height, 7 if picture.mode in ("RGB", "RGBA") else 5))
         name, extents, offset, args = picture.tile[0]
         if name == "bmp_rle":
             assert isinstance(args, tuple)

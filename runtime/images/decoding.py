@@ -133,21 +133,33 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
     """
     name = name_of(path)
     with image_errors(name, limits), open_source(path, name, limits) as file:
-        start = file.read(len(png_reader.START))
-        if start.startswith((jpeg.START, png_reader.START)):
-            if start.startswith(jpeg.START):
-                header = jpeg.read_start(start + file.read(HEADER), file, limits)
-                (width, height), turn = header.size, jpeg_orientation(header)
-            else:
-                content = png_reader.reduce(start + file.read(), limits)
-                with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-                    (width, height), turn = picture.size, header_orientation(picture)
+        start = file.read(HEADER)
+        if start.startswith(jpeg.START):
+            header = jpeg.read_start(start, file, limits)
+            (width, height), turn = header.size, jpeg_orientation(header)
         else:
-            file.seek(0)
-            with Image.open(file, formats=DECODERS) as picture:
-                # Pillow turns the sides of a TIFF itself.
-                (width, height), turn = picture.size, 1 if picture.format == "TIFF" else orientation(picture)
+            (width, height), turn = size_and_orientation(start + file.read(), limits)
     return (width, height) if upright and turn in TURNED else (height, width)
+
+
+def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int], int]:
+    """Return (width, height) and EXIF orientation of a file that is no JPEG, without decoding it."""
+    if netpbm.START.match(content):
+        return netpbm.read_header(content, limits)[1][:2], 1
+    if content.startswith(gif.STARTS):
+        return gif.first_frame(content, limits).whole_screen, 1
+    if content.startswith(tiff.STARTS):
+        tiff.check_directory(content)
+    elif content.startswith(webp.START):
+        webp.check_size(content, limits)
+    elif content.startswith(png_reader.START):
+        content = png_reader.reduce(content, limits)
+    with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
+        if picture.format == "TIFF":  # Pillow turns its sides itself
+            return picture.size, 1
+        # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
+        has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()
+        return picture.size, orientation(picture) if has_some else 1
 
 
 @contextmanager
@@ -251,8 +263,10 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
         limits.check_pixels(*picture.size)
     try:
-        with libtiff_errors():
+        with libtiff_errors() as said:
             picture.load()
+        if said:
+            raise DamageError("libtiff reports an error in its pixels")
     except (MemoryError, TooManyPixelsError):
         raise
     except Exception as error:
@@ -289,12 +303,6 @@ def orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(ORIENTATION, 1))
     except Exception:  # of many types
         return 1
-
-
-def header_orientation(picture: Image.Image) -> int:
-    """EXIF orientation of a file that is open, but not decoded, for which Pillow would decode it."""
-    tells = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
-    return orientation(picture) if tells & picture.info.keys() else 1
 
 
 def jpeg_orientation(header: jpeg.Header) -> int:

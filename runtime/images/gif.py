@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from runtime.images.damage import DamageError
-from runtime.images.limits import Limits
+from runtime.images.limits import Limits, of_picture
 from runtime.images.whole import load_whole
 
 STARTS = (b"GIF87a", b"GIF89a")
@@ -27,6 +27,11 @@ class Frame:
     is_interlaced: bool
     pixels: bytes
 
+    @property
+    def whole_screen(self) -> tuple[int, int]:
+        """(width, height) of the screen, extended to hold the frame."""
+        return max(self.screen[0], self.x + self.size[0]), max(self.screen[1], self.y + self.size[1])
+
 
 def decode_gif(content: bytes, limits: Limits) -> Image.Image:
     """Decode the first frame on the screen, in mode P, or L where its colours are the 256 greys.
@@ -36,10 +41,9 @@ def decode_gif(content: bytes, limits: Limits) -> Image.Image:
         LimitError, TooManyPixelsError: it exceeds the limits.
     """
     frame = first_frame(content, limits)
-    width, height = frame.size
-    screen = max(frame.screen[0], frame.x + width), max(frame.screen[1], frame.y + height)
+    (width, height), screen = frame.size, frame.whole_screen
     limits.check_pixels(*screen)
-    limits.check_memory(len(content) + len(frame.pixels) + screen[0] * screen[1] * 5)
+    limits.check_memory(len(content) + 2 * len(frame.pixels) + of_picture(*screen, 5))
     last = (width - 1, height - 1 if not frame.is_interlaced or height == 1 else height // 2 * 2 - 1)
     picture = load_whole(alone(frame), "GIF", last)
     if screen == frame.size:

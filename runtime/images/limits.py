@@ -55,6 +55,11 @@ class Limits:
             raise LimitError(f"takes about {needed} bytes to decode, expected at most {self.memory}", "memory")
 
 
+def of_picture(width: int, height: int, sample: int) -> int:
+    """Bytes of one of Pillow's images and of what is made of it, `sample` a pixel, and 8 for each row."""
+    return height * (width * sample + 8)
+
+
 class TooManyPixelsError(Exception):
     """The header has more pixels than `Limits.pixels`; the error's text is "WIDTH x HEIGHT"."""
 

@@ -11,8 +11,8 @@ from runtime.images.limits import Limits
 
 START = re.compile(rb"P[1-6][\s#]")
 
-SPACE = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*")
-"""White space and comments."""
+SPACE = re.compile(rb"(?:\s++|#[^\r\n]*+[\r\n])*+")
+"""White space and comments, matched without going back, which would take memory for each of them."""
 
 COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 
@@ -55,9 +55,9 @@ def read_header(content: bytes, limits: Limits) -> tuple[int, tuple[int, int, in
     """Read the kind (1 to 6), (width, height, highest value) and the position of the first pixel."""
     kind, found, position = content[1] - 48, [], 2
     for _ in range(2 if kind in (1, 4) else 3):
-        space = SPACE.match(content, position, position + limits.header_bytes + 1)
+        space = SPACE.match(content, position, limits.header_bytes + 1)
         position = space.end() if space else position
-        limits.check_header(position)
+        limits.check_header(len(content) if content[position : position + 1] == b"#" else position)
         number = DIGITS.match(content, position)
         if number is None or not 1 <= int(number[0]) <= MAX_SIDE:
             raise DamageError("its header makes no sense, or is cut off")

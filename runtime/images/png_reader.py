@@ -5,7 +5,7 @@ import zlib
 from PIL import Image
 
 from runtime.images.damage import DamageError
-from runtime.images.limits import Limits
+from runtime.images.limits import Limits, of_picture
 from runtime.images.whole import load_whole
 
 START = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +34,7 @@ def decode_png(content: bytes, limits: Limits) -> Image.Image:
     depth, colours, is_interlaced = reduced[24], reduced[25], reduced[28]
     limits.check_pixels(width, height)
     sample = 4 if colours in (2, 4, 6) else depth // 8 or 1
-    limits.check_memory(len(content) + len(reduced) + width * height * (sample + 3))
+    limits.check_memory(len(content) + len(reduced) + of_picture(width, height, sample + 3))
     last = (width - 1, height - 1)
     if is_interlaced and height > 1:  # the last pass has the odd rows
         last = (width - 1, height // 2 * 2 - 1)
@@ -53,7 +53,7 @@ def reduce(content: bytes, limits: Limits) -> bytes:
     """
     view, position = memoryview(content), len(START)
     kept: dict[bytes, bytes] = {}
-    pixels: list[memoryview] = []
+    pixels = bytearray()
     while position + 8 <= len(content):
         length = int.from_bytes(content[position : position + 4], "big")
         name, end = content[position + 4 : position + 8], position + 12 + length
@@ -66,13 +66,12 @@ def reduce(content: bytes, limits: Limits) -> bytes:
             limits.check_header(min(position, len(content)))
     if b"IHDR" not in kept or not pixels:
         raise DamageError("it has no pixels")
-    joined = b"".join(pixels)
     colours = [kept[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in kept]
     others = [chunk for name, chunk in kept.items() if name not in PIXELS]
-    return b"".join([START, *colours, *others, chunk_of(b"IDAT", joined), EMPTY_END])
+    return b"".join([START, *colours, *others, chunk_of(b"IDAT", pixels), EMPTY_END])
 
 
-def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], pixels: list[memoryview]) -> None:
+def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], pixels: bytearray) -> None:
     """Keep the first chunk of each name, and all pixels."""
     is_text = name in TEXTS
     is_extra = is_text or name == b"eXIf"
@@ -87,11 +86,11 @@ def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], 
             return
         raise DamageError(f"the checksum of its chunk {name.decode()} is wrong")
     if name == b"IDAT":
-        pixels.append(chunk[8 : 8 + length])
+        pixels += chunk[8 : 8 + length]
     else:
         kept.setdefault(name, bytes(chunk))
 
 
-def chunk_of(name: bytes, body: bytes) -> bytes:
+def chunk_of(name: bytes, body: bytearray) -> bytes:
     """Encode a chunk. Nobody checks the sum of a chunk of pixels again, so there is none."""
     return b"".join([len(body).to_bytes(4, "big"), name, body, bytes(4)])

@@ -10,7 +10,7 @@ from runtime.images.damage import DamageError, UnreadKindError
 from runtime.images.fax import decode_group4
 from runtime.images.jpeg import SPACES, read_header, strictly
 from runtime.images.libtiff_messages import libtiff_errors
-from runtime.images.limits import Limits
+from runtime.images.limits import Limits, of_picture
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 """Beginnings of TIFF and BigTIFF, and of two that are written wrongly but can be read."""
@@ -40,13 +40,14 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
     check_directory(content)
     with Image.open(io.BytesIO(content), formats=("TIFF",)) as picture:
         assert isinstance(picture, TiffImagePlugin.TiffImageFile)
-        tags, pixels = picture.tag_v2, picture.width * picture.height
+        tags = picture.tag_v2
         if picture.info["compression"] == "tiff_jpeg":
             raise UnreadKindError("is a TIFF with JPEG in the way of TIFF 6.0, which is not read; save it again")
         limits.check_pixels(*picture.size)
         biggest = check_pieces(content, tags, picture.info["compression"], limits)
         sample = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
-        limits.check_memory(len(content) + 3 * pixels + 2 * biggest + pixels * sample * (1 + (tags.get(274, 1) != 1)))
+        copies = sample * (1 + (tags.get(274, 1) != 1))
+        limits.check_memory(len(content) + 2 * biggest + of_picture(*picture.size, copies + 3))
         if picture.info["compression"] in FAX:
             return decode_fax(content, picture)
         with libtiff_errors() as said:

@@ -219,3 +219,20 @@ def write_text(path: str | os.PathLike[str], content: str, *, follow: bool = Fal
 def reason_of(error: OSError) -> str:
     """The system's words for an error, in lower case."""
     return (error.strerror or str(error)).lower()
+
+
+def is_formula(cell: str) -> bool:
+    """Return True for text that a spreadsheet takes for a formula when it opens a CSV file."""
+    return cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+
+
+def formula_note(path: str | os.PathLike[str], names: Iterable[str]) -> str:
+    """Return a note on names in a table that spreadsheets take for formulas; "" if there are none.
+
+    Such tables are read by programs that look for just these names, so they stay as they are.
+    """
+    found = [name for name in names if is_formula(name)]
+    if not found:
+        return ""
+    names = f"{len(found)} names ({found[0]}, ...)" if len(found) > 1 else f"1 name ({found[0]})"
+    return f"{os.fspath(path)}: a spreadsheet would take {names} for a formula; import the first column as text"

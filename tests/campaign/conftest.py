@@ -17,4 +17,5 @@ def campaign(request):
         folder=Path(folder) if folder else None,
     )
     if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, "table.md").write_text(table(folder))

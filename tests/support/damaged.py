@@ -154,7 +154,8 @@ def cut_webp(content, share):
     """Cut the chunk of pixels, and say so in the lengths."""
     position = 12
     while content[position : position + 4] not in (b"VP8 ", b"VP8L"):
-        position += 8 + struct.unpack_from("<I", content, position + 4)[0]
+        length = struct.unpack_from("<I", content, position + 4)[0]
+        position += 8 + length + length % 2
     length = struct.unpack_from("<I", content, position + 4)[0]
     body = content[position + 8 : position + 8 + int(share * length)]
     chunk = content[position : position + 4] + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)

@@ -33,6 +33,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL
+import simplejpeg
 from filelock import BaseFileLock, FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
@@ -102,7 +103,7 @@ class Cache:
             status = path.stat()
             # A copy that keeps size and modification time still has another time of change (ctime).
             files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        versions = (VERSION, PIL.__version__, cv2.__version__)
+        versions = (VERSION, PIL.__version__, cv2.__version__, simplejpeg.__version__)
         decoding = asdict(decoder)
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,7 +18,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from runtime.commands.console import progress_hidden
+from runtime.commands.console import echo, progress_hidden
 from unet_core.evaluation.metrics import METRICS
 
 Advance = Callable[..., None]
@@ -115,7 +114,7 @@ class Display:
         with self._unless_gone():
             if self._progress is not None:
                 self._progress.stop()
-            click.echo(text, err=err)
+            echo(text, err=err)
             if self._progress is not None:
                 self._progress.start()
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import DataError, OutputError
 from runtime.support.files import (
+    is_formula,
     make_inner_folder,
     new_folder,
     reason_of,
@@ -142,15 +143,18 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("split", "file", "bytes"))
-        writer.writerows((*place, size) for place, size in file_sizes(train, val).items())
+        sizes = file_sizes(train, val).items()
+        writer.writerows((split, f"./{name}" if is_formula(name) else name, size) for (split, name), size in sizes)
         write_bytes(self.path / FILES, text.getvalue().encode("utf-8", NAME_ERRORS))
 
     def changes(self, train: Sequence[Pair], val: Sequence[Pair]) -> str:
         """Describe what differs from the files that the run began with; "" if that is not known."""
         try:
             with open(self.path / FILES, encoding="utf-8", errors=NAME_ERRORS, newline="") as file:
-                before = {(row["split"], row["file"]): int(row["bytes"]) for row in csv.DictReader(file)}
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+                before = {
+                    (row["split"], row["file"].removeprefix("./")): int(row["bytes"]) for row in csv.DictReader(file)
+                }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
             return ""
         now = file_sizes(train, val)
         kinds = {

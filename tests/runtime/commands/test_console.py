@@ -14,7 +14,7 @@ from PIL import Image
 
 from runtime.commands.console import NONE, Command, IgnoredValue, Size
 from runtime.commands.entry import start
-from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line
+from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line, shown
 
 
 def run(work, *arguments):
@@ -154,6 +154,26 @@ def test_nonsense_is_not_a_size(text):
     result = run(lambda size: None, "--size", text)
     assert result.exit_code == 2
     assert "is not a size; expected for example 1918x1280" in " ".join(result.stderr.split())
+
+
+ESCAPES = "a\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\udcff.png"
+SHOWN = r"a\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\udcff.png"
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped():
+    assert shown(ESCAPES) == SHOWN
+    assert shown("straße 車\t1\nb") == "straße 車\t1\nb"
+    done = run(raising(ImageError(f"{ESCAPES}: no such file")))
+    assert (done.stderr, done.exit_code) == (f"error: {SHOWN}: no such file\n", 2)
+    done = run(raising(FileNotFoundError(errno.ENOENT, "No such file", ESCAPES)))
+    assert done.stderr == f"error: {SHOWN}: no such file\n"
+    done = run(raising(AssertionError), ESCAPES)
+    assert SHOWN in done.stderr or repr(ESCAPES) in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_errors_of_python_keep_the_name_as_it_is():
+    assert str(ImageError(ESCAPES)) == ESCAPES
 
 
 def test_one_line_folds_white_space():

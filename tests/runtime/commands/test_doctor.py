@@ -304,7 +304,7 @@ def test_wrong_arguments(run):
 
 def test_control_characters_of_a_card_are_not_printed(run, write_model, make_card):
     text = make_card("conv").to_json().replace('"name": "conv"', '"name": "x\\u001b[2Jy"')
-    assert "x [2Jy: car; 12x8 RGB" in run(write_model("conv", metadata={"unet.card": text})).stdout
+    assert r"x\x1b[2Jy: car; 12x8 RGB" in run(write_model("conv", metadata={"unet.card": text})).stdout
 
 
 def test_command_in_a_process_of_its_own(models, root):

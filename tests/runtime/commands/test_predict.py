@@ -142,6 +142,21 @@ def test_one_table_of_run_lengths(run_predict, pictures, out):
     assert table.read_text() == whole.replace(whole.splitlines()[1], "a.png,1 1")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names on Windows")
+def test_names_of_strangers_are_shown_escaped_and_told_where_a_table_has_formulas(run_predict, pictures, out):
+    (pictures / "a.png").rename(pictures / "=cmd|calc.png")
+    (pictures / "bad\x1b[2J.png").write_bytes(b"nothing")
+    table = out / "masks.csv"
+    result = run_predict(pictures, "--format", "rle-csv", to=table)
+    assert result.stdout == f"3 of 4 written to {table} on cpu, 1 failed\n"
+    refusal, note = result.stderr.splitlines()
+    assert refusal.startswith(rf"error: {pictures}/bad\x1b[2J.png: is not an image of a known format (")
+    assert note == (
+        f"note: {table}: a spreadsheet would take 1 name (=cmd|calc.png) for a formula; import the first column as text"
+    )
+    assert table.read_text().splitlines()[1].startswith("=cmd|calc.png,")
+
+
 def test_version_is_that_of_the_distribution():
     assert CliRunner().invoke(predict, ["--version"], prog_name="p").stdout == f"p {version('unet-deploy')}\n"
 

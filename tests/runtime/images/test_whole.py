@@ -22,6 +22,7 @@ from PIL import Image
 
 from runtime.errors import ImageError
 from runtime.image import load_image
+from runtime.images.whole import MARKS
 
 NOISE = np.random.default_rng(3).integers(0, 256, (96, 80, 3), np.uint8)
 SMOOTH = (np.add.outer(np.arange(96), 2 * np.arange(80))[:, :, None] // 8 * 8 + np.array([0, 20, 50])).astype(np.uint8)
@@ -83,7 +84,7 @@ def test_png_whose_finished_stream_holds_one_row_is_refused(size):
 
 
 @pytest.mark.parametrize("size", [(9, 6), (1, 5), (5, 1), (1, 1), (3, 2), (8, 8)])
-@pytest.mark.parametrize("level", [0, 82, 173, 255])
+@pytest.mark.parametrize("level", [0, *MARKS, 255], ids=["black", "first mark", "second mark", "white"])
 def test_interlaced_png_is_whole_with_every_level_and_refused_without_its_last_byte(size, level):
     width, height = size
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
@@ -99,7 +100,7 @@ def test_interlaced_png_is_whole_with_every_level_and_refused_without_its_last_b
         load_image(files[1], "L")
 
 
-@pytest.mark.parametrize("level", [0, 82, 173, 255])
+@pytest.mark.parametrize("level", [0, *MARKS, 255], ids=["black", "first mark", "second mark", "white"])
 def test_rows_of_the_levels_that_are_decoded_onto_are_read(level):
     pixels = np.full((5, 7), level, np.uint8)
     for form in ("PNG", "GIF", "BMP"):

@@ -9,6 +9,8 @@ import pytest
 
 from runtime.errors import ImageError, OutputError
 from runtime.support.files import (
+    formula_note,
+    is_formula,
     make_folder,
     make_inner_folder,
     new_temporary,
@@ -139,7 +141,7 @@ def test_write_that_stops_half_way_leaves_the_old_file(tmp_path, root):
     program = """
 import resource, sys
 from runtime.errors import OutputError
-from runtime.support.files import write_bytes
+from runtime.support.files import formula_note, is_formula, write_bytes
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write_bytes(sys.argv[1], bytes(100_000))
@@ -279,3 +281,12 @@ def test_a_file_system_without_locks_is_written_and_nothing_removed(tmp_path, mo
     write_bytes(tmp_path / "a.bin", b"new")
     remove_leftovers_of([tmp_path / "a.bin"])
     assert names(tmp_path) == [".a.0123abcd.bin", "a.bin"]
+
+
+def test_names_that_spreadsheets_take_for_formulas():
+    assert [name for name in ("=a", "+a", "-a", "@a", "\ta", "\ra", "a=", "", "'=a", "1") if is_formula(name)] == [
+        "=a", "+a", "-a", "@a", "\ta", "\ra",
+    ]  # fmt: skip
+    told = "would take 2 names (=a, ...) for a formula; import the first column as text"
+    assert formula_note("t.csv", ["b", "=a", "-c"]) == f"t.csv: a spreadsheet {told}"
+    assert formula_note("t.csv", ["b"]) == ""

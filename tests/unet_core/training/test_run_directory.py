@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_files_are_listed_with_their_side_and_size(begun, data):
     assert folder.changes(*find_splits(data)) == ""
 
 
+def test_name_that_a_spreadsheet_takes_for_a_formula_is_a_path_in_the_list(begun, tmp_path):
+    folder, (train, val) = begun
+    place = tmp_path / "=cmd|calc"
+    place.mkdir()
+    files = [shutil.copy(path, place) for path in (train[0].image, train[0].mask)]
+    strange = [replace(train[0], image=Path(files[0]), mask=Path(files[1])), *train[1:]]
+    folder.begin(strange, val)
+    rows = list(csv.DictReader((folder.path / FILES).read_text().splitlines()))
+    assert [row["file"] for row in rows[:2]] == ["./=cmd|calc/car0.jpg", "./=cmd|calc/car0_mask.gif"]
+    assert folder.changes(strange, val) == ""
+
+
 def test_what_changed_is_named(begun, data):
     folder, _ = begun
     (data / "train_images" / "car1.jpg").unlink()
@@ -63,7 +76,12 @@ def test_many_changes_are_cut_short(begun):
 
 def test_a_list_that_is_missing_or_damaged_tells_nothing(begun, data):
     folder, pairs = begun
-    for content in (b"split,file,bytes\ntrain,a.jpg,many\n", b"a,b\n1,2\n", b"split,file,bytes\ntrain,a.jpg\n"):
+    for content in (
+        b"split,file,bytes\ntrain,a.jpg,many\n",
+        b"a,b\n1,2\n",
+        b"split,file,bytes\ntrain,a.jpg\n",
+        b"split,file,bytes\nx",
+    ):
         (folder.path / FILES).write_bytes(content)
         assert folder.changes(*pairs) == ""
     (folder.path / FILES).unlink()
