@@ -97,7 +97,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     assert done.stderr == "".join(f"note: {note}\n" for note in exported.notes)
     assert len(lines) == 1 + 9 + 1
     assert lines[1].startswith("1x1x1 ")
-    assert lines[-1].startswith(f"{target}: 0.1 MB, equals PyTorch within ")
+    assert lines[-1].startswith(f"{target}: 0.2 MB, equals PyTorch within ")
     assert target.read_bytes() == exported.path.read_bytes()
 
 
