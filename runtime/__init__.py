@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from runtime.errors import OutputError as OutputError
     from runtime.errors import ProofError as ProofError
     from runtime.errors import UnetError as UnetError
-    from runtime.images.limits import Limits as Limits
+    from runtime.image_files.limits import Limits as Limits
     from runtime.inference.batcher import Batching as Batching
     from runtime.options import ProviderOptions as ProviderOptions
     from runtime.predictor import Predictor as Predictor

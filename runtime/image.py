@@ -16,11 +16,11 @@ from PIL import Image
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError
+from runtime.image_files.decoding import check_levels, decode, name_of, out_of_memory, reason, to_eight_bits
+from runtime.image_files.decoding import image_size as image_size
+from runtime.image_files.limits import LIMITS
+from runtime.image_files.limits import Limits as Limits
 from runtime.images.arrays import from_array, from_raw_array
-from runtime.images.decoding import check_levels, decode, name_of, out_of_memory, reason, to_eight_bits
-from runtime.images.decoding import image_size as image_size
-from runtime.images.limits import LIMITS
-from runtime.images.limits import Limits as Limits
 from runtime.images.pixels import pixels
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})

@@ -1,1 +1,1 @@
-"""Pixels in and out: decoding, arrays, PNG files, overlays and polygons."""
+"""Pixels in and out: arrays, PNG files, overlays and polygons."""

@@ -19,7 +19,7 @@ from runtime.image import (
     place,
     resize,
 )
-from runtime.images.decoding import name_of, open_image
+from runtime.image_files.decoding import name_of, open_image
 
 
 class Nameless:

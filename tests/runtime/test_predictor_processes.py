@@ -12,7 +12,7 @@ from waiting import PATIENCE
 
 from runtime.devices.auto_session import AutoSession
 from runtime.errors import ClosedError, DeviceError, ModelError
-from runtime.images.limits import Limits
+from runtime.image_files.limits import Limits
 from runtime.inference.loaded_model import LoadedModel
 from runtime.predictor import Predictor
 

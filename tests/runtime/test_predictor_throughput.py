@@ -11,7 +11,7 @@ from asked import IMAGES, probabilities, random_image, same
 from PIL import Image
 
 from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
-from runtime.images.limits import Limits
+from runtime.image_files.limits import Limits
 from runtime.inference.batcher import Batching
 from runtime.inference.pipeline import infer
 from runtime.inference.predict_options import resolve_options

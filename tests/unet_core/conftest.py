@@ -91,6 +91,7 @@ def models(source, tmp_path):
     import onnx
     import torch
     from networks import make_network
+    from sealing import save_sealed
 
     from runtime.predictor import Predictor
     from unet_core.checkpoint import save_checkpoint
@@ -103,7 +104,7 @@ def models(source, tmp_path):
         graph = onnx.load(source / "model.onnx")
         (entry,) = (entry for entry in graph.metadata_props if entry.key == CARD_KEY)
         entry.value = card.to_json()
-        onnx.save(graph, tmp_path / "m.onnx")
+        save_sealed(graph, tmp_path / "m.onnx")
         return tmp_path / "m.pth", tmp_path / "m.onnx", network, card
 
     return write

@@ -67,6 +67,9 @@ from unet_core.data.records import (
 VERSION = 2
 """Version of the records' format; records of another version are in other folders."""
 
+SAME_AS_PILLOW = "1.9.0"
+"""Version of simplejpeg that gives the pixels of Pillow, bit for bit, so that records from before it was used hold."""
+
 PREFIX, LOCK = "records-", "lock"
 HASH_DIGITS = 32
 FOLDER = re.compile(f"{PREFIX}[0-9a-f]{{{HASH_DIGITS}}}(-[0-9]+)?")
@@ -103,12 +106,14 @@ class Cache:
             status = path.stat()
             # A copy that keeps size and modification time still has another time of change (ctime).
             files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        versions = (VERSION, PIL.__version__, cv2.__version__, simplejpeg.__version__)
+        decoders = [PIL.__version__, cv2.__version__]
+        if simplejpeg.__version__ != SAME_AS_PILLOW:
+            decoders.append(simplejpeg.__version__)
         decoding = asdict(decoder)
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
-        content = json.dumps([versions, decoding, files], sort_keys=True)
+        content = json.dumps([[VERSION, *decoders], decoding, files], sort_keys=True)
         folder = self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
         return folder.with_name(f"{folder.name}-{os.getuid()}") if distrust(folder) else folder
 

@@ -63,7 +63,7 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
     """
-    from runtime.images.decoding import name_of, open_image
+    from runtime.image_files.decoding import name_of, open_image
     from runtime.images.pixels import pixels
 
     picture = open_image(source)

@@ -53,7 +53,9 @@ def test_the_same_results_give_the_same_picture(tmp_path):
 
 def test_a_disturbed_run_says_so_below_each_picture(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(plots.Figure, "savefig", lambda figure, path, **_: (path.touch(), seen.append(figure)))
+    monkeypatch.setattr(
+        plots.Figure, "savefig", lambda figure, path, **_: (path.write_bytes(b"PNG"), seen.append(figure))
+    )
     draw_pictures(measured(disturbance="it cost $5 and $6"), tmp_path)
     assert len(seen) == 5
     for figure in seen:

@@ -4,9 +4,9 @@ import zlib
 
 from PIL import Image
 
-from runtime.images.damage import DamageError
-from runtime.images.limits import Limits, of_picture
-from runtime.images.whole import load_whole
+from runtime.image_files.damage import DamageError
+from runtime.image_files.limits import Limits, of_picture
+from runtime.image_files.whole import load_whole
 
 START = b"\x89PNG\r\n\x1a\n"
 

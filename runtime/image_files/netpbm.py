@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.images.damage import DamageError
-from runtime.images.limits import Limits
+from runtime.image_files.damage import DamageError
+from runtime.image_files.limits import Limits
 
 START = re.compile(rb"P[1-6][\s#]")
 

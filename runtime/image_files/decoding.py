@@ -23,17 +23,17 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 )
 
 from runtime.errors import ImageError, ImageMemoryError, one_line
-from runtime.images import bmp, gif, jpeg, netpbm, png_reader, tiff, webp
-from runtime.images.damage import DamageError, UnreadKindError
-from runtime.images.libtiff_messages import libtiff_errors
-from runtime.images.limits import LIMITS, LimitError, Limits, TooManyPixelsError
-from runtime.images.pillow_guard import strict
+from runtime.image_files import bmp, gif, jpeg, netpbm, png, tiff, webp
+from runtime.image_files.damage import DamageError, UnreadKindError
+from runtime.image_files.libtiff_messages import libtiff_errors
+from runtime.image_files.limits import LIMITS, LimitError, Limits, TooManyPixelsError
+from runtime.image_files.pillow_guard import strict
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are read. Pillow's other decoders are not tested enough for files from strangers."""
 
 BY_START: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], Image.Image]], ...] = (
-    (png_reader.START, png_reader.decode_png),
+    (png.START, png.decode_png),
     (gif.STARTS, gif.decode_gif),
     (bmp.START, bmp.decode_bmp),
     (tiff.STARTS, tiff.decode_tiff),
@@ -152,8 +152,8 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
         tiff.check_directory(content)
     elif content.startswith(webp.START):
         webp.check_size(content, limits)
-    elif content.startswith(png_reader.START):
-        content = png_reader.reduce(content, limits)
+    elif content.startswith(png.START):
+        content = png.reduce(content, limits)
     with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
         if picture.format == "TIFF":  # Pillow turns its sides itself
             return picture.size, 1

@@ -12,9 +12,9 @@ from pictures import PIXELS, encoded
 from PIL import Image, ImageFile
 
 from runtime.image import image_size, load_image
-from runtime.images import pillow_guard
-from runtime.images.limits import Limits, TooManyPixelsError
-from runtime.images.pillow_guard import strict
+from runtime.image_files import pillow_guard
+from runtime.image_files.limits import Limits, TooManyPixelsError
+from runtime.image_files.pillow_guard import strict
 
 LARGE = encoded(Image.new("1", (10_000, 9_000)))
 """90 million pixels in 12 kB: Pillow warns above 89.5 million."""

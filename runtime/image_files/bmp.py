@@ -4,8 +4,8 @@ import io
 
 from PIL import Image, ImageFile
 
-from runtime.images.damage import DamageError
-from runtime.images.limits import Limits, of_picture
+from runtime.image_files.damage import DamageError
+from runtime.image_files.limits import Limits, of_picture
 
 START = b"BM"
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from runtime.errors import ImageError
 from runtime.image import load_image
-from runtime.images.whole import MARKS
+from runtime.image_files.whole import MARKS
 
 NOISE = np.random.default_rng(3).integers(0, 256, (96, 80, 3), np.uint8)
 SMOOTH = (np.add.outer(np.arange(96), 2 * np.arange(80))[:, :, None] // 8 * 8 + np.array([0, 20, 50])).astype(np.uint8)

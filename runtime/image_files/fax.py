@@ -10,8 +10,8 @@ import struct
 
 from PIL import Image
 
-from runtime.images.damage import DamageError
-from runtime.images.libtiff_messages import libtiff_errors
+from runtime.image_files.damage import DamageError
+from runtime.image_files.libtiff_messages import libtiff_errors
 
 END = 0x001001
 """The end code, 24 bits."""

@@ -10,7 +10,7 @@ import os
 
 from PIL import Image, _imaging
 
-from runtime.images.damage import DamageError
+from runtime.image_files.damage import DamageError
 
 FIRST = 2 + os.urandom(1)[0] % 250
 """A level that no stranger knows, since a picture that ends in it takes twice the time; masks hardly have it."""

@@ -15,8 +15,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.images.damage import DamageError, UnreadKindError
-from runtime.images.limits import Limits
+from runtime.image_files.damage import DamageError, UnreadKindError
+from runtime.image_files.limits import Limits
 
 START = b"\xff\xd8\xff"
 

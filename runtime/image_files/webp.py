@@ -11,8 +11,8 @@ import struct
 
 from PIL import Image
 
-from runtime.images.damage import DamageError
-from runtime.images.limits import Limits
+from runtime.image_files.damage import DamageError
+from runtime.image_files.limits import Limits
 
 START = b"RIFF"
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from runtime.images.damage import DamageError
-from runtime.images.limits import Limits, of_picture
-from runtime.images.whole import load_whole
+from runtime.image_files.damage import DamageError
+from runtime.image_files.limits import Limits, of_picture
+from runtime.image_files.whole import load_whole
 
 STARTS = (b"GIF87a", b"GIF89a")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from runtime.images.limits import Limits
+from runtime.image_files.limits import Limits
 
 _limits: ContextVar[Limits | None] = ContextVar("limits", default=None)
 

@@ -15,7 +15,7 @@ from PIL import Image, _imaging
 
 from runtime.errors import ConfigError, ImageError, ImageMemoryError
 from runtime.image import image_size, load_image
-from runtime.images.limits import Limits
+from runtime.image_files.limits import Limits
 
 SMALL = Image.new("RGB", (40, 30), (9, 99, 200))
 HEADER = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from runtime.errors import ImageError
 from runtime.image import load_image
-from runtime.images import libtiff_messages
+from runtime.image_files import libtiff_messages
 
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 50, 3), np.uint8)
 CUT = cut_tiff(encoded(NOISE, "TIFF", compression="tiff_lzw"), 0.5)

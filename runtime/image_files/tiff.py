@@ -6,11 +6,11 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
-from runtime.images.damage import DamageError, UnreadKindError
-from runtime.images.fax import decode_group4
-from runtime.images.jpeg import SPACES, read_header, strictly
-from runtime.images.libtiff_messages import libtiff_errors
-from runtime.images.limits import Limits, of_picture
+from runtime.image_files.damage import DamageError, UnreadKindError
+from runtime.image_files.fax import decode_group4
+from runtime.image_files.jpeg import SPACES, read_header, strictly
+from runtime.image_files.libtiff_messages import libtiff_errors
+from runtime.image_files.limits import Limits, of_picture
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 """Beginnings of TIFF and BigTIFF, and of two that are written wrongly but can be read."""
