@@ -35,6 +35,9 @@ SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """The end of a scan's data: a marker, but for zero bytes, restarts and fill bytes."""
 
+MAX_JUNK = 100
+"""Maximum number of places between segments where bytes are passed over: each of them takes memory."""
+
 SURPLUS = re.compile(r"extraneous bytes before marker 0xd9")
 """The one warning that is no loss: bytes too many between the last scan and the end."""
 
@@ -86,6 +89,8 @@ def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = Tr
             raise DamageError("it ends before its end marker")
         if not header.scans and found.start() > position:
             header.junk.append((position, found.start()))
+            if len(header.junk) > MAX_JUNK:
+                raise DamageError("there are bytes between the segments of its header")
         marker, position = content[found.end() - 1], found.end()
         if marker == EOI:
             return header

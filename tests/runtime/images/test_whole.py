@@ -146,6 +146,19 @@ def test_jpeg_with_junk_between_its_segments_is_read_if_it_is_whole(junk):
             load_image(PROPER["JPEG"](longer, 0.5))
 
 
+def test_jpeg_with_junk_in_too_many_places_is_refused():
+    content = KINDS["jpeg"][1]
+    for count, is_read in ((100, True), (101, False)):
+        longer = content[:2] + b"\xff\xfe\0\2\0" * count + content[2:]
+        if is_read:
+            assert np.array_equal(load_image(longer), load_image(content))
+        else:
+            with pytest.raises(
+                ImageError, match=r"\(there are bytes between the segments of its header\); replace it$"
+            ):
+                load_image(longer)
+
+
 def test_tiff_with_a_jpeg_of_two_channels_is_refused_by_name():
     with pytest.raises(ImageError, match=r"^image: is a TIFF with a JPEG of 2 channels, which is not read; save it as"):
         load_image(encoded(Image.fromarray(GREY).convert("LA"), "TIFF", compression="jpeg"))
