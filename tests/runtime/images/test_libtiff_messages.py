@@ -19,7 +19,7 @@ CUT = cut_tiff(encoded(NOISE, "TIFF", compression="tiff_lzw"), 0.5)
 
 
 def by_pillow():
-    with pytest.raises(OSError, match=r"^decoder error"):
+    with pytest.raises(OSError, match=r"^(decoder error )?-2$"):
         Image.open(io.BytesIO(CUT)).load()
 
 
@@ -28,7 +28,7 @@ def test_damaged_tiff_prints_nothing_within_our_calls_and_as_ever_outside(capfd)
     before = capfd.readouterr().err
     assert "LZWDecode" in before
     for _ in range(3):
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError, match=r"^image: is damaged or truncated \("):
             load_image(CUT)
     with pytest.raises(ImageError):
         load_image(Image.open(io.BytesIO(CUT)))
