@@ -46,7 +46,7 @@ class PredictorArguments:
         """
         predictor = Predictor(self.model, self.device, self.threads, verify=self.verify)
         if predictor.report.integrity != VERIFIED:
-            click.echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
+            echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
         threshold = self.threshold
         if predictor.card.input.channels == "raw":
             raise ConfigError(

@@ -71,8 +71,8 @@ MAX_EXIF = 2**20
 
 XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
 
-DAMAGED = re.compile(r"truncated|broken|decod|data stream", re.IGNORECASE)
-"""Words by which Pillow's error tells a damaged file from one of a kind that it does not read."""
+DAMAGED = re.compile(r"truncated|broken|decod|data stream|^-\d+$", re.IGNORECASE)
+"""Words by which Pillow tells a damaged file from one of a kind that it does not read. Pillow 11 gives numbers."""
 
 QUOTED = re.compile(r"""[:'"]""")
 """The beginning of what a decoder's message quotes."""

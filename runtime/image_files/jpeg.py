@@ -35,6 +35,9 @@ SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """The end of a scan's data: a marker, but for zero bytes, restarts and fill bytes."""
 
+MAX_JUNK = 100
+"""Maximum number of places between segments where bytes are passed over: each of them takes memory."""
+
 SURPLUS = re.compile(r"extraneous bytes before marker 0xd9")
 """The one warning that is no loss: bytes too many between the last scan and the end."""
 
@@ -63,6 +66,8 @@ class Header:
     xmp: bytes = b""
     scans: int = 0
     bytes_before_scans: int = 0
+    junk: list[tuple[int, int]] = field(default_factory=list)
+    """(start, end) of the bytes between the segments before the first scan. Some cameras write them."""
 
     @property
     def is_whole(self) -> bool:
@@ -82,6 +87,10 @@ def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = Tr
         found = NEXT_MARKER.search(content, position)
         if found is None:
             raise DamageError("it ends before its end marker")
+        if not header.scans and found.start() > position:
+            header.junk.append((position, found.start()))
+            if len(header.junk) > MAX_JUNK:
+                raise DamageError("there are bytes between the segments of its header")
         marker, position = content[found.end() - 1], found.end()
         if marker == EOI:
             return header
@@ -178,12 +187,21 @@ def decode_jpeg(
         )
     if not header.is_whole:
         raise DamageError("scans are missing at its end")
-    limits.check_memory(len(content) + memory_needed(header) + 3 * header.size[0] * header.size[1] * (space == "CMYK"))
+    size = len(content) * (1 + bool(header.junk))
+    limits.check_memory(size + memory_needed(header) + 3 * header.size[0] * header.size[1] * (space == "CMYK"))
+    if header.junk:  # no loss, but libjpeg's warning of it would hide those that are
+        content = without(content, header.junk)
     pixels = strictly(content, space, scaled_size(header.size, at_least))
     if space != "CMYK":
         return pixels, header
     np.invert(pixels, out=pixels)  # Adobe stores the opposite
     return Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK", 0, 1), header
+
+
+def without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
+    """Return the content without the parts (start, end), which are in order."""
+    starts, ends = [0, *(end for _, end in parts)], [*(start for start, _ in parts), len(content)]
+    return b"".join([content[start:end] for start, end in zip(starts, ends, strict=True)])
 
 
 def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | None) -> tuple[int, int]:

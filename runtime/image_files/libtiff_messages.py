@@ -23,6 +23,9 @@ OF_THE_DIRECTORY = (b"TIFFFetch", b"TIFFReadDirectory", b"_TIFFVSetField")
 
 _said: ContextVar[list[bytes] | None] = ContextVar("said", default=None)
 
+_handlers: list[Any] = []
+"""Our handlers, which libtiff may call for as long as the process runs."""
+
 
 @contextmanager
 def libtiff_errors() -> Iterator[list[bytes]]:
@@ -37,12 +40,15 @@ def libtiff_errors() -> Iterator[list[bytes]]:
 
 
 @cache
-def take_over() -> Any:
-    """Replace libtiff's handler; where Pillow hides libtiff (on Windows), it stays as it is."""
+def take_over() -> None:
+    """Replace libtiff's handler; where Pillow hides libtiff (on Windows), it stays as it is.
+
+    Two threads may do so at once: then one handler calls the other, so both are kept.
+    """
     try:
         replace = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
     except (OSError, AttributeError):
-        return None
+        return
     replace.restype, replace.argtypes = ctypes.c_void_p, [HANDLER]
     before: list[Any] = []
 
@@ -55,6 +61,6 @@ def take_over() -> Any:
             said.append(module or b"libtiff")
 
     handler = HANDLER(handle)
+    _handlers.append(handler)
     if previous := replace(handler):
         before.append(HANDLER(previous))
-    return handler  # kept for as long as the process runs

@@ -39,7 +39,7 @@ def decode_netpbm(content: bytes, limits: Limits) -> NDArray[Any]:
     if kind == 4:
         values = packed_bits(content, start, width, height)
     elif is_text:
-        values = numbers(content[start:], count, has_spaces=kind != 1)
+        values = numbers(content[start:], count, most, has_spaces=kind != 1)
     else:
         dtype = np.dtype(">u2" if is_deep else "u1")
         if len(content) - start < count * dtype.itemsize:
@@ -78,10 +78,11 @@ def packed_bits(content: bytes, start: int, width: int, height: int) -> NDArray[
     return np.unpackbits(rows, axis=1, count=width)
 
 
-def numbers(text: bytes, count: int, *, has_spaces: bool) -> NDArray[np.int64] | NDArray[np.uint8]:
+def numbers(text: bytes, count: int, most: int, *, has_spaces: bool) -> NDArray[np.int64] | NDArray[np.uint8]:
     """Read `count` decimal numbers, or digits 0 and 1 that need no space between them.
 
-    A number at the very end of the file may have been longer, so white space has to follow it.
+    A number at the very end of the file may have been longer, unless another digit would make it more than `most`. So
+    white space has to follow it.
     """
     if b"#" in text:
         text = COMMENT.sub(b" ", text)
@@ -95,7 +96,7 @@ def numbers(text: bytes, count: int, *, has_spaces: bool) -> NDArray[np.int64] |
     values = np.fromstring(text, np.int64, sep=" ")  # told a count, it makes up what is missing
     if len(values) < count:
         raise DamageError(f"it has {len(values)} of {count} values")
-    if text[-1:].isdigit() and len(values) == count:
+    if text[-1:].isdigit() and len(values) == count and 10 * values[-1] <= most:
         raise DamageError("its last number may be cut off; expected white space after it")
     return values[:count]
 

@@ -19,7 +19,7 @@ ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, JPEG_TABLES = 278, 322, 323, 347
 OFFSETS, COUNTS = (273, 324), (279, 325)
 """Tags; of strips and of tiles."""
 
-FAX = frozenset({"group3", "group4", "tiff_ccitt"})
+FAX = frozenset({"group3", "group4", "tiff_ccitt", "tiff_raw_16"})
 """Pillow's names of fax compressions."""
 
 MAX_PIECES = 100_000
@@ -130,8 +130,19 @@ def check_pieces(content: bytes, tags: Any, compression: str, limits: Limits) ->
 
 
 def check_jpeg(stream: bytes, size: tuple[int, int], limits: Limits) -> None:
-    """Raise a DamageError if a strip or tile of this `size`, (width, height), lacks pixels; libtiff adds grey ones."""
+    """Refuse a strip or tile that lacks pixels of this `size`, (width, height), where libtiff adds grey ones.
+
+    Raises:
+        DamageError: it lacks some.
+        UnreadKindError: it is of a kind in which that cannot be seen.
+        LimitError, TooManyPixelsError: it exceeds the limits.
+    """
     header = read_header(stream, limits)
     if not header.is_whole or header.size[0] < size[0] or header.size[1] < size[1]:
         raise DamageError("scans or rows are missing in a strip or tile")
-    strictly(stream, SPACES.get(len(header.components), "CMYK"), header.size)
+    space = SPACES.get(len(header.components))
+    if space is None:
+        raise UnreadKindError(
+            f"is a TIFF with a JPEG of {len(header.components)} channels, which is not read; save it as PNG"
+        )
+    strictly(stream, space, header.size)

@@ -199,6 +199,8 @@ def test_a_model_without_digest_is_taken_with_a_note(run_predict, row, write_mod
     done = run_predict(row, model=path)
     note = f"note: {path}: its digest is not verified (the file has none; export it again)\n"
     assert (done.exit_code, done.stderr) == (0, note)
+    named = run_predict(row, model=path.rename(path.with_name("\x1b[2J.onnx")))
+    assert (named.exit_code, named.stderr) == (0, note.replace(path.name, "\\x1b[2J.onnx"))
 
 
 @pytest.mark.parametrize("count", [0, 1025])

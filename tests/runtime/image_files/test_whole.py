@@ -134,6 +134,43 @@ def test_progressive_jpeg_that_ends_between_two_scans_is_refused():
         assert str(caught.value) == "image: is damaged or truncated (scans are missing at its end); replace it"
 
 
+@pytest.mark.parametrize("junk", [b"\0", b"junk", b"\xff\xff\xff", b"\xff\0\xff"])
+def test_jpeg_with_junk_between_its_segments_is_read_if_it_is_whole(junk):
+    for kind in ("jpeg", "progressive jpeg"):
+        content = KINDS[kind][1]
+        tables = content.index(b"\xff\xdb")
+        frame = re.search(rb"\xff[\xc0\xc2]\0\x11", content).start()
+        longer = junk.join((content[:tables], content[tables:frame], content[frame:]))
+        assert np.array_equal(load_image(longer), load_image(content))
+        with pytest.raises(ImageError, match=r"is damaged or truncated"):
+            load_image(PROPER["JPEG"](longer, 0.5))
+
+
+def test_jpeg_with_junk_in_too_many_places_is_refused():
+    content = KINDS["jpeg"][1]
+    for count, is_read in ((100, True), (101, False)):
+        longer = content[:2] + b"\xff\xfe\0\2\0" * count + content[2:]
+        if is_read:
+            assert np.array_equal(load_image(longer), load_image(content))
+        else:
+            with pytest.raises(
+                ImageError, match=r"\(there are bytes between the segments of its header\); replace it$"
+            ):
+                load_image(longer)
+
+
+def test_tiff_with_a_jpeg_of_two_channels_is_refused_by_name():
+    with pytest.raises(ImageError, match=r"^image: is a TIFF with a JPEG of 2 channels, which is not read; save it as"):
+        load_image(encoded(Image.fromarray(GREY).convert("LA"), "TIFF", compression="jpeg"))
+
+
+@pytest.mark.parametrize("compression", ["group3", "tiff_ccitt", "tiff_raw_16"])
+def test_tiff_with_another_fax_compression_is_refused_by_name(compression):
+    picture = Image.new("1", (64, 64), 1)
+    with pytest.raises(ImageError, match=r"^image: is a TIFF with fax compression other than Group 4 in strips"):
+        load_image(encoded(picture, "TIFF", compression=compression))
+
+
 def test_half_of_a_jpeg_with_an_end_marker_is_refused_in_libjpegs_words():
     content = KINDS["jpeg"][1]
     with pytest.raises(ImageError) as caught:
@@ -145,10 +182,18 @@ def test_half_of_a_jpeg_with_an_end_marker_is_refused_in_libjpegs_words():
 def test_text_that_is_cut_inside_its_last_number_is_refused():
     content = as_text(np.array([[1, 20, 255]], np.uint8))
     assert load_image(content, "L").tolist() == [[[1], [20], [255]]]
-    for length in range(1, 4):
+    for length in range(2, 5):
         with pytest.raises(ImageError) as caught:
             load_image(content[:-length])
     assert "it has 2 of 3 values" in str(caught.value) or "its last number may be cut off" in str(caught.value)
+
+
+def test_text_that_ends_with_a_number_that_cannot_be_longer_is_read():
+    for content, values in ((b"P2 2 1 255 7 26", [7, 26]), (b"P2 2 1 15\n7 15", [119, 255]), (b"P2 1 1 1 1", [255])):
+        assert load_image(content, "L").ravel().tolist() == values
+    for content in (b"P2 2 1 255 7 25", b"P2 2 1 15\n7 1", b"P2 2 1 255 7 0"):
+        with pytest.raises(ImageError, match=r"its last number may be cut off"):
+            load_image(content)
 
 
 def test_run_lengths_of_a_bmp_are_read_and_refused_if_they_leave_pixels_out():
