@@ -67,6 +67,9 @@ def first_frame(content: bytes, limits: Limits) -> Frame:
         kind = content[position : position + 1]
         if kind == b",":
             break
+        if kind == b"\0":  # some writers leave one between blocks
+            position += 1
+            continue
         if kind != b"!":
             raise DamageError("it has no frame")
         if content[position + 1 : position + 3] == b"\xf9\x04" and content[position + 3 : position + 4]:

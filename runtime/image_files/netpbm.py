@@ -82,8 +82,9 @@ def numbers(text: bytes, count: int, most: int, *, has_spaces: bool) -> NDArray[
     """Read `count` decimal numbers, or digits 0 and 1 that need no space between them.
 
     A number at the very end of the file may have been longer, unless another digit would make it more than `most`. So
-    white space has to follow it.
+    white space has to follow it. NULs at the end of the file are ignored.
     """
+    text = text.rstrip(b"\0")
     if b"#" in text:
         text = COMMENT.sub(b" ", text)
     if not has_spaces:

@@ -189,9 +189,14 @@ def test_text_that_is_cut_inside_its_last_number_is_refused():
 
 
 def test_text_that_ends_with_a_number_that_cannot_be_longer_is_read():
-    for content, values in ((b"P2 2 1 255 7 26", [7, 26]), (b"P2 2 1 15\n7 15", [119, 255]), (b"P2 1 1 1 1", [255])):
+    for content, values in (
+        (b"P2 2 1 255 7 25\n\0\0", [7, 25]),
+        (b"P2 2 1 255 7 26", [7, 26]),
+        (b"P2 2 1 15\n7 15", [119, 255]),
+        (b"P2 1 1 1 1", [255]),
+    ):
         assert load_image(content, "L").ravel().tolist() == values
-    for content in (b"P2 2 1 255 7 25", b"P2 2 1 15\n7 1", b"P2 2 1 255 7 0"):
+    for content in (b"P2 2 1 255 7 25", b"P2 2 1 255 7 25\0", b"P2 2 1 15\n7 1", b"P2 2 1 255 7 0"):
         with pytest.raises(ImageError, match=r"its last number may be cut off"):
             load_image(content)
 
@@ -216,3 +221,9 @@ def test_run_lengths_of_a_bmp_are_read_and_refused_if_they_leave_pixels_out():
 def test_strip_of_a_tiff_that_is_shorter_than_its_rows_is_refused():
     with pytest.raises(ImageError, match=r"its strips or tiles are too short\); replace it$"):
         load_image(cut_tiff(encoded(NOISE, "TIFF"), 0.5))
+
+
+def test_zero_bytes_between_the_blocks_of_a_gif_are_passed_over():
+    content = encoded(GREY, "GIF")
+    frame = content.index(b",", 13 + 3 * 256)
+    np.testing.assert_array_equal(load_image(content[:frame] + b"\0\0" + content[frame:], "L")[:, :, 0], GREY)
