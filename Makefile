@@ -1,7 +1,7 @@
 # make demo       the whole chain on a small procedural data set: train, export, predict, measure
 # make lint       ruff and mypy --strict: seconds
 # make test-fast  the tests that need neither PyTorch nor a training: under a minute
-# make campaign   damaged inputs by the thousand for an hour; make test has two minutes of it
+# make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test

@@ -44,7 +44,7 @@ VERIFIED = "verified"
 NOT_ASKED = "not verified (verify=False)"
 NO_DIGEST = "not verified (the file has none; export it again)"
 
-ADVICE = "copy or export it again, or take it as it is by verify=False (--no-verify)"
+ADVICE = "copy or export it again, or take it unverified: verify=False in Python, --no-verify of unet-predict"
 
 
 @dataclass(frozen=True, kw_only=True)

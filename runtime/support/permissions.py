@@ -59,7 +59,7 @@ class Trust:
             return
         if status.st_uid not in self._owners:
             raise self.error(
-                f"{path}: belongs to user {status.st_uid}, expected {self._named_owners}, since {self.files} "
+                f"{path}: belongs to user {status.st_uid}, expected {named(*self._owners)}, since {self.files} "
                 f"{self.why}; remove it, or {self.elsewhere}"
             )
         if status.st_mode & (0o077 if folder and not self.readable else 0o022):
@@ -83,8 +83,8 @@ class Trust:
             return
         if status.st_uid not in (0, os.getuid()):
             raise self.error(
-                f"{folder}: belongs to user {status.st_uid}, expected {os.getuid()} or root, since {self.files} below "
-                f"it {self.why}; {self.elsewhere}"
+                f"{folder}: belongs to user {status.st_uid}, expected {named(os.getuid(), 0)}, since {self.files} "
+                f"below it {self.why}; {self.elsewhere}"
             )
         if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
             raise self.error(
@@ -121,6 +121,7 @@ class Trust:
     def _owners(self) -> tuple[int, ...]:
         return (os.getuid(), 0) if self.roots else (os.getuid(),)
 
-    @property
-    def _named_owners(self) -> str:
-        return f"{os.getuid()}{' or root' * self.roots}"
+
+def named(*owners: int) -> str:
+    """Return the users as an error names them: "1000 or root"."""
+    return " or ".join(dict.fromkeys("root" if owner == 0 else str(owner) for owner in owners))

@@ -272,11 +272,13 @@ def test_a_damaged_run_is_refused_with_what_to_use_in_its_place(config):
     data[whole.index(bytes(values)) + 5] ^= 4
     path.write_bytes(data)
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"}
-    use = f"use a copy of it, or start a new run with --init-from {best}"
+    use = f"use a backup of it, or start a new run with another --out and --init-from {best}"
     with pytest.raises(CheckpointError) as caught:
         train(config, resume=True)
-    record = re.search(r"(\S+/data/\d+) differs", str(caught.value))[1]
-    assert str(caught.value) == f"{path}: is damaged: {record} differs from its checksum; copy it again; {use}"
+    record = re.search(r" (data/\d+) differs", str(caught.value))[1]
+    assert (
+        str(caught.value) == f"{path}: is damaged: its record {record} differs from its checksum; copy it again; {use}"
+    )
     content["optimizer"]["state"][3]["exp_avg"][0] = float("nan")
     torch.save(content, path)
     before[path] = path.stat().st_mtime_ns
@@ -286,7 +288,7 @@ def test_a_damaged_run_is_refused_with_what_to_use_in_its_place(config):
     assert str(caught.value) == f"{path}: is damaged ({wrong}); {use}"
     assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.name != ".lock"}
     best.unlink()
-    with pytest.raises(CheckpointError, match=r"; use a copy of it, or start a new run$"):
+    with pytest.raises(CheckpointError, match=r"; use a backup of it, or start a new run with another --out$"):
         train(config, resume=True)
 
 

@@ -94,8 +94,8 @@ def refuse_used_folder(folder: Path) -> None:
 
 def instead_of_last(folder: Path) -> str:
     """Say what to use in place of the damaged checkpoint of a run."""
-    weights = f" with --init-from {shlex.quote(str(folder / BEST))}" * (folder / BEST).is_file()
-    return f"use a copy of it, or start a new run{weights}"
+    weights = f" and --init-from {shlex.quote(str(folder / BEST))}" * (folder / BEST).is_file()
+    return f"use a backup of it, or start a new run with another --out{weights}"
 
 
 class RunFolder:

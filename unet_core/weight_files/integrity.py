@@ -57,7 +57,8 @@ def check_archive(path: Path) -> None:
             for record in records:
                 del record.CRC
         elif (bad := archive.testzip()) is not None:
-            raise RefusedError(f"is damaged: {shown(bad)} differs from its checksum; copy it again")
+            inside = bad.partition("/")[2] or bad  # the folder is named after the temporary file that PyTorch wrote
+            raise RefusedError(f"is damaged: its record {shown(inside)} differs from its checksum; copy it again")
         inner = {name.partition("/")[2]: record.file_size for name, record in zip(names, records, strict=True)}
         for name, record in zip(names, records, strict=True):
             if name.endswith("data.pkl"):

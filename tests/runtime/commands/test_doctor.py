@@ -100,7 +100,10 @@ def test_model_is_compared_with_its_digest(report, run, write_model):
     assert f"  1. error: {path}: was damaged or changed since it was exported: its digest does not fit its card" in (
         done.stdout
     )
-    assert "     copy or export it again, or take it as it is by verify=False (--no-verify)" in done.stdout
+    assert (
+        "     copy or export it again, or take it unverified: verify=False in Python, --no-verify of unet-predict"
+        in done.stdout
+    )
 
 
 def test_a_model_for_cpus_is_looked_at_there_alone(monkeypatch, report, run, write_model, make_card):

@@ -56,7 +56,7 @@ def test_what_belongs_to_another_user_is_refused(ready, notes, give, part):
     give(path, us + 1)
     with pytest.raises(DeviceError) as caught:
         opened(ready, notes)
-    assert str(caught.value).startswith(f"{path}: belongs to user {us + 1}, expected {us}, since engines are")
+    assert str(caught.value).startswith(f"{path}: belongs to user {us + 1}, expected {us or 'root'}, since engines are")
 
 
 @posix
@@ -120,8 +120,9 @@ def test_folder_above_must_be_ours_or_roots(tmp_path, notes, give):
     give(above, us + 1)
     with pytest.raises(DeviceError) as caught:
         opened(EngineCache(above / "engines"), notes)
+    ours = f"{us} or root" if us else "root"
     assert str(caught.value) == (
-        f"{above}: belongs to user {us + 1}, expected {us} or root, since engines below it are executable code; "
+        f"{above}: belongs to user {us + 1}, expected {ours}, since engines below it are executable code; "
         "give ProviderOptions(engine_folder=...)"
     )
 

@@ -15,7 +15,7 @@ from runtime.model_file.digest import DIGEST_KEY, NO_DIGEST, NOT_ASKED, VERIFIED
 from runtime.model_file.golden import GOLDEN_KEY
 from runtime.predictor import Predictor
 
-ADVICE = "copy or export it again, or take it as it is by verify=False (--no-verify)"
+ADVICE = "copy or export it again, or take it unverified: verify=False in Python, --no-verify of unet-predict"
 
 
 @pytest.fixture

@@ -53,13 +53,14 @@ def inverted(folder):
 @pytest.mark.parametrize("part", ["", INDEX, DATA])
 def test_records_of_another_user_are_not_trained_on(pairs, cache, decoding, give, part):
     folder, us = kept(pairs, cache).folder, os.getuid()
+    ours = f"{us} or root" if us else "root"
     inverted(folder)
     give(us + 1, folder / part)
     records = Records(pairs, STRETCH)
     decoding.since()
     assert pending((records,), cache) == 5
     assert said_by((records,), cache) == [
-        f"{folder / part}: belongs to user {us + 1}, expected {us} or root, since records are trained on; remove it, "
+        f"{folder / part}: belongs to user {us + 1}, expected {ours}, since records are trained on; remove it, "
         f"or choose another --cache-dir; decoding anew, into {folder.name}-{us}"
     ]
     assert (decoding.since(), records.stored, records.folder.name) == (5, 5, f"{folder.name}-{us}")

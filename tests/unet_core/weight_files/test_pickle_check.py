@@ -262,7 +262,7 @@ def test_a_changed_weight_of_any_zip_is_found_by_its_checksum(tmp_path):
     path.write_bytes(stored)
     with pytest.raises(CheckpointError) as caught:
         read_content(Path(path))
-    assert str(caught.value) == f"{path}: is damaged: theirs/data/0 differs from its checksum; copy it again"
+    assert str(caught.value) == f"{path}: is damaged: its record data/0 differs from its checksum; copy it again"
 
 
 def test_a_whole_network_in_an_older_file_is_named(tmp_path):
