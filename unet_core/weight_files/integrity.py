@@ -88,7 +88,7 @@ def check_content(content: Mapping[str, Any], size: int) -> None:
         begun.add(id(part))
         if isinstance(part, Mapping):
             refuse_meta(part)
-        inner = [child for child in children if isinstance(child, Mapping | list | tuple | set | frozenset)]
+        inner = [child for child in children if isinstance(child, Mapping | list | tuple | set | frozenset) and child]
         if any(id(child) in begun and id(child) not in totals for child in inner):
             raise RefusedError("holds a part that is within itself")
         stack += inner

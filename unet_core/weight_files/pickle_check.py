@@ -20,9 +20,12 @@ from unet_core.weight_files.plain_types import PLAIN_TYPES, StoredDict, StoredLi
 FACTOR, ROOM = 16, 2**20
 """A file may stand for `FACTOR` times its own size and `ROOM` bytes, such as by tensors that share their values."""
 
-MOST_STEPS, STEP_BYTES = 2_000_000, 5
+MOST_STEPS, STEP_BYTES = 1_500_000, 7
 """Maximum number of opcodes of a file of 10 MB, and bytes for each one in larger files. A network of 31 million weights
 with Adam's state needs 10,000, one of 100,000 tensors in 28 MB needs 2.4 million."""
+
+MOST_CALLS, CALL_BYTES = 300_000, 40
+"""The same for calls, each of which costs PyTorch as much as ten other opcodes; a tensor needs two."""
 
 MOST_SIDES = 64
 """Maximum number of dimensions of a tensor, as PyTorch's own."""
@@ -106,7 +109,8 @@ class PickleWalker:
     def __init__(self, file_size: int, records: Mapping[str, int] | None) -> None:
         self.limit, self.file_size, self.records = FACTOR * file_size + ROOM, file_size, records
         self.most_steps = max(MOST_STEPS, file_size // STEP_BYTES)
-        self.steps = self.spent = self.odd_keys = 0
+        self.most_calls = max(MOST_CALLS, file_size // CALL_BYTES)
+        self.steps = self.calls = self.spent = self.odd_keys = 0
         self.storages: set[tuple[Any, ...]] = set()
 
     def walk(self, file: BinaryIO) -> Any:
@@ -236,6 +240,9 @@ class PickleWalker:
 
     def call(self) -> None:
         """Stand in for the result of a call."""
+        self.calls += 1
+        if self.calls > self.most_calls:
+            raise RefusedError(f"has more than {self.most_calls:,} objects beside its weights")
         arguments = self.stack.pop()
         function = self.stack.pop()
         # What another call returned may be a function, in a file that PyTorch refuses and that is looked into then.

@@ -266,9 +266,16 @@ def test_tensors_of_other_layouts_and_devices_are_read(tmp_path):
     assert torch.equal(read["complex"], content["complex"])
 
 
+def test_number_of_calls_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_check, "MOST_CALLS", 100)
+    path = write(tmp_path / "x.pth", beside(b"](" + called("torch Size", b")") * 101 + b"e"))
+    with pytest.raises(CheckpointError, match="has more than 100 objects beside its weights"):
+        read_content(path)
+
+
 def test_larger_files_may_hold_more_values(tmp_path, monkeypatch):
     monkeypatch.setattr(pickle_check, "MOST_STEPS", 1000)
-    path = write(tmp_path / "x.pth", beside(b"](" + b"N" * 1000 + b"e"), records=[("data/0", bytes(5100))])
+    path = write(tmp_path / "x.pth", beside(b"](" + b"N" * 1000 + b"e"), records=[("data/0", bytes(8000))])
     assert read_content(path)["beside"] == [None] * 1000
 
 
