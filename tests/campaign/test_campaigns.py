@@ -66,5 +66,5 @@ def test_slow_case_is_a_fault(tmp_path):
 
 def test_ends_when_its_share_is_used(tmp_path):
     begun = time.monotonic()
-    campaign(tmp_path, seconds=1.0).run("short", lambda random: "refused", share=0.2)
-    assert 0.2 <= time.monotonic() - begun < 0.9
+    campaign(tmp_path, seconds=40.0).run("short", lambda random: "refused", share=0.005)
+    assert 0.2 <= time.monotonic() - begun < 20

@@ -115,7 +115,8 @@ class Cache:
             del decoding["input"][later]
         content = json.dumps([[VERSION, *decoders], decoding, files], sort_keys=True)
         folder = self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
-        return folder.with_name(f"{folder.name}-{os.getuid()}") if distrust(folder) else folder
+        user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none
+        return folder.with_name(f"{folder.name}-{user}") if distrust(folder) else folder
 
     def check(self) -> None:
         """Refuse a folder in which somebody else may put other folders in place of ours.

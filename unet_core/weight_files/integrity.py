@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unet_core.weight_files.pickle_check import FACTOR, ROOM, PickleWalker, RefusedError
+from unet_core.weight_files.pickle_check import FACTOR, ROOM, TENSOR_ROOM, PickleWalker, RefusedError
 
 ZIP_HEAD = b"PK\x03\x04"
 
 LEGACY_PICKLES = 5
 """Pickles in PyTorch's older format: a magic number, a version, facts about the system, the content, storages' keys."""
+
+SHARED = 64
+"""Tensors under several names, such as those of a block that runs again and again, may be so many times as large as
+their file."""
 
 SHOWN = 100
 """Maximum length of a name in a message, in characters."""
@@ -71,8 +75,8 @@ def check_content(content: Mapping[str, Any], size: int) -> None:
     Raises:
         RefusedError: it would unfold to far more than its size, or has a tensor without values.
     """
-    limit = FACTOR * size + ROOM
-    totals: dict[int, int] = {}
+    most_parts, most_bytes = size + 2**20, SHARED * size + TENSOR_ROOM
+    totals: dict[int, tuple[int, int]] = {}  # by container: parts and bytes of its tensors, each as often as it is met
     begun: set[int] = set()
     stack: list[Any] = [content]
     while stack:
@@ -82,14 +86,18 @@ def check_content(content: Mapping[str, Any], size: int) -> None:
             continue
         children = list(part.values()) if isinstance(part, Mapping) else part
         if id(part) in begun:  # so all parts of it are counted
-            totals[id(part)] = 1 + sum(totals.get(id(child)) or bytes_of(child) for child in children)
-            if totals[id(part)] > limit:
-                raise RefusedError(f"refers to its parts so often that it unfolds to more than {limit:,} bytes")
+            counts = [totals.get(id(child)) or (1, bytes_of(child)) for child in children]
+            totals[id(part)] = 1 + sum(count[0] for count in counts), sum(count[1] for count in counts)
+            if totals[id(part)][0] > most_parts or totals[id(part)][1] > most_bytes:
+                raise RefusedError(
+                    f"refers to its parts so often that it unfolds to more than {most_parts:,} of them, or "
+                    f"{most_bytes:,} bytes"
+                )
             continue
         begun.add(id(part))
         if isinstance(part, Mapping):
             refuse_meta(part)
-        inner = [child for child in children if isinstance(child, Mapping | list | tuple | set | frozenset)]
+        inner = [child for child in children if isinstance(child, Mapping | list | tuple | set | frozenset) and child]
         if any(id(child) in begun and id(child) not in totals for child in inner):
             raise RefusedError("holds a part that is within itself")
         stack += inner
@@ -111,7 +119,7 @@ def shown(name: str) -> str:
 
 
 def bytes_of(value: object) -> int:
-    """Return the size of a tensor's values, each counted as often as the tensor shows it; 1 for everything else."""
+    """Return the size of a tensor's values, each counted as often as the tensor shows it; 0 for everything else."""
     if isinstance(value, Tensor) and value.layout == torch.strided:
-        return max(1, value.numel() * value.element_size())
-    return 1
+        return value.numel() * value.element_size()
+    return 0

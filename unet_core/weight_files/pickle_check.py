@@ -5,8 +5,10 @@
 PyTorch's own opcodes; a pickle with other ones, or with types that are not known, is refused by PyTorch itself.
 """
 
+import math
 import pickle
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pickle import decode_long
 from typing import Any, BinaryIO
@@ -17,17 +19,27 @@ from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 from unet_core.weight_files.plain_types import PLAIN_TYPES, StoredDict, StoredList, StoredValue
 
 FACTOR, ROOM = 16, 2**20
-"""A file may stand for `FACTOR` times its own size and `ROOM` bytes, such as by tensors that share their values."""
+"""A file may stand for `FACTOR` times its own size and `ROOM` bytes."""
 
-MOST_STEPS = 2_000_000
-"""Maximum number of opcodes; a network of 31 million weights with Adam's state needs 10,000."""
+TENSOR_ROOM = 2**26
+"""Bytes that tensors may stand for beside that, which show values more than once, such as an expanded mask."""
+
+MOST_STEPS, STEP_BYTES = 1_500_000, 7
+"""Maximum number of opcodes of a file of 10 MB, and bytes for each one in larger files. A network of 31 million weights
+with Adam's state needs 10,000, one of 100,000 tensors in 28 MB needs 2.4 million."""
+
+MOST_CALLS, CALL_BYTES = 300_000, 40
+"""The same for calls, each of which costs PyTorch as much as ten other opcodes; a tensor needs two."""
+
+MOST_SIDES = 64
+"""Maximum number of dimensions of a tensor, as PyTorch's own."""
 
 DEEPEST_GROUP = 100
 """Maximum depth of tuples within one another."""
 
-KEY_PARTS, KEY_DEPTH, ODD_KEYS, KEY_BITS = 1000, 20, 1000, 64
-"""Maximum number of values in a tuple that is a key, its depth, number of keys that are no names or numbers, and bits
-of an integer key: hashing and comparing of others may take for ever."""
+KEY_PARTS, KEY_DEPTH, KEY_WORK, KEY_BITS = 1000, 20, 50_000_000, 64
+"""Maximum number of values in a tuple that is a key, its depth, comparisons of values if all such keys had one hash,
+and bits of an integer key: other keys may take minutes."""
 
 LATIN = ("latin1", "latin-1")
 """Names of the one encoding as which pickles hold bytes."""
@@ -44,6 +56,9 @@ ITEM_SIZES: Mapping[str, int] = {
     for name in names
 }
 """Bytes of a value in each kind of storage; those of others are 1, as of `torch.storage.UntypedStorage`."""
+
+PACKED: Mapping[str, int] = {"torch.QUInt4x2Storage": 2, "torch.QUInt2x4Storage": 4}
+"""Values of a tensor in each byte, in kinds of storage that pack several."""
 
 
 class RefusedError(Exception):
@@ -77,7 +92,11 @@ def group(items: list[Any]) -> tuple[Any, ...]:
 
 
 class Made:
-    """Stands for a dictionary, or for what a call would return; a storage has a size in bytes and of its values."""
+    """Stands for a dictionary, or for what a call would return.
+
+    `size` is that of a storage in bytes, and `item` of each of its values; that of a plain tensor is the number of its
+    values. -1: not known.
+    """
 
     __slots__ = ("item", "kind", "size")
 
@@ -93,7 +112,10 @@ class PickleWalker:
 
     def __init__(self, file_size: int, records: Mapping[str, int] | None) -> None:
         self.limit, self.file_size, self.records = FACTOR * file_size + ROOM, file_size, records
-        self.steps = self.spent = self.odd_keys = 0
+        self.most_steps = max(MOST_STEPS, file_size // STEP_BYTES)
+        self.most_calls = max(MOST_CALLS, file_size // CALL_BYTES)
+        self.steps = self.calls = self.odd_keys = self.key_work = 0
+        self.spent = Counter[int]()
         self.storages: set[tuple[Any, ...]] = set()
 
     def walk(self, file: BinaryIO) -> Any:
@@ -111,8 +133,8 @@ class PickleWalker:
                     raise pickle.UnpicklingError(f"Unsupported operand {code[0]}")
                 STEPS[code](self)
                 self.steps += 1
-                if self.steps > MOST_STEPS:
-                    raise RefusedError(f"has more than {MOST_STEPS:,} values beside its weights")
+                if self.steps > self.most_steps:
+                    raise RefusedError(f"has more than {self.most_steps:,} values beside its weights")
             return self.stack.pop()
         except (IndexError, KeyError, ValueError, TypeError, struct.error) as error:  # PyTorch raises the same
             raise EOFError(f"the pickle is damaged ({type(error).__name__})") from error
@@ -166,15 +188,17 @@ class PickleWalker:
         for key in items[::2]:
             self.check_key(key)
 
-    def spend(self, count: int) -> None:
-        """Count bytes or values that a call would copy.
+    def spend(self, count: int, room: int = 0) -> None:
+        """Count bytes or values that a call would copy; `room` is what may be spent beside the limit.
 
         Raises:
             RefusedError: they are more than the file may stand for.
         """
-        self.spent += count
-        if self.spent > self.limit:
-            raise RefusedError(f"would take more than {self.limit:,} bytes of memory, far more than its own size")
+        self.spent[room] += count
+        if self.spent[room] > self.limit + room:
+            raise RefusedError(
+                f"would take more than {self.limit + room:,} bytes of memory, far more than its own size"
+            )
 
     def check_key(self, key: Any) -> None:
         """Check that a key can be hashed, and compared with others, in no time.
@@ -184,10 +208,11 @@ class PickleWalker:
         """
         if type(key) in (str, bytes, float, bool, type(None)) or (type(key) is int and key.bit_length() <= KEY_BITS):
             return
-        self.odd_keys += 1
         parts, depth = (key.parts, key.depth) if type(key) is Nested else (len(key) if type(key) is tuple else 1, 1)
-        if parts > KEY_PARTS or depth > KEY_DEPTH or self.odd_keys > ODD_KEYS:
-            raise RefusedError("has keys that would take for ever to compare")
+        self.odd_keys += 1
+        self.key_work += self.odd_keys * parts  # if all of them had one hash, this one is compared with the others
+        if parts > KEY_PARTS or depth > KEY_DEPTH or self.key_work > KEY_WORK:
+            raise RefusedError("has too many keys that are tuples or large numbers; comparing them might take minutes")
 
     def check_keys(self, items: Any) -> None:
         """Check the keys in the argument of a container: a list or tuple of keys, or of pairs of a key and a value."""
@@ -219,10 +244,13 @@ class PickleWalker:
             if not all(type(one) is int and one >= 0 for one in view[1:]) or sum(view[1:]) > count:
                 raise RefusedError("has a view that ends outside of its storage")
             count = view[2]
-        self.push(Made("storage", count * item, item))
+        self.push(Made("storage", count * item * PACKED.get(kind, 1), item))
 
     def call(self) -> None:
         """Stand in for the result of a call."""
+        self.calls += 1
+        if self.calls > self.most_calls:
+            raise RefusedError(f"has more than {self.most_calls:,} objects beside its weights")
         arguments = self.stack.pop()
         function = self.stack.pop()
         # What another call returned may be a function, in a file that PyTorch refuses and that is looked into then.
@@ -244,6 +272,8 @@ class PickleWalker:
             result = check(self, arguments) if check else None
         except (IndexError, TypeError, ValueError) as error:
             raise RefusedError(f"calls {function} as no checkpoint does") from error
+        if type(result) is Made:  # a tensor
+            result.kind = function
         return Made(function) if result is None else result
 
     def build(self) -> None:
@@ -252,7 +282,7 @@ class PickleWalker:
         made = self.stack[-1]
         kind = made.kind if type(made) is Made else ""
         if kind.startswith("torch.") and kind in CALLS and "arameter" not in kind:  # whose state is not its tensor's
-            check_tensor(self, tuple(state))
+            made.size = check_tensor(self, tuple(state)).size
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         as_dict = all(part is None or (type(part) is Made and part.kind in DICTS) for part in parts)
         if kind in KEEPS_ATTRIBUTES and not as_dict:
@@ -315,35 +345,68 @@ def check_list(walker: PickleWalker, arguments: tuple[Any, ...]) -> Any:
     return list(check_sequence(walker, arguments))
 
 
-def check_tensor(_: PickleWalker, arguments: tuple[Any, ...]) -> None:
-    """Check that a tensor lies within its storage."""
+def check_tensor(walker: PickleWalker, arguments: tuple[Any, ...]) -> Made:
+    """Check that a tensor lies within its storage, and count its bytes if it shows values there more than once."""
     storage, offset, size, stride = arguments[:4]
     dtype = arguments[6] if len(arguments) > 6 and type(arguments[6]) is Name else ""
-    item = getattr(getattr(torch, dtype.removeprefix("torch."), None), "itemsize", None) or storage.item
-    if storage.kind != "storage" or len(size) != len(stride):
+    item = item_size(dtype) or storage.item
+    if storage.kind != "storage" or len(size) != len(stride) or len(size) > MOST_SIDES:
         raise ValueError
-    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (offset, *size, *stride)):
         raise ValueError
     last = sum((count - 1) * step for count, step in zip(size, stride, strict=True))
     if all(size) and (offset + last + 1) * item > storage.size:
         raise RefusedError("has a tensor that ends outside of its storage")
+    values = math.prod(size)
+    if values * item > storage.size:
+        walker.spend(values * item, TENSOR_ROOM)
+    return Made("tensor", values)
 
 
-def check_quantized(walker: PickleWalker, arguments: tuple[Any, ...]) -> None:
+def item_size(dtype: str) -> int:
+    """Return the bytes of a value of a type such as "torch.float32"; 0 if there is no such type."""
+    return getattr(getattr(torch, dtype.removeprefix("torch."), None), "itemsize", 0)
+
+
+def spend_values(walker: PickleWalker, value: Any, size: int = 8) -> None:
+    """Count the bytes of a plain tensor, or a list of numbers, whose values a call copies or walks through."""
+    if type(value) is Made and value.size >= 0 and value.kind != "storage":
+        walker.spend(value.size * size)
+    elif type(value) is list and all(type(number) in (int, float) for number in value):
+        walker.spend(len(value) * size)
+    else:
+        raise ValueError
+
+
+def check_moved(walker: PickleWalker, arguments: tuple[Any, ...]) -> None:
+    """Check a tensor of another device than those of PyTorch's own storages, which is made of one on the CPU."""
+    data, dtype = arguments[:2]
+    if type(dtype) is not Name or not item_size(dtype):
+        raise ValueError
+    spend_values(walker, data, item_size(dtype))
+
+
+def check_quantized(walker: PickleWalker, arguments: tuple[Any, ...]) -> Made:
     """Check a quantized tensor, which PyTorch makes room for before it looks at the storage."""
-    check_tensor(walker, arguments)
-    if type(arguments[4][0]) is not Name:
+    made = check_tensor(walker, arguments)
+    scheme, *parameters = arguments[4]
+    if type(scheme) is not Name:
         raise ValueError
-    total = 1
-    for count in arguments[2]:
-        total *= count
-    walker.spend(total * arguments[0].item)
+    for parameter in parameters:
+        if type(parameter) not in (int, float):
+            spend_values(walker, parameter)
+    walker.spend(made.size * arguments[0].item)
+    return made
 
 
-def check_sparse(_: PickleWalker, arguments: tuple[Any, ...]) -> None:
-    """Check a sparse tensor, whose layout PyTorch would write into a message."""
-    if type(arguments[0]) is not Made:
+def check_sparse(walker: PickleWalker, arguments: tuple[Any, ...]) -> None:
+    """Check a sparse tensor, whose indices PyTorch walks through, and whose layout it would write into a message."""
+    layout, data = arguments
+    if type(layout) is not Made or not isinstance(data, tuple):
         raise ValueError
+    for part in data:
+        if type(part) is Made:
+            spend_values(walker, part)
 
 
 def check_parameter(_: PickleWalker, arguments: tuple[Any, ...]) -> None:
@@ -412,6 +475,7 @@ CALLS: Mapping[str, Check] = {
     "torch._utils._rebuild_tensor_v3": check_tensor,
     "torch._utils._rebuild_qtensor": check_quantized,
     "torch._utils._rebuild_sparse_tensor": check_sparse,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": check_moved,
     "torch._utils._rebuild_parameter_with_state": check_parameter,
     "torch._utils._rebuild_wrapper_subclass": refuse,
     "torch._tensor._rebuild_from_type_v2": check_subclass,

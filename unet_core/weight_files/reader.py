@@ -71,11 +71,20 @@ def read_plain(path: Path) -> Any:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
+        forget_sparse()
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
+            forget_sparse()
             with torch.serialization.safe_globals(list(PLAIN_TYPES)):
                 return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def forget_sparse() -> None:
+    """Empty PyTorch's list of sparse tensors to check: after an error it would refuse the next file because of them."""
+    waiting = getattr(torch._utils, "_get_sparse_tensors_to_validate", None)
+    if waiting is not None:
+        waiting().clear()
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:

@@ -49,6 +49,15 @@ def inverted(folder):
     relabelled(folder, (1 - labels).tobytes())
 
 
+def test_link_in_place_of_records_where_files_have_no_owners(pairs, cache, monkeypatch):
+    folder = kept(pairs, cache).folder
+    decoder = Records(pairs, kept(pairs, cache).decoder).decoder
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+    monkeypatch.delattr(os, "getuid", raising=False)
+    assert cache.of(pairs, decoder) == folder.with_name(f"{folder.name}-0")
+
+
 @posix
 @pytest.mark.parametrize("part", ["", INDEX, DATA])
 def test_records_of_another_user_are_not_trained_on(pairs, cache, decoding, give, part):

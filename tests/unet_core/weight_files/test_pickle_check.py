@@ -48,6 +48,20 @@ def stored_tensor(
     return called(function, storage + long1(count) + b"tQ" + b"K\x00" + b"".join(numbers) + b"\x89)")
 
 
+def sparse_tensor(size, stride, value_size, value_stride):
+    """A sparse tensor of these indices and values, all in one storage of one int64."""
+    layout = called("torch.serialization _get_layout", text("torch.sparse_coo"))
+    parts = [stored_tensor(1, *part, kind="torch CharStorage") for part in ((size, stride), (value_size, value_stride))]
+    return called("torch._utils _rebuild_sparse_tensor", layout + b"(" + b"".join(parts) + b"(K\x0aK\x00t\x89t")
+
+
+def quantized_tensor(size, quantizer, stride=None):
+    storage = stored_tensor(1, [], [], kind="torch QInt8Storage").partition(b"\n_rebuild_tensor_v2\n(")[2].split(b"Q")
+    numbers = [b"(" + b"".join(map(long1, part)) + b"t" for part in (size, stride or [1] * len(size))]
+    code = b"Q".join(storage[:2]) + b"QK\x00" + b"".join(numbers) + b"(" + quantizer + b"t\x89)"
+    return called("torch._utils _rebuild_qtensor", code)
+
+
 def write(path, code, method=zipfile.ZIP_STORED, records=(("data/0", bytes(4)),)):
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("x/data.pkl", code)
@@ -95,15 +109,15 @@ BOMBS = {
     "a new object of a list": (LISTS + b")\x81", "calls something that is no function"),
     "key that is hashed for ever": (
         b"}(" + TUPLES + b"u",
-        "has keys that would take for ever to compare",
+        "has too many keys that are tuples or large numbers; comparing them might take minutes",
     ),
     "set that is hashed for ever": (
         called("builtins set", b"](" + TUPLES + b"e"),
-        "has keys that would take for ever to compare",
+        "has too many keys that are tuples or large numbers; comparing them might take minutes",
     ),
     "keys of equal hashes": (
         b"}(" + b"".join(long1((2**61 - 1) * (index + 1)) + b"N" for index in range(20_000)) + b"u",
-        "has keys that would take for ever to compare",
+        "has too many keys that are tuples or large numbers; comparing them might take minutes",
     ),
     "storage without values": (
         stored_tensor(HUGE, [1], [1]),
@@ -122,23 +136,38 @@ BOMBS = {
     ),
     "tensor of one value": (
         stored_tensor(1, [10**6, 10**6], [0, 0]),
-        r"refers to its parts so often that it unfolds to more than [\d,]+ bytes",
+        r"would take more than [\d,]+ bytes of memory, far more than its own size",
+    ),
+    "tensor of one value that is moved": (
+        called(
+            "torch._utils _rebuild_device_tensor_from_cpu_tensor",
+            stored_tensor(1, [HUGE], [0]) + b"ctorch\nfloat64\n" + text("cpu") + b"\x89",
+        ),
+        r"would take more than [\d,]+ bytes of memory, far more than its own size",
+    ),
+    "sparse tensor of one index": (
+        sparse_tensor([1, HUGE], [0, 0], [HUGE, 0], [0, 0]),
+        r"would take more than [\d,]+ bytes of memory, far more than its own size",
+    ),
+    "quantized tensor of one scale": (
+        quantized_tensor([HUGE, 0], b"ctorch\nper_channel_affine\n" + stored_tensor(1, [HUGE], [0]) * 2 + b"K\x00"),
+        r"would take more than [\d,]+ bytes of memory, far more than its own size",
+    ),
+    "quantized tensor of nested scales": (
+        quantized_tensor([1], b"ctorch\nper_channel_affine\n" + LISTS + LISTS + b"K\x00"),
+        "calls torch._utils._rebuild_qtensor as no checkpoint does",
+    ),
+    "size that is multiplied for ever": (
+        stored_tensor(1, [2**63 - 1] * 100_000, [0] * 100_000),
+        "calls torch._utils._rebuild_tensor_v2 as no checkpoint does",
     ),
     "quantized tensor": (
-        called(
-            "torch._utils _rebuild_qtensor",
-            stored_tensor(1, [1], [1])[len(b"ctorch._utils\n_rebuild_tensor_v2\n(") : -2].split(b"Q")[0]
-            + b"QK\x00("
-            + GIVEN
-            + b"t(K\x00t(ctorch\nper_tensor_affine\nG"
-            + struct.pack(">d", 1)
-            + b"K\x00t\x89)",
-        ),
+        quantized_tensor([HUGE], b"ctorch\nper_tensor_affine\nG" + struct.pack(">d", 1) + b"K\x00", [0]),
         r"would take more than [\d,]+ bytes of memory, far more than its own size",
     ),
     "lists within lists": (
         b"](" + LISTS + b"e",
-        r"refers to its parts so often that it unfolds to more than [\d,]+ bytes",
+        r"refers to its parts so often that it unfolds to more than [\d,]+ of them",
     ),
     "a list within itself": (b"]q\x00h\x00a", "holds a part that is within itself"),
     "tuples within tuples": (b")" + b"\x85" * 10**5, "has tuples that are nested deeper than 100"),
@@ -203,6 +232,51 @@ def test_number_of_values_is_bounded(tmp_path, monkeypatch):
     path = write(tmp_path / "x.pth", beside(b"](" + b"N" * 1000 + b"e"))
     with pytest.raises(CheckpointError, match="has more than 1,000 values beside its weights"):
         read_content(path)
+
+
+def test_tensor_that_is_copied_again_and_again_is_refused(tmp_path):
+    copy = called(
+        "torch._utils _rebuild_device_tensor_from_cpu_tensor", b"h\x00ctorch\nfloat64\n" + text("cpu") + b"\x89"
+    )
+    code = b"](" + stored_tensor(10**5, [10**5], [1]) + b"q\x00" + copy * 20 + b"e"
+    path = write(tmp_path / "x.pth", beside(code), records=[("data/0", bytes(4 * 10**5))])
+    with pytest.raises(CheckpointError, match=r"would take more than 7,[0-9,]+ bytes of memory"):
+        read_content(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions", "ignore:Sparse CSR tensor support")
+def test_tensors_of_other_layouts_and_devices_are_read(tmp_path):
+    """Sparse, packed and complex ones, and one of a TPU, whose values PyTorch stores on the CPU."""
+
+    class Moved:
+        def __reduce__(self):
+            rebuild = torch._utils._rebuild_device_tensor_from_cpu_tensor
+            return rebuild, (torch.arange(5.0), torch.bfloat16, "xla:0", False)
+
+    packed = torch.quantize_per_channel(torch.rand(4, 10), torch.ones(4), torch.zeros(4), 0, torch.quint4x2)
+    content = {"sparse": torch.eye(5).to_sparse(), "rows": torch.eye(6).to_sparse_csr(), "packed": packed}
+    content |= {"complex": torch.rand(7).to(torch.complex64), "moved": Moved()}
+    torch.save(content, tmp_path / "x.pth")
+    read = read_content(tmp_path / "x.pth")
+    assert read["moved"].dtype == torch.bfloat16
+    assert read["moved"].tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(read["sparse"].to_dense(), torch.eye(5))
+    assert torch.equal(read["rows"].to_dense(), torch.eye(6))
+    assert torch.equal(read["packed"].dequantize(), packed.dequantize())
+    assert torch.equal(read["complex"], content["complex"])
+
+
+def test_number_of_calls_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_check, "MOST_CALLS", 100)
+    path = write(tmp_path / "x.pth", beside(b"](" + called("torch Size", b")") * 101 + b"e"))
+    with pytest.raises(CheckpointError, match="has more than 100 objects beside its weights"):
+        read_content(path)
+
+
+def test_larger_files_may_hold_more_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_check, "MOST_STEPS", 1000)
+    path = write(tmp_path / "x.pth", beside(b"](" + b"N" * 1000 + b"e"), records=[("data/0", bytes(8000))])
+    assert read_content(path)["beside"] == [None] * 1000
 
 
 def test_zip_bombs_are_refused(tmp_path):
@@ -270,4 +344,22 @@ def test_a_whole_network_in_an_older_file_is_named(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"was not executed: it asks for torch\.nn\.modules\.linear\.Linear; save it"
     ):
+        read_content(tmp_path / "x.pth")
+
+
+def test_tensors_under_many_names_and_small_expanded_ones_are_read(tmp_path):
+    block = torch.rand(10**6)
+    content = {f"step{index}.weight": block for index in range(40)}
+    content |= {"mask": torch.ones(1, 1).expand(2048, 2048), "places": {(row, 2): 1.5 for row in range(1_500)}}
+    torch.save(content, tmp_path / "x.pth")
+    read = read_content(tmp_path / "x.pth")
+    assert read["step39.weight"].equal(block)
+    assert read["mask"].shape == (2048, 2048)
+    assert len(read["places"]) == 1_500
+
+
+def test_tensors_under_names_without_number_are_refused(tmp_path):
+    block = torch.rand(4 * 10**6)
+    torch.save({f"step{index}.weight": block for index in range(80)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"unfolds to more than [\d,]+ of them, or 1,0\d\d,[\d,]+ bytes"):
         read_content(tmp_path / "x.pth")

@@ -175,3 +175,19 @@ def test_headers_of_safetensors_that_claim_too_much_are_refused(tmp_path, header
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_refused_file_does_not_spoil_the_next_one(tmp_path):
+    """PyTorch checks sparse tensors at the end of a file; those of a file that failed before would be left over."""
+
+    class Moved:
+        def __reduce__(self):
+            rebuild = torch._utils._rebuild_device_tensor_from_cpu_tensor
+            return rebuild, (torch.arange(5.0), torch.float32, "no device", False)
+
+    wrong = torch.sparse_coo_tensor([[7]], [1.0], (5,), check_invariants=False)
+    torch.save({"a": wrong, "b": Moved()}, tmp_path / "wrong.pth", _use_new_zipfile_serialization=False)
+    torch.save({"a": torch.arange(3)}, tmp_path / "right.pth")
+    with pytest.raises(CheckpointError):
+        read_content(tmp_path / "wrong.pth")
+    assert read_content(tmp_path / "right.pth")["a"].tolist() == [0, 1, 2]
