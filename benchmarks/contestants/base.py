@@ -16,6 +16,7 @@ from runtime.card import ModelCard, Precision
 from runtime.devices import availability
 from runtime.devices.device import CPU_DEVICE, Device
 from runtime.errors import DeviceError, ModelError, ProofError
+from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
 from unet_core.model import Segmenter
@@ -66,7 +67,8 @@ class BenchmarkModel:
         """Read the fp32 file; `others` are fp16 and int8 files of the same network, and one for CPUs.
 
         Raises:
-            ModelError: a file cannot be read, has the wrong precision, takes one shape only, or holds another network.
+            ModelError: a file cannot be read, does not fit its digest, has the wrong precision, takes one shape only,
+                or holds another network.
             CheckpointError: the checkpoint cannot be loaded.
             ConfigError: the network cannot be made, or is needed and not given.
             ProofError: the checkpoint does not answer the golden sample as the model does.
@@ -79,6 +81,7 @@ class BenchmarkModel:
                 f"{path}: was exported with --target cpu, expected the file without it; give this one by --also"
             )
         for one in (path, *others):
+            check_digest(one)
             if (fixed := read_model(one)[0].input.fixed_shape) is not None:
                 raise ModelError(
                     f"{one}: takes batches of {'x'.join(map(str, fixed))} only, and other sizes and batches are "

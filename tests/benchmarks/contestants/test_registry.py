@@ -27,6 +27,8 @@ from export.proof import network_run
 from runtime.devices.device import Device
 from runtime.devices.profiles import profile_of
 from runtime.errors import ClosedError, ConfigError, DeviceError, ModelError, ProofError
+from runtime.model_file.digest import seal
+from runtime.model_file.protobuf_reader import field
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,17 @@ def test_a_model_with_files_of_other_precisions(tmp_path):
     paths = {name: found.file(name) for name in ("fp32", "tf32", "fp16", "bf16", "int8")}
     exact, half = tmp_path / "model.onnx", tmp_path / "model.fp16.onnx"
     assert paths == {"fp32": exact, "tf32": exact, "fp16": half, "bf16": None, "int8": None}
+
+
+def test_a_file_that_does_not_fit_its_digest_is_refused_before_anything_is_measured(tmp_path):
+    """Programs beside ours would take it, and be compared with nothing."""
+    write_onnx(tmp_path / "model.onnx")
+    seal(tmp_path / "model.onnx")
+    assert BenchmarkModel.read(tmp_path / "model.onnx").path == tmp_path / "model.onnx"
+    with open(tmp_path / "model.onnx", "ab") as file:
+        file.write(field(6, b"a text that was not there"))
+    with pytest.raises(ModelError, match=r"model\.onnx: was damaged or changed since it was exported"):
+        BenchmarkModel.read(tmp_path / "model.onnx")
 
 
 def test_a_model_with_a_file_for_cpus(for_cpus):
