@@ -39,13 +39,13 @@ class PredictorArguments:
     def open(self) -> tuple[Predictor, Callable[[Segmentation], Segmentation]]:
         """Return the predictor, and a function that applies `threshold` to an answer.
 
-        A note says if the model's digest was not verified.
+        A note says if the model has no digest to verify.
 
         Raises:
             ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
         """
         predictor = Predictor(self.model, self.device, self.threads, verify=self.verify)
-        if predictor.report.integrity != VERIFIED:
+        if self.verify and predictor.report.integrity != VERIFIED:
             echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
         threshold = self.threshold
         if predictor.card.input.channels == "raw":
@@ -127,9 +127,9 @@ def predict_files(
         parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
         parts += [f"{len(tally.failures)} failed"] if tally.failures else []
         parts += [f"{skipped} skipped"] if skipped else []
-        echo(", ".join(parts))
         if isinstance(form, TableFormat) and (note := formula_note(out, [job.name for job in left])):
             echo(f"note: {note}", err=True)
+        echo(", ".join(parts))
     if not tally.failures:
         return 0
     return 1 if tally.written or skipped else ImageError.exit_code

@@ -60,7 +60,7 @@ class Trust:
         if status.st_uid not in self._owners:
             raise self.error(
                 f"{path}: belongs to user {status.st_uid}, expected {named(*self._owners)}, since {self.files} "
-                f"{self.why}; remove it, or {self.elsewhere}"
+                f"{self.why}; {self.elsewhere}, or remove it"
             )
         if status.st_mode & (0o077 if folder and not self.readable else 0o022):
             expected = "700" if folder else "600"

@@ -68,3 +68,12 @@ def test_ends_when_its_share_is_used(tmp_path):
     begun = time.monotonic()
     campaign(tmp_path, seconds=40.0).run("short", lambda random: "refused", share=0.005)
     assert 0.2 <= time.monotonic() - begun < 20
+
+
+def test_table_tells_of_the_soak(tmp_path):
+    soak = {"seconds": 3_600.2, "threads": 32, "answers": 58_065, "wrong": [], "start": 72.2, "closed": 134.6}
+    (tmp_path / "soak.txt").write_text(json.dumps(soak | {"memory": [300.0] * 10 + [316.0] * 100 + [318.0] * 10}))
+    assert table(tmp_path).splitlines()[-1] == (
+        "Soak: 32 threads for 3,600 s, 58,065 answers, 0 of them wrong. Memory: 72 MB before the model was opened, "
+        "316 MB early on, 318 MB at the end, 135 MB after it was closed."
+    )

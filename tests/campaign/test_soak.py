@@ -1,21 +1,18 @@
 """Many threads on one predictor: equal answers, and memory that does not grow."""
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from campaigns import LONG_SOAK, SOAK, early_and_late
 
 from runtime.support.cpu_count import available_threads
 
 TESTS = Path(__file__).parents[1]
 MODEL = TESTS / "data" / "v0.1" / "models" / "fp32.onnx"
 THREADS = 32
-
-HOUR = 3_000.0
-"""Seconds from which a soak is a long one."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory from Linux's /proc")
@@ -28,12 +25,9 @@ def test_memory_does_not_grow(request):
     found = json.loads(ran.stdout)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        Path(folder, "soak.txt").write_text(ran.stdout)
+        Path(folder, SOAK).write_text(ran.stdout)
     assert found["wrong"] == []
-    memory, parts = found["memory"], len(found["memory"]) // 12
-    # Of an hour: minutes 5 to 10 against the last five. A short run has hardly warmed up at its twelfth part.
-    early = statistics.median(memory[parts : 2 * parts] if seconds >= HOUR else memory[4 * parts : 6 * parts])
-    late = statistics.median(memory[-parts:] if seconds >= HOUR else memory[-2 * parts :])
-    assert late <= early * (1.05 if seconds >= HOUR else 1.15), found
+    early, late = early_and_late(found)
+    assert late <= early * (1.05 if seconds >= LONG_SOAK else 1.15), found
     # On two cores it was 630 MB before runs were bounded.
     assert late - found["start"] <= 225 + 75 * available_threads(), found

@@ -8,6 +8,7 @@ escapes, and any case slower than the limit, is a fault too. A fault is told wit
 
 import json
 import os
+import statistics
 import time
 import traceback
 import zlib
@@ -19,6 +20,12 @@ import numpy as np
 
 SLOWEST = 5.0
 """Seconds of the processor that a case of at most 10 MB may take."""
+
+SOAK = "soak.txt"
+"""Name of the soak's figures in a folder of tallies."""
+
+LONG_SOAK = 3_000.0
+"""Seconds from which a soak is a long one."""
 
 TOLD = 5
 """Number of faults that a failed test tells of."""
@@ -95,8 +102,11 @@ def cpu_seconds():
 
 
 def table(folder):
-    """The tallies of a folder as a Markdown table."""
-    lines = ["| area | cases | what became of them | faults | slowest case, s |", "|---|--:|---|--:|--:|"]
+    """The tallies of a folder as a Markdown table, and the soak below it."""
+    lines = [
+        "| area | cases | what became of them | faults | slowest, processor seconds |",
+        "|---|--:|---|--:|--:|",
+    ]
     for path in sorted(Path(folder).glob("*.json")):
         tally = json.loads(path.read_text())
         outcomes = sorted(tally["outcomes"].items(), key=lambda item: (-item[1], item[0]))
@@ -104,4 +114,25 @@ def table(folder):
         lines.append(
             f"| {tally['area']} | {tally['cases']:,} | {told} | {len(tally['faults'])} | {tally['slowest']:.2f} |"
         )
+    soak = Path(folder, SOAK)
+    if soak.exists():
+        found = json.loads(soak.read_text())
+        early, late = early_and_late(found)
+        lines += [
+            "",
+            f"Soak: {found['threads']} threads for {found['seconds']:,.0f} s, {found['answers']:,} answers, "
+            f"{len(found['wrong'])} of them wrong. Memory: {found['start']:.0f} MB before the model was opened, "
+            f"{early:.0f} MB early on, {late:.0f} MB at the end, {found['closed']:.0f} MB after it was closed.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def early_and_late(soak):
+    """The median memory of a soak in MB, when it has warmed up and at its end: minutes 5 to 10 and 55 to 60 of an hour.
+
+    A short run has hardly warmed up at its twelfth part: there it is the third to the half, and the last sixth.
+    """
+    memory, part = soak["memory"], len(soak["memory"]) // 12
+    if soak["seconds"] >= LONG_SOAK:
+        return statistics.median(memory[part : 2 * part]), statistics.median(memory[-part:])
+    return statistics.median(memory[4 * part : 6 * part]), statistics.median(memory[-2 * part :])

@@ -69,8 +69,8 @@ def test_records_of_another_user_are_not_trained_on(pairs, cache, decoding, give
     decoding.since()
     assert pending((records,), cache) == 5
     assert said_by((records,), cache) == [
-        f"{folder / part}: belongs to user {us + 1}, expected {ours}, since records are trained on; remove it, "
-        f"or choose another --cache-dir; decoding anew, into {folder.name}-{us}"
+        f"{folder / part}: belongs to user {us + 1}, expected {ours}, since records are trained on; choose "
+        f"another --cache-dir, or remove it; decoding anew, into {folder.name}-{us}"
     ]
     assert (decoding.since(), records.stored, records.folder.name) == (5, 5, f"{folder.name}-{us}")
     assert_exact(records)
