@@ -67,7 +67,7 @@ _HOMES = {
     "Segmentation": "result",
     "Times": "result",
     "Batching": "inference.batcher",
-    "Limits": "images.limits",
+    "Limits": "image_files.limits",
     "ProviderOptions": "options",
     **dict.fromkeys(_ERRORS, "errors"),
 }
