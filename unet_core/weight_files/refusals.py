@@ -138,9 +138,13 @@ def other_types(path: Path) -> str:
         return f"{not_executed}: it asks for {dangerous}, which weights do not need; do not load it with any program"
     if not all(part.isidentifier() for name in types for part in name.split(".")):  # they would be in the command
         return f"{not_executed}: it asks for types that have no names of Python; do not load it with any program"
+    if content is None and not types:
+        return (
+            "is damaged, or no checkpoint of plain weights, and was not executed; copy it again, or save it with "
+            "torch.save(model.state_dict(), ...)"
+        )
     if content is None:
-        asks = f": it asks for {listed(types)}" if types else ""
-        return f"{not_executed}{asks}; save it with torch.save(model.state_dict(), ...)"
+        return f"{not_executed}: it asks for {listed(types)}; save it with torch.save(model.state_dict(), ...)"
     made: NotMade | None = None
     read = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     entries = content if isinstance(content, dict) else {}
