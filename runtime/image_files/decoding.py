@@ -183,7 +183,7 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
     except TooManyPixelsError as error:
         raise ImageError(
             f"{name}: has {error} pixels, expected at most {limits.pixels} in all; "
-            "make it smaller, or allow more with Limits(pixels=...)"
+            "make it smaller, or in Python allow more with Limits(pixels=...)"
         ) from error
     except DamageError as error:
         raise ImageError(f"{name}: is damaged or truncated ({error}); replace it") from error
@@ -254,7 +254,7 @@ def check_bytes(count: int, name: str, limits: Limits) -> None:
     if count > limits.file_bytes:
         raise ImageError(
             f"{name}: has more bytes than the {limits.file_bytes} that are read; "
-            "make it smaller, or allow more with Limits(file_bytes=...)"
+            "make it smaller, or in Python allow more with Limits(file_bytes=...)"
         )
 
 

@@ -68,7 +68,7 @@ class LimitError(Exception):
     """An image exceeds a limit; the text is the end of a message, after the image's name."""
 
     def __init__(self, text: str, limit: str) -> None:
-        super().__init__(f"{text}; make it smaller, or allow more with Limits({limit}=...)")
+        super().__init__(f"{text}; make it smaller, or in Python allow more with Limits({limit}=...)")
 
 
 LIMITS = Limits()

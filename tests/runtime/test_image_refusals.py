@@ -159,7 +159,7 @@ def test_image_of_too_many_pixels_is_refused_by_its_header(form, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     refusal = (
         "image: has 15000 x 13500 pixels, expected at most 200000000 in all; "
-        "make it smaller, or allow more with Limits(pixels=...)"
+        "make it smaller, or in Python allow more with Limits(pixels=...)"
     )
     with pytest.raises(ImageError) as caught:
         load_image(BOMBS[form])

@@ -44,7 +44,7 @@ def test_jpeg_of_many_scans_is_refused_before_it_is_decoded():
     assert time.process_time() - begun < 0.1
     assert str(caught.value) == (
         "image: has 101 scans, expected at most 100 for its 1200 pixels; "
-        "make it smaller, or allow more with Limits(scans=...)"
+        "make it smaller, or in Python allow more with Limits(scans=...)"
     )
     plain = encoded(SMALL, "JPEG", progressive=True)
     assert np.array_equal(load_image(plain, limits=Limits(scans=10)), load_image(plain))
@@ -81,7 +81,7 @@ def test_header_that_is_too_long_is_refused_with_its_limit(tmp_path, kind):
     path.write_bytes(make(b"x" * 65_536))
     refusal = (
         f"{path}: has more than 60000 bytes before its pixels; "
-        "make it smaller, or allow more with Limits(header_bytes=...)"
+        "make it smaller, or in Python allow more with Limits(header_bytes=...)"
     )
     for read in (load_image, image_size):
         with pytest.raises(ImageError) as caught:
@@ -151,7 +151,7 @@ def test_webp_whose_decoder_takes_too_much_memory_is_refused_before_pillow_opens
             read(path)
         assert str(caught.value) == (
             f"{path}: takes about {24 * 13_856**2 + 76} bytes to decode, expected at most 2147483648; "
-            "make it smaller, or allow more with Limits(memory=...)"
+            "make it smaller, or in Python allow more with Limits(memory=...)"
         )
 
 
