@@ -40,7 +40,7 @@ from platformdirs import user_cache_path
 
 from runtime.errors import ImageError, OutputError
 from runtime.support.cpu_count import available_threads
-from runtime.support.files import make_folder, reason_of
+from runtime.support.files import make_folder, reason_of, remove_leftovers_of
 from runtime.support.locks import require_regular
 from unet_core.data.faults import refuse
 from unet_core.data.labels import IGNORED, Labels, present_labels
@@ -359,6 +359,7 @@ def open_writer(
     if records.folder is None:
         cache.take(records, folders)
     if not (records.rows["offset"] == PENDING).any():
+        remove_leftovers_of([folders[records] / INDEX])  # a writer may have been killed when all was stored
         return None
     try:
         make_folder(cache.folder)

@@ -178,6 +178,15 @@ def test_a_killed_start_goes_on_where_it_stopped(tmp_path, cache, decoding):
     assert (records.folder / DATA).stat().st_size == 120 * RECORD
 
 
+def test_what_a_kill_after_the_last_record_left_is_removed(tmp_path, cache):
+    pairs = write_pairs(tmp_path / "pictures", 3)
+    assert said_by((Records(pairs, STRETCH),), cache) == []
+    (cache.of(pairs, STRETCH) / f".{Path(INDEX).stem}.0123abcd.npy").write_bytes(b"half")
+    records = Records(pairs, STRETCH)
+    assert said_by((records,), cache) == []
+    assert sorted(path.name for path in records.folder.iterdir()) == [INDEX, LOCK, DATA]
+
+
 def cut(path):
     os.truncate(path, path.stat().st_size - 1)
 
