@@ -3,6 +3,7 @@
 `--help` works without PyTorch, so this module imports what trains only where it is called.
 """
 
+import logging
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -101,6 +102,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     training images are used to validate. On several GPUs: torchrun --nproc-per-node N -m unet_core.train ...
     """
     require_temporary_folder("PyTorch")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home folder cannot be written
     try:
         import unet_core.training.run  # noqa: F401  whatever it needs is missed here, not in the middle
         from unet_core.training.distributed import join

@@ -1,6 +1,7 @@
 """The command: where settings come from, what it refuses, what it says."""
 
 import json
+import logging
 import tempfile
 from dataclasses import asdict
 
@@ -165,3 +166,10 @@ def test_no_temporary_folder_is_one_line(data, tmp_path, monkeypatch):
         train(TrainConfig(data=str(data), out=str(tmp_path / "r")))
     assert str(caught.value) == line
     assert not (tmp_path / "r").exists()
+
+
+def test_matplotlib_does_not_tell_of_a_home_folder_that_cannot_be_written(data, tmp_path, monkeypatch):
+    logger = logging.getLogger("matplotlib")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    run_cli(data / "none", "--out", tmp_path / "r", *FLAGS)
+    assert logger.level == logging.ERROR
