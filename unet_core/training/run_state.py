@@ -19,6 +19,9 @@ MOST = 10**12
 LARGEST_SCALE = 2.0**127
 """Largest scale of the loss: that of float32."""
 
+LARGEST_TRACKER = 2**31 - 1
+"""Largest number of steps that the scale's tracker counts: that of int32."""
+
 MOST_EPOCHS, MOST_PROCESSES, LONGEST = 10**6, 2**20, 3000
 """Maximum number of epochs in a history, of processes, and of characters in a text."""
 
@@ -201,12 +204,12 @@ def check_precision(value: object, _: Expected) -> None:
         "scale": (2.0**-126, LARGEST_SCALE),
         "growth_factor": (1, 2.0**20),
         "backoff_factor": (2.0**-20, 1),
-        "growth_interval": (1, MOST),
-        "_growth_tracker": (0, MOST),
+        "growth_interval": (1, LARGEST_TRACKER),
+        "_growth_tracker": (0, LARGEST_TRACKER),
     }
     check_dict(scaler, "precision.scaler", tuple(bounds))
     for name, (low, high) in bounds.items():
-        check_number(scaler[name], f"precision.scaler.{name}", low, high, whole=high == MOST)
+        check_number(scaler[name], f"precision.scaler.{name}", low, high, whole=high == LARGEST_TRACKER)
 
 
 def check_history(value: object, _: Expected) -> None:
