@@ -56,8 +56,8 @@ test: lint $(IMPORTERS)/.ready
 
 # Of two workers one runs the soak for the whole time, the other one the areas after one another.
 campaign: $(READY)
-	$(PYTEST) tests/campaign --campaign-seconds $(CAMPAIGN_SECONDS) --soak-seconds $(CAMPAIGN_SECONDS) --campaign-seed $(CAMPAIGN_SEED) --campaign-folder campaign
-	@cat campaign/table.md
+	$(PYTEST) tests/campaign --campaign-seconds $(CAMPAIGN_SECONDS) --soak-seconds $(CAMPAIGN_SECONDS) --campaign-seed $(CAMPAIGN_SEED) --campaign-folder campaign; \
+		status=$$?; cat campaign/table.md; exit $$status
 
 # Each step leaves a file, so a second call does only what is missing.
 demo: demo/.predicted demo/bench/report.md
