@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 from caching import STRETCH, assert_exact, write_pairs
+from campaigns import THIN_RUN
 from folders import write_pair
 from forked import start, start_training
 from trained import write_no_curves
@@ -96,18 +97,10 @@ def place(tmp_path_factory):
     config = TrainConfig(
         data=str(root / "data"),
         out=str(root / "run"),
-        widths=(4,),
-        height=16,
-        width=16,
         batch_size=2,
         epochs=10_000,
-        lr=1e-3,
-        workers=0,
-        tensorboard=False,
-        device="cpu",
-        augment="off",
-        cache_gb=0,
         save_minutes=1e-9,
+        **THIN_RUN,
     )
     (root / "warm").mkdir()
     kill_writer(root / "warm", 0)  # the server of processes takes seconds to import all they need

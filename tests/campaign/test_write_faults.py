@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from caching import STRETCH, assert_exact, write_pairs
+from campaigns import THIN_RUN
 from click.testing import CliRunner
 from onnx_files import write_onnx
 from PIL import Image
@@ -128,17 +129,9 @@ class Training:
         self.config = TrainConfig(
             data=str(data),
             out=str(root / "training"),
-            widths=(4,),
-            height=16,
-            width=16,
             batch_size=4,
             epochs=1,
-            lr=1e-3,
-            workers=0,
-            tensorboard=False,
-            device="cpu",
-            augment="off",
-            cache_gb=0,
+            **THIN_RUN,
         )
         train(self.config)
 

@@ -27,13 +27,26 @@ SOAK = "soak.txt"
 LONG_SOAK = 3_000.0
 """Seconds from which a soak is a long one."""
 
+THIN_RUN = {
+    "widths": (4,),
+    "height": 16,
+    "width": 16,
+    "lr": 1e-3,
+    "workers": 0,
+    "tensorboard": False,
+    "device": "cpu",
+    "augment": "off",
+    "cache_gb": 0,
+}
+"""Settings of a training that takes milliseconds, for `TrainConfig`."""
+
 TOLD = 5
 """Number of faults that a failed test tells of."""
 
 
 @dataclass
 class Tally:
-    """What became of the cases of one area: counts by outcome, faults, and the processor's seconds of the slowest."""
+    """Counts the cases of one area by outcome, and keeps its faults and the processor's seconds of the slowest case."""
 
     area: str
     seed: int

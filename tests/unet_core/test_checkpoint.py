@@ -71,7 +71,7 @@ def run_file(tmp_path_factory):
 
 
 def test_a_flipped_bit_anywhere_in_a_checkpoint_is_found(run_file, tmp_path):
-    """Of 250 files with one flipped bit each, those that load have exactly the content that they had."""
+    """Each of 250 files with one flipped bit is refused, or loads with exactly the content that it had."""
     whole, path, random = run_file.read_bytes(), tmp_path / "x.pth.tar", np.random.default_rng(0)
     before = load_checkpoint(run_file)
     refused = 0
