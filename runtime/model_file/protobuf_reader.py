@@ -15,9 +15,6 @@ MAX_FIELDS = 250_000
 CHUNK = 4_096
 """Number of bytes that are read from the file at once."""
 
-PIECE = 2**18
-"""Number of bytes of a long field that are read at once: they fit into a processor's cache."""
-
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 KINDS = frozenset({VARINT, FIXED64, BYTES, FIXED32})
 
@@ -86,17 +83,6 @@ class Wire:
             return content.decode()
         except UnicodeDecodeError:
             raise WireError("a text is not UTF-8") from None  # the cause quotes the bytes
-
-    def pieces(self, start: int, end: int) -> Iterator[memoryview]:
-        """Yield the bytes of the file from `start` to `end`; each piece is valid until the next one."""
-        buffer = memoryview(bytearray(min(PIECE, end - start)))
-        self._file.seek(start)
-        while start < end:
-            count = self._file.readinto(buffer[: end - start])
-            if not count:  # the file has become shorter
-                raise WireError("the file ends early")
-            start += count
-            yield buffer[:count]
 
     def _byte(self, end: int) -> int:
         if self.position >= end:

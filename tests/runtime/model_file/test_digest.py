@@ -13,6 +13,7 @@ from runtime.errors import ModelError
 from runtime.model_file import digest
 from runtime.model_file.digest import DIGEST_KEY, NO_DIGEST, NOT_ASKED, VERIFIED, check_digest, graph_digest
 from runtime.model_file.golden import GOLDEN_KEY
+from runtime.model_file.protobuf_reader import WireError, field
 from runtime.predictor import Predictor
 
 ADVICE = "copy or export it again, or take it unverified: verify=False in Python, --no-verify of unet-predict"
@@ -48,7 +49,7 @@ def refusal(path):
 
 def test_a_sealed_file_is_verified_and_says_so(sealed):
     stored = json.loads(entry(onnx.load(sealed), DIGEST_KEY).value)
-    assert (stored.pop("algorithm"), set(stored)) == ("blake3", {"graph", "card", "golden"})
+    assert (stored.pop("algorithm"), set(stored)) == ("blake3-4mib", {"graph", "card", "golden"})
     report = Predictor(sealed, "cpu").report
     assert report.integrity == VERIFIED == "verified"
     assert str(report).endswith(", digest verified")
@@ -58,7 +59,47 @@ def test_the_graphs_hash_is_over_all_but_the_metadata(sealed):
     model = onnx.load(sealed)
     assert graph_digest(sealed) == check_digest(sealed).graph
     del model.metadata_props[:]
-    assert graph_digest(sealed) == digest.blake3(model.SerializeToString()).hexdigest()
+    assert graph_digest(sealed) == pieces_hash(model.SerializeToString(), 2**22)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [7, 1_000, 2**20])
+def test_the_graphs_hash_is_of_its_pieces_hashes_wherever_the_metadata_stand(sealed, monkeypatch, size, threads):
+    model = onnx.load(sealed)
+    del model.metadata_props[:]
+    content = model.SerializeToString()
+    monkeypatch.setattr(digest, "PIECE", size)
+    monkeypatch.setattr(digest, "THREADS", threads)
+    expected = pieces_hash(content, size)
+    for place in (0, len(field(1, model.ir_version)), len(content)):
+        sealed.write_bytes(content[:place] + field(14, field(1, b"key")) * 2 + content[place:])
+        assert graph_digest(sealed) == expected
+
+
+def pieces_hash(content, size):
+    pieces = [content[start : start + size] for start in range(0, len(content), size)]
+    return digest.blake3(b"".join(digest.blake3(piece).digest() for piece in pieces)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("spans", "pieces"),
+    [
+        ([], []),
+        ([(0, 0)], []),
+        ([(2, 5)], [[(2, 5)]]),
+        ([(2, 9)], [[(2, 6)], [(6, 9)]]),
+        ([(0, 3), (5, 6), (8, 10)], [[(0, 3), (5, 6)], [(8, 10)]]),
+        ([(0, 3), (5, 14)], [[(0, 3), (5, 6)], [(6, 10)], [(10, 14)]]),
+    ],
+)
+def test_spans_are_cut_into_pieces_of_four_bytes(spans, pieces):
+    assert list(digest.cut(spans, 4)) == pieces
+
+
+def test_a_file_that_became_shorter_while_it_was_hashed(sealed):
+    size = sealed.stat().st_size
+    with pytest.raises(WireError, match=r"^the file ends early$"):
+        digest.piece_hash(sealed, [(0, size + 1)])
 
 
 def test_every_flipped_bit_of_a_weights_last_byte_is_told_and_the_golden_sample_sees_none(sealed):
@@ -128,7 +169,7 @@ def test_an_unchanged_model_that_onnx_wrote_again_is_verified(edited):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "7", '{"algorithm": 3}', '{"algorithm": "blake3", "graph": 1}', "[" * 99_999]
+    "text", ["", "{", "[]", "{}", "7", '{"algorithm": 3}', '{"algorithm": "blake3-4mib", "graph": 1}', "[" * 99_999]
 )
 def test_a_damaged_digest_is_refused(edited, text):
     def damage(model):
@@ -153,7 +194,9 @@ def test_a_later_kind_of_digest_says_to_upgrade(edited):
         one = entry(model, DIGEST_KEY)
         one.value = one.value.replace("blake3", "blake4")
 
-    assert refusal(edited(later)) == "has a digest of the kind blake4, expected blake3; upgrade unet-deploy"
+    assert refusal(edited(later)) == (
+        "has a digest of the kind blake4-4mib, expected blake3-4mib; export it again or upgrade unet-deploy"
+    )
 
 
 def test_a_file_without_one_is_taken_and_told(write_model):

@@ -88,15 +88,3 @@ def test_a_file_that_has_become_shorter_ends_early():
         reader = Wire(io.BytesIO(content[:kept]), len(content))
         with pytest.raises(WireError, match=r"^the file ends early$"):
             [reader.text(length) for _, _, length in reader.fields(len(content))]
-
-
-@pytest.mark.parametrize(("start", "end"), [(0, 0), (3, 4), (0, 700_000), (262_143, 600_001)])
-def test_a_span_is_read_in_pieces(start, end):
-    content = bytes(range(256)) * 2_735
-    reader = Wire(io.BytesIO(content), len(content))
-    assert b"".join(bytes(piece) for piece in reader.pieces(start, end)) == content[start:end]
-
-
-def test_a_span_of_a_file_that_became_shorter():
-    with pytest.raises(WireError, match="ends early"):
-        list(Wire(io.BytesIO(b"abc"), 9).pieces(0, 9))
