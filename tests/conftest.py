@@ -135,6 +135,17 @@ def shared_exports(request, tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory):
+    """A stand-in for CUDA's libraries, or skip; see tests/support/stand_in.py."""
+    from stand_in import StandIn, UnbuiltError, build
+
+    try:
+        return StandIn(build(tmp_path_factory.mktemp("stand_in") / "libraries"))
+    except UnbuiltError as problem:
+        pytest.skip(f"no stand-in for CUDA: {problem}")
+
+
 @pytest.fixture
 def plain_curves(request, monkeypatch):
     """Drawing the curves takes ten times as long as an epoch of a test: only `drawn_curves` does it."""

@@ -1,0 +1,79 @@
+/* libcudnn.so.9: descriptors are boxes that remember their kind, every heuristic knows one engine, and every plan needs
+   STAND_IN_WORKSPACE bytes. */
+#include <cudnn_graph.h>
+#include <string.h>
+
+#include "calls.h"
+
+struct box { cudnnBackendDescriptorType_t kind; };
+
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t kind, cudnnBackendDescriptor_t *made) {
+    struct box *box = calloc(1, sizeof *box);
+    box->kind = kind;
+    *made = (cudnnBackendDescriptor_t)box;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
+    free(descriptor);
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t count, const void *values) {
+    if (name == CUDNN_ATTR_ENGINEHEUR_MODE) {
+        cudnnBackendHeurMode_t mode = *(const cudnnBackendHeurMode_t *)values;
+        log_call("cudnn heuristics %s", mode == CUDNN_HEUR_MODE_A   ? "A"
+                                        : mode == CUDNN_HEUR_MODE_B ? "B"
+                                                                    : "fallback");
+    }
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
+    if (((struct box *)descriptor)->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+        log_call("cudnn plan");
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t asked, int64_t *count, void *values) {
+    int64_t found = 1;
+    if (type == CUDNN_TYPE_NUMERICAL_NOTE || type == CUDNN_TYPE_BEHAVIOR_NOTE)
+        found = 0;
+    else if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && values)
+        *(int64_t *)values = number_of("STAND_IN_WORKSPACE", 1024);
+    else if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR && name != CUDNN_ATTR_ENGINEHEUR_RESULTS)
+        found = asked == 1; /* the caller's own descriptor is filled; an engine has no knobs */
+    else if (type == CUDNN_TYPE_INT64 && values)
+        *(int64_t *)values = 0;
+    else if (type != CUDNN_TYPE_BACKEND_DESCRIPTOR && values)
+        *(int *)values = 0;
+    if (count)
+        *count = found;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendExecute(cudnnHandle_t library, cudnnBackendDescriptor_t plan,
+                                  cudnnBackendDescriptor_t pack) {
+    log_call("cudnn execute");
+    return CUDNN_STATUS_SUCCESS;
+}
+
+int cudnnConvolutionForward(void) { return log_call("cudnn convolution without a plan"), 0; }
+
+int cudnnConvolutionBiasActivationForward(void) { return log_call("cudnn convolution without a plan"), 0; }
+
+int cudnnFindConvolutionForwardAlgorithmEx(void) { return log_call("cudnn search"), 0; }
+
+int cudnnGetConvolutionForwardAlgorithm_v7(void) { return log_call("cudnn search"), 0; }
+
+int cudnnAddTensor(void) { return log_call("cudnn add"), 0; }
+
+int cudnnPoolingForward(void) { return log_call("cudnn pooling"), 0; }
+
+size_t cudnnGetVersion(void) { return 91400; }
+
+const char *cudnnGetErrorString(cudnnStatus_t status) { return "CUDNN_STATUS_STAND_IN"; }
+
+void cudnnGetLastErrorString(char *text, size_t size) { strncpy(text, "stand-in", size); }
