@@ -1,6 +1,7 @@
 """Session: a model on one device, by ONNX Runtime, which is proved to run there."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from runtime.card import ModelCard
 from runtime.devices.device import Device
 from runtime.devices.placement import Node, misplaced_nodes, node_placement, placement
 from runtime.devices.profiles import Shape, full_batches
-from runtime.errors import ClosedError, DeviceError, ImageError, ModelError, UnetError, one_line
+from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError, UnetError, one_line
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import allowed_cores
 
@@ -26,6 +27,14 @@ SIGNATURE = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
 """Name, type and number of axes of a graph's input and output."""
 
 CLOSED = "predictor: is closed; open another one"
+
+REFUSED_OPTION = re.compile(r'(Unknown|Failed to parse) provider option:? "(\w+)"')
+"""Words by which ONNX Runtime's providers refuse an option or its value, and the option's name."""
+
+NO_REASON = re.compile(
+    r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: \[with [^\]]*\])? | ; (?:hostname|file|line)=[^;]*(?= ;|$)"
+)
+"""Parts of ONNX Runtime's errors: file, line and function in its sources; the machine's name."""
 
 FATAL, WARNING = 4, 2
 """ONNX Runtime's log severities; its errors are raised, so they need not be printed too."""
@@ -160,8 +169,13 @@ class Session:
 
     def _failure(self, shape: list[int], error: Exception) -> DeviceError:
         return DeviceError(
-            f"device {self.device}: cannot run a batch of {shape} ({one_line(str(error))[:300]}); try a smaller one"
+            f"device {self.device}: cannot run a batch of {shape} ({reason_of(error)}); try a smaller one"
         )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line what ONNX Runtime's error says, without places in its source code and the machine's name."""
+    return one_line(NO_REASON.sub("", str(error)))[:300]
 
 
 def run_value(inference: Any, value: Any, index: int, options: Any = None) -> Any:
@@ -181,11 +195,21 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
         options: see `session_options`.
 
     Raises:
+        ConfigError: a provider does not know an option, or does not take its value.
         DeviceError: the model would run somewhere else, in whole or in a part that matters.
         ModelError: the graph's input and output are not those of `unet-export`.
     """
     provider = chain[0][0]
-    inference = onnxruntime.InferenceSession(str(path), options, providers=chain, enable_fallback=0)
+    try:
+        inference = onnxruntime.InferenceSession(str(path), options, providers=chain, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        if not (refused := REFUSED_OPTION.search(str(error))):
+            raise
+        name = refused[2]
+        given = next((own[name] for _, own in chain if name in own), "")
+        problem = "does not know" if refused[1] == "Unknown" else f"does not take with the value {given!r}"
+        version = onnxruntime.__version__
+        raise ConfigError(f"extra: found {name!r}, which ONNX Runtime {version} {problem}; leave it out") from error
     if provider not in inference.get_providers():
         raise DeviceError(f"device {device}: ONNX Runtime opened the model on {inference.get_providers()[0]} instead")
     found = [(item.name, item.type, len(item.shape)) for item in (*inference.get_inputs(), *inference.get_outputs())]

@@ -21,8 +21,8 @@ from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
 from runtime.devices.out_of_memory import OUT_OF_MEMORY
 from runtime.devices.profiles import Profile, Shape, profile_of
-from runtime.devices.session import BatchOutput, Note
-from runtime.errors import ConfigError, DeviceError, ModelError, one_line
+from runtime.devices.session import BatchOutput, Note, reason_of
+from runtime.errors import ConfigError, DeviceError, ModelError
 from runtime.options import ProviderOptions, Size
 
 ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
@@ -155,7 +155,7 @@ def _open(request: SessionRequest) -> TensorRtSession:
             except Exception as error:  # ONNX Runtime's errors share no base class
                 if OUT_OF_MEMORY.search(str(error)) or not ABOUT_THE_ENGINE.search(str(error)):
                     raise
-                raise DamagedError(f"is not taken ({one_line(str(error))[:200]})") from error
+                raise DamagedError(f"is not taken ({reason_of(error)[:200]})") from error
 
         if not options.engine_cache:
             return built({})

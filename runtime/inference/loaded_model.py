@@ -17,8 +17,8 @@ from runtime.devices.availability import candidates
 from runtime.devices.device import Device
 from runtime.devices.registry import BACKENDS, golden_tolerance, must_build, open_session
 from runtime.devices.report import Report
-from runtime.devices.session import Session
-from runtime.errors import DeviceError, ModelError, UnetError, one_line
+from runtime.devices.session import Session, reason_of
+from runtime.errors import DeviceError, ModelError, UnetError
 from runtime.inference.batcher import GPU_BATCH
 from runtime.model_file.digest import Integrity
 from runtime.model_file.golden import Golden
@@ -170,7 +170,7 @@ class SessionFactory:
                 here = BACKENDS[device.kind].on_cpu
                 advice = "copy or export it again" if here else "if it fails on the CPU too, the file is damaged"
                 raise self._failure(
-                    device, f"cannot run the golden sample ({one_line(str(error.__cause__ or error))[:300]}); {advice}"
+                    device, f"cannot run the golden sample ({reason_of(error.__cause__ or error)}); {advice}"
                 ) from error
             if errors[0] > tolerance:
                 raise self._failure(
@@ -193,7 +193,7 @@ class SessionFactory:
         except UnetError:
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class
-            reason = f"ONNX Runtime cannot run the model ({one_line(str(error))[:300]})"
+            reason = f"ONNX Runtime cannot run the model ({reason_of(error)})"
             raise self._failure(device, reason) from error
         return session, errors[0]
 

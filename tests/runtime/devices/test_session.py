@@ -11,6 +11,7 @@ from devices import CPU, images, on_cpu_memory
 
 from runtime.devices.auto_session import AutoSession
 from runtime.devices.registry import open_session
+from runtime.devices.session import reason_of
 from runtime.devices.tensorrt import telling
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
 from runtime.options import ProviderOptions
@@ -105,6 +106,36 @@ def test_tensor_of_another_kind_is_refused(models, card, tensor, found):
 def test_tensor_on_another_device_is_refused(inference, card):
     with pytest.raises(ImageError, match=r"on cpu, expected uint8 \[batch, height, width, 3\] on cuda:0$"):
         on_cpu_memory(inference, card).run_dlpack(images(1, 8, 8))
+
+
+CUDA_CALL = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, int) [with ERRTYPE = cudaError; bool "
+    "THRW = true; std::conditional_t<THRW, void, common::Status> = void] "
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            f"Error in execution: {CUDA_CALL}{CUDA_CALL}CUDA failure 901: broken ; GPU=0 ; hostname=secret.example ; "
+            "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_graph.cc ; line=61 ; "
+            "expr=cudaStreamEndCapture(stream_, &graph); \n\n",
+            "Error in execution: CUDA failure 901: broken ; GPU=0 ; expr=cudaStreamEndCapture(stream_, &graph);",
+        ),
+        (
+            "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRaw("
+            "size_t, bool, onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 99\n",
+            "Failed to allocate memory for requested buffer of size 99",
+        ),
+        ("CUDA failure 2: out of memory ; line=7", "CUDA failure 2: out of memory"),
+        ("the sizes (2) are [with care] wrong", "the sizes (2) are [with care] wrong"),
+        ("x" * 301, "x" * 300),
+    ],
+)
+def test_reason_leaves_out_where_it_was_written_and_on_which_machine(said, reason):
+    assert reason_of(RuntimeError(said)) == reason
 
 
 @pytest.mark.gpu

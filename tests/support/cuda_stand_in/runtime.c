@@ -212,6 +212,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
     log_call("cudaStreamBeginCapture");
     broken = false;
     capturing = true;
+    usleep(number_of("STAND_IN_CAPTURE_MS", 0) * 1000); /* time for other threads to come in between */
     return cudaSuccess;
 }
 
