@@ -21,7 +21,7 @@ MAX_WORKERS = 8
 NO_ROOM = "shared memory"
 """Part of PyTorch's errors about /dev/shm."""
 
-NO_SHARED_MEMORY = "make room in /dev/shm (of a container: --shm-size or --ipc=host), or give --workers 0"
+NO_SHARED_MEMORY = "let /dev/shm be writable and larger (of a container: --shm-size or --ipc=host), or give --workers 0"
 
 KILLED = "DataLoader worker (pid"
 """Beginning of PyTorch's error about a loading process that was killed."""

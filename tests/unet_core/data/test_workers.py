@@ -89,8 +89,8 @@ def test_processes_without_shared_memory_are_one_line(records, monkeypatch, capf
     with pytest.raises(UnetError) as caught:
         next(batches_of(loader))
     assert str(caught.value) == (
-        "processes that load images cannot be started (no space left on device); make room in /dev/shm (of a "
-        "container: --shm-size or --ipc=host), or give --workers 0"
+        "processes that load images cannot be started (no space left on device); let /dev/shm be writable and "
+        "larger (of a container: --shm-size or --ipc=host), or give --workers 0"
     )
     gc.collect()
     assert capfd.readouterr().err == ""
@@ -109,6 +109,6 @@ def test_batches_without_shared_memory_are_one_line(records, workers):
     with pytest.raises(UnetError) as caught:
         list(batches_of(loader))
     assert str(caught.value) == (
-        "images cannot be passed between processes; make room in /dev/shm (of a container: --shm-size or --ipc=host), "
-        "or give --workers 0"
+        "images cannot be passed between processes; let /dev/shm be writable and larger (of a container: "
+        "--shm-size or --ipc=host), or give --workers 0"
     )
