@@ -28,8 +28,11 @@ SIGNATURE = [("image", "tensor(uint8)", 4), ("probability", "tensor(float)", 4)]
 
 CLOSED = "predictor: is closed; open another one"
 
-REFUSED_OPTION = re.compile(r'(Unknown|Failed to parse) provider option:? "(\w+)"')
-"""Words by which ONNX Runtime's providers refuse an option or its value, and the option's name."""
+UNKNOWN_OPTION = re.compile(r'(?:Unknown provider option: "|Invalid TensorRT EP option: )(\w+)')
+REFUSED_VALUE = re.compile(
+    r"""(?:Failed to parse provider option "|The value for the key ')(\w+)(?:' should be ([^.\n]+))?"""
+)
+"""Words by which ONNX Runtime's providers refuse an option or its value, with its name and what they would take."""
 
 NO_REASON = re.compile(
     r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: \[with [^\]]*\])? | ; (?:hostname|file|line)=[^;]*(?= ;|$)"
@@ -203,13 +206,7 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
     try:
         inference = onnxruntime.InferenceSession(str(path), options, providers=chain, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors share no base class
-        if not (refused := REFUSED_OPTION.search(str(error))):
-            raise
-        name = refused[2]
-        given = next((own[name] for _, own in chain if name in own), "")
-        problem = "does not know" if refused[1] == "Unknown" else f"does not take with the value {given!r}"
-        version = onnxruntime.__version__
-        raise ConfigError(f"extra: found {name!r}, which ONNX Runtime {version} {problem}; leave it out") from error
+        raise refused_option(str(error), chain) or error from error
     if provider not in inference.get_providers():
         raise DeviceError(f"device {device}: ONNX Runtime opened the model on {inference.get_providers()[0]} instead")
     found = [(item.name, item.type, len(item.shape)) for item in (*inference.get_inputs(), *inference.get_outputs())]
@@ -219,6 +216,21 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
     if misplaced:
         raise DeviceError(f"device {device}: {sum(misplaced.values())} nodes would run elsewhere: {dict(misplaced)}")
     return inference
+
+
+def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> ConfigError | None:
+    """Return the error for an option that ONNX Runtime does not take; None if what it `said` is about another thing."""
+    version = onnxruntime.__version__
+    if unknown := UNKNOWN_OPTION.search(said):
+        return ConfigError(f"extra: found {unknown[1]!r}, which ONNX Runtime {version} does not know; leave it out")
+    if not (refused := REFUSED_VALUE.search(said)):
+        return None
+    name, expected = refused.groups()
+    value = next((own[name] for _, own in chain if name in own), "")
+    advice = f"expected {expected}" if expected else "leave it out"
+    return ConfigError(
+        f"extra: found {name!r} with the value {value!r}, which ONNX Runtime {version} refuses; {advice}"
+    )
 
 
 def session_options(threads: int, options: ProviderOptions | None = None) -> Any:

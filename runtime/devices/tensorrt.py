@@ -97,12 +97,14 @@ class TensorRtSession(CudaSession):
 def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, profile: Profile) -> dict[str, str]:
     """Make the options of ONNX Runtime's TensorRT provider on which the engine depends; see also `cache_options`.
 
+    Its Python interface takes "True" and "False" for what is on or off, where CUDA's takes "1" and "0".
+
     TensorRT 10 builds weakly typed networks: without its flag it would compute an fp16 or int8 file in fp32.
     """
     return {
         "device_id": str(device.index),
-        "trt_fp16_enable": str(int(card.precision == "fp16")),
-        "trt_int8_enable": str(int(card.precision == "int8")),
+        "trt_fp16_enable": str(card.precision == "fp16"),
+        "trt_int8_enable": str(card.precision == "int8"),
         "trt_max_workspace_size": str(options.workspace),
         "trt_builder_optimization_level": str(options.builder_optimization_level),
         **(profile.options() if card.input.fixed_batch is None else {}),  # a graph of one shape needs no profile
@@ -112,10 +114,14 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
 
 def cache_options(folder: Path, *, timing: bool) -> dict[str, str]:
     """Make the options that let ONNX Runtime read and write an engine in a folder, and its timing cache if `timing`."""
-    engine = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder), "trt_engine_cache_prefix": "unet"}
+    engine = {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(folder),
+        "trt_engine_cache_prefix": "unet",
+    }
     if not timing:
         return engine
-    return engine | {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+    return engine | {"trt_timing_cache_enable": "True", "trt_timing_cache_path": str(folder)}
 
 
 def tensorrt_chain(

@@ -20,8 +20,15 @@ import onnxruntime
 SOURCES = Path(__file__).parent / "cuda_stand_in"
 ROOT = Path(__file__).parents[2]
 PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-SOURCE_OF = {"libcuda": "driver.c", "libcudart": "runtime.c", "libcudnn": "cudnn.c"}
+SOURCE_OF = {
+    "libcuda": "driver.c",
+    "libcudart": "runtime.c",
+    "libcudnn": "cudnn.c",
+    "libnvinfer": "tensorrt.c",
+    "libnvonnxparser": "tensorrt.c",
+}
 CUDNN = "libcudnn.so.9"
+TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 HEADERS = (("triton", "backends/nvidia/include"), ("nvidia", "cu13/include"), ("nvidia", "cudnn/include"))
 """Packages that hold CUDA's and cuDNN's headers; PyTorch's build for CUDA brings them."""
 
@@ -59,19 +66,20 @@ class StandIn:
     def __init__(self, folder):
         self.folder = Path(folder)
 
-    def environment(self, **environment):
-        """The environment in which a program finds the stand-in and nothing else of CUDA."""
-        libraries = sorted(self.folder.glob("lib*.so.*"))
+    def environment(self, *, tensorrt=False, **environment):
+        """The environment in which a program finds the stand-in, of TensorRT too if asked, and nothing else of CUDA."""
+        folders = [self.folder, self.folder / "tensorrt"] if tensorrt else [self.folder]
+        libraries = [str(path) for folder in folders for path in sorted(folder.glob("lib*.so.*"))]
         return {
             **os.environ,
-            "LD_PRELOAD": ":".join(map(str, libraries)),
-            "LD_LIBRARY_PATH": str(self.folder),
+            "LD_PRELOAD": ":".join(libraries),
+            "LD_LIBRARY_PATH": ":".join(map(str, folders)),
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "support"))),
             **environment,
         }
 
     def run(self, code, *arguments, fails=False, **environment):
-        """Run Python code in a process of its own, whose environment gets `environment` too, and return what it did."""
+        """Run Python code in a process of its own and return what it did; `environment` is as of that method."""
         log = self.folder / f"calls-{os.getpid()}"
         log.unlink(missing_ok=True)
         done = subprocess.run(
@@ -104,10 +112,11 @@ def build(folder):
         if not any((path / header).exists() for path in folders):
             raise UnbuiltError(f"there is no {header}, which PyTorch's build for CUDA brings")
     folder = Path(folder)
-    (folder / "generated").mkdir(parents=True)
-    wanted = wanted_functions()
-    for soname, names in wanted.items():
+    (folder / "tensorrt").mkdir(parents=True)
+    for soname, names in wanted_functions().items():
         compile_library(folder, soname, names, folders)
+    for soname in TENSORRT:
+        compile_library(folder / "tensorrt", soname, set(), folders)
     return folder
 
 
@@ -134,9 +143,9 @@ def wanted_functions():
 
 def compile_library(folder, soname, names, headers):
     """Compile a library from its source, if there is one, and from functions that do nothing for all other names."""
-    rest = folder / "generated" / f"{soname}.c"
+    rest = folder / f"{soname.partition('.')[0]}.c"
     rest.write_text("#include <stdlib.h>\n" + "".join(map(empty_function, sorted(names))))
-    versions = folder / "generated" / f"{soname}.map"
+    versions = rest.with_suffix(".map")
     versions.write_text(f"{soname} {{ global: *; }};\n")
     source = SOURCE_OF.get(soname.partition(".")[0])
     versioned = soname.startswith(("libcudart", "libcublas"))
