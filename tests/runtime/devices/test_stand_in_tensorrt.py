@@ -84,3 +84,37 @@ def test_all_options_are_taken_up_to_the_build(opened, precision, options):
 def test_an_option_that_it_does_not_take_is_named(opened, extra, message):
     expected = f"ConfigError: extra: found {message.format(version=onnxruntime.__version__)}"
     assert opened(extra=extra).answer == expected
+
+
+PROFILE = """
+import json, sys
+import onnxruntime
+from pathlib import Path
+from runtime.devices.availability import candidates
+from runtime.devices.profiles import profile_of
+from runtime.devices.tensorrt import tensorrt_options
+from runtime.model_file.reader import read_model
+from runtime.options import ProviderOptions
+
+card, _ = read_model(Path(sys.argv[1]))
+options = ProviderOptions(max_batch=4, max_size=(64, 96), min_size=(8, 8))
+own = tensorrt_options(candidates("tensorrt")[0], card, options, profile_of(card, options)) | json.loads(sys.argv[2])
+onnxruntime.InferenceSession(sys.argv[1], providers=[("TensorrtExecutionProvider", own)], enable_fallback=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({}, ""),
+        (
+            {"trt_profile_min_shapes": "image=1x8x8x3"},
+            "The format of provider option 'trt_profile_min_shapes' is wrong",
+        ),
+        ({"trt_profile_min_shapes": "picture:1x8x8x3"}, "Profile shapes validation failed"),
+    ],
+)
+def test_the_profile_is_read_without_a_warning(stand_in, models, change, warning):
+    ran = stand_in.run(PROFILE, models["conv"], json.dumps(change), tensorrt=True, fails=True)
+    assert ran.returncode == BUILDER_ASKED
+    assert warning in ran.stderr if warning else ran.stderr == ""
