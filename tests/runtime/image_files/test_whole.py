@@ -11,6 +11,7 @@ from damaged import (
     PROPER,
     as_text,
     cut_tiff,
+    cut_webp,
     edited_png,
     gif_of_fewer_rows,
     png_chunk,
@@ -122,6 +123,24 @@ def test_gif_and_tiff_of_fewer_rows_are_refused(rows):
     for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         with pytest.raises(ImageError):
             load_image(tiff_of_fewer_rows(NOISE, rows, compression=compression))
+
+
+SMALL_WEBP = bytes.fromhex(
+    "524946465a00000057454250565038204e0000003003009d012a26000e003f117eb6542c2825232aa8018022094d054b4c921b5f570000fee877"
+    "a9bc2657a6d9afb0c49dee5a291515fdfee6bfc6c5da080faf5ba39eb8cf1dda89e0541e1d970000"
+)
+"""A lossy file of 38x14 pixels, whose last blocks of 16x16 are mostly outside of the picture."""
+
+
+def test_webp_whose_missing_bytes_change_pixels_only_with_some_values_is_refused():
+    whole = load_image(SMALL_WEBP)
+    for missing in range(1, 60):
+        cut = cut_webp(SMALL_WEBP, 1 - missing / 78 + 1e-9)
+        if missing == 1:  # padding of the encoder
+            assert np.array_equal(load_image(cut), whole)
+            continue
+        with pytest.raises(ImageError):
+            load_image(cut)
 
 
 def test_progressive_jpeg_that_ends_between_two_scans_is_refused():
