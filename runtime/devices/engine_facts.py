@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import onnxruntime
 
-from runtime.devices.nvidia import preload
+from runtime.devices.nvidia import library_problem
 from runtime.errors import DeviceError
 
 
@@ -37,7 +37,7 @@ def gpu_facts(index: int) -> dict[str, str]:
     Raises:
         DeviceError: the driver or TensorRT does not tell.
     """
-    preload()
+    library_problem("tensorrt")  # which loads TensorRT
     windows = platform.system() == "Windows"
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if windows else "libcuda.so.1")

@@ -1,23 +1,45 @@
-"""NVIDIA's driver and libraries: what is missing for ONNX Runtime's providers."""
+"""NVIDIA's driver and libraries: loading those that pip installed, and what is missing for ONNX Runtime's providers.
+
+ONNX Runtime claims a provider whose libraries are not there, opens the model on the CPU instead, and misses cuDNN only
+when the first convolution runs. So every library is looked for by its name before a device is said to work. The names
+are those that the libraries of ONNX Runtime 1.31.1 are linked against or open.
+"""
 
 import contextlib
 import ctypes
+import importlib.util
 import io
+import os
 import platform
+import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import onnxruntime
 
 from runtime.devices.device import Device
 
-TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-"""Libraries that ONNX Runtime's TensorRT provider is linked against, in the order of loading."""
+CUDA_OF_PYPI = "13.0"
+"""Version of CUDA that PyPI's onnxruntime-gpu is built for; another build may not tell its own."""
+
+TENSORRT_PLUGINS = "libnvinfer_plugin.so.10"
+"""Layers that the provider offers where it finds them; no network of this project needs one."""
+
+TENSORRT_ON_WINDOWS = ("nvinfer_10.dll", "nvinfer_plugin_10.dll", "nvonnxparser_10.dll")
+"""Libraries of TensorRT, in the order of loading."""
+
+
+class Library(NamedTuple):
+    """A shared library, and the package on PyPI that holds it."""
+
+    name: str
+    package: str
 
 
 def nvidia_problem(device: Device) -> str | None:
     """Return what keeps ONNX Runtime's CUDA or TensorRT provider from running on a GPU, with the way to mend it."""
-    return _driver_problem(device.index) or _library_problem(device.kind)
+    return _driver_problem(device.index) or library_problem(device.kind)
 
 
 def _driver_problem(index: int) -> str | None:
@@ -37,34 +59,106 @@ def _driver_problem(index: int) -> str | None:
 
 
 @cache
-def _library_problem(kind: str) -> str | None:
-    """Load the provider's own library as ONNX Runtime would, to learn the name of what is missing."""
-    said = preload()
+def library_problem(kind: str) -> str | None:
+    """Load what ONNX Runtime's provider for this kind of device needs, then the provider's own library.
+
+    Returns:
+        What is missing, with the extra and the package that bring it; None if everything was loaded.
+    """
     windows = platform.system() == "Windows"
-    pattern = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
+    extra, said = "gpu" if kind == "cuda" else "tensorrt", ""
+    if windows:
+        said = load_on_windows()
+    else:
+        cuda = getattr(onnxruntime, "cuda_version", "") or CUDA_OF_PYPI
+        for name, package in needed_libraries(kind, cuda):
+            look = find_cudnn_part if name.startswith("libcudnn_") else load
+            try:
+                look(name)
+            except OSError as error:
+                return f"{error}; install unet-deploy with its extra [{extra}], which brings PyPI's {package}"
+        if kind == "tensorrt":
+            with contextlib.suppress(OSError):
+                load(TENSORRT_PLUGINS)
     folder = Path(onnxruntime.__file__).parent / "capi"
-    extra = "gpu" if kind == "cuda" else "tensorrt"
+    file = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
     try:
-        ctypes.CDLL(str(folder / pattern.format("shared")), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / pattern.format(kind)))
+        ctypes.CDLL(str(folder / file.format("shared")), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / file.format(kind)))
     except OSError as error:
-        return f"{error}; install unet-deploy with its extra [{extra}]" + (f" ({said})" if windows and said else "")
+        return f"{error}; install unet-deploy with its extra [{extra}]" + (f" ({said})" if said else "")
     return None
 
 
-@cache
-def preload() -> str:
-    """Load the CUDA and cuDNN libraries that pip installed; return what ONNX Runtime printed about it."""
+def needed_libraries(kind: str, cuda: str) -> list[Library]:
+    """Return the libraries that a provider needs on Linux, in the order of loading; `cuda` is CUDA's version, "13.0".
+
+    The provider is linked against them, except cuDNN, which it opens. cuDNN opens its own parts when they are first
+    used, and ends the process if there is no libcudnn_graph (9.26).
+    """
+    major = int(cuda.partition(".")[0])
+    suffix = "" if major >= 13 else f"-cu{major}"  # since CUDA 13 the names of most packages do without
+    cudnn, tensorrt = f"nvidia-cudnn-cu{major}", f"tensorrt-cu{major}-libs"
+    needed = [
+        Library(f"libcudart.so.{major}", f"nvidia-cuda-runtime{suffix}"),
+        Library(f"libcublasLt.so.{major}", f"nvidia-cublas{suffix}"),
+        Library(f"libcublas.so.{major}", f"nvidia-cublas{suffix}"),
+        Library("libcurand.so.10", f"nvidia-curand{suffix}"),
+        Library("libcudnn.so.9", cudnn),
+        Library("libcudnn_graph.so.9", cudnn),
+        Library("libcudnn_ops.so.9", cudnn),
+    ]
+    if kind == "tensorrt":
+        needed += [Library("libnvinfer.so.10", tensorrt), Library("libnvonnxparser.so.10", tensorrt)]
+    return needed
+
+
+def load(name: str) -> None:
+    """Load a library: the one of this name that the process has already, or pip's, or the system's.
+
+    The packages may be installed in another folder than ONNX Runtime (pip install --target), and none is imported.
+
+    Raises:
+        OSError: there is none, or it cannot be loaded; the text names the file.
+    """
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
+        return
+    folders = [folder for place in package_places("nvidia") for folder in sorted(place.glob("*/lib"))]
+    files = [folder / name for folder in (*folders, *package_places("tensorrt_libs")) if (folder / name).is_file()]
+    ctypes.CDLL(str(files[0]) if files else name)
+
+
+def find_cudnn_part(name: str) -> None:
+    """Look for a part of the cuDNN that is loaded: beside it, wherever it was found, or where the system looks.
+
+    cuDNN takes no part of another version, so this one is left to be loaded by it.
+
+    Raises:
+        OSError: there is none; the text names the file.
+    """
+    maps = Path("/proc/self/maps")
+    folders = re.findall(r"(/.*)/libcudnn\.so\.9", maps.read_text()) if maps.exists() else []
+    if not any(Path(folder, name).exists() for folder in folders):
+        ctypes.CDLL(name)
+
+
+def package_places(package: str) -> list[Path]:
+    """Return the folders of a package without importing it; [] if it is not installed."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:  # a module that nobody imported from a file
+        return []
+    return [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+
+
+def load_on_windows() -> str:
+    """Load the libraries of CUDA, cuDNN and TensorRT that pip installed; return what ONNX Runtime printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()
-    with contextlib.suppress(ImportError):
-        import tensorrt_libs  # type: ignore[import-not-found,unused-ignore]  # pip's package, where no loader looks
-
-        windows = platform.system() == "Windows"
-        for name in TENSORRT_LIBRARIES:
-            with contextlib.suppress(OSError):  # what is still missing then, `_library_problem` names
-                file = f"{name}_10.dll" if windows else f"lib{name}.so.10"
-                ctypes.CDLL(str(Path(tensorrt_libs.__path__[0]) / file), mode=ctypes.RTLD_GLOBAL)
+        onnxruntime.preload_dlls()
+    for place in package_places("tensorrt_libs"):
+        for name in TENSORRT_ON_WINDOWS:
+            with contextlib.suppress(OSError):  # the provider's own library will not load then, which is told
+                ctypes.CDLL(str(place / name))
     return " ".join(printed.getvalue().split())

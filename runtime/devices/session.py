@@ -1,6 +1,5 @@
 """Session: a model on one device, by ONNX Runtime, which is proved to run there."""
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +10,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.card import ModelCard
+from runtime.devices.default_logger import no_default_warnings, session_severity, without_first_gpu
 from runtime.devices.device import Device
 from runtime.devices.placement import Node, misplaced_nodes, node_placement, placement
 from runtime.devices.profiles import Shape, full_batches
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError, UnetError, one_line
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import allowed_cores
-
-LOG = logging.getLogger("runtime")
 
 Note = Callable[[str], None]
 """Tells the user one line."""
@@ -38,9 +36,6 @@ NO_REASON = re.compile(
     r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: \[with [^\]]*\])? | ; (?:hostname|file|line)=[^;]*(?= ;|$)"
 )
 """Parts of ONNX Runtime's errors: file, line and function in its sources; the machine's name."""
-
-FATAL, WARNING = 4, 2
-"""ONNX Runtime's log severities; its errors are raised, so they need not be printed too."""
 
 DLPACK_CPU, DLPACK_CUDA = 1, 2
 """Values of DLDeviceType in dlpack.h."""
@@ -204,7 +199,10 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
     """
     provider = chain[0][0]
     try:
-        inference = onnxruntime.InferenceSession(str(path), options, providers=chain, enable_fallback=0)
+        with no_default_warnings(chain):
+            inference = onnxruntime.InferenceSession(
+                str(path), options, providers=without_first_gpu(chain), enable_fallback=0
+            )
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise refused_option(str(error), chain) or error from error
     if provider not in inference.get_providers():
@@ -236,7 +234,8 @@ def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> Config
 def session_options(threads: int, options: ProviderOptions | None = None) -> Any:
     """Make the `onnxruntime.SessionOptions` of all devices, which record each node's provider.
 
-    ONNX Runtime prints nothing to standard error, unless the logger "runtime" is set to DEBUG: then its warnings too.
+    The session prints nothing to standard error, unless the logger "runtime" is set to DEBUG: then its warnings too.
+    See also `runtime.devices.default_logger`.
 
     Memory patterns are off: ONNX Runtime keeps one for each shape and lays out a block for it, so memory grows with
     varied shapes. A U-Net of 5 levels (2.8 M weights) after 500 sizes from 32 to 700: 404 MB and growing with them, 278
@@ -245,7 +244,7 @@ def session_options(threads: int, options: ProviderOptions | None = None) -> Any
     options = options or ProviderOptions()
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
-    made.log_severity_level = WARNING if LOG.isEnabledFor(logging.DEBUG) else FATAL
+    made.log_severity_level = session_severity()
     made.enable_mem_pattern = False
     made.enable_cpu_mem_arena = options.arena
     made.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))

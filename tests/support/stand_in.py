@@ -29,6 +29,9 @@ SOURCE_OF = {
 }
 CUDNN = "libcudnn.so.9"
 TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+CUDNN_PARTS = ("libcudnn_graph.so.9", "libcudnn_ops.so.9")
+"""Libraries that the real cuDNN opens when it needs them; the stand-in's are empty."""
+
 HEADERS = (("triton", "backends/nvidia/include"), ("nvidia", "cu13/include"), ("nvidia", "cudnn/include"))
 """Packages that hold CUDA's and cuDNN's headers; PyTorch's build for CUDA brings them."""
 
@@ -138,7 +141,7 @@ def wanted_functions():
         if soname in wanted:
             wanted[soname].add(name)
     functions = re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", PROVIDER.read_bytes())
-    return wanted | {CUDNN: {name.decode() for name in functions}}
+    return wanted | {CUDNN: {name.decode() for name in functions}} | {name: set() for name in CUDNN_PARTS}
 
 
 def compile_library(folder, soname, names, headers):

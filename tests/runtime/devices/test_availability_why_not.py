@@ -1,7 +1,9 @@
 """Reasons why a device cannot run, and the facts that engines depend on, with stand-ins for driver and libraries."""
 
 import ctypes
+import os
 import platform
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -63,6 +65,8 @@ def libraries(monkeypatch):
     asked = []
 
     def load(name, mode=ctypes.DEFAULT_MODE):
+        if mode == os.RTLD_NOLOAD and name not in answers.get("loaded", ()):
+            raise OSError(f"{name} is not loaded yet")
         asked.append(name)
         for part, answer in answers.items():
             if part in name:
@@ -74,11 +78,13 @@ def libraries(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDER.values()))
-    monkeypatch.setattr(nvidia, "preload", lambda: "what ONNX Runtime printed")
-    nvidia._library_problem.cache_clear()
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("what ONNX Runtime\n printed"), raising=False)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(nvidia, "package_places", lambda package: [])
+    nvidia.library_problem.cache_clear()
     answers["asked"] = asked
     yield answers
-    nvidia._library_problem.cache_clear()
+    nvidia.library_problem.cache_clear()
 
 
 # Why not
@@ -127,16 +133,55 @@ def test_gpu_that_does_not_exist_is_told_with_the_count(libraries, index, gpus):
     assert reason == (f"GPU {index} does not exist, the driver sees {gpus}; see nvidia-smi and CUDA_VISIBLE_DEVICES")
 
 
+CUDA = {
+    "libcudart.so.13": "nvidia-cuda-runtime",
+    "libcublasLt.so.13": "nvidia-cublas",
+    "libcublas.so.13": "nvidia-cublas",
+    "libcurand.so.10": "nvidia-curand",
+    "libcudnn.so.9": "nvidia-cudnn-cu13",
+    "libcudnn_graph.so.9": "nvidia-cudnn-cu13",
+    "libcudnn_ops.so.9": "nvidia-cudnn-cu13",
+}
+TENSORRT = {"libnvinfer.so.10": "tensorrt-cu13-libs", "libnvonnxparser.so.10": "tensorrt-cu13-libs"}
+
+
 @pytest.mark.parametrize(
-    ("kind", "missing", "extra"), [("cuda", "libcurand.so.10", "gpu"), ("tensorrt", "libnvinfer.so.10", "tensorrt")]
+    ("kind", "extra", "name", "package"),
+    [
+        *[("cuda", "gpu", *library) for library in CUDA.items()],
+        *[("tensorrt", "tensorrt", *library) for library in (CUDA | TENSORRT).items()],
+    ],
 )
-def test_missing_library_is_named_with_the_extra_that_brings_it(libraries, kind, missing, extra):
-    libraries[f"libonnxruntime_providers_{kind}.so"] = OSError(f"{missing}: cannot open shared object file")
-    reason = unavailable_reason(Device(kind=kind))
-    assert reason == f"{missing}: cannot open shared object file; install unet-deploy with its extra [{extra}]"
+def test_missing_library_is_named_with_the_extra_and_the_package_that_bring_it(libraries, kind, extra, name, package):
+    libraries[name] = OSError(f"{name}: cannot open shared object file")
+    assert unavailable_reason(Device(kind=kind)) == (
+        f"{name}: cannot open shared object file; "
+        f"install unet-deploy with its extra [{extra}], which brings PyPI's {package}"
+    )
 
 
-def test_missing_library_on_windows_repeats_what_onnxruntime_said(libraries, monkeypatch):
+def test_packages_for_cuda_12_have_other_names():
+    assert [tuple(library) for library in nvidia.needed_libraries("tensorrt", "12.8")] == [
+        ("libcudart.so.12", "nvidia-cuda-runtime-cu12"),
+        ("libcublasLt.so.12", "nvidia-cublas-cu12"),
+        ("libcublas.so.12", "nvidia-cublas-cu12"),
+        ("libcurand.so.10", "nvidia-curand-cu12"),
+        ("libcudnn.so.9", "nvidia-cudnn-cu12"),
+        ("libcudnn_graph.so.9", "nvidia-cudnn-cu12"),
+        ("libcudnn_ops.so.9", "nvidia-cudnn-cu12"),
+        ("libnvinfer.so.10", "tensorrt-cu12-libs"),
+        ("libnvonnxparser.so.10", "tensorrt-cu12-libs"),
+    ]
+
+
+def test_provider_that_does_not_load_is_told(libraries):
+    libraries["libonnxruntime_providers_cuda.so"] = OSError("libonnxruntime_providers_cuda.so: undefined symbol: x")
+    assert unavailable_reason(GPU) == (
+        "libonnxruntime_providers_cuda.so: undefined symbol: x; install unet-deploy with its extra [gpu]"
+    )
+
+
+def test_missing_library_on_windows_repeats_what_onnxruntime_said(libraries, monkeypatch, capsys):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     libraries["nvcuda.dll"] = Driver()
     libraries["onnxruntime_providers_cuda.dll"] = OSError("[WinError 126]")
@@ -144,13 +189,45 @@ def test_missing_library_on_windows_repeats_what_onnxruntime_said(libraries, mon
         unavailable_reason(GPU)
         == "[WinError 126]; install unet-deploy with its extra [gpu] (what ONNX Runtime printed)"
     )
+    assert capsys.readouterr().out == ""
 
 
-def test_provider_library_is_loaded_after_what_it_stands_on(libraries):
-    assert unavailable_reason(GPU) is None
+@pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
+def test_provider_library_is_loaded_after_what_it_stands_on(libraries, kind):
+    assert unavailable_reason(Device(kind=kind)) is None
     folder = Path(onnxruntime.__file__).parent / "capi"
-    wanted = [str(folder / f"libonnxruntime_providers_{part}.so") for part in ("shared", "cuda")]
-    assert libraries["asked"] == ["libcuda.so.1", *wanted]
+    wanted = [str(folder / f"libonnxruntime_providers_{part}.so") for part in ("shared", kind)]
+    plugins = ["libnvinfer_plugin.so.10"]
+    below = [*CUDA] if kind == "cuda" else [*CUDA, *TENSORRT, *plugins]
+    assert libraries["asked"] == ["libcuda.so.1", *below, *wanted]
+
+
+def test_plugins_of_tensorrt_may_be_missing(libraries):
+    libraries["libnvinfer_plugin.so.10"] = OSError("none")
+    assert unavailable_reason(Device(kind="tensorrt")) is None
+
+
+def test_loaded_library_comes_before_pip_s_and_pip_s_before_the_system_s(libraries, monkeypatch, tmp_path):
+    for package, name in (("nvidia/cu13/lib", "libcudart.so.13"), ("tensorrt_libs", "libnvinfer.so.10")):
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / name).touch()
+    monkeypatch.setattr(nvidia, "package_places", lambda package: [tmp_path / package])
+    for name in ("libcudart.so.13", "libnvinfer.so.10", "libcurand.so.10"):
+        nvidia.load(name)
+    libraries["loaded"] = ["libcudart.so.13"]
+    nvidia.load("libcudart.so.13")
+    pip = [str(tmp_path / "nvidia/cu13/lib/libcudart.so.13"), str(tmp_path / "tensorrt_libs/libnvinfer.so.10")]
+    assert libraries["asked"] == [*pip, "libcurand.so.10", "libcudart.so.13"]
+
+
+def test_package_is_found_without_being_imported(monkeypatch, tmp_path):
+    package = tmp_path / "tensorrt_libs"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert nvidia.package_places("tensorrt_libs") == [package]
+    assert "tensorrt_libs" not in sys.modules
+    assert nvidia.package_places("no_such_package") == []
 
 
 # What an engine depends on
