@@ -99,7 +99,9 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
 
     Its Python interface takes "True" and "False" for what is on or off, where CUDA's takes "1" and "0".
 
-    TensorRT 10 builds weakly typed networks: without its flag it would compute an fp16 or int8 file in fp32.
+    ONNX Runtime 1.31 makes weakly typed networks (no creation flag), whatever the file says: the flag of a precision lets
+    TensorRT use it, for any layer. So TensorRT may compute in fp16 what an fp16 file keeps in fp32, and no option of the
+    provider forbids it; the golden sample tells if the answers suffer.
     """
     return {
         "device_id": str(device.index),

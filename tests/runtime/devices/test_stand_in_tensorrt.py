@@ -1,6 +1,10 @@
-"""The options of ONNX Runtime's TensorRT provider, on a stand-in that ends the program when it is asked to build."""
+"""ONNX Runtime's TensorRT provider on the stand-in: options, profiles, flags of the builder, engines and their names.
+
+Sessions open there and nothing runs.
+"""
 
 import json
+import re
 from dataclasses import replace
 
 import onnxruntime
@@ -10,17 +14,19 @@ from runtime.card import CARD_KEY
 
 pytestmark = pytest.mark.stub
 
-BUILDER_ASKED = 42
-"""Exit status of a program on the stand-in that got as far as building an engine."""
-
 OPEN = """
 import json, sys
-from on_stand_in import open_on
+from on_stand_in import mark, open_on
 given = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(sys.argv[2]).items()}
-try:
-    open_on(sys.argv[1], "tensorrt", **given)
-except Exception as error:
-    print(json.dumps(f"{type(error).__name__}: {error}"))
+device, said = given.pop("device", "tensorrt"), []
+for number in range(2):
+    mark(f"open {number}")
+    try:
+        said.append(open_on(sys.argv[1], device, **given).placement())
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error}")
+mark("end")
+print(json.dumps(said))
 """
 
 EXTRA = {
@@ -42,33 +48,103 @@ EXTRA = {
     "trt_op_types_to_exclude": "",
 }
 
+FP16, INT8 = "tensorrt flag 0", "tensorrt flag 1"
+"""BuilderFlag::kFP16 and kINT8 of NvInfer.h. Networks have no flag: they are weakly typed."""
+
 
 @pytest.fixture
 def opened(stand_in, write_model, make_card, tmp_path):
-    """Open a model of a precision on the stand-in, and return its exit status and answer."""
+    """Open a model of a precision twice on the stand-in, and return what the program did."""
 
-    def open_model(precision="fp32", *, tensorrt=True, **options):
+    def open_model(precision="fp32", environment=None, **options):
         card = replace(make_card("conv"), precision=precision)
         model = write_model("conv", metadata={CARD_KEY: card.to_json()})
         given = {"engine_folder": str(tmp_path / "engines")} | options
-        return stand_in.run(OPEN, model, json.dumps(given), tensorrt=tensorrt, fails=True)
+        return stand_in.run(OPEN, model, json.dumps(given), tensorrt=True, **(environment or {}))
 
     return open_model
 
 
+def calls_of(ran, number):
+    """The calls to TensorRT of one opening."""
+    return [call for call in ran.part(f"open {number}") if call.startswith("tensorrt")]
+
+
 @pytest.mark.parametrize(
-    ("precision", "options"),
+    ("precision", "options", "profile", "expected"),
     [
-        ("fp32", {"extra": EXTRA}),
-        ("fp16", {"max_size": [64, 96], "min_size": [8, 8], "max_batch": 4}),
-        ("int8", {"workspace": 2**28, "builder_optimization_level": 5}),
-        ("fp32", {"engine_cache": False, "timing_cache": False}),
+        ("fp32", {"extra": EXTRA}, ("1x4x4", "1x8x12", "8x56x88"), []),
+        (
+            "fp16",
+            {"max_size": [64, 96], "min_size": [4, 4], "max_batch": 4},
+            ("1x4x4", "1x8x12", "4x64x96"),
+            [FP16],
+        ),
+        (
+            "int8",
+            {"workspace": 2**28, "builder_optimization_level": 5},
+            ("1x4x4", "1x8x12", "8x56x88"),
+            [INT8, "tensorrt level 5"],
+        ),
     ],
 )
-def test_all_options_are_taken_up_to_the_build(opened, precision, options):
+def test_the_builder_is_told_shapes_and_precision_and_all_nodes_are_tensorrt_s(
+    opened, precision, options, profile, expected
+):
     ran = opened(precision, **options)
-    assert ran.returncode == BUILDER_ASKED, ran.stdout
-    assert ran.calls[-1].startswith("createInferBuilder 10")
+    assert [list(one) for one in ran.answer] == [["TensorrtExecutionProvider"]] * 2
+    low, best, high = profile
+    assert calls_of(ran, 0) == [
+        "tensorrt network 0",  # the parser is asked which nodes it takes
+        "tensorrt network 0",
+        f"tensorrt memory 0 {options.get('workspace', 2**31)}",
+        f"tensorrt profile image min {low}x3",
+        f"tensorrt profile image max {high}x3",
+        f"tensorrt profile image opt {best}x3",
+        *expected,
+        "tensorrt timings 0",
+        "tensorrt build",
+        "tensorrt engine",
+    ]
+    assert ran.stderr == ""
+
+
+def test_an_engine_is_built_once_and_loaded_by_other_processes(opened, tmp_path):
+    first, second = opened(), opened()
+    built = [[calls_of(ran, number).count("tensorrt build") for number in range(2)] for ran in (first, second)]
+    assert built == [[1, 0], [0, 0]]
+    assert all(calls_of(ran, 1)[-1] == "tensorrt engine" for ran in (first, second))
+    names = {re.sub(r"\d{15,}|[0-9a-f]{64}", "HASH", path.name) for path in (tmp_path / "engines").rglob("*.*")}
+    assert names == {
+        "HASH.lock",
+        "manifest.json",
+        "unet_HASH_0_sm90.engine",
+        "unet_HASH_0_sm90.profile",
+        "TensorrtExecutionProvider_cache_sm90.timing",
+    }
+
+
+def test_an_engine_that_tensorrt_refuses_is_built_again(opened):
+    opened()
+    ran = opened(environment={"STAND_IN_ENGINE": "another version"})
+    assert [calls_of(ran, number).count("tensorrt build") for number in range(2)] == [1, 0]
+    assert "is not taken (" in ran.stdout and "TensorRT EP could not deserialize engine from cache" in ran.stdout
+
+
+def test_timings_serve_the_next_model_and_nothing_is_kept_unless_asked(opened, tmp_path):
+    opened()
+    assert "tensorrt timings 8" in calls_of(opened("fp16"), 0)
+    kept = set((tmp_path / "engines").rglob("*"))
+    ran = opened(engine_cache=False, timing_cache=False)
+    assert [calls_of(ran, number).count("tensorrt build") for number in range(2)] == [1, 1]
+    assert not any(call.startswith("tensorrt timings") for call in ran.calls)
+    assert set((tmp_path / "engines").rglob("*")) == kept
+
+
+def test_another_gpu_opens_in_silence(opened):
+    ran = opened(device="tensorrt:1", environment={"STAND_IN_DEVICES": "2"})
+    assert [list(one) for one in ran.answer] == [["TensorrtExecutionProvider"]] * 2
+    assert ran.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -83,7 +159,7 @@ def test_all_options_are_taken_up_to_the_build(opened, precision, options):
 )
 def test_an_option_that_it_does_not_take_is_named(opened, extra, message):
     expected = f"ConfigError: extra: found {message.format(version=onnxruntime.__version__)}"
-    assert opened(extra=extra).answer == expected
+    assert opened(extra=extra).answer == [expected] * 2
 
 
 PROFILE = """
@@ -99,6 +175,7 @@ from runtime.options import ProviderOptions
 card, _ = read_model(Path(sys.argv[1]))
 options = ProviderOptions(max_batch=4, max_size=(64, 96), min_size=(8, 8))
 own = tensorrt_options(candidates("tensorrt")[0], card, options, profile_of(card, options)) | json.loads(sys.argv[2])
+own.pop("device_id")
 onnxruntime.InferenceSession(sys.argv[1], providers=[("TensorrtExecutionProvider", own)], enable_fallback=0)
 """
 
@@ -116,5 +193,4 @@ onnxruntime.InferenceSession(sys.argv[1], providers=[("TensorrtExecutionProvider
 )
 def test_the_profile_is_read_without_a_warning(stand_in, models, change, warning):
     ran = stand_in.run(PROFILE, models["conv"], json.dumps(change), tensorrt=True, fails=True)
-    assert ran.returncode == BUILDER_ASKED
     assert warning in ran.stderr if warning else ran.stderr == ""
