@@ -23,7 +23,11 @@ PACKAGES = (
     "blake3",
     "click",
     "torch",
-    "tensorrt-cu13",
+    "nvidia-cuda-runtime",
+    "nvidia-cublas",
+    "nvidia-curand",
+    "nvidia-cudnn-cu13",
+    "tensorrt-cu13-libs",
 )
 """Distributions to report, beside those that contain ONNX Runtime."""
 
