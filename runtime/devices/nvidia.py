@@ -23,8 +23,8 @@ from runtime.devices.device import Device
 CUDA_OF_PYPI = "13.0"
 """Version of CUDA that PyPI's onnxruntime-gpu is built for; another build may not tell its own."""
 
-TENSORRT_PLUGINS = "libnvinfer_plugin.so.10"
-"""Layers that the provider offers where it finds them; no network of this project needs one."""
+OPTIONAL = {"cuda": ("libnvrtc.so.{}",), "tensorrt": ("libnvrtc.so.{}", "libnvinfer_plugin.so.10")}
+"""Libraries that are opened where they are found: the compiler for cuDNN's kernels, of CUDA's version; plugins."""
 
 TENSORRT_ON_WINDOWS = ("nvinfer_10.dll", "nvinfer_plugin_10.dll", "nvonnxparser_10.dll")
 """Libraries of TensorRT, in the order of loading."""
@@ -77,9 +77,9 @@ def library_problem(kind: str) -> str | None:
                 look(name)
             except OSError as error:
                 return f"{error}; install unet-deploy with its extra [{extra}], which brings PyPI's {package}"
-        if kind == "tensorrt":
+        for name in OPTIONAL[kind]:
             with contextlib.suppress(OSError):
-                load(TENSORRT_PLUGINS)
+                load(name.format(cuda.partition(".")[0]))
     folder = Path(onnxruntime.__file__).parent / "capi"
     file = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
     try:

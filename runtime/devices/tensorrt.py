@@ -99,9 +99,9 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
 
     Its Python interface takes "True" and "False" for what is on or off, where CUDA's takes "1" and "0".
 
-    ONNX Runtime 1.31 makes weakly typed networks (no creation flag), whatever the file says: the flag of a precision lets
-    TensorRT use it, for any layer. So TensorRT may compute in fp16 what an fp16 file keeps in fp32, and no option of the
-    provider forbids it; the golden sample tells if the answers suffer.
+    ONNX Runtime 1.31 makes weakly typed networks (no creation flag), whatever the file says: the flag of a precision
+    lets TensorRT use it, for any layer. So TensorRT may compute in fp16 what an fp16 file keeps in fp32, and no option
+    of the provider forbids it; the golden sample tells if the answers suffer.
     """
     return {
         "device_id": str(device.index),

@@ -197,13 +197,14 @@ def test_provider_library_is_loaded_after_what_it_stands_on(libraries, kind):
     assert unavailable_reason(Device(kind=kind)) is None
     folder = Path(onnxruntime.__file__).parent / "capi"
     wanted = [str(folder / f"libonnxruntime_providers_{part}.so") for part in ("shared", kind)]
-    plugins = ["libnvinfer_plugin.so.10"]
-    below = [*CUDA] if kind == "cuda" else [*CUDA, *TENSORRT, *plugins]
+    tensorrt = [*CUDA, *TENSORRT, "libnvrtc.so.13", "libnvinfer_plugin.so.10"]
+    below = [*CUDA, "libnvrtc.so.13"] if kind == "cuda" else tensorrt
     assert libraries["asked"] == ["libcuda.so.1", *below, *wanted]
 
 
-def test_plugins_of_tensorrt_may_be_missing(libraries):
-    libraries["libnvinfer_plugin.so.10"] = OSError("none")
+@pytest.mark.parametrize("name", ["libnvinfer_plugin.so.10", "libnvrtc.so.13"])
+def test_some_libraries_may_be_missing(libraries, name):
+    libraries[name] = OSError("none")
     assert unavailable_reason(Device(kind="tensorrt")) is None
 
 

@@ -1,6 +1,7 @@
 /* libnvinfer.so.10 and libnvonnxparser.so.10: the parser takes every node, and an engine is the text that the environment
-   gives in STAND_IN_ENGINE; another text is refused. Sessions open, and running them fails. The numbers are the places of
-   methods in the tables of TensorRT 10's classes (NvInferImpl.h, NvOnnxParser.h); those not named here return 0. */
+   gives in STAND_IN_ENGINE; another text is refused. With STAND_IN_NO_CONTEXT no engine can be used, as on a full GPU.
+   Sessions open, and running them fails. The numbers are the places of methods in the tables of TensorRT 10's classes
+   (NvInferImpl.h, NvOnnxParser.h); those not named here return 0. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -156,7 +157,7 @@ OBJECT(builder, [2] = one, [3] = one, [7] = IS(make_config), [8] = IS(make_netwo
 
 OBJECT(context, [2] = zero)
 
-static object *make_context(object *self) { return &context; }
+static object *make_context(object *self) { return getenv("STAND_IN_NO_CONTEXT") ? NULL : &context; }
 
 OBJECT(engine, [5] = IS(make_context))
 
