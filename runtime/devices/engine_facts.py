@@ -12,14 +12,16 @@ from runtime.devices.nvidia import library_problem
 from runtime.errors import DeviceError
 
 
-def engine_key(graph_digest: str, facts: Mapping[str, str], options: Mapping[str, str]) -> str:
-    """Return a sha256 over a model's hash, the machine's facts (GPU, driver, versions) and the provider's options.
+def engine_key(graph_digest: str, name: str, facts: Mapping[str, str], options: Mapping[str, str]) -> str:
+    """Return a sha256 over a model's hash and name, the machine's facts (GPU, driver, versions), and the options.
 
-    `graph_digest` is that of `runtime.model_file.digest`, so another card or golden sample makes no other engine. The
-    number of the GPU among equal ones (`device_id`) does not count.
+    `graph_digest` is that of `runtime.model_file.digest`, so another card or golden sample makes no other engine.
+    `name` is the name of the model's file without its folder: ONNX Runtime names engines after it, and finds none under
+    another name. The number of the GPU among equal ones (`device_id`) does not count.
     """
     chosen = {name: value for name, value in options.items() if name != "device_id"}
-    return hashlib.sha256(json.dumps([2, graph_digest, dict(facts), chosen], sort_keys=True).encode()).hexdigest()
+    known = json.dumps([3, graph_digest, name, dict(facts), chosen], sort_keys=True)
+    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def timing_key(facts: Mapping[str, str]) -> str:

@@ -168,7 +168,8 @@ def _open(request: SessionRequest) -> TensorRtSession:
         if not options.engine_cache:
             return built({})
         facts = gpu_facts(device.index)
-        key = engine_key(request.model_digest(), facts, tensorrt_options(device, card, options, profile))
+        wanted = tensorrt_options(device, card, options, profile)
+        key = engine_key(request.model_digest(), path.name, facts, wanted)
         about = {"model": path.name, "device": str(device), **facts, **profile.options()}
         timing = timing_key(facts) if options.timing_cache else ""
         return EngineCache(options.engine_folder).open(key, about, load, request.note, timing=timing)
@@ -195,7 +196,7 @@ def _must_build(request: SessionRequest) -> bool:
 
     try:
         wanted = tensorrt_options(device, card, options, profile_of(card, options))
-        key = engine_key(request.model_digest(), gpu_facts(device.index), wanted)
+        key = engine_key(request.model_digest(), request.path.name, gpu_facts(device.index), wanted)
         return key not in EngineCache(options.engine_folder)
     except (DeviceError, ModelError, OSError):
         return False

@@ -124,6 +124,26 @@ def test_an_engine_is_built_once_and_loaded_by_other_processes(opened, tmp_path)
     }
 
 
+NAMES = """
+import shutil, sys
+from pathlib import Path
+from on_stand_in import mark, open_on
+model, folder = Path(sys.argv[1]), Path(sys.argv[2])
+for number, name in enumerate(("a/model.onnx", "a/renamed.onnx", "b/model.onnx", "a/renamed.onnx")):
+    (folder / name).parent.mkdir(exist_ok=True)
+    shutil.copy(model, folder / name)
+    mark(f"open {number}")
+    open_on(folder / name, "tensorrt", engine_folder=folder / "engines")
+mark("end")
+"""
+
+
+def test_a_file_under_another_name_has_its_own_engine(stand_in, models, tmp_path):
+    """ONNX Runtime names engines after the file, so it would build another one in silence, instead of loading."""
+    ran = stand_in.run(NAMES, models["conv"], tmp_path, tensorrt=True)
+    assert [calls_of(ran, number).count("tensorrt build") for number in range(4)] == [1, 1, 0, 0]
+
+
 def test_an_engine_that_tensorrt_refuses_is_built_again(opened):
     opened()
     ran = opened(environment={"STAND_IN_ENGINE": "another version"})
