@@ -61,8 +61,9 @@ class ProviderOptions:
             of TensorRT's profile. A U-Net's activations are large, so few images fill a GPU.
         max_size: (height, width), upper end of TensorRT's profile. Larger images raise an error. None: the card's size.
         min_size: (height, width), lower end of the profile. None: the smaller of the card's and the golden sample's.
-        gpu_mem_limit: maximum size of ONNX Runtime's arena on the GPU, in bytes (`gpu_mem_limit`). None: no limit. The
-            memory of TensorRT and cuDNN is not part of it.
+        gpu_mem_limit: maximum size of ONNX Runtime's arena on the GPU, in bytes (`gpu_mem_limit`). None: no limit. It
+            holds weights, batches, activations, answers and cuDNN's workspaces. The memory of the driver, the
+            libraries, TensorRT's engines and the buffers of CUDA graphs is not part of it.
         tf32: multiply in TF32 where the GPU can (`use_tf32`). With TensorRT it concerns the CUDA nodes only. A mantissa
             of 10 bits is enough for a mask; False gives numbers that are closer to the CPU's.
 
@@ -70,8 +71,8 @@ class ProviderOptions:
         cudnn_search: search for cuDNN's kernels (`cudnn_conv_algo_search`). Every new shape costs a search. None:
             "heuristic" for cards with fit "native", else "exhaustive", since all images then have one size.
         cuda_graphs: replay the kernels of a shape as one graph (`enable_cuda_graph`, `gpu_graph_id`). It saves kernel
-            launches, which are a small part of a U-Net's time. It keeps the memory of every shape, and runs one batch
-            at a time in a thread of its own. Other CUDA work of the process may break a capture. So device="auto" with
+            launches, which are a small part of a U-Net's time. It keeps the memory of every shape, and runs in a thread
+            of its own. Other CUDA work of the process may break a capture. So device="auto" with
             TensorRT refuses it unless `background` is False.
         bucket: pad height and width to multiples of this, so that fewer shapes cost a search. None: the network's
             stride, which does not change answers. A larger multiple changes them near the right and bottom edges. A

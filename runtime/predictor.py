@@ -188,7 +188,7 @@ class Predictor:
         if isinstance(image, list | tuple):
             return list(self._stream(image, options, workers=1))
         prepared = self._preprocess(image, options)
-        return postprocess(prepared, infer(self._serving(), [prepared])[0], self.card)
+        return postprocess(prepared, infer(self._serving(), [prepared], steady=False)[0], self.card)
 
     __call__ = predict
 

@@ -79,10 +79,11 @@ class AutoSession(Session):
 
     def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         """Answer a batch on the best session that takes it; see `Session.run`."""
-        best = self._best
-        if best is not None and best.takes((batch.shape[0], batch.shape[1], batch.shape[2])):
-            return best.run(batch)
-        return self._opened_other().run(batch)
+        return self._taking(batch).run(batch)
+
+    def run_steady(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        """Answer a batch as `run` does; see `Session.run_steady`."""
+        return self._taking(batch).run_steady(batch)
 
     def run_dlpack(self, tensor: Any) -> Any:
         """Answer a batch on the device; see `Session.run_dlpack`."""
@@ -107,6 +108,12 @@ class AutoSession(Session):
         for session in opened:
             if session is not None:
                 session.close()
+
+    def _taking(self, batch: NDArray[np.uint8]) -> Session:
+        best = self._best
+        if best is not None and best.takes((batch.shape[0], batch.shape[1], batch.shape[2])):
+            return best
+        return self._opened_other()
 
     def _now(self) -> Session:
         return self._best or self._opened_other()

@@ -1,17 +1,15 @@
-"""CUDA: sessions on NVIDIA GPUs with buffers that stay on the device, buckets of sizes, CUDA graphs.
+"""CUDA: sessions on NVIDIA GPUs, one run at a time, with buckets of sizes and CUDA graphs.
 
 ONNX Runtime 1.31 offers no pinned host memory in Python for its CUDA provider (`get_ep_devices` lists the CPU alone),
 so batches travel from and to ordinary memory. Options after onnxruntime.ai, execution providers, CUDA.
 """
 
-import math
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from itertools import count
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -22,9 +20,10 @@ from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cpu import CPU_CHAIN
 from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
-from runtime.devices.out_of_memory import FittingParts
-from runtime.devices.profiles import bucketed, cropped, padded
-from runtime.devices.session import CLOSED, BatchOutput, Session, run_value
+from runtime.devices.out_of_memory import FittingParts, Recovery
+from runtime.devices.profiles import Shape, bucketed, cropped, full_batches, padded, shape_unlike
+from runtime.devices.session import CLOSED, BatchOutput, Session, owned, run_copied, run_value
+from runtime.devices.shape_changes import SteadyBatch, Turns
 from runtime.errors import ClosedError
 from runtime.options import ProviderOptions, Size
 
@@ -37,59 +36,12 @@ NO_GRAPH = -1
 T = TypeVar("T")
 
 
-IDLE_BUFFERS = 8
-"""Number of sets of buffers that are kept: one for each thread at one size, or several sizes in one thread."""
-
-IDLE_BYTES = 2**28
-"""Bytes that kept buffers hold together; the last used set is kept whatever its size."""
-
-K = TypeVar("K")
-
-
-class HoldsBytes(Protocol):
-    """An item that holds `nbytes` bytes."""
-
-    nbytes: int
-
-
-V = TypeVar("V", bound=HoldsBytes)
-
-
-class Pool(Generic[K, V]):
-    """Items for reuse, each lent to one user at a time; the longest unused go when they are too many or too large."""
-
-    def __init__(self, make: Callable[[K], V], limit: int, max_bytes: int) -> None:
-        self._make, self._limit, self._max_bytes = make, limit, max_bytes
-        self._idle: list[tuple[K, V]] = []
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def lend(self, key: K) -> Iterator[V]:
-        """Lend an item that was made for `key`, or a new one; an item whose user fails is thrown away."""
-        with self._lock:
-            last = next((place for place in reversed(range(len(self._idle))) if self._idle[place][0] == key), None)
-            idle = None if last is None else self._idle.pop(last)[1]
-        item = self._make(key) if idle is None else idle
-        yield item
-        with self._lock:
-            self._idle.append((key, item))
-            del self._idle[: -self._limit]
-            while len(self._idle) > 1 and sum(idle.nbytes for _, idle in self._idle) > self._max_bytes:
-                del self._idle[0]
-
-    def clear(self) -> None:
-        """Throw the idle ones away."""
-        with self._lock:
-            self._idle.clear()
-
-
 class Buffers:
     """Input and output of one shape in a device's memory, at addresses that stay, bound to a session."""
 
     def __init__(self, inference: Any, place: tuple[str, int], shape: tuple[int, ...], classes: int) -> None:
         batch, height, width, _ = shape
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-        self.nbytes = math.prod(shape) + 4 * batch * classes * height * width
         self._inference = inference
         self._input = make(shape, np.uint8, *place)
         self._output = make((batch, classes, height, width), np.float32, *place)
@@ -104,61 +56,117 @@ class Buffers:
         copied = time.perf_counter()
         self._inference.run_with_iobinding(self._binding, options)
         done = time.perf_counter()
-        answer: NDArray[np.float32] = self._output.numpy()
-        answer = answer if answer.flags.owndata else answer.copy()  # on the CPU it is the buffer itself
-        return BatchOutput(answer, copied - start + time.perf_counter() - done)
+        return BatchOutput(owned(self._output.numpy()), copied - start + time.perf_counter() - done)
 
 
 class CudaRunner:
-    """An `onnxruntime.InferenceSession` with its buffers and CUDA graphs.
+    """An `onnxruntime.InferenceSession` that runs one batch at a time, with CUDA graphs if wanted.
+
+    One at a time, because a run that fails for want of memory leaves a convolution with the plan of another shape: a
+    run beside it could answer by that plan. Every failed run is followed by `recovery` before anybody else runs, or
+    before the next run if it fails too.
 
     With graphs everything runs in one thread: ONNX Runtime captures them for each thread anew, and a capture breaks
     when another thread calls CUDA.
+
+    Args:
+        place: where the model runs, ("cuda", index).
+        classes: planes of an answer.
+        recovery: the run that follows a failed one.
+        steady: is told of every run.
+        graphs: number of shapes that may be kept as CUDA graphs.
     """
 
-    def __init__(self, inference: Any, place: tuple[str, int], classes: int, graphs: int) -> None:
-
-        def make(shape: tuple[int, ...]) -> Buffers:  # not a method: a cycle would hold the memory after `close`
-            return Buffers(inference, place, shape, classes)
-
+    def __init__(
+        self,
+        inference: Any,
+        place: tuple[str, int],
+        classes: int,
+        recovery: Recovery,
+        *,
+        steady: SteadyBatch | None = None,
+        graphs: int = 0,
+    ) -> None:
         self.inference = inference
-        self._index, self._make = place[1], make
-        self._pool: Pool[tuple[int, ...], Buffers] = Pool(make, IDLE_BUFFERS, IDLE_BYTES)
+        self._place, self._classes, self._recovery, self._steady = place, classes, recovery, steady
+        self._turns = Turns()
         self._allowed = graphs
         self._graphs: dict[tuple[int, ...], tuple[int, Buffers]] = {}
         self._graph_ids = count(1)
         self._thread = ThreadPoolExecutor(1, "unet-cuda-graphs") if graphs else None
 
     def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
-        """Run one batch as it is, as a CUDA graph if there is one for its shape, or room for another."""
-        return self._in_thread(self._run, batch)
+        """Run one batch, as a CUDA graph if there is one for its shape, or room for another."""
+        return self._in_turn(batch.shape, self._run, batch)
 
     def run_value(self, value: Any) -> Any:
         """Run an OrtValue where it is; never as a graph, whose addresses would have to stay."""
-        return self._in_thread(run_value, self.inference, value, self._index, self._options(NO_GRAPH))
+        return self._in_turn(value.shape(), self._attempt, self._run_value, value.shape(), value)
 
-    def shrink(self) -> None:
-        """Give idle buffers back."""
-        self._in_thread(self._pool.clear)
-
-    def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return function(*arguments) if self._thread is None else self._thread.submit(function, *arguments).result()
+    def _in_turn(self, shape: Sequence[int], function: Callable[..., T], *arguments: object) -> T:
+        with self._turns.take((shape[1], shape[2])):
+            if self._thread is None:
+                return function(*arguments)
+            return self._thread.submit(function, *arguments).result()
 
     def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
-        if batch.shape not in self._graphs and len(self._graphs) >= self._allowed:
-            with self._pool.lend(batch.shape) as buffers:
-                return buffers.run(batch, self._options(NO_GRAPH))
-        number, buffers = self._graphs.get(batch.shape) or (next(self._graph_ids), self._make(batch.shape))
+        graph = batch.shape in self._graphs or len(self._graphs) < self._allowed
+        return self._attempt(self._run_graph if graph else self._run_copied, batch.shape, batch)
+
+    def _attempt(self, run: Callable[[Any], T], shape: Sequence[int], argument: Any) -> T:
+        start = time.perf_counter()
+        options = {} if self._thread is None else {"gpu_graph_id": str(NO_GRAPH)}
+        answer = self._recovery.run(shape_of(shape), partial(run, argument), self._prepare_small_run, options)
+        if self._steady is not None:
+            self._steady.ran(shape_of(shape), time.perf_counter() - start)
+        return answer
+
+    def _prepare_small_run(self, full: bool) -> bool:
+        """Return True if the arena may shrink. That takes away the memory of CUDA graphs, so they are dropped.
+
+        They are kept after an error that does not say that the GPU is `full`.
+        """
+        if self._steady is not None:
+            self._steady.forget()
+        if self._graphs and not full:
+            return False
+        self._allowed -= len(self._graphs)  # ONNX Runtime frees a graph only with its session
+        self._graphs.clear()
+        return True
+
+    def _run_copied(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        return run_copied(self.inference, self._place, batch, self._options(NO_GRAPH))
+
+    def _run_graph(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        number, buffers = self._graphs.get(batch.shape) or (
+            next(self._graph_ids),
+            Buffers(self.inference, self._place, batch.shape, self._classes),
+        )
         output = buffers.run(batch, self._options(number))
         self._graphs[batch.shape] = number, buffers  # kept only after a run that did not fail
         return output
 
+    def _run_value(self, value: Any) -> Any:
+        if self._thread is None:
+            return run_value(self.inference, value, self._place[1])
+        # CUDA graphs write to the arena's memory whenever they are replayed, so the answer must not be there.
+        batch, height, width, _ = value.shape()
+        answer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            (batch, self._classes, height, width), np.float32, *self._place
+        )
+        return run_value(self.inference, value, self._place[1], self._options(NO_GRAPH), answer)
+
     def _options(self, graph: int) -> Any:
-        if not self._allowed:
+        if self._thread is None:
             return None
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
         return options
+
+
+def shape_of(sides: Sequence[int]) -> Shape:
+    """Return (images, height, width) of the four sides of a batch."""
+    return sides[0], sides[1], sides[2]
 
 
 class CudaSession(Session):
@@ -173,9 +181,30 @@ class CudaSession(Session):
         super().__init__(inference, device, card)
         self._step = options.bucket_of(card)
         self._parts = FittingParts(device, options.max_batch, card.input.fixed_batch)
-        place = (memory, device.index)
-        graphs = MAX_GRAPHS if options.cuda_graphs and device.kind == "cuda" else 0
-        self._runner: CudaRunner | None = CudaRunner(inference, place, card.architecture.classes, graphs)
+        self._steady: SteadyBatch | None = None
+        self._runner: CudaRunner | None = self._make_runner(inference, (memory, device.index), options)
+
+    def _make_runner(self, inference: Any, place: tuple[str, int], options: ProviderOptions) -> CudaRunner:
+        spec, fixed = self._card.input, self._card.input.fixed_shape
+        small = partial(shape_unlike, least=spec.min_size, stride=spec.stride) if fixed is None else lambda _: fixed
+        recovery = Recovery(
+            inference, place, self.device, self._card.architecture.in_channels, small, one_shape=fixed is not None
+        )
+        classes = self._card.architecture.classes
+        if options.cuda_graphs:
+            return CudaRunner(inference, place, classes, recovery, graphs=MAX_GRAPHS)
+        self._steady = SteadyBatch(options.max_batch)
+        return CudaRunner(inference, place, classes, recovery, steady=self._steady)
+
+    def run_steady(self, batch: NDArray[np.uint8]) -> BatchOutput:
+        """Answer a batch, which may be padded with its last image; see `Session.run_steady`."""
+        if self._steady is None:
+            return self.run(batch)
+        count, size = len(batch), self._padded_size((batch.shape[1], batch.shape[2]))
+        images = self._steady.images((count, *size))
+        output = self.run(next(full_batches(batch, images)))
+        self._steady.wasted((images, *size), count)
+        return output if images == count else output._replace(probability=output.probability[:count])
 
     def close(self) -> None:
         """Give the memory back, as `Session.close` does."""
@@ -183,7 +212,9 @@ class CudaSession(Session):
         self._runner = None
 
     def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
-        return self._parts.run(batch, self._run_part, lambda: self._open_runner().shrink())
+        size = self._padded_size((batch.shape[1], batch.shape[2]))
+        before = 0 if self._steady is None else self._steady.before(size)
+        return self._parts.run(batch, self._run_part, before)
 
     def _run_value(self, value: Any) -> Any:
         return self._open_runner().run_value(value)

@@ -3,8 +3,9 @@
 A shape is (batch, height, width) here; channels follow from the card.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -117,6 +118,21 @@ def bucketed(size: Size, step: int) -> Size:
     return bucket(size[0], step), bucket(size[1], step)
 
 
+def shape_unlike(shapes: Iterable[Shape], least: Size, stride: int) -> Shape:
+    """Return the smallest shape that has no axis in common with any of `shapes`, as the network sees them.
+
+    `least` is the smallest (height, width) that the network takes, and its graph pads sides to multiples of `stride`.
+    """
+    seen = [(images, bucket(height, stride), bucket(width, stride)) for images, height, width in shapes]
+    taken: list[set[int]] = [set(axis) for axis in zip(*seen, strict=True)] or [set(), set(), set()]
+    images = next(number for number in count(1) if number not in taken[0])
+    height, width = (
+        next(side for side in count(bucket(low, stride), stride) if side not in sides)
+        for low, sides in zip(least, taken[1:], strict=True)
+    )
+    return images, height, width
+
+
 def padded(batch: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Bring a batch uint8 [n, h, w, c] to `size` by repeating the last row and column; a batch that fits stays."""
     down, right = size[0] - batch.shape[1], size[1] - batch.shape[2]
@@ -132,11 +148,13 @@ def cropped(answer: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
     return np.ascontiguousarray(answer[:, :, : size[0], : size[1]])
 
 
-def parts(count: int, largest: int) -> Iterator[slice]:
-    """Yield slices of `count` images, at most `largest` each, all about equal: 9 with at most 8 are 5 and 4."""
-    number = -(-count // largest)
-    for index in range(number):
-        yield slice(index * count // number, (index + 1) * count // number)
+def part_size(images: int, most: int, before: int = 0) -> int:
+    """Return the size of the parts, all alike, into which so many images are split: 9 with at most 8 are twice 5.
+
+    The size of the parts `before` is kept if it makes no more parts.
+    """
+    number = -(-images // most)
+    return before if 0 < before <= most and -(-images // before) == number > 1 else -(-images // number)
 
 
 def full_batches(batch: NDArray[D], count: int) -> Iterator[NDArray[D]]:

@@ -16,17 +16,20 @@ from numpy.typing import NDArray
 
 from runtime.card import ModelCard
 from runtime.devices.backend import Backend, ProviderChain, SessionRequest
-from runtime.devices.cuda import CudaSession, cuda_chain
+from runtime.devices.cuda import CudaRunner, CudaSession, cuda_chain
 from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
-from runtime.devices.out_of_memory import OUT_OF_MEMORY
+from runtime.devices.out_of_memory import Recovery, is_out_of_memory
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note, reason_of
-from runtime.errors import ConfigError, DeviceError, ModelError
+from runtime.errors import ConfigError, DeviceError, ModelError, UnetError
 from runtime.options import ProviderOptions, Size
 
-ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|execution context|golden sample", re.IGNORECASE)
-"""Words by which ONNX Runtime's TensorRT library refuses an engine, and `check` one that answers wrongly."""
+ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|golden sample", re.IGNORECASE)
+"""Words by which ONNX Runtime's TensorRT library refuses an engine, and `check` one that answers wrongly.
+
+An engine that was loaded and gets no execution context is sound: see `runtime.devices.out_of_memory.NO_CONTEXT`.
+"""
 
 
 class TensorRtSession(CudaSession):
@@ -46,11 +49,19 @@ class TensorRtSession(CudaSession):
         *,
         memory: str = "cuda",
     ) -> None:
-        super().__init__(inference, device, card, options, memory=memory)
         self.profile = profile
+        super().__init__(inference, device, card, options, memory=memory)
         self._reopen, self._rebuilds = reopen, options.allow_rebuild
         self._stride = card.input.stride
         self._rebuilding, self._closing = threading.Lock(), threading.Lock()
+
+    def _make_runner(self, inference: Any, place: tuple[str, int], options: ProviderOptions) -> CudaRunner:  # noqa: ARG002
+        architecture, fixed, low = self._card.architecture, self._card.input.fixed_shape, self.profile.low
+        # No convolution is left to CUDA, so a small run has no plans to build.
+        recovery = Recovery(
+            inference, place, self.device, architecture.in_channels, lambda _: fixed or low, builds_plans=False
+        )
+        return CudaRunner(inference, place, architecture.classes, recovery)
 
     def close(self) -> None:
         """Give the memory back, as `Session.close` does; an engine that is being built is not taken any more."""
@@ -161,7 +172,13 @@ def _open(request: SessionRequest) -> TensorRtSession:
             try:
                 return opened(cache)
             except Exception as error:  # ONNX Runtime's errors share no base class
-                if OUT_OF_MEMORY.search(str(error)) or not ABOUT_THE_ENGINE.search(str(error)):
+                full = is_out_of_memory(str(error))
+                if full and not isinstance(error, UnetError):
+                    raise DeviceError(
+                        f"device {device}: has too little memory for its TensorRT engine, it seems "
+                        f"({reason_of(error)}); free memory on the GPU (see nvidia-smi)"
+                    ) from error
+                if full or not ABOUT_THE_ENGINE.search(str(error)):
                     raise
                 raise DamagedError(f"is not taken ({reason_of(error)[:200]})") from error
 

@@ -54,8 +54,10 @@ class Batcher(Generic[T, R]):
     """Gathers single items into batches, in one thread of its own.
 
     The items of a batch have one key. A batch goes off when `max_batch` items are there or its first item has waited
-    `max_delay_ms`; among batches that may go, the one whose first item came first, so no key starves. If a batch fails,
-    its items are run one by one, and each gets its own answer or error. The thread starts with the first item.
+    `max_delay_ms`. Among batches that may go, one of the key before goes first while its items came before that key had
+    its turn, since a GPU needs time for each change of shape; then the one whose first item came first, so no key
+    starves. If a batch fails, its items are run one by one, and each gets its own answer or error. The thread starts
+    with the first item.
 
     Closing it, or leaving its `with` block, finishes what waits; leaving the block by an error cancels it. A batcher
     that is forgotten ends its thread when it is garbage-collected. At the end of the program what waits is cancelled.
@@ -223,6 +225,7 @@ class _Waiting(Generic[T, R]):
         self._max_batch, self._max_delay = max_batch, max_delay
         self._lines: dict[Hashable, deque[WaitingItem[T, R]]] = {}
         self._ending = False
+        self._turn: tuple[Hashable, float] = None, 0.0  # the key of the last batch, and when its first batch went off
 
     @property
     def ended(self) -> bool:
@@ -248,7 +251,11 @@ class _Waiting(Generic[T, R]):
         ready = [line for line in self._lines.values() if self._start_of(line) <= now]
         if not ready:
             return []
-        line = min(ready, key=lambda line: line[0].arrived)
+        key, began = self._turn
+        same = [line for line in ready if line[0].key == key and line[0].arrived <= began]
+        line = min(same or ready, key=lambda line: line[0].arrived)
+        if not same:
+            self._turn = line[0].key, now
         batch = [line.popleft() for _ in range(min(self._max_batch, len(line)))]
         if not line:
             del self._lines[batch[0].key]

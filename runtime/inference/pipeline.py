@@ -114,9 +114,11 @@ def check_batch(batch: object, spec: InputSpec, channels: int) -> None:
 
 
 def infer(
-    model: LoadedModel, images: Sequence[PreparedImage], stopped: threading.Event | None = None
+    model: LoadedModel, images: Sequence[PreparedImage], stopped: threading.Event | None = None, *, steady: bool = True
 ) -> list[NetworkOutput]:
     """Ask the network about images of one `key` together; large ones in tiles, `model.batch_size` of them at a time.
+
+    `steady` is False for images that come alone, so that on a GPU a batch before them does not slow them down.
 
     Raises:
         DeviceError: the device fails, most likely because it is out of memory.
@@ -129,7 +131,8 @@ def infer(
         nonlocal copy_seconds
         if stopped is not None and stopped.is_set():
             raise ClosedError("stream: was stopped")
-        output = model.session.run(batch)
+        ask = model.session.run_steady if steady or images[0].options.tile is not None else model.session.run
+        output = ask(batch)
         copy_seconds += output.copy_seconds
         return output.probability
 

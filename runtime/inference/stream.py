@@ -161,6 +161,7 @@ class _Pipeline(Generic[S, T, R, A]):
         self._to_load: deque[_Item] = deque()
         self._loading = 0  # items that were read and are not loaded yet
         self._to_run: list[_Item] = []
+        self._last_key: Hashable = None
         self._to_finish: deque[_Item] = deque()
         self._stopped, self._told = False, stopped
         self._threads: list[Worker] = []
@@ -271,8 +272,10 @@ class _Pipeline(Generic[S, T, R, A]):
         return len(self._to_run) >= self._batch_size or bool(self._to_run and not self._loading)
 
     def _take_batch(self) -> list[_Item]:
-        """Items of one key: that of the item which has waited longest."""
-        key = self._to_run[0].key
+        """Items of one key: that of the batch before, since a GPU needs time for each change of shape, or else that of
+        the item which has waited longest. It does not wait for ever, as no more than `read_ahead` items overtake it."""
+        same = any(item.key == self._last_key for item in self._to_run)
+        key = self._last_key = self._last_key if same else self._to_run[0].key
         batch = [item for item in self._to_run if item.key == key][: self._batch_size]
         self._to_run = [item for item in self._to_run if item not in batch]
         return batch

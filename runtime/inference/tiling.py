@@ -41,7 +41,7 @@ def tiled(
         classes: planes that `run` answers with.
         tile: (height, width) in pixels.
         overlap: the least that neighbours share, 0 to `MAX_OVERLAP` of a tile's side.
-        batch_size: tiles given to `run` at once, which changes speed and memory but nothing else.
+        batch_size: maximum number of tiles given to `run` at once, which changes speed and memory but nothing else.
 
     Raises:
         ConfigError: more than `MAX_TILES` tiles.
@@ -50,13 +50,15 @@ def tiled(
     rows = weighted_spans(height, min(tile[0], height), overlap)
     columns = weighted_spans(width, min(tile[1], width), overlap)
     result = np.zeros((classes, height, width), np.float32)
-    if len(rows) * len(columns) > MAX_TILES:
+    count = len(rows) * len(columns)
+    if count > MAX_TILES:
         raise ConfigError(
-            f"tile: cuts {width}x{height} pixels into {len(rows) * len(columns)} tiles, expected at most {MAX_TILES}; "
+            f"tile: cuts {width}x{height} pixels into {count} tiles, expected at most {MAX_TILES}; "
             "give larger ones, or less overlap"
         )
     grid = product(rows, columns)
-    while part := list(islice(grid, batch_size)):
+    together = -(-count // -(-count // batch_size))  # 9 tiles, 8 at once, are 5 and 4
+    while part := list(islice(grid, together)):
         tiles = np.stack([picture[row, column] for (row, _), (column, _) in part])
         for ((row, high), (column, wide)), answer in zip(part, run(tiles), strict=True):
             result[:, row, column] += answer * (high[:, None] * wide)

@@ -175,18 +175,12 @@ def on_gpu(fixed):
 
 
 def test_a_gpu_is_given_whole_batches_without_padding(on_gpu, answers, monkeypatch):
-    made = []
-    real = cuda_module.Buffers.__init__
-
-    def count(self, inference, place, shape, classes):
-        made.append(shape)
-        real(self, inference, place, shape, classes)
-
-    monkeypatch.setattr(cuda_module.Buffers, "__init__", count)
+    ran, real = [], cuda_module.run_copied
+    monkeypatch.setattr(cuda_module, "run_copied", lambda *told: ran.append(told[2].shape) or real(*told))
     _, session = on_gpu
     batch = images(5, 64, 96)
     assert np.abs(session.run(batch).probability - answers["softmax"](batch)).max() < 1e-6
-    assert made == [(2, 64, 96, 3)]
+    assert ran == [(2, 64, 96, 3)] * 3
 
 
 def test_a_full_gpu_does_not_halve_them(on_gpu, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.devices.profiles import Profile, bucket, bucketed, cropped, padded, parts, profile_of
+from runtime.devices.profiles import Profile, bucket, bucketed, cropped, padded, part_size, profile_of, shape_unlike
 from runtime.errors import DeviceError
 from runtime.model_file.golden import GOLDEN_SIZE, golden_size
 from runtime.options import ProviderOptions
@@ -129,13 +129,33 @@ def test_padding_repeats_the_edge_and_cropping_takes_it_away():
 
 
 @pytest.mark.parametrize(
-    ("count", "largest", "sizes"), [(1, 8, [1]), (8, 8, [8]), (9, 8, [4, 5]), (7, 3, [2, 2, 3]), (3, 1, [1, 1, 1])]
+    ("images", "most", "size"), [(1, 8, 1), (8, 8, 8), (9, 8, 5), (17, 8, 6), (7, 3, 3), (10, 4, 4), (3, 1, 1)]
 )
-def test_parts_are_about_equal_and_cover_the_batch(count, largest, sizes):
-    images = list(range(count))
-    found = [images[part] for part in parts(count, largest)]
-    assert [len(part) for part in found] == sizes
-    assert [image for part in found for image in part] == images
+def test_parts_are_as_few_and_as_small_as_can_be(images, most, size):
+    assert part_size(images, most) == size
+
+
+@pytest.mark.parametrize(
+    ("images", "most", "before", "size"),
+    [(20, 8, 8, 8), (20, 8, 7, 7), (20, 8, 6, 7), (5, 4, 4, 4), (5, 8, 8, 5), (20, 4, 8, 4), (9, 8, 0, 5)],
+)
+def test_parts_keep_their_size_where_that_makes_no_more_of_them(images, most, before, size):
+    assert part_size(images, most, before) == size
+
+
+@pytest.mark.parametrize(
+    ("shapes", "least", "stride", "expected"),
+    [
+        ([], (1, 1), 16, (1, 16, 16)),
+        ([(8, 512, 512)], (1, 1), 16, (1, 16, 16)),
+        ([(1, 3, 512)], (1, 1), 16, (2, 32, 16)),  # the graph pads 3 rows to 16
+        ([(1, 16, 16), (2, 32, 48), (4, 1, 17)], (1, 1), 16, (3, 48, 64)),
+        ([(1, 30, 60)], (20, 40), 10, (2, 20, 40)),
+        ([(1, 1, 2)], (1, 1), 1, (2, 2, 1)),
+    ],
+)
+def test_small_shape_has_no_axis_in_common_with_those_that_failed(shapes, least, stride, expected):
+    assert shape_unlike(shapes, least, stride) == expected
 
 
 @pytest.fixture(scope="module")

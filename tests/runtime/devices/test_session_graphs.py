@@ -5,33 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from devices import images, on_cpu_memory
+from devices import OUT_OF_MEMORY, images, on_cpu_memory
 
 from runtime.devices import availability
 from runtime.devices import cuda as cuda_module
 from runtime.devices import session as module
 from runtime.devices.registry import open_session
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, DeviceError
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
-
-
-def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkeypatch):
-    used = []
-    real = cuda_module.Buffers.run
-
-    def run(self, batch, options):
-        used.append((options.get_run_config_entry("gpu_graph_id"), id(self)))
-        return real(self, batch, None)
-
-    monkeypatch.setattr(cuda_module, "MAX_GRAPHS", 2)
-    monkeypatch.setattr(cuda_module.Buffers, "run", run)
-    session = on_cpu_memory(inference, card, cuda_graphs=True)
-    for height in (4, 8, 4, 8, 12, 4):
-        session.run(images(1, height, 8))
-    assert [number for number, _ in used] == ["1", "2", "1", "2", "-1", "1"]
-    assert used[0] == used[2] == used[5] and used[1] == used[3]
-    assert len({address for _, address in used}) == 3
 
 
 class Recording:
@@ -47,6 +29,47 @@ class Recording:
         self.graphs.append(options and options.get_run_config_entry("gpu_graph_id"))
         self.threads.add(threading.current_thread().name)
         self.inference.run_with_iobinding(binding, options)
+
+
+def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkeypatch):
+    used, recording = [], Recording(inference)
+    real = cuda_module.Buffers.run
+    monkeypatch.setattr(cuda_module.Buffers, "run", lambda self, *told: used.append(id(self)) or real(self, *told))
+    monkeypatch.setattr(cuda_module, "MAX_GRAPHS", 2)
+    session = on_cpu_memory(recording, card, cuda_graphs=True)
+    for height in (4, 8, 4, 8, 12, 4):
+        session.run(images(1, height, 8))
+    assert recording.graphs == ["1", "2", "1", "2", "-1", "1"]
+    assert used == [used[0], used[1], used[0], used[1], used[0]] and used[0] != used[1]
+
+
+@pytest.mark.parametrize(
+    ("message", "after"),
+    [
+        # the two that were dropped exist until the session is closed, so only one more is captured
+        (OUT_OF_MEMORY, ["-1", "4", "4", "-1"]),
+        ("CUDA failure 901: operation failed due to a previous error during capture", ["-1", "1", "1", "2"]),
+    ],
+)
+def test_graphs_are_dropped_when_the_gpu_is_full_and_after_no_other_failure(
+    inference, card, monkeypatch, message, after
+):
+    monkeypatch.setattr(cuda_module, "MAX_GRAPHS", 3)
+    recording = Recording(inference)
+    session = on_cpu_memory(recording, card, cuda_graphs=True)
+    for height in (4, 8):
+        session.run(images(1, height, 8))
+
+    def fail(*_):
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cuda_module.Buffers, "run", fail)
+        with pytest.raises(DeviceError):
+            session.run(images(1, 12, 8))
+    for height in (4, 4, 8):
+        session.run(images(1, height, 8))
+    assert recording.graphs[2:] == after
 
 
 def test_with_graphs_every_run_is_in_one_thread_since_each_captures_its_own(inference, card, answers, monkeypatch):

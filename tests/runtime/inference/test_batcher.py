@@ -63,6 +63,21 @@ def test_batches_have_one_key_and_the_oldest_goes_first():
     assert gated.batches == [["odd"], ["ab", "cd"], ["ef", "gh"], ["i"]]
 
 
+def test_a_key_keeps_its_turn_for_all_that_came_before_it_and_no_longer():
+    def run(items):
+        if len(gated.batches) == 1:
+            later.extend(map(gated.batcher.submit, ("a8", "a9")))  # during the turn of "a": one fills its last batch
+        return items
+
+    later = []
+    with Gated(run, key=lambda item: item[0], max_batch=2) as gated:
+        futures = [gated.batcher.submit(item) for item in ("a1", "b1", "a2", "b2", "a3", "b3")]
+        gated.gate.open()
+        wait(futures, PATIENCE)
+        wait(later, PATIENCE)
+    assert gated.batches == [["a1", "a2"], ["a3", "a8"], ["b1", "b2"], ["b3"], ["a9"]]
+
+
 def test_odd_key_is_not_starved_by_full_batches():
     turns = []
 

@@ -5,7 +5,7 @@ import random
 import sys
 import threading
 import time
-from itertools import count, islice
+from itertools import count, groupby, islice
 
 import pytest
 from batched import Recorded, loaded_only, pair, squares, stream_of
@@ -62,6 +62,24 @@ def test_batches_have_one_key():
     assert list(stream_of(sources, key=lambda item: len(str(item)), run_many=recorded)) == [(x, x * x) for x in sources]
     assert all(len(set(batch)) == 1 for batch in recorded.batches)
     assert max(map(len, recorded.batches)) > 1
+
+
+def test_items_of_one_key_are_run_before_those_of_the_next():
+    def run(items):
+        wait_until(lambda: len(loaded) == 12)
+        return recorded(items)
+
+    recorded, loaded = Recorded(), []
+    sources = [1, 20] * 6
+    answers = stream_of(
+        sources,
+        load=lambda item: loaded.append(item) or item,
+        key=lambda item: len(str(item)),
+        run_many=run,
+        read_ahead=12,
+    )
+    assert list(answers) == [(item, item * item) for item in sources]
+    assert [key for key, _ in groupby(batch[0] for batch in recorded.batches)] == [1, 20]
 
 
 def test_slow_source_is_not_waited_for_to_fill_a_batch():

@@ -78,6 +78,18 @@ def test_where_tiles_meet_their_weighted_mean_is_taken():
     assert found == pytest.approx(np.array(expected), abs=1e-6)
 
 
+@pytest.mark.parametrize(("batch_size", "together"), [(8, [7, 7, 6]), (7, [7, 7, 6]), (19, [10, 10]), (1, [1] * 20)])
+def test_tiles_are_asked_about_in_batches_of_about_one_size(batch_size, together):
+    sizes = []
+
+    def run(batch):
+        sizes.append(len(batch))
+        return np.zeros((len(batch), 1, *batch.shape[1:3]), np.float32)
+
+    tiled(run, np.zeros((64, 52, 3), np.uint8), 1, (16, 16), batch_size=batch_size)
+    assert sizes == together
+
+
 @pytest.mark.parametrize("batch_size", [2, 3, 7, 100])
 def test_the_size_of_batches_changes_nothing(answers, batch_size):
     picture = noise(50, 61, 3)

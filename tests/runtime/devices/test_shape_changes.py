@@ -1,0 +1,96 @@
+"""Changes of shape: whose turn it is, and how many images run together."""
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+from waiting import PATIENCE, wait_until
+
+from runtime.devices.shape_changes import SteadyBatch, Turns
+
+
+class Crowd:
+    """Threads that wait for their turns, in the order of `come`, until the first one, which holds it, leaves."""
+
+    def __init__(self):
+        self.turns, self.order, self._threads = Turns(), [], []
+        self._first = ExitStack()
+        self._first.enter_context(self.turns.take("first"))
+
+    def come(self, *keys, then=()):
+        """Threads with these keys come one after another; the first brings others `then`, while it has its turn."""
+        for key in keys:
+            self._threads.append(threading.Thread(target=self._enter, args=(key, then)))
+            before, then = len(self.turns._line), ()
+            self._threads[-1].start()
+            wait_until(lambda before=before: len(self.turns._line) == before + 1)
+
+    def _enter(self, key, then):
+        with self.turns.take(key):
+            self.order.append(key)
+            self.come(*then)
+
+    def go(self):
+        self._first.close()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return "".join(self.order)
+
+
+def test_those_who_wait_with_one_key_follow_one_another():
+    crowd = Crowd()
+    crowd.come(*"abacbaca")
+    assert crowd.go() == "aaaabbcc"
+
+
+def test_who_comes_during_a_turn_waits_for_the_next_one_so_nobody_waits_for_ever():
+    crowd = Crowd()
+    crowd.come(*"aba", then="aac")
+    assert crowd.go() == "aabaac"
+
+
+def test_a_block_that_fails_ends_its_turn_and_one_that_is_interrupted_while_it_waits_leaves_the_line(monkeypatch):
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns.take("a"):
+        raise ZeroDivisionError
+    with monkeypatch.context() as patched:
+        patched.setattr(turns._changed, "wait_for", lambda ready: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt), turns.take("a"):
+            pass
+    with turns.take("b"):
+        assert turns._line == []
+
+
+def steps(batch, *runs):
+    """The number of images that ran for each (images, height, width, seconds of a run of this shape)."""
+    ran, last = [], None
+    for *shape, seconds in runs:
+        images = batch.images(tuple(shape))
+        whole = (images, *shape[1:])
+        batch.ran(whole, seconds + (10 if whole != last else 0))  # plans take ten seconds
+        batch.wasted(whole, shape[0])
+        ran.append(images)
+        last = whole
+    return ran
+
+
+def test_a_smaller_batch_is_padded_to_the_one_before():
+    assert steps(SteadyBatch(8), (5, 8, 8, 1), (4, 8, 8, 1), (5, 8, 8, 1), (4, 8, 8, 1)) == [5, 5, 5, 5]
+    assert steps(SteadyBatch(8), (4, 8, 8, 1), (5, 8, 8, 1), (4, 8, 8, 1)) == [4, 5, 5]
+
+
+def test_another_size_and_more_than_the_most_are_taken_as_they_are():
+    assert steps(SteadyBatch(8), (8, 8, 8, 1), (2, 8, 4, 1), (1, 8, 8, 1)) == [8, 2, 1]
+    assert steps(SteadyBatch(8), (50, 8, 8, 1), (2, 8, 8, 1)) == [50, 2]
+    batch = SteadyBatch(8)
+    assert steps(batch, (8, 8, 8, 1)) == [8]
+    batch.forget()
+    assert steps(batch, (2, 8, 8, 1)) == [2]
+
+
+def test_padding_ends_when_it_has_taken_longer_than_new_plans_would():
+    ones = [(1, 8, 8, 4)] * 6
+    assert steps(SteadyBatch(8), (8, 8, 8, 4), *ones) == [8, 8, 8, 8, 1, 1, 1]  # 3.5 seconds are wasted each time
+    # a full batch in between would have needed new plans again
+    assert steps(SteadyBatch(8), (8, 8, 8, 4), *ones[:3], (8, 8, 8, 4), *ones[:3]) == [8] * 8
+    assert steps(SteadyBatch(8), (8, 8, 8, 0.1), *[(7, 8, 8, 0.1)] * 500) == [8] * 501
