@@ -247,7 +247,9 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
                 str(path), options, providers=without_first_gpu(chain), enable_fallback=0
             )
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise refused_option(str(error), chain) or error from error
+        if refused := refused_option(str(error), chain):
+            raise ConfigError(refused) from error
+        raise
     if provider not in inference.get_providers():
         raise DeviceError(f"device {device}: ONNX Runtime opened the model on {inference.get_providers()[0]} instead")
     found = [(item.name, item.type, len(item.shape)) for item in (*inference.get_inputs(), *inference.get_outputs())]
@@ -259,19 +261,17 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
     return inference
 
 
-def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> ConfigError | None:
-    """Return the error for an option that ONNX Runtime does not take; None if what it `said` is about another thing."""
+def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> str | None:
+    """Return what to tell of an option that ONNX Runtime does not take; None if it `said` something else."""
     version = onnxruntime.__version__
     if unknown := UNKNOWN_OPTION.search(said):
-        return ConfigError(f"extra: found {unknown[1]!r}, which ONNX Runtime {version} does not know; leave it out")
+        return f"extra: found {unknown[1]!r}, which ONNX Runtime {version} does not know; leave it out"
     if not (refused := REFUSED_VALUE.search(said)):
         return None
     name, expected = refused.groups()
     value = next((own[name] for _, own in chain if name in own), "")
     advice = f"expected {expected}" if expected else "leave it out"
-    return ConfigError(
-        f"extra: found {name!r} with the value {value!r}, which ONNX Runtime {version} refuses; {advice}"
-    )
+    return f"extra: found {name!r} with the value {value!r}, which ONNX Runtime {version} refuses; {advice}"
 
 
 def session_options(threads: int, options: ProviderOptions | None = None) -> Any:

@@ -19,7 +19,8 @@ from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cuda import CudaRunner, CudaSession, cuda_chain
 from runtime.devices.device import Device
 from runtime.devices.nvidia import nvidia_problem
-from runtime.devices.out_of_memory import Recovery, is_out_of_memory
+from runtime.devices.out_of_memory import NO_CONTEXT, Recovery, is_out_of_memory
+from runtime.devices.placement import node_placement
 from runtime.devices.profiles import Profile, Shape, profile_of
 from runtime.devices.session import BatchOutput, Note, reason_of
 from runtime.errors import ConfigError, DeviceError, ModelError, UnetError
@@ -30,6 +31,15 @@ ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|golden sample", re.IGNO
 
 An engine that was loaded and gets no execution context is sound: see `runtime.devices.out_of_memory.NO_CONTEXT`.
 """
+
+NOT_WHOLE = re.compile(r"no associated shape profiles provided: (\S+)")
+"""Words by which it tells that a part of the graph begins at some other value than the model's input."""
+
+BAD_TIMINGS = "could not create timing cache"
+"""Words by which it tells that TensorRT does not take the times of kernels that were measured before."""
+
+NOT_LOADED = re.compile(r"failed to deserialize engine for fused node")
+"""Words by which it tells that TensorRT does not load what it has just built. It gives no reason; memory is likely."""
 
 
 class TensorRtSession(CudaSession):
@@ -81,8 +91,15 @@ class TensorRtSession(CudaSession):
         return super()._run(batch)
 
     def _run_value(self, value: Any) -> Any:
-        shape = value.shape()
-        self._make_fit((shape[0], shape[1], shape[2]))
+        batch, height, width, _ = value.shape()
+        fitting = self._padded_size((height, width))
+        if not self._rebuilds and fitting != (height, width):
+            raise DeviceError(
+                f"tensor: found images of {width}x{height}, and the TensorRT engine takes {fitting[1]}x{fitting[0]}; "
+                "repeat their last row and column up to that, which does not change the answer, or give "
+                "ProviderOptions(allow_rebuild=True)"
+            )
+        self._make_fit((batch, height, width))
         return super()._run_value(value)
 
     def _padded_size(self, size: Size) -> Size:
@@ -105,8 +122,12 @@ class TensorRtSession(CudaSession):
                 self.profile = wider.profile
 
 
-def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, profile: Profile) -> dict[str, str]:
+def tensorrt_options(
+    device: Device, card: ModelCard, options: ProviderOptions, profile: Profile | None
+) -> dict[str, str]:
     """Make the options of ONNX Runtime's TensorRT provider on which the engine depends; see also `cache_options`.
+
+    Without a profile the session opens, and its nodes are placed, without an engine: the first run would build one.
 
     Its Python interface takes "True" and "False" for what is on or off, where CUDA's takes "1" and "0".
 
@@ -120,7 +141,7 @@ def tensorrt_options(device: Device, card: ModelCard, options: ProviderOptions, 
         "trt_int8_enable": str(card.precision == "int8"),
         "trt_max_workspace_size": str(options.workspace),
         "trt_builder_optimization_level": str(options.builder_optimization_level),
-        **(profile.options() if card.input.fixed_batch is None else {}),  # a graph of one shape needs no profile
+        **(profile.options() if profile and card.input.fixed_batch is None else {}),  # one shape needs no profile
         **{name: value for name, value in dict(options.extra).items() if name.startswith("trt_")},
     }
 
@@ -138,7 +159,7 @@ def cache_options(folder: Path, *, timing: bool) -> dict[str, str]:
 
 
 def tensorrt_chain(
-    device: Device, card: ModelCard, options: ProviderOptions, profile: Profile, cache: Mapping[str, str]
+    device: Device, card: ModelCard, options: ProviderOptions, profile: Profile | None, cache: Mapping[str, str]
 ) -> ProviderChain:
     """Return TensorRT and, for what it does not take, CUDA and the CPU; `cache` is `cache_options` or empty."""
     own = {**tensorrt_options(device, card, options, profile), **cache}
@@ -149,49 +170,96 @@ def _open(request: SessionRequest) -> TensorRtSession:
     """Load the engine, or build it and tell of it.
 
     Raises:
-        DeviceError: the engine's folder is not safe; and what `open_inference` and `check` raise for a new engine.
+        DeviceError: the engine's folder is not safe, TensorRT takes a part of the graph only, or its engine finds no
+            room; and what `open_inference` and `check` raise for a new engine.
     """
+
+    def open_for(profile: Profile) -> TensorRtSession:
+        try:
+            return open_engine(request, profile, open_for)
+        except UnetError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            if refused := refusal(str(error), reason_of(error)):
+                raise DeviceError(f"device {request.device}: {refused}") from error
+            raise
+
+    return open_for(profile_of(request.card, request.options))
+
+
+def open_engine(
+    request: SessionRequest, profile: Profile, reopen: Callable[[Profile], TensorRtSession]
+) -> TensorRtSession:
+    """Open a session on the engine for a profile; `reopen` opens one for a wider profile. Raises as `_open`."""
     from runtime.devices.engine_facts import engine_key, gpu_facts, timing_key
     from runtime.engine_store.engine_cache import DamagedError, EngineCache
 
     path, device, card, options = request.path, request.device, request.card, request.options
 
-    def open_for(profile: Profile) -> TensorRtSession:
-        def opened(cache: Mapping[str, str]) -> TensorRtSession:
-            inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache))
-            return request.checked(TensorRtSession(inference, device, card, options, profile, open_for))
+    def opened(cache: Mapping[str, str]) -> TensorRtSession:
+        inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache))
+        return request.checked(TensorRtSession(inference, device, card, options, profile, reopen))
 
-        def built(cache: Mapping[str, str]) -> TensorRtSession:
-            with telling(f"device {device}: building the TensorRT engine of {path.name}", request.note):
-                return opened(cache)
+    def built(cache: Mapping[str, str]) -> TensorRtSession:
+        with telling(f"device {device}: building the TensorRT engine of {path.name}", request.note):
+            if card.input.fixed_batch is None:  # refused in seconds, and not after minutes of building
+                check_parts(device, request.open_inference(tensorrt_chain(device, card, options, None, {})))
+            return opened(cache)
 
-        def load(folder: Path, building: bool) -> TensorRtSession:
-            cache = cache_options(folder, timing=building and options.timing_cache)
-            if building:
-                return built(cache)
-            try:
-                return opened(cache)
-            except Exception as error:  # ONNX Runtime's errors share no base class
-                full = is_out_of_memory(str(error))
-                if full and not isinstance(error, UnetError):
-                    raise DeviceError(
-                        f"device {device}: has too little memory for its TensorRT engine, it seems "
-                        f"({reason_of(error)}); free memory on the GPU (see nvidia-smi)"
-                    ) from error
-                if full or not ABOUT_THE_ENGINE.search(str(error)):
-                    raise
-                raise DamagedError(f"is not taken ({reason_of(error)[:200]})") from error
+    def load(folder: Path, building: bool) -> TensorRtSession:
+        cache = cache_options(folder, timing=building and options.timing_cache)
+        try:
+            return built(cache) if building else opened(cache)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            said = str(error)
+            about_engine = ABOUT_THE_ENGINE.search(said) and not is_out_of_memory(said)
+            if not (BAD_TIMINGS in said if building else about_engine):
+                raise
+            raise DamagedError(f"is not taken ({reason_of(error)[:200]})") from error
 
-        if not options.engine_cache:
-            return built({})
-        facts = gpu_facts(device.index)
-        wanted = tensorrt_options(device, card, options, profile)
-        key = engine_key(request.model_digest(), path.name, facts, wanted)
-        about = {"model": path.name, "device": str(device), **facts, **profile.options()}
-        timing = timing_key(facts) if options.timing_cache else ""
-        return EngineCache(options.engine_folder).open(key, about, load, request.note, timing=timing)
+    def is_sound(error: Exception) -> bool:
+        return NO_CONTEXT.search(str(error)) is not None
 
-    return open_for(profile_of(card, options))
+    if not options.engine_cache:
+        return built({})
+    facts = gpu_facts(device.index)
+    key = engine_key(request.model_digest(), path.name, facts, tensorrt_options(device, card, options, profile))
+    about = {"model": path.name, "device": str(device), **facts, **profile.options()}
+    timing = timing_key(facts) if options.timing_cache else ""
+    return EngineCache(options.engine_folder).open(key, about, load, request.note, timing=timing, sound=is_sound)
+
+
+def check_parts(device: Device, inference: Any) -> None:
+    """Refuse a graph of which TensorRT takes several parts: only one that begins at the model's input has a profile.
+
+    Raises:
+        DeviceError: there are several.
+    """
+    parts = sum(part.ep_name == TENSORRT.provider for part in inference.get_provider_graph_assignment_info())
+    if parts > 1:
+        others = sorted({node.operator for node in node_placement(inference) if node.provider != TENSORRT.provider})
+        raise DeviceError(
+            f"device {device}: TensorRT takes the graph in {parts} parts, since it does not take {', '.join(others)}; "
+            "give device='cuda', or leave out trt_op_types_to_exclude"
+        )
+
+
+def refusal(said: str, reason: str) -> str | None:
+    """Return what to tell of a graph or an engine that TensorRT does not take; None if it is another error.
+
+    `said` is ONNX Runtime's message, and `reason` what of it users are shown.
+    """
+    if split := NOT_WHOLE.search(said):
+        return (
+            f"TensorRT does not take the node that makes {split[1]!r}, so its engine would hold only a part of the "
+            "model; give device='cuda', or leave out trt_op_types_to_exclude"
+        )
+    if is_out_of_memory(said) or NOT_LOADED.search(said):
+        return (
+            f"has too little memory for its TensorRT engine, it seems ({reason}); free memory on the GPU (see "
+            "nvidia-smi), or give a smaller ProviderOptions(max_batch=..., max_size=...)"
+        )
+    return None
 
 
 def _must_build(request: SessionRequest) -> bool:

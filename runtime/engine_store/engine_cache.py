@@ -81,13 +81,22 @@ class EngineCache:
         return (self.folder / key / MANIFEST).is_file()
 
     def open(
-        self, key: str, about: Mapping[str, Any], load: Load[T], note: Callable[[str], None], *, timing: str = ""
+        self,
+        key: str,
+        about: Mapping[str, Any],
+        load: Load[T],
+        note: Callable[[str], None],
+        *,
+        timing: str = "",
+        sound: Callable[[Exception], bool] = lambda _: False,
     ) -> T:
         """Load an engine, or build and publish it, and return what `load` gives.
 
         `load` is called with an engine's folder and False. If there is no engine, or `load` raises `DamagedError` or
-        rebuilds it, `load` is called once with an empty folder and True. `timing` is the key that measured kernels are
-        kept under; "" keeps none.
+        rebuilds it, `load` is called once with a new folder and True. `timing` is the key that measured kernels are
+        kept under; "" keeps none. They are in the new folder, and `load` is called once more without them if it raises
+        `DamagedError` there. An engine that was built is kept although `load` raises an error that is `sound`: one that
+        says no more than that the engine finds no room now.
 
         Raises:
             DeviceError: the folder is not ours alone, or cannot be written; and whatever else `load` raises.
@@ -101,7 +110,7 @@ class EngineCache:
                     return self._load(entry, load)
                 except DamagedError as damage:
                     note(f"engine {key[:12]}: {damage}; it is built anew")
-            return self._build(key, about, load, note, timing)
+            return self._build(key, about, load, note, timing, sound)
 
     def _load(self, entry: Path, load: Load[T]) -> T:
         ENGINES.check_own(entry, folder=True)
@@ -120,22 +129,50 @@ class EngineCache:
             os.utime(entry / MANIFEST)
         return loaded
 
-    def _build(self, key: str, about: Mapping[str, Any], load: Load[T], note: Callable[[str], None], timing: str) -> T:
+    def _build(
+        self,
+        key: str,
+        about: Mapping[str, Any],
+        load: Load[T],
+        note: Callable[[str], None],
+        timing: str,
+        sound: Callable[[Exception], bool],
+    ) -> T:
         temporary = self.folder / f".{key}.{os.urandom(4).hex()}"
         start = time.monotonic()
-        try:
-            with explained(self.folder):
-                temporary.mkdir(mode=0o700)
-                self._copy_timing(timing, temporary)
-            built = load(temporary, True)
+
+        def keep() -> None:
             try:
                 self._keep_timing(temporary, timing)
                 self._publish(key, temporary, {"about": dict(about), "seconds": round(time.monotonic() - start, 1)})
             except (OSError, OutputError) as error:  # the disk is full, say: the session works all the same
                 note(f"engine {key[:12]}: is not kept for the next start ({error})")
+
+        try:
+            with explained(self.folder):
+                temporary.mkdir(mode=0o700)
+                self._copy_timing(timing, temporary)
+            built = self._load_new(key, temporary, load, note)
+            keep()
             return built
+        except Exception as error:
+            if sound(error):
+                keep()
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _load_new(self, key: str, folder: Path, load: Load[T], note: Callable[[str], None]) -> T:
+        timings = list(folder.glob(f"*{TIMING}"))
+        try:
+            return load(folder, True)
+        except DamagedError as damage:
+            if not timings:
+                raise
+            note(f"measured kernels of engine {key[:12]}: {damage}; they are measured anew")
+        for path in timings:
+            path.unlink()
+        return load(folder, True)  # after the error, which held memory
 
     def _publish(self, key: str, temporary: Path, facts: Mapping[str, Any]) -> None:
         files = _manifest_of(temporary)

@@ -25,7 +25,7 @@ SOURCE_OF = {
     "libcudart": "runtime.c",
     "libcudnn": "cudnn.c",
     "libnvinfer": "tensorrt.c",
-    "libnvonnxparser": "tensorrt.c",
+    "libnvonnxparser": "tensorrt_parser.c",
 }
 CUDNN = "libcudnn.so.9"
 TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")

@@ -173,7 +173,7 @@ def test_only_an_error_about_the_engine_costs_a_build(models, card, tensorrt_sta
     if builds == 1 and full:
         assert str(caught.value) == (
             f"device tensorrt:0: has too little memory for its TensorRT engine, it seems ({message}); free memory on "
-            "the GPU (see nvidia-smi)"
+            "the GPU (see nvidia-smi), or give a smaller ProviderOptions(max_batch=..., max_size=...)"
         )
     assert len([note for note in notes if note.endswith("minutes")]) == builds
 

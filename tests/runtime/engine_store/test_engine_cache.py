@@ -15,6 +15,13 @@ from engine_files import KEY, OTHER, Builder, names, opened
 from runtime.engine_store.engine_cache import DamagedError, EngineCache, user_cache
 
 
+def raising(error):
+    def load(folder, building):
+        raise error
+
+    return load
+
+
 def test_folder_follows_the_system(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
@@ -45,6 +52,38 @@ def test_engine_is_built_once_and_loaded_after(cache, notes):
     assert KEY in cache and OTHER not in cache
     assert notes == []
     assert names(cache.folder / KEY) == ["manifest.json", "unet.engine", "unet.profile"]
+
+
+def test_an_engine_that_finds_no_room_is_kept(cache, notes):
+    def no_room(folder, building):
+        Builder()(folder, building)
+        raise MemoryError("no room")
+
+    for sound, calls in ((False, [True]), (True, [False])):
+        with pytest.raises(MemoryError, match=r"^no room$"):
+            cache.open(KEY, {}, no_room, notes.append, sound=lambda error, sound=sound: sound and "room" in str(error))
+        builder = Builder()
+        assert cache.open(KEY if sound else OTHER, {}, builder, notes.append) == b"engine"
+        assert builder.calls == calls
+    assert notes == []
+
+
+def test_measured_kernels_that_are_not_taken_are_measured_anew(cache, notes):
+    cache.open(OTHER, {}, Builder(timing=b"nonsense"), notes.append, timing="f00d")
+    taken = Builder(timing=b"new")
+
+    def choosy(folder, building):
+        if any(path.read_bytes() == b"nonsense" for path in folder.glob("*.timing")):
+            raise DamagedError("is not taken")
+        return taken(folder, building)
+
+    assert cache.open(KEY, {}, choosy, notes.append, timing="f00d") == b"engine"
+    assert taken.calls == [True]
+    assert notes == [f"measured kernels of engine {KEY[:12]}: is not taken; they are measured anew"]
+    assert (cache.folder / "timing-f00d" / "sm90.timing").read_bytes() == b"new"
+    (cache.folder / "timing-f00d" / "sm90.timing").unlink()
+    with pytest.raises(DamagedError, match=r"^for another reason$"):
+        cache.open("c" * 64, {}, raising(DamagedError("for another reason")), notes.append, timing="f00d")
 
 
 def test_another_key_is_another_engine(ready, notes):
