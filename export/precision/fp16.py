@@ -5,8 +5,9 @@ name; the operators between two layers take the type of the values that they rea
 
 A CPU multiplies in fp32 whatever the file says. So what a GPU will answer is estimated on a graph in fp32 that rounds
 to fp16 every weight and every value that the fp16 graph keeps: products are exact there and sums are in fp32, as
-tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A library that sums in fp16, or rounds
-before it adds a bias, loses more.
+tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A sum of products is rounded before the
+bias is added, and again after it: ONNX Runtime's CUDA provider asks cuDNN for a convolution in fp16 with sums in fp32,
+and adds the bias by another call (its conv.cc; seen on the stand-in). A library that sums in fp16 loses more.
 """
 
 import copy
@@ -129,18 +130,22 @@ def layers_to_keep(
 
 
 def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:
-    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large."""
+    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large.
+
+    Before the bias is added, a value may be larger than the layer's output by as much as the bias.
+    """
     able = layers_with_weights(model)
     layers = [node for node in model.graph.node if node.name in able]
     seen = extremes(model, sorted({name for node in layers for name in (node.input[0], node.output[0])}), pictures)
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
     }
+    biases = {node.name: max((weights[name] for name in node.input[2:]), default=0.0) for node in layers}
     return [
         node.name
         for node in layers
         if not max(weights[name] for name in node.input[1:]) <= LARGEST
-        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]]) <= LARGEST
+        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]] + biases[node.name]) <= LARGEST
     ]
 
 
@@ -198,8 +203,21 @@ class HalfConversion:
         if not self.emulate or self.weights_only:
             self.nodes.append(node)
             return
-        node.output[0] = f"{output}.exact"
-        self.nodes += [node, *rounding_nodes(node.output[0], output)]
+        exact = node.output[0] = f"{output}.exact"
+        self.nodes += [*self.with_bias_apart(node), *rounding_nodes(exact, output)]
+
+    def with_bias_apart(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Take the bias out of a convolution, and add it after the sum of products was rounded."""
+        if node.op_type not in CONVOLUTIONS or len(node.input) < 3:
+            return [node]
+        (output,), bias = node.output, node.input.pop()
+        axes = len(self.weights[node.input[1]].dims) - 2
+        planes = numpy_helper.to_array(self.weights[bias]).reshape(-1, *[1] * axes)  # [channels, 1, 1]
+        self.weights[bias].CopyFrom(numpy_helper.from_array(planes, bias))
+        products, rounded = f"{output}.products", f"{output}.products.half"
+        node.output[0] = products
+        add = helper.make_node("Add", [rounded, bias], [output], name=f"{output}.add")
+        return [node, *rounding_nodes(products, rounded), add]
 
     def leave(self, node: onnx.NodeProto) -> None:
         """Let a node compute in fp32."""

@@ -34,6 +34,9 @@ REFUSED_VALUE = re.compile(
 )
 """Words by which ONNX Runtime's providers refuse an option or its value, with its name and what they would take."""
 
+NO_GRAPH_CAPTURE = "cannot use the graph capture feature"
+"""Words by which ONNX Runtime refuses to open a model for CUDA graphs."""
+
 NO_REASON = re.compile(
     r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: \[with [^\]]*\])? | ; (?:hostname|file|line)=[^;]*(?= ;|$)"
 )
@@ -198,7 +201,8 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
         options: see `session_options`.
 
     Raises:
-        ConfigError: a provider does not know an option, or does not take its value.
+        ConfigError: a provider does not know an option, or does not take its value, or CUDA graphs cannot hold the
+            model's runs.
         DeviceError: the model would run somewhere else, in whole or in a part that matters.
         ModelError: the graph's input and output are not those of `unet-export`.
     """
@@ -221,6 +225,11 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
 def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> ConfigError | None:
     """Return the error for an option that ONNX Runtime does not take; None if what it `said` is about another thing."""
     version = onnxruntime.__version__
+    if NO_GRAPH_CAPTURE in said:
+        return ConfigError(
+            f"cuda_graphs: found True, which ONNX Runtime {version} does not take for this model: its runs copy values "
+            "between the GPU and the CPU; leave it out"
+        )
     if unknown := UNKNOWN_OPTION.search(said):
         return ConfigError(f"extra: found {unknown[1]!r}, which ONNX Runtime {version} does not know; leave it out")
     if not (refused := REFUSED_VALUE.search(said)):

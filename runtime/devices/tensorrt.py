@@ -29,6 +29,10 @@ ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|create context|executio
 """Words by which ONNX Runtime's TensorRT library refuses an engine, and `check` one that answers wrongly."""
 
 
+FP32_BIASES: Mapping[str, str] = {"optimization.disable_specified_optimizers": "WeightBiasQuantization"}
+"""Options of a session that leave the biases of an int8 file in fp32: TensorRT does not take int32 ones."""
+
+
 class TensorRtSession(CudaSession):
     """A session on an engine for the shapes of one profile; other shapes are refused, or an engine is built for them.
 
@@ -145,7 +149,7 @@ def _open(request: SessionRequest) -> TensorRtSession:
 
     def open_for(profile: Profile) -> TensorRtSession:
         def opened(cache: Mapping[str, str]) -> TensorRtSession:
-            inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache))
+            inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache), FP32_BIASES)
             return request.checked(TensorRtSession(inference, device, card, options, profile, open_for))
 
         def built(cache: Mapping[str, str]) -> TensorRtSession:

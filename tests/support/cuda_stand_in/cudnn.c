@@ -1,11 +1,11 @@
-/* libcudnn.so.9: descriptors are boxes that remember their kind, every heuristic knows one engine, and every plan needs
-   STAND_IN_WORKSPACE bytes. */
+/* libcudnn.so.9: descriptors are boxes that remember their kind, every heuristic knows an engine with tensor cores and
+   one without, which is marked as plain, and every plan needs STAND_IN_WORKSPACE bytes. */
 #include <cudnn_graph.h>
 #include <string.h>
 
 #include "calls.h"
 
-struct box { cudnnBackendDescriptorType_t kind; };
+struct box { cudnnBackendDescriptorType_t kind; int plain; };
 
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t kind, cudnnBackendDescriptor_t *made) {
     struct box *box = calloc(1, sizeof *box);
@@ -27,23 +27,38 @@ cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudn
                                         : mode == CUDNN_HEUR_MODE_B ? "B"
                                                                     : "fallback");
     }
+    if (name == CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+        ((struct box *)descriptor)->plain = (*(struct box *const *)values)->plain;
     return CUDNN_STATUS_SUCCESS;
 }
 
 cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
-    if (((struct box *)descriptor)->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
-        log_call("cudnn plan");
+    struct box *box = (struct box *)descriptor;
+    if (box->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+        log_call(box->plain ? "cudnn plan without tensor cores" : "cudnn plan");
     return CUDNN_STATUS_SUCCESS;
 }
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t asked, int64_t *count, void *values) {
+    struct box *box = (struct box *)descriptor, **boxes = values;
     int64_t found = 1;
-    if (type == CUDNN_TYPE_NUMERICAL_NOTE || type == CUDNN_TYPE_BEHAVIOR_NOTE)
+    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS)
+        for (found = 0; found < 2; found++) {
+            if (boxes && found < asked)
+                boxes[found]->plain = found;
+        }
+    else if (name == CUDNN_ATTR_ENGINECFG_ENGINE && boxes)
+        boxes[0]->plain = box->plain;
+    else if (type == CUDNN_TYPE_NUMERICAL_NOTE) {
+        found = !box->plain;
+        if (values)
+            *(cudnnBackendNumericalNote_t *)values = CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+    } else if (type == CUDNN_TYPE_BEHAVIOR_NOTE)
         found = 0;
     else if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && values)
         *(int64_t *)values = number_of("STAND_IN_WORKSPACE", 1024);
-    else if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR && name != CUDNN_ATTR_ENGINEHEUR_RESULTS)
+    else if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR)
         found = asked == 1; /* the caller's own descriptor is filled; an engine has no knobs */
     else if (type == CUDNN_TYPE_INT64 && values)
         *(int64_t *)values = 0;
