@@ -78,7 +78,7 @@ class ProviderOptions:
             at a time in a thread of its own. Other CUDA work of the process may break a capture. So device="auto" with
             TensorRT refuses it unless `background` is False. A model whose runs copy values between the GPU and the
             CPU is refused when it is opened.
-        bucket: pad height and width to multiples of this, so that fewer shapes cost a search. None: the network's
+        bucket: pad height and width to multiples of this, so that the shape changes less often. None: the network's
             stride, which does not change answers. A larger multiple changes them near the right and bottom edges. A
             network that looks at the whole picture at once takes none.
 

@@ -108,7 +108,7 @@ class Session:
 
         Returns:
             `onnxruntime.OrtValue` float32 [batch, classes, height, width] on the same device, for `from_dlpack` of that
-            library. Batches are neither split nor padded, so a new shape may cost a search for kernels.
+            library. Batches are neither split nor padded, so a new shape may cost a choice of kernels.
 
         Raises:
             ImageError: the tensor has another type, shape, layout or device.

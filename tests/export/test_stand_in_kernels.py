@@ -15,6 +15,7 @@ from export.precision.fp16 import to_half
 from export.precision.int8 import quantisable, to_int8, values_to_calibrate
 from runtime.devices.cuda import WITHOUT_INTEGERS
 from runtime.devices.placement import SIZE_OPERATORS
+from runtime.devices.tensorrt import FP32_BIASES
 from unet_core.model import Segmenter
 
 pytestmark = pytest.mark.stub
@@ -152,6 +153,20 @@ def test_files_of_every_opset_and_precision_run_on_cuda_unless_it_is_noted(stand
         assert set(on_cpu) - {"MaxPool"} == {"Squeeze", "Mul", "Mod", "Reshape", "Concat"}
         assert note_on_cuda(models[name]) == (f"--opset {name[:2]}: {LATE}" if late else None)
     assert len(found) == 24
+
+
+@pytest.mark.parametrize(
+    ("values", "entries", "fetched"),
+    [("s8", {}, True), ("s8", FP32_BIASES, False), ("s8", WITHOUT_INTEGERS, False), ("u8", WITHOUT_INTEGERS, False)],
+)
+def test_biases_of_int8_files_are_not_fetched_from_the_cpu(stand_in, tmp_path, values, entries, fetched):
+    """ONNX Runtime makes int32 of the biases unless it is told not to, and CUDA has no kernel that reads int32."""
+    exact = build_graph(*segmenter_of(widths=(3,), up="bilinear", classes=2), 20)
+    layers = quantisable(exact)
+    ranges = dict.fromkeys(values_to_calibrate(exact, layers, values), (-1.0, 1.0))
+    found = places_of(stand_in, tmp_path, {"model": to_int8(exact, layers, ranges, values)}, **entries)
+    assert ("DequantizeLinear" in found["model"][0]) == fetched
+    assert found["model"][2] == (["DequantizeLinear on CPUExecutionProvider"] if fetched else [])
 
 
 LATE = (

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -146,6 +147,16 @@ def test_the_bias_is_added_after_the_products_are_rounded(operator):
     assert (graph_run(emulated)(picture) == 2048).all()
     onnx.checker.check_model(emulated, full_check=True)
     assert (graph_run(emulate_half(model, weights_only=True))(picture) == 2049.25).all()  # as a CPU computes the file
+
+
+@pytest.mark.parametrize(("picture", "weight", "answer"), [(1, 2049, 2048), (1, 2051, 2052), (255, 257, 255 * 257)])
+def test_kept_layers_multiply_11_bits_in_tf32_and_add_their_bias_in_fp32(picture, weight, answer):
+    model = one_layer("Conv", (weight, 0), 0.0625)
+    pictures = np.full((1, 3, 4, 2), picture, np.uint8)
+    assert (graph_run(emulate_half(model, ["layer"]))(pictures) == picture * weight + 0.0625).all()
+    emulated = emulate_half(model, ["layer"], tf32=True)
+    assert (graph_run(emulated)(pictures) == answer + 0.0625).all()
+    onnx.checker.check_model(emulated, full_check=True)
 
 
 def test_a_layer_overflows_where_its_bias_only_hides_it():
@@ -311,6 +322,7 @@ def test_fp16_keeps_exactly_the_layers_that_overflow(trained, scaled):
     converted = fp16_of(trained, scaled(trained.graph, up))
     assert converted.gate.kept == ("downs.1.conv.0", "downs.1.conv.3")
     assert converted.gate.passed
+    assert len(converted.notes) == 1  # TF32 has the range of fp32
     assert np.isfinite(graph_run(converted.model)(trained.samples.measured[0][0][None])).all()
 
 
@@ -322,6 +334,11 @@ def test_fp16_finds_the_layers_that_hurt(trained):
     assert converted.gate.passed
     assert {layer for layer, _ in converted.costs[:2]} == {"ups.3.conv.3", "final_conv"}
     assert converted.costs[1][1][0] > FP16_FLIPPED > converted.costs[2][1][0]
+    assert re.fullmatch(  # TF32 counts in steps of 4 there, too
+        r"GPUs with TF32 multiply the layers that stay in fp32 with no more bits than fp16: \d\.\d{4}% of the pixels "
+        r"flip there; ProviderOptions\(tf32=False\) avoids that, and takes the tensor cores from all layers",
+        converted.notes[-1],
+    )
 
 
 def test_fp16_in_which_all_layers_overflow_is_no_fp16(trained, scaled):
