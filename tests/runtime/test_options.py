@@ -138,7 +138,9 @@ def test_tf32_is_kept_from_files_that_may_have_it(changes, kept, told):
     assert cuda_options(GPU, card, PLAIN)["use_tf32"] == "1"
 
 
-@pytest.mark.parametrize(("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "0", "1")])
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"), [("fp32", "False", "False"), ("fp16", "True", "False"), ("int8", "False", "True")]
+)
 def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, int8):
     card = replace(make_card(size=(160, 240), fit="stretch"), precision=precision)
     options = ProviderOptions(max_batch=4, workspace=2**30, extra={"trt_sparsity_enable": "1", "prefer_nhwc": "1"})
@@ -157,12 +159,12 @@ def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, 
 
 def test_cache_is_told_with_its_folder():
     assert cache_options(Path("/x"), timing=False) == {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": "/x",
         "trt_engine_cache_prefix": "unet",
     }
     assert cache_options(Path("/x"), timing=True) == cache_options(Path("/x"), timing=False) | {
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": "/x",
     }
 
