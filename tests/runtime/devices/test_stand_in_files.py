@@ -108,6 +108,10 @@ for kind in ("fp32", "fp16", "int8-s8", "int8-u8"):
     for name in ("first", "second"):
         mark(f"{kind} {name}")
         session.run(images(1, 16, 24))
+    mark(f"{kind} other shape")
+    session.run(images(1, 24, 24))
+    mark(f"{kind} first shape again")
+    session.run(images(1, 16, 24))
 mark("end")
 
 def ask(path, **options):
@@ -154,6 +158,10 @@ def test_graphs_hold_every_precision_and_models_that_copy_are_refused_when_they_
         names = ("cudnn execute", "cudaStreamBeginCapture", "cudaGraphLaunch")
         assert [first.count(name) for name in names] == [3 * 13, 1, 1]  # two runs as they are, and the capture
         assert [second.count(name) for name in names] == [0, 0, 1]
+        # The graph outlives the plans that it was captured from; docs/gpu.md names that as an open question.
+        assert ran.part(f"{kind} other shape").count("cudnn destroys a plan") == 13
+        assert ran.part(f"{kind} other shape").count("cudaGraphExecDestroy") == 0
+        assert [ran.part(f"{kind} first shape again").count(name) for name in names] == [0, 0, 1]
 
 
 def picture_graph(nodes, opset, constants=()):

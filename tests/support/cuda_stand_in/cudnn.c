@@ -15,6 +15,8 @@ cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t kind, cu
 }
 
 cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
+    if (descriptor && ((struct box *)descriptor)->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+        log_call("cudnn destroys a plan");
     free(descriptor);
     return CUDNN_STATUS_SUCCESS;
 }
