@@ -45,6 +45,8 @@ def test_every_kind_of_file_computes_sizes_alone_on_the_cpu_and_copies_pictures_
     assert {kind: set(found) for kind, found in ran.answer.items()} == dict.fromkeys(KINDS, SIZES)
     said = ran.stdout.splitlines()[:-1]
     assert said == [INT8, INT8]
+    launches = {kind: ran.part(f"{kind} again").count("cudaLaunchKernel") for kind in KINDS}
+    assert 2 * launches["fp32"] < launches["int8-s8"] < launches["int8-u8"]  # no convolution among them
     for kind in KINDS:
         convolutions = CONVOLUTIONS.get(kind, 13)
         first, again = ran.part(f"{kind} first"), ran.part(f"{kind} again")
