@@ -15,9 +15,10 @@ import onnx
 from onnx.helper import set_model_props
 from torch import nn
 
+from export.cuda_kernels import note_on_cuda
 from export.golden_choice import CANDIDATES
 from export.graph import build_graph, build_raw_graph, check_room, check_size, fold_sizes
-from export.options import CUDA_OPSET, OPSET, ExportOptions, Values, fixed_size_text, with_fixed_size
+from export.options import OPSET, ExportOptions, Values, fixed_size_text, with_fixed_size
 from export.pairs import load_with_pairs
 from export.precision.fp16 import convert_to_fp16
 from export.precision.gate import least_dice
@@ -230,7 +231,8 @@ def export_loaded(
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
     notes = [
         *loaded.notes_on(card.input),
-        *_notes_on_options(options, trained, loaded.card_is_assumed, model),
+        *_notes_on_size(options, trained, loaded.card_is_assumed),
+        *([note] if (note := note_on_cuda(model)) and options.target != "cpu" else []),
     ]
     image_dice: float | None = None
     if options.precision == "fp32" and samples.labelled:
@@ -292,10 +294,8 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     return checkpoint.with_name(".".join([stem, *([] if kind == "fp32" else [kind]), *fixed, "onnx"]))
 
 
-def _notes_on_options(
-    options: ExportOptions, trained: ModelCard, card_is_assumed: bool, model: onnx.ModelProto
-) -> list[str]:
-    """Say what a fixed size or a late opset means for the file; `trained` is the card without the fixed size."""
+def _notes_on_size(options: ExportOptions, trained: ModelCard, card_is_assumed: bool) -> list[str]:
+    """Say what a fixed size means for the file; `trained` is the card without it."""
     notes = []
     if options.fixed_size is not None:
         given, (height, width) = f"--fixed-size {fixed_size_text(options.fixed_size)}", trained.input.size
@@ -305,11 +305,6 @@ def _notes_on_options(
             notes.append(
                 f"{given}: images are resized to that size; the model was trained at {height}x{width} (height x width)"
             )
-    if options.opset > CUDA_OPSET and any(node.op_type == "MaxPool" for node in model.graph.node):
-        notes.append(
-            f"--opset {options.opset}: ONNX Runtime's CUDA provider has no kernel for MaxPool from opset 22 on, so a "
-            "part of the network would run on the CPU, and device cuda refuses the file; leave --opset out for GPUs"
-        )
     return notes
 
 

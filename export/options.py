@@ -18,9 +18,6 @@ OPSET = 20
 OPSETS = (18, 23)
 """First and last opset that can be asked for: the oldest that PyTorch's exporter writes, the newest that is tested."""
 
-CUDA_OPSET = 21
-"""The last opset whose MaxPool ONNX Runtime's CUDA provider computes: 1.31 has no kernel for those of 22 and later."""
-
 Values = Literal["s8", "u8"]
 """Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
 

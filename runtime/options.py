@@ -16,7 +16,8 @@ from runtime.support.validation import FieldChecks
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-Search = Literal["exhaustive", "heuristic", "default"]
+Heuristics = Literal["mode_a", "mode_b", "fallback"]
+"""cuDNN's heuristics that choose the kernel of a convolution, by cuDNN's own names."""
 
 MAX_BATCH = 1_024
 GIB = 2**30
@@ -65,16 +66,20 @@ class ProviderOptions:
             holds weights, batches, activations, answers and cuDNN's workspaces. The memory of the driver, the
             libraries, TensorRT's engines and the buffers of CUDA graphs is not part of it.
         tf32: multiply in TF32 where the GPU can (`use_tf32`). With TensorRT it concerns the CUDA nodes only. A mantissa
-            of 10 bits is enough for a mask; False gives numbers that are closer to the CPU's.
+            of 10 bits is enough for a mask; False gives numbers that are closer to the CPU's. False takes the tensor
+            cores from fp16 layers too, so it is not passed on for an fp16 file that has no other layers.
 
     CUDA
-        cudnn_search: search for cuDNN's kernels (`cudnn_conv_algo_search`). Every new shape costs a search. None:
-            "heuristic" for cards with fit "native", else "exhaustive", since all images then have one size.
+        cudnn_heuristics: cuDNN's choice of a kernel for each convolution (`cudnn_conv_algo_search`), at every change of
+            shape. None of the three measures anything. "mode_a" is quick (ONNX Runtime's HEURISTIC). "mode_b" is meant
+            to choose better and takes several times as long (EXHAUSTIVE). "fallback" takes any kernel that works, and
+            may be extremely slow (DEFAULT).
         cuda_graphs: replay the kernels of a shape as one graph (`enable_cuda_graph`, `gpu_graph_id`). It saves kernel
             launches, which are a small part of a U-Net's time. It keeps the memory of every shape, and runs in a thread
-            of its own. Other CUDA work of the process may break a capture. So device="auto" with
-            TensorRT refuses it unless `background` is False.
-        bucket: pad height and width to multiples of this, so that fewer shapes cost a search. None: the network's
+            of its own. Other CUDA work of the process may break a capture. So device="auto" with TensorRT refuses it
+            unless `background` is False. A model whose runs copy values between the GPU and the CPU is refused when it
+            is opened.
+        bucket: pad height and width to multiples of this, so that the shape changes less often. None: the network's
             stride, which does not change answers. A larger multiple changes them near the right and bottom edges. A
             network that looks at the whole picture at once takes none.
 
@@ -109,7 +114,7 @@ class ProviderOptions:
     min_size: Size | None = None
     gpu_mem_limit: int | None = None
     tf32: bool = True
-    cudnn_search: Search | None = None
+    cudnn_heuristics: Heuristics = "mode_a"
     cuda_graphs: bool = False
     bucket: int | None = None
     allow_rebuild: bool = False
@@ -140,7 +145,7 @@ class ProviderOptions:
         for item in fields(self):
             if item.type is bool:
                 CHECK.choice(item.name, getattr(self, item.name), (True, False))
-        CHECK.choice("cudnn_search", self.cudnn_search, (*get_args(Search), None))
+        CHECK.choice("cudnn_heuristics", self.cudnn_heuristics, get_args(Heuristics))
         if self.engine_folder is not None and not isinstance(self.engine_folder, str | os.PathLike):
             raise CHECK.refusal("engine_folder", self.engine_folder, "a path or None")
         # `extra` is a mapping, or the pairs that `dataclasses.replace` hands on.

@@ -5,8 +5,9 @@ name; the operators between two layers take the type of the values that they rea
 
 A CPU multiplies in fp32 whatever the file says. So what a GPU will answer is estimated on a graph in fp32 that rounds
 to fp16 every weight and every value that the fp16 graph keeps: products are exact there and sums are in fp32, as
-tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A library that sums in fp16, or rounds
-before it adds a bias, loses more.
+tensor cores can do it (Micikevicius et al., "Mixed Precision Training", 2018). A sum of products is rounded before the
+bias is added, and again after it: ONNX Runtime's CUDA provider asks cuDNN for a convolution in fp16 with sums in fp32,
+and adds the bias by another call (its conv.cc; seen on the stand-in). A library that sums in fp16 loses more.
 """
 
 import copy
@@ -30,6 +31,9 @@ from unet_core.reporting.progress import Display
 
 FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
 """Operators that are fp16 if all values that they read are."""
+
+TF32_SPLIT = 2.0**13 + 1
+"""What splits the 24 significant bits of fp32 into TF32's 11 and the 13 others."""
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
@@ -73,8 +77,18 @@ def convert_to_fp16(
         finite=finite,
         costs=costs,
         twin=emulate_half(model, kept, weights_only=True),
-        notes=notes_on_images(gate),
+        notes=(*notes_on_images(gate), *note_on_tf32(model, kept, Judge(exact, tried, card))),
     )
+
+
+def note_on_tf32(model: onnx.ModelProto, kept: Collection[str], judge: Judge) -> list[str]:
+    """Say if the layers that were kept in fp32 lose too much in TF32, in which GPUs multiply them by default."""
+    if not kept or (flipped := judge.cost(graph_run(emulate_half(model, kept, tf32=True)))[0]) <= FP16_FLIPPED:
+        return []
+    return [
+        f"GPUs with TF32 multiply the layers that stay in fp32 with no more bits than fp16: {flipped:.4%} of the "
+        "pixels flip there; ProviderOptions(tf32=False) avoids that, and takes the tensor cores from all layers"
+    ]
 
 
 def search_layers(
@@ -129,18 +143,22 @@ def layers_to_keep(
 
 
 def overflowing(model: onnx.ModelProto, pictures: Sequence[FittedImage]) -> list[str]:
-    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large."""
+    """List the layers that fp16 cannot hold: a weight, or `HEADROOM` times a value on a picture, is too large.
+
+    Before the bias is added, a value may be larger than the layer's output by as much as the bias.
+    """
     able = layers_with_weights(model)
     layers = [node for node in model.graph.node if node.name in able]
     seen = extremes(model, sorted({name for node in layers for name in (node.input[0], node.output[0])}), pictures)
     weights = {
         tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in model.graph.initializer
     }
+    biases = {node.name: max((weights[name] for name in node.input[2:]), default=0.0) for node in layers}
     return [
         node.name
         for node in layers
         if not max(weights[name] for name in node.input[1:]) <= LARGEST
-        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]]) <= LARGEST
+        or not HEADROOM * max(seen[node.input[0]], seen[node.output[0]] + biases[node.name]) <= LARGEST
     ]
 
 
@@ -149,19 +167,30 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     return HalfConversion(model, keep, emulate=False).run()
 
 
-def emulate_half(model: onnx.ModelProto, keep: Collection[str] = (), *, weights_only: bool = False) -> onnx.ModelProto:
-    """Return an fp32 copy that rounds where the copy of `to_half` does; with `weights_only`, as a CPU computes that."""
-    return HalfConversion(model, keep, emulate=True, weights_only=weights_only).run()
+def emulate_half(
+    model: onnx.ModelProto, keep: Collection[str] = (), *, weights_only: bool = False, tf32: bool = False
+) -> onnx.ModelProto:
+    """Return an fp32 copy that rounds where the copy of `to_half` does.
+
+    With `weights_only` it rounds as a CPU computes that copy; with `tf32` also what the layers in `keep` multiply.
+    """
+    return HalfConversion(model, keep, emulate=True, weights_only=weights_only, tf32=tf32).run()
 
 
 class HalfConversion:
     """One walk over the nodes of a copy, which inserts a cast where a value and its reader differ in type."""
 
     def __init__(
-        self, model: onnx.ModelProto, keep: Collection[str], *, emulate: bool, weights_only: bool = False
+        self,
+        model: onnx.ModelProto,
+        keep: Collection[str],
+        *,
+        emulate: bool,
+        weights_only: bool = False,
+        tf32: bool = False,
     ) -> None:
         self.model = copy.deepcopy(model)
-        self.keep, self.emulate, self.weights_only = keep, emulate, weights_only
+        self.keep, self.emulate, self.weights_only, self.tf32 = keep, emulate, weights_only, tf32
         self.weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self.half: set[str] = set()
         """Values that are fp16."""
@@ -198,15 +227,41 @@ class HalfConversion:
         if not self.emulate or self.weights_only:
             self.nodes.append(node)
             return
-        node.output[0] = f"{output}.exact"
-        self.nodes += [node, *rounding_nodes(node.output[0], output)]
+        exact = node.output[0] = f"{output}.exact"
+        self.nodes += [*self.with_bias_apart(node), *rounding_nodes(exact, output)]
+
+    def with_bias_apart(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Take the bias out of a convolution, and add it after the sum of products was rounded."""
+        if node.op_type not in CONVOLUTIONS or len(node.input) < 3:
+            return [node]
+        (output,), bias = node.output, node.input.pop()
+        axes = len(self.weights[node.input[1]].dims) - 2
+        planes = numpy_helper.to_array(self.weights[bias]).reshape(-1, *[1] * axes)  # [channels, 1, 1]
+        self.weights[bias].CopyFrom(numpy_helper.from_array(planes, bias))
+        products, rounded = f"{output}.products", f"{output}.products.half"
+        node.output[0] = products
+        add = helper.make_node("Add", [rounded, bias], [output], name=f"{output}.add")
+        return [node, *rounding_nodes(products, rounded), add]
 
     def leave(self, node: onnx.NodeProto) -> None:
         """Let a node compute in fp32."""
         for index, value in enumerate(node.input):
             if value in self.half:
                 node.input[index] = self.as_type(value, TensorProto.FLOAT)
+        if self.tf32 and node.op_type in CONVOLUTIONS:
+            for index, value in enumerate(node.input[:2]):
+                node.input[index] = self.as_tf32(value)
         self.nodes.append(node)
+
+    def as_tf32(self, value: str) -> str:
+        """Return the name under which a value of fp32 has no more bits than TF32 multiplies."""
+        name = f"{value}.tf32"
+        if name not in self.cast:
+            self.cast.add(name)
+            split = numpy_helper.from_array(np.array(TF32_SPLIT, np.float32), f"{name}.split")
+            self.model.graph.initializer.append(split)
+            self.nodes += tf32_nodes(value, split.name, name)
+        return name
 
     def round_weight(self, weight: onnx.TensorProto) -> None:
         """Round a weight to fp16 in place."""
@@ -231,6 +286,16 @@ class HalfConversion:
 def cast_node(value: str, name: str, kind: int) -> onnx.NodeProto:
     """Make a node that casts a value to another type, under another name."""
     return helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=kind)
+
+
+def tf32_nodes(value: str, split: str, name: str) -> list[onnx.NodeProto]:
+    """Make the nodes that round a value to TF32 by Veltkamp's splitting (Dekker, 1971); `split` is `TF32_SPLIT`."""
+    large, rest = f"{name}.large", f"{name}.rest"
+    return [
+        helper.make_node("Mul", [value, split], [large], name=large),
+        helper.make_node("Sub", [large, value], [rest], name=rest),
+        helper.make_node("Sub", [large, rest], [name], name=name),
+    ]
 
 
 def rounding_nodes(value: str, name: str) -> list[onnx.NodeProto]:

@@ -47,6 +47,12 @@ SMALLEST_RANGE = 1e-12
 SAME_RANGE = ("MaxPool", "Concat")
 """Operators that only move or choose values."""
 
+ON_CUDA = (
+    "ONNX Runtime's CUDA provider computes the convolutions of int8 files in fp32, with rounding between them, so "
+    "device cuda cannot gain by it; take --precision fp16 there, or device tensorrt with --values s8"
+)
+"""The note of every export to int8; seen on the stand-in for CUDA, see docs/gpu.md."""
+
 TIMED_ROUNDS = 5
 """Number of rounds in `speed`."""
 
@@ -93,9 +99,12 @@ def convert_to_int8(
             for name in display.through(groups, "finding layers that lose most", len(groups), unit="try")
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
-    notes = (*notes_on_images(gate), *((speed(run, exact, samples.measured[0][0]),) if values == "u8" else ()))
+    notes = [*notes_on_images(gate)]
+    if values == "u8":
+        notes.append(speed(run, exact, samples.measured[0][0]))
+    notes.append(ON_CUDA)
     gate = replace(gate, layers=len(layers_of(model)))
-    return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=notes)
+    return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=tuple(notes))
 
 
 def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage) -> str:

@@ -1,6 +1,6 @@
 """Backend: everything that the library has to know about one kind of device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,13 +56,18 @@ class SessionRequest:
             self.check(session)
         return session
 
-    def open_inference(self, chain: ProviderChain) -> Any:
+    def open_inference(self, chain: ProviderChain, entries: Mapping[str, str] | None = None) -> Any:
         """Open ONNX Runtime's session on these providers; see `runtime.devices.session.open_inference`.
+
+        `entries` are further options of the session, by ONNX Runtime's names.
 
         Raises:
             ModelError: the card says that the file takes one shape, and the graph takes another one.
         """
-        inference = open_inference(self.path, self.device, chain, session_options(self.threads, self.options))
+        options = session_options(self.threads, self.options)
+        for name, value in (entries or {}).items():
+            options.add_session_config_entry(name, value)
+        inference = open_inference(self.path, self.device, chain, options)
         fixed = self.card.input.fixed_shape
         if fixed is not None and (found := tuple(inference.get_inputs()[0].shape[:3])) != fixed:
             raise ModelError(

@@ -5,7 +5,7 @@ so batches travel from and to ordinary memory. Options after onnxruntime.ai, exe
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.card import ModelCard
+from runtime.card import ModelCard, UNetConfig
 from runtime.devices.backend import Backend, ProviderChain, SessionRequest
 from runtime.devices.cpu import CPU_CHAIN
 from runtime.devices.device import Device
@@ -25,13 +25,23 @@ from runtime.devices.profiles import Shape, bucketed, cropped, full_batches, pad
 from runtime.devices.session import CLOSED, BatchOutput, Session, owned, run_copied, run_value
 from runtime.devices.shape_changes import SteadyBatch, Turns
 from runtime.errors import ClosedError
-from runtime.options import ProviderOptions, Size
+from runtime.options import Heuristics, ProviderOptions, Size
 
 MAX_GRAPHS = 8
 """Number of shapes whose kernels are kept as a CUDA graph; each holds its memory."""
 
 NO_GRAPH = -1
 """The `gpu_graph_id` of a run that is neither captured nor replayed."""
+
+CUDNN_SEARCH: Mapping[Heuristics, str] = {"mode_a": "HEURISTIC", "mode_b": "EXHAUSTIVE", "fallback": "DEFAULT"}
+"""ONNX Runtime's names of cuDNN's heuristics, which say what they did before version 1.20 (its issue 22705)."""
+
+WITHOUT_INTEGERS: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
+"""Options of a session for an int8 file: weights and biases become fp32 when it is opened.
+
+Otherwise ONNX Runtime makes int32 of the biases even where the file holds fp32, and has no kernel on the GPU that turns
+them into fp32 again: each would come from the CPU in every run.
+"""
 
 T = TypeVar("T")
 
@@ -235,17 +245,23 @@ class CudaSession(Session):
         return runner
 
 
+def multiplies_only_fp16(card: ModelCard) -> bool:
+    """Return True if all layers of a file are known to be fp16, so that TF32 is in none of its products."""
+    gate = card.proof.gate if card.proof is not None else None
+    ours = isinstance(card.architecture, UNetConfig)  # an author's network may multiply outside of convolutions
+    return card.precision == "fp16" and ours and gate is not None and not gate.kept
+
+
 def cuda_options(device: Device, card: ModelCard, options: ProviderOptions) -> dict[str, str]:
     """Make the options of ONNX Runtime's CUDA provider.
 
     The arena grows by what is asked for (`arena_extend_strategy`): doubling it each time wastes up to half of a GPU.
     """
-    search = options.cudnn_search or ("heuristic" if card.input.fit == "native" else "exhaustive")
     limit = {} if options.gpu_mem_limit is None else {"gpu_mem_limit": str(options.gpu_mem_limit)}
     return {
         "device_id": str(device.index),
-        "use_tf32": str(int(options.tf32)),
-        "cudnn_conv_algo_search": search.upper(),
+        "use_tf32": str(int(options.tf32 or multiplies_only_fp16(card))),
+        "cudnn_conv_algo_search": CUDNN_SEARCH[options.cudnn_heuristics],
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": str(int(options.cuda_graphs and device.kind == "cuda")),
         **limit,
@@ -259,8 +275,20 @@ def cuda_chain(device: Device, card: ModelCard, options: ProviderOptions) -> Pro
 
 
 def _open(request: SessionRequest) -> Session:
-    inference = request.open_inference(cuda_chain(request.device, request.card, request.options))
-    return request.checked(CudaSession(inference, request.device, request.card, request.options))
+    device, card, options = request.device, request.card, request.options
+    if card.precision == "int8":
+        request.note(
+            f"device {device}: computes the convolutions of this int8 file in fp32, with rounding between them, so it "
+            "cannot be faster than an fp32 file; take a file of fp16 or fp32, or device tensorrt"
+        )
+    if card.precision == "fp16" and not options.tf32 and not multiplies_only_fp16(card):
+        request.note(
+            f"device {device}: tf32=False takes the tensor cores from all layers of this fp16 file, since ONNX Runtime "
+            "knows no other way to keep TF32 from its fp32 layers; leave tf32 out if the time matters"
+        )
+    chain = cuda_chain(device, card, options)
+    inference = request.open_inference(chain, WITHOUT_INTEGERS if card.precision == "int8" else {})
+    return request.checked(CudaSession(inference, device, card, options))
 
 
 CUDA = Backend(

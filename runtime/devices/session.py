@@ -33,6 +33,9 @@ REFUSED_VALUE = re.compile(
 )
 """Words by which ONNX Runtime's providers refuse an option or its value, with its name and what they would take."""
 
+NO_GRAPH_CAPTURE = "cannot use the graph capture feature"
+"""Words by which ONNX Runtime refuses to open a model for CUDA graphs."""
+
 NO_REASON = re.compile(
     r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)(?: \[with [^\]]*\])? | ; (?:hostname|file|line)=[^;]*(?= ;|$)"
 )
@@ -108,7 +111,7 @@ class Session:
 
         Returns:
             `onnxruntime.OrtValue` float32 [batch, classes, height, width] on the same device, for `from_dlpack` of that
-            library. Batches are neither split nor padded, so a new shape may cost a search for kernels.
+            library. Batches are neither split nor padded, so a new shape may cost a choice of kernels.
 
         Raises:
             ImageError: the tensor has another type, shape, layout or device.
@@ -236,7 +239,8 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
         options: see `session_options`.
 
     Raises:
-        ConfigError: a provider does not know an option, or does not take its value.
+        ConfigError: a provider does not know an option, or does not take its value, or CUDA graphs cannot hold the
+            model's runs.
         DeviceError: the model would run somewhere else, in whole or in a part that matters.
         ModelError: the graph's input and output are not those of `unet-export`.
     """
@@ -264,6 +268,11 @@ def open_inference(path: Path, device: Device, chain: list[tuple[str, dict[str, 
 def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> str | None:
     """Return what to tell of an option that ONNX Runtime does not take; None if it `said` something else."""
     version = onnxruntime.__version__
+    if NO_GRAPH_CAPTURE in said:
+        return ConfigError(
+            f"cuda_graphs: found True, which ONNX Runtime {version} does not take for this model: its runs copy values "
+            "between the GPU and the CPU; leave it out"
+        )
     if unknown := UNKNOWN_OPTION.search(said):
         return f"extra: found {unknown[1]!r}, which ONNX Runtime {version} does not know; leave it out"
     if not (refused := REFUSED_VALUE.search(said)):

@@ -42,6 +42,10 @@ NOT_LOADED = re.compile(r"failed to deserialize engine for fused node")
 """Words by which it tells that TensorRT does not load what it has just built. It gives no reason; memory is likely."""
 
 
+FP32_BIASES: Mapping[str, str] = {"optimization.disable_specified_optimizers": "WeightBiasQuantization"}
+"""Options of a session that leave the biases of an int8 file in fp32: TensorRT does not take int32 ones."""
+
+
 class TensorRtSession(CudaSession):
     """A session on an engine for the shapes of one profile; other shapes are refused, or an engine is built for them.
 
@@ -197,13 +201,13 @@ def open_engine(
     path, device, card, options = request.path, request.device, request.card, request.options
 
     def opened(cache: Mapping[str, str]) -> TensorRtSession:
-        inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache))
+        inference = request.open_inference(tensorrt_chain(device, card, options, profile, cache), FP32_BIASES)
         return request.checked(TensorRtSession(inference, device, card, options, profile, reopen))
 
     def built(cache: Mapping[str, str]) -> TensorRtSession:
         with telling(f"device {device}: building the TensorRT engine of {path.name}", request.note):
             if card.input.fixed_batch is None:  # refused in seconds, and not after minutes of building
-                check_parts(device, request.open_inference(tensorrt_chain(device, card, options, None, {})))
+                check_parts(device, request.open_inference(tensorrt_chain(device, card, options, None, {}), FP32_BIASES))
             return opened(cache)
 
     def load(folder: Path, building: bool) -> TensorRtSession:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from devices import provider_chain
 
+from runtime.card import ModuleConfig
 from runtime.devices import session as module
 from runtime.devices.cuda import cuda_options
 from runtime.devices.device import CPU_DEVICE, Device
@@ -14,9 +15,11 @@ from runtime.devices.profiles import profile_of
 from runtime.devices.session import session_options
 from runtime.devices.tensorrt import cache_options, tensorrt_options
 from runtime.errors import ConfigError
+from runtime.model_file.reader import read_model
 from runtime.options import RESERVED, ProviderOptions
 
 GPU, TRT = Device(kind="cuda", index=1), Device(kind="tensorrt", index=2)
+FP16 = Path(__file__).parents[1] / "data" / "v0.1" / "models" / "fp16.onnx"
 PLAIN = ProviderOptions()
 
 
@@ -36,7 +39,7 @@ PLAIN = ProviderOptions()
         ("tf32", 1, "one of True, False"),
         ("background", "yes", "one of True, False"),
         ("arena", None, "one of True, False"),
-        ("cudnn_search", "fast", "one of exhaustive, heuristic, default, None"),
+        ("cudnn_heuristics", "fast", "one of mode_a, mode_b, fallback"),
         ("engine_folder", 5, "a path or None"),
         ("extra", ["a"], "a mapping of names to texts"),
         ("extra", ("ab", "c"), "a mapping of names to texts"),
@@ -88,7 +91,7 @@ def test_cuda_is_told(make_card):
     assert cuda_options(GPU, card, PLAIN) == {
         "device_id": "1",
         "use_tf32": "1",
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
         "enable_cuda_graph": "0",
     }
@@ -96,7 +99,7 @@ def test_cuda_is_told(make_card):
         gpu_mem_limit=2**31,
         tf32=False,
         cuda_graphs=True,
-        cudnn_search="default",
+        cudnn_heuristics="fallback",
         extra={"prefer_nhwc": "1", "trt_sparsity_enable": "1"},
     )
     assert cuda_options(GPU, card, other) == {
@@ -110,14 +113,34 @@ def test_cuda_is_told(make_card):
     }
 
 
-def test_varied_sizes_are_not_searched_exhaustively_unless_asked(make_card):
-    card = make_card(fit="native")
-    assert cuda_options(GPU, card, PLAIN)["cudnn_conv_algo_search"] == "HEURISTIC"
-    asked = ProviderOptions(cudnn_search="exhaustive")
-    assert cuda_options(GPU, card, asked)["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+def test_mode_b_is_what_onnx_runtime_calls_exhaustive(make_card):
+    asked = ProviderOptions(cudnn_heuristics="mode_b")
+    assert cuda_options(GPU, make_card(), asked)["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
-@pytest.mark.parametrize(("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "0", "1")])
+@pytest.mark.parametrize(
+    ("changes", "kept", "told"),
+    [
+        ({"precision": "fp32", "proof": None}, (), "0"),
+        ({"precision": "int8"}, (), "0"),
+        ({"proof": None}, (), "0"),
+        ({}, ("final_conv",), "0"),
+        ({"architecture": ModuleConfig(in_channels=3, classes=1, name="net.Net")}, (), "0"),  # may multiply elsewhere
+        ({}, (), "1"),
+    ],
+)
+def test_tf32_is_kept_from_files_that_may_have_it(changes, kept, told):
+    """ONNX Runtime without TF32 takes the tensor cores from fp16, too."""
+    card = read_model(FP16)[0]
+    card = replace(card, proof=replace(card.proof, gate=replace(card.proof.gate, kept=kept)))
+    card = replace(card, **changes)
+    assert cuda_options(GPU, card, ProviderOptions(tf32=False))["use_tf32"] == told
+    assert cuda_options(GPU, card, PLAIN)["use_tf32"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"), [("fp32", "False", "False"), ("fp16", "True", "False"), ("int8", "False", "True")]
+)
 def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, int8):
     card = replace(make_card(size=(160, 240), fit="stretch"), precision=precision)
     options = ProviderOptions(max_batch=4, workspace=2**30, extra={"trt_sparsity_enable": "1", "prefer_nhwc": "1"})
@@ -136,12 +159,12 @@ def test_tensorrt_is_told_the_precision_of_the_file(make_card, precision, fp16, 
 
 def test_cache_is_told_with_its_folder():
     assert cache_options(Path("/x"), timing=False) == {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": "/x",
         "trt_engine_cache_prefix": "unet",
     }
     assert cache_options(Path("/x"), timing=True) == cache_options(Path("/x"), timing=False) | {
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": "/x",
     }
 

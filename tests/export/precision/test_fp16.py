@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,7 @@ import onnx
 import pytest
 import torch
 from networks import make_card, make_network
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import build_graph, layers_of
 from export.precision import fp16, judge
@@ -73,6 +74,11 @@ def rounded(value):
     return value.half().float()
 
 
+def with_bias(products, bias):
+    """As the CUDA provider does it: a convolution in fp16, whose result is rounded, and then the sum with the bias."""
+    return rounded(rounded(products) + bias[:, None, None])
+
+
 def in_half_by_hand(network, x):
     """A U-Net's logits where weights and the result of every operation are rounded to fp16."""
 
@@ -81,7 +87,7 @@ def in_half_by_hand(network, x):
             factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             weight = rounded(convolution.weight * factor[:, None, None, None])
             bias = rounded(norm.bias - norm.running_mean * factor)
-        return torch.relu(rounded(torch.nn.functional.conv2d(x, weight, bias, padding=1)))
+        return torch.relu(with_bias(torch.nn.functional.conv2d(x, weight, padding=1), bias))
 
     def block(x, layers):
         return conv(conv(x, *layers[:2]), *layers[3:5])
@@ -93,10 +99,10 @@ def in_half_by_hand(network, x):
         x = torch.max_pool2d(x, 2)
     x = block(x, network.bottleneck.conv)
     for up, double in zip(network.ups[::2], network.ups[1::2], strict=True):
-        x = rounded(torch.nn.functional.conv_transpose2d(x, rounded(up.weight), rounded(up.bias), stride=2))
+        x = with_bias(torch.nn.functional.conv_transpose2d(x, rounded(up.weight), stride=2), rounded(up.bias))
         x = block(torch.cat([skips.pop(), x], dim=1), double.conv)
     final = network.final_conv
-    return rounded(torch.nn.functional.conv2d(x, rounded(final.weight), rounded(final.bias)))
+    return with_bias(torch.nn.functional.conv2d(x, rounded(final.weight)), rounded(final.bias))
 
 
 def test_emulation_rounds_as_fp16_does(trained):
@@ -108,6 +114,55 @@ def test_emulation_rounds_as_fp16_does(trained):
     emulated, exact = graph_run(emulate_half(trained.graph))(picture[None]), trained.exact(picture[None])
     assert np.abs(emulated - by_hand).mean() < 0.2 * np.abs(exact - by_hand).mean()
     assert np.abs(emulated - exact).max() > 1e-5
+
+
+def one_layer(operator, weights, bias):
+    """A graph of one convolution of 1x1: uint8 [batch, height, width, 2] -> float32 [batch, 1, height, width]."""
+    shape = (1, 2, 1, 1) if operator == "Conv" else (2, 1, 1, 1)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(operator, ["planes", "weight", "bias"], ["probability"], name="layer"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "h", "w", 2])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", 1, "h", "w"])],
+        [
+            numpy_helper.from_array(np.array(weights, np.float32).reshape(shape), "weight"),
+            numpy_helper.from_array(np.array([bias], np.float32), "bias"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_the_bias_is_added_after_the_products_are_rounded(operator):
+    """fp16 counts in steps of 2 from 2048: 2048.75 is rounded to 2048, and 2048.5 again; 2049.25 would be 2050."""
+    picture = np.ones((1, 3, 4, 2), np.uint8)
+    model = one_layer(operator, (2048, 0.75), 0.5)
+    assert (graph_run(model)(picture) == 2049.25).all()
+    emulated = emulate_half(model)
+    assert (graph_run(emulated)(picture) == 2048).all()
+    onnx.checker.check_model(emulated, full_check=True)
+    assert (graph_run(emulate_half(model, weights_only=True))(picture) == 2049.25).all()  # as a CPU computes the file
+
+
+@pytest.mark.parametrize(("picture", "weight", "answer"), [(1, 2049, 2048), (1, 2051, 2052), (255, 257, 255 * 257)])
+def test_kept_layers_multiply_11_bits_in_tf32_and_add_their_bias_in_fp32(picture, weight, answer):
+    model = one_layer("Conv", (weight, 0), 0.0625)
+    pictures = np.full((1, 3, 4, 2), picture, np.uint8)
+    assert (graph_run(emulate_half(model, ["layer"]))(pictures) == picture * weight + 0.0625).all()
+    emulated = emulate_half(model, ["layer"], tf32=True)
+    assert (graph_run(emulated)(pictures) == answer + 0.0625).all()
+    onnx.checker.check_model(emulated, full_check=True)
+
+
+def test_a_layer_overflows_where_its_bias_only_hides_it():
+    pictures = [np.ones((3, 4, 2), np.uint8)]
+    assert overflowing(one_layer("Conv", (15_000, 0), -15_000), pictures) == []
+    assert overflowing(one_layer("Conv", (20_000, 0), -20_000), pictures) == ["layer"]
 
 
 def test_nothing_is_rounded_where_all_is_kept(trained):
@@ -267,6 +322,7 @@ def test_fp16_keeps_exactly_the_layers_that_overflow(trained, scaled):
     converted = fp16_of(trained, scaled(trained.graph, up))
     assert converted.gate.kept == ("downs.1.conv.0", "downs.1.conv.3")
     assert converted.gate.passed
+    assert len(converted.notes) == 1  # TF32 has the range of fp32
     assert np.isfinite(graph_run(converted.model)(trained.samples.measured[0][0][None])).all()
 
 
@@ -278,6 +334,11 @@ def test_fp16_finds_the_layers_that_hurt(trained):
     assert converted.gate.passed
     assert {layer for layer, _ in converted.costs[:2]} == {"ups.3.conv.3", "final_conv"}
     assert converted.costs[1][1][0] > FP16_FLIPPED > converted.costs[2][1][0]
+    assert re.fullmatch(  # TF32 counts in steps of 4 there, too
+        r"GPUs with TF32 multiply the layers that stay in fp32 with no more bits than fp16: \d\.\d{4}% of the pixels "
+        r"flip there; ProviderOptions\(tf32=False\) avoids that, and takes the tensor cores from all layers",
+        converted.notes[-1],
+    )
 
 
 def test_fp16_in_which_all_layers_overflow_is_no_fp16(trained, scaled):

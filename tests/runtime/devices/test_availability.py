@@ -152,7 +152,14 @@ def test_strays_are_heavy_nodes_elsewhere():
     assert misplaced_nodes(nodes, CPU) == {f"Conv on {CUDA}": 1, f"Sigmoid on {CUDA}": 1}
 
 
-@pytest.mark.parametrize("operator", ["Shape", "Cast", "Add", "Pad", "Slice", "MemcpyFromHost"])
+def test_what_is_no_arithmetic_on_sizes_must_not_stray_to_the_cpu():
+    nodes = node_placement(FakeSession([(CPU, ["InstanceNormalization", "Elu"]), (CUDA, ["Relu", "Gelu"])]))
+    expected = {f"InstanceNormalization on {CPU}": 1, f"Elu on {CPU}": 1}
+    assert misplaced_nodes(nodes, CUDA) == misplaced_nodes(nodes, TENSORRT) == expected
+    assert misplaced_nodes(nodes, CPU) == {}
+
+
+@pytest.mark.parametrize("operator", ["Shape", "Cast", "Add", "Pad", "Slice", "ReduceProd"])
 def test_arithmetic_on_shapes_may_stray(operator):
     assert misplaced_nodes(node_placement(FakeSession([(CPU, [operator])])), CUDA) == {}
 

@@ -45,6 +45,18 @@ def test_engine_runs_its_profile_and_larger_batches_in_parts(engine, answers):
     assert built == [PROFILE]
 
 
+def test_biases_of_an_int8_file_stay_fp32(tensorrt_stand_in, models, card, monkeypatch, tmp_path):
+    entries, real = [], backend.open_inference
+
+    def infer(path, device, chain, options):
+        entries.append(options.get_session_config_entry("optimization.disable_specified_optimizers"))
+        return real(path, device, chain, options)
+
+    monkeypatch.setattr(backend, "open_inference", infer)
+    open_session(models["softmax"], TRT, card, ProviderOptions(engine_folder=tmp_path / "engines"), note=print)
+    assert entries == ["WeightBiasQuantization"]
+
+
 def test_engine_refuses_other_shapes(engine):
     session, built = engine(max_batch=4)
     assert not session.takes((1, 65, 96))

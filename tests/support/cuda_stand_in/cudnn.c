@@ -1,5 +1,6 @@
-/* libcudnn.so.9: descriptors are boxes that remember their kind, every heuristic knows one engine, and every plan needs
-   STAND_IN_WORKSPACE bytes. A plan remembers the shape of its answer, the last tensor that its thread described. */
+/* libcudnn.so.9: descriptors are boxes that remember their kind, every heuristic knows an engine with tensor cores and
+   one without, which is marked as plain, and every plan needs STAND_IN_WORKSPACE bytes. A plan remembers the shape of its
+   answer, the last tensor that its thread described. */
 #include <cudnn_graph.h>
 #include <string.h>
 
@@ -7,7 +8,7 @@
 
 enum { AXES = 4 };
 
-struct box { cudnnBackendDescriptorType_t kind; int64_t answer[AXES]; };
+struct box { cudnnBackendDescriptorType_t kind; int plain; int64_t answer[AXES]; };
 
 static _Thread_local int64_t described[AXES];
 
@@ -19,6 +20,8 @@ cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t kind, cu
 }
 
 cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
+    if (descriptor && ((struct box *)descriptor)->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)
+        log_call("cudnn destroys a plan");
     free(descriptor);
     return CUDNN_STATUS_SUCCESS;
 }
@@ -32,13 +35,15 @@ cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudn
                                                                     : "fallback");
     } else if (name == CUDNN_ATTR_TENSOR_DIMENSIONS && count == AXES)
         memcpy(described, values, sizeof described);
+    else if (name == CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)
+        ((struct box *)descriptor)->plain = (*(struct box *const *)values)->plain;
     return CUDNN_STATUS_SUCCESS;
 }
 
 cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
     struct box *box = (struct box *)descriptor;
     if (box->kind == CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
-        log_call("cudnn plan");
+        log_call(box->plain ? "cudnn plan without tensor cores" : "cudnn plan");
         memcpy(box->answer, described, sizeof described);
     }
     return CUDNN_STATUS_SUCCESS;
@@ -46,12 +51,24 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t asked, int64_t *count, void *values) {
+    struct box *box = (struct box *)descriptor, **boxes = values;
     int64_t found = 1;
-    if (type == CUDNN_TYPE_NUMERICAL_NOTE || type == CUDNN_TYPE_BEHAVIOR_NOTE)
+    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS)
+        for (found = 0; found < 2; found++) {
+            if (boxes && found < asked)
+                boxes[found]->plain = found;
+        }
+    else if (name == CUDNN_ATTR_ENGINECFG_ENGINE && boxes)
+        boxes[0]->plain = box->plain;
+    else if (type == CUDNN_TYPE_NUMERICAL_NOTE) {
+        found = !box->plain;
+        if (values)
+            *(cudnnBackendNumericalNote_t *)values = CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+    } else if (type == CUDNN_TYPE_BEHAVIOR_NOTE)
         found = 0;
     else if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && values)
         *(int64_t *)values = number_of("STAND_IN_WORKSPACE", 1024);
-    else if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR && name != CUDNN_ATTR_ENGINEHEUR_RESULTS)
+    else if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR)
         found = asked == 1; /* the caller's own descriptor is filled; an engine has no knobs */
     else if (type == CUDNN_TYPE_INT64 && values)
         *(int64_t *)values = 0;
