@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 from benchmarks.gpu_run.findings import Finding, Scalar
@@ -22,6 +23,8 @@ from runtime.card import Precision
 from runtime.devices.device import Device
 from runtime.devices.registry import golden_tolerance
 from runtime.devices.session import Session
+from runtime.errors import one_line
+from runtime.predictor import Predictor
 
 SHAPES = ((1, 56, 88), (2, 160, 240), (1, 37, 501), (4, 320, 480))
 """Batches of synthetic images, (batch, height, width), on and off the stride; pictures of the data set come after."""
@@ -42,6 +45,8 @@ def on_cuda(context: StepContext) -> Iterator[Finding]:
                 yield Finding.skipped(name, "there is no file of this precision; see step models")
                 continue
             yield from tried(name, partial(compared, context, precision, name, CUDA_DEVICE, tf32=tf32))
+        if context.model(precision).exists() and not context.is_stand_in:
+            yield predictor_finding(context.model(precision), f"{precision}, as users open it")
 
 
 def on_tensorrt(context: StepContext) -> Iterator[Finding]:
@@ -79,6 +84,15 @@ def compared(
     if pictures:
         yield picture_finding(context, model, session, f"{name}, {len(pictures)} pictures", pictures, limit)
     session.close()
+
+
+def predictor_finding(path: Path, subject: str) -> Finding:
+    """Open a file on CUDA by `Predictor`, which refuses a wrong golden sample and heavy nodes that run elsewhere."""
+    try:
+        with Predictor(path, CUDA_DEVICE.kind) as predictor:
+            return Finding.verdict(subject, True, one_line(str(predictor.report)))
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        return Finding.failure(subject, error)
 
 
 def golden_finding(context: StepContext, model: Model, session: Session, subject: str, limit: float) -> Finding:

@@ -43,13 +43,13 @@ class SuggestedTolerance:
 def goals_of(run: GpuRun) -> tuple[Goal, ...]:
     """Compare each goal with what was found; on a stand-in nothing was measured."""
     found = {} if run.is_stand_in else {outcome.step: outcome.findings for outcome in run.outcomes}
-    speed, answers, camvid = (found.get(step, ()) for step in ("speed", "answers", "camvid"))
+    speed, floor_of, answers, camvid = (found.get(step, ()) for step in ("speed", "floor", "answers", "camvid"))
     shares = [
         one
         for one in speed
         if one.subject == "latency, unet-deploy" and one.figures.get("precision") == "fp16" and is_large(one)
     ]
-    floors = [one for one in speed if one.subject == "floor, fp16"]
+    floors = [one for one in floor_of if one.subject == "floor, fp16"]
     flips = [one for one in answers if one.subject.startswith("fp16, TF32 on") and "flipped" in one.figures]
     ious = [one for one in camvid if "mean_iou" in one.figures]
     share, floor = largest(shares, "peak_share"), largest(floors, "times_floor")

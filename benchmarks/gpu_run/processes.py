@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from runtime.errors import one_line
 
 GRACE_S = 5.0
 """Seconds between asking a process to end and killing it, and again until it is left behind."""
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Colours of a terminal, in which ONNX Runtime prints its warnings."""
 
 STAND_IN = "stand-in"
 """Part of the device's name by which a stand-in for a GPU is known."""
@@ -146,4 +150,4 @@ def judged(code: int | None, findings: tuple[Finding, ...], limit_s: float, last
 def last_line(log: Path) -> str:
     """Return the last line that a process printed, if any."""
     lines = log.read_bytes()[-20_000:].decode(errors="replace").strip().splitlines()
-    return one_line(lines[-1])[:300] if lines else ""
+    return one_line(COLOURS.sub("", lines[-1]))[:300] if lines else ""

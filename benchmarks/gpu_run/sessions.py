@@ -30,6 +30,9 @@ Probabilities = NDArray[np.float32]
 Shape = tuple[int, int, int]
 """Batch, height, width."""
 
+MAPS = Path("/proc/self/maps")
+"""Linux's list of the files that this process has loaded, see proc(5)."""
+
 TIMING_S = 8.0
 """Seconds for one comparison of times."""
 
@@ -156,7 +159,7 @@ class CardMemory:
         Raises:
             OSError: there is none.
         """
-        name = re.search(r"libcudart\.so\.\d+", Path("/proc/self/maps").read_text())
+        name = re.search(r"libcudart\.so\.\d+", MAPS.read_text() if MAPS.exists() else "")
         if name is None:
             raise OSError("no CUDA runtime (libcudart) is loaded in this process")
         self._runtime = ctypes.CDLL(name[0])  # by its name alone: the one that is loaded

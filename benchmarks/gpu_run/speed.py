@@ -19,6 +19,9 @@ from runtime.card import Precision
 
 SIZES, BATCHES = "240x160,960x640,1918x1280", "1,4"
 CONTESTANTS = ("PyTorch eager, channels_last", "ONNX Runtime", "unet-deploy")
+BENCH = "bench"
+"""Folder of unet-bench's results, in that of the run."""
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 SINGLE = (1, 160, 240)
@@ -27,12 +30,12 @@ SINGLE = (1, 160, 240)
 FLOORS: tuple[tuple[Precision, str, float], ...] = (("fp32", "tf32", 1.0), ("fp16", "fp16", 0.5))
 """Files of which a floor is computed, the arithmetic of their peak, and the size of a value over that of float32."""
 
-AFTER_S, EXIT_S = 40.0, 20.0
-"""Seconds that are kept for what follows unet-bench: beyond its budget, and beyond its time limit."""
+AFTER_S, EXIT_S = 25.0, 5.0
+"""Seconds of the step that are kept beyond unet-bench's budget, and beyond its time limit."""
 
 
 def measure(context: StepContext) -> Iterator[Finding]:
-    """Export the network that step training has trained, measure it, and compare one image with its floor."""
+    """Export the network that step training has trained, and measure it beside PyTorch."""
     trained = context.out / "runs" / "full" / "model.pth"
     small = context.checkpoint or context.out / "small" / "model.pth"
     checkpoint = trained if trained.exists() and context.checkpoint is None else small
@@ -43,15 +46,23 @@ def measure(context: StepContext) -> Iterator[Finding]:
     for precision, path in paths.items():
         yield export_finding(checkpoint, path, precision, context.out / "few_images")
     files = {precision: path for precision, path in paths.items() if path.exists()}
-    folder = context.out / "bench"
     if "fp32" in files:
-        yield from benched(context, files, checkpoint, folder)
-    if (folder / FILE_NAME).exists():
-        yield from floor_findings(files, Results.read(folder))
+        yield from benched(context, files, checkpoint)
 
 
-def benched(context: StepContext, files: Mapping[Precision, Path], checkpoint: Path, folder: Path) -> Iterator[Finding]:
+def floors(context: StepContext) -> Iterator[Finding]:
+    """Time one image of step speed's files with CUDA graphs, in a process without PyTorch."""
+    path = context.out / BENCH / FILE_NAME
+    if not path.exists():
+        yield Finding.skipped("floor", "needs the peaks that step speed measures, which are not there; see that step")
+        return
+    paths = {precision: context.model(f"full-{precision}") for precision in PRECISIONS}
+    yield from floor_findings({name: path for name, path in paths.items() if path.exists()}, Results.read(path))
+
+
+def benched(context: StepContext, files: Mapping[Precision, Path], checkpoint: Path) -> Iterator[Finding]:
     """Run unet-bench for the time that is left, and tell of its latencies."""
+    folder = context.out / BENCH
     command = [sys.executable, "-P", "-m", "benchmarks", str(files["fp32"]), "--checkpoint", str(checkpoint)]
     command += ["--quick", "--device", "cuda", "--size", SIZES, "--batch", BATCHES, "--out", str(folder)]
     command += ["--budget", f"{max(10.0, context.left - AFTER_S):.0f}", "--part", "peak", "--part", "latency"]

@@ -40,7 +40,7 @@ class Step:
 
     @property
     def for_pytorch(self) -> bool:
-        """True if its process imports PyTorch."""
+        """True if its process, or one that it starts, imports PyTorch."""
         return PYTORCH in self.needs or self.name == MODELS
 
 
@@ -128,12 +128,19 @@ STEPS: Mapping[str, Step] = {
             needs=(CUDA, MODELS, PYTORCH),
         ),
         Step(
+            name="floor",
+            title="one image with CUDA graphs, against its floor",
+            function="benchmarks.gpu_run.speed:floors",
+            limit_s=60,
+            needs=(CUDA, MODELS, PYTORCH),
+        ),
+        Step(
             name="tensorrt",
             title="TensorRT's answers, and a second start",
             function="benchmarks.gpu_run.answers:on_tensorrt",
             limit_s=180,
             least_s=30,
-            needs=(TENSORRT, MODELS),
+            needs=(TENSORRT, MODELS, ANSWERS),
         ),
         Step(
             name="camvid",

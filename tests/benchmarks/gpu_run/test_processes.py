@@ -32,7 +32,7 @@ def finds_nothing(context):
     yield from ()
 def crashes(context):
     yield FIRST
-    print("about to crash", flush=True)
+    print("\\x1b[0;93mabout to crash\\x1b[m", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
 def exits(context):
     yield FIRST

@@ -23,6 +23,7 @@ ENDS = {
     "tests": ("skipped", "compares answers, and a stand-in has none"),
     "training": ("skipped", NO_PYTORCH),
     "speed": ("skipped", NO_PYTORCH),
+    "floor": ("skipped", NO_PYTORCH),
     "tensorrt": ("skipped", "libnvinfer.so.10"),
     "camvid": ("skipped", NO_PYTORCH),
 }

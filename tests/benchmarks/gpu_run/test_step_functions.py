@@ -30,12 +30,13 @@ def on_cpu(monkeypatch):
 def test_answers_of_every_precision_are_compared(context, on_cpu):
     found = {one.subject: one for one in answers.on_cuda(context)}
     assert [one for one in found.values() if one.state == "failed"] == []
-    assert len(found) == 6 * (1 + 1 + len(answers.SHAPES))
+    assert len(found) == 6 * (1 + 1 + len(answers.SHAPES)) + 3
     fp16 = Model.read(context.model("fp16"))
     limit = golden_tolerance(fp16.card, "cpu", fp16.golden)
     assert found["fp16, TF32 on, 2x32x48"].figures == {"max_abs_error": 0.0, "limit": limit}
     assert found["fp32, TF32 off, 2x32x48"].figures["limit"] == answers.FULL_PRECISION
     assert found["fp32, TF32 on, golden sample"].figures["max_abs_error"] < 1e-5
+    assert found["int8, as users open it"].text.startswith("cpu: CPUExecutionProvider, nodes: ")
     assert found["fp32, TF32 on, placement"].figures["CPUExecutionProvider"] > 5
 
 
@@ -85,6 +86,7 @@ def test_behaviour_is_measured(context, on_cpu):
 
 def test_without_the_cuda_runtime_a_full_card_cannot_be_made(context, on_cpu, monkeypatch):
     monkeypatch.setattr(behaviour, "MANY", (4, 32, 48))
+    monkeypatch.setattr(sessions, "MAPS", context.out / "maps")  # PyTorch's tests may have loaded it here
     found = {one.subject: one for one in behaviour.full_card(context)}
     assert found["4 images of 48x32 with 600 MiB, second time"].state == "passed"
     reason = "OSError: no CUDA runtime (libcudart) is loaded in this process"
@@ -175,6 +177,11 @@ def test_floors_of_files_are_found(context, on_cpu):
     (found,) = speed.floor_findings(files, results(*PEAKS))  # TF32 has no peak here
     assert found.subject == "floor, fp16"
     assert found.figures["times_floor"] == pytest.approx(found.figures["median_ms"] / found.figures["floor_ms"])
+
+
+def test_without_peaks_there_is_no_floor(context):
+    (found,) = speed.floors(context)
+    assert found.text == "needs the peaks that step speed measures, which are not there; see that step"
 
 
 def write_metrics(run, *rows):

@@ -64,6 +64,7 @@ def test_the_time_of_the_run_bounds_each_step(context, ran):
         ("answers", [Finding.verdict(CUDA, False, "no libcudnn.so.9")], False, "no libcudnn.so.9"),
         ("dlpack", [Finding.skipped(PYTORCH, "PyTorch sees no GPU")], True, "PyTorch sees no GPU"),
         ("tests", [], True, "compares answers, and a stand-in has none"),
+        ("tensorrt", [], True, "compares answers, and a stand-in has none"),
         ("tensorrt", [Finding.skipped(TENSORRT, "no libnvinfer.so.10")], False, "no libnvinfer.so.10"),
         ("models", [Finding.verdict(GPU, False, "no NVIDIA driver")], False, "no NVIDIA driver"),
         ("camvid", [], False, "needs --data, a folder with CamVid's images and labels"),
