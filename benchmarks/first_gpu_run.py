@@ -80,9 +80,10 @@ def main(out: Path, data: Path | None, checkpoint: Path | None, seconds: float, 
         write_text(out / "report.md", markdown(run, goals))
         return run
 
+    write()
     for outcome in run_steps(names, context, known, note=lambda text: echo(text, err=True)):
         known[outcome.step] = outcome
-        echo(f"   {outcome.end}{': ' if outcome.text else ''}{outcome.text}", err=True)
+        echo(f"{outcome.step}: {outcome.end}{', ' if outcome.text else ''}{outcome.text}", err=True)
         write()
     run = write()
     echo(markdown(run, goals_of(run)))

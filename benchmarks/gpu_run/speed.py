@@ -17,11 +17,14 @@ from benchmarks.reporting.tables import settings_text
 from benchmarks.results import FILE_NAME, Results
 from runtime.card import Precision
 
-SIZES, BATCHES = "240x160,960x640,1918x1280", "1,4"
-CONTESTANTS = ("PyTorch eager, channels_last", "ONNX Runtime", "unet-deploy")
-BENCH = "bench"
-"""Folder of unet-bench's results, in that of the run."""
+BENCHES: Mapping[str, tuple[str, float]] = {"bench": ("240x160,960x640", 0.6), "bench-large": ("1918x1280", 1.0)}
+"""Folders of unet-bench's results, each with its sizes (width x height) and its share of the time that is left.
 
+A run of unet-bench that is ended by force loses its latencies, so the largest size has its own.
+"""
+
+BATCHES, ARITHMETICS = "1,4", "tf32,fp16"
+CONTESTANTS = ("PyTorch eager, channels_last", "ONNX Runtime", "unet-deploy")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 SINGLE = (1, 160, 240)
@@ -30,8 +33,11 @@ SINGLE = (1, 160, 240)
 FLOORS: tuple[tuple[Precision, str, float], ...] = (("fp32", "tf32", 1.0), ("fp16", "fp16", 0.5))
 """Files of which a floor is computed, the arithmetic of their peak, and the size of a value over that of float32."""
 
-AFTER_S, EXIT_S = 25.0, 5.0
-"""Seconds of the step that are kept beyond unet-bench's budget, and beyond its time limit."""
+EXIT_S, LEAST_S, BUDGET = 5.0, 30.0, 0.7
+"""Seconds kept at the end of the step; the least that unet-bench needs; its --budget as a share of its limit.
+
+The budget is for timing: loading contestants and the reference's answers come on top.
+"""
 
 
 def measure(context: StepContext) -> Iterator[Finding]:
@@ -46,13 +52,17 @@ def measure(context: StepContext) -> Iterator[Finding]:
     for precision, path in paths.items():
         yield export_finding(checkpoint, path, precision, context.out / "few_images")
     files = {precision: path for precision, path in paths.items() if path.exists()}
-    if "fp32" in files:
-        yield from benched(context, files, checkpoint)
+    for folder, (sizes, share) in BENCHES.items() if "fp32" in files else ():
+        limit_s = share * context.left - EXIT_S
+        if limit_s < LEAST_S:
+            yield Finding.skipped(f"unet-bench, {sizes}", f"{limit_s:.0f} s are left, and it needs {LEAST_S:.0f} s")
+            continue
+        yield from benched(context, files, checkpoint, context.out / folder, sizes, limit_s)
 
 
 def floors(context: StepContext) -> Iterator[Finding]:
     """Time one image of step speed's files with CUDA graphs, in a process without PyTorch."""
-    path = context.out / BENCH / FILE_NAME
+    path = context.out / next(iter(BENCHES)) / FILE_NAME
     if not path.exists():
         yield Finding.skipped("floor", "needs the peaks that step speed measures, which are not there; see that step")
         return
@@ -60,23 +70,24 @@ def floors(context: StepContext) -> Iterator[Finding]:
     yield from floor_findings({name: path for name, path in paths.items() if path.exists()}, Results.read(path))
 
 
-def benched(context: StepContext, files: Mapping[Precision, Path], checkpoint: Path) -> Iterator[Finding]:
-    """Run unet-bench for the time that is left, and tell of its latencies."""
-    folder = context.out / BENCH
+def benched(
+    context: StepContext, files: Mapping[Precision, Path], checkpoint: Path, folder: Path, sizes: str, limit_s: float
+) -> Iterator[Finding]:
+    """Run unet-bench for at most `limit_s` seconds, and tell of its peaks and latencies."""
     command = [sys.executable, "-P", "-m", "benchmarks", str(files["fp32"]), "--checkpoint", str(checkpoint)]
-    command += ["--quick", "--device", "cuda", "--size", SIZES, "--batch", BATCHES, "--out", str(folder)]
-    command += ["--budget", f"{max(10.0, context.left - AFTER_S):.0f}", "--part", "peak", "--part", "latency"]
+    command += ["--quick", "--device", "cuda", "--part", "peak", "--part", "latency", "--out", str(folder)]
+    command += ["--size", sizes, "--batch", BATCHES, "--precision", ARITHMETICS, "--budget", f"{BUDGET * limit_s:.0f}"]
     command += [word for name in CONTESTANTS for word in ("--contestant", name)]
     command += ["--also", str(files["fp16"])] if "fp16" in files else []
-    log, limit = context.out / "steps" / "unet-bench.log", max(1.0, context.left - EXIT_S)
+    log = context.out / "steps" / f"{folder.name}.log"
     environment = variables(for_pytorch=True, is_stand_in=context.is_stand_in)
     with open(log, "wb") as output:
         try:
-            done = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=limit, check=False)
+            done = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=limit_s, check=False)
             reason = f"ended with status {done.returncode}" if done.returncode else ""
         except subprocess.TimeoutExpired:
-            reason = f"took longer than {limit:.0f} s"
-    yield Finding.verdict("unet-bench", not reason, f"{reason}: {last_line(log)}" if reason else "")
+            reason = f"took longer than {limit_s:.0f} s"
+    yield Finding.verdict(f"unet-bench, {sizes}", not reason, f"{reason}: {last_line(log)}" if reason else "")
     if (folder / FILE_NAME).exists():
         yield from latency_findings(Results.read(folder))
 

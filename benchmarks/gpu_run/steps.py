@@ -181,7 +181,7 @@ def run_steps(
             yield Outcome(step=step.name, title=step.title, end="not reached", text=text)
         else:
             limit_s = min(step.limit_s, left)
-            note(f"{step.name}: {step.title} (at most {limit_s:.0f} s)")
+            note(f"{step.name}: begins, at most {limit_s:.0f} s ({step.title})")
             stand_in = is_stand_in(known)
             own = StepContext(
                 out=context.out,

@@ -82,6 +82,17 @@ def test_a_run_cut_short_leaves_a_report_of_what_it_has(tmp_path, ran):
     assert "| graphs   | CUDA graphs, with shapes in turns" in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_the_terminal_tells_what_begins_and_how_it_ended(tmp_path, ran):
+    ran[1]["models"] = "failed"
+    lines = run("--out", tmp_path / "run", "--seconds", "90").stderr.splitlines()
+    assert lines[2:4] == [
+        "models: begins, at most 90 s (a small network and its files in each precision)",
+        "models: failed, run 2",
+    ]
+    assert "camvid: skipped, needs --data, a folder with CamVid's images and labels" in lines
+    assert lines[-1] == f"written: {tmp_path / 'run' / 'report.json'} and {tmp_path / 'run' / 'report.md'}"
+
+
 def test_single_steps_run_again_and_the_others_stay(tmp_path, ran):
     run("--out", tmp_path / "run")
     ran[0].clear()

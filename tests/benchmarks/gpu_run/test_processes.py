@@ -1,6 +1,7 @@
 """Steps in processes of their own: those that hang, crash, fail or write nonsense cost only themselves."""
 
 import os
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_processes_that_a_step_leaves_are_ended(run):
         return True
 
     wait_until(is_gone)
+
+
+def test_an_interrupted_run_ends_its_step(run, context, monkeypatch):
+    def interrupted(process, limit_s):
+        wait_until(lambda: (context.out / "steps" / "hangs.jsonl").exists())
+        processes_seen.append(process)
+        raise KeyboardInterrupt
+
+    processes_seen = []
+    monkeypatch.setattr(processes, "wait_or_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("hangs")
+    assert processes_seen[0].wait(10) == -signal.SIGKILL
 
 
 def test_the_output_of_a_step_is_kept(run, context):

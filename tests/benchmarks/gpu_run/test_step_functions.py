@@ -1,6 +1,9 @@
 """The steps' own work, with the CPU in place of the GPU, so that answers and times are real."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +161,56 @@ def test_latencies_and_peaks_are_told():
     assert speed.peak(results(*PEAKS), "matrix product", "fp16") == 1000.0
     assert speed.peak(results(*PEAKS), "copy of memory", None) == 500.0
     assert speed.peak(results(), "copy of memory", None) is None
+
+
+BENCH = """
+import sys
+from pathlib import Path
+from benchmarks.results import Measurement, Results
+
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+print(sys.argv[1:])
+if out.name == "bench-large":
+    sys.exit("no room for 1918x1280")
+one = Measurement(part="peak", contestant="copy of memory", settings={"device": "cuda:0"}, unit="GB/s", values=(9.0,))
+Results(environment={}, method={}, disturbance=None, measurements=(one,)).write(out)
+"""
+
+
+def test_unet_bench_runs_for_each_group_of_sizes(context, monkeypatch, tmp_path):
+    """With a program in place of unet-bench, of which the second run fails."""
+    (tmp_path / "bench.py").write_text(BENCH)
+    real = subprocess.run
+    monkeypatch.setattr(
+        speed.subprocess,
+        "run",
+        lambda command, **given: real([sys.executable, str(tmp_path / "bench.py"), *command[4:]], **given),
+    )
+    files = {"fp32": context.model("fp32"), "fp16": context.model("fp16")}
+    found = []
+    for folder, (sizes, _) in speed.BENCHES.items():
+        found += speed.benched(context, files, Path("model.pth"), context.out / folder, sizes, 50)
+    assert found == [
+        Finding.verdict("unet-bench, 240x160,960x640", True),
+        Finding.measured("peak, copy of memory", {"GB/s": 9.0}),
+        Finding.verdict("unet-bench, 1918x1280", False, "ended with status 1: no room for 1918x1280"),
+    ]
+    asked = (context.out / "steps" / "bench.log").read_text()
+    assert "'--size', '240x160,960x640', '--batch', '1,4', '--precision', 'tf32,fp16', '--budget', '35'" in asked
+
+
+def test_the_options_of_unet_bench_are_accepted():
+    """The real command refuses none of them: neither a size, a precision nor a contestant's name."""
+    from benchmarks.cases.latency import contestants_by_machine
+    from benchmarks.cli import run as unet_bench
+
+    options = ["m.onnx", "--size", "240x160,960x640", "--batch", speed.BATCHES, "--precision", speed.ARITHMETICS]
+    options += [word for name in speed.CONTESTANTS for word in ("--contestant", name)]
+    given = unet_bench.make_context("run", [*options, "--device", "cuda", "--budget", "35", "--quick"]).params
+    _, on_gpu = contestants_by_machine(given["device"], given["contestants"], given["precision"])
+    assert {(one.name, one.precision) for one in on_gpu if one.device.kind == "cuda"} == {
+        (name, precision) for name in speed.CONTESTANTS for precision in ("tf32", "fp16")
+    }
 
 
 def test_the_floor_is_that_of_operations_or_of_bytes(context):
