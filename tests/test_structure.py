@@ -25,7 +25,7 @@ PUBLIC_MODULES = {
     "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
     "unet_core": ["checkpoint", "evaluate", "model", "train", "turntable"],
     "export": ["exporter", "graph", "proof", "samples", "triton", "verify"],
-    "benchmarks": ["networks", "precision", "results", "training"],
+    "benchmarks": ["first_gpu_run", "networks", "precision", "results", "training"],
 }
 PUBLIC_NAMES = {
     "export": ["ExportReport", "export_onnx"],
@@ -46,6 +46,7 @@ COMMANDS = [
     "benchmarks.training",
     "benchmarks.precision",
     "benchmarks.networks",
+    "benchmarks.first_gpu_run",
 ]
 CLASS_NAMES_USED_TWICE: dict[str, str] = {}
 """Class names with more than one definition, and why each is allowed."""

@@ -10,6 +10,7 @@ from benchmark_models import write_bare_benchmark_model
 from benchmarks.cases import latency
 from benchmarks.contestants import registry
 from benchmarks.contestants.onnx_runtime import PlainContestant
+from benchmarks.gpu_run.findings import GpuRun
 from benchmarks.results import Results
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,25 @@ main()
 """
 
 
+STEP = """
+from benchmarks.gpu_run.findings import Finding
+
+def add(context):
+    yield Finding.measured("sum", {"of_two": 3 if context.out.is_dir() else 0})
+"""
+
+STEP_COMMAND = """
+from benchmarks.gpu_run import steps
+
+first = steps.STEPS.pop("machine")
+steps.STEPS["own"] = steps.Step(name="own", title="adds", function="throw_away_step:add", limit_s=30)
+from benchmarks.first_gpu_run import main
+
+main()
+"""
+"""Without the first step, which takes seconds to look for a GPU."""
+
+
 class AnotherContestant(PlainContestant):
     name = "another"
     precisions = {"cpu": ("fp32",)}  # noqa: RUF012 - as in dataclasses, without the annotation
@@ -45,6 +65,24 @@ def test_a_contestant_is_one_entry(tmp_path, monkeypatch):
     model = write_bare_benchmark_model(tmp_path)
     (found,) = latency.measure(model, contestants=["another"], threads=1, rounds=5)
     assert (found.contestant, found.settings["precision"], len(found.values)) == ("another", "fp32", 5)
+
+
+def test_a_step_of_a_first_run_is_one_entry(tmp_path, monkeypatch):
+    """The command takes its name, runs it in a process of its own, and reports it."""
+    (tmp_path / "throw_away_step.py").write_text(STEP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", STEP_COMMAND, "--out", tmp_path / "run", "--only", "own"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (outcome,) = GpuRun.read_outcomes(tmp_path / "run" / "report.json")
+    assert (outcome.step, outcome.end, outcome.of("sum").figures) == ("own", "passed", {"of_two": 3})
+    assert "## Step own" in done.stdout
 
 
 def test_a_part_is_one_entry(tmp_path):
