@@ -27,7 +27,7 @@ from benchmarks.measuring.rounds import MIN_ROUNDS, interleave
 from runtime.card import UNetConfig
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import one_line
-from runtime.options import Search
+from runtime.options import Heuristics
 
 SMALL_SHAPE, LARGE_SHAPE = (1, 160, 240), (1, 320, 480)
 TURNS = "AABBAB"
@@ -43,23 +43,23 @@ GRAPH_SHAPES, GRAPH_ROUNDS = ((1, 160, 240), (2, 160, 240), (1, 96, 96)), 4
 
 
 def change_of_shape(context: StepContext) -> Iterator[Finding]:
-    """Time runs of shapes A and B in the order A A B B A B, for each search of cuDNN's kernels."""
+    """Time runs of shapes A and B in the order A A B B A B, for each of cuDNN's heuristics."""
     model = Model.read(context.model("fp32"))
     images = {"A": model.images(SMALL_SHAPE), "B": model.images(LARGE_SHAPE)}
     shapes = {name: "x".join(map(str, batch.shape[:3])) for name, batch in images.items()}
 
-    def timed(search: Search) -> Iterator[Finding]:
-        session = model.open(cudnn_search=search)
+    def timed(heuristics: Heuristics) -> Iterator[Finding]:
+        session = model.open(cudnn_heuristics=heuristics)
         figures: dict[str, Scalar] = {}
         for number, name in enumerate(TURNS, 1):
             started = time.perf_counter()
             session.run(images[name])
             figures[f"{number}_{name}_ms"] = round(1e3 * (time.perf_counter() - started), 2)
         text = f"A is {shapes['A']}, B is {shapes['B']}"
-        yield Finding.measured(f"search {search}", {} if context.is_stand_in else figures, text)
+        yield Finding.measured(f"heuristics {heuristics}", {} if context.is_stand_in else figures, text)
 
-    for search in get_args(Search):
-        yield from tried(f"search {search}", partial(timed, search))
+    for heuristics in get_args(Heuristics):
+        yield from tried(f"heuristics {heuristics}", partial(timed, heuristics))
 
 
 def full_card(context: StepContext) -> Iterator[Finding]:
