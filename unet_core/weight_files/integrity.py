@@ -13,6 +13,9 @@ from unet_core.weight_files.pickle_check import FACTOR, ROOM, TENSOR_ROOM, Pickl
 
 ZIP_HEAD = b"PK\x03\x04"
 
+DOS_FOLDER = 0x10
+"""Bit of a record's external attributes that says that it is a folder."""
+
 LEGACY_PICKLES = 5
 """Pickles in PyTorch's older format: a magic number, a version, facts about the system, the content, storages' keys."""
 
@@ -57,16 +60,25 @@ def check_archive(path: Path) -> None:
             raise RefusedError(f"unpacks to more than {FACTOR} times its size")
         if len(set(names)) < len(names):
             raise RefusedError("has two records of one name")
+        for record in records:  # PyTorch would give them memory as it is, and no error
+            if record.file_size and (record.external_attr & DOS_FOLDER or not record.compress_size):
+                raise RefusedError(
+                    f"is damaged: its record {inner_name(record.filename)} has no content; copy it again"
+                )
         if not any(record.CRC for record in records):  # torch.serialization.set_crc32_options(False) writes none
             for record in records:
                 del record.CRC
         elif (bad := archive.testzip()) is not None:
-            inside = bad.partition("/")[2] or bad  # the folder is named after the temporary file that PyTorch wrote
-            raise RefusedError(f"is damaged: its record {shown(inside)} differs from its checksum; copy it again")
+            raise RefusedError(f"is damaged: its record {inner_name(bad)} differs from its checksum; copy it again")
         inner = {name.partition("/")[2]: record.file_size for name, record in zip(names, records, strict=True)}
         for name, record in zip(names, records, strict=True):
             if name.endswith("data.pkl"):
                 PickleWalker(size, inner).walk(io.BytesIO(archive.read(record)))
+
+
+def inner_name(name: str) -> str:
+    """Write a record's name without its folder, which PyTorch names after the temporary file that it wrote."""
+    return shown(name.partition("/")[2] or name)
 
 
 def check_content(content: Mapping[str, Any], size: int) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 
 from runtime.errors import CheckpointError
 from unet_core.weight_files import pickle_check
+from unet_core.weight_files.integrity import DOS_FOLDER
 from unet_core.weight_files.reader import read_content
 
 HUGE = 2 * 10**9
@@ -337,6 +339,50 @@ def test_a_changed_weight_of_any_zip_is_found_by_its_checksum(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         read_content(Path(path))
     assert str(caught.value) == f"{path}: is damaged: its record data/0 differs from its checksum; copy it again"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.save({"a": torch.arange(1, 17.0)}, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def test_no_flipped_bit_of_a_record_in_the_directory_gives_other_weights(saved):
+    """PyTorch gives memory as it is for a record that is marked as a folder, or has no compressed bytes."""
+    content = saved.read_bytes()
+    end = content.rindex(b"data/0")
+    directory = content.rindex(b"PK\1\2", 0, end)
+    outcomes = Counter()
+    for place in range(directory, end):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            saved.write_bytes(changed)
+            try:
+                assert read_content(saved)["a"].tolist() == list(range(1, 17)), (place - directory, bit)
+            except CheckpointError as error:
+                outcomes["no content"] += "has no content; copy it again" in str(error)
+                outcomes["refused"] += 1
+    assert outcomes["no content"] > 0 and outcomes["refused"] > 100
+
+
+@pytest.mark.parametrize("change", [{"external_attr": DOS_FOLDER}, {"compress_size": 0}])
+def test_a_record_that_pytorch_would_not_read_is_refused_without_checksums_too(saved, monkeypatch, change):
+    real = zipfile.ZipFile.infolist
+
+    def changed(archive):
+        records = real(archive)
+        for record in records:
+            record.CRC = 0
+            if record.filename.endswith("data/0"):
+                for name, value in change.items():
+                    setattr(record, name, value)
+        return records
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", changed)
+    with pytest.raises(CheckpointError) as caught:
+        read_content(saved)
+    assert str(caught.value) == f"{saved}: is damaged: its record data/0 has no content; copy it again"
 
 
 def test_a_whole_network_in_an_older_file_is_named(tmp_path):
