@@ -269,7 +269,7 @@ def refused_option(said: str, chain: list[tuple[str, dict[str, str]]]) -> str | 
     """Return what to tell of an option that ONNX Runtime does not take; None if it `said` something else."""
     version = onnxruntime.__version__
     if NO_GRAPH_CAPTURE in said:
-        return ConfigError(
+        return (
             f"cuda_graphs: found True, which ONNX Runtime {version} does not take for this model: its runs copy values "
             "between the GPU and the CPU; leave it out"
         )

@@ -207,7 +207,8 @@ def open_engine(
     def built(cache: Mapping[str, str]) -> TensorRtSession:
         with telling(f"device {device}: building the TensorRT engine of {path.name}", request.note):
             if card.input.fixed_batch is None:  # refused in seconds, and not after minutes of building
-                check_parts(device, request.open_inference(tensorrt_chain(device, card, options, None, {}), FP32_BIASES))
+                chain = tensorrt_chain(device, card, options, None, {})
+                check_parts(device, request.open_inference(chain, FP32_BIASES))
             return opened(cache)
 
     def load(folder: Path, building: bool) -> TensorRtSession:
