@@ -63,8 +63,9 @@ class Predictor:
         batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
             more gain nothing, and up to eight on a GPU.
 
-    Any number of threads may use it. After a fork, a predictor of the CPU opens its file again when it is first used;
-    a GPU's is refused, since CUDA does not survive. `close()`, or a `with` block, gives its memory back.
+    Any number of threads may use it; on a GPU their runs follow one another. After a fork, a predictor of the CPU opens
+    its file again when it is first used; a GPU's is refused, since CUDA does not survive. `close()`, or a `with` block,
+    gives its memory back.
 
     With "auto", CUDA serves while a TensorRT engine is built, and shapes that the engine does not take. Builds are told
     of by the logger "runtime", as warnings, since Python shows these by default and they explain a wait of minutes.

@@ -110,6 +110,7 @@ def test_auto_hands_tensors_that_the_engine_does_not_take_whole_to_the_other_one
     for shape, others in [((4, 8, 8), 0), ((5, 8, 8), 1), ((1, 3, 8), 1)]:  # one too many, one that needs padding
         batch = images(*shape)
         assert auto.run(batch).probability.shape == (shape[0], 3, *shape[1:]) and engine.takes(shape)
+        assert auto.run_steady(batch).probability.shape == (shape[0], 3, *shape[1:])
         assert np.abs(np.from_dlpack(auto.run_dlpack(batch)) - answers["softmax"](batch)).max() < 1e-6
         assert len(used) == others
     with pytest.raises(

@@ -149,30 +149,6 @@ ask("batch again", run, session, 32, 512, 512)
     assert 50 << 20 < peak(ran.calls) <= 64 << 20
 
 
-def test_threads_get_their_own_answers_while_others_fail(stand_in, models):
-    code = """
-from concurrent.futures import ThreadPoolExecutor
-
-def outcome(side):
-    try:
-        return side, run(session, 1, side, side).shape[3]
-    except Exception as error:
-        return side, str(error)
-
-session = open_on(sys.argv[1])
-set_memory(40_000_000)
-mark("threads")
-with ThreadPoolExecutor(6) as pool:
-    answers["threads"] = list(pool.map(outcome, [64, 1024, 64, 32] * 15))
-"""
-    ran = stand_in.run(BEGIN + code + END, models["conv"])
-    too_large = ONE.removeprefix("DeviceError: ")
-    assert ran.answer["threads"] == [[64, 64], [1024, too_large], [64, 64], [32, 32]] * 15
-    answers = answered(ran, "threads")
-    assert answers[::2] == answers[1::2]  # both convolutions of a run
-    assert [answers.count((1, side, side)) for side in (64, 1024, 32)] == [60, 0, 30]
-
-
 def test_graphs_are_dropped_before_the_arena_shrinks_and_tensors_are_not_in_their_memory(stand_in, models):
     code = """
 session = open_on(sys.argv[1], cuda_graphs=True)
@@ -231,3 +207,71 @@ answers["failed"] = sorted(failed)
     assert len(whole) == 13 and whole[-1] == (1, 256, 256)
     assert [step for step in range(40) if answered(ran, f"after {step}") != whole] == []
     assert {tuple(ran.answer[f"after {step}"]) for step in range(40)} == {(1, 1, 256, 256)}
+
+
+CONVOLUTIONS = [
+    (4, 1),
+    (4, 1),
+    (8, 2),
+    (8, 2),
+    (16, 4),
+    (16, 4),
+    (8, 2),
+    (8, 2),
+    (8, 2),
+    (4, 1),
+    (4, 1),
+    (4, 1),
+    (1, 1),
+]
+"""Channels of the answer of each convolution of the network, and the fraction of the picture's sides that it has."""
+
+
+def stray(answers):
+    """Answers (batch, channels, height, width) that do not follow in a run: each begins anew, and may end anywhere."""
+    found, place = [], 0
+    while place < len(answers):
+        batch, _, height, width = answers[place]
+        run = [(batch, channels, height // part, width // part) for channels, part in CONVOLUTIONS]
+        length = next((k for k, pair in enumerate(zip(run, answers[place:], strict=False)) if pair[0] != pair[1]), 13)
+        found += [] if length else [answers[place]]
+        place += max(1, length)
+    return found
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_threads_get_answers_by_their_own_plans_while_the_card_is_full_now_and_then(stand_in, graphs):
+    code = """
+import random, time
+from concurrent.futures import ThreadPoolExecutor
+
+SHAPES = [(count, *size) for count in (1, 2, 5, 9) for size in ((64, 64), (96, 64), (256, 256))]
+session = open_on(sys.argv[1], cuda_graphs=sys.argv[2] == "True")
+tensors = {shape: on_device(*shape) for shape in SHAPES}
+
+def ask_often(seed):
+    choice, outcomes = random.Random(seed).choice, []
+    for turn in range(40):
+        if seed == 0:
+            set_memory(choice([0, 2_000_000, 8_000_000, 20_000_000, ROOM]))
+        shape = choice(SHAPES)
+        try:
+            if choice([True, False]):
+                outcomes.append(session.run_dlpack(tensors[shape]).shape()[0] == shape[0])
+            else:
+                outcomes.append(len(run(session, *shape)) == shape[0])
+        except Exception as error:
+            outcomes.append(type(error).__name__)
+    return outcomes
+
+with ThreadPoolExecutor(4) as pool:
+    outcomes = sum(pool.map(ask_often, range(4)), [])
+set_memory(ROOM)
+answers["right"] = [outcomes.count(True), outcomes.count("DeviceError")]
+answers["last"] = [len(run(session, *shape)) for shape in SHAPES]
+"""
+    ran = stand_in.run(BEGIN + code + END, UNET, graphs)
+    words = [line.split()[2:] for line in ran.calls if line.startswith("cudnn answer")]
+    assert stray([tuple(map(int, line)) for line in words]) == []
+    assert ran.answer["last"] == [1, 1, 1, 2, 2, 2, 5, 5, 5, 9, 9, 9]
+    assert sum(ran.answer["right"]) == 160 and ran.answer["right"][0] > 0
