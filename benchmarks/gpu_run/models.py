@@ -42,7 +42,7 @@ def make(context: StepContext) -> Iterator[Finding]:
     yield Finding.measured("data set", {"training_images": training, "validation_images": validation})
     checkpoint = context.checkpoint
     if checkpoint is None:
-        checkpoint = train_small(data, context.out / "small", cache=context.out / "cache", device="cpu")
+        checkpoint = train_small(data, context.out / "small", context.out / "cache")
         yield Finding.measured("training on the CPU", rows_of(checkpoint.parent)[-1])
     masked = data if context.checkpoint is None else data / "val_images"  # another network's classes are not the car
     for precision in get_args(Precision):
@@ -67,12 +67,13 @@ def export_finding(checkpoint: Path, path: Path, precision: Precision, data: Pat
     return Finding.verdict(subject, True, figures=figures)
 
 
-def train_small(data: Path, out: Path, *, cache: Path, device: str, **changes: Any) -> Path:
-    """Train the small network, with some settings changed, and return the path of its best weights."""
+def train_small(data: Path, out: Path, cache: Path) -> Path:
+    """Train the small network on the CPU, and return the path of its best weights."""
     from unet_core.config import TrainConfig
     from unet_core.train import train
 
-    settings = {**SMALL, "data": str(data), "out": str(out), "cache_dir": str(cache), "device": device, **changes}
+    shutil.rmtree(out, ignore_errors=True)  # of an earlier run of this step
+    settings = {**SMALL, "data": str(data), "out": str(out), "cache_dir": str(cache), "device": "cpu"}
     return train(TrainConfig(**settings))
 
 

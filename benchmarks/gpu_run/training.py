@@ -1,5 +1,6 @@
 """Training on the GPU: the ways that users train, and CamVid's eleven classes with the time that is left."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,10 @@ CAMVID = (
 """Options for CamVid's labels, of which 11 is unlabelled; its images are 480x360."""
 
 CAMVID_FOLDERS = ("train_images", "train_classes", "val_images", "val_classes")
-FIVE_MINUTES, MARGIN_S, PROBE_EPOCHS, MOST_EPOCHS = 300.0, 15.0, 3, 300
+FIVE_MINUTES, MARGIN_S, LEAST_S = 300.0, 15.0, 15.0
+"""Seconds: of CamVid's training, kept for what follows it, and the fewest in which a training is begun."""
+
+PROBE_EPOCHS, MOST_EPOCHS = 3, 300
 
 
 def variants(context: StepContext) -> Iterator[Finding]:
@@ -70,6 +74,9 @@ def variants(context: StepContext) -> Iterator[Finding]:
         yield Finding.skipped("training", "needs the data set of step models, which is not there; see that step")
         return
     for variant in VARIANTS:
+        if context.left < LEAST_S:
+            yield Finding.skipped(variant.name, f"{context.left:.0f} s are left, and it needs {LEAST_S:.0f} s")
+            continue
         options = variant.options if "--resume" in variant.options else (*COMMON, *variant.options)
         try:
             seconds = train_for(context, variant.folder, data, options, variant.epochs, context.left - 2)
@@ -109,6 +116,8 @@ def train_for(
     command = [sys.executable, "-P", "-m", "unet_core.train", str(data), "--out", str(run), *options]
     command += ["--epochs", str(epochs), "--cache-dir", str(context.out / "cache")]
     environment = variables(for_pytorch=True, is_stand_in=context.is_stand_in)
+    if "--resume" not in options:
+        shutil.rmtree(run, ignore_errors=True)  # of an earlier run of this step
     started = time.monotonic()
     with open(log, "ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -140,6 +149,9 @@ def camvid(context: StepContext) -> Iterator[Finding]:
     speed = {"epoch_s": of_epoch, "images/s": images / min(row["train_seconds"] for row in rows)}
     yield Finding.measured("an epoch", speed)
     seconds = min(FIVE_MINUTES, context.left - 2 * MARGIN_S)
+    if seconds < LEAST_S:
+        yield Finding.skipped("CamVid", f"{seconds:.0f} s are left to train in, and it needs {LEAST_S:.0f} s")
+        return
     epochs = max(1, min(MOST_EPOCHS, int((seconds - MARGIN_S) / of_epoch)))
     with suppress(DeviceError):  # what it reached until its limit counts
         train_for(context, "camvid", data, CAMVID, epochs, seconds)

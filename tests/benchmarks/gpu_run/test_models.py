@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,10 +49,28 @@ def test_another_checkpoint_is_judged_on_images_alone(context, exported):
     assert {(given, data) for given, _, _, data in exported} == {(CHECKPOINT, context.out / "data" / "val_images")}
 
 
-def test_an_export_is_told(context):
-    found = models.export_finding(CHECKPOINT, context.model("full-fp32"), "fp32", context.out)
-    assert (found.subject, found.state) == ("export, full-fp32", "passed")
-    assert found.figures["mb"] == pytest.approx(context.model("full-fp32").stat().st_size / 1e6, abs=0.01)
-    failed = models.export_finding(context.out / "missing.pth", context.model("fp32"), "fp32", context.out)
-    assert (failed.subject, failed.state) == ("export, fp32", "failed")
-    assert failed.text.startswith("CheckpointError: ")
+def test_an_export_is_told(context, monkeypatch):
+    card, asked = Model.read(context.model("fp16")).card, []
+
+    def export_onnx(checkpoint, path, **options):
+        asked.append((checkpoint, path, options))
+        return SimpleNamespace(card=card, seconds=1.26, size=2_500_000)
+
+    monkeypatch.setattr("export.exporter.export_onnx", export_onnx)
+    path = context.model("full-fp16")
+    found = models.export_finding(CHECKPOINT, path, "fp16", context.out)
+    gate = card.proof.gate
+    figures = {"seconds": 1.3, "mb": 2.5, "gate_flipped": gate.flipped, "gate_passed": gate.passed}
+    assert found == Finding.verdict("export, full-fp16", True, figures=figures)
+    models.export_finding(CHECKPOINT, path, "fp32", context.out)
+    options = [
+        {"precision": "fp16", "force": True, "data": context.out},
+        {"precision": "fp32", "force": False, "data": None},
+    ]
+    assert asked == [(CHECKPOINT, path, one) for one in options]
+
+
+def test_an_export_that_fails_is_told(context):
+    found = models.export_finding(context.out / "missing.pth", context.model("fp32"), "fp32", context.out)
+    assert (found.subject, found.state) == ("export, fp32", "failed")
+    assert found.text.startswith("CheckpointError: ")

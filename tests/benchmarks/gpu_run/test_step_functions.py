@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.results import Measurement, Results, Skipped
 from runtime.card import OutputSpec
 from runtime.devices.device import CPU_DEVICE
 from runtime.devices.registry import golden_tolerance
+from runtime.errors import DeviceError
 
 CARS = OutputSpec(classes=("car",), activation="sigmoid")
 
@@ -266,6 +268,65 @@ def test_training_and_camvid_say_which_folders_they_need(context, tmp_path):
     (data / "train_images").mkdir(parents=True)
     (found,) = training.camvid(replace(context, data=data))
     assert found.text == f"{data}: has no folder train_classes; expected CamVid's images and labels"
+
+
+TRAINER = """
+import sys
+from pathlib import Path
+
+run = Path(sys.argv[sys.argv.index("--out") + 1])
+old = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
+run.mkdir(exist_ok=True, parents=True)
+epochs = int(sys.argv[sys.argv.index("--epochs") + 1])
+print("trained in", run.name, old, flush=True)
+if "--compile" in sys.argv:
+    sys.exit("torch.compile: no compiler")
+rows = [f"{epoch},0.5,0.6,0.7,2.0" for epoch in range(1, epochs + 1)]
+(run / "metrics.csv").write_text("\\n".join(["epoch,train_loss,image_dice,iou,train_seconds", *rows]))
+"""
+
+
+@pytest.fixture
+def trainer(context, monkeypatch, tmp_path):
+    """A program in place of the trainer, which cannot compile; it prints what it found in the folder of its run."""
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        training.subprocess,
+        "Popen",
+        lambda command, **given: real([sys.executable, str(tmp_path / "trainer.py"), *command[4:]], **given),
+    )
+    (context.out / "data").mkdir()
+
+
+def test_each_way_to_train_is_tried_though_one_fails(context, trainer):
+    write_metrics(context.out / "runs" / "fp32", (1, 0.9, 0.1, 9.0))  # of an earlier run of the step
+    found = [*training.variants(context)]
+    assert [(one.subject, one.state) for one in found] == [
+        *((variant.name, "passed") for variant in training.VARIANTS[:4]),
+        ("bf16, compiled", "failed"),
+    ]
+    assert found[-1].text == "DeviceError: ended with status 1: torch.compile: no compiler"
+    assert found[2].figures["epoch"] == 3 and found[0].figures["train_loss"] == 0.5
+    logs = {name: (context.out / "steps" / f"training-{name}.log").read_text() for name in ("fp32", "fp16")}
+    assert logs == {
+        "fp32": "trained in fp32 []\n",
+        "fp16": "trained in fp16 []\ntrained in fp16 ['metrics.csv']\n",
+    }
+
+
+def test_no_training_is_begun_without_time(context, trainer):
+    found = [*training.variants(replace(context, ends=time.time() + 3))]
+    assert {one.state for one in found} == {"skipped"} and len(found) == len(training.VARIANTS)
+    assert found[0].text == "3 s are left, and it needs 15 s"
+
+
+@pytest.mark.timing
+def test_a_training_that_takes_too_long_is_told(context, trainer, tmp_path):
+    (tmp_path / "trainer.py").write_text("import time; print('step 7', flush=True); time.sleep(60)")
+    with pytest.raises(DeviceError) as error:
+        training.train_for(context, "slow", context.out / "data", (), 1, 5.0)
+    assert str(error.value) == "took longer than 5 s; last output: step 7"
 
 
 def test_the_options_of_every_training_are_accepted(context):
