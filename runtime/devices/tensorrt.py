@@ -32,6 +32,9 @@ ABOUT_THE_ENGINE = re.compile(r"\bengine\b|deseriali[sz]|golden sample", re.IGNO
 An engine that was loaded and gets no execution context is sound: see `runtime.devices.out_of_memory.NO_CONTEXT`.
 """
 
+WRONG = "answers the golden sample wrongly"
+"""Words by which `check` refuses a session."""
+
 NOT_WHOLE = re.compile(r"no associated shape profiles provided: (\S+)")
 """Words by which it tells that a part of the graph begins at some other value than the model's input."""
 
@@ -177,12 +180,15 @@ def _open(request: SessionRequest) -> TensorRtSession:
         DeviceError: the engine's folder is not safe, TensorRT takes a part of the graph only, or its engine finds no
             room; and what `open_inference` and `check` raise for a new engine.
     """
+    from runtime.engine_store.engine_cache import WrongError
 
     def open_for(profile: Profile) -> TensorRtSession:
         try:
             return open_engine(request, profile, open_for)
         except UnetError:
             raise
+        except WrongError as error:
+            raise DeviceError(f"device {request.device}: {error}") from error
         except Exception as error:  # ONNX Runtime's errors share no base class
             if refused := refusal(str(error), reason_of(error)):
                 raise DeviceError(f"device {request.device}: {refused}") from error
@@ -196,7 +202,7 @@ def open_engine(
 ) -> TensorRtSession:
     """Open a session on the engine for a profile; `reopen` opens one for a wider profile. Raises as `_open`."""
     from runtime.devices.engine_facts import engine_key, gpu_facts, timing_key
-    from runtime.engine_store.engine_cache import DamagedError, EngineCache
+    from runtime.engine_store.engine_cache import DamagedError, EngineCache, WrongError
 
     path, device, card, options = request.path, request.device, request.card, request.options
 
@@ -217,6 +223,8 @@ def open_engine(
             return built(cache) if building else opened(cache)
         except Exception as error:  # ONNX Runtime's errors share no base class
             said = str(error)
+            if WRONG in said:
+                raise WrongError(said.removeprefix(f"device {device}: ")) from error
             about_engine = ABOUT_THE_ENGINE.search(said) and not is_out_of_memory(said)
             if not (BAD_TIMINGS in said if building else about_engine):
                 raise

@@ -44,6 +44,10 @@ class DamagedError(Exception):
     """An engine that has to be built anew; says why."""
 
 
+class WrongError(DamagedError):
+    """An engine that answers wrongly. If it did so when it was new, another one would too."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One engine on disk: `bytes` of its files, last `used` and `created` in seconds since 1970, what it is `about`."""
@@ -96,9 +100,10 @@ class EngineCache:
         rebuilds it, `load` is called once with a new folder and True. `timing` is the key that measured kernels are
         kept under; "" keeps none. They are in the new folder, and `load` is called once more without them if it raises
         `DamagedError` there. An engine that was built is kept although `load` raises an error that is `sound`: one that
-        says no more than that the engine finds no room now.
+        says no more than that the engine finds no room now. So is one that answers wrongly, and it is not built again.
 
         Raises:
+            WrongError: `load` raises it for an engine that is new, or was wrong when it was.
             DeviceError: the folder is not ours alone, or cannot be written; and whatever else `load` raises.
         """
         self.make_safe()
@@ -109,6 +114,8 @@ class EngineCache:
                 try:
                     return self._load(entry, load)
                 except DamagedError as damage:
+                    if isinstance(damage, WrongError) and _read_manifest(entry).get("wrong") is True:
+                        raise
                     note(f"engine {key[:12]}: {damage}; it is built anew")
             return self._build(key, about, load, note, timing, sound)
 
@@ -141,10 +148,11 @@ class EngineCache:
         temporary = self.folder / f".{key}.{os.urandom(4).hex()}"
         start = time.monotonic()
 
-        def keep() -> None:
+        def keep(**facts: bool) -> None:
             try:
                 self._keep_timing(temporary, timing)
-                self._publish(key, temporary, {"about": dict(about), "seconds": round(time.monotonic() - start, 1)})
+                seconds = round(time.monotonic() - start, 1)
+                self._publish(key, temporary, {"about": dict(about), "seconds": seconds, **facts})
             except (OSError, OutputError) as error:  # the disk is full, say: the session works all the same
                 note(f"engine {key[:12]}: is not kept for the next start ({error})")
 
@@ -155,6 +163,9 @@ class EngineCache:
             built = self._load_new(key, temporary, load, note)
             keep()
             return built
+        except WrongError:
+            keep(wrong=True)
+            raise
         except Exception as error:
             if sound(error):
                 keep()
@@ -167,7 +178,7 @@ class EngineCache:
         try:
             return load(folder, True)
         except DamagedError as damage:
-            if not timings:
+            if isinstance(damage, WrongError) or not timings:
                 raise
             note(f"measured kernels of engine {key[:12]}: {damage}; they are measured anew")
         for path in timings:

@@ -468,6 +468,27 @@ answers.append(predictor.report.switch)
     assert part(ran, "built before") == [*KEPT, "close"]
 
 
+def test_an_engine_that_is_wrong_when_it_is_new_is_not_built_at_every_start(run):
+    ran = run(
+        """
+for start in range(2):
+    mark(start)
+    answers.append(asked(Predictor, model, "tensorrt", options=ProviderOptions(engine_folder=folder)))
+no_golden()
+mark("right")
+answers.append(Predictor(model, "tensorrt", options=ProviderOptions(engine_folder=folder)).report.device)
+"""
+    )
+    first, second, last = ran.answer
+    assert first == second
+    assert first.startswith("DeviceError: device tensorrt:0: answers the golden sample wrongly (off by 0.")
+    assert first.endswith("; export the model again, update the driver or choose another device")
+    assert last == "tensorrt:0"
+    assert part(ran, "0") == [*NEW, "run 1x56x88x3", "close"]
+    assert part(ran, "1") == [*KEPT, "run 1x56x88x3", "close"]
+    assert part(ran, "right")[:2] == KEPT
+
+
 def test_a_graph_that_tensorrt_takes_in_part_is_refused_before_an_engine_is_built(run):
     ran = run(
         """

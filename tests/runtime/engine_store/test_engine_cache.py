@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from engine_files import KEY, OTHER, Builder, names, opened
 
-from runtime.engine_store.engine_cache import DamagedError, EngineCache, user_cache
+from runtime.engine_store.engine_cache import DamagedError, EngineCache, WrongError, user_cache
 
 
 def raising(error):
@@ -66,6 +66,29 @@ def test_an_engine_that_finds_no_room_is_kept(cache, notes):
         assert cache.open(KEY if sound else OTHER, {}, builder, notes.append) == b"engine"
         assert builder.calls == calls
     assert notes == []
+
+
+def test_an_engine_that_was_wrong_when_it_was_new_is_not_built_again(cache, notes):
+    wrong, builder = True, Builder()
+
+    def load(folder, building):
+        content = builder(folder, building)
+        if wrong:
+            raise WrongError("answers wrongly")
+        return content
+
+    for _ in range(2):
+        with pytest.raises(WrongError, match=r"^answers wrongly$"):
+            cache.open(KEY, {}, load, notes.append)
+    wrong = False
+    assert [cache.open(key, {}, load, notes.append) for key in (KEY, OTHER)] == [b"engine"] * 2
+    assert builder.calls == [True, False, False, True]
+    assert notes == []
+    wrong = True
+    with pytest.raises(WrongError):
+        cache.open(OTHER, {}, load, notes.append)
+    assert builder.calls[4:] == [False, True]
+    assert notes == [f"engine {OTHER[:12]}: answers wrongly; it is built anew"]
 
 
 def test_measured_kernels_that_are_not_taken_are_measured_anew(cache, notes):
