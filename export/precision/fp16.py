@@ -33,7 +33,7 @@ FOLLOWERS = ("Relu", "MaxPool", "Concat", "Resize")
 """Operators that are fp16 if all values that they read are."""
 
 TF32_SPLIT = 2.0**13 + 1
-"""What splits the 24 significant bits of fp32 into TF32's 11 and the 13 others."""
+"""Factor that splits the 24 significant bits of fp32 into the 11 of TF32 and the 13 others."""
 
 LARGEST = float(np.finfo(np.float16).max)
 HEADROOM = 4.0
