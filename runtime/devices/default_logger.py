@@ -2,7 +2,7 @@
 
 A session has a logger, whose severity we set. But providers write to the default logger, which belongs to the whole
 process, and so does ONNX Runtime while it makes them: one line for a GPU that is given by its number ("No registered
-plugin EP device found", 1.26 and later), TensorRT's own warnings, and one line for each call of CUDA that fails, before
+plugin EP device found", 1.26 and later), TensorRT's own warnings, and a line for some calls of CUDA that fail, before
 the error is raised. A full arena is none of these.
 """
 

@@ -139,3 +139,22 @@ def test_names_are_those_that_the_provider_is_linked_against(stand_in):
     """The stand-in has read them out of ONNX Runtime's own library."""
     linked = {path.name for path in stand_in.folder.glob("lib*.so.*")} - {"libcuda.so.1"}
     assert linked == set(NAMES)
+
+
+FAILING = """
+import sys
+import onnxruntime
+from on_stand_in import open_on
+
+onnxruntime.set_default_logger_severity(int(sys.argv[2]))
+try:
+    open_on(sys.argv[1])
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_copy_that_fails_is_printed_unless_the_default_logger_is_silent(stand_in, models):
+    told, silent = (stand_in.run(FAILING, models["conv"], level, STAND_IN_NO_COPIES="1") for level in (2, 4))
+    assert told.stderr.count("[E:onnxruntime:Default, cuda_call.cc") == told.stderr.count("CUDA failure 719") == 1
+    assert "CUDA failure 719" in silent.stdout and silent.stderr == ""

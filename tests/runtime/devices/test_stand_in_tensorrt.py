@@ -50,6 +50,14 @@ EXTRA = {
 FP16, INT8 = "tensorrt flag 0", "tensorrt flag 1"
 """BuilderFlag::kFP16 and kINT8 of NvInfer.h. Networks have no flag: they are weakly typed."""
 
+ENVIRONMENT = {
+    "ORT_TENSORRT_FP16_ENABLE": "1",
+    "ORT_TENSORRT_INT8_ENABLE": "1",
+    "ORT_TENSORRT_MAX_WORKSPACE_SIZE": "1000",
+    "ORT_TENSORRT_BUILDER_OPTIMIZATION_LEVEL": "1",
+}
+"""The provider reads such variables where it is given no options."""
+
 
 @pytest.fixture
 def opened(stand_in, write_model, make_card, tmp_path):
@@ -90,7 +98,7 @@ def calls_of(ran, number):
 def test_the_builder_is_told_shapes_and_precision_and_all_nodes_are_tensorrt_s(
     opened, precision, options, profile, expected
 ):
-    ran = opened(precision, **options)
+    ran = opened(precision, ENVIRONMENT, **options)
     assert [list(one) for one in ran.answer] == [["TensorrtExecutionProvider"]] * 2
     low, best, high = profile
     asked = [
