@@ -22,7 +22,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     WebPImagePlugin,  # noqa: F401
 )
 
-from runtime.errors import ImageError, ImageMemoryError, one_line
+from runtime.errors import ImageError, ImageMemoryError, ImageWarning, one_line, warn_user
 from runtime.image_files import bmp, gif, jpeg, netpbm, png, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.libtiff_messages import libtiff_errors
@@ -74,6 +74,9 @@ XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
 DAMAGED = re.compile(r"truncated|broken|decod|data stream|^-\d+$", re.IGNORECASE)
 """Words by which Pillow tells a damaged file from one of a kind that it does not read. Pillow 11 gives numbers."""
 
+UNSUPPORTED = re.compile(r"unsupported BMP", re.IGNORECASE)
+"""Words by which Pillow names a kind of BMP that it does not read."""
+
 QUOTED = re.compile(r"""[:'"]""")
 """The beginning of what a decoder's message quotes."""
 
@@ -112,6 +115,8 @@ def decode(
         content = read_source(source, name, limits)
         if content.startswith(jpeg.START):
             picture, header = jpeg.decode_jpeg(content, limits, at_least)
+            if header.fault:
+                warn_user(f"{name}: {header.fault}", ImageWarning)
             turn = UPRIGHT.get(jpeg_orientation(header))
             if isinstance(picture, Image.Image):
                 return picture if turn is None else picture.transpose(turn)
@@ -149,14 +154,12 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
     if content.startswith(gif.STARTS):
         return gif.first_frame(content, limits).whole_screen, 1
     if content.startswith(tiff.STARTS):
-        tiff.check_directory(content)
-    elif content.startswith(webp.START):
+        return tiff.size_of(content, limits), 1
+    if content.startswith(webp.START):
         webp.check_size(content, limits)
     elif content.startswith(png.START):
         content = png.reduce(content, limits)
     with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
-        if picture.format == "TIFF":  # Pillow turns its sides itself
-            return picture.size, 1
         # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
         has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()
         return picture.size, orientation(picture) if has_some else 1
@@ -168,7 +171,7 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
     try:
         with strict(limits):
             yield
-    except ImageError:
+    except (ImageError, ImageWarning):  # where warnings are errors
         raise
     except MemoryError as error:
         raise out_of_memory(name) from error
@@ -192,6 +195,8 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
             raise out_of_memory(name) from error
         if DAMAGED.search(str(error)):
             raise ImageError(f"{name}: is damaged or truncated ({reason(error)}); replace it") from error
+        if UNSUPPORTED.search(str(error)):
+            raise ImageError(f"{name}: is of a kind that is not read ({reason(error)}); save it as PNG") from error
         raise ImageError(f"{name}: cannot be read as an image ({reason(error)})") from error
 
 
@@ -260,6 +265,8 @@ def check_bytes(count: int, name: str, limits: Limits) -> None:
 
 def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     """Decode a caller's own picture, which stays as it is."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tiff.check_picture(picture)
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
         limits.check_pixels(*picture.size)
     try:

@@ -27,7 +27,12 @@ def test_floating_point_image_is_refused_by_file_name(tmp_path):
     Image.fromarray(np.zeros((2, 2), np.float32)).save(path)
     with pytest.raises(ImageError) as caught:
         load_image(path)
-    assert str(caught.value).startswith(f"{path}: has floating-point pixels, expected 8 or 16 bits")
+    told = "is a TIFF of 1 x float32, grey, uncompressed, which is not read; open it with tifffile and give the array"
+    assert str(caught.value) == f"{path}: {told}"
+    with pytest.raises(
+        ImageError, match=r"^image: has floating-point pixels, expected 8 or 16 bits an integer channel"
+    ):
+        load_image(Image.fromarray(np.zeros((2, 2), np.float32)))
 
 
 def test_pixels_that_cannot_be_converted_are_an_image_error():
