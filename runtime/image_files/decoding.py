@@ -23,10 +23,11 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 )
 
 from runtime.errors import ImageError, ImageMemoryError, ImageWarning, one_line, warn_user
-from runtime.image_files import bmp, gif, jpeg, netpbm, png, tiff, webp
+from runtime.image_files import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import LIMITS, LimitError, Limits, TooManyPixelsError
+from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -123,11 +124,28 @@ def decode(
             return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
         for starts, decoder in BY_START:
             if content.startswith(starts):
-                return finished(decoder(content, limits))
+                picture = finished(decoder(content, limits))
+                warn_of_pages(content, name, limits)
+                return picture
+        if heif.module_of(content):
+            return finished(heif.decode_heif(content, limits))
         if netpbm.START.match(content):
             return netpbm_picture(netpbm.decode_netpbm(content, limits))
         with Image.open(io.BytesIO(content), formats=DECODERS):
             raise UnidentifiedImageError  # a rare kind of the formats above
+
+
+def is_known_start(start: bytes) -> bool:
+    """Return True for the first 32 bytes of a file that may be decoded."""
+    if start.startswith(bmp.START):  # which also begins words
+        return start[14:18] in bmp.HEADER_SIZES
+    known = (jpeg.START, *(starts for starts, _ in BY_START))
+    module = heif.module_of(start)
+    return (
+        any(start.startswith(one) for one in known)
+        or netpbm.START.match(start) is not None
+        or (module is not None and heif.is_installed(module))
+    )
 
 
 def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
@@ -159,6 +177,10 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
         webp.check_size(content, limits)
     elif content.startswith(png.START):
         content = png.reduce(content, limits)
+    if heif.module_of(content):
+        with heif.refusals(), heif.opened(content) as picture:
+            limits.check_pixels(*picture.size)
+            return picture.size, orientation(picture)
     with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
         # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
         has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()

@@ -1,6 +1,7 @@
 """Image files of every kind, each beside the pixels that it has by another library, and the judge of a reading."""
 
 import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
 
 HEIGHT, WIDTH = 21, 37
@@ -72,7 +73,9 @@ def as_rgb(values):
 def judged(sample):
     """Return `RIGHT`, `REFUSED` or `DIFFERING`, and what was said or how far the pixels differ."""
     try:
-        found = load_image(sample.content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # of animations
+            found = load_image(sample.content)
     except ImageError as error:
         return (REFUSED if REFUSALS.match(str(error)) else DIFFERING), str(error)
     if sample.expected is None:
