@@ -11,7 +11,10 @@ MOST_NAMES = 10_000
 """Maximum number of file names that are remembered, so that a program that runs for years does not grow."""
 
 MOST_PARTS = 1_000
-"""Maximum number of directories, blocks or chunks that are looked at."""
+"""Maximum number of directories or chunks that are looked at."""
+
+MOST_TAGS = 20_000
+"""Maximum number of tags of all directories: a directory may lead to itself."""
 
 SMALLER_OR_MASK = 1 | 4
 """Bits of a TIFF page's kind: the same picture, smaller; or its mask."""
@@ -70,11 +73,14 @@ def has_second_page(content: bytes) -> bool:
     order, is_big = "<" if content[:2] == b"II" else ">", 43 in content[2:4]
     number, count_form, entry, step = ("Q", "Q", "HHQ", 20) if is_big else ("L", "H", "HHL", 12)
     start = struct.unpack_from(order + number, content, 8 if is_big else 4)[0]
+    tags = kind = 0
     for index in range(MOST_PARTS):
         count = struct.unpack_from(order + count_form, content, start)[0]
-        first = start + struct.calcsize(order + count_form)
-        kind = 0
-        for position in range(first, first + min(count, tiff.MAX_TAGS) * step, step):
+        tags += count
+        if tags > MOST_TAGS:
+            break
+        first, kind = start + struct.calcsize(order + count_form), 0
+        for position in range(first, first + count * step, step):
             tag = struct.unpack_from(order + entry, content, position)[0]
             if tag == 254:
                 kind = struct.unpack_from(order + "L", content, position + struct.calcsize(order + entry))[0]

@@ -7,6 +7,7 @@ tests/runtime/image_files/test_corpus.py compares each kind with another library
 
 import io
 from dataclasses import dataclass
+from math import isclose
 from typing import Any
 
 from PIL import TiffImagePlugin
@@ -78,6 +79,9 @@ PREDICTED = frozenset({LZW, DEFLATE, ADOBE_DEFLATE, LZMA, ZSTD})
 READ = PREDICTED | {RAW, JPEG, PACKBITS, *FAX}
 """Compressions that are read. Of `FAX` some are, and the others are refused when they are decoded."""
 
+USUAL_YCBCR = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
+"""Coefficients and range of YCbCr that Pillow takes for granted."""
+
 UNSPECIFIED, PREMULTIPLIED = 0, 1
 """Meanings of a channel beyond the colours: none that is told; alpha that the colours are multiplied by."""
 
@@ -119,7 +123,7 @@ class TiffKind:
             predictor=first(tags, 317, 1),
             fill_order=first(tags, 266, 1),
             subsampling=numbers(tags, 530, (2, 2)),
-            has_own_range=532 in tags or 529 in tags,
+            has_own_range=any(not is_near(tags.get(tag, usual), usual) for tag, usual in USUAL_YCBCR.items()),
         )
 
     def __str__(self) -> str:
@@ -215,6 +219,11 @@ def numbers(tags: Any, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
     if not all(isinstance(one, int) for one in found):
         raise DamageError(f"its tag {tag} holds other values than whole numbers")
     return found
+
+
+def is_near(found: Any, wanted: tuple[float, ...]) -> bool:
+    """Return True if a tag holds these numbers, which may be fractions."""
+    return isinstance(found, tuple) and len(found) == len(wanted) and all(map(isclose, map(float, found), wanted))
 
 
 def first(tags: Any, tag: int, default: int) -> int:

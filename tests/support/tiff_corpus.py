@@ -1,4 +1,4 @@
-"""TIFF files of every kind that tifffile writes, beside tifffile's own reading of them."""
+"""TIFF files of every kind that tifffile and Pillow write, beside tifffile's own reading of them."""
 
 import io
 import itertools
@@ -6,6 +6,8 @@ import itertools
 import numpy as np
 import tifffile
 from image_corpus import HEIGHT, Kind, Sample, as_rgb, smooth
+from pictures import encoded
+from PIL import Image
 
 TYPES = {
     "uint1": ("uint8", 1),
@@ -126,6 +128,30 @@ def sample(kind):
     return Sample(kind, file.getvalue(), expected(kind, read), tolerance(kind))
 
 
+def pillow_samples():
+    """Yield the kinds that Pillow writes, beside the picture that was written or, of a JPEG, tifffile's reading."""
+    levels = np.round(smooth(4) * 255).astype(np.uint8)
+    colour, deep = Image.fromarray(levels[:, :, :3]), levels[:, :, 0].astype(np.uint16) * 257
+    pictures = {mode: colour.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "CMYK", "YCbCr")}
+    pictures |= {
+        "RGBA": Image.fromarray(levels),
+        "I;16": Image.fromarray(deep),
+        "PA": colour.quantize(50).convert("PA"),
+    }
+    of_one_bit = ("tiff_ccitt", "group3", "group4", "tiff_raw_16")
+    usual = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
+    for mode, picture in pictures.items():
+        expected = as_rgb(levels[:, :, 0]) if mode == "I;16" else np.asarray(picture.convert("RGB"), np.float64)
+        for compression in (*usual, *of_one_bit) if mode == "1" else usual:
+            content = encoded(picture, "TIFF", compression=compression)
+            yield Sample(Kind.of("TIFF", by="Pillow", mode=mode, compression=compression), content, expected)
+    for mode in ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"):
+        content = encoded(pictures[mode], "TIFF", compression="jpeg")
+        read = tifffile.imread(io.BytesIO(content), maxworkers=1)
+        expected = from_cmyk(read.astype(np.float64)) if mode == "CMYK" else as_rgb(read)
+        yield Sample(Kind.of("TIFF", by="Pillow", mode=mode, compression="jpeg"), content, expected)
+
+
 def stored(kind):
     """Make the values that a file stores, [height, width] or [height, width, bands]."""
     dtype, bits = TYPES[kind["dtype"]]
@@ -166,12 +192,17 @@ def expected(kind, read):
     if photometric == "miniswhite":
         return as_rgb(255 - levels)
     if photometric == "separated":
-        return (255 - levels[:, :, :3]) * (255 - levels[:, :, 3:4]) / 255
+        return from_cmyk(levels)
     if photometric == "ycbcr" and kind["compression"] != "jpeg":  # tifffile gives RGB of a JPEG
         return from_ycbcr(levels)
     if photometric == "cielab":
         return from_lab(read)
     return as_rgb(levels)
+
+
+def from_cmyk(levels):
+    """RGB of inks without colour management."""
+    return (255 - levels[:, :, :3]) * (255 - levels[:, :, 3:4]) / 255
 
 
 def from_ycbcr(levels):

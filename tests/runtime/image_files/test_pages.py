@@ -1,6 +1,8 @@
 """Files of several pages or frames: the first is read, and a warning says so once a file."""
 
 import io
+import struct
+import time
 import warnings
 
 import numpy as np
@@ -10,7 +12,8 @@ from pictures import PIXELS, encoded
 from PIL import Image
 
 from runtime.errors import ImageWarning
-from runtime.image import load_image
+from runtime.image import Limits, load_image
+from runtime.image_files.pages import has_several
 
 FIRST, SECOND = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
 
@@ -74,3 +77,13 @@ def test_damage_behind_the_first_page_is_no_second_page(tmp_path):
         content[start : start + size] = (len(content) + 5).to_bytes(size, "little")
         path.write_bytes(content)
         np.testing.assert_array_equal(load_image(path), PIXELS)
+
+
+def test_directory_that_leads_to_itself_has_no_second_page_and_takes_no_time(tmp_path):
+    entry = struct.pack("<HHLL", 254, 4, 1, 1)
+    size = len(entry) * 9_000
+    content = b"II*\0" + struct.pack("<LH", 8, 9_000) + entry * 9_000 + struct.pack("<L", 8)
+    assert len(content) == 14 + size
+    begun = time.process_time()
+    assert not has_several(content, Limits())
+    assert time.process_time() - begun < 0.5

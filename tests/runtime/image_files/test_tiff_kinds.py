@@ -131,6 +131,21 @@ def test_other_kind_is_refused_by_name(kind, tmp_path):
         assert str(caught.value) == f"{path}: {told}"
 
 
+@pytest.mark.parametrize(("black", "is_read"), [(0, True), (15, False)])
+def test_ycbcr_is_read_in_the_usual_range_only(black, is_read):
+    picture = Image.fromarray((LEVELS[:, :, :3] // 257).astype(np.uint8)).convert("YCbCr")
+    with Image.open(io.BytesIO(encoded(picture, "TIFF"))) as opened:
+        assert tuple(opened.tag_v2[532]) == (0, 255, 128, 255, 128, 255)
+    content = encoded(picture, "TIFF", tiffinfo={532: (black, 255, 128, 255, 128, 255)})
+    if is_read:
+        np.testing.assert_array_equal(load_image(content), np.asarray(picture.convert("RGB")))
+    else:
+        with pytest.raises(
+            ImageError, match=r"^image: is a TIFF of 3 x uint8, YCbCr, uncompressed, which is not read; "
+        ):
+            load_image(content)
+
+
 def test_big_endian_bigtiff_is_refused_by_name():
     file = io.BytesIO()
     with tifffile.TiffWriter(file, byteorder=">", bigtiff=True) as writer:
