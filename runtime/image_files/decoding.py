@@ -124,7 +124,8 @@ def decode(
             return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
         for starts, decoder in BY_START:
             if content.startswith(starts):
-                picture = finished(decoder(content, limits))
+                with header_errors(content):
+                    picture = finished(decoder(content, limits))
                 warn_of_pages(content, name, limits)
                 return picture
         if heif.module_of(content):
@@ -181,10 +182,21 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
         with heif.refusals(), heif.opened(content) as picture:
             limits.check_pixels(*picture.size)
             return picture.size, orientation(picture)
-    with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
+    with header_errors(content), Image.open(io.BytesIO(content), formats=DECODERS) as picture:
         # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
         has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()
         return picture.size, orientation(picture) if has_some else 1
+
+
+@contextmanager
+def header_errors(content: bytes) -> Iterator[None]:
+    """Turn Pillow's refusal of a file that begins like a format of ours into damage; "BM" also begins words."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        if any(content.startswith(starts) for starts, _ in BY_START if starts != bmp.START):
+            raise DamageError("its header makes no sense") from error
+        raise
 
 
 @contextmanager
