@@ -6,7 +6,6 @@ since it raises an error for a truncated file. OpenCV resizes: by area to shrink
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import cv2
@@ -18,13 +17,12 @@ from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.image_files.decoding import check_levels, decode, name_of, out_of_memory, reason, to_eight_bits
 from runtime.image_files.decoding import image_size as image_size
+from runtime.image_files.folders import SUFFIXES as SUFFIXES
+from runtime.image_files.folders import list_images as list_images
 from runtime.image_files.limits import LIMITS
 from runtime.image_files.limits import Limits as Limits
 from runtime.images.arrays import from_array, from_raw_array
 from runtime.images.pixels import pixels
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-"""File suffixes of the images in a folder."""
 
 STRIP = 2**20
 """Number of pixels of a PIL image that are converted at once."""
@@ -169,19 +167,3 @@ def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         # OpenCV drops a last axis of 1.
         array = np.dstack(resized) if len(resized) > 1 else resized[0].reshape(*target, array.shape[2])
     return array
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the image files directly in a folder by suffix, sorted, without hidden files.
-
-    Broken links are listed, so that reading them raises an error: a whole disk may be missing behind links.
-
-    Raises:
-        ImageError: the folder does not exist, or cannot be read.
-    """
-    try:
-        paths = sorted(Path(folder).iterdir())
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be listed ({(error.strerror or str(error)).lower()})") from error
-    candidates = [path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return [path for path in candidates if path.is_file() or (path.is_symlink() and not path.exists())]

@@ -34,6 +34,9 @@ def pytest_addoption(parser):
     group.addoption("--campaign-seed", type=int, default=1, help="seed of all cases")
     group.addoption("--campaign-case", type=int, help="number of the only case to try, with the seed of its run")
     group.addoption("--campaign-folder", help="folder for the counts of each area, and a table of all of them")
+    parser.addoption(
+        "--whole-corpus", action="store_true", help="every kind of TIFF, see test_corpus.py: takes minutes"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the groups

@@ -14,7 +14,7 @@ from runtime.commands.console import NONE, Command, IgnoredValue, echo
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.support.files import formula_note, require_temporary_folder
-from unet_core.data.faults import surplus_masks
+from unet_core.data.faults import files_left_out, surplus_masks
 from unet_core.data.pairs import (
     Layout,
     Measured,
@@ -284,7 +284,10 @@ def measure_and_print(
         echo(f"{submission}: {len(pairs)} mask{'s' * (len(pairs) > 1)}")
         if note := formula_note(submission, [pair.image.name for pair in pairs]):
             display.note(note)
+    left_out = files_left_out(data, layout, (split,))
     if split == "test":
+        if left_out:
+            display.note(left_out)
         return
     echo(f"{model} on {len(pairs)} {split} image{'s' * (len(pairs) > 1)} of {data}")
     training, split_off = loaded.card.training, split == "val" and not has_validation(data)
@@ -295,6 +298,8 @@ def measure_and_print(
         display.note(note)
     if len(metrics.classes) > 1:
         echo(class_table(metrics))
+    if left_out:
+        display.note(left_out)
 
 
 if __name__ == "__main__":

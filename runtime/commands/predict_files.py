@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
 from runtime.image import image_size
+from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
 from runtime.model_file.reader import read_model
@@ -98,7 +100,8 @@ def predict_files(
 
     `asked` is the format, or None for the model's default.
     """
-    found = find_images(images, out)
+    left_out: Counter[str] = Counter()
+    found = find_images(images, out, left_out)
     output = read_model(arguments.model)[0].output
     form = format_of(output, asked)
     jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])
@@ -106,6 +109,8 @@ def predict_files(
     skipped = len(jobs) - len(left)
     if not left:
         echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
+        if note := left_out_note(left_out):
+            echo(f"note: {note}", err=True)
         return 0
     predictor, finished = arguments.open()
     tally = Tally()
@@ -130,6 +135,8 @@ def predict_files(
         if isinstance(form, TableFormat) and (note := formula_note(out, [job.name for job in left])):
             echo(f"note: {note}", err=True)
         echo(", ".join(parts))
+        if note := left_out_note(left_out):
+            echo(f"note: {note}", err=True)
     if not tally.failures:
         return 0
     return 1 if tally.written or skipped else ImageError.exit_code

@@ -22,11 +22,12 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     WebPImagePlugin,  # noqa: F401
 )
 
-from runtime.errors import ImageError, ImageMemoryError, one_line
-from runtime.image_files import bmp, gif, jpeg, netpbm, png, tiff, webp
+from runtime.errors import ImageError, ImageMemoryError, ImageWarning, one_line, warn_user
+from runtime.image_files import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import LIMITS, LimitError, Limits, TooManyPixelsError
+from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -74,6 +75,9 @@ XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
 DAMAGED = re.compile(r"truncated|broken|decod|data stream|^-\d+$", re.IGNORECASE)
 """Words by which Pillow tells a damaged file from one of a kind that it does not read. Pillow 11 gives numbers."""
 
+UNSUPPORTED = re.compile(r"unsupported BMP", re.IGNORECASE)
+"""Words by which Pillow names a kind of BMP that it does not read."""
+
 QUOTED = re.compile(r"""[:'"]""")
 """The beginning of what a decoder's message quotes."""
 
@@ -112,17 +116,37 @@ def decode(
         content = read_source(source, name, limits)
         if content.startswith(jpeg.START):
             picture, header = jpeg.decode_jpeg(content, limits, at_least)
+            if header.fault:
+                warn_user(f"{name}: {header.fault}", ImageWarning)
             turn = UPRIGHT.get(jpeg_orientation(header))
             if isinstance(picture, Image.Image):
                 return picture if turn is None else picture.transpose(turn)
             return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
         for starts, decoder in BY_START:
             if content.startswith(starts):
-                return finished(decoder(content, limits))
+                with header_errors(content):
+                    picture = finished(decoder(content, limits))
+                warn_of_pages(content, name, limits)
+                return picture
+        if heif.module_of(content):
+            return finished(heif.decode_heif(content, limits))
         if netpbm.START.match(content):
             return netpbm_picture(netpbm.decode_netpbm(content, limits))
         with Image.open(io.BytesIO(content), formats=DECODERS):
             raise UnidentifiedImageError  # a rare kind of the formats above
+
+
+def is_known_start(start: bytes) -> bool:
+    """Return True for the first 32 bytes of a file that may be decoded."""
+    if start.startswith(bmp.START):  # which also begins words
+        return start[14:18] in bmp.HEADER_SIZES
+    known = (jpeg.START, *(starts for starts, _ in BY_START))
+    module = heif.module_of(start)
+    return (
+        any(start.startswith(one) for one in known)
+        or netpbm.START.match(start) is not None
+        or (module is not None and heif.is_installed(module))
+    )
 
 
 def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
@@ -149,17 +173,30 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
     if content.startswith(gif.STARTS):
         return gif.first_frame(content, limits).whole_screen, 1
     if content.startswith(tiff.STARTS):
-        tiff.check_directory(content)
-    elif content.startswith(webp.START):
+        return tiff.size_of(content, limits), 1
+    if content.startswith(webp.START):
         webp.check_size(content, limits)
     elif content.startswith(png.START):
         content = png.reduce(content, limits)
-    with Image.open(io.BytesIO(content), formats=DECODERS) as picture:
-        if picture.format == "TIFF":  # Pillow turns its sides itself
-            return picture.size, 1
+    if heif.module_of(content):
+        with heif.refusals(), heif.opened(content) as picture:
+            limits.check_pixels(*picture.size)
+            return picture.size, orientation(picture)
+    with header_errors(content), Image.open(io.BytesIO(content), formats=DECODERS) as picture:
         # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
         has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()
         return picture.size, orientation(picture) if has_some else 1
+
+
+@contextmanager
+def header_errors(content: bytes) -> Iterator[None]:
+    """Turn Pillow's refusal of a file that begins like a format of ours into damage; "BM" also begins words."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        if any(content.startswith(starts) for starts, _ in BY_START if starts != bmp.START):
+            raise DamageError("its header makes no sense") from error
+        raise
 
 
 @contextmanager
@@ -168,7 +205,7 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
     try:
         with strict(limits):
             yield
-    except ImageError:
+    except (ImageError, ImageWarning):  # where warnings are errors
         raise
     except MemoryError as error:
         raise out_of_memory(name) from error
@@ -192,6 +229,8 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
             raise out_of_memory(name) from error
         if DAMAGED.search(str(error)):
             raise ImageError(f"{name}: is damaged or truncated ({reason(error)}); replace it") from error
+        if UNSUPPORTED.search(str(error)):
+            raise ImageError(f"{name}: is of a kind that is not read ({reason(error)}); save it as PNG") from error
         raise ImageError(f"{name}: cannot be read as an image ({reason(error)})") from error
 
 
@@ -260,6 +299,8 @@ def check_bytes(count: int, name: str, limits: Limits) -> None:
 
 def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     """Decode a caller's own picture, which stays as it is."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tiff.check_picture(picture)
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
         limits.check_pixels(*picture.size)
     try:

@@ -26,6 +26,7 @@ class Frame:
     transparent: int
     is_interlaced: bool
     pixels: bytes
+    end: int
 
     @property
     def whole_screen(self) -> tuple[int, int]:
@@ -81,9 +82,17 @@ def first_frame(content: bytes, limits: Limits) -> Frame:
     own, start = colours(content, position + 10, flags)
     if 0 in size:
         raise DamageError("its frame has no pixels")
-    pixels = content[start : after_blocks(content, start + 1)]
+    end = after_blocks(content, start + 1)
     x, y = little(content, position + 1), little(content, position + 3)
-    return Frame(screen, x, y, size, own or palette, transparent, bool(flags & INTERLACED), pixels)
+    return Frame(screen, x, y, size, own or palette, transparent, bool(flags & INTERLACED), content[start:end], end)
+
+
+def has_second_frame(content: bytes, limits: Limits) -> bool:
+    """Return True if there is another frame behind the first one, and what stands between them."""
+    position = first_frame(content, limits).end
+    while content[position : position + 1] in (b"!", b"\0"):
+        position = after_blocks(content, position + 2) if content[position] else position + 1
+    return content[position : position + 1] == b","
 
 
 def colours(content: bytes, start: int, flags: int) -> tuple[bytes, int]:

@@ -15,10 +15,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.image_files.damage import DamageError, UnreadKindError
+from runtime.image_files.damage import DamageError, NoEndError, UnreadKindError
 from runtime.image_files.limits import Limits
 
-START = b"\xff\xd8\xff"
+START, END = b"\xff\xd8\xff", b"\xff\xd9"
 
 SOF, SOS, EOI, APP1 = range(0xC0, 0xD0), 0xDA, 0xD9, 0xE1
 """Markers: start of frame (with three others among them), start of scan, end of image, EXIF or XMP."""
@@ -68,6 +68,8 @@ class Header:
     bytes_before_scans: int = 0
     junk: list[tuple[int, int]] = field(default_factory=list)
     """(start, end) of the bytes between the segments before the first scan. Some cameras write them."""
+    fault: str = ""
+    """A warning about a file that is decoded though it is truncated."""
 
     @property
     def is_whole(self) -> bool:
@@ -86,7 +88,7 @@ def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = Tr
     while True:
         found = NEXT_MARKER.search(content, position)
         if found is None:
-            raise DamageError("it ends before its end marker")
+            raise NoEndError("it ends before its end marker")
         if not header.scans and found.start() > position:
             header.junk.append((position, found.start()))
             if len(header.junk) > MAX_JUNK:
@@ -178,24 +180,47 @@ def decode_jpeg(
         UnreadKindError: it is lossless, arithmetic, of 12 bits or of unusual sampling factors.
         LimitError, TooManyPixelsError: it exceeds the limits.
     """
-    header = read_header(content, limits)
+    try:
+        header = read_header(content, limits)
+    except NoEndError:
+        if limits.truncated != "warn":
+            raise
+        content = content + END
+        header = read_header(content, limits)
+        if not header.scans:
+            raise
+        header.fault = "has no end marker, but all of its pixels"
     space = SPACES.get(len(header.components))
     if header.kind not in KINDS or header.bits != 8 or space is None:
         raise UnreadKindError(
             f"is a JPEG of a kind that is not read (frame 0xff{header.kind:02x}, {header.bits} bits, "
             f"{len(header.components)} components); save it as a baseline or progressive JPEG of 8 bits"
         )
-    if not header.is_whole:
+    if not header.is_whole and not header.fault:
         raise DamageError("scans are missing at its end")
     size = len(content) * (1 + bool(header.junk))
     limits.check_memory(size + memory_needed(header) + 3 * header.size[0] * header.size[1] * (space == "CMYK"))
     if header.junk:  # no loss, but libjpeg's warning of it would hide those that are
         content = without(content, header.junk)
-    pixels = strictly(content, space, scaled_size(header.size, at_least))
+    pixels = pixels_of(content, space, scaled_size(header.size, at_least), header)
     if space != "CMYK":
         return pixels, header
     np.invert(pixels, out=pixels)  # Adobe stores the opposite
     return Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK", 0, 1), header
+
+
+def pixels_of(content: bytes, space: str, size: tuple[int, int], header: Header) -> NDArray[np.uint8]:
+    """Decode strictly; a file with a `fault` leniently where it lacks pixels, which the fault then tells."""
+    try:
+        pixels = strictly(content, space, size)
+        if not header.fault or header.is_whole:
+            return pixels
+    except DamageError:
+        if not header.fault:
+            raise
+        pixels = decode(content, space, size, strict=False)
+    header.fault = "is truncated, and the pixels that are missing are grey or blurred; replace it"
+    return pixels
 
 
 def without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
@@ -214,13 +239,12 @@ def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | None) -> tupl
 
 def strictly(content: bytes, space: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode by simplejpeg; raise a DamageError for whatever libjpeg warns of but surplus bytes."""
-    wanted: dict[str, Any] = {"colorspace": space, "min_width": size[0], "min_height": size[1]}
     try:
-        return np.asarray(simplejpeg.decode_jpeg(content, **wanted))
+        return decode(content, space, size)
     except ValueError as error:
         text = str(error)
         if SURPLUS.search(text):  # the first warning of this file, and nothing comes after its end
-            return np.asarray(simplejpeg.decode_jpeg(content, strict=False, **wanted))
+            return decode(content, space, size, strict=False)
         if "subsampling" in text:
             raise UnreadKindError(
                 "is a JPEG of unusual sampling factors, which is not read; save it with 4:4:4, 4:2:2 or 4:2:0"
@@ -228,3 +252,9 @@ def strictly(content: bytes, space: str, size: tuple[int, int]) -> NDArray[np.ui
         if "memory" in text:
             raise MemoryError from error
         raise DamageError((text.partition("(): ")[2] or text).replace(":", ",")) from error
+
+
+def decode(content: bytes, space: str, size: tuple[int, int], *, strict: bool = True) -> NDArray[np.uint8]:
+    """Decode by simplejpeg to a `size`, (width, height), that is a whole or a part of the picture's."""
+    options: dict[str, Any] = {"colorspace": space, "min_width": size[0], "min_height": size[1], "strict": strict}
+    return np.asarray(simplejpeg.decode_jpeg(content, **options))

@@ -1,9 +1,12 @@
 """Limits: the largest images that are decoded, and what decoding them may cost."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from runtime.errors import ConfigError
 from runtime.support.validation import FieldChecks
+
+Truncated = Literal["refuse", "warn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +20,11 @@ class Limits:
         scans: maximum number of scans of a JPEG; a progressive one has about 10. An image of more than a tenth of
             `pixels` may have fewer in proportion, since each scan passes over all pixels.
         memory: maximum number of bytes that decoding takes, as estimated from the header, file and result included.
+        truncated: "refuse" a JPEG without its end marker; or "warn", and decode what there is. Some cameras leave the
+            marker out. If pixels are missing, too, libjpeg fills them with grey.
 
     Raises:
-        ConfigError: a number is not an integer from 1.
+        ConfigError: a number is not an integer from 1, or `truncated` is another word.
     """
 
     pixels: int = 200_000_000
@@ -27,11 +32,13 @@ class Limits:
     header_bytes: int = 2**24
     scans: int = 100
     memory: int = 2**31
+    truncated: Truncated = "refuse"
 
     def __post_init__(self) -> None:
         check = FieldChecks(ConfigError, "Limits.")
-        for name, value in vars(self).items():
-            check.integer(name, value, 1)
+        for name in ("pixels", "file_bytes", "header_bytes", "scans", "memory"):
+            check.integer(name, getattr(self, name), 1)
+        check.choice("truncated", self.truncated, get_args(Truncated))
 
     def check_pixels(self, width: int, height: int) -> None:
         """Raise a TooManyPixelsError for an image of more than `pixels`."""

@@ -19,7 +19,7 @@ TEXTS = {b"tEXt": b"Raw profile type exif\0", b"zTXt": b"Raw profile type exif\0
 """Texts that tell the orientation."""
 
 MAX_TEXT = 2**20
-"""Maximum size of a chunk that tells the orientation, in bytes."""
+"""Maximum size of a chunk that tells the orientation, in bytes, also when it is decompressed: Pillow reads no more."""
 
 
 def decode_png(content: bytes, limits: Limits) -> Image.Image:
@@ -87,8 +87,24 @@ def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], 
         raise DamageError(f"the checksum of its chunk {name.decode()} is wrong")
     if name == b"IDAT":
         pixels += chunk[8 : 8 + length]
+    elif is_text and not is_small_text(name, bytes(chunk[8 + len(TEXTS[name]) : -4])):
+        kept[name] = b""  # later ones are not looked at, so a thousand of them cost nothing
     else:
         kept.setdefault(name, bytes(chunk))
+
+
+def is_small_text(name: bytes, text: bytes) -> bool:
+    """Return True for what follows a keyword, unless it is damaged or is decompressed to more than `MAX_TEXT`."""
+    if name == b"tEXt" or (name == b"iTXt" and text[:1] in (b"", b"\0")):
+        return True
+    # Flag and method, language\0, translated keyword\0; or the method alone.
+    stream = text[2:].split(b"\0", 2)[-1] if name == b"iTXt" else text[1:]
+    decompressor = zlib.decompressobj()
+    try:
+        decompressor.decompress(stream, MAX_TEXT)
+    except zlib.error:
+        return False
+    return not decompressor.unconsumed_tail
 
 
 def chunk_of(name: bytes, body: bytearray) -> bytes:

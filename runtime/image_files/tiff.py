@@ -4,13 +4,15 @@ import io
 import struct
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.fax import decode_group4
 from runtime.image_files.jpeg import SPACES, read_header, strictly
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import Limits, of_picture
+from runtime.image_files.tiff_kinds import FAX, JPEG, RAW, TiffKind, read_tags
+from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 """Beginnings of TIFF and BigTIFF, and of two that are written wrongly but can be read."""
@@ -18,9 +20,6 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, JPEG_TABLES = 278, 322, 323, 347
 OFFSETS, COUNTS = (273, 324), (279, 325)
 """Tags; of strips and of tiles."""
-
-FAX = frozenset({"group3", "group4", "tiff_ccitt", "tiff_raw_16"})
-"""Pillow's names of fax compressions."""
 
 MAX_PIECES = 100_000
 """Maximum number of strips or tiles: 200 million pixels in tiles of 64x64 have 49,000."""
@@ -34,21 +33,23 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         DamageError: strips or tiles are missing or damaged.
-        UnreadKindError: JPEG in the way of TIFF 6.0, or too many strips or tiles.
+        UnreadKindError: it is of a kind that is not read, or has too many strips or tiles.
         LimitError, TooManyPixelsError: it exceeds the limits.
     """
     check_directory(content)
-    with Image.open(io.BytesIO(content), formats=("TIFF",)) as picture:
-        assert isinstance(picture, TiffImagePlugin.TiffImageFile)
-        tags = picture.tag_v2
-        if picture.info["compression"] == "tiff_jpeg":
-            raise UnreadKindError("is a TIFF with JPEG in the way of TIFF 6.0, which is not read; save it again")
-        limits.check_pixels(*picture.size)
-        biggest = check_pieces(content, tags, picture.info["compression"], limits)
+    tags = read_tags(content)
+    kind = TiffKind.of(tags)
+    kind.check()
+    limits.check_pixels(int(tags[256]), int(tags[257]))
+    biggest = check_pieces(content, tags, kind, limits)
+    if kind.is_raw_planes:
+        limits.check_memory(len(content) + of_picture(int(tags[256]), int(tags[257]), BYTES_PER_PIXEL))
+        return decode_planes(content, kind, tags, tags[OFFSETS[OFFSETS[1] in tags]], piece_size(tags))
+    with opened(content, kind) as picture:
         sample = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
         copies = sample * (1 + (tags.get(274, 1) != 1))
         limits.check_memory(len(content) + 2 * biggest + of_picture(*picture.size, copies + 3))
-        if picture.info["compression"] in FAX:
+        if kind.compression in FAX:
             return decode_fax(content, picture)
         with libtiff_errors() as said:
             picture.load()
@@ -57,11 +58,42 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
         return picture
 
 
-def decode_fax(content: bytes, picture: TiffImagePlugin.TiffImageFile) -> Image.Image:
+def size_of(content: bytes, limits: Limits) -> tuple[int, int]:
+    """Return (width, height) as displayed, of a kind that is read."""
+    check_directory(content)
+    tags = read_tags(content)
+    TiffKind.of(tags).check()
+    width, height = int(tags[256]), int(tags[257])
+    limits.check_pixels(width, height)
+    return (height, width) if tags.get(274, 1) in (5, 6, 7, 8) else (width, height)
+
+
+def check_picture(picture: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise an UnreadKindError for a TIFF that its owner has opened with Pillow, which takes its pixels for others."""
+    kind = TiffKind.of(picture.tag_v2)
+    kind.check()
+    if kind.is_raw_planes and kind.depth == 16:
+        raise UnreadKindError(
+            f"is a TIFF of {kind}, which Pillow reads as 8 bits; give the path or the bytes of the file"
+        )
+
+
+def opened(content: bytes, kind: TiffKind) -> Image.Image:
+    """Open by Pillow; a kind that this version of Pillow does not know is refused by name."""
+    try:
+        return Image.open(io.BytesIO(content), formats=("TIFF",))
+    except UnidentifiedImageError as error:
+        raise kind.refusal() from error
+
+
+def decode_fax(content: bytes, picture: Image.Image) -> Image.Image:
     """Decode a TIFF with fax compression, of which Group 4 in strips is read."""
+    assert isinstance(picture, TiffImagePlugin.TiffImageFile)
     tags = picture.tag_v2
     if picture.info["compression"] != "group4" or OFFSETS[1] in tags or picture.mode != "1":
-        raise UnreadKindError("is a TIFF with fax compression other than Group 4 in strips; save it as PNG")
+        raise UnreadKindError(
+            "is a TIFF with fax compression other than Group 4 in strips, which is not read; save it as PNG"
+        )
     if COUNTS[0] not in tags:
         raise DamageError("the lengths of its strips are missing")
     width, height = int(tags[256]), int(tags[257])
@@ -94,22 +126,27 @@ def too_many_pieces(count: int) -> UnreadKindError:
     return UnreadKindError(f"has {count} strips or tiles, expected at most {MAX_PIECES}; save it with larger ones")
 
 
-def check_pieces(content: bytes, tags: Any, compression: str, limits: Limits) -> int:
+def piece_size(tags: Any) -> tuple[int, int]:
+    """Return (width, height) of a strip or tile."""
+    if OFFSETS[1] in tags:
+        across, down = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
+    else:
+        across, down = int(tags[256]), min(int(tags[257]), int(tags.get(ROWS_PER_STRIP, tags[257])))
+    if across < 1 or down < 1:
+        raise DamageError("its strips or tiles have no size")
+    return across, down
+
+
+def check_pieces(content: bytes, tags: Any, kind: TiffKind, limits: Limits) -> int:
     """Raise a DamageError unless there are all strips or tiles, and as large as the pixels need where that shows.
 
     Returns the largest size of one when it is decoded, in bytes.
     """
     width, height = int(tags[256]), int(tags[257])
-    bits = tags.get(258, (1,))
-    planes = int(tags.get(277, 1)) if tags.get(284, 1) == 2 else 1
-    depth = bits[0] if planes > 1 else sum(bits) if len(bits) > 1 else bits[0] * int(tags.get(277, 1))
+    planes = kind.samples if kind.is_planar else 1
+    depth = kind.depth * (1 if kind.is_planar else kind.samples)
     is_tiled = OFFSETS[1] in tags
-    if is_tiled:
-        across, down = int(tags.get(TILE_WIDTH, 0)), int(tags.get(TILE_LENGTH, 0))
-    else:
-        across, down = width, min(height, int(tags.get(ROWS_PER_STRIP, height)))
-    if across < 1 or down < 1:
-        raise DamageError("its strips or tiles have no size")
+    across, down = piece_size(tags)
     offsets, counts = tags.get(OFFSETS[is_tiled], ()), tags.get(COUNTS[is_tiled])
     expected = -(-width // across) * -(-height // down) * planes
     if expected > MAX_PIECES:
@@ -119,10 +156,10 @@ def check_pieces(content: bytes, tags: Any, compression: str, limits: Limits) ->
     tops = [] if is_tiled else [top for _ in range(planes) for top in range(0, height, down)]
     rows = [min(down, height - top) for top in tops] or [down] * expected
     row = -(-across * depth // 8)
-    has_lengths = compression == "raw" and counts is not None and tags.get(262) != 6
+    has_lengths = kind.compression == RAW and counts is not None
     if has_lengths and any(count < row * number for count, number in zip(counts, rows, strict=False)):
         raise DamageError("its strips or tiles are too short")
-    if compression == "jpeg":
+    if kind.compression == JPEG:
         tables = tags.get(JPEG_TABLES, b"\xff\xd8\xff\xd9")
         for offset, count, number in zip(offsets, counts or (), rows, strict=False):
             check_jpeg(tables[:-2] + content[offset + 2 : offset + count], (across, number), limits)

@@ -2,6 +2,7 @@
 
 import io
 import random
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,12 @@ def test_floating_point_image_is_refused_by_file_name(tmp_path):
     Image.fromarray(np.zeros((2, 2), np.float32)).save(path)
     with pytest.raises(ImageError) as caught:
         load_image(path)
-    assert str(caught.value).startswith(f"{path}: has floating-point pixels, expected 8 or 16 bits")
+    told = "is a TIFF of 1 x float32, grey, uncompressed, which is not read; open it with tifffile and give the array"
+    assert str(caught.value) == f"{path}: {told}"
+    with pytest.raises(
+        ImageError, match=r"^image: has floating-point pixels, expected 8 or 16 bits an integer channel"
+    ):
+        load_image(Image.fromarray(np.zeros((2, 2), np.float32)))
 
 
 def test_pixels_that_cannot_be_converted_are_an_image_error():
@@ -94,6 +100,19 @@ def test_what_is_no_known_image_is_refused(tmp_path, content, message):
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+@pytest.mark.parametrize("place", [24, 25], ids=["bits", "colour type"])
+def test_file_of_a_known_format_whose_header_makes_no_sense_is_damaged(place, tmp_path):
+    content = bytearray(encoded(PIXELS))
+    content[place] = 77
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    for read in (load_image, image_size):
+        with pytest.raises(ImageError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: is damaged or truncated (its header makes no sense); replace it"
+
+
 def test_missing_file_and_folder_say_so(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png: no such file$"):
         load_image(tmp_path / "gone.png")
@@ -131,6 +150,7 @@ FILES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*only the first one is read:runtime.errors.ImageWarning")
 @pytest.mark.parametrize("tolerant", [False, True], ids=["strict", "where a program set LOAD_TRUNCATED_IMAGES"])
 @pytest.mark.parametrize("kind", FILES)
 def test_file_cut_off_at_any_byte_is_an_image_error_or_the_whole_image(kind, tolerant, monkeypatch):

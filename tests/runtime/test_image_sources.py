@@ -167,6 +167,7 @@ def test_lab_is_seen_as_its_colour_and_as_the_grey_of_that():
     assert np.abs(grey - colour @ [0.299, 0.587, 0.114]).max() <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*only the first one is read:runtime.errors.ImageWarning")
 @pytest.mark.parametrize("form", ["MPO", "PNG"])
 def test_first_picture_of_several_is_read(form):
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ((255, 0, 0), (0, 0, 255)))

@@ -174,6 +174,13 @@ def test_images_without_masks_and_broken_ones_are_listed_before_the_work(model, 
     )
 
 
+def test_files_that_are_no_images_are_told_of_at_the_end(model, views):
+    (views / "val_images" / "v9.jp2").touch()
+    done = run(model, views)
+    assert done.exit_code == 0
+    assert done.stderr.endswith(f"note: {views}: 1 file left out: .jp2 (1)\n")
+
+
 def test_every_image_is_decoded_once(model, views, decoding):
     assert run(model, views).exit_code == 0
     assert decoding.since() == 3

@@ -133,11 +133,13 @@ def test_an_error_across_settings_names_the_file_that_one_is_from(data, tmp_path
     assert result.stderr.startswith(f"error: {tmp_path / 'recipe.toml'}: --height 33: expected a multiple of 16")
 
 
-def test_masks_without_an_image_are_noted(data, tmp_path):
+def test_masks_without_an_image_and_other_files_are_noted(data, tmp_path):
     (data / "train_images" / "car3.jpg").unlink()
+    (data / "train_images" / "car3.dng").touch()
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0
     assert f"note: {data}: 1 mask has no image of the same name: train_masks/car3_mask.gif\n" in result.stderr
+    assert f"note: {data}: 1 file left out: .dng (1)\n" in result.stderr
 
 
 def test_data_without_any_foreground_are_refused(data, tmp_path):

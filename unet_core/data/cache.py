@@ -64,8 +64,8 @@ from unet_core.data.records import (
     write_index,
 )
 
-VERSION = 2
-"""Version of the records' format; records of another version are in other folders."""
+VERSION = 3
+"""Version of the records' format and of how files are read; records of another version are in other folders."""
 
 SAME_AS_PILLOW = "1.9.0"
 """Version of simplejpeg that gives the pixels of Pillow, bit for bit, so that records from before it was used hold."""

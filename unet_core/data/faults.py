@@ -2,11 +2,12 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runtime.errors import DataError
-from unet_core.data.pairs import SPLITS, Layout, Pair, Split, has_validation, split_folders
+from unet_core.data.pairs import SPLITS, Layout, Measured, Pair, Split, has_validation, image_folder, split_folders
 
 LISTED_REASONS, LISTED_FILES = 6, 3
 """Maximum number of reasons that `refuse` lists, and of files for each reason."""
@@ -69,6 +70,28 @@ def surplus_masks(
         return None
     count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
     return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
+
+
+def files_left_out(
+    data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Measured] = SPLITS
+) -> str | None:
+    """Describe the files beside the images and masks that are no images; return None if there are none.
+
+    Raises:
+        DataError: see `find_pairs`.
+    """
+    from runtime.image_files.folders import left_out_note, list_images
+
+    left_out: Counter[str] = Counter()
+    for split in wanted if has_validation(data) or wanted == ("test",) else SPLITS[:1]:
+        if split == "test":
+            folders = [image_folder(data, split)]
+        else:
+            folders = [*split_folders(data, split, (layout or Layout()).masks)]
+        for folder in folders:
+            list_images(folder, left_out)
+    note = left_out_note(left_out)
+    return f"{data}: {note}" if note else None
 
 
 def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:

@@ -15,7 +15,8 @@ from typing import Literal
 from runtime.errors import DataError
 from unet_core.data.validation_split import split_by_group
 
-LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp", ".heic", ".heif", ".hif", ".avif")
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")

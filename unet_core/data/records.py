@@ -24,7 +24,7 @@ from runtime.image import fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
-from unet_core.data.pairs import Pair
+from unet_core.data.pairs import JPEG_SUFFIXES, Pair
 
 INDEX, DATA = "index.npy", "records.bin"
 HEADER_BYTES, CHECKSUM_BYTES = 512, 4
@@ -40,8 +40,6 @@ RECORDS = Trust(
     readable=True,
 )
 """Whose records are trained on."""
-
-JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 PENDING, NOT_STORED = -2, -1
 """Offsets of pairs that are not decoded yet, and of valid pairs that did not fit into the cache."""

@@ -11,7 +11,7 @@ from runtime.errors import CheckpointError, ConfigError, DataError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
-from unet_core.data.faults import shared_images, surplus_masks
+from unet_core.data.faults import files_left_out, shared_images, surplus_masks
 from unet_core.data.pairs import Layout, find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder
 from unet_core.data.validation_split import group_of
@@ -133,6 +133,8 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
         if processes.first:
             if surplus := surplus_masks(config.data, layout):
                 display.note(surplus)
+            if left_out := files_left_out(config.data, layout):
+                display.note(left_out)
             decode_missing(sets, cache, missing, display)
             if shared := shared_images(train_pairs, val_pairs):
                 display.note(shared)

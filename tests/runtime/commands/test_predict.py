@@ -29,6 +29,28 @@ def test_folder_gives_a_mask_for_each_image_at_its_own_size(run_predict, picture
         assert np.array_equal(mask, mask_of(pictures / source))
 
 
+@pytest.mark.filterwarnings("default::runtime.errors.ImageWarning")
+def test_files_that_are_left_out_and_pages_are_told_of(run_predict, pictures, out):
+    (pictures / "below").mkdir()
+    for name in ("d.jp2", "below/e.jp2", "below/f.dng", "below/words.txt"):
+        (pictures / name).touch()
+    picture = Image.open(pictures / "c.tif")
+    picture.save(pictures / "several.tif", save_all=True, append_images=[picture])
+    result = run_predict(pictures)
+    assert (result.exit_code, result.stdout) == (0, f"4 of 4 written to {out} on cpu\n")
+    assert result.stderr.splitlines() == [
+        f"note: {pictures / 'several.tif'}: has several pages or frames, and only the first one is read",
+        "note: 3 files left out: .jp2 (2), .dng (1)",
+    ]
+    told = run_predict(f"{pictures}/**", "--skip-existing")
+    assert told.stderr == "note: 3 files left out: .jp2 (2), .dng (1)\n"
+    refused = run_predict(pictures / "below")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"error: {pictures / 'below'}: no images in this folder and below; 2 files left out: .dng (1), .jp2 (1)\n"
+    )
+
+
 def test_files_and_folders_may_be_mixed_and_named_twice(run_predict, pictures, out):
     result = run_predict(pictures / "c.tif", pictures, pictures / "c.tif")
     assert result.exit_code == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import DataError
-from unet_core.data.faults import refuse, shared_images, surplus_masks
+from unet_core.data.faults import files_left_out, refuse, shared_images, surplus_masks
 from unet_core.data.pairs import Layout, Pair, find_pairs
 
 IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
@@ -100,3 +100,18 @@ def test_images_on_both_sides_are_noted(data):
     said = "both trained and validated on, so the metrics are too good: train_images/car0.jpg"
     assert shared_images(train, [*val, train[0]]) == f"1 image is {said}"
     assert shared_images(train, train[:2]) == f"2 images are {said}, train_images/car1.jpg"
+
+
+def test_files_that_are_no_images_are_told_of(data):
+    assert files_left_out(data) is None
+    (data / "train_images" / "notes.txt").touch()
+    (data / "train_images" / "car9.jp2").touch()
+    (data / "val_masks" / "car9.npy").touch()
+    assert files_left_out(data) == f"{data}: 2 files left out: .jp2 (1), .npy (1)"
+    assert files_left_out(data, wanted=("val",)) == f"{data}: 1 file left out: .npy (1)"
+    (data / "test_images").mkdir()
+    (data / "test_images" / "a.dng").touch()
+    assert files_left_out(data, wanted=("test",)) == f"{data}: 1 file left out: .dng (1)"
+    for kind in ("images", "masks"):
+        shutil.rmtree(data / f"val_{kind}")
+    assert files_left_out(data) == f"{data}: 1 file left out: .jp2 (1)"

@@ -67,10 +67,9 @@ def test_grey_mask_stored_in_several_channels_is_read(mode):
     [
         (Image.fromarray(PIXELS), "RGB"),
         (Image.fromarray(BLACK_WHITE.astype(np.uint16) * 257), "I;16"),
-        (Image.fromarray(BLACK_WHITE.astype(np.float32)), "F"),
         (Image.merge("CMYK", [*[Image.new("L", (3, 2))] * 3, Image.fromarray(BLACK_WHITE)]), "CMYK"),
     ],
-    ids=["RGB", "16 bits", "float", "CMYK"],
+    ids=["RGB", "16 bits", "CMYK"],
 )
 def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
     path = tmp_path / "mask.tif"
