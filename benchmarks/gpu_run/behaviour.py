@@ -24,7 +24,7 @@ from benchmarks.gpu_run.sessions import (
     within,
 )
 from benchmarks.measuring.rounds import MIN_ROUNDS, interleave
-from runtime.card import UNetConfig
+from runtime.card import Precision, UNetConfig
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import one_line
 from runtime.options import Heuristics
@@ -156,7 +156,7 @@ def threads(context: StepContext) -> Iterator[Finding]:
 
 def graphs(context: StepContext) -> Iterator[Finding]:
     """Capture CUDA graphs of several shapes, replay them in turns, and time one image with graphs and without."""
-    for precision in ("fp32", "fp16"):
+    for precision in get_args(Precision):
         if context.model(precision).exists():
             yield from tried(f"graphs, {precision}", partial(graphs_of, context, precision))
 

@@ -61,7 +61,8 @@ def test_a_first_run_goes_from_end_to_end(stand_in, run_folder):
     assert found["the same shape with room"].state == "ran"
     assert found["memory after close"].figures["held_mib"] > 0
     assert found["8 threads, 20 runs each"].state == "ran"
-    assert found["fp32, round 4: 1x160x240, 2x160x240, 1x96x96"].state == "ran"
+    for precision in ("fp32", "fp16", "int8"):
+        assert found[f"{precision}, round 4: 1x160x240, 2x160x240, 1x96x96"].state == "ran"
 
     text = (run_folder / "report.md").read_text()
     assert done.stdout == text + "\n" or done.stdout == text

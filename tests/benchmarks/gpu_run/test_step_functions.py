@@ -85,7 +85,7 @@ def test_behaviour_is_measured(context, on_cpu):
     (threads,) = behaviour.threads(context)
     assert (threads.state, threads.figures["max_abs_error"]) == ("passed", pytest.approx(0, abs=1e-5))
     found = [*behaviour.graphs(context)]
-    assert [one.state for one in found] == 2 * [*4 * ["passed"], "measured"]
+    assert [one.state for one in found] == 3 * [*4 * ["passed"], "measured"]
     assert set(found[4].figures) == {"graph_ms", "plain_ms"}
 
 
