@@ -1,6 +1,7 @@
 """The report of an export on the terminal: parity figures in columns, and the verdict."""
 
 from runtime.card import ModelCard, ProofRow
+from runtime.support.sizes import batch_text
 
 
 def verdict_line(card: ModelCard, source: str) -> str:
@@ -32,9 +33,9 @@ def verdict_line(card: ModelCard, source: str) -> str:
 
 def parity_table(rows: tuple[ProofRow, ...]) -> str:
     """Lay out the parity figures of each checked shape in columns."""
-    lines = ["batch x height x width    images      max error   pixels flipped   mask IoU   flip distance"]
+    lines = ["batch of width x height   images      max error   pixels flipped   mask IoU   flip distance"]
     for row in rows:
-        shape, figures = "x".join(map(str, row.shape)), row.parity
+        shape, figures = batch_text(row.shape), row.parity
         lines.append(
             f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
             f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"

@@ -303,7 +303,7 @@ def _notes_on_size(options: ExportOptions, trained: ModelCard, card_is_assumed: 
             notes.append(f"{given}: images are stretched to that size; the model was trained for images at their own")
         elif (height, width) != options.fixed_size[1:] and not card_is_assumed:
             notes.append(
-                f"{given}: images are resized to that size; the model was trained at {height}x{width} (height x width)"
+                f"{given}: images are resized to that size; the model was trained at {width}x{height} (width x height)"
             )
     return notes
 

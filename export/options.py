@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.card import MAX_FIXED_BATCH, MAX_SIDE, NEVER_PADDED, Fit, FixedShape, ModelCard, Precision, Target
 from runtime.errors import ConfigError
+from runtime.support.sizes import size_text
 from unet_core.model_options import NETWORK_OPTIONS, CardChanges, NetworkOptions, card_changes, network_options
 
 if TYPE_CHECKING:
@@ -113,8 +114,10 @@ def with_fixed_size(card: ModelCard, shape: FixedShape | None, *, raw: bool = Fa
     batch, height, width = shape
     spec, given = card.input, f"--fixed-size {fixed_size_text(shape)}"
     if height < spec.min_size[0] or width < spec.min_size[1]:
-        least = "x".join(map(str, spec.min_size))
-        raise ConfigError(f"{given}: the network takes pictures of at least {least} (height x width); give that")
+        raise ConfigError(
+            f"{given} (batch x height x width): the network takes pictures of at least {size_text(spec.min_size)} "
+            "(width x height)"
+        )
     if (raw or not spec.padded) and (height % spec.stride or width % spec.stride):
         reason = NEVER_PADDED if not spec.padded else "since --raw pads nothing"
         raise ConfigError(f"{given}: expected multiples of {spec.stride} for height and width, {reason}")

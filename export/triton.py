@@ -16,6 +16,7 @@ from runtime.model_file.metadata import read_metadata
 from runtime.model_file.reader import read_model
 from runtime.support.files import make_folder, replacing, write_bytes, write_text
 from runtime.support.locks import try_lock
+from runtime.support.sizes import batch_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Valid names of models: they become folders and parts of addresses."""
@@ -151,7 +152,7 @@ def _require_replaceable(target: Path, card: ModelCard) -> None:
     kinds = [
         one.precision
         + (" for CPUs" if one.target == "cpu" else "")
-        + (f" for batches of {'x'.join(map(str, one.input.fixed_shape))}" if one.input.fixed_shape else "")
+        + (f" for batches of {batch_text(one.input.fixed_shape)}" if one.input.fixed_shape else "")
         for one in (there, card)
     ]
     if kinds[0] != kinds[1] or there.weights_sha256 != card.weights_sha256:

@@ -18,8 +18,8 @@ A message is one line: the thing, what was found, what was expected, what to do 
 and exit with `exit_code`. Every other exception is a bug and keeps its traceback.
 
     DeviceWarning         device="auto" skipped a faster device; the message says which one and why
-    ImageWarning          an array of 16 bits or floats whose values differ by too little to tell them apart in 8 bits,
-                          or a truncated JPEG that was asked for
+    ImageWarning          an image is taken, but perhaps not as it was meant: values that hardly differ in 8 bits, a
+                          mask or an orientation that is not looked at, more pages, a truncated JPEG that was asked for
 """
 
 import re
@@ -99,7 +99,7 @@ class DeviceWarning(UserWarning):
 
 
 class ImageWarning(UserWarning):
-    """An array's values fill so little of their range that 8 bits hardly tell them apart; or a file is not whole."""
+    """An image is taken, but perhaps not as it was meant; the message says what was found and what to do."""
 
 
 def warn_user(message: str, category: type[Warning]) -> None:

@@ -6,7 +6,7 @@ since it raises an error for a truncated file. OpenCV resizes: by area to shrink
 
 import os
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -15,13 +15,23 @@ from PIL import Image
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError
-from runtime.image_files.decoding import check_levels, decode, name_of, out_of_memory, reason, to_eight_bits
+from runtime.image_files.decoding import (
+    LEVELS,
+    WHITE_16,
+    check_levels,
+    decode,
+    name_of,
+    out_of_memory,
+    reason,
+    to_eight_bits,
+)
+from runtime.image_files.decoding import current_frame as current_frame
 from runtime.image_files.decoding import image_size as image_size
 from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
 from runtime.image_files.limits import LIMITS
 from runtime.image_files.limits import Limits as Limits
-from runtime.images.arrays import from_array, from_raw_array
+from runtime.images.arrays import FEW_LEVELS, from_array, from_raw_array, unmasked, warn_of_few_levels
 from runtime.images.pixels import pixels
 
 STRIP = 2**20
@@ -32,6 +42,9 @@ MAX_CHANNELS = 4
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
 
+ChannelOrder = Literal["RGB", "BGR"]
+"""Order of the channels of an array [height, width, 3 or 4]; alpha is the last one in both."""
+
 
 def load_image(
     source: ImageSource,
@@ -40,6 +53,7 @@ def load_image(
     count: int | None = None,
     at_least: tuple[int, int] | None = None,
     limits: Limits = LIMITS,
+    order: ChannelOrder = "RGB",
 ) -> NDArray[np.uint8]:
     """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
 
@@ -49,17 +63,18 @@ def load_image(
 
     Args:
         source: path; encoded bytes; binary file object, which is read from its start if it can seek, and stays open;
-            PIL image; or an array [height, width], [height, width, 1], [height, width, 3] (RGB) or
+            PIL image; or an array [height, width], [height, width, 1], [height, width, 3] (RGB, see `order`) or
             [height, width, 4] (RGBA) of uint8, uint16 (0..65535) or floating-point numbers (0..1).
         channels: "RGB", "L" (grey), or "raw", which takes arrays [height, width, count] alone and keeps their channels.
         count: with "raw", the number of channels that is expected; None takes any.
         at_least: (height, width) that is enough. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, which is
             several times faster, if neither side gets shorter than the longer of these two.
         limits: maximum sizes of encoded images. Arrays and PIL images in memory have no limit.
+        order: "BGR" for arrays of OpenCV, such as those of `cv2.imread`; other sources say themselves what they hold.
 
     Raises:
         ImageError: the image is missing, truncated, of an unsupported format, or exceeds the limits; or the array has
-            another type or shape.
+            another type or shape; or `order` is "BGR" and the image is no array.
     """
     if channels == "raw":
         if not isinstance(source, np.ndarray):
@@ -67,9 +82,17 @@ def load_image(
                 f"{name_of(source)}: is no array, and this model takes only arrays [height, width, "
                 f"{count or 'channels'}]; read the file yourself, and call runtime.predict(array, model)"
             )
-        return from_raw_array(np.asarray(source), count)
+        return from_raw_array(unmasked(source), count)
     if isinstance(source, np.ndarray):
-        return from_array(np.asarray(source), channels)
+        array = unmasked(source)
+        if order == "BGR" and array.ndim == 3 and array.shape[2] in (3, 4):
+            array = array[:, :, 2::-1]  # without alpha
+        return from_array(array, channels)
+    if order == "BGR":
+        raise ImageError(
+            f'{name_of(source)}: is no array, and channels="BGR" is for arrays; leave it out, the image says itself '
+            "which channel is which"
+        )
     picture, name = decode(source, at_least, limits), name_of(source)
     try:
         if isinstance(picture, Image.Image):
@@ -87,13 +110,36 @@ def to_array(picture: Image.Image, channels: str, name: str) -> NDArray[np.uint8
     array = np.empty((height, width, len(channels)), np.uint8)
     check_levels(picture, name)
     rows = max(1, STRIP // width)
+    deep = DeepValues(max(picture.info.get(LEVELS) or WHITE_16))
     for top in range(0, height, rows):
-        strip = to_eight_bits(picture.crop((0, top, width, min(height, top + rows))))
+        strip = picture.crop((0, top, width, min(height, top + rows)))
+        if strip.mode.startswith("I"):
+            deep.add(np.asarray(strip))
+        strip = to_eight_bits(strip)
         if strip.mode == "LAB":  # Pillow converts it to RGB only
             strip = strip.convert("RGB")
         values = pixels(strip if strip.mode == channels else strip.convert(channels))
         array[top : top + rows] = values.reshape(-1, width, len(channels))
+    deep.warn_if_few(name)
     return array
+
+
+class DeepValues:
+    """The range of a picture's values of more than 8 bits, seen in parts; `white` is the value that becomes 255."""
+
+    def __init__(self, white: int) -> None:
+        self.white, self.low, self.high, self.is_rounded = white, white, 0, False
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take note of a part."""
+        self.low, self.high = min(self.low, int(values.min())), max(self.high, int(values.max()))
+        self.is_rounded = self.is_rounded or bool((values.astype(np.uint32) * 255 % self.white).any())
+
+    def warn_if_few(self, name: str) -> None:
+        """Warn, once, of different values that become few levels of 8 bits."""
+        used = self.high * 255 // self.white - self.low * 255 // self.white + 1
+        if self.is_rounded and used < FEW_LEVELS:
+            warn_of_few_levels(name, "16-bit", (self.low, self.high), used, self.white)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, ModelCard
 from runtime.errors import ConfigError
-from runtime.support.validation import FieldChecks
+from runtime.support.sizes import batch_text, parse_size
+from runtime.support.validation import FieldChecks, make_integers_plain
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -130,6 +131,7 @@ class ProviderOptions:
     extra: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        make_integers_plain(self)
         CHECK.integer("max_batch", self.max_batch, 1, MAX_BATCH)
         CHECK.integer("workspace", self.workspace, 2**20, 2**40)
         CHECK.integer("builder_optimization_level", self.builder_optimization_level, 0, 5)
@@ -138,7 +140,8 @@ class ProviderOptions:
         if self.bucket is not None:
             CHECK.integer("bucket", self.bucket, 1, MAX_SIDE)
         for name in ("max_size", "min_size"):
-            value = getattr(self, name)
+            value = parse_size(getattr(self, name))
+            object.__setattr__(self, name, value)
             sides = value if isinstance(value, tuple) and len(value) == 2 else ()
             if value is not None and not (sides and all(type(one) is int and 1 <= one <= MAX_SIDE for one in sides)):
                 raise CHECK.refusal(name, value, f"(height, width), each from 1 to {MAX_SIDE}, or None")
@@ -169,10 +172,9 @@ class ProviderOptions:
         if card.input.fixed_shape is not None:
             for name in ("bucket", "min_size", "max_size"):
                 if getattr(self, name) is not None:
-                    shape = "x".join(map(str, card.input.fixed_shape))
                     raise ConfigError(
-                        f"{name}: found {getattr(self, name)}, the file takes batches of {shape} (batch x height x "
-                        "width) only; leave it out"
+                        f"{name}: found {getattr(self, name)}, the file takes batches of "
+                        f"{batch_text(card.input.fixed_shape)} (width x height) only; leave it out"
                     )
             return 1
         if self.bucket is not None and not card.input.padded:

@@ -153,6 +153,20 @@ def format_for(path: Path) -> Format:
     )
 
 
+def format_named(name: str) -> Format:
+    """Return a format by its name, or by a suffix without its dot.
+
+    Raises:
+        OutputError: there is no such format.
+    """
+    text = str(name).lower().removeprefix(".")
+    for form in FORMATS.values():
+        if text == form.name or f".{text}" in form.suffixes:
+            return form
+    suffixes = {one.removeprefix(".") for form in FORMATS.values() for one in form.suffixes}
+    raise OutputError(f"format: found {name!r}, expected one of {', '.join(sorted({*FORMATS, *suffixes}))}")
+
+
 def _png(pixels: Callable[["Segmentation"], Any]) -> Callable[["Segmentation", IO[bytes]], None]:
     """Return a writer of PNG files with these pixels."""
 
@@ -216,7 +230,7 @@ def _write_json(result: "Segmentation", file: IO[bytes]) -> None:
     from runtime.rle import coco_encode
 
     record = {
-        "size": list(result.size),
+        "size": list(result.shape),
         "threshold": result.output.threshold if result.output.thresholded else None,
         "times": asdict(result.times) if result.times else None,
         "classes": [

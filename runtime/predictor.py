@@ -12,26 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.devices.availability import device_name
 from runtime.devices.report import Report
 from runtime.devices.session import CLOSED
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
-from runtime.image import ImageSource, Limits
+from runtime.image import ChannelOrder, ImageSource, Limits, current_frame
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
-from runtime.inference.predict_options import PredictOptions, ResolvedOptions, SizeOption, resolve_options
+from runtime.inference.predict_options import PredictOptions, ResolvedOptions, SizeOption, TileOption, resolve_options
 from runtime.inference.predictor_cache import PredictorCache
 from runtime.inference.stream import MAX_WORKERS, stream_in_order
 from runtime.inference.submissions import Submissions
 from runtime.inference.tta import Tta
 from runtime.model_file.digest import Integrity, check_digest
+from runtime.model_file.kept_content import Content, is_content, keep_content, kept_at
 from runtime.model_file.reader import identity_of, path_of, read_model
 from runtime.options import ProviderOptions
 from runtime.result import Segmentation
 from runtime.support.cpu_count import MAX_THREADS, available_threads
+from runtime.support.validation import plain_integer
 
 S = TypeVar("S", bound=ImageSource)
 T = TypeVar("T")
+
+ModelSource = str | os.PathLike[str] | Content
+"""A model's file: its path, its bytes, or a binary file object."""
 
 ONE_IMAGE = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
 
@@ -52,9 +58,11 @@ class Predictor:
     """A model on a device.
 
     Args:
-        model: an ONNX file that `unet-export` wrote.
+        model: an ONNX file that `unet-export` wrote: its path, its bytes, or a binary file object. Bytes are kept in a
+            temporary file as long as the predictor is.
         device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
-            "tensorrt" and "tensorrt:N" run there or raise.
+            "tensorrt" and "tensorrt:N" run there or raise. "gpu" and "gpu:N", or the number N alone, take the better of
+            TensorRT and CUDA, or raise.
         threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
         options: `ProviderOptions`, how it runs on a device.
         limits: `Limits`, pixels and bytes that an encoded image may have.
@@ -83,14 +91,15 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
-        device: str = "auto",
+        model: ModelSource,
+        device: str | int = "auto",
         threads: int | None = None,
         options: ProviderOptions | None = None,
         limits: Limits | None = None,
         batching: Batching | None = None,
         verify: bool = True,
     ) -> None:
+        device, threads = device_name(device), plain_integer(threads)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads: found {threads!r}, expected an integer from 1 to {MAX_THREADS}, or None")
         for name, value, kind, expected in (
@@ -100,7 +109,8 @@ class Predictor:
         ):
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"{name}: found {value!r}, expected {expected}, or None")
-        self.path = path_of(model)
+        self._content = keep_content(model) if is_content(model) else kept_at(path_of(model))
+        self.path = self._content.path if self._content else path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
         self._given = (device, threads, options, limits, batching, verify)
         self._threads = threads or available_threads()
@@ -116,6 +126,8 @@ class Predictor:
             self._options.bucket_of(self.card)  # refused on every device, not only where it matters
             self._begin(device, self.path)
         except ModelError as error:
+            if self._content:
+                raise type(error)(str(error).replace(os.fspath(self.path), "model")) from error
             if identity_of(self.path) == before:
                 raise
             raise ModelError(replaced) from error  # the card of one file and the graph of another
@@ -145,9 +157,21 @@ class Predictor:
         image: list[ImageSource] | tuple[ImageSource, ...],
         *,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
+    ) -> list[Segmentation]: ...
+    @overload
+    def predict(
+        self,
+        image: list[S] | tuple[S, ...],
+        *,
+        size: SizeOption | None = None,
+        tile: TileOption | None = None,
+        overlap: float | None = None,
+        tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -155,37 +179,43 @@ class Predictor:
         image: ImageSource,
         *,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
     ) -> Segmentation: ...
     def predict(
         self,
-        image: ImageSource | list[ImageSource] | tuple[ImageSource, ...],
+        image: ImageSource | list[Any] | tuple[Any, ...],
         *,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
 
         Args:
-            image: path, bytes, file object, PIL image or array, see `load_image`.
-            size: (height, width) that the network sees, or "native" for the image's own; by default as trained, or with
-                `tile` the image's own.
-            tile: (height, width) of the tiles that a large image is cut into, so that memory is bounded.
+            image: path, bytes, file object, PIL image or array (RGB, see `channels`), see `load_image`.
+            size: (height, width) that the network sees, the same as a text "WIDTHxHEIGHT", or "native" for the image's
+                own; by default as trained, or with `tile` the image's own.
+            tile: (height, width), or a text "WIDTHxHEIGHT", of the tiles that a large image is cut into, so that memory
+                is bounded.
             overlap: least share of a tile's side that neighbouring tiles have in common, 0 to 0.9; by default 0.25.
             tta: "flip" takes the mean over the image and its mirror image, "d4" over all turns and mirror images.
+            channels: "BGR" for arrays as OpenCV makes them (`cv2.imread`, `VideoCapture.read`).
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap` or `tta` is invalid, or an option is unknown.
+            ConfigError: `size`, `tile`, `overlap`, `tta` or `channels` is invalid, or an option is unknown.
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the predictor is closed.
         """
-        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        options = resolve_options(
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+        )
         if isinstance(image, list | tuple):
             return list(self._stream(image, options, workers=1))
         prepared = self._preprocess(image, options)
@@ -199,16 +229,19 @@ class Predictor:
         *,
         batch_size: int | None = None,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors are those of `predict`.
 
         By default one at a time on the CPU, where more gain nothing, and eight on a GPU. Take `stream` for many images.
         """
-        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        options = resolve_options(
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+        )
         return list(self._stream(images, options, batch_size=batch_size, workers=1))
 
     @overload
@@ -262,26 +295,30 @@ class Predictor:
         workers: int | None = None,
         errors: Literal["raise", "yield"] = "raise",
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
 
         Args:
-            images: any iterable, also an endless one; read a few images ahead, in the caller's thread.
+            images: any iterable, also an endless one; read a few images ahead, in the caller's thread. Give each array
+                memory of its own: a buffer that is filled again meanwhile is seen with its new content.
             then: called with each image (as it was given) and its result, in one of the threads; what it returns is
                 given instead of the result. The place to encode and save.
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            size, tile, overlap, tta: as of `predict`.
+            size, tile, overlap, tta, channels: as of `predict`.
 
         Raises:
             ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
         """
-        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        options = resolve_options(
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+        )
         return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
 
     def _stream(
@@ -308,14 +345,22 @@ class Predictor:
             result = postprocess(item[1], output, self.card)
             return result if then is None else then(item[0], result)
 
+        def read() -> Generator[Any]:
+            try:
+                for image in images:
+                    yield current_frame(image, self._limits)
+            finally:
+                if isinstance(images, Generator):
+                    images.close()
+
         answers: Generator[Any] = stream_in_order(
-            images,
+            read(),
             load=load,
             key=lambda item: item[1].key,
             run_many=run_many,
             finish=finish,
-            batch_size=self._model.batch_size if batch_size is None else batch_size,
-            workers=min(available_threads(), MAX_WORKERS) if workers is None else workers,
+            batch_size=self._model.batch_size if batch_size is None else plain_integer(batch_size),
+            workers=min(available_threads(), MAX_WORKERS) if workers is None else plain_integer(workers),
             errors=errors,
             stopped=stopped,
         )
@@ -327,9 +372,10 @@ class Predictor:
         *,
         timeout: float | None = None,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
@@ -339,14 +385,16 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            size, tile, overlap, tta: as of `predict`.
+            size, tile, overlap, tta, channels: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
             ClosedError: the predictor is closed.
             ConfigError: as `predict`.
         """
-        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        options = resolve_options(
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+        )
         try:
             prepared = self._preprocess(image, options)
         except ImageError as error:
@@ -361,9 +409,10 @@ class Predictor:
         image: ImageSource,
         *,
         size: SizeOption | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
@@ -371,7 +420,9 @@ class Predictor:
         Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
         """
         self._check_open()
-        options = resolve_options(self.card, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+        options = resolve_options(
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+        )
         self._serving()  # after a fork it opens the file
         return await self._submissions.predict(lambda: self._preprocess(image, options))
 
@@ -398,8 +449,8 @@ class Predictor:
         self.close()
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        """Pickled by path and options; the file is opened again where it is unpickled."""
-        return type(self), (self._file, *self._given)
+        """Pickled by path (or bytes) and options; the file is opened again where it is unpickled."""
+        return type(self), (self._file.read_bytes() if self._content else self._file, *self._given)
 
     def _preprocess(self, source: ImageSource, options: ResolvedOptions) -> PreparedImage:
         self._check_open()
@@ -461,19 +512,21 @@ PREDICTORS: PredictorCache[Predictor] = PredictorCache(
 
 def predict(
     image: ImageSource,
-    model: str | os.PathLike[str],
-    device: str = "auto",
+    model: ModelSource,
+    device: str | int = "auto",
     *,
     verify: bool = True,
     size: SizeOption | None = None,
-    tile: tuple[int, int] | None = None,
+    tile: TileOption | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
+    channels: ChannelOrder = "RGB",
     **unknown: Never,
 ) -> Segmentation:
     """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes, and `verify` there.
 
     The last few models stay open for the next call, in any thread; a file that was replaced is opened anew.
     """
-    predictor = PREDICTORS.get(path_of(model), device, verify)
-    return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, **unknown)
+    content = keep_content(model) if is_content(model) else None  # its file is there as long as a predictor of it is
+    predictor = PREDICTORS.get(content.path if content else path_of(model), device_name(device), verify)
+    return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown)

@@ -9,20 +9,21 @@ import os
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from runtime.card import OutputSpec
-from runtime.errors import ConfigError, ImageError, ModelError
+from runtime.errors import ConfigError, ImageError, ModelError, OutputError
 from runtime.image import resize
 from runtime.images.overlay import COLOURS, OPACITY, displayable, shrunk, strips, tinted
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
-from runtime.output_formats import format_for
+from runtime.output_formats import format_for, format_named
 from runtime.rle import coco_encode, encode
+from runtime.support.files import reason_of
 
 LEGEND = 20
 """Maximum number of classes in a notebook's legend."""
@@ -90,7 +91,7 @@ class Segmentation:
             )
 
     def __repr__(self) -> str:
-        height, width = self.size
+        height, width = self.shape
         shares = self._shares()
         names = [f"{' '.join(self.classes[index].split())} {share:.1%}" for index, share in shares[:4]]
         more = [f"{len(shares) - 4} more"] if len(shares) > 4 else []
@@ -101,9 +102,14 @@ class Segmentation:
         return np.array(self.mask, dtype=dtype, copy=copy)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of image and mask."""
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of image and mask, as of an array [height, width]."""
         return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width): the older name of `shape`, which goes with version 1. PIL's `size` is (width, height)."""
+        return self.shape
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -150,7 +156,7 @@ class Segmentation:
         chosen = self._indices(classes)
         if not self.output.overlapping and (classes is None or len(self.classes) == 1):
             return self.mask > 0
-        region = np.zeros(self.size, np.bool_)
+        region = np.zeros(self.shape, np.bool_)
         for index in chosen:
             region |= self.mask[index] > 0 if self.output.overlapping else self.mask == index
         return region
@@ -212,7 +218,7 @@ class Segmentation:
         classes' probabilities (the largest one of classes that overlap), rounded. So borders are soft, whatever the
         threshold. Raises like `region`.
         """
-        picture = np.empty((*self.size, 4), np.uint8)
+        picture = np.empty((*self.shape, 4), np.uint8)
         picture[:, :, :3] = displayable(self.image)
         picture[:, :, 3] = self.probability_of(classes, np.uint8)
         return picture
@@ -224,8 +230,8 @@ class Segmentation:
         """
         chosen = self._indices(classes)
         together = np.max if self.output.overlapping else np.sum
-        found, top = np.empty(self.size, dtype), np.iinfo(dtype).max
-        for rows in strips(self.size):
+        found, top = np.empty(self.shape, dtype), np.iinfo(dtype).max
+        for rows in strips(self.shape):
             share = together(self.probability[chosen, rows], axis=0)  # [rows, width]
             found[rows] = np.rint(top * np.fmin(np.fmax(share, 0), 1))  # NaN is 0
         return found
@@ -244,9 +250,13 @@ class Segmentation:
         """The mask as one picture or, of classes that overlap, a picture for each: 0 and 255, or class indices."""
         if not self.output.thresholded:
             return [Image.fromarray(self.mask)]
-        return [Image.fromarray(plane * np.uint8(255)) for plane in self.mask.reshape(-1, *self.size)]
+        return [Image.fromarray(plane * np.uint8(255)) for plane in self.mask.reshape(-1, *self.shape)]
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    @overload
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path: ...
+    @overload
+    def save(self, path: IO[bytes], format: str | None = None) -> None: ...
+    def save(self, path: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> Path | None:  # noqa: A002
         """Write a file at the image's own size and return its path. The suffix chooses one of `runtime.output_formats`:
 
         .png .gif .bmp .tif .tiff   the mask: 0 and 255 for one class, class indices for several; classes that overlap
@@ -255,12 +265,29 @@ class Segmentation:
         .npz                        `probability`, `mask` and `classes`, compressed
         .json                       size, threshold, times; name, area, box and COCO's run lengths of each class
 
+        Args:
+            path: path, or a binary file object, which stays open; one without a `name` needs `format`.
+            format: name of a format in `runtime.output_formats.FORMATS` ("mask", "overlay", "cutout", ...), or a suffix
+                without its dot ("png"), whatever the suffix of `path` is.
+
         Raises:
             OutputError: no format has this suffix, it cannot hold this answer, or the file cannot be written.
         """
-        target = Path(path)
-        format_for(target).save(self, target, follow=True)
-        return target
+        if isinstance(path, str | os.PathLike):
+            target = Path(path)
+            (format_named(format) if format else format_for(target)).save(self, target, follow=True)
+            return target
+        name = getattr(path, "name", None)
+        if not format and not isinstance(name, str):
+            raise OutputError('file object: has no name that tells its format; give one, such as format="png"')
+        form = format_named(format) if format else format_for(Path(str(name)))
+        try:
+            path.write(form.encode(self))
+        except TypeError as error:
+            raise OutputError(f"{name or 'file object'}: is no binary file; open it with mode 'wb'") from error
+        except OSError as error:
+            raise OutputError(f"{name or 'file object'}: cannot be written ({reason_of(error)})") from error
+        return None
 
     def to_supervision(self) -> Any:
         """Return `supervision.Detections` with one detection for each foreground class that occurs.
@@ -298,7 +325,7 @@ class Segmentation:
             colour = COLOURS[(index - self._first) % len(COLOURS)]
             square = f'<span style="color:rgb{colour}">&#9632;</span> ' if index >= self._first else ""
             legend.append(f"<span>{square}{html.escape(self.classes[index])} {share:.1%}</span>")
-        height, width = self.size
+        height, width = self.shape
         return (
             f'<img src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"><br>{" ".join(legend)}<br>'
             f"{width}x{height} pixels{f', {self.times}' if self.times else ''}"
@@ -306,16 +333,16 @@ class Segmentation:
 
     def _preview(self) -> NDArray[np.uint8]:
         """Overlay with sides of at most `PREVIEW` pixels, uint8 RGB; image and mask are shrunk first to save time."""
-        scale = min(1.0, PREVIEW / max(self.size))
-        size = max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
+        scale = min(1.0, PREVIEW / max(self.shape))
+        size = max(1, round(self.shape[0] * scale)), max(1, round(self.shape[1] * scale))
         return tinted(resize(self.image, size), shrunk(self._colours(), size))
 
     def _colours(self) -> NDArray[np.uint8]:
         """Number of the colour of each pixel, from 1, [height, width]; 0 is without colour."""
         if not self.output.overlapping:
             return self.mask
-        found = np.empty(self.size, np.uint8 if len(self.classes) < 256 else np.uint16)
-        for rows in strips(self.size):
+        found = np.empty(self.shape, np.uint8 if len(self.classes) < 256 else np.uint16)
+        for rows in strips(self.shape):
             chosen = self.mask[:, rows] > 0
             best = np.where(chosen, self.probability[:, rows], -np.inf).argmax(axis=0)
             found[rows] = np.where(chosen.any(axis=0), best + 1, 0)
@@ -323,13 +350,13 @@ class Segmentation:
 
     def _shares(self) -> list[tuple[int, float]]:
         """(index, share of the pixels, 0..1) of the classes that occur, largest share first; a single class always."""
-        pixels = self.size[0] * self.size[1]
+        pixels = self.shape[0] * self.shape[1]
         if len(self.classes) == 1:
             return [(0, self.area() / pixels)]
         if self.output.overlapping:
             counts = np.count_nonzero(self.mask.reshape(len(self.classes), -1), axis=1)
         else:
-            parts = (self.mask[rows].reshape(-1) for rows in strips(self.size))
+            parts = (self.mask[rows].reshape(-1) for rows in strips(self.shape))
             counts = np.sum([np.bincount(part, minlength=len(self.classes)) for part in parts], axis=0)
         order = np.argsort(-counts, kind="stable").tolist()
         return [(index, counts[index] / pixels) for index in order if counts[index]]

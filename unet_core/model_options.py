@@ -24,6 +24,7 @@ from runtime.card import (
 )
 from runtime.commands.console import Listed, Size
 from runtime.errors import ConfigError, ModelError
+from runtime.support.sizes import parse_size
 
 OUTPUT_FIELDS = {"classes": "classes", "threshold": "threshold", "probabilities": "activation"}
 """Fields of `CardChanges` that belong to the card's output, and their names there. The others belong to its input."""
@@ -44,7 +45,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class CardChanges:
-    """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width).
+    """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width); a text
+    "WIDTHxHEIGHT" is taken, too.
 
     `probabilities` is what the logits of several classes become: by a softmax a pixel has one class, by sigmoids each
     class is by itself, and a pixel may have several or none. `scale` goes with fit "native".
@@ -64,6 +66,7 @@ class CardChanges:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", parse_size(self.size))
         given = self.given
         if self.probabilities not in (None, *get_args(Probabilities)):
             raise ConfigError(f"--probabilities {self.probabilities}: expected {' or '.join(get_args(Probabilities))}")
@@ -180,6 +183,7 @@ class NetworkOptions:
     only_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "only_size", parse_size(self.only_size))
         if self.activation not in (None, *get_args(Inside)):
             raise ConfigError(f"--activation {self.activation}: expected {', '.join(get_args(Inside))}")
         if self.stride is not None and not 1 <= self.stride <= MAX_STRIDE:

@@ -19,6 +19,7 @@ from runtime.errors import DeviceError, ModelError, ProofError
 from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
+from runtime.support.sizes import batch_text
 from unet_core.model import Segmenter
 from unet_core.model_options import NetworkOptions
 from unet_core.networks.checkpoint import open_checkpoint_of
@@ -84,7 +85,7 @@ class BenchmarkModel:
             check_digest(one)
             if (fixed := read_model(one)[0].input.fixed_shape) is not None:
                 raise ModelError(
-                    f"{one}: takes batches of {'x'.join(map(str, fixed))} only, and other sizes and batches are "
+                    f"{one}: takes batches of {batch_text(fixed)} only, and other sizes and batches are "
                     "measured too; give the file that was exported without --fixed-size"
                 )
         files: dict[Precision, Path] = {}

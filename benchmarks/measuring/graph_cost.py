@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from runtime.errors import ModelError, one_line
+from runtime.support.sizes import batch_text
 
 SMALL = 1_024
 """Maximum elements of a constant that may belong to arithmetic on shapes; larger ones are weights, and left out."""
@@ -91,7 +92,8 @@ def count_work(model: str | os.PathLike[str] | onnx.ModelProto, batch: int, heig
     known = {name: dimensions_of(kind) for name, kind in values.items()}
     for name in (name for node in graph.node for name in node.output):
         if name and known.get(name) is None:
-            raise ModelError(f"{name}: its size at {batch}x{height}x{width} is unknown, so its work cannot be counted")
+            at = batch_text((batch, height, width))
+            raise ModelError(f"{name}: its size at {at} is unknown, so its work cannot be counted")
     shapes = {name: shape for name, shape in known.items() if shape is not None}
     sizes = {name: megabytes(shape, values[name].elem_type) for name, shape in shapes.items()}
     sizes |= {item.name: megabytes(item.dims, item.data_type) for item in whole.graph.initializer}

@@ -9,6 +9,7 @@ from export.precision.gate import describe_limit, describe_loss, no_layer_in_fp1
 from runtime.card import NEVER_PADDED, ModelCard, UNetConfig
 from runtime.errors import one_line
 from runtime.image import MAX_CHANNELS as MAX_RESIZED
+from runtime.support.sizes import batch_text, size_text
 
 FRONT_MATTER = """\
 ---
@@ -63,7 +64,7 @@ def facts(card: ModelCard, file: Path) -> str:
         ("precision", card.precision),
         *([("written for", "CPUs")] if card.target == "cpu" else []),
         ("architecture", architecture),
-        ("trained at", "{} x {} (height x width)".format(*card.input.size)),
+        ("trained at", f"{size_text(card.input.size)} (width x height)"),
         ("made with", ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in card.producer.items())),
     ]
     kind = "U-Net" if isinstance(network, UNetConfig) else "network"
@@ -74,16 +75,15 @@ def facts(card: ModelCard, file: Path) -> str:
 def contract(card: ModelCard) -> str:
     """Describe input and output: names, types, shapes, how images are fitted, how a class is decided."""
     channels, classes = card.architecture.in_channels, card.architecture.classes
-    height, width = card.input.size
     sizes: tuple[str, ...] = ("batch", "height", "width")
     free = "Batch, height and width are free."
     if card.input.fixed_shape is not None:
         batch, *_ = sizes = tuple(map(str, card.input.fixed_shape))
         free = f"The file takes batches of {batch} at this size only."
     fits = {
-        "stretch": f"Resize images to {height} x {width}, whatever their aspect ratio.",
-        "letterbox": f"Resize images to fit into {height} x {width}, keeping their aspect ratio, centred between bars "
-        "of the mean colour.",
+        "stretch": f"Resize images to {size_text(card.input.size)} (width x height), whatever their aspect ratio.",
+        "letterbox": f"Resize images to fit into {size_text(card.input.size)} (width x height), keeping their aspect "
+        "ratio, centred between bars of the mean colour.",
         "native": "Images go in at their own size."
         if card.input.scale == 1
         else f"Resize both sides of an image to {card.input.scale:g} of their length, rounded down.",
@@ -103,7 +103,7 @@ def contract(card: ModelCard) -> str:
     if card.input.fixed_shape is None and not card.input.padded and card.input.stride > 1:
         free = f"The batch is free. Height and width have to be multiples of {card.input.stride}, {NEVER_PADDED}."
     if card.input.fixed_shape is None and max(card.input.min_size) > 1:
-        free += " The smallest picture is {} x {}.".format(*card.input.min_size)
+        free += f" The smallest picture is {size_text(card.input.min_size)} (width x height)."
     return (
         f"## Input and output\n\n{card_table(('', 'name', 'type', 'shape', 'values'), rows)}\n"
         f"{free} {fits[card.input.fit]} Resize the probabilities back to the image's size, "
@@ -263,7 +263,7 @@ def proof_section(card: ModelCard) -> str:
     versions = ", ".join(f"{as_code(name)} {as_code(text)}" for name, text in proof.versions.items())
     rows = [
         (
-            " x ".join(map(str, row.shape)),
+            batch_text(row.shape),
             row.images,
             f"{row.parity.max_abs_error:.1e}",
             f"{row.parity.flipped:.4%}",
@@ -272,7 +272,7 @@ def proof_section(card: ModelCard) -> str:
         )
         for row in proof.rows
     ]
-    names = ("batch x height x width", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
+    names = ("batch of width x height", "images", "largest error", "pixels flipped", "mask IoU", "flip distance")
     text = (
         f"## Proof\n\n{compared} {whose}, on {as_code(proof.provider)} with {versions}. The largest "
         f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{card_table(names, rows)}"

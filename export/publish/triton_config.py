@@ -14,6 +14,7 @@ from runtime.card import CARD_KEY, ModelCard
 from runtime.devices.profiles import profile_of
 from runtime.model_file.golden import Golden
 from runtime.options import ProviderOptions
+from runtime.support.sizes import size_text
 
 WARMUP = "warmup/image"
 """File with the data of `model_warmup`; Triton looks for it in warmup/ of the model's folder."""
@@ -31,7 +32,6 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
     A `max_batch` of 0 is that of a file of one shape: the server forms no batches, and requests hold whole ones.
     """
     channels, classes = card.architecture.in_channels, card.architecture.classes
-    height, width = card.input.size
     scaled = f" at {card.input.scale:g} of an image's own size: clients resize by that" * (card.input.scale != 1)
     free = "free" if card.input.padded else f"multiples of {card.input.stride}"
     batch: tuple[int, ...] = ()
@@ -52,8 +52,8 @@ def config_text(source: Path, card: ModelCard, golden: Golden, name: str, max_ba
 name: "{name}"
 platform: "onnxruntime_onnx"
 
-# {about} {height}x{width}
-# (height x width, fit: {card.input.fit}{scaled}).
+# {about} {size_text(card.input.size)}
+# (width x height, fit: {card.input.fit}{scaled}).
 max_batch_size: {max_batch}
 input [ {{ name: "image" data_type: TYPE_UINT8 dims: {image} }} ]  # {first}height, width, {card.input.channels}
 output [ {{ name: "probability" data_type: TYPE_FP32 dims: {answer} }} ]  # {first}classes, height, width

@@ -13,6 +13,7 @@ import click
 
 from runtime.commands.entry import INTERRUPTED
 from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line, shown
+from runtime.support.sizes import parse_size
 
 DISTRIBUTION = "unet-deploy"
 
@@ -37,6 +38,8 @@ class Command(click.Command):
                     default(message, category, *rest, **named)
 
             warnings.showwarning = show
+            for category in (DeviceWarning, ImageWarning):  # a note is no error, whatever PYTHONWARNINGS says
+                warnings.simplefilter("always", category)
             return super().invoke(ctx)
 
 
@@ -176,11 +179,11 @@ class Size(click.ParamType[tuple[int, int]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        width, separator, height = str(value).lower().partition("x")
-        sides = [int(text) for text in (width, height) if text.isdecimal() and len(text) <= 6]
-        if not separator or len(sides) < 2 or min(sides) < 1:
+        size = parse_size(str(value))
+        if isinstance(size, str) or min(size) < 1:
             self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
-        return sides[1], sides[0]
+        found: tuple[int, int] = size
+        return found
 
 
 class FixedSize(click.ParamType[tuple[int, int, int]]):

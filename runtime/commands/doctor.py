@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtime.commands.console import Command, Named, echo, installed_version, version_option
+from runtime.support.sizes import batch_text
 
 if TYPE_CHECKING:
     from runtime.commands.diagnostics import Findings
@@ -131,7 +132,7 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
     card = found["card"]
     height, width = card["size"]
     yield f"{found['path']}, {gigabytes(found['bytes'])}: safe to load, card read, digest {found['digest']}"
-    fixed = f", batches of {'x'.join(map(str, card['fixed_shape']))} only" if card["fixed_shape"] else ""
+    fixed = f", batches of {batch_text(card['fixed_shape'])} only" if card["fixed_shape"] else ""
     classes = ", ".join(card["classes"][:8]) + (", each by itself" if card["activation"] == "sigmoids" else "")
     fit = card["fit"] + (f" at {card['scale']:g} of its size" if card["scale"] != 1 else "")
     yield f"{card['name']}: {classes}; {width}x{height} {card['channels']}, {fit}{fixed}; " + (

@@ -22,14 +22,31 @@ class Found:
 
 @dataclass(frozen=True)
 class Scope:
-    """The real path of the folder of answers, which is not searched, and the suffixes of files that were left out."""
+    """The real path of the folder of answers, which is not searched; suffixes of files and masks that were left out."""
 
     out: str
     left_out: Counter[str]
+    masks: list[Path]
+
+    def without_masks(self, found: Iterable[Found]) -> list[Found]:
+        """Return the images among what a folder or pattern holds; the masks are added to `masks`."""
+        items = list(found)
+        self.masks.extend(item.path for item in items if is_mask(item.name))
+        return [item for item in items if not is_mask(item.name)]
 
 
-def find_images(images: Iterable[str], out: Path, left_out: Counter[str] | None = None) -> list[Found]:
+def is_mask(name: PurePath) -> bool:
+    """Return True for a mask of a data set, by its path in there: in a folder `*_masks`, or called `*_mask`."""
+    return name.stem.endswith("_mask") or any(part.endswith("_masks") for part in name.parts[:-1])
+
+
+def find_images(
+    images: Iterable[str], out: Path, left_out: Counter[str] | None = None, masks: list[Path] | None = None
+) -> list[Found]:
     """List the images of files, folders and patterns, in that order, each under one name once.
+
+    The masks of a data set are left out, and added to `masks`, where its folder or a pattern with `**` is searched; see
+    `is_mask`. Whoever wants them names the files themselves, a pattern with `_mask`, or the folder of masks.
 
     Folders are searched with their subfolders, also through links, but without hidden ones and without `out`. A pattern
     (`*`, `?`, `[...]`, `**`) that no shell has expanded gives what a shell would give. A pattern with `**` gives files
@@ -39,14 +56,15 @@ def find_images(images: Iterable[str], out: Path, left_out: Counter[str] | None 
     Raises:
         ImageError: a file or folder does not exist, holds no images, or cannot be listed.
     """
-    scope = Scope(os.path.realpath(out), Counter() if left_out is None else left_out)
+    scope = Scope(os.path.realpath(out), Counter() if left_out is None else left_out, [] if masks is None else masks)
     named: dict[Found, None] = {}
     for text in images:
         path = Path(text)
         if os.path.lexists(path) or not glob.has_magic(text):
             found = expand(path, scope)
         elif "**" in path.parts:
-            found = list(match_recursively(path, scope))
+            matched = match_recursively(path, scope)
+            found = list(matched) if "_mask" in text else scope.without_masks(matched)
         else:
             matches = sorted(glob.glob(text))  # noqa: PTH207 - a pattern may be absolute
             found = [item for match in matches for item in expand(Path(match), scope)]
@@ -79,10 +97,12 @@ def expand(path: Path, scope: Scope) -> list[Found]:
         ImageError: the path does not exist, or the folder holds no images.
     """
     if path.is_dir():
-        found = list(walk(path, PurePath(), scope, ()))
+        before = len(scope.masks)
+        found = scope.without_masks(walk(path, PurePath(), scope, ()))
         if not found:
+            only = " but masks (*_mask.*, *_masks/); to segment these, name the files" if scope.masks[before:] else ""
             note = left_out_note(scope.left_out)
-            raise ImageError(f"{path}: no images in this folder and below" + (f"; {note}" if note else ""))
+            raise ImageError(f"{path}: no images in this folder and below{only}" + (f"; {note}" if note else ""))
         return found
     if path.exists():
         return [Found(path, PurePath(path.name))]

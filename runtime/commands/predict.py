@@ -41,7 +41,8 @@ class NetworkSize(Size):
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. auto takes the fastest one that works here.",
+    help="auto, cpu, gpu, cuda or tensorrt; gpu:N (or N), cuda:N or tensorrt:N for one of several GPUs. auto takes the "
+    "fastest one that works here, gpu the better one of TensorRT and CUDA.",
 )
 @click.option(
     "--format",
@@ -104,7 +105,8 @@ def predict(
 ) -> None:
     """Segment IMAGES with MODEL (an .onnx file) and write the answers to OUT, each at its image's own size.
 
-    IMAGES are files, folders (with their subfolders) and quoted patterns ('in/**/*.jpg'). A single - reads one image
+    IMAGES are files, folders (with their subfolders, without masks: *_masks/ and *_mask.*) and quoted patterns
+    ('in/**/*.jpg'). A single - reads one image
     from standard input and writes its answer to standard output.
 
     An image that cannot be read does not stop the others. Exit code: 0 if all answers were written, 1 if some failed,

@@ -101,7 +101,11 @@ def predict_files(
     `asked` is the format, or None for the model's default.
     """
     left_out: Counter[str] = Counter()
-    found = find_images(images, out, left_out)
+    masks: list[Path] = []
+    found = find_images(images, out, left_out, masks)
+    if masks:
+        count = f"{len(masks)} masks, such as {masks[0]}, are" if len(masks) > 1 else f"1 mask, {masks[0]}, is"
+        echo(f"note: {count} left out (*_mask.*, *_masks/); to segment a mask, name its file", err=True)
     output = read_model(arguments.model)[0].output
     form = format_of(output, asked)
     jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])

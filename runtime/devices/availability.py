@@ -5,13 +5,15 @@ line. So nothing that it claims is believed: the driver and the libraries are lo
 the provider of every node is looked up afterwards.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 import onnxruntime
 
 from runtime.card import ModelCard
+from runtime.devices import nvidia
 from runtime.devices.device import Device
 from runtime.devices.registry import BACKENDS
 from runtime.devices.report import grouped
@@ -20,25 +22,36 @@ from runtime.errors import DeviceError, DeviceWarning, warn_user
 T = TypeVar("T")
 
 
-def candidates(device: str) -> list[Device]:
-    """Parse a device's name, such as "auto", "cpu" or "cuda:1", to the devices to try, best first.
+def device_name(device: object) -> str:
+    """Return the name of a device in lower case; a number, or its text, is that of a GPU, as in PyTorch: "gpu:0"."""
+    if isinstance(device, SupportsIndex) and not isinstance(device, bool):
+        return f"gpu:{operator.index(device)}"
+    if not isinstance(device, str):
+        return repr(device)
+    return f"gpu:{device}" if device.isdecimal() else device.lower()
+
+
+def candidates(device: str | int) -> list[Device]:
+    """Parse a device's name, such as "auto", "cpu", "gpu" or "cuda:1", to the devices to try, best first.
 
     Raises:
         DeviceError: there is no such device.
     """
-    names = ["auto"]
+    names = ["auto", "gpu", "gpu:N"]
     for backend in reversed([*BACKENDS.values()]):
         names += [backend.kind, f"{backend.kind}:N"] if backend.numbered else [backend.kind]
     wrong = DeviceError(f"device {device!r}: expected {', '.join(names[:-1])} or {names[-1]}")
-    if not isinstance(device, str):
-        raise wrong
-    if device == "auto":
+    name = device_name(device)
+    if name == "auto":
         return [Device(kind=kind, numbered=backend.numbered) for kind, backend in BACKENDS.items()]
-    kind, separator, index = device.partition(":")
-    chosen = BACKENDS.get(kind)
-    if chosen is None or (separator and not (chosen.numbered and index.isdecimal() and len(index) <= 3)):
+    kind, separator, index = name.partition(":")
+    chosen = {
+        one: backend for one, backend in BACKENDS.items() if one == kind or (kind == "gpu" and not backend.on_cpu)
+    }
+    is_numbered = all(backend.numbered for backend in chosen.values())
+    if not chosen or (separator and not (is_numbered and index.isdecimal() and len(index) <= 3)):
         raise wrong
-    return [Device(kind=kind, index=int(index or 0), numbered=chosen.numbered)]
+    return [Device(kind=one, index=int(index or 0), numbered=backend.numbered) for one, backend in chosen.items()]
 
 
 def unavailable_reason(device: Device) -> str | None:
@@ -95,8 +108,15 @@ def choose(
 
 
 def deserve_warning(card: ModelCard, skipped: Sequence[Device]) -> bool:
-    """Return True if skipping these devices costs speed: for a file for CPUs, if one of them would run another."""
-    return card.target != "cpu" or any(unavailable_reason(device) is None for device in skipped)
+    """Return True if skipping these devices costs speed that is there to be had.
+
+    That is where one of them works but for this file, or where this machine has a GPU and the file, if it is not one
+    for CPUs, uses none.
+    """
+    if any(unavailable_reason(device) is None for device in skipped):
+        return True
+    gpus = {kind for kind, backend in BACKENDS.items() if not backend.on_cpu}
+    return card.target != "cpu" and gpus <= {device.kind for device in skipped} and nvidia.is_present()
 
 
 @lru_cache(maxsize=32)

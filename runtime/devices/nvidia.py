@@ -37,6 +37,26 @@ class Library(NamedTuple):
     package: str
 
 
+PCI, VENDOR, DISPLAYS = Path("/sys/bus/pci/devices"), "0x10de", "0x03"
+"""Linux's list of devices; in it NVIDIA's number, and the beginning of the class of graphics cards and accelerators."""
+
+
+@cache
+def is_present() -> bool:
+    """Return True if this machine has an NVIDIA GPU, whether it can be used or not.
+
+    Linux lists GPUs without a driver, and in containers those that were not handed in, too. Elsewhere the driver tells.
+    """
+    if _driver_problem(0) is None or Path("/dev/nvidiactl").exists():
+        return True
+    with contextlib.suppress(OSError):
+        for device in PCI.iterdir():
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            if vendor == VENDOR and kind.startswith(DISPLAYS):
+                return True
+    return False
+
+
 def nvidia_problem(device: Device) -> str | None:
     """Return what keeps ONNX Runtime's CUDA or TensorRT provider from running on a GPU, with the way to mend it."""
     return _driver_problem(device.index) or library_problem(device.kind)

@@ -4,8 +4,9 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from inspect import iscoroutinefunction
 from typing import IO, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
@@ -29,6 +31,7 @@ from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import LIMITS, LimitError, Limits, TooManyPixelsError
 from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
+from runtime.support.concurrency import alone_with
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are read. Pillow's other decoders are not tested enough for files from strangers."""
@@ -44,6 +47,9 @@ BY_START: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], Image
 
 ORIENTATION, TURNED = 0x0112, frozenset({5, 6, 7, 8})
 """EXIF tag of the camera's orientation, and its values that exchange height and width."""
+
+EXIF = ("exif", "Raw profile type exif")
+"""Keys of EXIF in a picture's `info`; the latter is of older PNG files."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +76,6 @@ TURNS: dict[Image.Transpose, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] =
 MAX_EXIF = 2**20
 """Maximum size of EXIF that is looked at, in bytes."""
 
-XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:="|>)([0-9])""")
-
 DAMAGED = re.compile(r"truncated|broken|decod|data stream|^-\d+$", re.IGNORECASE)
 """Words by which Pillow tells a damaged file from one of a kind that it does not read. Pillow 11 gives numbers."""
 
@@ -81,8 +85,20 @@ UNSUPPORTED = re.compile(r"unsupported BMP", re.IGNORECASE)
 QUOTED = re.compile(r"""[:'"]""")
 """The beginning of what a decoder's message quotes."""
 
+WHITE_16 = 0, 65_535
+"""(black, white) of 16 bits."""
+
 LEVELS = "unet.levels"
 """Key in a picture's `info` for (black, white), the stored values of a picture with more than 8 bits."""
+
+WARNED: set[str] = set()
+"""Subjects that this process has warned of."""
+
+BASE64, BASE64_LENGTH = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*"), 256
+"""Texts of at least so many characters that are taken for base64 if they are no path."""
+
+LONGEST_NAME, SHOWN_NAME = 4_096, 40
+"""Maximum length of a name that messages show, a path's maximum; characters that are shown of a longer one."""
 
 HEADER = 2**16
 """Bytes that are read first when a header is all that is asked for."""
@@ -112,13 +128,14 @@ def decode(
     name = name_of(source)
     with image_errors(name, limits):
         if isinstance(source, Image.Image):
-            return decoded(source, limits)
+            with alone_with(source):  # Pillow decodes at the first use, and two threads would disturb each other
+                return decoded(source, limits)
         content = read_source(source, name, limits)
         if content.startswith(jpeg.START):
             picture, header = jpeg.decode_jpeg(content, limits, at_least)
             if header.fault:
                 warn_user(f"{name}: {header.fault}", ImageWarning)
-            turn = UPRIGHT.get(jpeg_orientation(header))
+            turn = UPRIGHT.get(orientation({"exif": header.exif}))
             if isinstance(picture, Image.Image):
                 return picture if turn is None else picture.transpose(turn)
             return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
@@ -132,6 +149,8 @@ def decode(
             return finished(heif.decode_heif(content, limits))
         if netpbm.START.match(content):
             return netpbm_picture(netpbm.decode_netpbm(content, limits))
+        if kind := kind_of_text(content[:PIECE]):
+            raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
         with Image.open(io.BytesIO(content), formats=DECODERS):
             raise UnidentifiedImageError  # a rare kind of the formats above
 
@@ -160,7 +179,7 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
         start = file.read(HEADER)
         if start.startswith(jpeg.START):
             header = jpeg.read_start(start, file, limits)
-            (width, height), turn = header.size, jpeg_orientation(header)
+            (width, height), turn = header.size, orientation({"exif": header.exif})
         else:
             (width, height), turn = size_and_orientation(start + file.read(), limits)
     return (width, height) if upright and turn in TURNED else (height, width)
@@ -181,11 +200,9 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
     if heif.module_of(content):
         with heif.refusals(), heif.opened(content) as picture:
             limits.check_pixels(*picture.size)
-            return picture.size, orientation(picture)
+            return picture.size, orientation(picture.info)
     with header_errors(content), Image.open(io.BytesIO(content), formats=DECODERS) as picture:
-        # Pillow would decode a PNG to look for EXIF after the pixels; here it is always before them.
-        has_some = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"} & picture.info.keys()
-        return picture.size, orientation(picture) if has_some else 1
+        return picture.size, orientation(picture.info)
 
 
 @contextmanager
@@ -257,18 +274,38 @@ def read_source(source: Any, name: str, limits: Limits) -> bytes:
         check_bytes(memoryview(source).nbytes, name, limits)
         return bytes(source)
     if isinstance(source, str | os.PathLike):
+        if (kind := kind_of_text(source)) and not os.path.lexists(source):
+            raise ImageError(f"{name}: {kind}")
         with open(source, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return read_stream(file, name, limits)
             check_bytes(status.st_size, name, limits)
             return file.read(status.st_size)
+    if hasattr(source, "read") and iscoroutinefunction(source.read):  # an upload of Starlette, whose file is in `file`
+        inner = getattr(source, "file", None)
+        if inner is None or not hasattr(inner, "read") or iscoroutinefunction(inner.read):
+            raise ImageError(f"{type(source).__name__}: is read by a coroutine; give the bytes, await image.read()")
+        source = inner
     if hasattr(source, "read"):
-        return read_stream(source, name, limits)
+        with alone_with(source):
+            return read_stream(source, name, limits)
     raise ImageError(
         f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
         "a PIL image or an array"
     )
+
+
+def kind_of_text(source: object) -> str:
+    """Return the end of a message about a text that is no path: a URL or an encoded image; "" for any other source."""
+    text = os.fsdecode(source) if isinstance(source, str | os.PathLike | bytes) else ""
+    if text.startswith("data:"):
+        return "is a data URL, expected a path; give base64.b64decode(text.partition(',')[2])"
+    if text.startswith(("http://", "https://", "s3://", "gs://")):
+        return "is a URL, expected a path; download it, and give the file or its bytes"
+    if len(text) >= BASE64_LENGTH and BASE64.fullmatch(text):
+        return "looks like base64, expected a path; give base64.b64decode(text)"
+    return ""
 
 
 def read_stream(file: Any, name: str, limits: Limits) -> bytes:
@@ -299,6 +336,8 @@ def check_bytes(count: int, name: str, limits: Limits) -> None:
 
 def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     """Decode a caller's own picture, which stays as it is."""
+    if not (picture.width and picture.height):
+        raise UnreadKindError(f"has no pixels ({picture.width}x{picture.height}), expected at least 1x1")
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tiff.check_picture(picture)
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
@@ -315,12 +354,34 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
     return finished(picture, is_ours=False)
 
 
+def current_frame(source: Any, limits: Limits) -> Any:
+    """Return the decoded frame of a PIL image that has several, since its owner may go on to the next; else `source`.
+
+    A frame that cannot be decoded is left to `decode`, which raises an error that names it.
+    """
+    if not isinstance(source, Image.Image):
+        return source
+    with suppress(Exception), alone_with(source), strict(limits):
+        if getattr(source, "is_animated", False):
+            return decoded(source, limits)
+    return source
+
+
 def finished(picture: Image.Image, *, is_ours: bool = True) -> Image.Image:
-    """Turn a decoded picture upright, and note its levels; one that is not ours stays as it is."""
-    levels, turn = stored_levels(picture), UPRIGHT.get(orientation(picture))
+    """Turn a decoded picture upright, and note its levels; one that is not ours stays as it is.
+
+    What Pillow made of a picture (`convert`, `crop`, `resize`, `copy`) still has its EXIF, but is an image of its own,
+    whose mask has to fit it as it is; so only pictures that `Image.open` gave are turned.
+    """
+    levels, turn = stored_levels(picture), UPRIGHT.get(orientation(picture.info))
+    if turn is not None and not is_ours and not isinstance(picture, ImageFile.ImageFile):
+        warn_of_orientation(name_of(picture))
+        turn = None
     result = picture if turn is None else picture.transpose(turn)
     if result is picture and not is_ours:
         result = picture.copy()
+    for key in EXIF:  # it is upright now
+        result.info.pop(key, None)
     result.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
     if levels is not None:
         result.info[LEVELS] = levels
@@ -336,29 +397,31 @@ def netpbm_picture(values: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Imag
     return values.reshape(*values.shape[:2], -1).astype(np.uint8, copy=False)
 
 
-def orientation(picture: Image.Image) -> int:
-    """EXIF orientation; 1 (upright) if there is none or the EXIF is damaged, as in every viewer."""
-    if len(picture.info.get("exif", b"")) > MAX_EXIF:
+def warn_of_orientation(name: str) -> None:
+    """Warn, once a process, of a copy of a picture that is not turned upright."""
+    if "orientation" not in WARNED:
+        WARNED.add("orientation")
+        warn_user(
+            f"{name}: is a copy of a picture that its EXIF says to turn; its pixels are taken as they are, so that the "
+            "mask fits the copy; for an upright one, call PIL.ImageOps.exif_transpose(picture) first",
+            ImageWarning,
+        )
+
+
+def orientation(info: Mapping[Any, Any]) -> int:
+    """EXIF orientation in a picture's `info`; 1 (upright) if there is none or the EXIF is damaged, as in every viewer.
+
+    Pillow would look into XMP, too. Browsers and OpenCV do not, so a file whose XMP alone speaks of it is not turned.
+    A TIFF's is not in `info`: Pillow turns its pixels when it decodes them.
+    """
+    if len(info.get("exif", b"")) > MAX_EXIF:
         return 1
+    bare = Image.Image()
+    bare.info = {key: info[key] for key in EXIF if key in info}
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        return int(bare.getexif().get(ORIENTATION, 1))
     except Exception:  # of many types
         return 1
-
-
-def jpeg_orientation(header: jpeg.Header) -> int:
-    """EXIF orientation of a JPEG, or the one of its XMP, as Pillow finds it."""
-    exif = Image.Exif()
-    with suppress(Exception):  # of many types, for damaged EXIF
-        if header.exif:
-            exif.load(header.exif)
-    try:
-        if ORIENTATION in exif:
-            return int(exif[ORIENTATION])
-    except Exception:  # as above
-        return 1
-    found = XMP_ORIENTATION.search(header.xmp)
-    return int(found[1]) if found else 1
 
 
 def stored_levels(picture: Image.Image) -> tuple[int, int] | None:
@@ -386,15 +449,17 @@ def to_eight_bits(picture: Image.Image) -> Image.Image:
     """Scale 16-bit pictures to 8 bits; Pillow's own conversion clips them to white."""
     if not picture.mode.startswith("I"):
         return picture
-    black, white = picture.info.get(LEVELS) or (0, 65_535)
+    black, white = picture.info.get(LEVELS) or WHITE_16
     grey = (np.asarray(picture).astype(np.uint32) * 255 // max(black, white)).astype(np.uint8)
     return Image.fromarray(grey if white else 255 - grey)
 
 
 def name_of(source: object) -> str:
-    """Name of an image in messages: its path if it has one."""
+    """Name of an image in messages: its path if it has one; of a text that is no path, its beginning."""
     if isinstance(source, str | os.PathLike):
-        return os.fsdecode(source)
+        text = os.fsdecode(source)
+        is_long = len(text) > LONGEST_NAME or (len(text) > SHOWN_NAME and bool(kind_of_text(text)))
+        return f"{text[:SHOWN_NAME]}... ({len(text)} characters)" if is_long else text
     return str(getattr(source, "name", None) or "image")
 
 

@@ -21,7 +21,7 @@ from runtime.image_files.limits import Limits
 START, END = b"\xff\xd8\xff", b"\xff\xd9"
 
 SOF, SOS, EOI, APP1 = range(0xC0, 0xD0), 0xDA, 0xD9, 0xE1
-"""Markers: start of frame (with three others among them), start of scan, end of image, EXIF or XMP."""
+"""Markers: start of frame (with three others among them), start of scan, end of image, EXIF."""
 
 NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})
 """Markers among `SOF` that are none."""
@@ -63,7 +63,6 @@ class Header:
     bits: int = 8
     components: dict[int, Component] = field(default_factory=dict)
     exif: bytes = b""
-    xmp: bytes = b""
     scans: int = 0
     bytes_before_scans: int = 0
     junk: list[tuple[int, int]] = field(default_factory=list)
@@ -118,8 +117,6 @@ def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = Tr
             limits.check_pixels(*header.size)
         elif marker == APP1 and body.startswith(b"Exif\0\0"):
             header.exif = header.exif or body
-        elif marker == APP1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-            header.xmp = body[29:]
 
 
 def read_start(start: bytes, rest: IO[bytes], limits: Limits) -> Header:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from runtime.errors import ConfigError
-from runtime.support.validation import FieldChecks
+from runtime.support.validation import FieldChecks, make_integers_plain
 
 Truncated = Literal["refuse", "warn"]
 
@@ -35,6 +35,7 @@ class Limits:
     truncated: Truncated = "refuse"
 
     def __post_init__(self) -> None:
+        make_integers_plain(self)
         check = FieldChecks(ConfigError, "Limits.")
         for name in ("pixels", "file_bytes", "header_bytes", "scans", "memory"):
             check.integer(name, getattr(self, name), 1)

@@ -15,7 +15,7 @@ EMPTY_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS"})
 """Chunks that make the pixels, beside IDAT."""
 
-TEXTS = {b"tEXt": b"Raw profile type exif\0", b"zTXt": b"Raw profile type exif\0", b"iTXt": b"XML:com.adobe.xmp\0"}
+TEXTS = {b"tEXt": b"Raw profile type exif\0", b"zTXt": b"Raw profile type exif\0"}
 """Texts that tell the orientation."""
 
 MAX_TEXT = 2**20

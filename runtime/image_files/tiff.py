@@ -46,6 +46,7 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
         limits.check_memory(len(content) + of_picture(int(tags[256]), int(tags[257]), BYTES_PER_PIXEL))
         return decode_planes(content, kind, tags, tags[OFFSETS[OFFSETS[1] in tags]], piece_size(tags))
     with opened(content, kind) as picture:
+        picture.info.pop("xmp", None)  # or Pillow would turn the picture as XMP says where EXIF says nothing
         sample = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
         copies = sample * (1 + (tags.get(274, 1) != 1))
         limits.check_memory(len(content) + 2 * biggest + of_picture(*picture.size, copies + 3))

@@ -15,7 +15,7 @@ FEW_LEVELS = 64
 """Number of levels, of 256, below which values that differ are likely to become one level."""
 
 WARNED: set[str] = set()
-"""Types of arrays that this process has warned of."""
+"""Types of arrays and pictures that this process has warned of."""
 
 PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
@@ -73,14 +73,13 @@ def to_levels(array: NDArray[Any]) -> NDArray[np.uint8]:
         return array
     if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
         levels = (array // 257).astype(np.uint8)
-        if int(levels.max()) - int(levels.min()) + 1 < FEW_LEVELS and (array % 257).any():
-            warn_of_few_levels(levels, array, "0 to 65535")
+        if levels_used(levels) < FEW_LEVELS and (array % 257).any():
+            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(levels), 65_535)
         return levels
     if array.dtype.kind == "f":
         levels = scale_floats(array)
-        few = int(levels.max()) - int(levels.min()) + 1 < FEW_LEVELS
-        if few and differs_from_levels(array, levels):
-            warn_of_few_levels(levels, array, "0 to 1")
+        if levels_used(levels) < FEW_LEVELS and differs_from_levels(array, levels):
+            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(levels), 1)
         return levels
     advice = "convert it with array.astype(np.uint8) if its values are 0..255"
     if array.dtype == np.bool_:
@@ -88,18 +87,51 @@ def to_levels(array: NDArray[Any]) -> NDArray[np.uint8]:
     raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
 
 
-def warn_of_few_levels(levels: NDArray[np.uint8], array: NDArray[Any], whole: str) -> None:
-    """Warn of an array with different values, once for each type; `whole` is the range that becomes 0..255."""
-    low, high = array.min().item(), array.max().item()
-    if low == high or array.dtype.name in WARNED:
+def range_of(array: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest value."""
+    return array.min().item(), array.max().item()
+
+
+def levels_used(levels: NDArray[np.uint8]) -> int:
+    """Return the number of levels from the darkest to the brightest."""
+    return int(levels.max()) - int(levels.min()) + 1
+
+
+def warn_of_few_levels(name: str, kind: str, values: tuple[float, float], used: int, white: int) -> None:
+    """Warn of an image whose values, from the first to the second, become `used` levels; once for each `kind`.
+
+    `white` is the value that becomes 255. Values that are all the same are an image without a picture: no warning.
+    """
+    low, high = values
+    if low == high or kind in WARNED:
         return
-    WARNED.add(array.dtype.name)
-    used = int(levels.max()) - int(levels.min()) + 1
+    WARNED.add(kind)
+    advice = "scale the array so that it fills that range, as in training"
+    if name != "array":
+        advice = "scale them so that they fill that range, as in training, and give the array"
+    if white > 255 >= high:
+        advice = "they look like 8 bits, so give array.astype(np.uint8)"
     warn_user(
-        f"array: {array.dtype.name} values from {low:.6g} to {high:.6g} fill {used} of the 256 levels that the model "
-        f"gets, since {whole} becomes 0 to 255; scale the array so that it fills that range, as in training",
+        f"{name}: {kind} values from {low:.6g} to {high:.6g} fill {used} of the 256 levels that the model "
+        f"gets, since 0 to {white} becomes 0 to 255; {advice}",
         ImageWarning,
     )
+
+
+def unmasked(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as a plain one; a mask that hides values is not looked at, and one `ImageWarning` says so."""
+    if (
+        isinstance(array, np.ma.MaskedArray)
+        and "mask" not in WARNED
+        and (hidden := int(np.ma.getmaskarray(array).sum()))
+    ):
+        WARNED.add("mask")
+        warn_user(
+            f"array: is a masked array, and the {hidden} values that its mask hides are seen by the model; "
+            "replace them first, as in array.filled(0)",
+            ImageWarning,
+        )
+    return np.asarray(array)
 
 
 def differs_from_levels(array: NDArray[Any], levels: NDArray[np.uint8]) -> bool:

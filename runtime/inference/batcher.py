@@ -15,7 +15,7 @@ from typing import Generic, Literal, Self, TypeVar
 
 from runtime.errors import ClosedError, ConfigError
 from runtime.support.concurrency import FairSemaphore, Outcome, Worker, attempt
-from runtime.support.validation import FieldChecks
+from runtime.support.validation import FieldChecks, make_integers_plain
 
 GPU_BATCH = 8
 """Number of images that run together on a GPU, unless told otherwise."""
@@ -40,6 +40,7 @@ class Batching:
     max_waiting: int = 32
 
     def __post_init__(self) -> None:
+        make_integers_plain(self)
         check = FieldChecks(ConfigError, "Batching.")
         check.integer("max_batch", self.max_batch, 1)
         check.integer("max_waiting", self.max_waiting, 1)

@@ -98,7 +98,7 @@ class LoadedModel:
             availability.warn_once(self.report.device, self.report.skipped)
         if late:
             self._build_later(session, late[0])
-        elif device == "auto" and BACKENDS[chosen.kind].one_profile:
+        elif chosen != devices[-1] and BACKENDS[chosen.kind].one_profile:
             following = devices[devices.index(chosen) + 1]
             # Capturing a CUDA graph fails while TensorRT works in another thread.
             other = replace(factory, options=replace(factory.options, cuda_graphs=False))

@@ -50,7 +50,8 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
         ImageError: see `load_image`; or the network does not take pictures of this size, or the file does not.
     """
     start = time.perf_counter()
-    image = load_image(source, card.input.channels, count=card.architecture.in_channels, limits=limits)
+    channels, count = card.input.channels, card.architecture.in_channels
+    image = load_image(source, channels, count=count, limits=limits, order=options.channels)
     decoded = time.perf_counter()
     fitted = fit(image, options.spec)
     check_sides(fitted.image, options)

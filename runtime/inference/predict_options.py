@@ -1,47 +1,58 @@
-"""The options of `Predictor.predict`: size, tile, overlap and test-time augmentation, and their checks."""
+"""The options of `Predictor.predict`: size, tile, overlap, test-time augmentation, order of channels; their checks."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ConfigError
+from runtime.image import ChannelOrder
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
 from runtime.inference.tta import Tta
+from runtime.support.sizes import parse_size, size_text
 
 MAX_PIXELS = 200_000_000
 """Maximum number of pixels that the network sees at once; each takes some 440 bytes."""
 
-SizeOption = tuple[int, int] | Literal["native"]
-"""(height, width) that the network sees, or the image's own size."""
+SizeOption = tuple[int, int] | str
+"""(height, width) that the network sees, the same as a text "WIDTHxHEIGHT", or "native": the image's own size."""
+
+TileOption = tuple[int, int] | str
+"""(height, width) of tiles, or the same as a text "WIDTHxHEIGHT"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedOptions:
-    """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole."""
+    """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole.
+
+    `channels` is the order of an array's channels, which does not matter any more when the image is in a batch.
+    """
 
     spec: InputSpec
     tile: tuple[int, int] | None
     overlap: float
     tta: Tta | None
+    channels: ChannelOrder = field(default="RGB", compare=False)
 
 
 class PredictOptions(TypedDict, total=False):
     """The options of `Predictor.predict`."""
 
     size: SizeOption | None
-    tile: tuple[int, int] | None
+    tile: TileOption | None
     overlap: float | None
     tta: Tta | None
+    channels: ChannelOrder
 
 
 def resolve_options(
     card: ModelCard,
     size: SizeOption | None = None,
-    tile: tuple[int, int] | None = None,
+    tile: TileOption | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
+    channels: ChannelOrder = "RGB",
     **unknown: object,
 ) -> ResolvedOptions:
     """Check the options of `Predictor.predict`, and fill in those that were not given.
@@ -56,6 +67,7 @@ def resolve_options(
         raise ConfigError(
             f"{name}: is no option of predict, expected {', '.join(PredictOptions.__annotations__)}{hint}"
         )
+    size, tile = parse_size(size), parse_size(tile)
     if tile is not None:
         _check_size("tile", tile, "", card.input)
     if overlap is not None and tile is None:
@@ -65,6 +77,10 @@ def resolve_options(
         raise ConfigError(f"overlap: found {overlap!r}, expected 0 to {MAX_OVERLAP}, a share of the tile")
     if tta is not None and tta not in get_args(Tta):
         raise ConfigError(f"tta: found {tta!r}, expected {', '.join(map(repr, get_args(Tta)))} or None")
+    if channels not in get_args(ChannelOrder):
+        raise ConfigError(f"channels: found {channels!r}, expected 'RGB', or 'BGR' for arrays as OpenCV makes them")
+    if channels != "RGB" and card.input.channels == "raw":
+        raise ConfigError(f"channels: found {channels!r}, this model takes the channels of arrays as they are")
     spec = card.input
     native = isinstance(size, str) and size == "native"
     if native and tile is None and not spec.padded and spec.stride > 1:
@@ -84,18 +100,17 @@ def resolve_options(
     elif size is not None and not isinstance(size, str):
         fit = "stretch" if spec.fit == "native" else spec.fit
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
-    return ResolvedOptions(spec=spec, tile=None if tile is None else (tile[0], tile[1]), overlap=overlap, tta=tta)
+    cut = None if tile is None or isinstance(tile, str) else (tile[0], tile[1])
+    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, channels=channels)
 
 
-def _check_fixed(
-    fixed: tuple[int, int], size: SizeOption | None, tile: tuple[int, int] | None, tta: Tta | None
-) -> None:
+def _check_fixed(fixed: tuple[int, int], size: SizeOption | None, tile: TileOption | None, tta: Tta | None) -> None:
     """Raise a ConfigError if the options would show pictures of other sizes to a file that takes one size only."""
-    takes = f"the file takes pictures of {fixed}, (height, width), only"
+    takes = f"the file takes pictures of {size_text(fixed)} (width x height) only"
     if tile is not None and tuple(tile) != fixed:
-        raise ConfigError(f"tile: found {tile!r}, {takes}; give that, or leave tile out")
+        raise ConfigError(f"tile: found {as_text(tile)}, {takes}; give that, or leave tile out")
     if size is not None and tile is None and (isinstance(size, str) or tuple(size) != fixed):
-        raise ConfigError(f"size: found {size!r}, {takes}; leave size out")
+        raise ConfigError(f"size: found {as_text(size)}, {takes}; leave size out")
     if tta == "d4" and fixed[0] != fixed[1]:
         raise ConfigError(f"tta: found 'd4', which turns pictures, and {takes}; give 'flip', or leave tta out")
 
@@ -107,11 +122,16 @@ def _check_size(name: str, size: object, other: str, spec: InputSpec) -> None:
         or not all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in size)
         or not all(1 <= side <= MAX_SIDE for side in size)
     ):
-        raise ConfigError(f"{name}: found {size!r}, expected (height, width), each 1 to {MAX_SIDE}{other}")
+        raise ConfigError(f"{name}: found {size!r}, expected (height, width) or 'WxH', each 1 to {MAX_SIDE}{other}")
     least = spec.min_size
     if size[0] < least[0] or size[1] < least[1]:
-        raise ConfigError(f"{name}: found {tuple(size)!r}, expected at least {least}, (height, width) of the network")
+        raise ConfigError(f"{name}: found {as_text(size)}, expected at least {size_text(least)} (width x height)")
     if not spec.padded and (size[0] % spec.stride or size[1] % spec.stride):
-        raise ConfigError(f"{name}: found {tuple(size)!r}, expected multiples of {spec.stride}, {NEVER_PADDED}")
+        raise ConfigError(f"{name}: found {as_text(size)}, expected multiples of {spec.stride}, {NEVER_PADDED}")
     if size[0] * size[1] > MAX_PIXELS:
-        raise ConfigError(f"{name}: found {size!r}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")
+        raise ConfigError(f"{name}: found {as_text(size)}, expected at most {MAX_PIXELS} pixels, which take some 90 GB")
+
+
+def as_text(size: Any) -> str:
+    """Write (height, width) as "WIDTHxHEIGHT", and a text as Python does."""
+    return repr(size) if isinstance(size, str) else size_text((size[0], size[1]))

@@ -17,6 +17,10 @@ ZIP_MAGIC = b"PK\x03\x04"
 ORT_MAGIC = b"ORTM"
 """Bytes 4 to 7 of a file in ONNX Runtime's own format, which is not protobuf and not supported."""
 
+IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP"}
+IMAGES |= dict.fromkeys((b"II*\0", b"MM\0*"), "TIFF")
+"""First bytes of image files, and their formats."""
+
 
 @contextmanager
 def open_wire(path: str | os.PathLike[str]) -> Iterator[tuple[Wire, int]]:
@@ -45,6 +49,11 @@ def open_wire(path: str | os.PathLike[str]) -> Iterator[tuple[Wire, int]]:
             if head[:4] == ZIP_MAGIC:
                 command = f"unet-export {shlex.quote(str(model))}"
                 raise ModelError(f"{model}: looks like a PyTorch checkpoint; convert it with: {command}")
+            for start, kind in IMAGES.items():
+                if head.startswith(start):
+                    raise ModelError(
+                        f"{model}: looks like an image ({kind}), expected an .onnx file; are model and image swapped?"
+                    )
             yield Wire(file, size), size
     except WireError as error:
         raise ModelError(f"{model}: is not an ONNX file, or is truncated ({error}); copy or export it again") from error

@@ -1,11 +1,14 @@
-"""Threads that never keep a program from ending, and a fair semaphore for threads and coroutines."""
+"""Threads that never keep a program from ending, a fair semaphore for threads and coroutines, locks on objects."""
 
 import atexit
+import os
 import sys
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -185,3 +188,32 @@ def _runs_event_loop() -> bool:
     """Return True if an event loop runs in this thread."""
     asyncio = sys.modules.get("asyncio")  # a loop runs only where somebody has imported it
     return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+_locks: weakref.WeakValueDictionary[int, "threading.Lock"] = weakref.WeakValueDictionary()
+_locking = threading.Lock()
+
+
+@contextmanager
+def alone_with(thing: object) -> Iterator[None]:
+    """Let one thread at a time into the block with an object that is not thread-safe, such as a file or a picture.
+
+    Threads with other objects do not wait. A thread must not enter twice with the same object.
+    """
+    with _locking:
+        lock = _locks.get(id(thing))
+        if lock is None:
+            lock = _locks[id(thing)] = threading.Lock()
+    with lock:
+        yield
+
+
+def _after_fork() -> None:
+    """Other threads may have held the locks, and are not there to release them."""
+    global _locking
+    _locking = threading.Lock()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

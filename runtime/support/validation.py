@@ -1,10 +1,28 @@
 """Checks of the fields of frozen dataclasses; errors name the field, the value found and the expected one."""
 
+import operator
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from runtime.errors import ConfigError, UnetError
+
+
+def plain_integer(value: Any) -> Any:
+    """Return integers of NumPy and others as Python's, in tuples too; all else, True and False too, stays as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(plain_integer, value))
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value
+
+
+def make_integers_plain(record: Any) -> None:
+    """Apply `plain_integer` to the fields of a frozen dataclass."""
+    for name, value in vars(record).items():
+        object.__setattr__(record, name, plain_integer(value))
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_the_golden_sample_stays_small(tmp_path, trained):
     assert Predictor(report.path, "cpu").report.golden_error < 1e-5
     assert card.input.size == (320, 480)
     assert report.notes[-1] == (
-        "--fixed-size 1x320x480: images are resized to that size; the model was trained at 64x96 (height x width)"
+        "--fixed-size 1x320x480: images are resized to that size; the model was trained at 96x64 (width x height)"
     )
 
 
@@ -247,7 +247,7 @@ def test_sizes_that_the_network_does_not_take_are_refused(card):
     with pytest.raises(ConfigError) as caught:
         with_fixed_size(least, (1, 8, 8))
     assert str(caught.value) == (
-        "--fixed-size 1x8x8: the network takes pictures of at least 8x9 (height x width); give that"
+        "--fixed-size 1x8x8 (batch x height x width): the network takes pictures of at least 9x8 (width x height)"
     )
     with pytest.raises(ConfigError) as caught:
         with_fixed_size(card, (1, 33, 48), raw=True)
@@ -290,6 +290,6 @@ def test_benchmarks_want_the_file_of_all_shapes(tmp_path):
     with pytest.raises(ModelError) as caught:
         BenchmarkModel.read(tmp_path / "fixed.onnx")
     assert str(caught.value) == (
-        f"{tmp_path / 'fixed.onnx'}: takes batches of 1x32x48 only, and other sizes and batches are measured too; give "
-        "the file that was exported without --fixed-size"
+        f"{tmp_path / 'fixed.onnx'}: takes batches of 1 of 48x32 only, and other sizes and batches are measured too; "
+        "give the file that was exported without --fixed-size"
     )

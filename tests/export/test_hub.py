@@ -71,7 +71,7 @@ def test_facts_of_the_file(tmp_path):
     assert "| output | `probability` | float32 | batch, 3, height, width | 0 to 1 |" in text
     assert "0. `c0`\n1. `c1`\n2. `c2`\n" in text
     assert "3 epochs on data with the fingerprint `f00d`" in text and "| `image_dice` | 0.9700 |" in text
-    assert "| 1 x 32 x 48 | synthetic | 3.0e-07 | 0.0000% | 1.000000 | 0.0e+00 |" in text
+    assert "| 1 of 48x32 | synthetic | 3.0e-07 | 0.0000% | 1.000000 | 0.0e+00 |" in text
     assert "This file's answers against PyTorch's, on `CPUExecutionProvider` with `onnxruntime` `1.31.1`." in text
     assert "largest error of a probability is 3.0e-07; the export allows 0.0001" in text
     assert "Warning" not in text and "### Gate" not in text
@@ -89,7 +89,7 @@ def test_a_file_of_one_shape_says_so(tmp_path):
     text = model_card(write_onnx(file, fixed_batch=2), file)
     assert "| input | `image` | uint8 | 2, 32, 48, 3 | RGB, 0 to 255 |" in text
     assert "| output | `probability` | float32 | 2, 1, 32, 48 | 0 to 1 |" in text
-    assert "The file takes batches of 2 at this size only. Resize images to 32 x 48" in text
+    assert "The file takes batches of 2 at this size only. Resize images to 48x32 (width x height)" in text
 
 
 def test_a_file_for_cpus_is_used_there(tmp_path):

@@ -16,6 +16,11 @@ def cards():
     return {name: make_card(make_network(**config)) for name, config in NETWORKS.items()}
 
 
+def test_sizes_may_be_written_as_people_do():
+    assert CardChanges(size="96x64") == CardChanges(size=(64, 96))
+    assert NetworkOptions(only_size="96x64").only_size == (64, 96)
+
+
 def test_all_that_an_assumed_card_does_not_know_can_be_given(cards):
     changes = CardChanges(
         size=(64, 96),

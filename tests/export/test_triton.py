@@ -139,7 +139,7 @@ def test_the_scale_of_images_is_named_for_clients(tmp_path):
 
         write_onnx(tmp_path / "model.onnx", of_card=native)
         text = (write_repository(tmp_path / "model.onnx", tmp_path / str(scale)) / "config.pbtxt").read_text()
-        assert f"(height x width, fit: native{named})." in text
+        assert f"(width x height, fit: native{named})." in text
 
 
 def test_the_tensorrt_section(tmp_path):
@@ -455,7 +455,7 @@ def test_a_file_of_one_shape_does_not_replace_the_one_of_all(model, tmp_path):
     write_repository(model, tmp_path / "models")
     write_onnx(tmp_path / "fixed.onnx", fixed_batch=1)
     with pytest.raises(
-        OutputError, match=r"is another model, fp32 with weights \w+, expected fp32 for batches of 1x32x48"
+        OutputError, match=r"is another model, fp32 with weights \w+, expected fp32 for batches of 1 of 48x32"
     ):
         write_repository(tmp_path / "fixed.onnx", tmp_path / "models")
 

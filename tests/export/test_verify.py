@@ -253,8 +253,8 @@ def test_images_that_cannot_be_used(files, trained, tmp_path):
 
 
 def test_a_device_that_does_not_run_here_is_an_error(files):
-    with pytest.raises(DeviceError, match="device 'gpu': expected auto, cpu, cuda"):
-        check_file(files / "fp32.onnx", device="gpu")
+    with pytest.raises(DeviceError, match="device 'tpu': expected auto, gpu, gpu:N, cpu, cuda"):
+        check_file(files / "fp32.onnx", device="tpu")
 
 
 def run(*arguments):
@@ -301,7 +301,7 @@ def test_a_file_without_digest_is_told(files, tmp_path):
 def test_the_command_shows_the_table_of_a_failure(slightly, trained):
     done = run("--check", slightly, "--checkpoint", trained.checkpoint)
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
-    assert done.stdout.startswith("batch x height x width")
+    assert done.stdout.startswith("batch of width x height   images")
 
 
 @pytest.mark.parametrize(

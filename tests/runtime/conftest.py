@@ -23,7 +23,7 @@ from waiting import our_threads, wait_until
 from runtime.card import CARD_KEY, InputSpec, ModelCard, ModuleConfig, OutputSpec, UNetConfig
 from runtime.commands import system_info
 from runtime.commands.predict import predict
-from runtime.devices import availability, backend, engine_facts
+from runtime.devices import availability, backend, engine_facts, nvidia
 from runtime.devices import cuda as cuda_module
 from runtime.devices.device import Device
 from runtime.devices.session import open_inference, session_options
@@ -283,6 +283,7 @@ def no_gpu():
 def cpu_build(monkeypatch):
     """Pretend that ONNX Runtime is built for the CPU alone, and that nothing was warned of yet."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(nvidia, "is_present", lambda: True)  # so that there is something to warn of
     availability.warn_once.cache_clear()
     yield
     availability.warn_once.cache_clear()

@@ -219,3 +219,10 @@ def test_threads_are_pinned_where_each_has_a_core_of_its_own(monkeypatch, cores,
     else:
         with pytest.raises(RuntimeError, match="does not have configuration"):
             options.get_session_config_entry(name)
+
+
+def test_sizes_may_be_written_as_people_do():
+    options = ProviderOptions(max_size="960x640", min_size="32x16")
+    assert (options.max_size, options.min_size) == ((640, 960), (16, 32))
+    with pytest.raises(ConfigError, match=r"^max_size: found '960', expected \(height, width\)"):
+        ProviderOptions(max_size="960")

@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from runtime import predictor
-from runtime.devices import availability
+from runtime.devices import availability, nvidia
 from runtime.devices.device import CPU_DEVICE
 from runtime.errors import ConfigError, DeviceError, DeviceWarning, ImageError, ModelError
+from runtime.image_files.limits import Limits
 from runtime.inference import loaded_model, predictor_cache
+from runtime.inference.batcher import Batching
 from runtime.model_file.golden import GOLDEN_KEY, Golden
+from runtime.options import ProviderOptions
 from runtime.predictor import Predictor, predict
 
 
@@ -170,10 +173,46 @@ def test_warning_points_at_the_user_s_line(cpu_build, write_model, load):
     assert caught[0].filename == __file__
 
 
-def test_auto_tells_of_no_driver(no_gpu, models):
+def test_auto_tells_of_no_driver_where_a_gpu_is_there_and_not_used(no_gpu, models, monkeypatch):
     availability.warn_once.cache_clear()
+    monkeypatch.setattr(nvidia, "is_present", lambda: True)
     with pytest.warns(DeviceWarning, match="tensorrt and cuda skipped|is built without"):
         Predictor(models["brightness"])
+
+
+def test_auto_says_nothing_on_a_machine_without_a_gpu(no_gpu, models, monkeypatch):
+    availability.warn_once.cache_clear()
+    monkeypatch.setattr(nvidia, "is_present", lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = Predictor(models["brightness"]).report
+    assert (report.device, [name for name, _ in report.skipped]) == ("cpu", ["tensorrt", "cuda"])
+
+
+@pytest.mark.parametrize("device", ["CPU", "Cpu"])
+def test_device_may_be_written_in_capitals(models, device):
+    assert Predictor(models["brightness"], device).report.requested == "cpu"
+
+
+@pytest.mark.parametrize("device", [0, np.int64(0), "gpu", "GPU:0"])
+def test_gpu_is_the_better_one_of_tensorrt_and_cuda_and_never_the_cpu(models, device, monkeypatch):
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: f"no {device}")
+    with pytest.raises(DeviceError, match=r"^device cuda:0: no cuda:0$"):
+        Predictor(models["brightness"], device)
+    with pytest.raises(DeviceError, match=r"^device cuda:0: no cuda:0$"):
+        predict(random_image(2, 2), models["brightness"], device)
+
+
+def test_integers_of_numpy_are_integers(models):
+    two = np.int64(2)
+    options = ProviderOptions(max_batch=two, max_size=(two, np.uint8(4)))
+    predictor = Predictor(models["brightness"], "cpu", two, options, Limits(pixels=two), Batching(max_batch=two))
+    assert predictor.report.threads == 2 and type(predictor.report.threads) is int
+    assert (type(options.max_batch), type(options.max_size[1])) == (int, int)
+    assert [one.size for one in predictor.stream([random_image(1, 2)], batch_size=two, workers=two)] == [(1, 2)]
+    for wrong in (np.bool_(True), np.float32(2), np.array([2])):
+        with pytest.raises(ConfigError, match=r"^threads: found "):
+            Predictor(models["brightness"], "cpu", threads=wrong)
 
 
 class Shifted:
@@ -250,8 +289,8 @@ def test_threads_out_of_bounds_are_refused(models, threads):
 
 
 def test_nonsense_device_is_refused(models):
-    with pytest.raises(DeviceError, match=r"^device 'gpu': expected auto, cpu, cuda"):
-        Predictor(models["brightness"], "gpu")
+    with pytest.raises(DeviceError, match=r"^device 'tpu': expected auto, gpu, gpu:N, cpu, cuda"):
+        Predictor(models["brightness"], "tpu")
 
 
 # The function

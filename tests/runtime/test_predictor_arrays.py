@@ -9,7 +9,7 @@ from PIL import Image
 
 import runtime
 from runtime.commands.predict import predict
-from runtime.errors import ImageError
+from runtime.errors import ConfigError, ImageError
 from runtime.image import load_image
 from runtime.predictor import Predictor
 
@@ -38,6 +38,14 @@ def test_colour_and_grey_may_be_raw_too(write_model, channels):
     assert predictor.predict(array_of(channels)).size == (5, 7)
     with pytest.raises(ImageError, match="is no array"):
         predictor.predict(Image.new("RGB", (7, 5)))
+
+
+def test_order_of_raw_channels_is_the_networks_own(write_model):
+    predictor = Predictor(write_model(channels=3, raw=True), "cpu")
+    with pytest.raises(
+        ConfigError, match=r"^channels: found 'BGR', this model takes the channels of arrays as they are$"
+    ):
+        predictor.predict(array_of(3), channels="BGR")
 
 
 def test_images_of_any_number_of_channels_are_resized(write_model):

@@ -83,17 +83,17 @@ def test_tiles_have_the_files_size(fixed, answers):
     )
 
 
-TAKES = "the file takes pictures of (64, 96), (height, width), only"
+TAKES = "the file takes pictures of 96x64 (width x height) only"
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"size": (32, 48)}, f"size: found (32, 48), {TAKES}; leave size out"),
+        ({"size": (32, 48)}, f"size: found 48x32, {TAKES}; leave size out"),
         ({"size": "native"}, f"size: found 'native', {TAKES}; leave size out"),
-        ({"tile": (32, 48)}, f"tile: found (32, 48), {TAKES}; give that, or leave tile out"),
+        ({"tile": (32, 48)}, f"tile: found 48x32, {TAKES}; give that, or leave tile out"),
         ({"tta": "d4"}, f"tta: found 'd4', which turns pictures, and {TAKES}; give 'flip', or leave tta out"),
-        ({"size": 64}, "size: found 64, expected (height, width), each 1 to 32768, or 'native'"),
+        ({"size": 64}, "size: found 64, expected (height, width) or 'WxH', each 1 to 32768, or 'native'"),
     ],
     ids=str,
 )
@@ -133,7 +133,7 @@ def test_options_for_other_sizes_are_refused(fixed, options):
         Predictor(fixed, "cpu", options=ProviderOptions(**options))
     ((name, value),) = options.items()
     assert str(caught.value) == (
-        f"{name}: found {value}, the file takes batches of 2x64x96 (batch x height x width) only; leave it out"
+        f"{name}: found {value}, the file takes batches of 2 of 96x64 (width x height) only; leave it out"
     )
 
 

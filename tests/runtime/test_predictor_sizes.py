@@ -81,7 +81,7 @@ def test_pictures_smaller_than_the_network_takes_are_refused(write_model):
 @pytest.mark.parametrize("name", ["size", "tile"])
 def test_sizes_below_the_least_of_the_network_are_refused(write_model, name):
     predictor = Predictor(write_model(size=(8, 12), min_size=(4, 6)), "cpu")
-    with pytest.raises(ConfigError, match=rf"{name}: found \(8, 5\), expected at least \(4, 6\), \(height, width\) of"):
+    with pytest.raises(ConfigError, match=rf"{name}: found 5x8, expected at least 6x4 \(width x height\)$"):
         predictor.predict(np.zeros((9, 9, 3), np.uint8), **{name: (8, 5)})
 
 
@@ -104,8 +104,8 @@ def test_where_nothing_is_padded_pictures_are_resized_to_multiples_of_the_stride
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"size": (8, 10)}, f"size: found (8, 10), expected multiples of 4, {WHOLE}"),
-        ({"tile": (6, 8)}, f"tile: found (6, 8), expected multiples of 4, {WHOLE}"),
+        ({"size": (8, 10)}, f"size: found 10x8, expected multiples of 4, {WHOLE}"),
+        ({"tile": (6, 8)}, f"tile: found 8x6, expected multiples of 4, {WHOLE}"),
         ({"size": "native"}, f"size: found 'native', expected (height, width), multiples of 4, {WHOLE}; or give tile"),
     ],
 )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from asked import IMAGES, probabilities, random_image, same
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
 from runtime.image_files.limits import Limits
@@ -58,8 +58,42 @@ def test_options_reach_every_way_of_asking(model):
     assert same([model.submit(image, **asking).result()], expected)
     assert same([asyncio.run(model.predict_async(image, **asking))], expected)
     assert same([predict(image, model.path, "cpu", **asking)], expected)
-    with pytest.raises(ConfigError, match="sise: is no option of predict, expected size, tile, overlap, tta"):
+    with pytest.raises(ConfigError, match="sise: is no option of predict, expected size, tile, overlap, tta, channels"):
         model.predict(image, sise=(8, 8))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_arrays_of_opencv_are_named_in_every_way_of_asking(model, alpha):
+    image = random_image(12, 15)
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    if alpha:
+        bgr = np.dstack([bgr, random_image(12, 15, seed=1)[:, :, 0]])
+    expected = [model.predict(image).probability]
+    assert not same([model.predict(bgr)], expected)
+    found = [
+        model.predict(bgr, channels="BGR"),
+        *model.predict([bgr], channels="BGR"),
+        *model.predict_batch([bgr], channels="BGR"),
+        *model.stream([bgr], channels="BGR"),
+        model.submit(bgr, channels="BGR").result(),
+        asyncio.run(model.predict_async(bgr, channels="BGR")),
+        predict(bgr, model.path, "cpu", channels="BGR"),
+    ]
+    assert same(found, expected * 7)
+    assert all(np.array_equal(one.image, image) for one in found)
+
+
+def test_order_of_channels_is_for_arrays_of_three(model):
+    grey = random_image(12, 15)[:, :, 0]
+    assert same([model.predict(grey, channels="BGR")], [model.predict(grey).probability])
+    with pytest.raises(ImageError) as caught:
+        model.predict(Image.fromarray(grey), channels="BGR")
+    assert str(caught.value) == (
+        'image: is no array, and channels="BGR" is for arrays; leave it out, the image says itself which channel is '
+        "which"
+    )
+    with pytest.raises(ConfigError, match=r"^channels: found 'GBR', expected 'RGB', or 'BGR' for arrays as OpenCV"):
+        model.predict(grey, channels="GBR")
 
 
 def test_a_bad_image_has_its_own_error(model, tmp_path):
@@ -70,6 +104,16 @@ def test_a_bad_image_has_its_own_error(model, tmp_path):
         model.predict_batch(sources)
     futures = [model.submit(source) for source in sources]
     assert [type(future.exception()) for future in futures] == [type(None), ImageError, type(None)]
+
+
+def test_frames_of_one_picture_are_answered_each_though_it_goes_on_meanwhile(models):
+    frames = [Image.fromarray(np.full((8, 9), 20 * level, np.uint8)) for level in range(12)]
+    file = io.BytesIO()
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+    picture = Image.open(file)
+    with Predictor(models["brightness"], "cpu") as predictor:
+        found = predictor.stream(ImageSequence.Iterator(picture), workers=3, then=lambda _, result: result.image[0, 0])
+        assert [int(values[0]) for values in found] == [20 * level for level in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +220,7 @@ def test_options_of_the_wrong_type(models, given, message):
 def test_a_model_that_is_no_path(models):
     with pytest.raises(ModelError, match=r"model: found NoneType, expected the path of an \.onnx file"):
         Predictor(None)
-    with pytest.raises(DeviceError, match="expected auto, cpu, cuda"):
+    with pytest.raises(DeviceError, match="expected auto, gpu, gpu:N, cpu, cuda"):
         predict(IMAGES[0], models["conv"], ["cpu"])
 
 

@@ -24,7 +24,7 @@ STAND_IN_ANNOTATOR = SimpleNamespace(annotate=lambda scene, detections: scene)
 def test_mask_is_one_strictly_above_the_threshold(single):
     assert single.mask.dtype == np.uint8
     assert single.mask.tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert single.size == (2, 3)
+    assert single.shape == single.size == (2, 3)
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.25, [0, 0, 1, 1]), (0.5, [0, 0, 0, 1]), (0.75, [0, 0, 0, 0])])

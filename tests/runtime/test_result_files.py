@@ -1,5 +1,6 @@
 """Answers that leave the process: files, supervision, other processes."""
 
+import io
 import json
 import multiprocessing
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, OutputError
 from runtime.image import load_image
+from runtime.output_formats import FORMATS
 from runtime.result import Segmentation
 from runtime.rle import coco_decode
 
@@ -47,6 +49,30 @@ def test_lossy_or_unknown_suffix_is_refused(single, tmp_path, name):
     )
     assert str(caught.value) == f"{tmp_path / name}: {expected}"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("asked", "form"), [("PNG", "mask"), (".tif", "tiff"), ("overlay", "overlay"), ("npz", "npz")])
+def test_file_objects_are_written_in_the_format_that_is_named(single, tmp_path, asked, form):
+    file = io.BytesIO(b"")
+    assert single.save(file, format=asked) is None
+    assert not file.closed and file.getvalue() == FORMATS[form].encode(single)
+    path = single.save(tmp_path / "any.thing", format=asked)
+    assert path.read_bytes() == file.getvalue()
+    with open(tmp_path / "mask.bmp", "wb") as file:
+        single.save(file)
+    assert (tmp_path / "mask.bmp").read_bytes() == FORMATS["bmp"].encode(single)
+
+
+def test_file_objects_that_cannot_be_written_are_refused(single, tmp_path):
+    with pytest.raises(OutputError, match=r"^file object: has no name that tells its format; give one, such as format"):
+        single.save(io.BytesIO())
+    with pytest.raises(OutputError, match=r"^file object: is no binary file; open it with mode 'wb'$"):
+        single.save(io.StringIO(), "png")
+    with pytest.raises(OutputError, match=r"^format: found 'jpeg', expected one of bmp, cutout, gif, json, mask, "):
+        single.save(tmp_path / "mask.png", format="jpeg")
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OutputError) as caught:
+        single.save(full, "png")
+    assert str(caught.value) == "/dev/full: cannot be written (no space left on device)"
 
 
 def test_unwritable_folder_is_an_output_error(single, tmp_path):

@@ -66,7 +66,7 @@ def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Predict
     for index, pair in enumerate(records.pairs):
         answer = predictor.predict(pair.image)
         if pair.mask is None:
-            truth = np.full(answer.size, IGNORED, np.uint8)
+            truth = np.full(answer.shape, IGNORED, np.uint8)
         else:
             truth = load_truth(pair.mask, records.decoder.labels)
         yield index, answer.probability, truth

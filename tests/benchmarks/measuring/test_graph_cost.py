@@ -155,7 +155,7 @@ def test_what_cannot_be_sized_is_refused():
     named = graph(TO_PLANES, node("NonZero", "planes", "places"), node("Cast", "places", "answer", to=1))
     with pytest.raises(ModelError) as error:
         count_work(named, 1, 8, 8)
-    assert str(error.value) == "places: its size at 1x8x8 is unknown, so its work cannot be counted"
+    assert str(error.value) == "places: its size at 1 of 8x8 is unknown, so its work cannot be counted"
     flat = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 2])
     model = helper.make_model(helper.make_graph([node("Relu", "image", "answer")], "flat", [flat], [flat]))
     with pytest.raises(ModelError) as error:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from runtime.commands.console import NONE, Command, IgnoredValue, Size
 from runtime.commands.entry import start
-from runtime.errors import DeviceWarning, ImageError, ProofError, UnetError, one_line, shown
+from runtime.errors import DeviceWarning, ImageError, ImageWarning, ProofError, UnetError, one_line, shown
 
 
 def run(work, *arguments):
@@ -130,6 +130,12 @@ def test_device_warning_is_a_note_and_the_way_of_showing_is_given_back():
     assert result.stderr == "note: running on cpu\n"
     assert result.exit_code == 0
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize("category", [DeviceWarning, ImageWarning])
+def test_note_is_no_error_where_python_makes_warnings_errors(category):  # as pytest does here
+    result = run(lambda size: warnings.warn("told", category, stacklevel=1))
+    assert (result.exit_code, result.stderr) == (0, "note: told\n")
 
 
 @pytest.mark.filterwarnings("default::UserWarning")

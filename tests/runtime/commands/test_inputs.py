@@ -116,3 +116,24 @@ def test_name_keeps_what_is_no_suffix(here):
     touch("v1.2/car.v3.jpg")
     (job,) = file_jobs(find_images(["v1.2"], Path("out")), Path("out"), ".png")
     assert PurePath(job.target) == PurePath("out/car.v3.png")
+
+
+def test_masks_of_a_data_set_are_left_out_unless_they_are_named(here):
+    images = ["data/train_images/a.jpg", "data/val_images/b.png", "data/mask.png", "data/masks/m.png"]
+    masks = ["data/train_masks/a_mask.gif", "data/train_masks/c.png", "data/val_images/b_mask.PNG"]
+    touch(*images, *masks)
+    for asked in ("data", "data/**"):
+        others = []
+        some = find_images([asked], Path("out"), masks=others)
+        assert sorted(str(item.path) for item in some) == sorted(images)
+        assert sorted(map(str, others)) == masks
+    assert names("data/train_masks") == {"data/train_masks/c.png": "c.png"}
+    assert names("data/train_masks/a_mask.gif") == {"data/train_masks/a_mask.gif": "a_mask.gif"}
+    assert names("data/train_masks/*.gif") == {"data/train_masks/a_mask.gif": "a_mask.gif"}
+    assert names("data/**/*_mask.gif") == {"data/train_masks/a_mask.gif": "train_masks/a_mask.gif"}
+    touch("only/a_mask.png")
+    with pytest.raises(ImageError) as caught:
+        names("only")
+    assert str(caught.value) == (
+        "only: no images in this folder and below but masks (*_mask.*, *_masks/); to segment these, name the files"
+    )

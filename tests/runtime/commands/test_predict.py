@@ -57,6 +57,21 @@ def test_files_and_folders_may_be_mixed_and_named_twice(run_predict, pictures, o
     assert result.stdout == f"3 of 3 written to {out} on cpu\n"
 
 
+def test_masks_of_a_data_set_are_left_out_with_a_note(run_predict, pictures, out):
+    (pictures / "train_masks").mkdir()
+    Image.new("L", (3, 3)).save(pictures / "train_masks" / "a.png")
+    first = f"{pictures}/train_masks/a.png"
+    result = run_predict(pictures)
+    assert (result.stderr, result.stdout) == (
+        f"note: 1 mask, {first}, is left out (*_mask.*, *_masks/); to segment a mask, name its file\n",
+        f"3 of 3 written to {out} on cpu\n",
+    )
+    Image.new("L", (3, 3)).save(pictures / "a_mask.gif")
+    result = run_predict(pictures)
+    assert result.stderr.startswith(f"note: 2 masks, such as {pictures}/a_mask.gif, are left out")
+    assert result.stdout == f"3 of 3 written to {out} on cpu\n"
+
+
 def test_single_file_is_written_alone_and_over_an_old_mask(run_predict, pictures, out):
     out.mkdir()
     (out / "b.png").write_bytes(b"old")

@@ -102,9 +102,11 @@ def test_missing_model_is_one_line_and_makes_no_folder(run_predict, pictures, ou
 
 
 def test_nonsense_device_is_one_line(run_predict, pictures, out):
-    result = run_predict(pictures, device="gpu")
+    result = run_predict(pictures, device="tpu")
     assert result.exit_code == 2
-    assert result.stderr == "error: device 'gpu': expected auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N\n"
+    assert (
+        result.stderr == "error: device 'tpu': expected auto, gpu, gpu:N, cpu, cuda, cuda:N, tensorrt or tensorrt:N\n"
+    )
     assert not out.exists()
 
 

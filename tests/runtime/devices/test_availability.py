@@ -64,6 +64,12 @@ class FakeSession:
         ("cuda:12", ["cuda:12"]),
         ("tensorrt", ["tensorrt:0"]),
         ("tensorrt:1", ["tensorrt:1"]),
+        ("CUDA", ["cuda:0"]),
+        ("gpu", ["tensorrt:0", "cuda:0"]),
+        ("GPU:1", ["tensorrt:1", "cuda:1"]),
+        (2, ["tensorrt:2", "cuda:2"]),
+        ("2", ["tensorrt:2", "cuda:2"]),
+        (np.int64(0), ["tensorrt:0", "cuda:0"]),
     ],
 )
 def test_device_is_parsed(text, expected):
@@ -74,8 +80,11 @@ def test_device_is_parsed(text, expected):
     "text",
     [
         "",
-        "gpu",
-        "CUDA",
+        "gpu:",
+        "1000",
+        -1,
+        True,
+        None,
         "cuda:",
         "cuda:-1",
         "cuda:one",
@@ -91,7 +100,7 @@ def test_device_is_parsed(text, expected):
 def test_nonsense_is_not_a_device(text):
     with pytest.raises(DeviceError) as caught:
         candidates(text)
-    assert str(caught.value) == f"device {text!r}: expected auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N"
+    assert str(caught.value) == f"device {text!r}: expected auto, gpu, gpu:N, cpu, cuda, cuda:N, tensorrt or tensorrt:N"
 
 
 # The order

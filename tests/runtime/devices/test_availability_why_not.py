@@ -270,3 +270,19 @@ def test_facts_that_cannot_be_had_are_a_device_error(libraries, part, answer, to
     with pytest.raises(DeviceError) as caught:
         gpu_facts(0)
     assert str(caught.value) == f"device cuda:0: {told}"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "expected"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x020000", False), ("0x1002", "0x030000", False), (None, None, False)],
+    ids=["NVIDIA's GPU", "NVIDIA's network card", "another GPU", "nothing"],
+)
+def test_gpu_without_a_driver_is_seen_in_the_systems_list(no_gpu, tmp_path, monkeypatch, vendor, kind, expected):
+    if vendor:
+        (tmp_path / "0000:01:00.0").mkdir()
+        (tmp_path / "0000:01:00.0" / "vendor").write_text(f"{vendor}\n")
+        (tmp_path / "0000:01:00.0" / "class").write_text(f"{kind}\n")
+    monkeypatch.setattr(nvidia, "PCI", tmp_path)
+    assert nvidia.is_present.__wrapped__() is expected
+    monkeypatch.setattr(nvidia, "PCI", tmp_path / "gone")
+    assert nvidia.is_present.__wrapped__() is False

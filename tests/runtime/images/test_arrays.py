@@ -1,11 +1,14 @@
 """Arrays become levels of 8 bits, and where that leaves hardly any difference it is said, once."""
 
+import io
+import struct
 import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from runtime.errors import ImageWarning
+from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
 from runtime.images import arrays
 
@@ -67,3 +70,81 @@ def test_other_arrays_are_taken_without_a_word(array):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_image(array, "raw")
+
+
+def test_values_of_8_bits_in_16_are_told_to_be_given_as_such():
+    array = (NOISE[:, :, 0] * 255).astype(np.uint16)
+    with pytest.warns(ImageWarning) as caught:
+        load_image(array, "L")
+    assert str(caught[0].message) == (
+        f"array: uint16 values from {array.min()} to {array.max()} fill 1 of the 256 levels that the model gets, since "
+        "0 to 65535 becomes 0 to 255; they look like 8 bits, so give array.astype(np.uint8)"
+    )
+
+
+DEEP = (NOISE[:, :, 0] * 3000).astype(np.uint16)
+
+
+@pytest.mark.parametrize("form", ["picture", "PNG", "TIFF"])
+def test_pictures_of_16_bits_whose_values_fill_few_levels_are_told_once(form, tmp_path):
+    source = Image.fromarray(DEEP)
+    if form != "picture":
+        source = tmp_path / f"deep.{form.lower()}"
+        Image.fromarray(DEEP).save(source)
+    with pytest.warns(ImageWarning) as caught:
+        first, second = load_image(source), load_image(source)
+    assert np.array_equal(first, second) and np.array_equal(first[:, :, 0], DEEP // 257)
+    name = "image" if form == "picture" else source
+    assert [str(one.message) for one in caught] == [
+        f"{name}: 16-bit values from {DEEP.min()} to {DEEP.max()} fill 12 of the "
+        "256 levels that the model gets, since 0 to 65535 becomes 0 to 255; scale them so that they fill that range, "
+        "as in training, and give the array"
+    ]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("array", [np.full((4, 5), 300), DEEP // 257 * 257, DEEP * 20], ids=["flat", "8 bits", "full"])
+def test_other_pictures_of_16_bits_are_taken_without_a_word(array):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_image(Image.fromarray(array.astype(np.uint16)))
+
+
+@pytest.mark.parametrize("channels", ["raw", "RGB"])
+def test_mask_of_an_array_is_told_to_be_lost_once(channels):
+    values = (NOISE[:, :, :3] * 255).astype(np.uint8)
+    array = np.ma.masked_array(values, values > 250)
+    with pytest.warns(ImageWarning) as caught:
+        found = [load_image(array, channels), load_image(array, channels)]
+    assert np.array_equal(found, [values] * 2)
+    assert [str(one.message) for one in caught] == [
+        f"array: is a masked array, and the {np.sum(values > 250)} values that its mask hides are seen by the "
+        "model; replace them first, as in array.filled(0)"
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays.WARNED.clear()
+        load_image(np.ma.masked_array(values), channels)
+
+
+def signed_tiff(array):
+    """A TIFF of one row of int8 or int16, uncompressed."""
+    width, bits, content = array.size, 8 * array.itemsize, array.tobytes()
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1, 279: len(content), 339: 2}
+    entries = b"".join(struct.pack("<HHLHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    return (b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)).ljust(134, b"\0") + content
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+@pytest.mark.parametrize("opened", [False, True], ids=["file", "picture"])
+def test_signed_values_are_refused_and_not_read_as_unsigned(kind, opened):
+    content = signed_tiff(np.array([[1, 5, 127]], kind))
+    source = Image.open(io.BytesIO(content)) if opened else content
+    with pytest.raises(ImageError) as caught:
+        load_image(source)
+    assert str(caught.value) == (
+        f"image: is a TIFF of 1 x {kind}, grey, uncompressed, which is not read; open it with tifffile and give the "
+        "array"
+    )
+    with pytest.raises(ImageError, match=rf"^array: found {kind} values, expected uint8, uint16 or floating-point"):
+        load_image(np.array([[1, 5, 127]], kind))

@@ -15,18 +15,24 @@ from runtime.inference.predict_options import resolve_options
         ({"size": "native"}, "native", (8, 12)),
         ({"tile": (64, 64)}, "native", (8, 12)),
         ({"tile": (64, 64), "size": (200, 300)}, "letterbox", (200, 300)),
+        ({"size": "30x20"}, "letterbox", (20, 30)),
+        ({"tile": "64X32", "size": " 300 x 200 "}, "letterbox", (200, 300)),
     ],
 )
 def test_what_the_network_sees(make_card, asked, fit, size):
     way = resolve_options(make_card(fit="letterbox"), asked.get("size"), asked.get("tile"), None, None)
-    assert (way.spec.fit, way.spec.size, way.tile) == (fit, size, asked.get("tile"))
+    assert (way.spec.fit, way.spec.size, way.tile) == (
+        fit,
+        size,
+        {"64X32": (32, 64)}.get(asked.get("tile"), asked.get("tile")),
+    )
 
 
 def test_a_size_that_is_asked_for_of_a_native_model_is_stretched_to(make_card):
     assert resolve_options(make_card(fit="native"), (20, 30)).spec.fit == "stretch"
 
 
-SIZES = "expected (height, width), each 1 to 32768"
+SIZES = "expected (height, width) or 'WxH', each 1 to 32768"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,8 @@ SIZES = "expected (height, width), each 1 to 32768"
         ({"tile": (8.0, 8)}, f"tile: found (8.0, 8), {SIZES}"),
         ({"tile": (True, 8)}, f"tile: found (True, 8), {SIZES}"),
         ({"size": (8, 40_000)}, f"size: found (8, 40000), {SIZES}, or 'native'"),
+        ({"size": "0x8"}, f"size: found (8, 0), {SIZES}, or 'native'"),
+        ({"tile": "8x8x8"}, f"tile: found '8x8x8', {SIZES}"),
         ({"size": "whole"}, f"size: found 'whole', {SIZES}, or 'native'"),
         ({"tile": (8, 8), "overlap": 1}, "overlap: found 1, expected 0 to 0.9, a share of the tile"),
         ({"tile": (8, 8), "overlap": float("nan")}, "overlap: found nan, expected 0 to 0.9, a share of the tile"),
@@ -59,12 +67,15 @@ def test_overlap_may_be_any_number(make_card):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"threshold": 0.3}, "threshold: is no option of predict, expected size, tile, overlap, tta; of the result: "),
-        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta"),
+        (
+            {"threshold": 0.3},
+            "threshold: is no option of predict, expected size, tile, overlap, tta, channels; of the result: ",
+        ),
+        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta, channels"),
         ({"size": np.array([8, 8])}, "size: found array"),
         (
             {"size": (20_000, 20_000)},
-            "size: found (20000, 20000), expected at most 200000000 pixels, which take some 90",
+            "size: found 20000x20000, expected at most 200000000 pixels, which take some 90",
         ),
     ],
 )

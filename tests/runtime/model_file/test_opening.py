@@ -4,6 +4,7 @@ import os
 import re
 
 import pytest
+from PIL import Image
 
 from runtime.errors import ModelError
 from runtime.model_file.opening import open_wire
@@ -53,6 +54,14 @@ def test_pipe_is_not_waited_for(path):
 def test_format_of_onnx_runtime_itself_is_refused(path):
     path.write_bytes(b"\x18\x00\x00\x00ORTM:\x00")
     check_refused(path, r"is in ONNX Runtime's own format, expected an \.onnx file$")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP"])
+def test_image_is_named_in_the_place_of_a_model(path, form):
+    Image.new("RGB", (8, 8)).save(path, form)
+    check_refused(
+        path, rf"model\.onnx: looks like an image \({form}\), expected an \.onnx file; are model and image swapped\?$"
+    )
 
 
 def test_checkpoint_is_refused_with_the_command_that_converts_it(path):

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +11,7 @@ import pytest
 from waiting import PATIENCE, our_threads, wait_until
 
 from runtime.errors import BusyError, ClosedError
-from runtime.support.concurrency import FairSemaphore, Worker, attempt
+from runtime.support.concurrency import FairSemaphore, Worker, alone_with, attempt
 
 
 def test_places_are_given_in_the_order_of_asking():
@@ -148,3 +150,41 @@ def test_coroutines_that_are_thrown_away_leave_the_line_and_give_nothing_back(is
     if is_collected_first:
         end(places)
     assert places._free == (1 if end is FairSemaphore.release else 0)
+
+
+def test_one_thread_at_a_time_is_alone_with_an_object_and_others_have_their_own():
+    thing, other, entered, leave = object(), object(), threading.Event(), threading.Event()
+    order = []
+
+    def stay():
+        with alone_with(thing):
+            entered.set()
+            leave.wait(PATIENCE)
+            order.append("first")
+
+    def follow():
+        with alone_with(thing):
+            order.append("second")
+
+    threads = [threading.Thread(target=stay), threading.Thread(target=follow)]
+    threads[0].start()
+    assert entered.wait(PATIENCE)
+    threads[1].start()
+    with alone_with(other):
+        order.append("other")
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["other", "first", "second"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_object_is_free_in_a_forked_process():
+    thing = object()
+    with alone_with(thing):
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            with alone_with(thing):
+                os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
