@@ -45,7 +45,9 @@ def decode_planes(content: bytes, kind: TiffKind, tags: Any, offsets: Any, piece
         picture = Image.frombuffer("CMYK", (width, height), pixels, "raw", "CMYK", 0, 1)
     else:
         picture = Image.fromarray(pixels[:, :, 0] if count == 1 else pixels)
-    picture.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
+    exif = Image.Exif()
+    exif[ORIENTATION] = tags.get(ORIENTATION, 1)
+    picture.info["exif"] = exif.tobytes()
     return picture
 
 
