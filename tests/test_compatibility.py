@@ -134,7 +134,7 @@ def test_settings_are_accepted(run, tmp_path):
 
 
 def name_of_records(pairs, truth_at_original, draft):
-    """The name that version 0.1 gave to the folder of these records: a hash over versions, decoding and files."""
+    """The name of the folder of these records: a hash over versions, decoding and files."""
     decoding = {
         "input": {
             "size": (32, 48),
@@ -150,11 +150,12 @@ def name_of_records(pairs, truth_at_original, draft):
     }
     files = [(str(path), path.stat()) for pair in pairs for path in pair.files]
     identities = [(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for path, found in files]
-    content = json.dumps([(2, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
+    content = json.dumps([(3, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
     return "records-" + hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def test_decoded_images_in_the_cache_are_used(work, monkeypatch):
+def test_decoded_images_in_the_cache_are_read(work, monkeypatch):
+    """Under the name that they have today: earlier versions decoded some TIFF files wrongly."""
     from unet_core.config import TrainConfig
     from unet_core.data.cache import check_and_cache, open_cache, pending
     from unet_core.data.pairs import find_splits
