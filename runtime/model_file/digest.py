@@ -12,8 +12,9 @@ the hash, but programs that rewrite the graph do not.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,9 +132,19 @@ def graph_digest(path: str | os.PathLike[str]) -> str:
                 joined = bool(spans) and spans[-1][1] == start
                 spans.append((spans.pop()[0] if joined else start, end))
             start = end
-        pieces = list(cut(spans, PIECE))
-        with ThreadPoolExecutor(max(1, min(THREADS, available_threads(), len(pieces)))) as pool:
-            return blake3(b"".join(pool.map(partial(piece_hash, path), pieces))).hexdigest()
+        return blake3(b"".join(piece_hashes(path, list(cut(spans, PIECE))))).hexdigest()
+
+
+def piece_hashes(path: str | os.PathLike[str], pieces: Sequence[list[tuple[int, int]]]) -> list[bytes]:
+    """Hash pieces of a file in up to `THREADS` threads, or in the caller's if one is enough or none can be started.
+
+    None can be started once the main thread has ended, nor beyond a container's limit.
+    """
+    threads = min(THREADS, available_threads(), len(pieces))
+    if threads > 1:
+        with suppress(RuntimeError), ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(partial(piece_hash, path), pieces))
+    return [piece_hash(path, piece) for piece in pieces]
 
 
 def cut(spans: Iterable[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -1,6 +1,9 @@
 """The digest: what was changed is told, what was only written again is not."""
 
 import json
+import subprocess
+import sys
+import threading
 
 import onnx
 import pytest
@@ -74,6 +77,35 @@ def test_the_graphs_hash_is_of_its_pieces_hashes_wherever_the_metadata_stand(sea
     for place in (0, len(field(1, model.ir_version)), len(content)):
         sealed.write_bytes(content[:place] + field(14, field(1, b"key")) * 2 + content[place:])
         assert graph_digest(sealed) == expected
+
+
+@pytest.mark.parametrize("size", [7, 2**20])
+def test_a_file_is_hashed_where_no_thread_can_be_started(sealed, monkeypatch, size):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(digest, "PIECE", size)
+    monkeypatch.setattr(digest, "available_threads", lambda: 4)
+    expected = graph_digest(sealed)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert graph_digest(sealed) == expected
+
+
+def test_a_file_is_hashed_after_the_main_thread_has_ended(sealed, root):
+    code = (
+        "import sys, threading\n"
+        "from runtime.model_file import digest\n"
+        "digest.PIECE, digest.available_threads = 7, lambda: 4\n"
+        "def work():\n"
+        "    threading.main_thread().join()\n"
+        "    print(digest.graph_digest(sys.argv[1]))\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    command = [sys.executable, "-c", code, str(sealed)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60, check=False)
+    model = onnx.load(sealed)
+    del model.metadata_props[:]
+    assert (done.stdout.strip(), done.stderr) == (pieces_hash(model.SerializeToString(), 7), "")
 
 
 def pieces_hash(content, size):
