@@ -26,6 +26,7 @@ from runtime.devices.session import CLOSED, BatchOutput, Session, owned, run_cop
 from runtime.devices.shape_changes import SteadyBatch, Turns
 from runtime.errors import ClosedError
 from runtime.options import Heuristics, ProviderOptions, Size
+from runtime.support.concurrency import join_nobody
 
 MAX_GRAPHS = 8
 """Number of shapes whose kernels are kept as a CUDA graph; each holds its memory."""
@@ -103,7 +104,7 @@ class CudaRunner:
         self._allowed = graphs
         self._graphs: dict[tuple[int, ...], tuple[int, Buffers]] = {}
         self._graph_ids = count(1)
-        self._thread = ThreadPoolExecutor(1, "unet-cuda-graphs") if graphs else None
+        self._thread = ThreadPoolExecutor(1, "unet-cuda-graphs", join_nobody) if graphs else None
 
     def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         """Run one batch, as a CUDA graph if there is one for its shape, or room for another."""

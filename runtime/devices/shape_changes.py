@@ -11,6 +11,7 @@ from itertools import count
 
 from runtime.devices.profiles import Shape
 from runtime.options import Size
+from runtime.support.concurrency import join_nobody
 
 Ticket = tuple[int, Hashable]
 """A thread that waits: the number of its arrival, and its key."""
@@ -33,8 +34,8 @@ class Turns:
 
     @contextmanager
     def take(self, key: Hashable) -> Iterator[None]:
-        """Wait until it is this thread's turn; others wait until the block ends."""
-        ticket = next(self._numbers), key
+        """Wait until it is this thread's turn; others wait until the block ends, which must not wait for them."""
+        ticket, before = (next(self._numbers), key), join_nobody()
         try:
             with self._changed:
                 self._line.append(ticket)
@@ -49,6 +50,7 @@ class Turns:
                 self._line = [other for other in self._line if other is not ticket]
                 self._inside = None if self._inside is ticket else self._inside
                 self._changed.notify_all()
+            join_nobody(before)
 
     def _next(self) -> Ticket:
         """Return the first ticket of the turn, or the first of all if nobody is left in it."""
@@ -77,14 +79,15 @@ class SteadyBatch:
 
     def images(self, shape: Shape) -> int:
         """Return the number of images to run for a batch of (images, height, width)."""
-        last = self._shape
+        last, building = self._shape, self._building
         if last is None or last[1:] != shape[1:] or not shape[0] <= last[0] <= self._most:
             return shape[0]
-        return shape[0] if self._building is not None and self._wasted > self._building else last[0]
+        return shape[0] if building is not None and self._wasted > building else last[0]
 
     def before(self, size: Size) -> int:
         """Return the number of images of the last run, if they had this (height, width), or else 0."""
-        return self._shape[0] if self._shape is not None and self._shape[1:] == size else 0
+        last = self._shape  # which another thread may change
+        return last[0] if last is not None and last[1:] == size else 0
 
     def ran(self, shape: Shape, seconds: float) -> None:
         """Note a run of this shape."""

@@ -63,11 +63,29 @@ class Worker:
         return self._thread is threading.current_thread()
 
     def join(self) -> None:
-        """Wait until the thread has ended. Returns at once in the thread itself, and in a forked process."""
-        if self.is_current() or not self._thread.is_alive():
+        """Wait until the thread has ended. Returns at once in the thread itself, in a forked process, and where
+        `join_nobody` says so."""
+        if self.is_current() or not self._thread.is_alive() or _here.joins_nobody:
             return
         self._ended.wait()  # Ctrl-C in Thread.join() makes Python 3.11 believe that the thread has ended
         self._thread.join()
+
+
+class _Here(threading.local):
+    joins_nobody = False
+
+
+_here = _Here()
+
+
+def join_nobody(nobody: bool = True) -> bool:
+    """Let this thread join no worker from now on, or join them again; return what was so before.
+
+    It is for a thread that others wait for. The garbage collector may close a forgotten stream in any thread, and one
+    that joined the stream's worker while this worker waits for it would wait for ever.
+    """
+    before, _here.joins_nobody = _here.joins_nobody, nobody
+    return before
 
 
 _running: set[Worker] = set()

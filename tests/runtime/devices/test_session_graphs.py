@@ -14,6 +14,7 @@ from runtime.devices.registry import open_session
 from runtime.errors import ConfigError, DeviceError
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
+from runtime.support.concurrency import join_nobody
 
 
 class Recording:
@@ -41,6 +42,11 @@ def test_graphs_have_an_id_and_an_address_for_each_shape(inference, card, monkey
         session.run(images(1, height, 8))
     assert recording.graphs == ["1", "2", "1", "2", "-1", "1"]
     assert used == [used[0], used[1], used[0], used[1], used[0]] and used[0] != used[1]
+
+
+def test_their_thread_joins_no_worker_since_workers_wait_for_it(inference, card):
+    session = on_cpu_memory(inference, card, cuda_graphs=True)
+    assert session._runner._thread.submit(join_nobody).result() is True  # it was so before
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import threading
 from contextlib import ExitStack
 
 import pytest
-from waiting import PATIENCE, wait_until
+from waiting import PATIENCE, our_threads, wait_until
 
 from runtime.devices.shape_changes import SteadyBatch, Turns
+from runtime.support.concurrency import Worker
 
 
 class Crowd:
@@ -59,6 +60,26 @@ def test_a_block_that_fails_ends_its_turn_and_one_that_is_interrupted_while_it_w
             pass
     with turns.take("b"):
         assert turns._line == []
+
+
+def test_nobody_joins_a_worker_that_waits_for_him(monkeypatch):
+    """As the garbage collector would that finds a forgotten stream in the middle of a run."""
+    turns, joined = Turns(), []
+
+    def enter():
+        with turns.take("b"):
+            pass
+
+    with turns.take("a"):
+        worker = Worker("unet-test", enter, stop=lambda: None)
+        wait_until(lambda: turns._line)
+        with monkeypatch.context() as patched:
+            patched.setattr(worker._ended, "wait", lambda: joined.append("waits for ever"))
+            patched.setattr(worker._thread, "join", lambda: None)
+            worker.join()
+    assert joined == []
+    worker.join()
+    assert our_threads() == []
 
 
 def steps(batch, *runs):
