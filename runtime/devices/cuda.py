@@ -224,7 +224,7 @@ class CudaSession(Session):
 
     def _run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         size = self._padded_size((batch.shape[1], batch.shape[2]))
-        before = 0 if self._steady is None else self._steady.before(size)
+        before = 0 if self._steady is None else self._steady.before((len(batch), *size))
         return self._parts.run(batch, self._run_part, before)
 
     def _run_value(self, value: Any) -> Any:

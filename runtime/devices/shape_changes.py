@@ -9,8 +9,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from runtime.devices.profiles import Shape
-from runtime.options import Size
+from runtime.devices.profiles import Shape, part_size
 from runtime.support.concurrency import join_nobody
 
 Ticket = tuple[int, Hashable]
@@ -84,10 +83,21 @@ class SteadyBatch:
             return shape[0]
         return shape[0] if building is not None and self._wasted > building else last[0]
 
-    def before(self, size: Size) -> int:
-        """Return the number of images of the last run, if they had this (height, width), or else 0."""
-        last = self._shape  # which another thread may change
-        return last[0] if last is not None and last[1:] == size else 0
+    def before(self, shape: Shape) -> int:
+        """Return the number of images of the last run, if a batch of this shape should be split into such parts, or 0.
+
+        What they waste over parts that are as small as possible is noted, if there are no more of them.
+        """
+        last, building = self._shape, self._building  # which another thread may change
+        if last is None or last[1:] != shape[1:]:
+            return 0
+        smallest = part_size(shape[0], self._most)
+        if part_size(shape[0], self._most, last[0]) == smallest:
+            return last[0]
+        if building is not None and self._wasted > building:
+            return 0
+        self._wasted += self._last * -(-shape[0] // smallest) * (last[0] - smallest) / last[0]
+        return last[0]
 
     def ran(self, shape: Shape, seconds: float) -> None:
         """Note a run of this shape."""

@@ -3,9 +3,13 @@
 import threading
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 from waiting import PATIENCE, our_threads, wait_until
 
+from runtime.devices.device import Device
+from runtime.devices.out_of_memory import FittingParts
+from runtime.devices.session import BatchOutput
 from runtime.devices.shape_changes import SteadyBatch, Turns
 from runtime.support.concurrency import Worker
 
@@ -115,3 +119,18 @@ def test_padding_ends_when_it_has_taken_longer_than_new_plans_would():
     # a full batch in between would have needed new plans again
     assert steps(SteadyBatch(8), (8, 8, 8, 4), *ones[:3], (8, 8, 8, 4), *ones[:3]) == [8] * 8
     assert steps(SteadyBatch(8), (8, 8, 8, 0.1), *[(7, 8, 8, 0.1)] * 500) == [8] * 501
+
+
+def test_parts_as_large_as_those_before_end_when_they_have_taken_longer_than_new_plans_would():
+    batch, parts = SteadyBatch(8), FittingParts(Device(kind="cuda"), 8)
+    ran = []
+
+    def run_part(part):
+        batch.ran(part.shape[:3], 4 + (10 if ran[-1:] != [len(part)] else 0))  # plans take ten seconds
+        ran.append(len(part))
+        return BatchOutput(np.zeros((len(part), 1, 8, 8), np.float32))
+
+    for count in (8, 8, 9, 9, 9, 9, 9):
+        images = np.zeros((count, 8, 8, 3), np.uint8)
+        parts.run(images, run_part, batch.before((count, 8, 8)))
+    assert ran == [8] * 10 + [5] * 2  # 8 + 8 in place of 5 + 5 wastes three seconds each time
