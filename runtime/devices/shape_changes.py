@@ -45,11 +45,14 @@ class Turns:
                     self._key, self._end = key, next(self._numbers)
             yield
         finally:  # also after Ctrl-C, wherever it came
-            with self._changed:
-                self._line = [other for other in self._line if other is not ticket]
-                self._inside = None if self._inside is ticket else self._inside
-                self._changed.notify_all()
-            join_nobody(before)
+            if self._inside is ticket:
+                self._inside = None  # before all that a second Ctrl-C may interrupt
+            try:
+                with self._changed:
+                    self._line = [other for other in self._line if other is not ticket]
+                    self._changed.notify_all()
+            finally:
+                join_nobody(before)
 
     def _next(self) -> Ticket:
         """Return the first ticket of the turn, or the first of all if nobody is left in it."""

@@ -66,6 +66,31 @@ def test_a_block_that_fails_ends_its_turn_and_one_that_is_interrupted_while_it_w
         assert turns._line == []
 
 
+def test_a_second_interrupt_leaves_nobody_inside(monkeypatch):
+    turns = Turns()
+
+    def interrupted_twice():
+        with turns.take("a"):
+            monkeypatch.setattr(turns, "_changed", Interrupting())
+            raise KeyboardInterrupt
+
+    changed = turns._changed
+    with pytest.raises(KeyboardInterrupt, match=r"^the second$"):
+        interrupted_twice()
+    monkeypatch.setattr(turns, "_changed", changed)
+    assert (turns._inside, turns._line) == (None, [])
+
+
+class Interrupting:
+    """A condition at whose lock Ctrl-C comes."""
+
+    def __enter__(self):
+        raise KeyboardInterrupt("the second")
+
+    def __exit__(self, *error):
+        pass
+
+
 def test_nobody_joins_a_worker_that_waits_for_him(monkeypatch):
     """As the garbage collector would that finds a forgotten stream in the middle of a run."""
     turns, joined = Turns(), []
