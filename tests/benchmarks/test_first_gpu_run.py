@@ -51,6 +51,7 @@ def test_without_a_gpu_the_run_says_what_is_missing(tmp_path):
     machine = outcomes.pop("machine")
     assert machine.end == "failed" and machine.text.startswith("GPU: no NVIDIA driver (libcuda.so.1")
     assert machine.of("versions").figures["torch"]
+    assert machine.of("loaded libraries").text == "none of CUDA's"
     assert {one.end for one in outcomes.values()} == {"skipped"} and len(outcomes) == len(STEPS) - 1
     assert outcomes["answers"].text.startswith("no NVIDIA driver")
     assert outcomes["training"].text.startswith("PyTorch sees no GPU (")
