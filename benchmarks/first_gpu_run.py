@@ -12,12 +12,14 @@ from benchmarks.gpu_run.goals import goals_of
 from benchmarks.gpu_run.processes import StepContext
 from benchmarks.gpu_run.report import markdown
 from benchmarks.gpu_run.steps import MACHINE, STEPS, device_name, is_stand_in, run_steps
+from benchmarks.gpu_run.training import CAMVID_FOLDERS
 from runtime.commands.console import Command, echo
 from runtime.errors import ConfigError
 from runtime.support.files import make_folder, write_text
 
 REPORT = "report.json"
 UNREACHED = "the run has not come to it"
+CUT_SHORT = "it was interrupted"
 
 
 @click.command(cls=Command)
@@ -46,10 +48,16 @@ def main(out: Path, data: Path | None, checkpoint: Path | None, seconds: float, 
     """Find out what works on this machine's GPU, how exact it is and how fast, the most valuable first.
 
     Each step runs in a process of its own with a time limit. The report is written anew after each step, so a run that
-    is cut short leaves what it has. Exit code: 0, or 1 if a step failed.
+    is cut short leaves what it has. Exit code: 0, 1 if a step failed, or 2 for wrong arguments.
     """
     if (out / REPORT).exists() and not only:
         raise ConfigError(f"{out}: holds an older run; give another folder, or run single steps again with --only")
+    missing = [name for name in CAMVID_FOLDERS if data is not None and not (data / name).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"--data {data}: found no {'/, '.join(missing)}/, expected CamVid's images and labels in "
+            f"{'/, '.join(CAMVID_FOLDERS)}/; leave --data out to skip step camvid"
+        )
     make_folder(out / "steps")
     context = StepContext(
         out=out.resolve(),
@@ -81,13 +89,22 @@ def main(out: Path, data: Path | None, checkpoint: Path | None, seconds: float, 
         return run
 
     write()
-    for outcome in run_steps(names, context, known, note=lambda text: echo(text, err=True)):
-        known[outcome.step] = outcome
-        echo(f"{outcome.step}: {outcome.end}{', ' if outcome.text else ''}{outcome.text}", err=True)
+    written = f"written: {out / REPORT} and {out / 'report.md'}"
+    try:
+        for outcome in run_steps(names, context, known, note=lambda text: echo(text, err=True)):
+            known[outcome.step] = outcome
+            echo(f"{outcome.step}: {outcome.end}{', ' if outcome.text else ''}{outcome.text}", err=True)
+            write()
+    except KeyboardInterrupt:
+        cut = next((step for step in STEPS.values() if step.name in names and step.name not in known), None)
+        if cut is not None:
+            known[cut.name] = Outcome(step=cut.name, title=cut.title, end="not reached", text=CUT_SHORT)
         write()
+        echo(written, err=True)
+        raise
     run = write()
     echo(markdown(run, goals_of(run)))
-    echo(f"written: {out / REPORT} and {out / 'report.md'}", err=True)
+    echo(written, err=True)
     click.get_current_context().exit(int(any(one.is_bad for one in run.outcomes if one.step in names)))
 
 

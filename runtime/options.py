@@ -7,6 +7,7 @@ options.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import gt
 from typing import Literal, get_args
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, ModelCard
@@ -25,32 +26,33 @@ GIB = 2**30
 
 CHECK = FieldChecks(ConfigError)
 
-RESERVED = frozenset(
-    {
-        "device_id",
-        "gpu_mem_limit",
-        "use_tf32",
-        "cudnn_conv_algo_search",
-        "arena_extend_strategy",
-        "enable_cuda_graph",
-        "has_user_compute_stream",
-        "user_compute_stream",
-        "trt_cuda_graph_enable",
-        "trt_max_workspace_size",
-        "trt_builder_optimization_level",
-        "trt_fp16_enable",
-        "trt_int8_enable",
-        "trt_bf16_enable",
-        "trt_engine_cache_enable",
-        "trt_engine_cache_path",
-        "trt_engine_cache_prefix",
-        "trt_timing_cache_enable",
-        "trt_timing_cache_path",
-        "trt_profile_min_shapes",
-        "trt_profile_opt_shapes",
-        "trt_profile_max_shapes",
-    }
-)
+FIELD_OF: Mapping[str, str | None] = {
+    "device_id": None,
+    "gpu_mem_limit": "gpu_mem_limit",
+    "use_tf32": "tf32",
+    "cudnn_conv_algo_search": "cudnn_heuristics",
+    "arena_extend_strategy": None,
+    "enable_cuda_graph": "cuda_graphs",
+    "has_user_compute_stream": None,
+    "user_compute_stream": None,
+    "trt_cuda_graph_enable": None,
+    "trt_max_workspace_size": "workspace",
+    "trt_builder_optimization_level": "builder_optimization_level",
+    "trt_fp16_enable": None,
+    "trt_int8_enable": None,
+    "trt_bf16_enable": None,
+    "trt_engine_cache_enable": "engine_cache",
+    "trt_engine_cache_path": "engine_folder",
+    "trt_engine_cache_prefix": None,
+    "trt_timing_cache_enable": "timing_cache",
+    "trt_timing_cache_path": "engine_folder",
+    "trt_profile_min_shapes": "min_size",
+    "trt_profile_opt_shapes": None,
+    "trt_profile_max_shapes": "max_size",
+}
+"""Field that sets an option of ONNX Runtime, or None where the device, the model's file or the library alone does."""
+
+RESERVED = frozenset(FIELD_OF)
 """Options that `extra` may not set: the library or one of its fields sets them, or its engine cache depends on them."""
 
 
@@ -133,10 +135,10 @@ class ProviderOptions:
     def __post_init__(self) -> None:
         make_integers_plain(self)
         CHECK.integer("max_batch", self.max_batch, 1, MAX_BATCH)
-        CHECK.integer("workspace", self.workspace, 2**20, 2**40)
+        CHECK.integer("workspace", self.workspace, 2**20, 2**40, "bytes")
         CHECK.integer("builder_optimization_level", self.builder_optimization_level, 0, 5)
         if self.gpu_mem_limit is not None:
-            CHECK.integer("gpu_mem_limit", self.gpu_mem_limit, 2**20, 2**40)
+            CHECK.integer("gpu_mem_limit", self.gpu_mem_limit, 2**20, 2**40, "bytes")
         if self.bucket is not None:
             CHECK.integer("bucket", self.bucket, 1, MAX_SIDE)
         for name in ("max_size", "min_size"):
@@ -145,6 +147,8 @@ class ProviderOptions:
             sides = value if isinstance(value, tuple) and len(value) == 2 else ()
             if value is not None and not (sides and all(type(one) is int and 1 <= one <= MAX_SIDE for one in sides)):
                 raise CHECK.refusal(name, value, f"(height, width), each from 1 to {MAX_SIDE}, or None")
+        if self.min_size and self.max_size and any(map(gt, self.min_size, self.max_size)):
+            raise CHECK.refusal("min_size", self.min_size, f"at most max_size {self.max_size}")
         for item in fields(self):
             if item.type is bool:
                 CHECK.choice(item.name, getattr(self, item.name), (True, False))
@@ -159,7 +163,11 @@ class ProviderOptions:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise CHECK.refusal("extra", {name: value}, "names and values that are texts")
             if name in RESERVED:
-                raise ConfigError(f"extra: found {name!r}, which ProviderOptions sets itself; use its field")
+                field = FIELD_OF[name]
+                raise ConfigError(
+                    f"extra: found {name!r}, which "
+                    + ("the library sets itself; leave it out" if field is None else f"has a field; give {field}=...")
+                )
         object.__setattr__(self, "extra", tuple(sorted(pairs)))
 
     def bucket_of(self, card: ModelCard) -> int:

@@ -52,7 +52,8 @@ def describe(context: StepContext) -> Iterator[Finding]:
     yield Finding.measured("versions", versions)
     yield pytorch_finding(is_stand_in)
     yield from device_findings()
-    yield Finding.measured("loaded libraries", loaded_libraries())
+    libraries = loaded_libraries()
+    yield Finding.measured("loaded libraries", libraries, "" if libraries else "none of CUDA's")
     yield doctor_finding(is_stand_in)
 
 

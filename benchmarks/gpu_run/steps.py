@@ -155,7 +155,7 @@ STEPS: Mapping[str, Step] = {
 """All steps by name, in the order in which they run."""
 
 REASONS: Mapping[str, str] = {
-    MODELS: "needs the files of step models, which are not there; see that step",
+    MODELS: "needs the files of step models, which are not there; add --only models, or see why it failed",
     DATA: "needs --data, a folder with CamVid's images and labels",
     ANSWERS: "compares answers, and a stand-in has none",
 }

@@ -121,7 +121,8 @@ def installed(findings: Findings) -> dict[str, Any]:
 def gpu(findings: Findings) -> dict[str, Any]:
     """Check the NVIDIA driver and its GPUs."""
     found = {"plugged_in": system_info.nvidia_cards(), "driver": None, "gpus": [], **system_info.gpus()}
-    if found["plugged_in"] and not found["gpus"]:
+    found["cuda_gpus"] = system_info.cuda_gpus()
+    if found["plugged_in"] and not found["gpus"] and found["cuda_gpus"] is None:
         findings.advise(
             f"{found['plugged_in']} NVIDIA GPUs are installed, but their driver is missing",
             "install the NVIDIA driver, or start the container with --gpus all",
@@ -139,7 +140,8 @@ def devices(findings: Findings) -> dict[str, str | None]:
     from runtime.devices.device import Device
 
     found: dict[str, str | None] = {kind: unavailable_reason(Device(kind=kind)) for kind in KINDS}
-    if not findings.parts.get("gpu", {}).get("gpus"):
+    gpus = findings.parts.get("gpu", {})
+    if not gpus.get("gpus") and not gpus.get("cuda_gpus"):
         return found
     if found["cuda"]:
         findings.error("there is a GPU, but device cuda does not work", found["cuda"])

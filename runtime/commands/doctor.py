@@ -94,6 +94,10 @@ def installed_lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def gpu_lines(found: dict[str, Any]) -> Iterator[str]:
+    if not found["driver"] and found["cuda_gpus"] is not None:
+        yield f"GPUs that the NVIDIA driver sees: {found['cuda_gpus']}; without NVML (libnvidia-ml) no more is known"
+        yield "in a container: start it with the variable NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        return
     if not found["driver"]:
         yield "no NVIDIA driver" + (f", {found['plugged_in']} GPUs installed" if found["plugged_in"] else "")
         return

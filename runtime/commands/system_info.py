@@ -101,6 +101,17 @@ def nvidia_cards() -> int:
     )
 
 
+def cuda_gpus() -> int | None:
+    """Return the number of GPUs that CUDA's driver sees, None if it does not load; containers may lack NVML alone."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if status else count.value
+
+
 def gpus() -> dict[str, Any]:
     """Return {"driver": version, "gpus": [{"name", "memory_bytes", "free_bytes"}]} by NVML; {} if it does not load."""
     try:

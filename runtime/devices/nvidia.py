@@ -73,9 +73,23 @@ def _driver_problem(index: int) -> str | None:
     status = status or driver.cuDeviceGetCount(ctypes.byref(count))
     if status:
         return f"the NVIDIA driver finds no usable GPU (CUDA driver error {status}); see nvidia-smi"
+    version, cuda = ctypes.c_int(0), cuda_of_onnxruntime()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value // 1000 < major_of(cuda):
+        own = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        return f"the NVIDIA driver is for CUDA {own}, ONNX Runtime needs CUDA {major_of(cuda)}; install a newer driver"
     if index >= count.value:
         return f"GPU {index} does not exist, the driver sees {count.value}; see nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None
+
+
+def cuda_of_onnxruntime() -> str:
+    """Return the version of CUDA that the installed ONNX Runtime is built for, such as "13.0"."""
+    return getattr(onnxruntime, "cuda_version", "") or CUDA_OF_PYPI
+
+
+def major_of(cuda: str) -> int:
+    """Return the major version of CUDA: a driver serves all that are not above its own."""
+    return int(cuda.partition(".")[0])
 
 
 @cache
@@ -90,7 +104,7 @@ def library_problem(kind: str) -> str | None:
     if windows:
         said = load_on_windows()
     else:
-        cuda = getattr(onnxruntime, "cuda_version", "") or CUDA_OF_PYPI
+        cuda = cuda_of_onnxruntime()
         for name, package in needed_libraries(kind, cuda):
             look = find_cudnn_part if name.startswith("libcudnn_") else load
             try:
@@ -99,7 +113,7 @@ def library_problem(kind: str) -> str | None:
                 return f"{error}; install unet-deploy with its extra [{extra}], which brings PyPI's {package}"
         for name in OPTIONAL[kind]:
             with contextlib.suppress(OSError):
-                load(name.format(cuda.partition(".")[0]))
+                load(name.format(major_of(cuda)))
     folder = Path(onnxruntime.__file__).parent / "capi"
     file = "onnxruntime_providers_{}.dll" if windows else "libonnxruntime_providers_{}.so"
     try:
@@ -116,7 +130,7 @@ def needed_libraries(kind: str, cuda: str) -> list[Library]:
     The provider is linked against them, except cuDNN, which it opens. cuDNN opens its own parts when they are first
     used, and ends the process if there is no libcudnn_graph (9.26).
     """
-    major = int(cuda.partition(".")[0])
+    major = major_of(cuda)
     suffix = "" if major >= 13 else f"-cu{major}"  # since CUDA 13 the names of most packages do without
     cudnn, tensorrt = f"nvidia-cudnn-cu{major}", f"tensorrt-cu{major}-libs"
     needed = [

@@ -39,10 +39,11 @@ class FieldChecks:
         """Return the error, with a found value of any size on one short line."""
         return self.error(f"{self.prefix}{name}: found {reprlib.repr(found)}, expected {expected}")
 
-    def integer(self, name: str, value: object, low: int, high: int | None = None) -> None:
-        """Refuse everything but an integer; True and False are none."""
+    def integer(self, name: str, value: object, low: int, high: int | None = None, unit: str = "") -> None:
+        """Refuse everything but an integer; True and False are none. `unit` is its unit in the message."""
         if type(value) is not int or value < low or (high is not None and value > high):
-            raise self.refusal(name, value, f"an integer from {low}" + ("" if high is None else f" to {high}"))
+            bounds = f"an integer from {low}" + ("" if high is None else f" to {high}")
+            raise self.refusal(name, value, bounds + (f" {unit}" if unit else ""))
 
     def number(self, name: str, value: object, low: float, high: float, unit: str = "") -> None:
         """Refuse everything but a number, NaN among it; `unit` is its unit in the message."""

@@ -13,6 +13,7 @@ from benchmarks.first_gpu_run import main
 from benchmarks.gpu_run import steps
 from benchmarks.gpu_run.findings import Finding, GpuRun, Outcome
 from benchmarks.gpu_run.steps import STEPS
+from benchmarks.gpu_run.training import CAMVID_FOLDERS
 
 
 def run(*arguments):
@@ -50,6 +51,7 @@ def test_without_a_gpu_the_run_says_what_is_missing(tmp_path):
     machine = outcomes.pop("machine")
     assert machine.end == "failed" and machine.text.startswith("GPU: no NVIDIA driver (libcuda.so.1")
     assert machine.of("versions").figures["torch"]
+    assert machine.of("loaded libraries").text == "none of CUDA's"
     assert {one.end for one in outcomes.values()} == {"skipped"} and len(outcomes) == len(STEPS) - 1
     assert outcomes["answers"].text.startswith("no NVIDIA driver")
     assert outcomes["training"].text.startswith("PyTorch sees no GPU (")
@@ -58,6 +60,8 @@ def test_without_a_gpu_the_run_says_what_is_missing(tmp_path):
 
 
 def test_all_steps_run_in_order_and_the_report_is_written(tmp_path, ran):
+    for name in CAMVID_FOLDERS:
+        (tmp_path / name).mkdir()
     done = run("--out", tmp_path / "run", "--data", tmp_path)
     assert (done.exit_code, ran[0]) == (0, list(STEPS))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -75,10 +79,14 @@ def test_a_step_with_a_fault_is_exit_code_1(tmp_path, ran, end):
 
 def test_a_run_cut_short_leaves_a_report_of_what_it_has(tmp_path, ran):
     ran[1]["shapes"] = "interrupted"
-    assert run("--out", tmp_path / "run").exit_code != 0
+    done = run("--out", tmp_path / "run")
+    assert done.exit_code == 130
+    written = f"written: {tmp_path / 'run' / 'report.json'} and {tmp_path / 'run' / 'report.md'}"
+    assert done.stderr.splitlines()[-2:] == [written, "interrupted"]
     outcomes = {one.step: one for one in GpuRun.read_outcomes(tmp_path / "run" / "report.json")}
     assert [outcomes[name].end for name in ("machine", "models", "answers")] == 3 * ["passed"]
-    assert {outcomes[name].text for name in list(STEPS)[3:]} == {first_gpu_run.UNREACHED}
+    assert outcomes["shapes"].text == first_gpu_run.CUT_SHORT
+    assert {outcomes[name].text for name in list(STEPS)[4:]} == {first_gpu_run.UNREACHED}
     assert "| graphs   | CUDA graphs, with shapes in turns" in (tmp_path / "run" / "report.md").read_text()
 
 
@@ -100,6 +108,18 @@ def test_single_steps_run_again_and_the_others_stay(tmp_path, ran):
     assert ran[0] == ["machine", "graphs"]
     texts = {one.step: one.text for one in GpuRun.read_outcomes(tmp_path / "run" / "report.json")}
     assert (texts["machine"], texts["models"], texts["graphs"], texts["dlpack"]) == ("run 1", "run 2", "run 2", "run 8")
+
+
+def test_data_of_another_kind_is_refused_before_the_first_step(tmp_path, ran):
+    """Step camvid is the last: a wrong folder would be told of after ten minutes."""
+    (tmp_path / "train_images").mkdir()
+    (tmp_path / "val_images").mkdir()
+    done = run("--out", tmp_path / "run", "--data", tmp_path)
+    assert (done.exit_code, ran[0], (tmp_path / "run").exists()) == (2, [], False)
+    assert done.stderr == (
+        f"error: --data {tmp_path}: found no train_classes/, val_classes/, expected CamVid's images and labels in "
+        "train_images/, train_classes/, val_images/, val_classes/; leave --data out to skip step camvid\n"
+    )
 
 
 def test_a_folder_with_an_older_run_is_refused(tmp_path, ran):

@@ -1,7 +1,7 @@
 """Options: what is refused, and what ONNX Runtime is told."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from runtime.devices.session import session_options
 from runtime.devices.tensorrt import cache_options, tensorrt_options
 from runtime.errors import ConfigError
 from runtime.model_file.reader import read_model
-from runtime.options import RESERVED, ProviderOptions
+from runtime.options import FIELD_OF, RESERVED, ProviderOptions
 
 GPU, TRT = Device(kind="cuda", index=1), Device(kind="tensorrt", index=2)
 FP16 = Path(__file__).parents[1] / "data" / "v0.1" / "models" / "fp16.onnx"
@@ -29,8 +29,8 @@ PLAIN = ProviderOptions()
         ("max_batch", 0, "an integer from 1 to 1024"),
         ("max_batch", True, "an integer from 1 to 1024"),
         ("max_batch", 8.0, "an integer from 1 to 1024"),
-        ("workspace", 5, "an integer from 1048576 to 1099511627776"),
-        ("gpu_mem_limit", "2GB", "an integer from 1048576 to 1099511627776"),
+        ("workspace", 5, "an integer from 1048576 to 1099511627776 bytes"),
+        ("gpu_mem_limit", "2GB", "an integer from 1048576 to 1099511627776 bytes"),
         ("builder_optimization_level", 6, "an integer from 0 to 5"),
         ("bucket", 0, "an integer from 1 to 32768"),
         ("max_size", (160,), "(height, width), each from 1 to 32768, or None"),
@@ -55,7 +55,23 @@ def test_value_out_of_bounds_is_refused_by_name(field, value, expected):
 def test_extra_may_not_set_what_the_library_sets(name):
     with pytest.raises(ConfigError) as caught:
         ProviderOptions(extra={name: "1"})
-    assert str(caught.value) == f"extra: found {name!r}, which ProviderOptions sets itself; use its field"
+    field = FIELD_OF[name]
+    advice = "the library sets itself; leave it out" if field is None else f"has a field; give {field}=..."
+    assert str(caught.value) == f"extra: found {name!r}, which {advice}"
+
+
+def test_the_field_that_is_named_in_place_of_an_option_exists():
+    assert {name for name in FIELD_OF.values() if name} <= {item.name for item in fields(ProviderOptions)}
+    with pytest.raises(ConfigError, match=r"^extra: found 'use_tf32', which has a field; give tf32=\.\.\.$"):
+        ProviderOptions(extra={"use_tf32": "0"})
+
+
+@pytest.mark.parametrize("smallest", [(161, 240), (160, 241)])
+def test_a_smallest_size_above_the_largest_is_refused(smallest):
+    with pytest.raises(ConfigError) as caught:
+        ProviderOptions(min_size=smallest, max_size=(160, 240))
+    assert str(caught.value) == f"min_size: found {smallest}, expected at most max_size (160, 240)"
+    assert ProviderOptions(min_size=(160, 240), max_size=(160, 240)).max_size == (160, 240)
 
 
 @pytest.mark.parametrize("extra", [{"prefer_nhwc": 1}, {1: "x"}])

@@ -79,7 +79,7 @@ def test_without_files_the_steps_that_read_them_are_skipped(context, ran):
     context.model("fp32").unlink()
     (found,) = run_steps(["answers"], context, machine(), print)
     assert (found.end, ran) == ("skipped", [])
-    assert found.text == "needs the files of step models, which are not there; see that step"
+    assert found.text == "needs the files of step models, which are not there; add --only models, or see why it failed"
 
 
 def test_a_first_step_that_crashed_keeps_nothing_from_being_tried(context, ran):

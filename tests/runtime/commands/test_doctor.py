@@ -29,6 +29,7 @@ def quiet_machine(monkeypatch, tmp_path, quota):
     monkeypatch.setattr(system_info, "death_by", lambda program: None)
     monkeypatch.setattr(system_info, "nvidia_cards", lambda: 0)
     monkeypatch.setattr(system_info, "gpus", dict)
+    monkeypatch.setattr(system_info, "cuda_gpus", lambda: None)
     monkeypatch.setattr(system_info, "clashes_of", lambda folder: [folder])
     for name in diagnostics.OF_THREADS:
         monkeypatch.delenv(name, raising=False)
@@ -211,6 +212,22 @@ def test_gpu_without_a_driver_is_advice(monkeypatch, report):
     monkeypatch.setattr(system_info, "nvidia_cards", lambda: 2)
     found = report()
     assert found["ok"] and found["problems"][0]["what"].startswith("2 NVIDIA GPUs are installed")
+
+
+def test_a_driver_without_nvml_is_not_called_missing(monkeypatch, report, run):
+    """As in a container that has the driver's capability "compute" alone."""
+    monkeypatch.setattr(system_info, "nvidia_cards", lambda: 1)
+    monkeypatch.setattr(system_info, "cuda_gpus", lambda: 1)
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: "install x" if device.kind == "cuda" else None
+    )
+    (problem,) = report()["problems"]
+    assert (problem["what"], problem["do"]) == ("there is a GPU, but device cuda does not work", "install x")
+    lines = run().stdout.splitlines()
+    assert lines[lines.index("GPU") + 1 :][:2] == [
+        "  GPUs that the NVIDIA driver sees: 1; without NVML (libnvidia-ml) no more is known",
+        "  in a container: start it with the variable NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    ]
 
 
 @pytest.mark.parametrize(("limit", "threads"), [(2.5, 3), (None, 16)])

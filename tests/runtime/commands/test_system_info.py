@@ -71,6 +71,30 @@ class Nvml:
         return 0 if handle.value == 1 else 3
 
 
+class Cuda:
+    """CUDA's driver with two GPUs."""
+
+    def __init__(self, status=0):
+        self.status = status
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.status
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = 2
+        return 0
+
+
+def no_library(name):
+    raise OSError(name)
+
+
+@pytest.mark.parametrize(("load", "gpus"), [(lambda name: Cuda(), 2), (lambda name: Cuda(100), 0), (no_library, None)])
+def test_gpus_by_cudas_driver(monkeypatch, load, gpus):
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert system_info.cuda_gpus() == gpus
+
+
 def test_gpus_by_nvml(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Nvml())
     first = {"name": "GPU 0", "memory_bytes": 100, "free_bytes": 40}

@@ -21,8 +21,9 @@ from runtime.errors import DeviceError
 class Driver:
     """Stands in for libcuda, libnvinfer and libnvidia-ml, with the functions that are called."""
 
-    def __init__(self, gpus=1, init=0, count=0, name=0, management=0):
+    def __init__(self, gpus=1, init=0, count=0, name=0, management=0, cuda=13000):
         self.gpus, self.init, self.count, self.name, self.management = gpus, init, count, name, management
+        self.cuda = cuda
 
     def cuDeviceGet(self, pointer, index):  # noqa: N802
         pointer._obj.value = 40 + index
@@ -37,7 +38,7 @@ class Driver:
         return 0
 
     def cuDriverGetVersion(self, pointer):  # noqa: N802
-        pointer._obj.value = 13000
+        pointer._obj.value = self.cuda
         return 0
 
     def getInferLibVersion(self):  # noqa: N802
@@ -131,6 +132,21 @@ def test_gpu_that_does_not_exist_is_told_with_the_count(libraries, index, gpus):
     libraries["libcuda.so.1"] = Driver(gpus=gpus)
     reason = unavailable_reason(Device(kind="cuda", index=index))
     assert reason == (f"GPU {index} does not exist, the driver sees {gpus}; see nvidia-smi and CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize("kind", ["cuda", "tensorrt"])
+def test_driver_of_an_older_cuda_is_told_with_both_versions(libraries, kind):
+    libraries["libcuda.so.1"] = Driver(cuda=12080)
+    assert unavailable_reason(Device(kind=kind)) == (
+        "the NVIDIA driver is for CUDA 12.8, ONNX Runtime needs CUDA 13; install a newer driver"
+    )
+
+
+@pytest.mark.parametrize(("driver", "built"), [(13000, "13.2"), (14010, "13.0"), (12040, "12.8")])
+def test_driver_of_the_same_or_a_newer_major_version_serves(libraries, monkeypatch, driver, built):
+    libraries["libcuda.so.1"] = Driver(cuda=driver)
+    monkeypatch.setattr(onnxruntime, "cuda_version", built, raising=False)
+    assert unavailable_reason(GPU) is None
 
 
 CUDA = {
