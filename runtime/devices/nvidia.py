@@ -171,10 +171,14 @@ def find_cudnn_part(name: str) -> None:
     Raises:
         OSError: there is none; the text names the file.
     """
-    maps = Path("/proc/self/maps")
-    folders = re.findall(r"(/.*)/libcudnn\.so\.9", maps.read_text()) if maps.exists() else []
-    if not any(Path(folder, name).exists() for folder in folders):
+    if not any((folder / name).exists() for folder in loaded_cudnn_folders()):
         ctypes.CDLL(name)
+
+
+def loaded_cudnn_folders() -> list[Path]:
+    """Return the folders of the cuDNN that this process has loaded; [] where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    return [Path(folder) for folder in re.findall(r"(/.*)/libcudnn\.so\.9", maps.read_text())] if maps.exists() else []
 
 
 def package_places(package: str) -> list[Path]:

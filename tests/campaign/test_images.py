@@ -125,6 +125,7 @@ def damaged(random, form, content, pixels):
     return kind, bytes(changed), False
 
 
+@pytest.mark.filterwarnings("ignore::runtime.errors.ImageWarning")  # of levels, pages and masks
 def test_damaged_images(campaign, capfd, tmp_path):
     def attempt(random):
         form, content, pixels = drawn(random)

@@ -184,7 +184,7 @@ def test_folders_of_images_that_cannot_be_used_are_one_line(trained, tmp_path):
 def test_table_by_hand():
     figures = Parity(max_abs_error=1.2e-5, flipped=0.0625, iou=0.5, flip_distance=0.0)
     lines = parity_table((ProofRow(shape=(3, 20, 30), images="data", parity=figures),)).splitlines()
-    assert lines[1].split() == ["3x20x30", "data", "1.2e-05", "6.2500%", "0.500000", "0.0e+00"]
+    assert lines[1].split() == ["3", "of", "30x20", "data", "1.2e-05", "6.2500%", "0.500000", "0.0e+00"]
     assert len(lines[0]) == len(lines[1])
 
 

@@ -96,7 +96,7 @@ def test_command_line_says_nothing_but_the_proof_and_writes_the_same_bytes(expor
     lines = done.stdout.splitlines()
     assert done.stderr == "".join(f"note: {note}\n" for note in exported.notes)
     assert len(lines) == 1 + 9 + 1
-    assert lines[1].startswith("1x1x1 ")
+    assert lines[1].startswith("1 of 1x1 ")
     assert lines[-1].startswith(f"{target}: 0.2 MB, equals PyTorch within ")
     assert target.read_bytes() == exported.path.read_bytes()
 
@@ -143,7 +143,7 @@ def test_wrong_images_to_calibrate_on_are_refused_forced_and_forgotten(at_hand, 
     arguments = [str(at_hand), "--precision", "int8", "--data"]
     refused = CliRunner().invoke(main, [*arguments, str(flat)])
     assert refused.exit_code == 1
-    assert "1x1x1 " in refused.stdout
+    assert "1 of 1x1 " in refused.stdout
     assert refused.stderr.startswith(f"error: {target}: not written, int8 loses too much: it flips ")
     assert re.search(r"takes the image Dice from 0\.99\d\d to 0\.\d{4}; alone, \S+ flips \d", refused.stderr)
     assert refused.stderr.endswith("; --force writes it all the same\n") and refused.stderr.count("\n") == 1

@@ -265,7 +265,7 @@ def test_the_command_prints_the_table_and_one_line(files, trained, tmp_path):
     done = run("--check", files / "fp32.onnx", "--checkpoint", trained.checkpoint, "--data", trained.data)
     assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:5] == ["batch", "x", "height", "x", "width"]
+    assert lines[0].split()[:5] == ["batch", "of", "width", "x", "height"]
     assert len(lines) == 1 + 9 + 2 + 1
     assert lines[-1].startswith(f"{files / 'fp32.onnx'}: equals PyTorch with {trained.checkpoint} within ")
     assert "golden sample off by " in lines[-1] and lines[-1].endswith(", digest verified, on cpu")

@@ -82,6 +82,7 @@ def libraries(monkeypatch):
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("what ONNX Runtime\n printed"), raising=False)
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
     monkeypatch.setattr(nvidia, "package_places", lambda package: [])
+    monkeypatch.setattr(nvidia, "loaded_cudnn_folders", list)  # PyTorch may have loaded one for other tests
     nvidia.library_problem.cache_clear()
     answers["asked"] = asked
     yield answers

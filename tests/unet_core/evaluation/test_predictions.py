@@ -168,7 +168,7 @@ def test_an_exported_model_is_asked_as_an_application_asks_it(pairs, card):
     def predict(path):
         height, width = load_image(path).shape[:2]
         probability = np.full((1, height, width), pairs.index(Pair(image=path, mask=masks[path])) / 8, np.float32)
-        return SimpleNamespace(size=(height, width), probability=probability)
+        return SimpleNamespace(shape=(height, width), probability=probability)
 
     pairs[2] = Pair(image=pairs[2].image)
     masks = {pair.image: pair.mask for pair in pairs}
