@@ -20,6 +20,9 @@ CAMPAIGN_SEED ?= 1
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
+CAMPAIGN = $(BIN)/pytest --campaign-seconds $(CAMPAIGN_SECONDS) --soak-seconds $(CAMPAIGN_SECONDS) \
+	--campaign-seed $(CAMPAIGN_SEED) --campaign-folder campaign
+
 FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks/test_results.py \
 	tests/unet_core/data/test_pairs.py tests/unet_core/data/test_validation_split.py tests/unet_core/data/test_faults.py \
 	tests/unet_core/data/test_labels.py tests/unet_core/data/test_labels_decoding.py tests/unet_core/data/test_records.py \
@@ -54,10 +57,14 @@ test-fast: $(READY)
 test: lint $(IMPORTERS)/.ready
 	$(PYTEST)
 
-# Of two workers one runs the soak for the whole time, the other one the areas after one another.
+# The soak and the areas, one after another, are two processes: pytest-xdist would let an area wait behind the soak.
 campaign: $(READY)
-	$(PYTEST) tests/campaign --campaign-seconds $(CAMPAIGN_SECONDS) --soak-seconds $(CAMPAIGN_SECONDS) --campaign-seed $(CAMPAIGN_SEED) --campaign-folder campaign; \
-		status=$$?; cat campaign/table.md; exit $$status
+	@mkdir -p campaign
+	$(CAMPAIGN) tests/campaign/test_soak.py > campaign/soak.log 2>&1 & soak=$$!; \
+		$(CAMPAIGN) tests/campaign --ignore tests/campaign/test_soak.py; areas=$$?; \
+		wait $$soak; soaked=$$?; tail -n 3 campaign/soak.log; \
+		PYTHONPATH=tests/support $(BIN)/python -c 'import campaigns; print(campaigns.table("campaign"))' > campaign/table.md; \
+		cat campaign/table.md; exit $$((areas + soaked))
 
 # Each step leaves a file, so a second call does only what is missing.
 demo: demo/.predicted demo/bench/report.md
