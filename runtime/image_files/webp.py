@@ -24,7 +24,7 @@ SIDES, MAX_SIDE = (6, 8), 2**14 - 1
 
 BYTES_PER_PIXEL = 40
 """Measured: 16 (canvases and output of libwebp, Pillow's image, the result). The rest bounds the time of lossy files,
-which are decoded three times: 53 million pixels take less than 5 s."""
+which are decoded three times: 53 million pixels take about 5 s."""
 
 HIGHEST = b"\xff" * 64
 """Bits after the end of a lossy frame."""

@@ -116,7 +116,7 @@ def all_operators(opset):
 
 
 def places_of(stand_in, folder, models, level="ORT_ENABLE_ALL", **entries):
-    """Of each model: its operators on the CPU, the number of its nodes, those that would be refused."""
+    """Return for each model its operators on the CPU, the number of its nodes, and the nodes that are refused."""
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
     return stand_in.run(PLACES, folder, level, json.dumps(entries)).answer

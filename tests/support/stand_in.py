@@ -44,7 +44,7 @@ class UnbuiltError(Exception):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a program did: its exit status, its output, and the lines of calls to the stand-in."""
+    """A program's run on the stand-in: its exit status, its output, and its calls, a line each."""
 
     returncode: int
     stdout: str
@@ -171,5 +171,5 @@ def empty_function(name):
 
 
 def output_of(*command):
-    """What a command prints."""
+    """Run a command and return the text that it prints."""
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout

@@ -34,7 +34,7 @@ COMPRESSIONS = ("none", "zlib", "lzw", "packbits", "zstd", "lzma", "jpeg")
 
 LAYOUTS = [(layout, order, False) for layout in ("strips", "one strip", "tiles") for order in "<>"]
 LAYOUTS += [("strips", "<", True), ("tiles", "<", True), ("tiles", ">", True)]
-"""Where the pixels stand, the byte order, and whether the file is a BigTIFF."""
+"""Layouts of a file: its arrangement of the pixels, its byte order, and whether it is a BigTIFF."""
 
 EXTRAS = ("unspecified", "assocalpha", "unassalpha")
 
@@ -121,7 +121,7 @@ def sample(kind):
         with tifffile.TiffWriter(file, byteorder=kind["order"], bigtiff=kind["big"]) as writer:
             writer.write(values, metadata=None, maxworkers=1, **options)
         read = tifffile.imread(io.BytesIO(file.getvalue()), maxworkers=1)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError, TypeError):
+    except (ValueError, KeyError, NotImplementedError, RuntimeError, TypeError):  # tifffile cannot write it
         return None
     if kind["planar"]:
         read = np.moveaxis(read, 0, -1)

@@ -1,4 +1,4 @@
-"""How often cuDNN's plans are built, by ONNX Runtime's own CUDA provider on a stand-in."""
+"""Changes of shape on the stand-in: they build cuDNN's plans anew, which are counted."""
 
 import pytest
 

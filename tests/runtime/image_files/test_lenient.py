@@ -1,4 +1,4 @@
-"""What is passed over on request or because it matters to no pixel: a missing end marker, large profiles and texts."""
+"""Files that are read all the same: on request a JPEG without end marker; a PNG with large profiles or texts."""
 
 import warnings
 import zlib
