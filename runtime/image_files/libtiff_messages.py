@@ -6,6 +6,7 @@ calls it takes a note, for other calls it does what the handler before it did.
 """
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,10 +52,12 @@ def take_over() -> None:
         return
     replace.restype, replace.argtypes = ctypes.c_void_p, [HANDLER]
     before: list[Any] = []
+    complete = threading.Event()
 
     def handle(module: bytes | None, form: bytes | None, values: int | None) -> None:
         said = _said.get()
         if said is None:
+            complete.wait()
             for handler in before:
                 handler(module, form, values)
         elif not (module or b"").startswith(OF_THE_DIRECTORY):
@@ -64,3 +67,4 @@ def take_over() -> None:
     _handlers.append(handler)
     if previous := replace(handler):
         before.append(HANDLER(previous))
+    complete.set()

@@ -11,7 +11,11 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterator
+from typing import cast
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.image_files.damage import DamageError
@@ -22,9 +26,9 @@ START = b"RIFF"
 SIDES, MAX_SIDE = (6, 8), 2**14 - 1
 """Places of width and height in a lossy frame (RFC 6386, 9.1), and the bits that hold them; two are for scaling."""
 
-BYTES_PER_PIXEL = 40
+BYTES_PER_PIXEL = 52
 """Measured: 16 (canvases and output of libwebp, Pillow's image, the result). The rest bounds the time of lossy files,
-which are decoded three times: 53 million pixels take about 5 s."""
+which are decoded three times: 41 million pixels take about 3 s."""
 
 HIGHEST = b"\xff" * 64
 """Bits after the end of a lossy frame."""
@@ -42,7 +46,7 @@ def decode_webp(content: bytes, limits: Limits) -> Image.Image:
     """
     check_size(content, limits)
     lossy, changed = lossy_frame(content), changed_padding(content)
-    if lossy is not None and digest(first_frame(lossy_file(lossy))) != digest(first_frame(lossy_file(lossy + HIGHEST))):
+    if lossy is not None and cv2.norm(whole_blocks(lossy), whole_blocks(lossy + HIGHEST), cv2.NORM_INF):
         raise DamageError("the last bits of its pixels are missing")
     picture = first_frame(content)
     if changed is not None and digest(first_frame(changed)) != digest(picture):
@@ -80,6 +84,18 @@ def lossy_frame(content: bytes) -> bytes | None:
     """Return the lossy part of the first frame, which is without alpha; None if it is lossless."""
     found = (content[start : start + length] for kind, start, length in frame_chunks(content) if kind == b"VP8 ")
     return next(found, None)
+
+
+def whole_blocks(frame: bytes) -> NDArray[np.uint8]:
+    """Decode a lossy frame up to whole blocks of 16x16; by OpenCV, which needs two thirds of Pillow's time.
+
+    Raises:
+        DamageError: libwebp refuses it.
+    """
+    pixels = cv2.imdecode(np.frombuffer(lossy_file(frame), np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise DamageError("its pixels are cut off or damaged")
+    return cast(NDArray[np.uint8], pixels)
 
 
 def lossy_file(frame: bytes) -> bytes:

@@ -38,8 +38,6 @@ def test_damaged_tiff_prints_nothing_within_our_calls_and_as_ever_outside(capfd)
 
 
 def test_other_threads_print_while_ours_are_quiet(capfd):
-    by_pillow()
-    message = capfd.readouterr().err
     start = threading.Barrier(4)
 
     def ours():
@@ -58,7 +56,8 @@ def test_other_threads_print_while_ours_are_quiet(capfd):
         thread.start()
     for thread in threads:
         thread.join()
-    assert capfd.readouterr().err.count(message.splitlines()[0]) == 40
+    err = capfd.readouterr().err
+    assert err.count("Strip 0 not terminated with EOI code") == 40, err  # two threads may mix words of a line
 
 
 def test_error_that_libtiff_goes_on_after_is_an_image_error(monkeypatch):
