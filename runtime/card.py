@@ -248,6 +248,11 @@ class OutputSpec:
         return self.activation == "sigmoids"
 
     @property
+    def first_foreground(self) -> int:
+        """Index of the first class of the foreground: the first of several classes is the background."""
+        return 0 if self.thresholded else 1
+
+    @property
     def planes(self) -> int:
         """Number of planes of a mask: one, or of classes that overlap one for each."""
         return len(self.classes) if self.overlapping else 1

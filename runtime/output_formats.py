@@ -8,7 +8,8 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,11 +19,15 @@ from runtime.errors import OutputError
 from runtime.support.files import replacing
 
 if TYPE_CHECKING:
+    from runtime.answer_files.joined_file import FileLayout, JoinedFile
     from runtime.card import OutputSpec
     from runtime.result import Segmentation
 
-GREY, RGB, RGBA = 0, 2, 6
+GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
 """Colour types in the header of a PNG file."""
+
+LEGEND = "legend.csv"
+"""Name of the file beside pictures whose values need names."""
 
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -55,6 +60,7 @@ class Format:
         overlapping: False if the format holds one class for each pixel.
         is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
             `--skip-existing`. By default any file that is not empty, since files are written atomically.
+        legend: returns the content of the file `LEGEND` that `unet-predict` writes beside the files, or None.
     """
 
     name: str
@@ -66,6 +72,7 @@ class Format:
     max_classes: int | None = None
     overlapping: bool = True
     is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
+    legend: Callable[["OutputSpec"], bytes] | None = None
 
     def check(self, output: "OutputSpec", where: str) -> None:
         """Raise an OutputError that names `where` if the format cannot hold a model's answers."""
@@ -77,7 +84,7 @@ class Format:
         if self.max_classes is not None and len(output.classes) > self.max_classes:
             raise OutputError(
                 f"{where}: keeps at most {self.max_classes} classes, the mask may have more; "
-                "expected .png, .tif or .tiff"
+                "take mask (.png) or tiff (.tif)"
             )
 
     def encode(self, result: "Segmentation") -> bytes:
@@ -115,25 +122,40 @@ class Format:
 
 @dataclass(frozen=True, kw_only=True)
 class TableFormat:
-    """A format with one file for all images: a CSV table with one row for each image.
+    """A format with one file for all images.
 
     Attributes:
         name: value of `--format`.
         suffix: suffix that the file must have.
-        columns: first row of the table; the first column holds the image's name.
-        cell: text of the second column.
-        thresholded: True if another threshold changes the table.
+        layout: returns how the answers of a model are written to a new file.
+        thresholded: True if another threshold changes the file.
         help: one sentence for `--format`.
-        is_whole: returns True if a cell that was read back is not truncated.
     """
 
     name: str
     suffix: str
-    columns: tuple[str, str]
-    cell: Callable[["Segmentation"], str]
+    layout: Callable[["OutputSpec"], "FileLayout"]
     thresholded: bool
     help: str
-    is_whole: Callable[[str], bool]
+
+    @contextmanager
+    def open(self, path: str | os.PathLike[str], output: "OutputSpec", *, keep: bool = False) -> Iterator["JoinedFile"]:
+        """Open a file for the answers of many images: `file.add(name, result)` writes one, and nothing is gathered.
+
+        The file appears when the context ends, also after Ctrl-C; after another error the old one stays.
+
+        Args:
+            path: path of the file; a link is followed.
+            output: `predictor.card.output`.
+            keep: start with the answers that the file already has.
+
+        Raises:
+            OutputError: the file cannot be written, or has another layout so that nothing can be added.
+        """
+        from runtime.answer_files.joined_file import open_joined
+
+        with open_joined(self.layout(output), Path(path), keep) as file:
+            yield file
 
 
 def format_for(path: Path) -> Format:
@@ -215,6 +237,56 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return file.getvalue()
+
+
+def _write_palette(result: "Segmentation", file: IO[bytes]) -> None:
+    from runtime.images.palette import PALETTE
+    from runtime.images.png import encode_palette_png
+
+    file.write(encode_palette_png(result.mask, PALETTE))
+
+
+def _legend(output: "OutputSpec") -> bytes:
+    from runtime.images.palette import legend_csv
+
+    return legend_csv(output)
+
+
+def _write_geojson(result: "Segmentation", file: IO[bytes]) -> None:
+    from runtime.answer_files import geojson
+
+    geojson.write(result, file)
+
+
+def _is_geojson(ends: FileEnds, shape: Shape) -> bool:
+    """Return True if a file is complete and for an image of this size."""
+    from runtime.answer_files import geojson
+
+    return ends.begin.startswith(geojson.head(*shape[1:])) and ends.end.endswith(geojson.END)
+
+
+def _run_lengths(_: "OutputSpec") -> "FileLayout":
+    from runtime.answer_files import csv_table
+
+    return csv_table.run_lengths()
+
+
+def _areas(output: "OutputSpec") -> "FileLayout":
+    from runtime.answer_files import csv_table
+
+    return csv_table.areas(output)
+
+
+def _coco(output: "OutputSpec") -> "FileLayout":
+    from runtime.answer_files import coco
+
+    return coco.run_lengths(output)
+
+
+def _coco_polygons(output: "OutputSpec") -> "FileLayout":
+    from runtime.answer_files import coco
+
+    return coco.outlines(output)
 
 
 def _write_npz(result: "Segmentation", file: IO[bytes]) -> None:
@@ -333,6 +405,28 @@ _LISTED = (
         help="NAME.png, the image with everything but the foreground transparent.",
         is_whole=partial(_is_png, colour=RGBA),
     ),
+    Format(
+        name="palette",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_write_palette,
+        thresholded=True,
+        help="NAME.png, a colour for each class: a palette of class indices, 0 and 1 for one class; legend.csv names "
+        "them.",
+        max_classes=256,
+        overlapping=False,
+        is_whole=partial(_is_png, colour=INDEXED),
+        legend=_legend,
+    ),
+    Format(
+        name="geojson",
+        suffixes=(".geojson",),
+        media_type="application/geo+json",
+        write=_write_geojson,
+        thresholded=True,
+        help="NAME.geojson, a polygon in pixels for each connected part of the foreground's classes.",
+        is_whole=_is_geojson,
+    ),
     # GIF: unless optimize is off, Pillow renumbers the values to those in use.
     Format(
         name="gif",
@@ -359,15 +453,36 @@ _LISTED = (
 FORMATS: dict[str, Format] = {form.name: form for form in _LISTED}
 """Formats with one file for each image, by name."""
 
-TABLES: dict[str, TableFormat] = {
-    "rle-csv": TableFormat(
+_LISTED_TABLES = (
+    TableFormat(
         name="rle-csv",
         suffix=".csv",
-        columns=("img", "rle_mask"),
-        cell=lambda result: result.rle(),
+        layout=_run_lengths,
         thresholded=True,
         help="one CSV file OUT with the run lengths of all masks, for Kaggle's Carvana challenge.",
-        is_whole=lambda cell: len(cell.split()) % 2 == 0,
     ),
-}
+    TableFormat(
+        name="areas",
+        suffix=".csv",
+        layout=_areas,
+        thresholded=True,
+        help="one CSV file OUT with the area and the box of each class in each image.",
+    ),
+    TableFormat(
+        name="coco",
+        suffix=".json",
+        layout=_coco,
+        thresholded=True,
+        help="one JSON file OUT in COCO's form, with exact run lengths.",
+    ),
+    TableFormat(
+        name="coco-polygons",
+        suffix=".json",
+        layout=_coco_polygons,
+        thresholded=True,
+        help="the same with polygons, for annotation tools.",
+    ),
+)
+
+TABLES: dict[str, TableFormat] = {form.name: form for form in _LISTED_TABLES}
 """Formats with one file for all images, by name."""

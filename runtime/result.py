@@ -19,6 +19,7 @@ from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError, OutputError
 from runtime.image import resize
 from runtime.images.overlay import COLOURS, OPACITY, displayable, shrunk, strips, tinted
+from runtime.images.palette import ClassColour, legend_of
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.output_formats import format_for, format_named
@@ -252,6 +253,16 @@ class Segmentation:
             return [Image.fromarray(self.mask)]
         return [Image.fromarray(plane * np.uint8(255)) for plane in self.mask.reshape(-1, *self.shape)]
 
+    def legend(self) -> list[ClassColour]:
+        """The value, class name and colour (RGB) of each value in a picture of the format "palette".
+
+        Raises:
+            ConfigError: the classes overlap, so that one picture cannot hold them.
+        """
+        if self.output.overlapping:
+            raise ConfigError("legend: is for one class for each pixel, and this model's classes overlap")
+        return legend_of(self.output)
+
     @overload
     def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path: ...
     @overload
@@ -264,10 +275,11 @@ class Segmentation:
         .npy                        `probability`
         .npz                        `probability`, `mask` and `classes`, compressed
         .json                       size, threshold, times; name, area, box and COCO's run lengths of each class
+        .geojson                    a polygon in pixels for each connected part of the foreground's classes
 
         Args:
             path: path, or a binary file object, which stays open; one without a `name` needs `format`.
-            format: name of a format in `runtime.output_formats.FORMATS` ("mask", "overlay", "cutout", ...), or a suffix
+            format: name of a format in `runtime.output_formats.FORMATS` ("mask", "palette", "cutout", ...), or a suffix
                 without its dot ("png"), whatever the suffix of `path` is.
 
         Raises:
@@ -364,7 +376,7 @@ class Segmentation:
     @property
     def _first(self) -> int:
         """Index of the first class of the foreground."""
-        return 0 if self.output.thresholded else 1
+        return self.output.first_foreground
 
     def _indices(self, classes: Classes) -> list[int]:
         """Indices of the selected classes, each once."""

@@ -1,25 +1,22 @@
 """Outputs of `unet-predict`: the file of each image, checked before the work begins, and the sinks that write them."""
 
-import csv
-import io
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runtime.answer_files.joined_file import JoinedFile
+from runtime.card import OutputSpec
 from runtime.commands.inputs import Found
 from runtime.errors import OutputError
 from runtime.image import SUFFIXES
-from runtime.output_formats import Format, TableFormat
+from runtime.output_formats import LEGEND, Format, TableFormat
 from runtime.result import Segmentation
-from runtime.support.files import make_folder, refuse_inner_links, remove_leftovers_of, replacing
-
-MAX_CELL = 2**31 - 1
-"""Maximum number of characters of a table's cell; all run lengths of an image are one cell."""
+from runtime.support.files import make_folder, refuse_inner_links, write_bytes
 
 
 @dataclass(frozen=True)
@@ -61,14 +58,14 @@ def file_jobs(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
     return jobs
 
 
-def table_jobs(found: Iterable[Found], out: Path) -> list[Job]:
-    """Plan one row of the table `out` for each image, under its name with "/" between the parts.
+def table_jobs(found: Iterable[Found], out: Path, suffix: str) -> list[Job]:
+    """Plan one entry of the file `out` for each image, under its name with "/" between the parts.
 
     Raises:
-        OutputError: two images have the same name, or `out` does not end in .csv.
+        OutputError: two images have the same name, or `out` does not end in `suffix`.
     """
-    if out.suffix.lower() != ".csv" or out.is_dir():
-        raise OutputError(f"{out}: expected a file that ends in .csv; all rows are written to it")
+    if out.suffix.lower() != suffix or out.is_dir():
+        raise OutputError(f"{out}: expected a file that ends in {suffix}; the answers to all images are written to it")
     taken: dict[str, Found] = {}
     jobs = (Job(item.path, out, item.name.as_posix()) for item in found if is_new(item, str(item.name), taken, out))
     return list(jobs)
@@ -137,103 +134,66 @@ class FileSink:
 
 
 class TableSink:
-    """Writes one row of a CSV table for each image.
+    """Writes one entry of a file for each image."""
 
-    `file` is unbuffered. Ctrl-C may come between any two lines of Python; `cut` removes what has not been counted.
-    """
+    def __init__(self, file: JoinedFile) -> None:
+        self._file = file
 
-    def __init__(self, form: TableFormat, file: io.FileIO) -> None:
-        self._form, self._file = form, file
-        self._done = 0, 0  # rows, and bytes up to their end: one value, so that Ctrl-C never finds it half changed
-        self._add(form.columns, 0)
+    def make(self, job: Job, result: Segmentation) -> Any:
+        """Return an entry; several threads call this."""
+        return self._file.make(job.name, result)
 
-    @property
-    def rows(self) -> int:
-        """Number of new rows."""
-        return self._done[0]
-
-    def keep(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Write rows of an older table, which are not counted."""
-        for row in rows:
-            self._add(row, 0)
-
-    def make(self, job: Job, result: Segmentation) -> tuple[str, str]:
-        """Return a row; several threads call this."""
-        return job.name, self._form.cell(result)
-
-    def take(self, made: tuple[str, str]) -> None:
-        """Write a row, in order."""
-        self._add(made, 1)
-
-    def cut(self) -> None:
-        """Truncate the file after the last counted row."""
-        self._file.truncate(self._done[1])
-
-    def _add(self, row: Sequence[str], count: int) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
-        line = text.getvalue().encode(errors="surrogateescape")  # file names need not be text
-        left = memoryview(line)
-        while left:
-            left = left[self._file.write(left) :]
-        self._done = self._done[0] + count, self._done[1] + len(line)
+    def take(self, made: Any) -> None:
+        """Write an entry, in order."""
+        self._file.take(made)
 
 
 @contextmanager
-def open_sink(form: Format | TableFormat, out: Path, keep: bool, tally: Tally) -> Iterator[FileSink | TableSink]:
+def open_sink(
+    form: Format | TableFormat, out: Path, output: OutputSpec, keep: bool, tally: Tally
+) -> Iterator[FileSink | TableSink]:
     """Open the place that answers are written to.
 
-    A table appears when the context ends, with the rows made so far even after Ctrl-C.
+    A file for all images appears when the context ends, with the entries made so far even after Ctrl-C.
 
     Args:
-        form: format of the files or of the table.
-        out: folder of the files, or path of the table.
-        keep: start a table with the rows that it already has.
+        form: format of the files or of the one file.
+        out: folder of the files, or path of the one file.
+        output: what the model's answers are.
+        keep: start a file for all images with the entries that it already has.
         tally: counts what is written.
 
     Raises:
-        OutputError: the folder or the table cannot be written.
+        OutputError: the folder or the file cannot be written.
     """
     if isinstance(form, Format):
-        yield FileSink(form, out, tally)
+        sink = FileSink(form, out, tally)
+        write_legend(form, out, output, keep=False)
+        yield sink
         return
-    remove_leftovers_of([Path(os.path.realpath(out))])
-    interrupt = None
-    with replacing(out, follow=True) as temporary, open(temporary, "wb", buffering=0) as file:
-        table = TableSink(form, file)
-        if keep and out.exists():
-            table.keep(read_rows(form, out))
-        try:
-            yield table
-        except KeyboardInterrupt as error:
-            interrupt = error
-            table.cut()
-    tally.written += table.rows
-    if interrupt is not None:
-        raise interrupt
+    file = None
+    try:
+        with form.open(out, output, keep=keep) as file:
+            yield TableSink(file)
+    finally:  # also after Ctrl-C
+        tally.written += file.published if file else 0
 
 
-def read_rows(form: TableFormat, path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (name, cell) of a table's rows, without truncated ones.
+def write_legend(form: Format, out: Path, output: OutputSpec, *, keep: bool) -> None:
+    """Write the file `LEGEND` to the folder of answers if the format has one; with `keep` it must not change.
 
     Raises:
-        OutputError: the file is not such a table.
+        OutputError: the file cannot be written, or has to change though older answers are kept.
     """
-    columns = ",".join(form.columns)
-    refusal = f"{path}: is not a table of {columns}, so nothing can be added; remove it"
-    limit = csv.field_size_limit(MAX_CELL)
-    try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            # A line without its end was truncated; no cell of ours holds a line break.
-            rows = csv.reader(line for line in file if line.endswith(("\n", "\r")))
-            if next(rows, None) != list(form.columns):
-                raise OutputError(refusal)
-            for row in rows:
-                if len(row) != len(form.columns):
-                    raise OutputError(f"{path}: line {rows.line_num} has {len(row)} fields, expected 2; remove it")
-                if form.is_whole(row[1]):
-                    yield row[0], row[1]
-    except csv.Error as error:
-        raise OutputError(refusal) from error
-    finally:
-        csv.field_size_limit(limit)
+    if form.legend is None:
+        return
+    content, path = form.legend(output), out / LEGEND
+    old = path.read_bytes() if path.is_file() else None
+    if old == content:
+        return
+    if keep and old is not None:
+        raise OutputError(
+            f"{path}: is not the legend of this model, so the files beside it may have other classes; leave out "
+            "--skip-existing, or choose another folder with -o"
+        )
+    write_bytes(path, content)

@@ -1,4 +1,4 @@
-"""The work of `unet-predict`: from images to files or to rows of a table, with progress and a summary."""
+"""The work of `unet-predict`: from images to files or to one file for all, with progress and a summary."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ import click
 from runtime.card import OutputSpec
 from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
-from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
+from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, table_jobs, write_legend
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
 from runtime.image import image_size
 from runtime.image_files.folders import left_out_note
@@ -96,7 +96,7 @@ def predict_files(
     batch_size: int | None,
     skip_existing: bool,
 ) -> int:
-    """Answer images to the folder or table `out`, print a summary, and return the exit code.
+    """Answer images to the folder or file `out`, print a summary, and return the exit code.
 
     `asked` is the format, or None for the model's default.
     """
@@ -108,9 +108,14 @@ def predict_files(
         echo(f"note: {count} left out (*_mask.*, *_masks/); to segment a mask, name its file", err=True)
     output = read_model(arguments.model)[0].output
     form = format_of(output, asked)
-    jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])
-    left = unfinished(jobs, out, form, len(output.classes)) if skip_existing else jobs
+    if isinstance(form, TableFormat):
+        jobs = table_jobs(found, out, form.suffix)
+    else:
+        jobs = file_jobs(found, out, form.suffixes[0])
+    left = unfinished(jobs, out, form, output) if skip_existing else jobs
     skipped = len(jobs) - len(left)
+    if isinstance(form, Format) and skip_existing and out.is_dir():
+        write_legend(form, out, output, keep=True)
     if not left:
         echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
         if note := left_out_note(left_out):
@@ -122,7 +127,7 @@ def predict_files(
     if isinstance(form, Format):
         remove_leftovers_of(job.target for job in left)
     try:
-        with open_sink(form, out, skip_existing, tally) as sink:
+        with open_sink(form, out, output, skip_existing, tally) as sink:
             answers = predictor.stream(
                 list(by_source),
                 then=lambda source, result: sink.make(by_source[source], finished(result)),
@@ -136,7 +141,11 @@ def predict_files(
         parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
         parts += [f"{len(tally.failures)} failed"] if tally.failures else []
         parts += [f"{skipped} skipped"] if skipped else []
-        if isinstance(form, TableFormat) and (note := formula_note(out, [job.name for job in left])):
+        if (
+            out.suffix.lower() == ".csv"
+            and isinstance(form, TableFormat)
+            and (note := formula_note(out, [job.name for job in left]))
+        ):
             echo(f"note: {note}", err=True)
         echo(", ".join(parts))
         if note := left_out_note(left_out):
@@ -146,16 +155,16 @@ def predict_files(
     return 1 if tally.written or skipped else ImageError.exit_code
 
 
-def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: int) -> list[Job]:
+def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, output: OutputSpec) -> list[Job]:
     """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
     if isinstance(form, TableFormat):
-        present = {name for name, _ in read_rows(form, out)} if out.exists() else set()
+        present = {name for name, _ in form.layout(output).read(out)} if out.exists() else set()
         return [job for job in jobs if job.name not in present]
     left, incomplete = [], 0
     for job in jobs:
         exists = job.target.is_file()
         try:
-            if exists and form.is_finished(job.target, classes, image_size(job.source, upright=False)):
+            if exists and form.is_finished(job.target, len(output.classes), image_size(job.source, upright=False)):
                 continue
         except ImageError:
             pass  # reading the image again will report this

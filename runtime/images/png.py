@@ -1,5 +1,8 @@
-"""The one way to write a PNG."""
+"""The one way to write a PNG of each kind."""
 
+import io
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -30,11 +33,7 @@ def encode_png(picture: NDArray[Any] | Image.Image) -> bytes:
         MemoryError: out of memory. OpenCV reports it as an error, or as False with half a file.
     """
     pixels = np.asarray(picture)
-    if max(pixels.shape) > MAX_PNG_SIDE:
-        raise OutputError(
-            f"PNG: a side of {max(pixels.shape)} pixels cannot be written, expected at most {MAX_PNG_SIDE}; "
-            "write .tif, or .npy"
-        )
+    refuse_long_sides(pixels)
     options = list(PNG_OPTIONS)
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions of OpenCV use one filter for everything
         is_mask = pixels.ndim == 2 and pixels.dtype == np.uint8
@@ -47,3 +46,26 @@ def encode_png(picture: NDArray[Any] | Image.Image) -> bytes:
     if not is_whole:
         raise MemoryError(f"PNG: cannot encode {list(pixels.shape)}")
     return content.tobytes()
+
+
+def encode_palette_png(mask: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]]) -> bytes:
+    """Return the bytes of a PNG file whose pixels are the values of `mask` [height, width], shown in 256 RGB colours.
+
+    Raises:
+        OutputError: a side is longer than `MAX_PNG_SIDE`.
+    """
+    refuse_long_sides(mask)
+    picture = Image.fromarray(mask)
+    picture.putpalette([channel for colour in colours for channel in colour])
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return file.getvalue()
+
+
+def refuse_long_sides(pixels: NDArray[Any]) -> None:
+    """Raise an OutputError if libpng cannot write the picture."""
+    if max(pixels.shape) > MAX_PNG_SIDE:
+        raise OutputError(
+            f"PNG: a side of {max(pixels.shape)} pixels cannot be written, expected at most {MAX_PNG_SIDE}; "
+            "write .tif, or .npy"
+        )

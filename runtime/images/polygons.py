@@ -34,8 +34,11 @@ def box_of(region: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return (x, y, x + width, y + height) if width else None
 
 
-def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polygon]:
-    """Find the connected parts of bool [height, width], largest first. Parts that touch at a corner are one part.
+def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0, connectivity: int = 8) -> list[Polygon]:
+    """Find the connected parts of bool [height, width], largest first.
+
+    Parts that touch at a corner are one part, whose outline comes through the corner twice. With `connectivity` 4 they
+    are two, and no outline touches itself.
 
     `tolerance` is the distance, in pixels, that an outline may move to save points (Douglas and Peucker, 1973). From 1
     on, slopes have no steps. An outline that would shrink to less than a triangle stays as it is. Simplified outlines
@@ -50,6 +53,10 @@ def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polyg
     if box is None:
         return []
     x0, y0, x1, y1 = box
+    if connectivity == 4 and (apart := apart_at_corners(region, box)):
+        found_apart = [(corner, polygons_of(part, tolerance)[0]) for corner, part in apart]
+        moved = [Polygon(outer + corner, [hole + corner for hole in holes]) for corner, (outer, holes) in found_apart]
+        return sorted(moved, key=lambda part: -cv2.contourArea(part.outer))
     # With four pixels for each pixel, OpenCV's points are a quarter of a pixel from the corner of the outline.
     quarters = cv2.resize(
         region[y0:y1, x0:x1].view(np.uint8), (2 * (x1 - x0), 2 * (y1 - y0)), interpolation=cv2.INTER_NEAREST
@@ -65,6 +72,48 @@ def polygons_of(region: NDArray[np.bool_], tolerance: float = 0.0) -> list[Polyg
         if index not in parts:
             parts[int(hierarchy[0, index, 3])].holes.append(ring)
     return sorted(parts.values(), key=lambda part: -cv2.contourArea(part.outer))
+
+
+def apart_at_corners(
+    region: NDArray[np.bool_], box: tuple[int, int, int, int]
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Split a region with this box into parts that share no edge, each as its corner (x, y) and its pixels there.
+
+    Returns an empty list if no two of them touch at a corner.
+    """
+    x0, y0, x1, y1 = box
+    pixels = region[y0:y1, x0:x1].view(np.uint8)
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(pixels, connectivity=4)
+    if count == cv2.connectedComponents(pixels, connectivity=8)[0]:
+        return []
+    parts = []
+    for index, (left, top, width, height, _) in enumerate(boxes[1:].tolist(), 1):
+        corner = np.array([x0 + left, y0 + top], np.float32)
+        parts.append((corner, labels[top : top + height, left : left + width] == index))
+    return parts
+
+
+def bridged(polygon: Polygon) -> NDArray[np.float32]:
+    """Return a polygon as one ring, for formats without holes: each hole is joined to the outer ring's nearest corner.
+
+    The line between the two is part of the ring twice, in both directions, so that the enclosed pixels stay the same.
+    """
+    outer, holes = polygon
+    after: dict[int, list[NDArray[np.float32]]] = {}
+    for hole in holes:
+        nearest = int(((outer - hole[0]) ** 2).sum(axis=1).argmin())
+        after.setdefault(nearest, []).extend([hole, hole[:1], outer[nearest : nearest + 1]])
+    pieces, done = [], 0
+    for index in sorted(after):
+        pieces += [outer[done : index + 1], *after[index]]
+        done = index + 1
+    return np.concatenate([*pieces, outer[done:]])
+
+
+def ring_area(ring: NDArray[np.float32]) -> float:
+    """Area by the shoelace formula: positive for outer rings, negative for holes."""
+    x, y = ring.astype(np.float64).T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 def corners(found: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:

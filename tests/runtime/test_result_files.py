@@ -44,8 +44,8 @@ def test_lossy_or_unknown_suffix_is_refused(single, tmp_path, name):
     with pytest.raises(OutputError) as caught:
         single.save(tmp_path / name)
     expected = (
-        "would not keep a mask exactly; expected a name that ends in .bmp, .gif, .json, .npy, .npz, .png, .tif, .tiff; "
-        "to get a picture to look at, save Image.fromarray(result.overlay())"
+        "would not keep a mask exactly; expected a name that ends in .bmp, .geojson, .gif, .json, .npy, .npz, .png, "
+        ".tif, .tiff; to get a picture to look at, save Image.fromarray(result.overlay())"
     )
     assert str(caught.value) == f"{tmp_path / name}: {expected}"
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +68,9 @@ def test_file_objects_that_cannot_be_written_are_refused(single, tmp_path):
         single.save(io.BytesIO())
     with pytest.raises(OutputError, match=r"^file object: is no binary file; open it with mode 'wb'$"):
         single.save(io.StringIO(), "png")
-    with pytest.raises(OutputError, match=r"^format: found 'jpeg', expected one of bmp, cutout, gif, json, mask, "):
+    with pytest.raises(
+        OutputError, match=r"^format: found 'jpeg', expected one of bmp, cutout, geojson, gif, json, mask, "
+    ):
         single.save(tmp_path / "mask.png", format="jpeg")
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OutputError) as caught:
         single.save(full, "png")
@@ -89,7 +91,7 @@ def test_more_classes_than_a_format_can_keep_are_refused(tmp_path, suffix):
     with pytest.raises(OutputError) as caught:
         result.save(path)
     assert str(caught.value) == (
-        f"{path}: keeps at most 256 classes, the mask may have more; expected .png, .tif or .tiff"
+        f"{path}: keeps at most 256 classes, the mask may have more; take mask (.png) or tiff (.tif)"
     )
     assert not path.parent.exists()
 
@@ -152,6 +154,15 @@ def test_supervision_gets_one_detection_for_each_class_that_occurs(several, monk
     assert found.confidence.tolist() == pytest.approx([0.8, 0.8])
     assert found.mask.dtype == np.bool_
     assert found.mask.tolist() == [several.region("car").tolist(), several.region("tree").tolist()]
+
+
+def test_supervision_itself_takes_them_and_draws_them(several):
+    import supervision
+
+    found = several.to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 2
+    drawn = supervision.MaskAnnotator(opacity=1).annotate(np.zeros((2, 3, 3), np.uint8), found)
+    assert np.array_equal(drawn.any(axis=2), several.region())
 
 
 def test_supervision_of_nothing_is_empty(single, monkeypatch):

@@ -30,3 +30,19 @@ def overlapping_classes():
     """The first row is hair, two thirds of it a hat too; one pixel of the second row is a hat alone; no face."""
     hair, hat, face = [[0.6, 0.9, 0.7], [0.1, 0.5, 0.2]], [[0.3, 0.8, 0.95], [0.1, 0.2, 0.75]], [[0.4] * 3] * 2
     return Segmentation(probability=np.array([hair, hat, face], np.float32), image=IMAGE, output=EACH)
+
+
+def answer_of(mask, output=THREE):
+    """0.8 of the class of each pixel of `mask`, [height, width], and 0.1 of the others; with one class of 1."""
+    mask = np.asarray(mask)
+    values = np.arange(len(output.classes))[:, None, None] + (len(output.classes) == 1)
+    probability = np.where(mask == values, np.float32(0.8), np.float32(0.1))
+    return Segmentation(probability=probability, image=np.zeros((*mask.shape, 3), np.uint8), output=output)
+
+
+def random_answers(count, seed=5, output=THREE):
+    """Answers of several sizes: noise, whose parts have holes and touch at corners, and patches of 4 x 3 pixels."""
+    random = np.random.default_rng(seed)
+    for index in range(count):
+        classes = random.integers(0, max(2, len(output.classes)), tuple(random.integers(1, 16, 2)))
+        yield answer_of(np.kron(classes, np.ones((4, 3), int)) if index % 2 else classes, output)

@@ -1,5 +1,7 @@
 """unet-predict: what is written where, in which format."""
 
+import csv
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -177,6 +179,52 @@ def test_one_table_of_run_lengths(run_predict, pictures, out):
         run_predict(*arguments, "--skip-existing", to=table).stdout == f"2 of 2 written to {table} on cpu, 1 skipped\n"
     )
     assert table.read_text() == whole.replace(whole.splitlines()[1], "a.png,1 1")
+
+
+def test_a_palette_of_classes_with_its_legend(run_predict, tmp_path, out, models):
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    assert run_predict(tmp_path / "rgb.png", "--format", "palette", model=models["softmax"]).exit_code == 0
+    assert pixels_of(out / "rgb.png").tolist() == [[0, 1, 2]]
+    with Image.open(out / "rgb.png") as picture:
+        shown = ["#{:02x}{:02x}{:02x}".format(*pixel) for pixel in np.asarray(picture.convert("RGB"))[0].tolist()]
+    with open(out / "legend.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["value"], row["class"], row["colour"]) for row in rows] == [
+        (str(value), name, colour)
+        for value, (name, colour) in enumerate(
+            zip(Predictor(models["softmax"], "cpu").card.output.classes, shown, strict=True)
+        )
+    ]
+
+
+def test_a_file_for_all_images_names_them_by_their_path_below_the_folder(run_predict, pictures, tmp_path):
+    (pictures / "sub").mkdir()
+    (pictures / "b.bmp").rename(pictures / "sub" / "b.bmp")
+    (pictures / "bad.png").write_bytes(b"no picture")
+    names = ["a.png", "c.tif", "sub/b.bmp"]
+    result = run_predict(pictures, "--format", "coco", to=tmp_path / "all.json")
+    assert (result.exit_code, result.stdout) == (1, f"3 of 4 written to {tmp_path / 'all.json'} on cpu, 1 failed\n")
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == names
+    for one in found["annotations"]:
+        mask = mask_of(pictures / names[one["image_id"] - 1]) > 0
+        assert np.array_equal(rle.coco_decode(one["segmentation"]), mask)
+    assert run_predict(pictures, "--format", "areas", to=tmp_path / "all.csv").exit_code == 1
+    with open(tmp_path / "all.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == names
+    assert [int(row["area"]) for row in rows] == [(mask_of(pictures / name) > 0).sum() for name in names]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "suffix"), [("coco", "a.csv", ".json"), ("areas", "a.json", ".csv"), ("rle-csv", "a", ".csv")]
+)
+def test_a_file_for_all_images_needs_its_suffix(run_predict, pictures, tmp_path, kind, name, suffix):
+    result = run_predict(pictures, "--format", kind, to=tmp_path / name)
+    line = f"{tmp_path / name}: expected a file that ends in {suffix}; the answers to all images are written to it"
+    assert (result.exit_code, result.stderr) == (2, f"error: {line}\n")
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names on Windows")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -74,9 +75,9 @@ def test_what_is_called_like_the_pipe_is_a_file_or_folder(models, pictures, monk
     assert names_in(pictures / "-") == names_in(pictures / "out") == ["a.png"]
 
 
-@pytest.mark.parametrize("kind", ["mask", "rle-csv"])
-def test_interrupt_leaves_whole_files_and_says_how_many(tmp_path, models, root, kind):
-    folder, out = tmp_path / "in", tmp_path / ("out.csv" if kind == "rle-csv" else "out")
+@pytest.mark.parametrize(("kind", "name"), [("mask", "out"), ("rle-csv", "out.csv"), ("coco", "out.json")])
+def test_interrupt_leaves_whole_files_and_says_how_many(tmp_path, models, root, kind, name):
+    folder, out = tmp_path / "in", tmp_path / name
     folder.mkdir()
     Image.effect_noise((300, 300), 90).convert("RGB").save(folder / "0.png")
     for index in range(1, 4_000):
@@ -89,7 +90,7 @@ def test_interrupt_leaves_whole_files_and_says_how_many(tmp_path, models, root, 
         list(map(str, command)), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "begins\n"
-    if kind == "rle-csv":
+    if kind != "mask":
         wait_until(lambda: any(path.read_bytes().count(b"\n") > 3 for path in tmp_path.glob(".out.*")))
     else:
         wait_until(lambda: out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()))
@@ -99,7 +100,10 @@ def test_interrupt_leaves_whole_files_and_says_how_many(tmp_path, models, root, 
     count = int(stdout.split()[0])
     assert 0 < count < 4_000
     assert stdout == f"{count} of 4000 written to {out} on cpu\n"
-    if kind == "rle-csv":
+    if kind == "coco":
+        images = json.loads(out.read_text())["images"]
+        assert len({image["file_name"] for image in images}) == len(images) == count
+    elif kind == "rle-csv":
         rows = out.read_text().splitlines()
         assert len(rows) == count + 1 and len({row.partition(",")[2] for row in rows[1:]}) == 1
     else:

@@ -7,6 +7,8 @@ import pytest
 from masks import names_in, pixels_of
 from PIL import Image
 
+from runtime.model_file.reader import read_model
+from runtime.output_formats import TABLES
 from runtime.predictor import Predictor
 
 
@@ -32,7 +34,7 @@ def finish(run_predict, pictures, out):
     return run
 
 
-@pytest.mark.parametrize("kind", ["mask", "probability", "npy", "overlay", "cutout"])
+@pytest.mark.parametrize("kind", ["mask", "probability", "npy", "overlay", "cutout", "palette", "geojson"])
 def test_all_that_is_there_is_told_without_opening_the_model(run_predict, pictures, out, finish, request, kind):
     before = finish("--format", kind)
     request.getfixturevalue("closed")
@@ -59,7 +61,9 @@ def test_what_is_missing_is_written_and_the_rest_left_alone(run_predict, picture
 KINDS = {"mask": ("L", np.uint8), "probability": ("I;16", np.uint16), "overlay": ("RGB", np.uint8)}
 
 
-@pytest.mark.parametrize(("before", "after"), [("overlay", "mask"), ("mask", "probability"), ("cutout", "overlay")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("overlay", "mask"), ("mask", "probability"), ("cutout", "overlay"), ("palette", "mask")]
+)
 def test_files_of_another_format_are_written_anew_and_told(run_predict, pictures, out, finish, before, after):
     finish("--format", before)
     result = run_predict(pictures, "--format", after, "--skip-existing")
@@ -69,7 +73,7 @@ def test_files_of_another_format_are_written_anew_and_told(run_predict, pictures
         assert (picture.mode, np.asarray(picture).dtype) == KINDS[after]
 
 
-@pytest.mark.parametrize("kind", ["mask", "npy"])
+@pytest.mark.parametrize("kind", ["mask", "npy", "palette", "geojson"])
 @pytest.mark.parametrize("rest", [0, 20, -1])
 def test_a_file_that_is_cut_off_is_written_anew(run_predict, pictures, out, finish, kind, rest):
     finish("--format", kind)
@@ -81,7 +85,7 @@ def test_a_file_that_is_cut_off_is_written_anew(run_predict, pictures, out, fini
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("kind", ["mask", "npy"])
+@pytest.mark.parametrize("kind", ["mask", "npy", "palette", "geojson"])
 def test_an_image_that_has_another_size_now_is_done_again(run_predict, pictures, out, finish, kind):
     finish("--format", kind)
     Image.new("RGB", (12, 9)).save(pictures / "c.tif")
@@ -110,13 +114,65 @@ def test_masks_of_several_classes_and_npy_of_another_model(run_predict, pictures
     assert np.load(out / "c.npy").shape == (1, 8, 12)
 
 
-def test_a_table_that_has_all_rows_is_left_as_it_is(run_predict, pictures, tmp_path, request):
-    table, arguments = tmp_path / "t.csv", [pictures, "--format", "rle-csv", "--skip-existing"]
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_file_that_has_all_images_is_left_as_it_is(run_predict, pictures, tmp_path, request, kind):
+    table = tmp_path / f"t{TABLES[kind].suffix}"
+    arguments = [pictures, "--format", kind, "--skip-existing"]
     assert run_predict(*arguments, to=table).stdout == f"3 of 3 written to {table} on cpu\n"
     request.getfixturevalue("closed")
-    before = kept(tmp_path)["t.csv"]
+    before = kept(tmp_path)[table.name]
     assert run_predict(*arguments, to=table).stdout == f"nothing to do: 3 of 3 are in {table} already\n"
-    assert kept(tmp_path)["t.csv"] == before
+    assert kept(tmp_path)[table.name] == before
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_images_that_a_file_lacks_are_added_to_it(run_predict, pictures, tmp_path, kind):
+    table, whole = (tmp_path / f"{name}{TABLES[kind].suffix}" for name in ("t", "whole"))
+    assert run_predict(pictures, "--format", kind, to=whole).exit_code == 0
+    for name in ("a.png", "b.bmp"):
+        assert run_predict(pictures / name, "--format", kind, "--skip-existing", to=table).exit_code == 0
+    arguments = [pictures, "--format", kind, "--skip-existing"]
+    assert run_predict(*arguments, to=table).stdout == f"1 of 1 written to {table} on cpu, 2 skipped\n"
+    assert table.read_bytes() == whole.read_bytes()
+
+
+def test_a_coco_file_of_other_classes_is_refused_before_the_work(run_predict, pictures, tmp_path, models, request):
+    table = tmp_path / "t.json"
+    run_predict(pictures, "--format", "coco", to=table)
+    before = table.read_bytes()
+    request.getfixturevalue("closed")
+    options = ["--format", "coco", "--skip-existing"]
+    result = run_predict(pictures, *options, to=table, model=models["softmax"])
+    classes = ", ".join(read_model(models["softmax"])[0].output.classes[1:])
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        f"error: {table}: is not a whole COCO file of this command with the classes {classes}, so nothing can be "
+        "added; remove it\n",
+    )
+    assert table.read_bytes() == before
+
+
+def test_a_legend_that_lacks_is_written_and_one_of_other_classes_is_refused(
+    run_predict, pictures, out, finish, models, request
+):
+    finish("--format", "palette")
+    legend = out / "legend.csv"
+    whole = legend.read_bytes()
+    legend.unlink()
+    arguments = [pictures, "--format", "palette", "--skip-existing"]
+    assert run_predict(*arguments).stdout == f"nothing to do: 3 of 3 are in {out} already\n"
+    assert legend.read_bytes() == whole
+    (out / "c.png").unlink()
+    request.getfixturevalue("closed")
+    refused = run_predict(*arguments, model=models["softmax"])
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (
+        2,
+        "",
+        f"error: {legend}: is not the legend of this model, so the files beside it may have other classes; leave out "
+        "--skip-existing, or choose another folder with -o\n",
+    )
+    assert (legend.read_bytes(), names_in(out)) == (whole, ["a.png", "b.png", "legend.csv"])
 
 
 def test_a_wrong_model_is_told_though_all_is_there(run_predict, pictures, out, finish, tmp_path):

@@ -2,19 +2,14 @@
 
 import numpy as np
 import pytest
+from outlines import area, filled
 
 from runtime.errors import ConfigError
-from runtime.images.polygons import box_of, polygons_of
+from runtime.images.polygons import box_of, bridged, polygons_of, ring_area
 
 
 def region_of(*rows):
     return np.array([[character == "#" for character in row] for row in rows])
-
-
-def area(ring):
-    """Shoelace formula; above 0 where the points turn clockwise on the screen, y pointing down."""
-    x, y = ring.astype(float).T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 def corners(ring):
@@ -22,17 +17,6 @@ def corners(ring):
     points = ring.tolist()
     first = points.index(min(points))
     return [tuple(point) for point in points[first:] + points[:first]]
-
-
-def filled(polygons, size):
-    """Pixels inside an odd number of rings, from the vertical edges left of each pixel; rings along pixels only."""
-    crossings = np.zeros((size[0], size[1] + 1), bool)
-    for ring in (ring for outer, holes in polygons for ring in (outer, *holes)):
-        for (x, y), (to_x, to_y) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-            assert (x == to_x) != (y == to_y)
-            if x == to_x:
-                crossings[int(min(y, to_y)) : int(max(y, to_y)), int(x)] ^= True
-    return np.logical_xor.accumulate(crossings[:, :-1], axis=1)
 
 
 def test_one_pixel_is_a_square_of_area_one():
@@ -64,6 +48,36 @@ def test_parts_that_touch_at_a_corner_are_one():
     ((outer, _),) = polygons_of(region_of("#.", ".#"))
     assert area(outer) == 2
     assert sorted(map(tuple, outer.tolist())) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_parts_that_touch_at_a_corner_are_two_where_no_outline_may_touch_itself():
+    region = region_of(".....", ".#...", "..##.", "...##")
+    (larger, _), (smaller, _) = polygons_of(region, connectivity=4)
+    assert (area(larger), area(smaller)) == (4, 1)
+    assert corners(smaller) == [(1, 1), (2, 1), (2, 2), (1, 2)]
+    assert len(corners(larger)) == 8
+
+
+def test_no_outline_touches_itself_if_parts_share_edges():
+    random = np.random.default_rng(13)
+    for _ in range(60):
+        size = tuple(random.integers(1, 14, 2))
+        region = random.random(size) < 0.5
+        parts = polygons_of(region, connectivity=4)
+        assert np.array_equal(filled(parts, size), region)
+        assert [area(outer) for outer, _ in parts] == sorted((area(outer) for outer, _ in parts), reverse=True)
+        for ring in (ring for outer, holes in parts for ring in (outer, *holes)):
+            assert len(set(map(tuple, ring.tolist()))) == len(ring)
+
+
+def test_a_polygon_with_holes_is_one_ring_with_the_same_pixels():
+    (part,) = polygons_of(region_of("########", "#.##...#", "###.#.##", "########"))
+    ring = bridged(part)
+    assert len(part.holes) == 3
+    assert len(ring) == len(part.outer) + sum(len(hole) + 2 for hole in part.holes)
+    assert area(ring) == ring_area(ring) == 32 - 6
+    ((plain, _),) = polygons_of(region_of("#"))
+    assert bridged(polygons_of(region_of("#"))[0]).tolist() == plain.tolist()
 
 
 def test_holes_that_touch_at_a_corner_are_two():

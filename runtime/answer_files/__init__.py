@@ -1,0 +1,1 @@
+"""Answers as text for other programs: COCO's JSON, GeoJSON and tables, of one image or of all images."""
