@@ -1,11 +1,15 @@
 """One file for many images: on disk as it grows, published whole or not at all."""
 
+import json
+import re
 import threading
 
 import pytest
 from answers import THREE, answer_of
+from PIL import Image
 from write_faults import files_no_larger_than
 
+import runtime
 from runtime.answer_files.joined_file import JoinedFile
 from runtime.errors import OutputError
 from runtime.output_formats import TABLES
@@ -88,3 +92,20 @@ def test_entries_are_made_by_any_thread_and_written_in_order(tmp_path):
         for name in "abcd":
             file.add(name, ANSWER)
     assert (tmp_path / "all.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, models, root):
+    text = (root / "docs" / "runtime.md").read_text()
+    (example,) = (block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "TABLES[" in block)
+    (tmp_path / "model.onnx").write_bytes(models["softmax"].read_bytes())
+    (tmp_path / "photos").mkdir()
+    for name, colour in (("a.jpg", (0, 255, 0)), ("b.jpg", (0, 0, 255)), ("c.jpg", (255, 0, 0))):
+        Image.new("RGB", (4, 2), colour).save(tmp_path / "photos" / name)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"runtime": runtime})
+    found = json.loads((tmp_path / "photos.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [(one["image_id"], one["category_id"], one["area"]) for one in found["annotations"]] == [
+        (1, 1, 8),
+        (2, 2, 8),
+    ]

@@ -48,6 +48,12 @@ def test_a_saved_answer_gives_its_mask(tmp_path, answer, labels, suffix):
     assert load_labels(answer().save(tmp_path / f"mask{suffix}")).tolist() == labels
 
 
+@pytest.mark.parametrize("answer", [one_class, three_classes])
+def test_a_palette_picture_gives_the_values_of_its_mask(tmp_path, answer):
+    path = answer().save(tmp_path / "mask.png", format="palette")
+    assert np.array_equal(load_labels(path), answer().mask)
+
+
 def test_grey_file_gives_its_values():
     assert np.array_equal(load_labels(io.BytesIO(encoded(GREY))), GREY)
 
