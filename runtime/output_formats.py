@@ -179,9 +179,14 @@ def format_named(name: str) -> Format:
     """Return a format by its name, or by a suffix without its dot.
 
     Raises:
-        OutputError: there is no such format.
+        OutputError: there is no such format with one file for each image.
     """
     text = str(name).lower().removeprefix(".")
+    if text in TABLES:
+        raise OutputError(
+            f"format: {text} is one file for all images; expected a format with one for each, or call "
+            f'runtime.output_formats.TABLES["{text}"].open(path, result.output) and add(name, result)'
+        )
     for form in FORMATS.values():
         if text == form.name or f".{text}" in form.suffixes:
             return form

@@ -257,10 +257,9 @@ class Segmentation:
         """The value, class name and colour (RGB) of each value in a picture of the format "palette".
 
         Raises:
-            ConfigError: the classes overlap, so that one picture cannot hold them.
+            OutputError: the format cannot hold this answer: the classes overlap, or are more than 256.
         """
-        if self.output.overlapping:
-            raise ConfigError("legend: is for one class for each pixel, and this model's classes overlap")
+        format_named("palette").check(self.output, "legend")
         return legend_of(self.output)
 
     @overload

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import OutputError
+from runtime.images.overlay import strips
 from runtime.images.polygons import box_of, bridged, polygons_of
 from runtime.rle import coco_encode
 
@@ -66,14 +67,13 @@ class CocoFile:
             if (box := box_of(region)) is None:
                 continue
             x0, y0, x1, y1 = box
-            probability = np.fmin(np.fmax(result.probability[index][region], 0), 1)  # NaN is 0
             record = {
                 "category_id": category,
                 "segmentation": self._segmentation(region),
                 "area": int(np.count_nonzero(region)),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "iscrowd": 0,
-                "score": round(float(probability.mean(dtype=np.float64)), 4),
+                "score": round(mean_probability(result.probability[index], region), 4),
             }
             annotations.append(record)
         return {"file_name": name, "width": width, "height": height}, annotations
@@ -121,6 +121,12 @@ class CocoFile:
         if next(file, b"") != self.head:
             raise ValueError("another head")
         yield from lines_before(END_OF_ANNOTATIONS, file)
+
+
+def mean_probability(probability: NDArray[np.float32], region: NDArray[np.bool_]) -> float:
+    """Mean of [height, width] in a region that is not empty, between 0 and 1; NaN counts as 0."""
+    parts = (np.fmin(np.fmax(probability[rows][region[rows]], 0), 1) for rows in strips(region.shape))
+    return sum(float(part.sum(dtype=np.float64)) for part in parts) / int(np.count_nonzero(region))
 
 
 def lines_before(end: bytes, lines: Iterator[bytes]) -> Iterator[bytes]:

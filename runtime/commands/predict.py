@@ -35,7 +35,8 @@ class NetworkSize(Size):
     "-o",
     "--out",
     type=Named("standard output is for one image, without -o, as in MODEL - < IMAGE > MASK"),
-    help="Folder for the files. Subfolders of an image folder are kept. With a table format: the file, NAME.csv.",
+    help="Folder for the files. Subfolders of an image folder are kept. With a format of one file for all images: "
+    "that file.",
 )
 @click.option(
     "--device",
@@ -147,7 +148,7 @@ def check_pipe(
     if out is not None:
         raise click.UsageError("- writes its answer to standard output; leave out -o and add > FILE")
     if isinstance(form, TableFormat):
-        raise click.UsageError(f"- has no name for a table; leave out --format {form.name}, or name a file")
+        raise click.UsageError(f"- has no name for --format {form.name} to list; name a file, or leave out --format")
     if for_several:
         raise click.UsageError("- is one image; leave out --skip-existing and --batch-size")
     if sys.stdin is None or sys.stdin.isatty():

@@ -72,6 +72,12 @@ def test_file_objects_that_cannot_be_written_are_refused(single, tmp_path):
         OutputError, match=r"^format: found 'jpeg', expected one of bmp, cutout, geojson, gif, json, mask, "
     ):
         single.save(tmp_path / "mask.png", format="jpeg")
+    with pytest.raises(OutputError) as caught:
+        single.save(tmp_path / "a.json", format="coco")
+    assert str(caught.value) == (
+        "format: coco is one file for all images; expected a format with one for each, or call "
+        'runtime.output_formats.TABLES["coco"].open(path, result.output) and add(name, result)'
+    )
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OutputError) as caught:
         single.save(full, "png")
     assert str(caught.value) == "/dev/full: cannot be written (no space left on device)"

@@ -48,7 +48,7 @@ MODEL = "-: standard input is for an image, name an .onnx file; a file of this n
         (["m.onnx", "-", "-"], "- is one image from standard input; give it alone, and the other images without it"),
         (
             ["m.onnx", "-", "--format", "rle-csv"],
-            "- has no name for a table; leave out --format rle-csv, or name a file",
+            "- has no name for --format rle-csv to list; name a file, or leave out --format",
         ),
         (["m.onnx", "-", "--skip-existing"], "- is one image; leave out --skip-existing and --batch-size"),
         (["m.onnx", "-", "--batch-size", "2"], "- is one image; leave out --skip-existing and --batch-size"),
