@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ from runtime.support.files import replacing
 
 if TYPE_CHECKING:
     from runtime.card import OutputSpec
+    from runtime.images.cutout import Colour
     from runtime.result import Segmentation
 
 GREY, RGB, RGBA = 0, 2, 6
@@ -153,18 +154,41 @@ def format_for(path: Path) -> Format:
     )
 
 
-def format_named(name: str) -> Format:
-    """Return a format by its name, or by a suffix without its dot.
+def format_named(name: str | Format) -> Format:
+    """Return a format by its name, or by a suffix without its dot; a format itself as it is.
 
     Raises:
         OutputError: there is no such format.
     """
+    if isinstance(name, Format):
+        return name
     text = str(name).lower().removeprefix(".")
     for form in FORMATS.values():
         if text == form.name or f".{text}" in form.suffixes:
             return form
     suffixes = {one.removeprefix(".") for form in FORMATS.values() for one in form.suffixes}
     raise OutputError(f"format: found {name!r}, expected one of {', '.join(sorted({*FORMATS, *suffixes}))}")
+
+
+def cutout_format(*, soft: bool = False, background: "Colour" = None, keep_colours: bool = False) -> Format:
+    """Return the format "cutout" with the options of `Segmentation.cutout`, for `Segmentation.save`.
+
+    Raises:
+        ConfigError: `background` is not a colour, or it has no transparent pixels to keep the colours of.
+    """
+    from runtime.images.cutout import check_background
+
+    colour = check_background(background, keep_colours)
+
+    def pixels(result: "Segmentation") -> Any:
+        return result.cutout(soft=soft, background=colour, keep_colours=keep_colours)
+
+    return replace(
+        FORMATS["cutout"],
+        write=_png(pixels),
+        thresholded=not soft,
+        is_whole=partial(_is_png, colour=RGBA if colour is None else RGB),
+    )
 
 
 def _png(pixels: Callable[["Segmentation"], Any]) -> Callable[["Segmentation", IO[bytes]], None]:
@@ -329,7 +353,7 @@ _LISTED = (
         suffixes=(".png",),
         media_type="image/png",
         write=_png(lambda result: result.cutout()),
-        thresholded=False,
+        thresholded=True,
         help="NAME.png, the image with everything but the foreground transparent.",
         is_whole=partial(_is_png, colour=RGBA),
     ),
