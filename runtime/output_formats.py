@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from runtime.support.files import replacing
 if TYPE_CHECKING:
     from runtime.answer_files.joined_file import FileLayout, JoinedFile
     from runtime.card import OutputSpec
+    from runtime.images.cutout import Colour
     from runtime.result import Segmentation
 
 GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
@@ -175,12 +176,14 @@ def format_for(path: Path) -> Format:
     )
 
 
-def format_named(name: str) -> Format:
-    """Return a format by its name, or by a suffix without its dot.
+def format_named(name: str | Format) -> Format:
+    """Return a format by its name, or by a suffix without its dot; a format itself as it is.
 
     Raises:
         OutputError: there is no such format with one file for each image.
     """
+    if isinstance(name, Format):
+        return name
     text = str(name).lower().removeprefix(".")
     if text in TABLES:
         raise OutputError(
@@ -192,6 +195,27 @@ def format_named(name: str) -> Format:
             return form
     suffixes = {one.removeprefix(".") for form in FORMATS.values() for one in form.suffixes}
     raise OutputError(f"format: found {name!r}, expected one of {', '.join(sorted({*FORMATS, *suffixes}))}")
+
+
+def cutout_format(*, soft: bool = False, background: "Colour" = None, keep_colours: bool = False) -> Format:
+    """Return the format "cutout" with the options of `Segmentation.cutout`, for `Segmentation.save`.
+
+    Raises:
+        ConfigError: `background` is not a colour, or it has no transparent pixels to keep the colours of.
+    """
+    from runtime.images.cutout import check_background
+
+    colour = check_background(background, keep_colours)
+
+    def pixels(result: "Segmentation") -> Any:
+        return result.cutout(soft=soft, background=colour, keep_colours=keep_colours)
+
+    return replace(
+        FORMATS["cutout"],
+        write=_png(pixels),
+        thresholded=not soft,
+        is_whole=partial(_is_png, colour=RGBA if colour is None else RGB),
+    )
 
 
 def _png(pixels: Callable[["Segmentation"], Any]) -> Callable[["Segmentation", IO[bytes]], None]:
@@ -406,7 +430,7 @@ _LISTED = (
         suffixes=(".png",),
         media_type="image/png",
         write=_png(lambda result: result.cutout()),
-        thresholded=False,
+        thresholded=True,
         help="NAME.png, the image with everything but the foreground transparent.",
         is_whole=partial(_is_png, colour=RGBA),
     ),

@@ -18,11 +18,12 @@ from PIL import Image
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError, OutputError
 from runtime.image import resize
+from runtime.images.cutout import REACH, Colour, check_background, cut_out, edge_alpha
 from runtime.images.overlay import COLOURS, OPACITY, displayable, shrunk, strips, tinted
 from runtime.images.palette import ClassColour, legend_of
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
-from runtime.output_formats import format_for, format_named
+from runtime.output_formats import Format, format_for, format_named
 from runtime.rle import coco_encode, encode
 from runtime.support.files import reason_of
 
@@ -124,7 +125,7 @@ class Segmentation:
         With one class: 1 where its probability is above the threshold, else 0. With several: the index of the most
         probable class; 0 is the first name in `classes`. With classes that overlap (activation "sigmoids"): a plane
         for each class, which is that of one class. The array is made once. A change to it, such as a
-        morphological opening, changes everything that is derived from it later (all but `cutout` and `threshold`).
+        morphological opening, changes everything that is derived from it later, but for `threshold` and soft cut-outs.
         """
         found = self.__dict__.get("_mask")  # not cached_property: in Python 3.11 all instances share one lock
         if found is None:
@@ -212,17 +213,43 @@ class Segmentation:
             raise ConfigError(f"opacity: found {opacity!r}, expected 0 to 1")
         return tinted(self.image, self._colours(), opacity)
 
-    def cutout(self, classes: Classes = None) -> NDArray[np.uint8]:
+    def cutout(
+        self, classes: Classes = None, *, soft: bool = False, background: Colour = None, keep_colours: bool = False
+    ) -> NDArray[np.uint8]:
         """The image with everything but these classes transparent, uint8 RGBA [height, width, 4].
 
-        Colours are the image's own, or as in `overlay`; alpha is not multiplied in. Alpha is 255 times the sum of the
-        classes' probabilities (the largest one of classes that overlap), rounded. So borders are soft, whatever the
-        threshold. Raises like `region`.
+        Alpha is 255 in `region` and 0 outside, with a soft edge of at most `EDGE` pixels to each side; pixels of the
+        region have an alpha above 127. Colours are the image's own, or as in `overlay`; alpha is not multiplied in.
+
+        Args:
+            classes: the classes to keep.
+            soft: alpha is `probability_of`, whatever the threshold, so a doubtful background shines through.
+            background: a colour to lay the classes on; the picture is then RGB [height, width, 3]. See `Colour`.
+            keep_colours: keep the colours of pixels whose alpha is 0; otherwise they are black.
+
+        Raises:
+            ConfigError: a class does not exist, `background` is not a colour, or it has no transparent pixels to keep
+                the colours of.
         """
-        picture = np.empty((*self.shape, 4), np.uint8)
-        picture[:, :, :3] = displayable(self.image)
-        picture[:, :, 3] = self.probability_of(classes, np.uint8)
-        return picture
+        colour = check_background(background, keep_colours)
+        alpha = self.probability_of(classes, np.uint8) if soft else self._edge_alpha(classes)
+        return cut_out(self.image, alpha, colour, keep_colours)
+
+    def _edge_alpha(self, classes: Classes) -> NDArray[np.uint8]:
+        """Alpha of a cut-out with a soft edge, uint8 [height, width]; see `runtime.images.cutout.edge_alpha`."""
+        chosen, region = self._indices(classes), self.region(classes)
+        others = [index for index in range(len(self.classes)) if index not in chosen]
+        alpha = np.empty(self.shape, np.uint8)
+        for rows in strips(self.shape):
+            first = max(0, rows.start - REACH)
+            wider = slice(first, rows.stop + REACH)  # alpha depends on the pixels around
+            margin = np.nan_to_num(self.probability[chosen, wider].max(axis=0))  # [rows, width]
+            if self.output.thresholded:
+                margin -= np.float32(self.output.threshold)
+            else:  # the most probable class changes where this is 0
+                margin -= np.nan_to_num(self.probability[others, wider].max(axis=0, initial=0))
+            alpha[rows] = edge_alpha(margin, region[wider])[rows.start - first :][: rows.stop - rows.start]
+        return alpha
 
     def probability_of(self, classes: Classes, dtype: type[np.uint8] | type[np.uint16]) -> NDArray[Any]:
         """Probability of these classes, from 0 to the largest value of `dtype`, rounded, [height, width].
@@ -263,10 +290,14 @@ class Segmentation:
         return legend_of(self.output)
 
     @overload
-    def save(self, path: str | os.PathLike[str], format: str | None = None) -> Path: ...
+    def save(self, path: str | os.PathLike[str], format: str | Format | None = None) -> Path: ...
     @overload
-    def save(self, path: IO[bytes], format: str | None = None) -> None: ...
-    def save(self, path: str | os.PathLike[str] | IO[bytes], format: str | None = None) -> Path | None:  # noqa: A002
+    def save(self, path: IO[bytes], format: str | Format | None = None) -> None: ...
+    def save(
+        self,
+        path: str | os.PathLike[str] | IO[bytes],
+        format: str | Format | None = None,  # noqa: A002
+    ) -> Path | None:
         """Write a file at the image's own size and return its path. The suffix chooses one of `runtime.output_formats`:
 
         .png .gif .bmp .tif .tiff   the mask: 0 and 255 for one class, class indices for several; classes that overlap
@@ -279,7 +310,8 @@ class Segmentation:
         Args:
             path: path, or a binary file object, which stays open; one without a `name` needs `format`.
             format: name of a format in `runtime.output_formats.FORMATS` ("mask", "palette", "cutout", ...), or a suffix
-                without its dot ("png"), whatever the suffix of `path` is.
+                without its dot ("png"), whatever the suffix of `path` is; or a `Format`, such as that of
+                `runtime.output_formats.cutout_format(background="white")`.
 
         Raises:
             OutputError: no format has this suffix, it cannot hold this answer, or the file cannot be written.

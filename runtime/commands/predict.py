@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from runtime.commands.console import Command, Named, Size, version_option
-from runtime.output_formats import FORMATS, TABLES, Format, TableFormat
+from runtime.errors import ConfigError
+from runtime.output_formats import FORMATS, TABLES, Format, TableFormat, cutout_format
 from runtime.support.cpu_count import MAX_THREADS
 
 PIPE = "-"
@@ -89,6 +90,18 @@ class NetworkSize(Size):
     is_flag=True,
     help="Do not compare MODEL with its digest, for a file that was changed on purpose.",
 )
+@click.option("--soft", is_flag=True, help="With --format cutout: opacity is the probability, also far from the edge.")
+@click.option(
+    "--background",
+    metavar="COLOUR",
+    help="With --format cutout: transparent, or a colour to lay the foreground on, such as white or '#ff8800'. With a "
+    "colour, NAME.png is RGB.  [default: transparent]",
+)
+@click.option(
+    "--keep-colours",
+    is_flag=True,
+    help="With --format cutout: keep the colours of transparent pixels; otherwise they are black.",
+)
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
 @version_option
 def predict(
@@ -101,6 +114,9 @@ def predict(
     batch_size: int | None,
     threads: int | None,
     no_verify: bool,
+    soft: bool,
+    background: str | None,
+    keep_colours: bool,
     skip_existing: bool,
     **asked: Any,
 ) -> None:
@@ -116,8 +132,17 @@ def predict(
     form = None if kind is None else CHOICES[kind]
     if "" in images:
         raise click.UsageError("IMAGES: one name is empty; leave it out (is a shell variable unset?)")
+    if soft or background is not None or keep_colours:
+        if kind != "cutout":
+            raise click.UsageError("--soft, --background and --keep-colours are for --format cutout")
+        if keep_colours and background is not None:
+            raise click.UsageError("--keep-colours is for a transparent background; leave out --background")
+        try:
+            form = cutout_format(soft=soft, background=background, keep_colours=keep_colours)
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
     if threshold is not None and form is not None and not form.thresholded:
-        raise click.UsageError(f"--threshold changes nothing with --format {kind}")
+        raise click.UsageError(f"--threshold changes nothing with --format {kind}{' --soft' * soft}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap needs --tile")
     options = {name: value for name, value in asked.items() if value is not None}

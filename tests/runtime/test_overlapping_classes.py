@@ -88,8 +88,10 @@ def test_a_pixel_has_the_colour_of_its_most_probable_class(overlapping):
 
 
 def test_a_cutout_is_as_opaque_as_its_most_probable_class(overlapping):
-    assert overlapping.cutout()[:, :, 3].tolist() == [[153, 230, 242], [102, 128, 191]]
-    assert overlapping.cutout("hat")[0, :, 3].tolist() == [76, 204, 242]
+    assert overlapping.cutout(soft=True)[:, :, 3].tolist() == [[153, 230, 242], [102, 128, 191]]
+    assert overlapping.cutout("hat", soft=True)[0, :, 3].tolist() == [76, 204, 242]
+    for classes in (None, "hair", "hat", ["face", "hat"]):
+        assert np.array_equal(overlapping.cutout(classes)[:, :, 3] > 127, overlapping.region(classes))
     assert overlapping.probability_of(None, np.uint16)[0].tolist() == [39_321, 58_982, 62_258]
 
 

@@ -1,6 +1,7 @@
 """unet-predict: what is written where, in which format."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -120,9 +121,37 @@ def test_formats(run_predict, row, out):
     assert run_predict(row, "--format", "probability").exit_code == 0
     assert pixels_of(out / "row.png").tolist() == [[0, 25_700, 51_400]]
     assert run_predict(row, "--format", "cutout").exit_code == 0
-    assert pixels_of(out / "row.png").tolist() == [[[0, 0, 0, 0], [100, 100, 100, 100], [200, 200, 200, 200]]]
+    assert pixels_of(out / "row.png").tolist() == [[[0, 0, 0, 0], [100, 100, 100, 92], [200, 200, 200, 255]]]
     assert run_predict(row, "--format", "npy").exit_code == 0
     assert np.load(out / "row.npy").tolist() == brightness(0, 100, 200)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--soft"], [[0, 0, 0, 0], [100, 100, 100, 100], [200, 200, 200, 200]]),
+        (["--threshold", 0.9], [[0, 0, 0, 0]] * 3),
+        (["--threshold", 0.9, "--keep-colours"], [[0, 0, 0, 0], [100, 100, 100, 0], [200, 200, 200, 0]]),
+        (["--background", "#ff8000"], [[255, 128, 0], [199, 118, 36], [200, 200, 200]]),
+        (["--background", "Transparent"], [[0, 0, 0, 0], [100, 100, 100, 92], [200, 200, 200, 255]]),
+        (["--background", "white", "--soft"], [[255, 255, 255], [194, 194, 194], [212, 212, 212]]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value[0], str) else "",
+)
+def test_cutouts(run_predict, row, out, options, expected):
+    arguments = [row, "--format", "cutout", *options]
+    done = run_predict(*arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert pixels_of(out / "row.png").tolist() == [expected]
+    assert run_predict(*arguments, "--skip-existing").stdout.startswith("nothing to do: 1 of 1")
+
+
+def test_a_cutout_through_a_pipe(models, row):
+    arguments = [str(models["brightness"]), "-", "--device", "cpu", "--format", "cutout", "--background", "red"]
+    done = CliRunner().invoke(predict, arguments, input=row.read_bytes())
+    assert done.exit_code == 0, done.stderr
+    with Image.open(io.BytesIO(done.stdout_bytes)) as picture:
+        assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", (255, 0, 0))
 
 
 def brightness(*levels):

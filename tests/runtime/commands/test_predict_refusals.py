@@ -174,6 +174,17 @@ def test_no_images_is_a_usage_error(models, out):
     ("options", "line"),
     [
         (["--threshold", 0.3, "--format", "npy"], "--threshold changes nothing with --format npy"),
+        (
+            ["--threshold", 0.3, "--format", "cutout", "--soft"],
+            "--threshold changes nothing with --format cutout --soft",
+        ),
+        (["--soft"], "--soft, --background and --keep-colours are for --format cutout"),
+        (["--keep-colours", "--format", "mask"], "--soft, --background and --keep-colours are for --format cutout"),
+        (["--background", "red", "--format", "npy"], "--soft, --background and --keep-colours are for --format cutout"),
+        (
+            ["--background", "red", "--keep-colours", "--format", "cutout"],
+            "--keep-colours is for a transparent background; leave out --background",
+        ),
         (["--overlap", 0.5], "--overlap needs --tile"),
         (["--size", "12"], "Invalid value for '--size': '12' is not a size; expected for example 1918x1280"),
     ],
@@ -181,6 +192,16 @@ def test_no_images_is_a_usage_error(models, out):
 def test_options_that_say_nothing_are_usage_errors(run_predict, row, out, options, line):
     result = run_predict(row, *options)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"Error: {line}")
+    assert not out.exists()
+
+
+def test_a_background_that_is_no_colour_is_one_line(run_predict, row, out):
+    result = run_predict(row, "--format", "cutout", "--background", "whit")
+    line = (
+        'found \'whit\', expected "transparent", an opaque colour such as "white" or "#ff8800", or (red, green, blue)'
+    )
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: --background: {line} of 0 to 255\n"
     assert not out.exists()
 
 

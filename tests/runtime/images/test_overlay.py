@@ -53,29 +53,6 @@ def test_overlay_leaves_the_image_alone(single):
     assert np.array_equal(single.image, before)
 
 
-def test_cutout_takes_its_alpha_from_the_probability(single):
-    cutout = single.cutout()
-    assert cutout.dtype == np.uint8
-    assert np.array_equal(cutout[:, :, :3], IMAGE)
-    assert cutout[:, :, 3].tolist() == [[0, 125, 128], [130, 255, 128]]
-
-
-@pytest.mark.parametrize(
-    ("classes", "alpha"),
-    [(None, [[51, 230, 230], [230, 230, 51]]), ("car", [[26, 26, 204], [26, 26, 26]])],
-    ids=str,
-)
-def test_cutout_of_several_classes_adds_their_probabilities(several, classes, alpha):
-    assert np.abs(several.cutout(classes)[:, :, 3].astype(int) - alpha).max() <= 1  # 0.1 + 0.8 in float32 may round up
-
-
-def test_cutout_of_a_grey_image_and_of_what_is_no_probability(single):
-    odd = np.array([[[np.nan, -1, 2], [0, 1, 1 + 1e-6]]], np.float32)
-    cutout = replace(single, probability=odd, image=np.full((2, 3, 1), 7, np.uint8)).cutout()
-    assert (cutout[:, :, :3] == 7).all()
-    assert cutout[:, :, 3].tolist() == [[0, 0, 255], [0, 255, 255]]
-
-
 @pytest.mark.parametrize("pixels", [1, 40, 2**20])
 def test_large_pictures_are_worked_on_in_strips(monkeypatch, pixels):
     random = np.random.default_rng(4)
@@ -91,7 +68,7 @@ def test_large_pictures_are_worked_on_in_strips(monkeypatch, pixels):
         result.mask[:, :, None] > 0, result.image + np.float32(0.3) * (tint - result.image), result.image
     )
     assert np.array_equal(result.overlay(0.3), np.rint(expected))
-    assert np.array_equal(result.cutout("road")[:, :, 3], np.rint(255 * result.probability[0]))
+    assert np.array_equal(result.cutout("road", soft=True)[:, :, 3], np.rint(255 * result.probability[0]))
 
 
 @pytest.mark.parametrize(
