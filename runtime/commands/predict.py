@@ -119,7 +119,7 @@ def predict(
         raise click.UsageError(f"--threshold changes nothing with --format {kind}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap needs --tile")
-    options = {name: value for name, value in asked.items() if value is not None}
+    options = {name: value for name, value in {"threshold": threshold, **asked}.items() if value is not None}
     if PIPE in images:
         check_pipe(images, out, form, for_several=skip_existing or batch_size is not None)
     elif out is None:
@@ -127,9 +127,7 @@ def predict(
 
     from runtime.commands.predict_files import PredictorArguments, predict_files, predict_pipe  # takes half a second
 
-    arguments = PredictorArguments(
-        model=model, device=device, threads=threads, verify=not no_verify, threshold=threshold, options=options
-    )
+    arguments = PredictorArguments(model=model, device=device, threads=threads, verify=not no_verify, options=options)
     if out is None:
         assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)
