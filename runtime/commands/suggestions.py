@@ -28,7 +28,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "precision int8": "int8 quantize quantise",
     "schedule": "scheduler lr-scheduler lr-schedule",
     "seed": "random-seed",
-    "size": "img-size image-size imgsz img-sz input-size input-shape resolution",
+    "size": "height width img-size image-size imgsz img-sz input-size input-shape resolution",
     "skip-existing": "resume",
     "submission": "out output",
     "threads": "num-threads workers num-workers jobs",

@@ -38,12 +38,17 @@ KNOWN = (
         ("weights", ["init-from"]),
         ("plateau", ["plateau-epochs"]),
         ("recursive", []),
+        ("heigth", ["height"]),
         ("x", []),
         ("", []),
     ],
 )
 def test_name_that_was_meant(given, expected):
     assert nearest(given, KNOWN) == expected
+
+
+def test_sides_are_a_size_where_they_have_no_option():
+    assert nearest("height", ["size", "weights"]) == ["size"]
 
 
 def test_what_is_alike_is_named_twice():
