@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from benchmarks.suite import PARTS, BenchmarkPlan, measure_parts
 from runtime.commands.console import Command, Listed, Size, echo, version_option
 from runtime.commands.entry import exit_without
+from runtime.commands.suggestions import did_you_mean, nearest
 from runtime.errors import ConfigError, ImageError, one_line
 from runtime.support.cpu_count import MAX_THREADS, available_threads
 from runtime.support.files import make_folder, write_text
@@ -55,12 +56,14 @@ class RunByDefault(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `run` before a first argument that is neither a command nor an option of the group."""
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            meant = nearest(args[0], self.commands)
+            if meant and not Path(args[0]).exists():
+                raise click.UsageError(f"No such command {args[0]!r}.{did_you_mean(meant)}", ctx)
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=RunByDefault)
-@version_option
+@click.group(cls=RunByDefault, params=[version_option()])
 def main() -> None:
     """Measure a model, or compare two measurements.
 
@@ -79,7 +82,7 @@ def main() -> None:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of images, or data set with val_images/ (and masks)."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json, report.md and pictures.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder for results.json, report.md and pictures.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help=PARTS_HELP)
 @click.option(
     "--also",
@@ -100,7 +103,7 @@ def main() -> None:
     help="Measure the latency of this contestant only, named as in the report; may be repeated.  [default: all]",
 )
 @click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto for the CPU and the first GPU."
+    "--device", default="auto", show_default=True, help="cpu, gpu, gpu:N (or N), or auto for the CPU and the first GPU."
 )
 @click.option(
     "--threads", type=click.IntRange(1, MAX_THREADS), help="CPU threads of each contestant.  [default: all cores]"
@@ -265,15 +268,15 @@ def plan_of(
     """
     from benchmarks.cases.latency import contestants_by_machine
     from benchmarks.measuring.rounds import is_trial
+    from runtime.devices.availability import device_name
     from unet_core.reporting.progress import Display
 
     numbers = {name: tuple(dict.fromkeys(options[name])) for name in ("folder", "batch", "bases")}
     for name, values in numbers.items():
         if min(values, default=1) < 1:
             raise ConfigError(f"--{name} {min(values)}: expected at least 1")
-    contestants_by_machine(
-        options["device"], options["contestants"], options["precision"] or ()
-    )  # refuses unknown ones
+    devices = device_name(options["device"]).replace("gpu", "cuda")  # which stands for all that runs on that GPU
+    contestants_by_machine(devices, options["contestants"], options["precision"] or ())  # refuses unknown ones
     plan = BenchmarkPlan(
         benchmark_model=benchmark_model,
         data=data,
@@ -282,7 +285,7 @@ def plan_of(
         sizes=tuple(dict.fromkeys(Size().convert(text, None, None) for text in options["size"] or ())),
         precisions=options["precision"] or (),
         contestants=options["contestants"],
-        devices=options["device"],
+        devices=devices,
         threads=options["threads"] or available_threads(),
         rounds=options["rounds"],
         predictions=options["predictions"],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "--steps", type=click.IntRange(min=0), default=60, show_default=True, help="Steps of training before the exports."
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Name of a network to measure; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), help="File for the table, in Markdown.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="File for the table, in Markdown.")
 def main(data: Path, steps: int, only: tuple[str, ...], out: Path | None) -> None:
     """Train networks of other packages on DATA (masks of one class) for some steps, and export them in every way.
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     "--device", default="cpu", show_default=True, help="Device of the exported files; PyTorch answers on the CPU."
 )
 @click.option("--rounds", type=click.IntRange(min=5), default=20, show_default=True, help="Rounds of each file.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the .onnx files, precision.json and .md.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder for the .onnx files, precision.json and .md."
+)
 @with_options_of_masks
 @with_network_options
 @with_card_options

@@ -25,8 +25,10 @@ from runtime.commands.entry import exit_without
     type=click.IntRange(min=1),
     help="Threads of PyTorch.  [default: one for each core that this process may use]",
 )
-@click.option("--device", default="auto", show_default=True, help="Device to train on: auto, cpu, cuda or cuda:N.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for results.json and training.md.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device to train on: auto, cpu, gpu, cuda or cuda:N (or N)."
+)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder for results.json and training.md.")
 def main(
     data: Path,
     size: tuple[int, int],

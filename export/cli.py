@@ -48,7 +48,12 @@ def with_options_of_masks(command: F) -> F:
 @click.command(cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The .onnx file to write.  [default: beside CHECKPOINT]"
+    "-o",
+    "--out",
+    "--output",
+    "output",
+    type=click.Path(path_type=Path),
+    help="The .onnx file to write.  [default: beside CHECKPOINT]",
 )
 @click.option(
     "--precision",

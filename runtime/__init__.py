@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from runtime.card import ModelCard as ModelCard
     from runtime.errors import BusyError as BusyError
     from runtime.errors import CheckpointError as CheckpointError
@@ -100,9 +101,12 @@ __all__ = [  # written out, since type checkers read it; tests hold it to _HOMES
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value: Any = import_module("runtime.support.version").installed_version()
+    elif name in _HOMES:
+        value = getattr(import_module(f"runtime.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module 'runtime' has no attribute {name!r}")
-    value = getattr(import_module(f"runtime.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -8,10 +8,10 @@ threshold and class names are written down. It needs the standard library only.
 import json
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
-from runtime.errors import ModelError
+from runtime.errors import ConfigError, ModelError
 from runtime.support.validation import FieldChecks
 
 CARD_KEY = "unet.card"
@@ -256,6 +256,22 @@ class OutputSpec:
     def planes(self) -> int:
         """Number of planes of a mask: one, or of classes that overlap one for each."""
         return len(self.classes) if self.overlapping else 1
+
+    def with_threshold(self, threshold: float) -> "OutputSpec":
+        """Return the same with another threshold, as a caller gives it for one answer.
+
+        Raises:
+            ConfigError: it is not between 0 and 1, or the model takes the most probable one of several classes.
+        """
+        if not self.thresholded:
+            raise ConfigError(
+                f"threshold: is for one class, this model has {len(self.classes)} and takes the most probable; "
+                "compare result.probability[index] with a number of your own"
+            )
+        try:
+            return replace(self, threshold=float(threshold))
+        except (ModelError, TypeError, ValueError) as error:
+            raise ConfigError(f"threshold: found {threshold!r}, expected a number between 0 and 1") from error
 
 
 def default_classes(count: int, activation: Activation) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ class Predictor:
         model = LoadedModel(path, self.card, self._golden, self._integrity, device, self._threads, self._options)
         batching = self._batching or Batching(max_batch=model.batch_size)
         # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
-        self._submissions = Submissions(partial(infer, model), partial(postprocess, card=self.card), batching)
+        self._submissions = Submissions(partial(infer, model), postprocess, batching)
         self._model, self._process = model, os.getpid()
 
     @property
@@ -160,6 +160,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
     ) -> list[Segmentation]: ...
     @overload
@@ -171,6 +172,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
     ) -> list[Segmentation]: ...
     @overload
@@ -182,6 +184,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
     ) -> Segmentation: ...
     def predict(
@@ -192,6 +195,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
@@ -205,21 +209,31 @@ class Predictor:
                 is bounded.
             overlap: least share of a tile's side that neighbouring tiles have in common, 0 to 0.9; by default 0.25.
             tta: "flip" takes the mean over the image and its mirror image, "d4" over all turns and mirror images.
+            threshold: foreground probability above which a pixel is 1, between 0 and 1, for models with one class or
+                with classes that overlap; by default the model's.
             channels: "BGR" for arrays as OpenCV makes them (`cv2.imread`, `VideoCapture.read`).
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap`, `tta` or `channels` is invalid, or an option is unknown.
+            ConfigError: `size`, `tile`, `overlap`, `tta`, `threshold` or `channels` is invalid or not for this model,
+                or an option is unknown.
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the predictor is closed.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card,
+            size=size,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            threshold=threshold,
+            channels=channels,
+            **unknown,
         )
         if isinstance(image, list | tuple):
             return list(self._stream(image, options, workers=1))
         prepared = self._preprocess(image, options)
-        return postprocess(prepared, infer(self._serving(), [prepared], steady=False)[0], self.card)
+        return postprocess(prepared, infer(self._serving(), [prepared], steady=False)[0])
 
     __call__ = predict
 
@@ -232,6 +246,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> list[Segmentation]:
@@ -240,7 +255,14 @@ class Predictor:
         By default one at a time on the CPU, where more gain nothing, and eight on a GPU. Take `stream` for many images.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card,
+            size=size,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            threshold=threshold,
+            channels=channels,
+            **unknown,
         )
         return list(self._stream(images, options, batch_size=batch_size, workers=1))
 
@@ -298,6 +320,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Generator[Any]:
@@ -311,13 +334,20 @@ class Predictor:
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            size, tile, overlap, tta, channels: as of `predict`.
+            size, tile, overlap, tta, threshold, channels: as of `predict`.
 
         Raises:
             ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card,
+            size=size,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            threshold=threshold,
+            channels=channels,
+            **unknown,
         )
         return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
 
@@ -342,7 +372,7 @@ class Predictor:
             return infer(self._serving(), [prepared for _, prepared in items], stopped)
 
         def finish(item: tuple[Any, PreparedImage], output: NetworkOutput) -> Any:
-            result = postprocess(item[1], output, self.card)
+            result = postprocess(item[1], output)
             return result if then is None else then(item[0], result)
 
         def read() -> Generator[Any]:
@@ -375,6 +405,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Future[Segmentation]:
@@ -385,7 +416,7 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            size, tile, overlap, tta, channels: as of `predict`.
+            size, tile, overlap, tta, threshold, channels: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
@@ -393,7 +424,14 @@ class Predictor:
             ConfigError: as `predict`.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card,
+            size=size,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            threshold=threshold,
+            channels=channels,
+            **unknown,
         )
         try:
             prepared = self._preprocess(image, options)
@@ -412,6 +450,7 @@ class Predictor:
         tile: TileOption | None = None,
         overlap: float | None = None,
         tta: Tta | None = None,
+        threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         **unknown: Never,
     ) -> Segmentation:
@@ -421,7 +460,14 @@ class Predictor:
         """
         self._check_open()
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card,
+            size=size,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            threshold=threshold,
+            channels=channels,
+            **unknown,
         )
         self._serving()  # after a fork it opens the file
         return await self._submissions.predict(lambda: self._preprocess(image, options))
@@ -520,6 +566,7 @@ def predict(
     tile: TileOption | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
+    threshold: float | None = None,
     channels: ChannelOrder = "RGB",
     **unknown: Never,
 ) -> Segmentation:
@@ -529,4 +576,13 @@ def predict(
     """
     content = keep_content(model) if is_content(model) else None  # its file is there as long as a predictor of it is
     predictor = PREDICTORS.get(content.path if content else path_of(model), device_name(device), verify)
-    return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown)
+    return predictor.predict(
+        image,
+        size=size,
+        tile=tile,
+        overlap=overlap,
+        tta=tta,
+        threshold=threshold,
+        channels=channels,
+        **unknown,
+    )

@@ -16,10 +16,10 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from runtime.card import OutputSpec
-from runtime.errors import ConfigError, ImageError, ModelError, OutputError
+from runtime.errors import ConfigError, ImageError, OutputError
 from runtime.image import resize
 from runtime.images.cutout import REACH, Colour, check_background, cut_out, edge_alpha
-from runtime.images.overlay import COLOURS, OPACITY, displayable, shrunk, strips, tinted
+from runtime.images.overlay import COLOURS, OPACITY, shrunk, strips, tinted
 from runtime.images.palette import ClassColour, legend_of
 from runtime.images.png import encode_png
 from runtime.images.polygons import Polygon, box_of, polygons_of
@@ -139,15 +139,7 @@ class Segmentation:
         Raises:
             ConfigError: it is out of bounds, or the model takes the most probable one of several classes.
         """
-        if not self.output.thresholded:
-            raise ConfigError(
-                f"threshold: is for one class, this model has {len(self.classes)} and takes the most probable; "
-                "compare result.probability[index] with a number of your own"
-            )
-        try:
-            return replace(self, output=replace(self.output, threshold=float(threshold)))
-        except (ModelError, TypeError, ValueError) as error:
-            raise ConfigError(f"threshold: found {threshold!r}, expected a number between 0 and 1") from error
+        return replace(self, output=self.output.with_threshold(threshold))
 
     def region(self, classes: Classes = None) -> NDArray[np.bool_]:
         """Pixels of the mask that belong to these classes, bool [height, width].

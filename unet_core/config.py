@@ -73,7 +73,9 @@ class TrainConfig:
         bounds=(0, 2**63 - 1),
         fixed=True,
     )
-    device: str = setting("auto", "run", "Device to train on: auto, cpu, cuda or cuda:N. auto: a GPU if there is one.")
+    device: str = setting(
+        "auto", "run", "Device to train on: auto, cpu, gpu, cuda or cuda:N (or N). auto: a GPU if there is one."
+    )
     save_minutes: float = setting(
         10.0, "run", "Minutes between saves within an epoch; 0: save after each epoch only.", bounds=(0, 1e6)
     )

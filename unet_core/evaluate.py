@@ -214,7 +214,12 @@ def run_default(name: str) -> str:
     type=click.Path(path_type=Path),
     help="CSV file of img,rle_mask to write the masks to, as Carvana's.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda:N; for .onnx also tensorrt:N.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, gpu, cuda; cuda:N or N for one of several GPUs; for .onnx also tensorrt:N.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),

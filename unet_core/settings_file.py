@@ -3,7 +3,6 @@
 Importing this module imports neither PyTorch nor an image library.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -11,18 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime.commands.console import started_as
+from runtime.commands.suggestions import nearest
 from runtime.errors import ConfigError
+from runtime.support.sizes import parse_size, size_text
 from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_value
 
-OTHER_NAMES = {"learning_rate": "lr", "precision": "amp", "gpu": "device", "image_size": "height"}
-"""Names of settings in other programs that are too different to be found as the nearest."""
+SIZE = "size"
+"""Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
 Plain = str | int | float | None
 """Types of the values in settings, and of those in lists of them."""
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the settings in a TOML file, by their field names; lists become tuples.
+    """Read the settings in a TOML file, by their field names; lists become tuples, a size height and width.
 
     Raises:
         ConfigError: the file does not exist or is not TOML; it has a table, or a key that is not a setting (the message
@@ -42,11 +44,38 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         if name in settings:
             raise ConfigError(f"{path}: found {name!r} twice, with a hyphen and with an underscore; remove one of them")
         settings[name] = tuple(value) if isinstance(value, list) else value
+        if name == "device" and type(value) is int:
+            settings[name] = str(value)  # the number of a GPU, as on the command line
         try:
-            check(name, settings[name])
+            if name != SIZE:
+                check(name, settings[name])
+            elif not isinstance(value, str):  # of a list nobody can tell whether width or height is first
+                raise ConfigError(f"--size {shown_value(value)}: expected text, for example '240x160'")
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return settings
+    try:
+        return without_size(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def without_size(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with height and width in place of `SIZE`, if they hold that.
+
+    Raises:
+        ConfigError: it is no size, or height or width is given, too.
+    """
+    settings = dict(settings)
+    size = settings.pop(SIZE, None)
+    if size is None:
+        return settings
+    both = parse_size(size)
+    if not isinstance(both, tuple) or len(both) != 2 or not all(type(side) is int for side in both):
+        raise ConfigError(f"--size {shown_value(size)}: expected WIDTHxHEIGHT, for example '240x160'")
+    for name in ("height", "width"):
+        if settings.get(name) is not None:
+            raise ConfigError(f"--size {size_text(both)}: sets {flag(name)} too; leave one of them out")
+    return settings | {"height": both[0], "width": both[1]}
 
 
 def make_config(settings: Mapping[str, Any], from_file: Mapping[str, Any], file: object) -> TrainConfig:
@@ -62,20 +91,18 @@ def make_config(settings: Mapping[str, Any], from_file: Mapping[str, Any], file:
 
 
 def known_name(key: str, where: object) -> str:
-    """Return the field that a key names; hyphens count as underscores.
+    """Return the field that a key names, or `SIZE`; hyphens count as underscores.
 
     Raises:
         ConfigError: there is no such setting; the message names the nearest one, if any.
     """
     name = key.replace("-", "_")
-    if name in FIELDS:
+    if name in FIELDS or name == SIZE:
         return name
-    near = difflib.get_close_matches(name.lower(), (*FIELDS, *OTHER_NAMES), n=1, cutoff=0.65)
-    advice = (
-        f"the nearest is {OTHER_NAMES.get(near[0], near[0])!r}"
-        if near
-        else "python -m unet_core.train --help lists them all"
-    )
+    near = nearest(key, [known.replace("_", "-") for known in (SIZE, *FIELDS)])
+    advice = f"{started_as('unet-train', 'unet_core.train')} --help lists them all"
+    if near:
+        advice = f"the nearest is {near[0].partition(' ')[0].replace('-', '_')!r}"
     raise ConfigError(f"{where}: {shown_value(key)} is not a setting; {advice}")
 
 

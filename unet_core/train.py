@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from runtime.commands.console import Command, Listed, echo
+from runtime.commands.console import Command, Listed, Size, echo, started_as
 from runtime.commands.entry import INTERRUPTED, exit_without
 from runtime.errors import ConfigError
 from runtime.support.files import require_temporary_folder
@@ -27,7 +27,7 @@ from unet_core.config import (
     setting_text,
     value_type,
 )
-from unet_core.settings_file import make_config, read_settings
+from unet_core.settings_file import SIZE, make_config, read_settings, without_size
 
 if TYPE_CHECKING:
     from unet_core.training.distributed import Processes
@@ -61,7 +61,8 @@ class SettingsCommand(Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                section = FIELDS[param.name].metadata["section"] if param.name in FIELDS else "other"
+                field = FIELDS.get("height" if param.name == SIZE else str(param.name))
+                section = field.metadata["section"] if field else "other"
                 sections.setdefault(section, []).append(record)
         for title, records in sections.items():
             with formatter.section(title.capitalize()):
@@ -74,6 +75,8 @@ def setting_options() -> list[click.Parameter]:
     for name, item in FIELDS.items():
         if name == "data":
             continue
+        if name == "height":
+            options.append(click.Option([f"--{SIZE}"], type=Size(), help="Sets --width and --height at once."))
         kind, _ = value_type(HINTS[name])
         choices = LOSS_NAMES if name == "loss" else choices_of(HINTS[name])
         text = item.metadata["help"]
@@ -88,7 +91,8 @@ def setting_options() -> list[click.Parameter]:
         type_: Any = click.Choice(choices) if choices else kind
         if kind is tuple:
             type_ = Listed(get_args(HINTS[name])[0])
-        options.append(click.Option([declared], type=type_, default=None, help=text))
+        short = ["-o"] if name == "out" else []
+        options.append(click.Option([*short, declared], type=type_, default=None, help=text))
     return options
 
 
@@ -120,8 +124,8 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
             folder = RunFolder(Path(config.out), config)
             line = f"stopped: {folder.what_is_kept}"
             if folder.last.exists():
-                line = "stopped and saved; resume with: python -m unet_core.train "
-                line += f"--out {shlex.quote(config.out)} --resume"
+                command = started_as("unet-train", "unet_core.train")
+                line = f"stopped and saved; resume with: {command} --out {shlex.quote(config.out)} --resume"
             with suppress(OSError):  # a terminal that is closed
                 echo(line, err=True)
         raise SystemExit(code) from stop
@@ -140,7 +144,7 @@ def merge_settings(file: Path | None, flags: Mapping[str, Any], resume: bool) ->
     from unet_core.training.run import settings_of_network, settings_of_run
 
     from_file = read_settings(file) if file is not None else {}
-    settings = from_file | {name: value for name, value in flags.items() if value is not None}
+    settings = from_file | without_size({name: value for name, value in flags.items() if value is not None})
     if "out" not in settings:
         raise ConfigError("--out: is missing, expected the folder of the run; see --help")
     if resume:

@@ -4,24 +4,47 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from runtime.commands.entry import INTERRUPTED
+from runtime.commands.suggestions import did_you_mean, nearest
 from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line, shown
 from runtime.support.sizes import parse_size
-
-DISTRIBUTION = "unet-deploy"
-
-F = TypeVar("F", bound=Callable[..., Any])
+from runtime.support.version import installed_version
 
 
 class Command(click.Command):
-    """A `click.Command` that prints a `UnetError` as one line on stderr and exits with its `exit_code`."""
+    """A `click.Command` that prints a `UnetError` as one line on stderr and exits with its `exit_code`.
+
+    Every one has the option --version, and names the options that an unknown one may have been meant for.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.params.append(version_option())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"No such option {error.option_name!r}.{self._advice(error.option_name)}", ctx
+            ) from None
+
+    def _advice(self, name: str) -> str:
+        """Say what a user of an unknown option may have meant; "" if nothing is near."""
+        bare = name.lstrip("-")
+        arguments = [param for param in self.params if isinstance(param, click.Argument) and param.name == bare]
+        if arguments:
+            return f" {bare.upper()} is given without the name of an option."
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        known = [text.removeprefix("--") for option in options for text in option.opts if text.startswith("--")]
+        return did_you_mean([f"--{one}" for one in nearest(bare, known)])
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with errors_as_lines():  # --help and --version are printed here
@@ -85,28 +108,24 @@ def end(line: str, code: int) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-def version_option(command: F) -> F:
-    """Give a command the option `--version`: the version of the installed distribution."""
+def version_option() -> click.Option:
+    """Make the option --version, which shows the version of the installed distribution."""
 
     def show(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
         if is_asked and not ctx.resilient_parsing:
             click.echo(f"{ctx.find_root().info_name} {installed_version()}")
             ctx.exit()
 
-    option = click.option(
-        "--version", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
+    return click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
     )
-    return option(command)
 
 
-def installed_version() -> str:
-    """Return the version of this library; "(not installed)" where it runs from a folder alone."""
-    from importlib.metadata import PackageNotFoundError, version  # takes 30 ms, which --help can do without
-
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "(not installed)"
+def started_as(command: str, module: str) -> str:
+    """Return "python -m MODULE" if the running command was started so, else the command's own name."""
+    context = click.get_current_context(silent=True)
+    as_module = f"python -m {module}"
+    return as_module if context is not None and context.find_root().info_name == as_module else command
 
 
 def progress_hidden() -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import Command, Named, echo, installed_version, version_option
+from runtime.commands.console import Command, Named, echo
 from runtime.support.sizes import batch_text
+from runtime.support.version import installed_version
 
 if TYPE_CHECKING:
     from runtime.commands.diagnostics import Findings
@@ -30,7 +31,6 @@ UNUSED_DAYS = 30.0
     type=click.FloatRange(0),
     help=f"With --prune: minimum days since an engine's last use; 0 deletes all.  [default: {UNUSED_DAYS:g}]",
 )
-@version_option
 def main(model: Path | None, as_json: bool, prune: bool, unused_days: float | None) -> None:
     """Check this installation, its devices and MODEL (an .onnx file), and say what to do about each problem.
 

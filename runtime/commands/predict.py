@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runtime.commands.console import Command, Named, Size, version_option
+from runtime.commands.console import Command, Named, Size
 from runtime.errors import ConfigError
 from runtime.output_formats import FORMATS, TABLES, Format, TableFormat, cutout_format
 from runtime.support.cpu_count import MAX_THREADS
@@ -103,7 +103,6 @@ class NetworkSize(Size):
     help="With --format cutout: keep the colours of transparent pixels; otherwise they are black.",
 )
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
-@version_option
 def predict(
     model: Path,
     images: tuple[str, ...],
@@ -145,7 +144,7 @@ def predict(
         raise click.UsageError(f"--threshold changes nothing with --format {kind}{' --soft' * soft}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap needs --tile")
-    options = {name: value for name, value in asked.items() if value is not None}
+    options = {name: value for name, value in {"threshold": threshold, **asked}.items() if value is not None}
     if PIPE in images:
         check_pipe(images, out, form, for_several=skip_existing or batch_size is not None)
     elif out is None:
@@ -153,9 +152,7 @@ def predict(
 
     from runtime.commands.predict_files import PredictorArguments, predict_files, predict_pipe  # takes half a second
 
-    arguments = PredictorArguments(
-        model=model, device=device, threads=threads, verify=not no_verify, threshold=threshold, options=options
-    )
+    arguments = PredictorArguments(model=model, device=device, threads=threads, verify=not no_verify, options=options)
     if out is None:
         assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from runtime.model_file.digest import VERIFIED
 from runtime.model_file.reader import read_model
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
-from runtime.result import Segmentation
 from runtime.support.files import formula_note, remove_leftovers_of
 
 
@@ -35,13 +34,10 @@ class PredictorArguments:
     device: str
     threads: int | None
     verify: bool
-    threshold: float | None
     options: dict[str, Any]
 
-    def open(self) -> tuple[Predictor, Callable[[Segmentation], Segmentation]]:
-        """Return the predictor, and a function that applies `threshold` to an answer.
-
-        A note says if the model has no digest to verify.
+    def open(self) -> Predictor:
+        """Open the predictor. A note says if the model has no digest to verify.
 
         Raises:
             ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
@@ -49,19 +45,16 @@ class PredictorArguments:
         predictor = Predictor(self.model, self.device, self.threads, verify=self.verify)
         if self.verify and predictor.report.integrity != VERIFIED:
             echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
-        threshold = self.threshold
         if predictor.card.input.channels == "raw":
             raise ConfigError(
                 f"{self.model}: takes arrays of {predictor.card.architecture.in_channels} channels and no image files; "
                 "call runtime.predict(array, model) in Python"
             )
-        if threshold is None:
-            return predictor, lambda result: result
         output = predictor.card.output
-        if not output.thresholded:
+        if "threshold" in self.options and not output.thresholded:
             classes = len(output.classes)
             raise ConfigError(f"--threshold: is for one class, {self.model} has {classes} and takes the most probable")
-        return predictor, lambda result: result.threshold(threshold)
+        return predictor
 
 
 def format_of(output: OutputSpec, asked: Format | TableFormat | None) -> Format | TableFormat:
@@ -79,11 +72,11 @@ def format_of(output: OutputSpec, asked: Format | TableFormat | None) -> Format 
 
 def predict_pipe(arguments: PredictorArguments, asked: Format | None) -> None:
     """Answer one image from standard input to standard output."""
-    predictor, finished = arguments.open()
+    predictor = arguments.open()
     form = format_of(predictor.card.output, asked)
     assert isinstance(form, Format)
     result = predictor.predict(sys.stdin.buffer, **arguments.options)
-    sys.stdout.buffer.write(form.encode(finished(result)))
+    sys.stdout.buffer.write(form.encode(result))
     sys.stdout.buffer.flush()
 
 
@@ -121,7 +114,7 @@ def predict_files(
         if note := left_out_note(left_out):
             echo(f"note: {note}", err=True)
         return 0
-    predictor, finished = arguments.open()
+    predictor = arguments.open()
     tally = Tally()
     by_source = {job.source: job for job in left}
     if isinstance(form, Format):
@@ -130,7 +123,7 @@ def predict_files(
         with open_sink(form, out, output, skip_existing, tally) as sink:
             answers = predictor.stream(
                 list(by_source),
-                then=lambda source, result: sink.make(by_source[source], finished(result)),
+                then=lambda source, result: sink.make(by_source[source], result),
                 batch_size=batch_size,
                 workers=None if arguments.threads is None else min(arguments.threads, MAX_WORKERS),
                 errors="yield",

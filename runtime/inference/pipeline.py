@@ -153,7 +153,7 @@ def infer(
     return [NetworkOutput(probability=one, transfer=share * copy_seconds, infer=share * computing) for one in found]
 
 
-def postprocess(prepared: PreparedImage, output: NetworkOutput, card: ModelCard) -> Segmentation:
+def postprocess(prepared: PreparedImage, output: NetworkOutput) -> Segmentation:
     """Bring the probabilities back to the image's own size."""
     start = time.perf_counter()
     probability = restore(output.probability, prepared.fitted)
@@ -167,4 +167,4 @@ def postprocess(prepared: PreparedImage, output: NetworkOutput, card: ModelCard)
         infer=output.infer,
         restore=1e3 * (time.perf_counter() - start),
     )
-    return Segmentation(probability=probability, image=prepared.image, output=card.output, times=times)
+    return Segmentation(probability=probability, image=prepared.image, output=prepared.options.output, times=times)

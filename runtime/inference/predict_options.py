@@ -1,11 +1,11 @@
-"""The options of `Predictor.predict`: size, tile, overlap, test-time augmentation, order of channels; their checks."""
+"""The options of `Predictor.predict` and their checks: size, tile, overlap, augmentation, threshold, channel order."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, get_args
 
 import numpy as np
 
-from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard
+from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard, OutputSpec
 from runtime.errors import ConfigError
 from runtime.image import ChannelOrder
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
@@ -26,13 +26,15 @@ TileOption = tuple[int, int] | str
 class ResolvedOptions:
     """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole.
 
-    `channels` is the order of an array's channels, which does not matter any more when the image is in a batch.
+    `output` is the card's, with the threshold that was asked for. `channels` is the order of an array's channels.
+    Neither matters to the network, so a batch may hold images with different ones.
     """
 
     spec: InputSpec
     tile: tuple[int, int] | None
     overlap: float
     tta: Tta | None
+    output: OutputSpec = field(compare=False)
     channels: ChannelOrder = field(default="RGB", compare=False)
 
 
@@ -43,6 +45,7 @@ class PredictOptions(TypedDict, total=False):
     tile: TileOption | None
     overlap: float | None
     tta: Tta | None
+    threshold: float | None
     channels: ChannelOrder
 
 
@@ -52,6 +55,7 @@ def resolve_options(
     tile: TileOption | None = None,
     overlap: float | None = None,
     tta: Tta | None = None,
+    threshold: float | None = None,
     channels: ChannelOrder = "RGB",
     **unknown: object,
 ) -> ResolvedOptions:
@@ -59,14 +63,11 @@ def resolve_options(
 
     Raises:
         ConfigError: a size is none, or one that the network or the file does not take, the overlap is outside
-            0..`MAX_OVERLAP`, or an augmentation or option is unknown.
+            0..`MAX_OVERLAP`, the threshold is invalid or not for this model, or an augmentation or option is unknown.
     """
     if unknown:
-        name = next(iter(unknown))
-        hint = "; of the result: result.threshold(0.3)" if name == "threshold" else ""
-        raise ConfigError(
-            f"{name}: is no option of predict, expected {', '.join(PredictOptions.__annotations__)}{hint}"
-        )
+        expected = ", ".join(PredictOptions.__annotations__)
+        raise ConfigError(f"{next(iter(unknown))}: is no option of predict, expected {expected}")
     size, tile = parse_size(size), parse_size(tile)
     if tile is not None:
         _check_size("tile", tile, "", card.input)
@@ -81,6 +82,7 @@ def resolve_options(
         raise ConfigError(f"channels: found {channels!r}, expected 'RGB', or 'BGR' for arrays as OpenCV makes them")
     if channels != "RGB" and card.input.channels == "raw":
         raise ConfigError(f"channels: found {channels!r}, this model takes the channels of arrays as they are")
+    output = card.output if threshold is None else card.output.with_threshold(threshold)
     spec = card.input
     native = isinstance(size, str) and size == "native"
     if native and tile is None and not spec.padded and spec.stride > 1:
@@ -101,7 +103,7 @@ def resolve_options(
         fit = "stretch" if spec.fit == "native" else spec.fit
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     cut = None if tile is None or isinstance(tile, str) else (tile[0], tile[1])
-    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, channels=channels)
+    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, output=output, channels=channels)
 
 
 def _check_fixed(fixed: tuple[int, int], size: SizeOption | None, tile: TileOption | None, tta: Tta | None) -> None:

@@ -75,6 +75,23 @@ def test_named_parts_with_what_was_asked(thin, parts):
     assert [path.name for path in plan.images] == ["v0.jpg", "v1.jpg", "v2.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("given", "device"), [("CPU", "cpu"), ("gpu", "cuda"), ("1", "cuda:1"), ("gpu:1", "cuda:1"), ("auto", "auto")]
+)
+def test_devices_as_the_other_commands_take_them(thin, parts, given, device):
+    done = bench(thin / "model.onnx", "--part", "latency", "--device", given)
+    assert done.exit_code == 0, done.output
+    assert [plan.devices for _, plan in parts] == [device]
+
+
+def test_a_command_that_was_mistyped_is_no_model(thin, parts):
+    done = bench("compair", "a", "b")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (
+        2,
+        "Error: No such command 'compair'. Did you mean compare?",
+    )
+
+
 @pytest.mark.parametrize("options", [(), ("--quick",)])
 def test_a_trial_measures_everything_once(thin, parts, monkeypatch, options):
     monkeypatch.setenv(rounds.TRIAL, "1")

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ def test_public_name_resolves_to_its_home(name):
 
 def test_public_names_are_these():
     assert runtime.__all__ == dir(runtime)
+    assert runtime.__version__ == version("unet-deploy")
     assert {"predict", "Predictor", "Segmentation", "ModelCard", "UnetError", "DeviceWarning"} <= set(runtime.__all__)
     assert {kind.__name__ for kind in runtime.UnetError.__subclasses__()} <= set(runtime.__all__)
 

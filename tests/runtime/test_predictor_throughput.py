@@ -58,8 +58,43 @@ def test_options_reach_every_way_of_asking(model):
     assert same([model.submit(image, **asking).result()], expected)
     assert same([asyncio.run(model.predict_async(image, **asking))], expected)
     assert same([predict(image, model.path, "cpu", **asking)], expected)
-    with pytest.raises(ConfigError, match="sise: is no option of predict, expected size, tile, overlap, tta, channels"):
+    expected = "sise: is no option of predict, expected size, tile, overlap, tta, threshold, channels"
+    with pytest.raises(ConfigError, match=expected):
         model.predict(image, sise=(8, 8))
+
+
+def test_another_threshold_in_every_way_of_asking(model, models):
+    image = random_image(40, 50)
+    usual = model.predict(image)
+    expected = [usual.threshold(0.3).mask]
+    assert not np.array_equal(expected[0], usual.mask)
+    answers = [
+        model.predict(image, threshold=0.3),
+        *model.predict([image], threshold=0.3),
+        *model.predict_batch([image], threshold=0.3),
+        *model.stream([image], threshold=np.float32(0.3)),
+        model.submit(image, threshold=0.3).result(),
+        asyncio.run(model.predict_async(image, threshold=0.3)),
+        predict(image, model.path, "cpu", threshold=0.3),
+    ]
+    for answer in answers:
+        assert np.array_equal(answer.mask, expected[0]) and answer.output.threshold == pytest.approx(0.3)
+    assert [model.predict(image, threshold=0.3).output, model.card.output.threshold] == [
+        usual.threshold(0.3).output,
+        0.5,
+    ]
+    with pytest.raises(
+        ConfigError, match=r"^threshold: is for one class, this model has 3 and takes the most probable; "
+    ):
+        Predictor(models["softmax"], "cpu").predict(image, threshold=0.3)
+
+
+def test_images_of_one_batch_have_a_threshold_each(models):
+    image = random_image(8, 12)
+    with Predictor(models["brightness"], "cpu", batching=Batching(max_batch=2, max_delay_ms=5000)) as model:
+        both = [model.submit(image, threshold=threshold) for threshold in (0.2, 0.8)]
+        assert [one.result().output.threshold for one in both] == [0.2, 0.8]
+    assert resolve_options(model.card, threshold=0.2) == resolve_options(model.card, threshold=0.8)
 
 
 @pytest.mark.parametrize("alpha", [False, True])

@@ -17,6 +17,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     assert read_settings(path) == {"epochs": 2, "widths": (8, 16)}
 
 
+def test_a_size_is_width_and_height_and_a_number_is_a_gpu(tmp_path):
+    path = toml(tmp_path, "size = '240x160'\ndevice = 1\n")
+    assert read_settings(path) == {"height": 160, "width": 240, "device": "1"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -24,9 +29,13 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
         ("batchsize = 1", "'batchsize' is not a setting; the nearest is 'batch_size'"),
         ("EPOCHS = 1", "'EPOCHS' is not a setting; the nearest is 'epochs'"),
         ("class_name = 'car'", "'class_name' is not a setting; the nearest is 'classes'"),
-        ("image-size = 1", "'image-size' is not a setting; the nearest is 'height'"),
-        ("'a\tb' = 1", "'a\\tb' is not a setting; python -m unet_core.train --help lists them all"),
-        ("dropout = 1", "'dropout' is not a setting; python -m unet_core.train --help lists them all"),
+        ("image-size = 1", "'image-size' is not a setting; the nearest is 'size'"),
+        ("gpu = 1", "'gpu' is not a setting; the nearest is 'device'"),
+        ("size = [240, 160]", "--size [240, 160]: expected text, for example '240x160'"),
+        ("size = '240'", "--size '240': expected WIDTHxHEIGHT, for example '240x160'"),
+        ("size = '240x160'\nwidth = 240", "--size 240x160: sets --width too; leave one of them out"),
+        ("'a\tb' = 1", "'a\\tb' is not a setting; unet-train --help lists them all"),
+        ("dropout = 1", "'dropout' is not a setting; unet-train --help lists them all"),
         ("lr = 0", "--lr 0: expected 1e-12 to 1000"),
         ("lr = nan", "--lr nan: expected 1e-12 to 1000"),
         ("lr = '1e-3'", "--lr '1e-3': expected a number"),

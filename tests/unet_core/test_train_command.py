@@ -29,7 +29,7 @@ FLAGS = (
 
 def test_command_line_trains_and_resumes_with_the_runs_own_settings(data, tmp_path):
     run = tmp_path / "r"
-    first = run_cli(data, "--out", run, *FLAGS, "--loss", "bce+dice", "--classes", "thing")
+    first = run_cli(data, "-o", run, *FLAGS, "--loss", "bce+dice", "--classes", "thing")
     assert first.exit_code == 0, first.output
     assert f"next: unet-export {run / 'model.pth'}" in first.output
     second = run_cli("--out", run, "--resume", "--epochs", 2)
@@ -53,6 +53,18 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(data, tmp_path):
     assert asdict(TrainConfig(**from_stored(stored))).keys() == stored.keys()
     again = run_cli("--config", file, "--out", run, "--resume", "--epochs", 2)
     assert again.exit_code == 0, again.output
+
+
+def test_size_is_both_sides_and_wins_over_those_of_a_file(data, tmp_path):
+    (tmp_path / "recipe.toml").write_text("height = 64\nwidth = 64\n")
+    rest = [*FLAGS[:2], *FLAGS[6:], "--config", tmp_path / "recipe.toml"]
+    done = run_cli(data, "--out", tmp_path / "r", "--size", "48x32", *rest)
+    assert done.exit_code == 0, done.output
+    assert load_checkpoint(tmp_path / "r" / "model.pth").card.input.size == (32, 48)
+    done = run_cli(data, "--out", tmp_path / "r", "--size", "48x32", *FLAGS)
+    assert (done.exit_code, done.stderr) == (2, "error: --size 48x32: sets --height too; leave one of them out\n")
+    lines = [line.split() for line in run_cli("--help").output.splitlines()]
+    assert lines.index(["--size", "WxH", "Sets", "--width", "and", "--height", "at", "once."]) > lines.index(["Data:"])
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(data, tmp_path):

@@ -88,11 +88,11 @@ class Processes:
         Raises:
             ConfigError: one GPU was named for several processes.
         """
-        if self.count == 1 or name == "cpu":
+        if self.count == 1 or name.lower() == "cpu":
             return name
-        if name not in ("auto", "cuda"):
-            raise ConfigError(f"--device {name}: {self.count} processes need one each; expected auto, cpu or cuda")
-        if name == "auto" and not torch.cuda.is_available():
+        if name.lower() not in ("auto", "gpu", "cuda"):
+            raise ConfigError(f"--device {name}: {self.count} processes need one each; expected auto, cpu, gpu or cuda")
+        if name.lower() == "auto" and not torch.cuda.is_available():
             return "cpu"
         return f"cuda:{self.local_rank}"
 

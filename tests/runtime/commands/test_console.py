@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from runtime.commands.console import NONE, Command, IgnoredValue, Size
+from runtime.commands.console import NONE, Command, IgnoredValue, Size, started_as
 from runtime.commands.entry import start
 from runtime.errors import DeviceWarning, ImageError, ImageWarning, ProofError, UnetError, one_line, shown
 
@@ -59,6 +59,40 @@ def test_a_full_disk_behind_standard_output_is_one_line():
     result = run(raising(OSError(errno.ENOSPC, "No space left on device")))
     assert result.exit_code == 2
     assert result.stderr == "error: standard output: cannot be written (no space left on device)\n"
+
+
+def test_command_is_named_as_it_was_started():
+    started = []
+
+    @click.command(cls=Command)
+    def command():
+        started.append(started_as("unet-train", "unet_core.train"))
+
+    for name in ("unet-train", "python -m unet_core.train", "unet-bench"):
+        assert CliRunner().invoke(command, prog_name=name).exit_code == 0
+    assert [*started, started_as("unet-train", "unet_core.train")] == [
+        *("unet-train", "python -m unet_core.train", "unet-train", "unet-train")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("--szie", " Did you mean --size?"),
+        ("--imgsz", " Did you mean --size?"),
+        ("--model", " MODEL is given without the name of an option."),
+        ("--recursive", ""),
+    ],
+)
+def test_unknown_option_says_what_may_have_been_meant(given, advice):
+    @click.command(cls=Command)
+    @click.argument("model")
+    @click.option("--size")
+    def command(model, size):
+        raise AssertionError
+
+    done = CliRunner().invoke(command, [given, "1", "m"], prog_name="p")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, f"Error: No such option '{given}'.{advice}")
 
 
 COMMANDS = ["runtime.commands.predict:predict", "runtime.commands.doctor:main", "export.cli:main"]

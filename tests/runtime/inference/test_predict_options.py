@@ -67,11 +67,9 @@ def test_overlap_may_be_any_number(make_card):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (
-            {"threshold": 0.3},
-            "threshold: is no option of predict, expected size, tile, overlap, tta, channels; of the result: ",
-        ),
-        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta, channels"),
+        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta, threshold, channels"),
+        ({"threshold": 1}, "threshold: found 1, expected a number between 0 and 1"),
+        ({"threshold": "high"}, "threshold: found 'high', expected a number between 0 and 1"),
         ({"size": np.array([8, 8])}, "size: found array"),
         (
             {"size": (20_000, 20_000)},

@@ -45,7 +45,14 @@ def test_each_process_takes_the_gpu_of_its_rank(monkeypatch):
     assert third.device_name("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert third.device_name("auto") == "cuda:2"
-    with pytest.raises(ConfigError, match="--device cuda:1: 8 processes need one each; expected auto, cpu or cuda"):
+    assert (third.device_name("gpu"), third.device_name("CUDA"), third.device_name("CPU")) == (
+        "cuda:2",
+        "cuda:2",
+        "CPU",
+    )
+    with pytest.raises(
+        ConfigError, match="--device cuda:1: 8 processes need one each; expected auto, cpu, gpu or cuda"
+    ):
         third.device_name("cuda:1")
 
 
