@@ -161,6 +161,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -172,6 +173,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -183,6 +185,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> Segmentation: ...
     def predict(
         self,
@@ -193,6 +196,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
@@ -206,15 +210,17 @@ class Predictor:
             overlap: least share of a tile's side that neighbouring tiles have in common, 0 to 0.9; by default 0.25.
             tta: "flip" takes the mean over the image and its mirror image, "d4" over all turns and mirror images.
             channels: "BGR" for arrays as OpenCV makes them (`cv2.imread`, `VideoCapture.read`).
+            limits: largest encoded image that is decoded; by default the predictor's. `Limits.for_pixels(10**9)` takes
+                images of a billion pixels; give `tile`, too, if the network shall see all of them.
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap`, `tta` or `channels` is invalid, or an option is unknown.
+            ConfigError: `size`, `tile`, `overlap`, `tta`, `channels` or `limits` is invalid, or an option is unknown.
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the predictor is closed.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
         )
         if isinstance(image, list | tuple):
             return list(self._stream(image, options, workers=1))
@@ -233,6 +239,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors are those of `predict`.
@@ -240,7 +247,7 @@ class Predictor:
         By default one at a time on the CPU, where more gain nothing, and eight on a GPU. Take `stream` for many images.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
         )
         return list(self._stream(images, options, batch_size=batch_size, workers=1))
 
@@ -299,6 +306,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
@@ -311,13 +319,13 @@ class Predictor:
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            size, tile, overlap, tta, channels: as of `predict`.
+            size, tile, overlap, tta, channels, limits: as of `predict`.
 
         Raises:
             ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
         )
         return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
 
@@ -348,7 +356,7 @@ class Predictor:
         def read() -> Generator[Any]:
             try:
                 for image in images:
-                    yield current_frame(image, self._limits)
+                    yield current_frame(image, options.limits or self._limits)
             finally:
                 if isinstance(images, Generator):
                     images.close()
@@ -376,6 +384,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
@@ -385,7 +394,7 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            size, tile, overlap, tta, channels: as of `predict`.
+            size, tile, overlap, tta, channels, limits: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
@@ -393,7 +402,7 @@ class Predictor:
             ConfigError: as `predict`.
         """
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
         )
         try:
             prepared = self._preprocess(image, options)
@@ -413,6 +422,7 @@ class Predictor:
         overlap: float | None = None,
         tta: Tta | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
@@ -421,7 +431,7 @@ class Predictor:
         """
         self._check_open()
         options = resolve_options(
-            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown
+            self.card, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
         )
         self._serving()  # after a fork it opens the file
         return await self._submissions.predict(lambda: self._preprocess(image, options))
@@ -454,7 +464,7 @@ class Predictor:
 
     def _preprocess(self, source: ImageSource, options: ResolvedOptions) -> PreparedImage:
         self._check_open()
-        return preprocess(source, options, self.card, self._limits)
+        return preprocess(source, options, self.card, options.limits or self._limits)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -521,6 +531,7 @@ def predict(
     overlap: float | None = None,
     tta: Tta | None = None,
     channels: ChannelOrder = "RGB",
+    limits: Limits | None = None,
     **unknown: Never,
 ) -> Segmentation:
     """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes, and `verify` there.
@@ -529,4 +540,6 @@ def predict(
     """
     content = keep_content(model) if is_content(model) else None  # its file is there as long as a predictor of it is
     predictor = PREDICTORS.get(content.path if content else path_of(model), device_name(device), verify)
-    return predictor.predict(image, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, **unknown)
+    return predictor.predict(
+        image, size=size, tile=tile, overlap=overlap, tta=tta, channels=channels, limits=limits, **unknown
+    )

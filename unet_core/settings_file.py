@@ -17,6 +17,9 @@ from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_valu
 OTHER_NAMES = {"learning_rate": "lr", "precision": "amp", "gpu": "device", "image_size": "height"}
 """Names of settings in other programs that are too different to be found as the nearest."""
 
+LATER = ("max_pixels",)
+"""Settings that the runs of older versions do not have; they take their defaults."""
+
 Plain = str | int | float | None
 """Types of the values in settings, and of those in lists of them."""
 
@@ -83,8 +86,9 @@ def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a checkpoint holds, with lists as tuples.
 
     Raises:
-        ConfigError: they are not exactly the settings of this version, or damaged.
+        ConfigError: they are not exactly the settings of this version, but for those of `LATER`, or damaged.
     """
+    stored = {name: FIELDS[name].default for name in LATER} | dict(stored)
     strange = sorted(str(name) for name in stored.keys() ^ FIELDS.keys())
     if strange:
         raise ConfigError(f"its settings are another version's ({', '.join(name[:SHOWN] for name in strange[:3])})")

@@ -13,6 +13,7 @@ import click
 
 from runtime.commands.entry import INTERRUPTED
 from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line, shown
+from runtime.image_files.limits import FILE_BYTES, MAX_PIXELS, MEMORY, MOST_PIXELS, LimitsByOption
 from runtime.support.sizes import parse_size
 
 DISTRIBUTION = "unet-deploy"
@@ -95,6 +96,24 @@ def version_option(command: F) -> F:
 
     option = click.option(
         "--version", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
+    )
+    return option(command)
+
+
+def max_pixels_option(command: F) -> F:
+    """Give a command that reads images the option `--max-pixels`; its function receives `limits`."""
+
+    def convert(_: click.Context, __: click.Parameter, pixels: int | None) -> LimitsByOption:
+        return LimitsByOption.for_pixels(MAX_PIXELS if pixels is None else pixels)
+
+    option = click.option(
+        "--max-pixels",
+        "limits",
+        type=click.IntRange(1, MOST_PIXELS),
+        callback=convert,
+        help="Largest image to decode, in pixels (width times height). Above the default, the limits of memory "
+        f"({MEMORY / 2**30:g} GiB) and file size ({FILE_BYTES / 2**30:g} GiB) grow in proportion.  "
+        f"[default: {MAX_PIXELS}]",
     )
     return option(command)
 

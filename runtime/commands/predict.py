@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runtime.commands.console import Command, Named, Size, version_option
+from runtime.commands.console import Command, Named, Size, max_pixels_option, version_option
 from runtime.output_formats import FORMATS, TABLES, Format, TableFormat
 from runtime.support.cpu_count import MAX_THREADS
 
@@ -88,6 +88,7 @@ class NetworkSize(Size):
     is_flag=True,
     help="Do not compare MODEL with its digest, for a file that was changed on purpose.",
 )
+@max_pixels_option
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
 @version_option
 def predict(

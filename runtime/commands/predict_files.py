@@ -16,7 +16,7 @@ from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, read_rows, table_jobs
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
-from runtime.image import image_size
+from runtime.image import Limits, image_size
 from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
@@ -109,7 +109,8 @@ def predict_files(
     output = read_model(arguments.model)[0].output
     form = format_of(output, asked)
     jobs = table_jobs(found, out) if isinstance(form, TableFormat) else file_jobs(found, out, form.suffixes[0])
-    left = unfinished(jobs, out, form, len(output.classes)) if skip_existing else jobs
+    limits = arguments.options["limits"]
+    left = unfinished(jobs, out, form, len(output.classes), limits) if skip_existing else jobs
     skipped = len(jobs) - len(left)
     if not left:
         echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
@@ -146,7 +147,7 @@ def predict_files(
     return 1 if tally.written or skipped else ImageError.exit_code
 
 
-def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: int) -> list[Job]:
+def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: int, limits: Limits) -> list[Job]:
     """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
     if isinstance(form, TableFormat):
         present = {name for name, _ in read_rows(form, out)} if out.exists() else set()
@@ -155,7 +156,7 @@ def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, classes: 
     for job in jobs:
         exists = job.target.is_file()
         try:
-            if exists and form.is_finished(job.target, classes, image_size(job.source, upright=False)):
+            if exists and form.is_finished(job.target, classes, image_size(job.source, limits, upright=False)):
                 continue
         except ImageError:
             pass  # reading the image again will report this

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ConfigError
-from runtime.image import ChannelOrder
+from runtime.image import ChannelOrder, Limits
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
 from runtime.inference.tta import Tta
 from runtime.support.sizes import parse_size, size_text
@@ -26,7 +26,8 @@ TileOption = tuple[int, int] | str
 class ResolvedOptions:
     """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole.
 
-    `channels` is the order of an array's channels, which does not matter any more when the image is in a batch.
+    `channels` is the order of an array's channels, and `limits` are those of files, None for the predictor's: neither
+    matters any more when the image is in a batch.
     """
 
     spec: InputSpec
@@ -34,6 +35,7 @@ class ResolvedOptions:
     overlap: float
     tta: Tta | None
     channels: ChannelOrder = field(default="RGB", compare=False)
+    limits: Limits | None = field(default=None, compare=False)
 
 
 class PredictOptions(TypedDict, total=False):
@@ -44,6 +46,7 @@ class PredictOptions(TypedDict, total=False):
     overlap: float | None
     tta: Tta | None
     channels: ChannelOrder
+    limits: Limits | None
 
 
 def resolve_options(
@@ -53,13 +56,14 @@ def resolve_options(
     overlap: float | None = None,
     tta: Tta | None = None,
     channels: ChannelOrder = "RGB",
+    limits: Limits | None = None,
     **unknown: object,
 ) -> ResolvedOptions:
     """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
         ConfigError: a size is none, or one that the network or the file does not take, the overlap is outside
-            0..`MAX_OVERLAP`, or an augmentation or option is unknown.
+            0..`MAX_OVERLAP`, `limits` are none, or an augmentation or option is unknown.
     """
     if unknown:
         name = next(iter(unknown))
@@ -81,6 +85,8 @@ def resolve_options(
         raise ConfigError(f"channels: found {channels!r}, expected 'RGB', or 'BGR' for arrays as OpenCV makes them")
     if channels != "RGB" and card.input.channels == "raw":
         raise ConfigError(f"channels: found {channels!r}, this model takes the channels of arrays as they are")
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
     spec = card.input
     native = isinstance(size, str) and size == "native"
     if native and tile is None and not spec.padded and spec.stride > 1:
@@ -101,7 +107,7 @@ def resolve_options(
         fit = "stretch" if spec.fit == "native" else spec.fit
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     cut = None if tile is None or isinstance(tile, str) else (tile[0], tile[1])
-    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, channels=channels)
+    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, channels=channels, limits=limits)
 
 
 def _check_fixed(fixed: tuple[int, int], size: SizeOption | None, tile: TileOption | None, tta: Tta | None) -> None:

@@ -69,10 +69,11 @@ def test_overlap_may_be_any_number(make_card):
     [
         (
             {"threshold": 0.3},
-            "threshold: is no option of predict, expected size, tile, overlap, tta, channels; of the result: ",
+            "threshold: is no option of predict, expected size, tile, overlap, tta, channels, limits; of the result: ",
         ),
         ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta, channels"),
         ({"size": np.array([8, 8])}, "size: found array"),
+        ({"limits": 300_000_000}, "limits: found 300000000, expected runtime.Limits, or None"),
         (
             {"size": (20_000, 20_000)},
             "size: found 20000x20000, expected at most 200000000 pixels, which take some 90",
