@@ -18,9 +18,10 @@ from export.options import (
     with_fixed_size,
 )
 from runtime.card import ModelCard, Precision, Target
-from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo
+from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo, max_pixels_option
 from runtime.commands.entry import exit_without
-from runtime.errors import ProofError
+from runtime.errors import ConfigError, ProofError
+from runtime.image_files.limits import LIMITS, LimitsByOption
 from runtime.support.files import new_folder, prepare_target, require_temporary_folder
 from unet_core.model_options import network_options, with_card_options, with_network_options
 
@@ -124,12 +125,17 @@ def with_options_of_masks(command: F) -> F:
     type=click.Path(path_type=Path),
     help="With --check: the checkpoint that the file was exported from, to compare with.",
 )
+@max_pixels_option
 @click.option("--device", help="With --check: auto, cpu, cuda:N or tensorrt:N.  [default: cpu]")
-def main(checkpoint: Path | None, check: Path | None, **options: Any) -> None:
+def main(checkpoint: Path | None, check: Path | None, limits: LimitsByOption, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):
         raise click.UsageError("Give either a CHECKPOINT to export, or --check FILE.")
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    if "data" in given:
+        given["limits"] = limits
+    elif limits != LimitsByOption():
+        raise ConfigError("--max-pixels: goes with --data; leave it out")
     require_temporary_folder("PyTorch")
     try:
         if check is not None:
@@ -236,6 +242,7 @@ def _check(file: Path, given: Mapping[str, Any]) -> None:
         device=given.get("device", "cpu"),
         network=network_options(given),
         pairs=given.get("pairs"),
+        limits=given.get("limits", LIMITS),
         display=Display(),
     )
     if report.rows:

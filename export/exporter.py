@@ -47,6 +47,7 @@ from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
 from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Reference, Target, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError, one_line
+from runtime.image import LIMITS, Limits
 from runtime.model_file.digest import PRODUCER, seal
 from runtime.model_file.golden import GOLDEN_KEY, Golden
 from runtime.predictor import Predictor
@@ -100,6 +101,7 @@ def export_onnx(
     keep: Collection[str] = (),
     values: Values | None = None,
     force: bool = False,
+    limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> ExportReport:
     """Write a checkpoint or a network as one ONNX file with card, proof and golden sample.
@@ -127,6 +129,7 @@ def export_onnx(
         keep: layers that stay in fp32, with fp16 and int8.
         values: with int8, "s8" (the default) for TensorRT or "u8" for CPUs.
         force: write an fp16 or int8 file that fails its gate; its card says so.
+        limits: the largest images and masks in `data` that are decoded.
         display: receives progress and notes; nothing is shown by default.
 
     Raises:
@@ -152,6 +155,7 @@ def export_onnx(
         keep=keep,
         values=values,
         force=force,
+        limits=limits,
     )
     if pairs is not None and (isinstance(checkpoint, nn.Module) or (network is not None and network.source)):
         raise ConfigError("pairs: tell how weights without a network are read; leave them out where there is one")
@@ -320,6 +324,7 @@ def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> t
         layout=options.layout,
         ignore_index=options.ignore_index,
         calibrate=options.precision != "fp32",
+        limits=options.limits,
         display=display,
     )
     return samples, samples.pictures(PROOF_PICTURES)

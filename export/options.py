@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.card import MAX_FIXED_BATCH, MAX_SIDE, NEVER_PADDED, Fit, FixedShape, ModelCard, Precision, Target
 from runtime.errors import ConfigError
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.support.sizes import size_text
 from unet_core.model_options import NETWORK_OPTIONS, CardChanges, NetworkOptions, card_changes, network_options
 
@@ -24,7 +25,9 @@ Values = Literal["s8", "u8"]
 
 MASK_OPTIONS = ("masks", "ignore_index")
 CHECK_OPTIONS = ("checkpoint_of", "device")
-EXPORT_OPTIONS = ("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "values", "force")
+EXPORT_OPTIONS = (
+    *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "values", "force", "limits"),
+)
 """Options of the command line by what they are for, under the names of their Python arguments."""
 
 
@@ -49,6 +52,7 @@ class ExportOptions:
     keep: Collection[str] = ()
     values: Values | None = None
     force: bool = False
+    limits: Limits = LIMITS
 
     def __post_init__(self) -> None:
         precision, target, values = self.precision, self.target, self.values
@@ -172,7 +176,7 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
 
 def refuse_to_check(given: Mapping[str, Any]) -> None:
     """Raise a ConfigError if an option was given to `unet-export --check FILE` that has no meaning there."""
-    strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "pairs", "data"})
+    strange = sorted(given.keys() - {*CHECK_OPTIONS, *NETWORK_OPTIONS, "pairs", "data", "limits"})
     if strange:
         raise ConfigError(f"{_flag(strange[0])}: has no meaning with --check; leave it out")
     network_options(given)

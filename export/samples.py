@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard
 from runtime.errors import ConfigError, DataError
-from runtime.image import list_images
+from runtime.image import LIMITS, Limits, list_images
 from runtime.model_file.golden import synthetic_image
 from unet_core.data.cache import check_and_cache
 from unet_core.data.labels import IGNORED, LabelSpec
@@ -69,6 +69,7 @@ def load_samples(
     layout: Layout | None = None,
     ignore_index: int | None = None,
     calibrate: bool = True,
+    limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> Samples:
     """Find and check the images under a folder, and their masks where it is laid out as for training.
@@ -91,12 +92,17 @@ def load_samples(
     else:
         train, val = [], _images(folder)
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
-    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, display)
+    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, limits, display)
     return Samples(measured=sets[0], calibration=sets[-1], labelled=labelled)
 
 
 def load_pictures(
-    data: str | os.PathLike[str], card: ModelCard, most: int, *, display: Display | None = None
+    data: str | os.PathLike[str],
+    card: ModelCard,
+    most: int,
+    *,
+    limits: Limits = LIMITS,
+    display: Display | None = None,
 ) -> list[FittedImage]:
     """Load at most this many of the images that `load_samples` would measure on, without their masks.
 
@@ -106,7 +112,7 @@ def load_pictures(
     folder = Path(data)
     inner = [side for side in (image_folder(folder, "val"), image_folder(folder, "train")) if side.is_dir()]
     pairs = spread(_images([*inner, folder][0]), most)
-    (records,) = _checked_records([pairs], card, None, display or Display(quiet=True))
+    (records,) = _checked_records([pairs], card, None, limits, display or Display(quiet=True))
     return [records[index][0] for index in range(len(records))]
 
 
@@ -123,11 +129,11 @@ def _images(folder: Path) -> list[Pair]:
 
 
 def _checked_records(
-    sides: Sequence[Sequence[Pair]], card: ModelCard, ignore_index: int | None, display: Display
+    sides: Sequence[Sequence[Pair]], card: ModelCard, ignore_index: int | None, limits: Limits, display: Display
 ) -> list[Records]:
     """Make records of the pairs of each side, and decode every file once to see that it can be."""
     labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
-    decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True)
+    decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True, limits=limits)
     sets = [Records(pairs, decoder) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
         check_and_cache(sets, None, advance, display.note)

@@ -24,6 +24,7 @@ from export.samples import load_pictures, refuse_raw
 from runtime.card import RAW_KEY, FixedShape, ModelCard, ProofRow
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
+from runtime.image import LIMITS, Limits
 from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.graph_validator import check_model
@@ -75,12 +76,14 @@ def check_file(
     device: str = "cpu",
     network: NetworkOptions | None = None,
     pairs: str | os.PathLike[str] | None = None,
+    limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> CheckReport:
     """Check an exported file on a device: against its checkpoint, or on a GPU against itself on the CPU.
 
     `network` makes the checkpoint's network where that is not one of this library; its code is run. It also says
-    which of the checkpoint's weights were taken. `pairs` tell how a checkpoint without a network is read.
+    which of the checkpoint's weights were taken. `pairs` tell how a checkpoint without a network is read. `limits`
+    bound the images in `data`.
 
     Raises:
         ModelError: the file is damaged, was changed since its export, refers to other files, breaks the graph's
@@ -128,7 +131,7 @@ def check_file(
         gpu = "" if card.target == "cpu" else ", or --device cuda"
         raise ConfigError(f"--data: there is nothing to compare with; give --checkpoint{gpu}")
     if reference is not None:
-        pictures = [] if data is None else load_pictures(data, card, PROOF_PICTURES, display=display)
+        pictures = [] if data is None else load_pictures(data, card, PROOF_PICTURES, limits=limits, display=display)
         rows = tuple(proof_rows(run, expected_answers(reference, cases(shown, pictures)), card.output))
     report = CheckReport(
         path=file,

@@ -29,7 +29,7 @@ from runtime.image_files.decoding import current_frame as current_frame
 from runtime.image_files.decoding import image_size as image_size
 from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
-from runtime.image_files.limits import LIMITS
+from runtime.image_files.limits import LIMITS as LIMITS
 from runtime.image_files.limits import Limits as Limits
 from runtime.images.arrays import FEW_LEVELS, from_array, from_raw_array, unmasked, warn_of_few_levels
 from runtime.images.pixels import pixels

@@ -162,6 +162,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -174,6 +175,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -186,6 +188,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
     ) -> Segmentation: ...
     def predict(
         self,
@@ -197,6 +200,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
@@ -212,11 +216,13 @@ class Predictor:
             threshold: foreground probability above which a pixel is 1, between 0 and 1, for models with one class or
                 with classes that overlap; by default the model's.
             channels: "BGR" for arrays as OpenCV makes them (`cv2.imread`, `VideoCapture.read`).
+            limits: largest encoded image that is decoded; by default the predictor's. `Limits.for_pixels(10**9)` takes
+                images of a billion pixels; give `tile`, too, if the network shall see all of them.
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap`, `tta`, `threshold` or `channels` is invalid or not for this model,
-                or an option is unknown.
+            ConfigError: `size`, `tile`, `overlap`, `tta`, `threshold`, `channels` or `limits` is invalid or not for
+                this model, or an option is unknown.
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the predictor is closed.
         """
@@ -228,6 +234,7 @@ class Predictor:
             tta=tta,
             threshold=threshold,
             channels=channels,
+            limits=limits,
             **unknown,
         )
         if isinstance(image, list | tuple):
@@ -248,6 +255,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors are those of `predict`.
@@ -262,6 +270,7 @@ class Predictor:
             tta=tta,
             threshold=threshold,
             channels=channels,
+            limits=limits,
             **unknown,
         )
         return list(self._stream(images, options, batch_size=batch_size, workers=1))
@@ -322,6 +331,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
@@ -334,7 +344,7 @@ class Predictor:
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            size, tile, overlap, tta, threshold, channels: as of `predict`.
+            size, tile, overlap, tta, threshold, channels, limits: as of `predict`.
 
         Raises:
             ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
@@ -347,6 +357,7 @@ class Predictor:
             tta=tta,
             threshold=threshold,
             channels=channels,
+            limits=limits,
             **unknown,
         )
         return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
@@ -378,7 +389,7 @@ class Predictor:
         def read() -> Generator[Any]:
             try:
                 for image in images:
-                    yield current_frame(image, self._limits)
+                    yield current_frame(image, options.limits or self._limits)
             finally:
                 if isinstance(images, Generator):
                     images.close()
@@ -407,6 +418,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
@@ -416,7 +428,7 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            size, tile, overlap, tta, threshold, channels: as of `predict`.
+            size, tile, overlap, tta, threshold, channels, limits: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
@@ -431,6 +443,7 @@ class Predictor:
             tta=tta,
             threshold=threshold,
             channels=channels,
+            limits=limits,
             **unknown,
         )
         try:
@@ -452,6 +465,7 @@ class Predictor:
         tta: Tta | None = None,
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
+        limits: Limits | None = None,
         **unknown: Never,
     ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
@@ -467,6 +481,7 @@ class Predictor:
             tta=tta,
             threshold=threshold,
             channels=channels,
+            limits=limits,
             **unknown,
         )
         self._serving()  # after a fork it opens the file
@@ -500,7 +515,7 @@ class Predictor:
 
     def _preprocess(self, source: ImageSource, options: ResolvedOptions) -> PreparedImage:
         self._check_open()
-        return preprocess(source, options, self.card, self._limits)
+        return preprocess(source, options, self.card, options.limits or self._limits)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -568,6 +583,7 @@ def predict(
     tta: Tta | None = None,
     threshold: float | None = None,
     channels: ChannelOrder = "RGB",
+    limits: Limits | None = None,
     **unknown: Never,
 ) -> Segmentation:
     """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes, and `verify` there.
@@ -584,5 +600,6 @@ def predict(
         tta=tta,
         threshold=threshold,
         channels=channels,
+        limits=limits,
         **unknown,
     )

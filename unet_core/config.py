@@ -23,6 +23,7 @@ from runtime.card import (
     Up,
 )
 from runtime.errors import ConfigError
+from runtime.image_files.limits import MAX_PIXELS, MOST_PIXELS, LimitsByOption
 from unet_core.data.augmentation import Augmentation
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.pairs import Layout
@@ -137,6 +138,13 @@ class TrainConfig:
         "Separator in file names, for data without val_images/: images with the same name up to the last separator are "
         "never split between training and validation. Empty: split image by image.",
         fixed=True,
+    )
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "data",
+        "Largest image or mask to decode, in pixels (width times height); above the default, decoding may take "
+        "proportionally more memory.",
+        bounds=(1, MOST_PIXELS),
     )
     validate_at: ValidateAt = setting(
         "original",
@@ -305,6 +313,11 @@ class TrainConfig:
     def labels(self) -> LabelSpec:
         """The meaning of the values in the masks."""
         return LabelSpec(classes=self.classes, ignore_index=self.ignore_index)
+
+    @property
+    def limits(self) -> LimitsByOption:
+        """The largest images and masks that are decoded."""
+        return LimitsByOption.for_pixels(self.max_pixels)
 
     @property
     def loss_name(self) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import NONE, Command, IgnoredValue, echo
+from runtime.commands.console import NONE, Command, IgnoredValue, echo, max_pixels_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.support.files import formula_note, require_temporary_folder
 from unet_core.data.faults import files_left_out, surplus_masks
 from unet_core.data.pairs import (
@@ -53,6 +54,7 @@ def evaluate(
     submission: str | os.PathLike[str] | None = None,
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
+    limits: Limits = LIMITS,
     display: "Display | None" = None,
 ) -> "Metrics":
     """Measure a checkpoint (with PyTorch) or an .onnx file (with the runtime) on pairs, at the original size.
@@ -67,6 +69,7 @@ def evaluate(
         network: for a checkpoint, how its network is made by its author's code, which is run, and which of its weights
             are taken.
         changes: values that a checkpoint without a card does not hold.
+        limits: the largest images and masks that are decoded.
         display: shows progress and notes; None shows nothing.
 
     Raises:
@@ -87,6 +90,7 @@ def evaluate(
         workers=workers,
         ignore_index=ignore_index,
         submission=submission,
+        limits=limits,
         display=display or Display(quiet=True),
     )
 
@@ -99,6 +103,7 @@ def measure_model(
     workers: int,
     ignore_index: int | None,
     submission: str | os.PathLike[str] | None,
+    limits: Limits,
     display: "Display",
 ) -> "Metrics":
     """Measure a loaded model; arguments and errors are those of `evaluate`."""
@@ -128,7 +133,8 @@ def measure_model(
     for note in model.notes:
         display.note(f"{model.path}: {note}")
     labels = LabelSpec(classes=classes, ignore_index=ignore_index, of_model=True)
-    records = Records(pairs, SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True))
+    decoder = SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True, limits=limits)
+    records = Records(pairs, decoder)
     with ExitStack() as stack:
         # Opened first, so that a file that cannot be written is refused before the work.
         written = None if submission is None else stack.enter_context(open_submission(submission, pairs))
@@ -233,6 +239,7 @@ def run_default(name: str) -> str:
     show_default="CPU cores, at most 8",
     help="Processes that load images, for checkpoints only.",
 )
+@max_pixels_option
 @with_network_options
 @with_card_options
 def main(model: Path, data: Path, **options: Any) -> None:
@@ -255,6 +262,7 @@ def measure_and_print(
     device: str,
     batch_size: int,
     workers: int | None,
+    limits: Limits,
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of all other options, None for those that were left out."""
@@ -283,6 +291,7 @@ def measure_and_print(
         workers=default_workers() if workers is None else workers,
         ignore_index=ignore_index,
         submission=submission,
+        limits=limits,
         display=display,
     )
     if submission is not None:

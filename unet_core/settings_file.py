@@ -19,6 +19,9 @@ from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_valu
 SIZE = "size"
 """Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
+LATER = ("max_pixels",)
+"""Settings that the runs of older versions do not have; they take their defaults."""
+
 Plain = str | int | float | None
 """Types of the values in settings, and of those in lists of them."""
 
@@ -110,8 +113,9 @@ def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a checkpoint holds, with lists as tuples.
 
     Raises:
-        ConfigError: they are not exactly the settings of this version, or damaged.
+        ConfigError: they are not exactly the settings of this version, but for those of `LATER`, or damaged.
     """
+    stored = {name: FIELDS[name].default for name in LATER} | dict(stored)
     strange = sorted(str(name) for name in stored.keys() ^ FIELDS.keys())
     if strange:
         raise ConfigError(f"its settings are another version's ({', '.join(name[:SHOWN] for name in strange[:3])})")

@@ -4,18 +4,21 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from runtime.commands.entry import INTERRUPTED
 from runtime.commands.suggestions import did_you_mean, nearest
 from runtime.errors import DeviceWarning, ImageWarning, UnetError, one_line, shown
+from runtime.image_files.limits import FILE_BYTES, MAX_PIXELS, MEMORY, MOST_PIXELS, LimitsByOption
 from runtime.support.sizes import parse_size
 from runtime.support.version import installed_version
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Command(click.Command):
@@ -126,6 +129,24 @@ def started_as(command: str, module: str) -> str:
     context = click.get_current_context(silent=True)
     as_module = f"python -m {module}"
     return as_module if context is not None and context.find_root().info_name == as_module else command
+
+
+def max_pixels_option(command: F) -> F:
+    """Give a command that reads images the option `--max-pixels`; its function receives `limits`."""
+
+    def convert(_: click.Context, __: click.Parameter, pixels: int | None) -> LimitsByOption:
+        return LimitsByOption.for_pixels(MAX_PIXELS if pixels is None else pixels)
+
+    option = click.option(
+        "--max-pixels",
+        "limits",
+        type=click.IntRange(1, MOST_PIXELS),
+        callback=convert,
+        help="Largest image to decode, in pixels (width times height). Above the default, the limits of memory "
+        f"({MEMORY / 2**30:g} GiB) and file size ({FILE_BYTES / 2**30:g} GiB) grow in proportion.  "
+        f"[default: {MAX_PIXELS}]",
+    )
+    return option(command)
 
 
 def progress_hidden() -> bool:

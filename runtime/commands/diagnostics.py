@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from runtime.card import ModelCard, UNetConfig
 from runtime.commands import system_info
@@ -19,8 +19,14 @@ from runtime.errors import DeviceError, UnetError, one_line
 if TYPE_CHECKING:
     from runtime.predictor import Predictor
 
-SECONDS = 2.0
-"""Duration of the latency measurement on one device, in seconds."""
+SECONDS, PAUSE = 2.0, 0.5
+"""Duration of the latency measurement on one device, and of looking at other programs, in seconds."""
+
+BUSY_SHARE = 0.1
+"""Share of a prediction's cores that other programs use on a machine that is called busy."""
+
+SLOW_MS, GAIN = 1.0, 0.9
+"""Latency from which on advice about speed is worth its while; what another way takes at most to be called faster."""
 
 OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Environment variables with numbers of threads. They do not concern ONNX Runtime, see `available_threads`."""
@@ -163,7 +169,23 @@ def threads(findings: Findings) -> dict[str, Any]:
                 f"{cores['threads']} cores, so the threads slow each other down",
                 f"set {name}={cores['threads']}",
             )
-    return {**cores, "environment": variables}
+    others = system_info.OtherPrograms()
+    time.sleep(PAUSE)
+    used = others.cores()
+    if is_busy(used):
+        findings.advise(
+            f"this machine is busy: other programs use {used:.1f} of the {cores['allowed']} cores, so predictions and "
+            "the times of this report are longer than on an idle one",
+            "close them, and run unet-doctor again",
+        )
+    explained = {name: system_info.meaning_of(name) for name in variables}
+    return {**cores, "other_programs": used, "environment": variables, "explained": explained}
+
+
+def is_busy(used: float | None) -> TypeGuard[float]:
+    """Return True if other programs leave too few cores for a prediction's threads; None: the system does not say."""
+    cores = system_info.cores()
+    return used is not None and used > cores["allowed"] - (1 - BUSY_SHARE) * cores["threads"]
 
 
 def engines(_: Findings, prune: bool, unused_days: float) -> dict[str, Any]:
@@ -192,7 +214,63 @@ def model(findings: Findings, path: Path) -> dict[str, Any]:
     for kind, missing in findings.parts.get("devices", {}).items():
         if missing is None and (card.target == "any" or kind == card.target):
             found["devices"][kind] = check_on_device(findings, path, kind, card)
+    advise_on_speed(findings, path, card, found["devices"])
     return found
+
+
+def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: dict[str, dict[str, Any]]) -> None:
+    """Suggest another device, number of threads or file if the model would be faster with it on this machine."""
+    taken = {kind: one["latency"]["median_ms"] for kind, one in devices.items() if "latency" in one}
+    if not taken or min(taken.values()) < SLOW_MS:
+        return
+    chosen, best = next(iter(taken)), min(taken, key=lambda kind: taken[kind])  # in the order of "auto"
+    if taken[best] < GAIN * taken[chosen]:
+        findings.advise(
+            f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
+            f"give --device {best}, in Python device={best!r}; auto takes {chosen}",
+        )
+    if best != "cpu":
+        return
+    if is_busy(devices["cpu"]["latency"]["other_programs"]):
+        if not any(problem.what.startswith("this machine is busy") for problem in findings.problems):
+            findings.advise(
+                "this machine was busy while the model ran, so its times are longer than on an idle one",
+                "close other programs, and run unet-doctor again",
+            )
+        return  # what is measured now says little
+    advise_on_threads(findings, path, devices["cpu"])
+    if card.precision == "fp32" and card.target == "any":
+        advise_on_file(findings, path, taken["cpu"])
+
+
+def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> None:
+    """Measure the model with fewer threads, which are faster for small networks and where cores share their units."""
+    from runtime.predictor import Predictor
+
+    before, found["fewer_threads_ms"] = found["latency"]["median_ms"], {}
+    for count in sorted({1, found["threads"] // 2} - {0, found["threads"]}):
+        with Predictor(path, "cpu", threads=count) as predictor:
+            found["fewer_threads_ms"][count] = latency(predictor, SECONDS / 4)["median_ms"]
+    best = min(found["fewer_threads_ms"].items(), key=lambda item: item[1], default=(0, math.inf))
+    if best[1] < GAIN * before:
+        findings.advise(
+            f"{best[0]} threads are faster here: {best[1]:.1f} ms an image instead of {before:.1f} ms with "
+            f"{found['threads']}".replace("1 threads are", "1 thread is"),
+            f"give --threads {best[0]}, in Python threads={best[0]}",
+        )
+
+
+def advise_on_file(findings: Findings, path: Path, before: float) -> None:
+    """Suggest the files for CPUs in place of one for any device."""
+    target = "unet-export CHECKPOINT --target cpu --tune, which measures here what is fastest"
+    if not system_info.has_vnni():
+        findings.advise(f"{path}: is for any device ({before:.1f} ms an image); a file for CPUs may be faster", target)
+        return
+    findings.advise(
+        f"{path}: is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these {before:.1f} ms an image",
+        "unet-export CHECKPOINT --precision int8 --values u8 --data FOLDER, which says what it loses; without loss: "
+        + target,
+    )
 
 
 def facts_of(card: ModelCard) -> dict[str, Any]:
@@ -246,8 +324,8 @@ def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) 
         return {"failed": one_line(message)}
 
 
-def latency(predictor: "Predictor") -> dict[str, Any]:
-    """Measure the network's time for one image of its own size, in milliseconds of wall time.
+def latency(predictor: "Predictor", seconds: float | None = None) -> dict[str, Any]:
+    """Measure the network's time for one image of its own size, in milliseconds of wall time, for `SECONDS`.
 
     Decoding and resizing are not part of it. One uncounted run comes first, then at least one more. A file of one shape
     is given a whole batch, of which an image has its share.
@@ -264,7 +342,8 @@ def latency(predictor: "Predictor") -> dict[str, Any]:
     batch = np.repeat(batch, count, axis=0)
     predictor.run(batch)
     taken: list[float] = []
-    end = time.perf_counter() + SECONDS
+    others = system_info.OtherPrograms()
+    end = time.perf_counter() + (SECONDS if seconds is None else seconds)
     while not taken or time.perf_counter() < end:
         start = time.perf_counter()
         predictor.run(batch)
@@ -272,6 +351,8 @@ def latency(predictor: "Predictor") -> dict[str, Any]:
     taken.sort()
     return {
         "runs": len(taken),
+        "fastest_ms": taken[0],
         "median_ms": statistics.median(taken),
         "p95_ms": taken[math.ceil(0.95 * len(taken)) - 1],
+        "other_programs": others.cores(),
     }

@@ -118,8 +118,10 @@ def thread_lines(found: dict[str, Any]) -> Iterator[str]:
         f"{found['threads']} threads for a prediction; this process may use {found['allowed']} of {found['machine']} "
         f"cores, quota of its cgroup: {quota}"
     )
+    if found["other_programs"] is not None:
+        yield f"other programs use {found['other_programs']:.1f} of these {found['allowed']} cores"
     for name, value in found["environment"].items():
-        yield f"{name}={value}"
+        yield f"{name}={value} ({found['explained'][name]})"
 
 
 def engine_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -151,9 +153,12 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
         nodes, taken = ", ".join(f"{count} on {name}" for name, count in one["nodes"].items()), one["latency"]
         yield f"{device:9} golden sample off by {one['golden_error']:.1e} (limit {one['tolerance']:g}); nodes: {nodes}"
         yield (
-            f"{'':9} {taken['median_ms']:.1f} ms an image of {width}x{height} (95 % within {taken['p95_ms']:.1f} ms, "
-            f"{taken['runs']} runs, {one['threads']} threads), {1e3 / taken['median_ms']:.0f} images/s"
+            f"{'':9} {taken['median_ms']:.1f} ms an image of {width}x{height} (fastest {taken['fastest_ms']:.1f}, "
+            f"95 % within {taken['p95_ms']:.1f} ms, {taken['runs']} runs, {one['threads']} threads), "
+            f"{1e3 / taken['median_ms']:.0f} images/s"
         )
+        for count, median in one.get("fewer_threads_ms", {}).items():
+            yield f"{'':9} {median:.1f} ms with {count} thread{'s' * (count > 1)}"
 
 
 def gigabytes(count: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from runtime.commands.console import Command, Named, Size
+from runtime.commands.console import Command, Named, Size, max_pixels_option
 from runtime.errors import ConfigError
 from runtime.output_formats import FORMATS, TABLES, Format, TableFormat, cutout_format
 from runtime.support.cpu_count import MAX_THREADS
@@ -102,6 +102,7 @@ class NetworkSize(Size):
     is_flag=True,
     help="With --format cutout: keep the colours of transparent pixels; otherwise they are black.",
 )
+@max_pixels_option
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
 def predict(
     model: Path,

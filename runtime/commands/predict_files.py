@@ -16,7 +16,7 @@ from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, table_jobs, write_legend
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
-from runtime.image import image_size
+from runtime.image import Limits, image_size
 from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
@@ -105,7 +105,8 @@ def predict_files(
         jobs = table_jobs(found, out, form.suffix)
     else:
         jobs = file_jobs(found, out, form.suffixes[0])
-    left = unfinished(jobs, out, form, output) if skip_existing else jobs
+    limits = arguments.options["limits"]
+    left = unfinished(jobs, out, form, output, limits) if skip_existing else jobs
     skipped = len(jobs) - len(left)
     if isinstance(form, Format) and skip_existing and out.is_dir():
         write_legend(form, out, output, keep=True)
@@ -148,7 +149,7 @@ def predict_files(
     return 1 if tally.written or skipped else ImageError.exit_code
 
 
-def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, output: OutputSpec) -> list[Job]:
+def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, output: OutputSpec, limits: Limits) -> list[Job]:
     """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
     if isinstance(form, TableFormat):
         present = {name for name, _ in form.layout(output).read(out)} if out.exists() else set()
@@ -157,8 +158,10 @@ def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, output: O
     for job in jobs:
         exists = job.target.is_file()
         try:
-            if exists and form.is_finished(job.target, len(output.classes), image_size(job.source, upright=False)):
-                continue
+            if exists:
+                size = image_size(job.source, limits, upright=False)
+                if form.is_finished(job.target, len(output.classes), size):
+                    continue
         except ImageError:
             pass  # reading the image again will report this
         left.append(job)

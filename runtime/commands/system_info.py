@@ -4,15 +4,19 @@ It needs the standard library only, so that it works where nothing else does, an
 """
 
 import ctypes
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.support.cpu_count import affinity, available_threads, own_quota, text_of
+from runtime.support.cpu_count import affinity, allowed_cores, available_threads, own_quota, text_of
 
 PACKAGES = (
     "unet-deploy",
@@ -34,8 +38,22 @@ PACKAGES = (
 SHARED = ("onnxruntime", "cv2", "PIL")
 """Folders that several distributions install; two of these overwrite each other's files."""
 
-VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "ORT_", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-"""Prefixes of the environment variables for threads and devices."""
+VARIABLES = {
+    "OMP_NUM_THREADS": "threads of PyTorch and of other OpenMP programs; ONNX Runtime takes threads= and --threads",
+    "OMP_WAIT_POLICY": "what waiting threads of OpenMP do; active ones take a core; ONNX Runtime's sleep",
+    "OMP_": "a setting of OpenMP, for PyTorch; ONNX Runtime does not use it",
+    "MKL_NUM_THREADS": "threads of MKL, PyTorch's arithmetic on CPUs; ONNX Runtime does not use it",
+    "MKL_": "a setting of MKL, PyTorch's arithmetic on CPUs; ONNX Runtime does not use it",
+    "OPENBLAS_NUM_THREADS": "threads of OpenBLAS, NumPy's linear algebra; ONNX Runtime does not use it",
+    "OPENBLAS_": "a setting of OpenBLAS, NumPy's linear algebra; ONNX Runtime does not use it",
+    "ORT_DISABLE_TELEMETRY": "any value: ONNX Runtime sends no telemetry; this library sets it to 1 if nobody does",
+    "ORT_": "a setting of ONNX Runtime",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that CUDA shows to this process, renumbered from 0; empty or -1: none",
+    "CUDA_DEVICE_ORDER": "how CUDA numbers GPUs; PCI_BUS_ID numbers them as nvidia-smi does",
+    "NVIDIA_VISIBLE_DEVICES": "the GPUs that this container was given; void or none: none",
+    "NVIDIA_DRIVER_CAPABILITIES": "parts of the driver in this container; compute runs models, utility names GPUs",
+}
+"""The environment variables for threads and devices, by name or prefix, and what each does."""
 
 NVIDIA, DISPLAY = "0x10de", "0x03"
 """Vendor and class of PCI devices."""
@@ -90,7 +108,50 @@ def death_by(program: str) -> str | None:
 
 def variables() -> dict[str, str]:
     """Return the environment variables for threads and devices."""
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
+    return {name: value for name, value in sorted(os.environ.items()) if meaning_of(name)}
+
+
+def meaning_of(variable: str) -> str:
+    """Return what an environment variable does; "" for those that do not concern threads and devices."""
+    prefixes = (name for name in VARIABLES if name.endswith("_") and variable.startswith(name))
+    return VARIABLES.get(variable) or VARIABLES.get(next(prefixes, ""), "")
+
+
+class OtherPrograms:
+    """The CPU cores, of those that this process may use, that other programs use from now on; Linux tells them."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float | None:
+        """Return their number since the start, a mean over time; None if the system does not say."""
+        seconds, busy, own = (now - then for now, then in zip(self._now(), self._start, strict=True))
+        return max(0.0, (busy - own) / seconds) if seconds > 0 and not math.isnan(busy) else None
+
+    def _now(self) -> tuple[float, float, float]:
+        """Return the time, and how long the cores and this process have been busy, in seconds."""
+        return time.monotonic(), busy_seconds(text_of(Path("/proc/stat")), allowed_cores()), time.process_time()
+
+
+def busy_seconds(stat: str, cores: Sequence[int]) -> float:
+    """Return how long `cores` have worked since the machine started, by /proc/stat; NaN if it does not say.
+
+    Time that a virtual machine's host has taken for others counts as well.
+    """
+    ticks = 0
+    lines = {line.partition(" ")[0]: line.split()[1:] for line in stat.splitlines()}
+    for core in cores:
+        fields = lines.get(f"cpu{core}", [])
+        if len(fields) < 8:
+            return math.nan
+        user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields[:8])
+        ticks += user + nice + system + interrupts + soft_interrupts + stolen
+    return ticks / os.sysconf("SC_CLK_TCK") if cores else math.nan
+
+
+def has_vnni() -> bool:
+    """Return True if this CPU multiplies 8-bit integers by VNNI, as Linux says."""
+    return bool(re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text_of(Path("/proc/cpuinfo")), re.MULTILINE))
 
 
 def nvidia_cards() -> int:

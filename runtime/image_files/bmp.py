@@ -21,7 +21,7 @@ def decode_bmp(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         DamageError: run lengths leave pixels out. Pillow has errors of its own for other kinds that do.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     with Image.open(io.BytesIO(content), formats=("BMP",)) as picture:
         width, height = picture.size

@@ -28,7 +28,7 @@ from runtime.errors import ImageError, ImageMemoryError, ImageWarning, one_line,
 from runtime.image_files import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.libtiff_messages import libtiff_errors
-from runtime.image_files.limits import LIMITS, LimitError, Limits, TooManyPixelsError
+from runtime.image_files.limits import LIMITS, LimitError, Limits
 from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
 from runtime.support.concurrency import alone_with
@@ -234,11 +234,6 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
         raise ImageError(f"{name}: is a folder, expected an image") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not an image of a known format ({', '.join(DECODERS)})") from error
-    except TooManyPixelsError as error:
-        raise ImageError(
-            f"{name}: has {error} pixels, expected at most {limits.pixels} in all; "
-            "make it smaller, or in Python allow more with Limits(pixels=...)"
-        ) from error
     except DamageError as error:
         raise ImageError(f"{name}: is damaged or truncated ({error}); replace it") from error
     except Exception as error:  # decoders raise many types for damaged files: OSError, SyntaxError, struct.error, ...
@@ -319,19 +314,15 @@ def read_stream(file: Any, name: str, limits: Limits) -> bytes:
         content += piece
         if len(content) > limits.file_bytes:
             break
-    check_bytes(len(content), name, limits)
+    check_bytes(len(content), name, limits, whole=len(content) <= limits.file_bytes)
     return bytes(content)
 
 
-def check_bytes(count: int, name: str, limits: Limits) -> None:
-    """Raise an ImageError for an empty source or one that exceeds the limits."""
+def check_bytes(count: int, name: str, limits: Limits, *, whole: bool = True) -> None:
+    """Raise an error for an empty source or one that exceeds the limits; `whole` is false if there is more of it."""
     if not count:
         raise ImageError(f"{name}: is empty (0 bytes), expected an image")
-    if count > limits.file_bytes:
-        raise ImageError(
-            f"{name}: has more bytes than the {limits.file_bytes} that are read; "
-            "make it smaller, or in Python allow more with Limits(file_bytes=...)"
-        )
+    limits.check_file(count, whole=whole)
 
 
 def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
@@ -347,7 +338,7 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
             picture.load()
         if said:
             raise DamageError("libtiff reports an error in its pixels")
-    except (MemoryError, TooManyPixelsError):
+    except (MemoryError, LimitError):
         raise
     except Exception as error:
         raise DamageError(reason(error)) from error

@@ -39,7 +39,7 @@ def decode_gif(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         DamageError: the file ends early or lacks pixels.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     frame = first_frame(content, limits)
     (width, height), screen = frame.size, frame.whole_screen

@@ -47,7 +47,7 @@ def decode_heif(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         UnreadKindError: the package that decodes it is not installed.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     with refusals(), opened(content) as picture:
         limits.check_pixels(*picture.size)

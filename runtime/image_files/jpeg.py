@@ -81,7 +81,7 @@ def read_header(content: bytes | memoryview, limits: Limits, *, whole: bool = Tr
 
     Raises:
         DamageError: the file ends early, or a marker makes no sense.
-        LimitError, TooManyPixelsError: the header is larger than the limits.
+        LimitError: the header is larger than the limits.
     """
     header, position = Header(), 2
     while True:
@@ -175,7 +175,7 @@ def decode_jpeg(
     Raises:
         DamageError: the file lacks pixels, or libjpeg says that it is damaged.
         UnreadKindError: it is lossless, arithmetic, of 12 bits or of unusual sampling factors.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     try:
         header = read_header(content, limits)

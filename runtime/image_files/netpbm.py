@@ -26,7 +26,7 @@ def decode_netpbm(content: bytes, limits: Limits) -> NDArray[Any]:
 
     Raises:
         DamageError: the file lacks pixels, or its header or text makes no sense.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     kind, (width, height, most), start = read_header(content, limits)
     limits.check_pixels(width, height)

@@ -26,7 +26,7 @@ def strict(limits: Limits) -> Iterator[None]:
     """Make Pillow quiet within the block, on this thread; it counts pixels by `limits` and refuses truncated images.
 
     Raises:
-        TooManyPixelsError: an image opened in the block is too large.
+        LimitError: an image opened in the block is too large.
     """
     # Two threads may install the stand-ins at once: each stands for the original.
     for module in (Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin):

@@ -27,7 +27,7 @@ def decode_png(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         DamageError: a chunk of pixels or colours is damaged, or pixels are missing.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     reduced = reduce(content, limits)
     width, height = (int.from_bytes(reduced[start : start + 4], "big") for start in (16, 20))

@@ -34,7 +34,7 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
     Raises:
         DamageError: strips or tiles are missing or damaged.
         UnreadKindError: it is of a kind that is not read, or has too many strips or tiles.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     check_directory(content)
     tags = read_tags(content)
@@ -173,7 +173,7 @@ def check_jpeg(stream: bytes, size: tuple[int, int], limits: Limits) -> None:
     Raises:
         DamageError: it lacks some.
         UnreadKindError: it is of a kind in which that cannot be seen.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     header = read_header(stream, limits)
     if not header.is_whole or header.size[0] < size[0] or header.size[1] < size[1]:

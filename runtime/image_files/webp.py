@@ -42,7 +42,7 @@ def decode_webp(content: bytes, limits: Limits) -> Image.Image:
 
     Raises:
         DamageError: the file is cut off.
-        LimitError, TooManyPixelsError: it exceeds the limits.
+        LimitError: it exceeds the limits.
     """
     check_size(content, limits)
     lossy, changed = lossy_frame(content), changed_padding(content)

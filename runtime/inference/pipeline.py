@@ -12,7 +12,7 @@ from runtime.card import NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ClosedError, ImageError
 from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
 from runtime.inference.loaded_model import LoadedModel
-from runtime.inference.predict_options import ResolvedOptions
+from runtime.inference.predict_options import MAX_PIXELS, ResolvedOptions
 from runtime.inference.tiling import tiled
 from runtime.inference.tta import augmented
 from runtime.result import Segmentation, Times
@@ -74,6 +74,11 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
 def check_sides(image: NDArray[np.uint8], options: ResolvedOptions) -> None:
     """Raise an ImageError unless the network takes a picture uint8 [height, width, channels] with these options."""
     tile = options.tile
+    if tile is None and image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ImageError(
+            f"image: is {image.shape[1]}x{image.shape[0]} pixels for the network, expected at most {MAX_PIXELS}, which "
+            "take some 90 GB; give a tile, or a size"
+        )
     if tile is None or options.spec.padded:
         check_size(image, options.spec)
         if options.tta == "d4":  # which turns it

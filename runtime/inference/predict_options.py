@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard, OutputSpec
 from runtime.errors import ConfigError
-from runtime.image import ChannelOrder
+from runtime.image import ChannelOrder, Limits
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
 from runtime.inference.tta import Tta
 from runtime.support.sizes import parse_size, size_text
@@ -26,8 +26,9 @@ TileOption = tuple[int, int] | str
 class ResolvedOptions:
     """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole.
 
-    `output` is the card's, with the threshold that was asked for. `channels` is the order of an array's channels.
-    Neither matters to the network, so a batch may hold images with different ones.
+    `output` is the card's, with the threshold that was asked for. `channels` is the order of an array's channels, and
+    `limits` are those of files, None for the predictor's. None of them matters to the network, so a batch may hold
+    images with different ones.
     """
 
     spec: InputSpec
@@ -36,6 +37,7 @@ class ResolvedOptions:
     tta: Tta | None
     output: OutputSpec = field(compare=False)
     channels: ChannelOrder = field(default="RGB", compare=False)
+    limits: Limits | None = field(default=None, compare=False)
 
 
 class PredictOptions(TypedDict, total=False):
@@ -47,6 +49,7 @@ class PredictOptions(TypedDict, total=False):
     tta: Tta | None
     threshold: float | None
     channels: ChannelOrder
+    limits: Limits | None
 
 
 def resolve_options(
@@ -57,13 +60,15 @@ def resolve_options(
     tta: Tta | None = None,
     threshold: float | None = None,
     channels: ChannelOrder = "RGB",
+    limits: Limits | None = None,
     **unknown: object,
 ) -> ResolvedOptions:
     """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
         ConfigError: a size is none, or one that the network or the file does not take, the overlap is outside
-            0..`MAX_OVERLAP`, the threshold is invalid or not for this model, or an augmentation or option is unknown.
+            0..`MAX_OVERLAP`, the threshold is invalid or not for this model, `limits` are none, or an augmentation or
+            option is unknown.
     """
     if unknown:
         expected = ", ".join(PredictOptions.__annotations__)
@@ -82,6 +87,8 @@ def resolve_options(
         raise ConfigError(f"channels: found {channels!r}, expected 'RGB', or 'BGR' for arrays as OpenCV makes them")
     if channels != "RGB" and card.input.channels == "raw":
         raise ConfigError(f"channels: found {channels!r}, this model takes the channels of arrays as they are")
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
     output = card.output if threshold is None else card.output.with_threshold(threshold)
     spec = card.input
     native = isinstance(size, str) and size == "native"
@@ -103,7 +110,9 @@ def resolve_options(
         fit = "stretch" if spec.fit == "native" else spec.fit
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     cut = None if tile is None or isinstance(tile, str) else (tile[0], tile[1])
-    return ResolvedOptions(spec=spec, tile=cut, overlap=overlap, tta=tta, output=output, channels=channels)
+    return ResolvedOptions(
+        spec=spec, tile=cut, overlap=overlap, tta=tta, output=output, channels=channels, limits=limits
+    )
 
 
 def _check_fixed(fixed: tuple[int, int], size: SizeOption | None, tile: TileOption | None, tta: Tta | None) -> None:

@@ -17,6 +17,7 @@ from export.console_report import parity_table
 from export.options import ExportOptions
 from runtime.card import Parity, ProofRow
 from runtime.errors import ProofError
+from runtime.image_files.limits import LimitsByOption
 from unet_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_core.data.pairs import Layout
 from unet_core.model_options import CardChanges
@@ -50,6 +51,7 @@ def asked(loaded, monkeypatch):
 
 def test_all_options_reach_the_export(asked, loaded, tmp_path):
     given = ("--precision", "int8", "--data", tmp_path, "--keep", "ups.0,ups.2", "--values", "u8", "--force")
+    given += ("--max-pixels", 300_000_000)
     done = run(
         "m.pth", "-o", "o.onnx", *given, "--opset", 21, "--size", "48x32", "--mean", "0,0,0", "--threshold", 0.25
     )
@@ -60,6 +62,7 @@ def test_all_options_reach_the_export(asked, loaded, tmp_path):
         keep=("ups.0", "ups.2"),
         values="u8",
         force=True,
+        limits=LimitsByOption(pixels=300_000_000, file_bytes=1_610_612_736, memory=3_221_225_472),
         opset=21,
         layout=Layout(),
         ignore_index=None,
@@ -86,6 +89,7 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, te
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["m.pth", "--max-pixels", "9"], "--max-pixels: goes with --data; leave it out"),
         (["m.pth", "--device", "cpu"], "--device: goes with --check; leave it out"),
         (["m.pth", "--checkpoint", "n.pth"], "--checkpoint: goes with --check; leave it out"),
         (["m.pth", "--triton-name", "car"], "--triton-name: goes with --triton; leave it out"),
@@ -178,6 +182,17 @@ def test_folders_of_images_that_cannot_be_used_are_one_line(trained, tmp_path):
             done = run(trained.checkpoint, *arguments)
             assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
             assert {"none": "no such folder", "empty": "has no images", "damaged": "a.jpg"}[name] in done.stderr
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_pictures_of_too_many_pixels_are_refused_with_the_option_that_takes_them(trained, tmp_path):
+    write_pair(tmp_path, "val", "v")
+    done = run(trained.checkpoint, "--data", tmp_path, "--max-pixels", 1_535, "-o", tmp_path / "o.onnx")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: 1 of 1 pairs cannot be used, fix or remove them: has 48 x 32 pixels, expected at most 1535 in all, "
+        "make it smaller, or allow more with --max-pixels 1536: "
+    )
     assert not (tmp_path / "o.onnx").exists()
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from export.samples import MOST_IMAGES, load_pictures, load_samples, spread, synthetic_samples
 from runtime.card import OutputSpec
 from runtime.errors import DataError
+from runtime.image_files.limits import Limits
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import Layout
 from unet_core.reporting.progress import Display
@@ -24,6 +25,14 @@ def test_validation_images_are_measured_on_and_training_images_calibrated_on(dat
     assert names(samples.calibration) == [f"car{index}" for index in range(6)]
     picture, truth = samples.measured[0]
     assert (picture.shape, truth.shape, truth.max()) == ((*card.input.size, 3), (32, 48), 1)
+
+
+def test_images_of_too_many_pixels_are_refused(data, card):
+    text = r"has 48 x 32 pixels, .*, or allow more with limits=runtime\.Limits\.for_pixels\(1536\): "
+    for call in (load_samples, lambda *given, **named: load_pictures(*given, 5, **named)):
+        with pytest.raises(DataError, match=text):
+            call(data, card, limits=Limits(pixels=1_535))
+        call(data, card, limits=Limits(pixels=1_536))
 
 
 def test_without_validation_images_they_are_split_off_as_in_training(data, card):

@@ -179,7 +179,7 @@ def test_image_of_too_many_pixels_is_refused_by_its_header(form, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     refusal = (
         "image: has 15000 x 13500 pixels, expected at most 200000000 in all; "
-        "make it smaller, or in Python allow more with Limits(pixels=...)"
+        "make it smaller, or allow more with limits=runtime.Limits.for_pixels(202500000)"
     )
     with pytest.raises(ImageError) as caught:
         load_image(BOMBS[form])
@@ -201,8 +201,11 @@ def test_limits_are_inclusive_and_arrays_have_none(tmp_path):
     (tmp_path / "a.png").write_bytes(content)
     for source in (content, bytearray(content), io.BytesIO(content), tmp_path / "a.png"):
         assert load_image(source, limits=exact).shape == (6, 9, 3)
-        with pytest.raises(ImageError, match=rf"has more bytes than the {len(content) - 1} that are read; make it"):
+        with pytest.raises(ImageError) as caught:
             load_image(source, limits=Limits(file_bytes=len(content) - 1))
+        assert f"has more bytes than the {len(content) - 1} that are read; make it smaller, or allow" in str(
+            caught.value
+        )
     for source in (PIXELS, Image.fromarray(PIXELS)):
         assert load_image(source, limits=Limits(pixels=1, file_bytes=1)).shape == (6, 9, 3)
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 from runtime.errors import ConfigError, DeviceError, ImageError, ModelError
 from runtime.image_files.limits import Limits
 from runtime.inference.batcher import Batching
-from runtime.inference.pipeline import infer
+from runtime.inference.pipeline import check_sides, infer
 from runtime.inference.predict_options import resolve_options
 from runtime.predictor import Predictor, predict
 from runtime.result import Segmentation
@@ -171,6 +171,49 @@ def test_limits_are_those_that_were_given(models, tmp_path):
     model = Predictor(models["conv"], "cpu", limits=Limits(pixels=1000))
     with pytest.raises(ImageError, match="expected at most 1000 in all"):
         model.predict(tmp_path / "a.png")
+
+
+def test_every_call_may_have_limits_of_its_own(model, models, tmp_path):
+    path, enough = tmp_path / "a.png", Limits.for_pixels(1_200)
+    Image.new("RGB", (40, 30)).save(path)
+    calls = (
+        lambda limits: predict(path, models["conv"], "cpu", limits=limits),
+        lambda limits: model.predict(path, limits=limits),
+        lambda limits: model.predict([path], limits=limits)[0],
+        lambda limits: model.predict_batch([path], limits=limits)[0],
+        lambda limits: next(model.stream([path], limits=limits)),
+        lambda limits: model.submit(path, limits=limits).result(),
+        lambda limits: asyncio.run(model.predict_async(path, limits=limits)),
+    )
+    for call in calls:
+        with pytest.raises(ImageError) as caught:
+            call(Limits(pixels=1_199))
+        assert str(caught.value) == (
+            f"{path}: has 40 x 30 pixels, expected at most 1199 in all; "
+            "make it smaller, or allow more with limits=runtime.Limits.for_pixels(1200)"
+        )
+        assert call(enough).mask.shape == (30, 40)
+
+
+def test_models_stay_open_for_calls_with_other_limits(models, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    predict(tmp_path / "a.png", models["conv"], "cpu")
+    monkeypatch.setattr(Predictor, "__init__", lambda *_, **__: pytest.fail("opened again"))
+    assert predict(tmp_path / "a.png", models["conv"], "cpu", limits=Limits(pixels=1_200)).mask.shape == (30, 40)
+
+
+def test_network_is_not_shown_more_pixels_than_memory_holds(model):
+    """An array has no limit, and a view of one pixel takes no memory; in tiles it would run."""
+    huge = np.broadcast_to(np.uint8(9), (20_000, 10_001, 3))
+    options = resolve_options(model.card, size="native")
+    with pytest.raises(ImageError) as caught:
+        check_sides(huge, options)
+    assert str(caught.value) == (
+        "image: is 10001x20000 pixels for the network, expected at most 200000000, which take some 90 GB; "
+        "give a tile, or a size"
+    )
+    check_sides(huge[:, :10_000], options)
+    check_sides(huge, resolve_options(model.card, tile=(64, 64)))
 
 
 def test_times_are_those_of_the_stages(model, models):

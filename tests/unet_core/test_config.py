@@ -33,6 +33,7 @@ CHANGED = {
     "augment": "strong",
     "val_share": 0.2,
     "group": "-",
+    "max_pixels": 300_000_000,
     "validate_at": "trained",
     "widths": (8, 16, 32),
     "up": "bilinear",
@@ -304,7 +305,7 @@ def test_settings_of_another_version_are_refused(change, named):
 def test_a_resumed_run_may_change_what_does_not_make_it_another_run():
     free = {item.name for item in fields(TrainConfig)} - set(fixed_settings())
     assert free == {
-        *("data", "out", "epochs", "device", "save_minutes", "patience"),
+        *("data", "out", "epochs", "device", "save_minutes", "patience", "max_pixels"),
         *("batch_size", "accumulate", "lr", "momentum", "weight_decay"),
         *("schedule", "plateau_epochs", "warmup_epochs", "clip_norm"),
         *("amp", "channels_last", "compile", "workers", "cache_gb", "cache_dir", "tensorboard"),

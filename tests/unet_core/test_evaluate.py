@@ -15,6 +15,7 @@ from networks import make_card, make_network
 from PIL import Image
 
 from runtime.errors import DataError, DeviceError
+from runtime.image_files.limits import Limits
 from unet_core.checkpoint import save_checkpoint
 from unet_core.data.labels import LabelSpec, load_labels, load_truth
 from unet_core.data.pairs import Layout, Pair, find_pairs
@@ -41,6 +42,21 @@ def test_checkpoint_and_export_give_the_figures_by_hand(models, views, how):
     assert {name: f"{value:.4f}" for name, value in of_export.items()} == {
         name: f"{value:.4f}" for name, value in expected.items()
     }
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["checkpoint", "export"])
+def test_images_of_too_many_pixels_are_refused_with_the_option_that_takes_them(models, views, kind):
+    model = models(lambda card: card)[kind]
+    most = max(height * width for height, width in SIZES)
+    assert (most, SIZES[1]) == (3_600, (40, 90))
+    assert refusal(model, views, "--max-pixels", most - 1) == (
+        "1 of 3 pairs cannot be used, fix or remove them: has 90 x 40 pixels, expected at most 3599 in all, "
+        "make it smaller, or allow more with --max-pixels 3600: val_images/v1.jpg"
+    )
+    assert run(model, views, "--max-pixels", most).exit_code == 0
+    pairs = find_pairs(views, "val")
+    with pytest.raises(DataError, match=r"or allow more with limits=runtime\.Limits\.for_pixels\(3600\)"):
+        evaluate(model, pairs, device="cpu", limits=Limits(pixels=most - 1))
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (2, 0), (3, 2)])
@@ -233,7 +249,7 @@ def test_help_says_what_every_option_is():
     lines = text.splitlines()
     options = [line.split()[0] for line in lines if line.startswith("  --")]
     shared = [f"--{name.replace('_', '-')}" for name in (*NETWORK_OPTIONS, *CARD_OPTIONS)]
-    assert set(shared) < set(options) and len(options) == 10 + len(shared)
+    assert set(shared) < set(options) and len(options) == 11 + len(shared)
     follows = dict(pairwise(lines))
     assert all(len(line.split()) > 3 or follows[line].startswith(" " * 20) for line in lines if line.startswith("  --"))
     assert "[default: (CPU cores, at most 8); x>=0]" in " ".join(text.split())

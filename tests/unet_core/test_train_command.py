@@ -40,6 +40,18 @@ def test_command_line_trains_and_resumes_with_the_runs_own_settings(data, tmp_pa
     assert load_checkpoint(run / "my_checkpoint.pth.tar").card.output.classes == ("thing",)
 
 
+def test_images_of_too_many_pixels_are_refused_with_the_option_that_takes_them(data, tmp_path):
+    refused = run_cli(data, "--out", tmp_path / "r", *FLAGS, "--max-pixels", 32 * 48 - 1)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: 9 of 9 pairs cannot be used, fix or remove them: has 48 x 32 pixels, ")
+    assert "expected at most 1535 in all, make it smaller, or allow more with --max-pixels 1536: " in refused.stderr
+    taken = run_cli(data, "--out", tmp_path / "s", *FLAGS, "--max-pixels", 32 * 48)
+    assert taken.exit_code == 0, taken.output
+    stored = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert stored.pop("max_pixels") == 1_536
+    assert from_stored(stored)["max_pixels"] == 200_000_000  # of a run before there was this setting
+
+
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(data, tmp_path):
     file, run = tmp_path / "recipe.toml", tmp_path / "r"
     file.write_text(

@@ -113,6 +113,8 @@ class Cache:
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
+        if decoder.limits.truncated == "refuse":  # other limits change no pixels
+            del decoding["limits"]
         content = json.dumps([[VERSION, *decoders], decoding, files], sort_keys=True)
         folder = self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
         user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError
+from runtime.image_files.limits import LIMITS, Limits
 
 if TYPE_CHECKING:  # loads OpenCV and Pillow, which --help of the commands must not need
     from runtime.image import Fitted
@@ -54,8 +55,8 @@ class LabelSpec:
         return bool(labels.max(initial=0) < count or not ((labels >= count) & (labels != IGNORED)).any())
 
 
-def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Decode a mask file to its stored values, uint8 [height, width].
+def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDArray[np.uint8]:
+    """Decode a mask file to its stored values, uint8 [height, width]; `limits` bound its size.
 
     A palette file (GIF, PNG) whose palette holds greys only gives the greys, whatever their indices, since writers
     order a palette as they like. Any other palette file gives its indices.
@@ -66,7 +67,7 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     from runtime.image_files.decoding import name_of, open_image
     from runtime.images.pixels import pixels
 
-    picture = open_image(source)
+    picture = open_image(source, limits=limits)
     if picture.mode == "P":
         indices = np.array(pixels(picture))
         colours = np.zeros((256, 3), np.uint8)
@@ -86,8 +87,8 @@ def load_labels(source: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return np.array(array)
 
 
-def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
-    """Read a mask file as labels, uint8 [height, width].
+def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = LIMITS) -> Labels:
+    """Read a mask file as labels, uint8 [height, width]; `limits` bound its size.
 
     Valid values are 0 and 255, or 0 and 1, with one class; the class indices with several (two classes may be 0 and
     255 as well); and the value that does not count.
@@ -95,7 +96,7 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec) -> Labels:
     Raises:
         ImageError: the file cannot be read, or has other values.
     """
-    values = load_labels(path)
+    values = load_labels(path, limits)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}
     highest = max(1, len(spec.classes) - 1)

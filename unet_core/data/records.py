@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError, OutputError
-from runtime.image import fit, image_size, load_image
+from runtime.image import LIMITS, Limits, fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
@@ -60,6 +60,8 @@ class SampleDecoder:
     `truth_at_original`: labels keep the image's own size, to measure there. `draft`: large JPEGs are decoded at a
     fraction of their size; their pixels differ slightly from those that the runtime sees, so it is for training only.
 
+    `limits`: the largest images and masks that are decoded.
+
     The cache hashes the names and values of the fields.
     """
 
@@ -67,6 +69,7 @@ class SampleDecoder:
     labels: LabelSpec
     truth_at_original: bool = False
     draft: bool = False
+    limits: Limits = LIMITS
 
     def make(self, pair: Pair) -> Record:
         """Decode a pair.
@@ -78,9 +81,11 @@ class SampleDecoder:
         if pair.fault:
             raise ImageError(f"{pair.image}: {pair.fault}")
         draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
-        image = load_image(pair.image, self.input.channels, at_least=self.input.size if draft else None)
-        size = image_size(pair.image) if draft else image.shape[:2]
-        labels = np.full(size, IGNORED, np.uint8) if pair.mask is None else load_truth(pair.mask, self.labels)
+        at_least = self.input.size if draft else None
+        image = load_image(pair.image, self.input.channels, at_least=at_least, limits=self.limits)
+        size = image_size(pair.image, self.limits) if draft else image.shape[:2]
+        no_labels = np.full(size, IGNORED, np.uint8)
+        labels = no_labels if pair.mask is None else load_truth(pair.mask, self.labels, self.limits)
         if size != labels.shape:
             (height, width), (mask_height, mask_width) = size, labels.shape
             raise ImageError(

@@ -64,11 +64,11 @@ def checkpoint_predictions(
 def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Prediction]:
     """Predict images with an exported model, as an application does; truths have the original size."""
     for index, pair in enumerate(records.pairs):
-        answer = predictor.predict(pair.image)
+        answer = predictor.predict(pair.image, limits=records.decoder.limits)
         if pair.mask is None:
             truth = np.full(answer.shape, IGNORED, np.uint8)
         else:
-            truth = load_truth(pair.mask, records.decoder.labels)
+            truth = load_truth(pair.mask, records.decoder.labels, records.decoder.limits)
         yield index, answer.probability, truth
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,9 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
     with processes.raise_on_all_ranks():
         train_pairs, val_pairs = find_splits(config.data, layout)
         whole = config.validate_at == "original"
-        train_set = Records(train_pairs, SampleDecoder(input=config.input, labels=config.labels, draft=True))
-        val_set = Records(val_pairs, SampleDecoder(input=config.input, labels=config.labels, truth_at_original=whole))
+        decoder = SampleDecoder(input=config.input, labels=config.labels, limits=config.limits)
+        train_set = Records(train_pairs, replace(decoder, draft=True))
+        val_set = Records(val_pairs, replace(decoder, truth_at_original=whole))
         sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
         missing = pending(sets, cache)
         if processes.first:

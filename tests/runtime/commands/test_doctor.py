@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -26,6 +27,9 @@ def quiet_machine(monkeypatch, tmp_path, quota):
     """A machine without a GPU, whose libraries load, with an empty cache; latency is looked at for a moment."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(diagnostics, "SECONDS", 0.01)
+    monkeypatch.setattr(diagnostics, "PAUSE", 0)
+    monkeypatch.setattr(diagnostics, "SLOW_MS", 1e9)
+    monkeypatch.setattr(system_info.OtherPrograms, "cores", lambda self: 0.0)
     monkeypatch.setattr(system_info, "death_by", lambda program: None)
     monkeypatch.setattr(system_info, "nvidia_cards", lambda: 0)
     monkeypatch.setattr(system_info, "gpus", dict)
@@ -249,6 +253,119 @@ def test_threads_above_the_cores_are_advice_where_a_variable_asks_for_them(
         f"OMP_NUM_THREADS=17: NumPy and PyTorch start 17 threads, but this process may use {threads}"
     )
     assert problem["do"] == f"set OMP_NUM_THREADS={threads}"
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "busy"),
+    [(None, 3.1, True), (None, 0.5, True), (None, 0.3, False), (None, None, False), (2, 2.1, False), (2, 2.3, True)],
+)
+def test_a_busy_machine_is_said(monkeypatch, report, run, quota, four_cores, limit, used, busy):
+    """A quota of two of four cores leaves two to others."""
+    quota(limit)
+    monkeypatch.setattr(system_info.OtherPrograms, "cores", lambda self: used)
+    found = report()
+    what = (
+        f"this machine is busy: other programs use {used} of the 4 cores, so predictions and "
+        "the times of this report are longer than on an idle one"
+    )
+    problem = {"severity": "advice", "what": what, "do": "close them, and run unet-doctor again"}
+    assert found["problems"] == ([problem] if busy else [])
+    assert found["threads"]["other_programs"] == used
+    line = f"  other programs use {used} of these 4 cores"
+    assert (line in run().stdout.splitlines()) == (used is not None)
+
+
+def test_every_variable_that_is_listed_is_explained(monkeypatch, report, run):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_PLACES", "cores")
+    found = report()["threads"]
+    assert found["explained"].keys() == found["environment"].keys() and all(found["explained"].values())
+    lines = run().stdout.splitlines()
+    shown = "the GPUs that CUDA shows to this process, renumbered from 0; empty or -1: none"
+    assert f"  CUDA_VISIBLE_DEVICES= ({shown})" in lines
+    assert "  OMP_PLACES=cores (a setting of OpenMP, for PyTorch; ONNX Runtime does not use it)" in lines
+
+
+@pytest.fixture
+def timed(monkeypatch, four_cores):
+    """Set how long a model takes on each device or with a number of threads on the CPU, and how busy others are."""
+
+    def set_times(others=0.0, vnni=False, **known):
+        def latency(predictor, seconds=None):
+            device, threads = predictor.report.device, predictor.report.threads
+            median = known.get(f"cpu{threads}", known["cpu"]) if device == "cpu" else known[device]
+            numbers = {"median_ms": median, "p95_ms": median, "fastest_ms": median, "other_programs": others}
+            return {"runs": 1, **numbers}
+
+        monkeypatch.setattr(diagnostics, "latency", latency)
+        monkeypatch.setattr(diagnostics, "SLOW_MS", 1.0)
+        monkeypatch.setattr(system_info, "has_vnni", lambda: vnni)
+
+    return set_times
+
+
+TUNE = "unet-export CHECKPOINT --target cpu --tune, which measures here what is fastest"
+
+
+@pytest.mark.parametrize(
+    ("vnni", "what", "do"),
+    [
+        (False, "is for any device (30.0 ms an image); a file for CPUs may be faster", TUNE),
+        (
+            True,
+            "is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these 30.0 ms an image",
+            "unet-export CHECKPOINT --precision int8 --values u8 --data FOLDER, which says what it loses; "
+            f"without loss: {TUNE}",
+        ),
+    ],
+)
+def test_a_file_for_cpus_is_suggested_where_the_cpu_is_best(report, timed, models, vnni, what, do):
+    timed(cpu=30.0, vnni=vnni)
+    (problem,) = report(models["conv"])["problems"]
+    assert problem == {"severity": "advice", "what": f"{models['conv']}: {what}", "do": do}
+    timed(cpu=0.9, vnni=vnni)
+    assert report(models["conv"])["problems"] == []
+
+
+def test_fewer_threads_are_suggested_where_they_are_faster(report, run, timed, write_model, make_card):
+    path = write_model("conv", metadata={CARD_KEY: replace(make_card("conv"), target="cpu").to_json()})
+    timed(cpu=30.0, cpu2=20.0, cpu1=26.0)
+    found = report(path)
+    assert found["model"]["devices"]["cpu"]["fewer_threads_ms"] == {"1": 26.0, "2": 20.0}
+    (problem,) = found["problems"]
+    assert problem["what"] == "2 threads are faster here: 20.0 ms an image instead of 30.0 ms with 4"
+    assert problem["do"] == "give --threads 2, in Python threads=2"
+    assert "            26.0 ms with 1 thread\n            20.0 ms with 2 threads\n" in run(path).stdout
+    timed(cpu=30.0, cpu2=28.0, cpu1=20.0)
+    assert report(path)["problems"][0]["what"].startswith("1 thread is faster here: 20.0 ms an image")
+    timed(cpu=30.0, cpu2=28.0)
+    assert report(path)["problems"] == []
+
+
+def test_nothing_is_suggested_by_times_of_a_busy_machine(report, timed, models):
+    timed(cpu=30.0, cpu2=20.0, others=2.0)
+    found = report(models["conv"])
+    assert [problem["what"] for problem in found["problems"]] == [
+        "this machine was busy while the model ran, so its times are longer than on an idle one"
+    ]
+    assert "fewer_threads_ms" not in found["model"]["devices"]["cpu"]
+
+
+@pytest.mark.parametrize(("cuda", "named"), [(5.0, True), (8.5, False)])
+def test_the_faster_device_is_named_if_auto_takes_another(monkeypatch, cuda, named):
+    monkeypatch.setattr(diagnostics, "SLOW_MS", 1.0)
+    findings, times = diagnostics.Findings(), {"tensorrt": 9.0, "cuda": cuda, "cpu": 80.0}
+    devices = {kind: {"latency": {"median_ms": median}} for kind, median in times.items()}
+    diagnostics.advise_on_speed(findings, Path("m.onnx"), None, devices | {"cpu": {"failed": "no"}})
+    what = "device cuda is faster here: 5.0 ms an image instead of tensorrt's 9.0 ms"
+    do = "give --device cuda, in Python device='cuda'; auto takes tensorrt"
+    assert findings.problems == ([diagnostics.Problem("advice", what, do)] if named else [])
 
 
 def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):

@@ -34,6 +34,29 @@ def test_only_bad_files_exit_as_an_error(run_predict, pictures, out):
     assert names_in(out) == []
 
 
+def test_image_of_too_many_pixels_is_refused_with_the_option_that_takes_it(run_predict, pictures, out):
+    result = run_predict(pictures, "--max-pixels", 95)
+    assert (result.exit_code, result.stdout) == (1, f"2 of 3 written to {out} on cpu, 1 failed\n")
+    assert result.stderr == (
+        f"error: {pictures / 'c.tif'}: has 12 x 8 pixels, expected at most 95 in all; "
+        "make it smaller, or allow more with --max-pixels 96\n"
+    )
+    assert run_predict(pictures, "--max-pixels", 96).exit_code == 0
+    assert names_in(out) == ["a.png", "b.png", "c.png"]
+    for value in ("0", "10000000001", "1e6"):
+        refused = run_predict(pictures, "--max-pixels", value)
+        assert refused.exit_code == 2 and "Error: Invalid value for '--max-pixels': " in refused.stderr
+
+
+def test_pipe_names_the_option_too(models, pictures):
+    content = (pictures / "c.tif").read_bytes()
+    result = CliRunner().invoke(predict, [str(models["brightness"]), "-", "--max-pixels", "95"], input=content)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        "has 12 x 8 pixels, expected at most 95 in all; make it smaller, or allow more with --max-pixels 96\n"
+    )
+
+
 @pytest.mark.parametrize("first_is_folder", [False, True])
 def test_two_images_of_one_name_are_refused(run_predict, pictures, out, first_is_folder):
     other = pictures.parent / "other"

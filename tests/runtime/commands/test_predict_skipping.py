@@ -1,10 +1,12 @@
 """unet-predict --skip-existing: what counts as finished, and what is done about the rest."""
 
 import os
+import zlib
 
 import numpy as np
 import pytest
 from masks import names_in, pixels_of
+from pictures import encoded
 from PIL import Image
 
 from runtime.model_file.reader import read_model
@@ -56,6 +58,19 @@ def test_what_is_missing_is_written_and_the_rest_left_alone(run_predict, picture
     after = kept(out)
     assert after.keys() == before.keys()
     assert {name for name in before if after[name] != before[name]} == {"c.png"}
+
+
+def test_large_image_is_finished_if_it_is_allowed(run_predict, pictures, out, closed):
+    """At 202.5 million pixels: the files' headers alone are read, so their pixels are not there."""
+    size = (15_000).to_bytes(4, "big") + (13_500).to_bytes(4, "big")
+    image, mask = encoded(Image.new("RGB", (8, 8))), encoded(Image.new("L", (8, 8)))
+    for path, small in ((pictures / "a.png", image), (out / "a.png", mask)):
+        path.parent.mkdir(exist_ok=True)
+        header = b"IHDR" + size + small[24:29]
+        path.write_bytes(small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:])
+    allowed = ("--skip-existing", "--max-pixels", 202_500_000)
+    result = run_predict(pictures / "a.png", *allowed)
+    assert (result.exit_code, result.output) == (0, f"nothing to do: 1 of 1 are in {out} already\n")
 
 
 KINDS = {"mask": ("L", np.uint8), "probability": ("I;16", np.uint16), "overlay": ("RGB", np.uint8)}

@@ -1,6 +1,7 @@
 """Facts about a machine, from made-up folders and libraries."""
 
 import ctypes
+import os
 from importlib import metadata
 
 import pytest
@@ -39,6 +40,38 @@ def test_crashes_are_told_from_errors(program, death):
 def test_what_never_ends_is_ended(monkeypatch):
     monkeypatch.setattr(system_info, "PROBE_SECONDS", 0.2)
     assert system_info.death_by("import time; time.sleep(60)") == "does not end within 0.2 s"
+
+
+STAT = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 {0} 10 20 1000 50 3 4 {1} 0 0\ncpu1 7 0 0 900 0 0 0 0 0 0\nintr 1\n"
+
+
+def test_cores_that_others_use_are_those_of_this_process_without_its_own_part(monkeypatch):
+    """Core 0 works for 3 s, of which a virtual machine's host has one for others; 0.5 s are this process's."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    stats = iter([STAT.format(0, 0), STAT.format(2 * ticks, ticks)])
+    monkeypatch.setattr(system_info, "text_of", lambda path: next(stats) if str(path) == "/proc/stat" else "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
+    clocks = {"monotonic": iter([100.0, 104.0]), "process_time": iter([7.0, 7.5])}
+    for name, times in clocks.items():
+        monkeypatch.setattr(system_info.time, name, lambda times=times: next(times))
+    others = system_info.OtherPrograms()
+    assert others.cores() == (3 - 0.5) / 4
+
+
+@pytest.mark.parametrize(("stat", "cores"), [("", [0]), ("cpu0 1 2 3\n", [0]), (STAT.format(1, 1), [0, 5]), ("", [])])
+def test_system_that_does_not_say_what_others_use(monkeypatch, stat, cores):
+    monkeypatch.setattr(system_info, "text_of", lambda path: stat)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(cores), raising=False)
+    assert system_info.OtherPrograms().cores() is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [("fma avx512_vnni x", True), ("avx_vnni", True), ("avx2 avx512f", False), ("avx_vnni_int8", False)],
+)
+def test_cpus_that_multiply_integers(monkeypatch, flags, has):
+    monkeypatch.setattr(system_info, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
+    assert system_info.has_vnni() == has
 
 
 class Nvml:

@@ -15,7 +15,7 @@ from PIL import Image, _imaging
 
 from runtime.errors import ConfigError, ImageError, ImageMemoryError
 from runtime.image import image_size, load_image
-from runtime.image_files.limits import Limits
+from runtime.image_files.limits import LimitError, Limits, LimitsByOption
 
 SMALL = Image.new("RGB", (40, 30), (9, 99, 200))
 HEADER = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
@@ -28,6 +28,59 @@ def test_limits_are_positive_integers(value):
         with pytest.raises(ConfigError) as caught:
             Limits(**{name: value})
         assert str(caught.value) == f"Limits.{name}: found {value!r}, expected an integer from 1"
+
+
+def said_by(check, *arguments):
+    """The text of the refusal."""
+    with pytest.raises(LimitError) as caught:
+        check(*arguments)
+    return str(caught.value).partition("; ")[2]
+
+
+def test_limits_for_pixels_grow_together_and_never_below_the_defaults():
+    assert Limits.for_pixels(np.int64(5)) == Limits(pixels=5)
+    assert Limits.for_pixels(200_000_000) == Limits()
+    assert Limits.for_pixels(300_000_001) == Limits(pixels=300_000_001, file_bytes=1_610_612_742, memory=3_221_225_483)
+    for value in (0, -1, 2.0, "5"):
+        with pytest.raises(ConfigError) as caught:
+            Limits.for_pixels(value)
+        assert str(caught.value) == f"Limits.pixels: found {value!r}, expected an integer from 1"
+
+
+def test_advice_in_python_is_a_call_that_keeps_the_other_limits():
+    limits = Limits(pixels=300, truncated="warn")
+    start = "make it smaller, or allow more with limits=runtime."
+    assert said_by(limits.check_pixels, 30_000, 20_000) == f"{start}Limits.for_pixels(600000000)"
+    assert said_by(limits.check_memory, 2**31 + 1) == (
+        f"{start}Limits(pixels=300, truncated='warn', memory=2147483649)"
+    )
+    assert said_by(limits.check_file, 2**30 + 1) == (
+        f"{start}Limits(pixels=300, truncated='warn', file_bytes=1073741825)"
+    )
+    assert said_by(Limits().check_scans, 20, 200_000_000) == f"{start}Limits(scans=200)"
+    Limits(scans=200).check_scans(20, 200_000_000)
+
+
+def test_advice_of_a_command_names_its_option_where_that_helps():
+    limits, start = LimitsByOption(), "make it smaller, or "
+    option = f"{start}allow more with --max-pixels "
+    assert said_by(limits.check_pixels, 30_000, 20_000) == f"{option}600000000"
+    assert said_by(limits.check_memory, 5 * 10**9) == f"{option}465661288"
+    LimitsByOption.for_pixels(465_661_288).check_memory(5 * 10**9)
+    assert said_by(limits.check_file, 2**31) == f"{option}400000000"
+    LimitsByOption.for_pixels(400_000_000).check_file(2**31)
+    stream = f"{start}allow more with a larger --max-pixels"
+    assert said_by(lambda: limits.check_file(2**31, whole=False)) == stream
+    in_python = f"{start}in Python allow more with limits=runtime.Limits"
+    assert said_by(limits.check_header, 2**24 + 1) == f"{in_python}(header_bytes=...)"
+    assert said_by(limits.check_scans, 101, 10) == f"{in_python}(scans=101)"
+
+
+@pytest.mark.parametrize("limits", [Limits(), LimitsByOption()])
+def test_headers_that_claim_more_than_any_computer_holds_are_not_encouraged(limits):
+    assert said_by(limits.check_pixels, 100_001, 100_000) == "make it smaller"
+    assert "10000000000" in said_by(limits.check_pixels, 100_000, 100_000)
+    assert said_by(limits.check_memory, 2**40) == "make it smaller"
 
 
 def with_scans(content, count):
@@ -44,7 +97,7 @@ def test_jpeg_of_many_scans_is_refused_before_it_is_decoded():
     assert time.process_time() - begun < 0.1
     assert str(caught.value) == (
         "image: has 101 scans, expected at most 100 for its 1200 pixels; "
-        "make it smaller, or in Python allow more with Limits(scans=...)"
+        "make it smaller, or allow more with limits=runtime.Limits(scans=101)"
     )
     plain = encoded(SMALL, "JPEG", progressive=True)
     assert np.array_equal(load_image(plain, limits=Limits(scans=10)), load_image(plain))
@@ -81,7 +134,7 @@ def test_header_that_is_too_long_is_refused_with_its_limit(tmp_path, kind):
     path.write_bytes(make(b"x" * 65_536))
     refusal = (
         f"{path}: has more than 60000 bytes before its pixels; "
-        "make it smaller, or in Python allow more with Limits(header_bytes=...)"
+        "make it smaller, or allow more with limits=runtime.Limits(header_bytes=...)"
     )
     for read in (load_image, image_size):
         with pytest.raises(ImageError) as caught:
@@ -151,7 +204,7 @@ def test_webp_whose_decoder_takes_too_much_memory_is_refused_before_pillow_opens
             read(path)
         assert str(caught.value) == (
             f"{path}: takes about {52 * 13_856**2 + 76} bytes to decode, expected at most 2147483648; "
-            "make it smaller, or in Python allow more with Limits(memory=...)"
+            f"make it smaller, or allow more with limits=runtime.Limits(memory={52 * 13_856**2 + 76})"
         )
 
 

@@ -67,10 +67,14 @@ def test_overlap_may_be_any_number(make_card):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"tiles": (8, 8)}, "tiles: is no option of predict, expected size, tile, overlap, tta, threshold, channels"),
+        (
+            {"tiles": (8, 8)},
+            "tiles: is no option of predict, expected size, tile, overlap, tta, threshold, channels, limits",
+        ),
         ({"threshold": 1}, "threshold: found 1, expected a number between 0 and 1"),
         ({"threshold": "high"}, "threshold: found 'high', expected a number between 0 and 1"),
         ({"size": np.array([8, 8])}, "size: found array"),
+        ({"limits": 300_000_000}, "limits: found 300000000, expected runtime.Limits, or None"),
         (
             {"size": (20_000, 20_000)},
             "size: found 20000x20000, expected at most 200000000 pixels, which take some 90",

@@ -8,6 +8,7 @@ from caching import STRETCH, decoder, nothing, said_by, write_pairs
 from PIL import Image
 
 from runtime.errors import DataError, ImageError
+from runtime.image_files.limits import Limits
 from unet_core.data.cache import check_and_cache, pending
 from unet_core.data.labels import IGNORED
 from unet_core.data.pairs import Pair
@@ -34,6 +35,28 @@ def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pai
             "has invalid labels (7), expected 0 and 255, or 0 and 1, name more --classes, or give the value "
             "that does not count with --ignore-index: others/0.png; no such file: others/2.jpg"
         )
+
+
+def test_masks_and_images_are_held_to_the_limits(pairs):
+    large = pairs[0]
+    with Image.open(large.image) as image, Image.open(large.mask) as mask:
+        assert image.size == mask.size
+        width, height = image.size
+    exact = replace(STRETCH, limits=Limits(pixels=width * height))
+    assert all(np.array_equal(*both) for both in zip(exact.make(large), STRETCH.make(large), strict=True))
+    Image.new("L", (width, height + 1)).save(large.mask)
+    with pytest.raises(ImageError) as caught:
+        exact.make(large)
+    assert str(caught.value) == (
+        f"{large.mask}: has {width} x {height + 1} pixels, expected at most {width * height} in all; "
+        f"make it smaller, or allow more with limits=runtime.Limits.for_pixels({width * (height + 1)})"
+    )
+
+
+def test_limits_change_the_name_of_cached_records_only_where_they_change_pixels(pairs, cache):
+    name = cache.of(pairs, STRETCH)
+    assert cache.of(pairs, replace(STRETCH, limits=Limits.for_pixels(10**9))) == name
+    assert cache.of(pairs, replace(STRETCH, limits=Limits(truncated="warn"))) != name
 
 
 def test_faults_of_matching_are_listed_with_those_of_the_files_and_their_set_is_not_kept(pairs, tmp_path, cache):
