@@ -83,13 +83,13 @@ def test_two_images_of_one_file_are_refused(here, second):
 def test_two_images_of_one_row_are_refused(here):
     touch("x/a.jpg", "y/a.jpg", "y/a.png")
     with pytest.raises(OutputError, match=r"t\.csv: would hold the masks of both x/a\.jpg and y/a\.jpg"):
-        table_jobs(find_images(["x", "y"], Path("t.csv")), Path("t.csv"))
-    assert table_jobs(find_images(["y"], Path("t.csv")), Path("t.csv")) == [
+        table_jobs(find_images(["x", "y"], Path("t.csv")), Path("t.csv"), ".csv")
+    assert table_jobs(find_images(["y"], Path("t.csv")), Path("t.csv"), ".csv") == [
         Job(Path("y/a.jpg"), Path("t.csv"), "a.jpg"),
         Job(Path("y/a.png"), Path("t.csv"), "a.png"),
     ]
     with pytest.raises(OutputError, match=r"^masks: expected a file that ends in \.csv"):
-        table_jobs([], Path("masks"))
+        table_jobs([], Path("masks"), ".csv")
 
 
 def test_images_are_never_written_over(here):
