@@ -66,16 +66,16 @@ campaign: $(READY)
 		PYTHONPATH=tests/support $(BIN)/python -c 'import campaigns; print(campaigns.table("campaign"))' > campaign/table.md; \
 		cat campaign/table.md; exit $$((areas + soaked))
 
-# Each step leaves a file, so a second call does only what is missing.
+# Each step leaves a file, so a second call does only what is missing. Tables go to files; the end names the pictures.
 demo: demo/.predicted demo/bench/report.md
 	@echo
-	@cat demo/bench/report.md
-	@echo
-	@echo "training curve           demo/run/curves.png"
-	@echo "image | truth | answer   $$(ls demo/run/saved_images/*.png | head -1)"
-	@echo "overlay at full size     $$(ls demo/overlays/*.png | head -1)"
-	@echo "masks                    $$(ls demo/masks/*.png | head -1)"
-	@echo "report of benchmarks     demo/bench/report.md"
+	@grep -E '^(typical|worst) image' demo/metrics.txt
+	@echo "overlays       demo/overlays/"
+	@echo "cut-outs       demo/cutouts/"
+	@echo "masks          demo/masks/"
+	@echo "training       demo/run/curves.png, demo/run/metrics.csv"
+	@echo "metrics        demo/metrics.txt"
+	@echo "benchmarks     demo/bench/report.md"
 
 demo/.data: | $(READY)
 	rm -rf demo/data
@@ -93,11 +93,12 @@ demo/run/model.onnx: demo/.trained
 demo/.predicted: demo/run/model.onnx
 	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/masks --device cpu
 	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/overlays --format overlay --device cpu
-	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data --device cpu
+	$(BIN)/unet-predict demo/run/model.onnx demo/data/val_images -o demo/cutouts --format cutout --device cpu
+	$(BIN)/python -m unet_core.evaluate demo/run/model.onnx demo/data --pictures demo/pictures --device cpu > demo/metrics.txt
 	@touch $@
 
 demo/bench/report.md: demo/run/model.onnx
-	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu
+	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu > /dev/null
 
 clean:
 	rm -rf campaign demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

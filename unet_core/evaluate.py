@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import NONE, Command, IgnoredValue, echo, max_pixels_option
+from runtime.commands.console import NONE, Command, IgnoredValue, Named, echo, max_pixels_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.image_files.limits import LIMITS, Limits
-from runtime.support.files import formula_note, require_temporary_folder
+from runtime.support.files import formula_note, make_folder, require_temporary_folder
 from unet_core.data.faults import files_left_out, surplus_masks
 from unet_core.data.pairs import (
     Layout,
@@ -35,6 +35,7 @@ from unet_core.model_options import (
 )
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
+    from unet_core.data.records import Records
     from unet_core.evaluation.metrics import Metrics
     from unet_core.evaluation.models import EvaluatedModel
     from unet_core.reporting.progress import Display
@@ -108,8 +109,7 @@ def measure_model(
 ) -> "Metrics":
     """Measure a loaded model; arguments and errors are those of `evaluate`."""
     from unet_core.data.cache import check_and_cache
-    from unet_core.data.labels import IGNORED, LabelSpec
-    from unet_core.data.records import Records, SampleDecoder
+    from unet_core.data.labels import IGNORED
     from unet_core.evaluation.predictions import compute_metrics
     from unet_core.evaluation.submission import open_submission
 
@@ -132,9 +132,7 @@ def measure_model(
         raise ConfigError(f"{model.path}: has {len(classes)} classes, expected at most {IGNORED} to measure")
     for note in model.notes:
         display.note(f"{model.path}: {note}")
-    labels = LabelSpec(classes=classes, ignore_index=ignore_index, of_model=True)
-    decoder = SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True, limits=limits)
-    records = Records(pairs, decoder)
+    records = records_for(model, pairs, ignore_index, limits)
     with ExitStack() as stack:
         # Opened first, so that a file that cannot be written is refused before the work.
         written = None if submission is None else stack.enter_context(open_submission(submission, pairs))
@@ -151,6 +149,16 @@ def measure_model(
                     (records,), None, advance, display.note
                 )  # raises, listing every pair that cannot be used
             raise
+
+
+def records_for(model: "EvaluatedModel", pairs: Sequence[Pair], ignore_index: int | None, limits: Limits) -> "Records":
+    """Pairs as the model's card says that they are read, with truths at the images' original size."""
+    from unet_core.data.labels import LabelSpec
+    from unet_core.data.records import Records, SampleDecoder
+
+    labels = LabelSpec(classes=model.card.output.classes, ignore_index=ignore_index, of_model=True)
+    decoder = SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True, limits=limits)
+    return Records(pairs, decoder)
 
 
 def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
@@ -221,6 +229,12 @@ def run_default(name: str) -> str:
     help="CSV file of img,rle_mask to write the masks to, as Carvana's.",
 )
 @click.option(
+    "--pictures",
+    type=Named(),
+    help="Folder for typical.png and worst.png: image, truth, prediction and difference of the image with the median "
+    "Dice, and of the one with the lowest.",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -259,6 +273,7 @@ def measure_and_print(
     data: Path,
     split: Measured,
     submission: Path | None,
+    pictures: Path | None,
     device: str,
     batch_size: int,
     workers: int | None,
@@ -268,11 +283,14 @@ def measure_and_print(
     """Run the command; `given` holds the values of all other options, None for those that were left out."""
     from unet_core.data.workers import default_workers
     from unet_core.evaluation.models import load_model
+    from unet_core.reporting.example_panels import save_examples
     from unet_core.reporting.progress import Display
     from unet_core.reporting.tables import class_table, figure_lines, one_sided
 
     if split == "test" and submission is None:
         raise ConfigError("--split test: has no masks to measure with; give --submission FILE, or use unet-predict")
+    if split == "test" and pictures is not None:
+        raise ConfigError("--pictures: shows answers beside the truth, and test_images/ has no masks; leave it out")
     display = Display()
     of_run = {name: given.pop(name) for name in RUN_SETTINGS}
     named = {name: value for name, value in given.items() if value is not None and value != ()}
@@ -284,6 +302,8 @@ def measure_and_print(
     if split != "test" and (note := surplus_masks(data, layout, (split,))):
         display.note(note)
     loaded = load_model(model, device, network, changes)
+    if pictures is not None:
+        make_folder(pictures)  # before the work
     metrics = measure_model(
         loaded,
         pairs,
@@ -312,6 +332,8 @@ def measure_and_print(
         display.note(note)
     if len(metrics.classes) > 1:
         echo(class_table(metrics))
+    if pictures is not None:
+        echo("\n".join(save_examples(pictures, loaded, records_for(loaded, pairs, ignore_index, limits), metrics)))
     if left_out:
         display.note(left_out)
 

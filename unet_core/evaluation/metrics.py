@@ -148,8 +148,11 @@ class Metrics:
         one = len(self.classes) == 1
         counts = count_one_class(predicted, truth) if one else count_classes(predicted, truth, len(self.classes))
         self._images[index] = counts
-        right, found, there = counts[:, self._measured]
-        return mean(dice(right, found, there)[found + there > 0])
+        return self._mean_dice(counts)
+
+    def dice_by_image(self) -> dict[int, float]:
+        """Dice of each image as `add` returned it, by the image's number."""
+        return {index: self._mean_dice(counts) for index, counts in self._images.items()}
 
     def merge(self, other: "Metrics") -> None:
         """Add the images of another part of the same set.
@@ -226,6 +229,10 @@ class Metrics:
         _, found, there = self._stacked().sum(axis=0)
         whole = (self._name(label) for label in self._labels if there[label] < found[label] == self.pixels)
         return next(whole, None)
+
+    def _mean_dice(self, counts: Counts) -> float:
+        right, found, there = counts[:, self._measured]
+        return mean(dice(right, found, there)[found + there > 0])
 
     def _score(self, images: Counts, label: int) -> ClassScore:
         images = images[:, :, label]  # [images, 3]

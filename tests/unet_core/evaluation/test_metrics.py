@@ -42,6 +42,7 @@ def test_one_class_by_hand():
     first = metrics.add(masks([1, 1, 0, 0]), masks([1, 0, 1, 0]))  # TP 1, FP 1, FN 1, TN 1
     second = metrics.add(masks([1, 1, 1, 1, 0, 0]), masks([1, 1, 1, 1, 1, 0]))  # TP 4, FN 1, TN 1
     assert (first, second) == (0.5, 8 / 9)
+    assert metrics.dice_by_image() == {0: 0.5, 1: 8 / 9}
     assert metrics.summary() == {
         "accuracy": 7 / 10,
         "image_dice": pytest.approx((0.5 + 8 / 9) / 2),
