@@ -22,6 +22,7 @@ from export.proof import (
 )
 from export.samples import load_pictures, refuse_raw
 from runtime.card import RAW_KEY, FixedShape, ModelCard, ProofRow
+from runtime.devices.availability import device_name
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.image import LIMITS, Limits
@@ -73,7 +74,7 @@ def check_file(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
+    device: str | int = "cpu",
     network: NetworkOptions | None = None,
     pairs: str | os.PathLike[str] | None = None,
     limits: Limits = LIMITS,
@@ -97,7 +98,7 @@ def check_file(
     integrity, metadata = check_digest(file), read_metadata(file)
     is_raw = RAW_KEY in metadata
     fixed = check_form(file, RAW_SIZES if is_raw else GRAPH_SIZES)
-    if is_raw and (checkpoint is None or device != "cpu"):
+    if is_raw and (checkpoint is None or device_name(device) != "cpu"):
         raise ConfigError(
             f"{file}: is a raw export, without golden sample; give --checkpoint, and --device cpu or none"
         )

@@ -27,11 +27,20 @@ from runtime.image_files.decoding import (
 )
 from runtime.image_files.decoding import current_frame as current_frame
 from runtime.image_files.decoding import image_size as image_size
+from runtime.image_files.deep_colours import CONTENT, MOST_PIXELS, stored_colours
 from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
 from runtime.image_files.limits import LIMITS as LIMITS
 from runtime.image_files.limits import Limits as Limits
-from runtime.images.arrays import FEW_LEVELS, from_array, from_raw_array, unmasked, warn_of_few_levels
+from runtime.images.arrays import (
+    FEW_LEVELS,
+    from_array,
+    from_raw_array,
+    is_told,
+    levels_used,
+    unmasked,
+    warn_of_few_levels,
+)
 from runtime.images.pixels import pixels
 
 STRIP = 2**20
@@ -121,7 +130,21 @@ def to_array(picture: Image.Image, channels: str, name: str) -> NDArray[np.uint8
         values = pixels(strip if strip.mode == channels else strip.convert(channels))
         array[top : top + rows] = values.reshape(-1, width, len(channels))
     deep.warn_if_few(name)
+    if CONTENT in picture.info:
+        warn_of_lost_colours(array, picture.info[CONTENT], name)
     return array
+
+
+def warn_of_lost_colours(array: NDArray[np.uint8], content: bytes, name: str) -> None:
+    """Warn, once, of a file with colours of 16 bits that become few levels; of a large one by its upper bits alone."""
+    if is_told("16-bit") or levels_used(array) >= FEW_LEVELS:
+        return
+    stored = stored_colours(content) if array.shape[0] * array.shape[1] <= MOST_PIXELS else None
+    if stored is None:
+        stored = np.array([257 * int(array.min()), min(257 * int(array.max()) + 256, WHITE_16[1])], np.uint16)
+    deep = DeepValues(WHITE_16[1])
+    deep.add(stored)
+    deep.warn_if_few(name)
 
 
 class DeepValues:

@@ -48,7 +48,7 @@ def evaluate(
     model: str | os.PathLike[str],
     pairs: Sequence[Pair],
     *,
-    device: str = "auto",
+    device: str | int = "auto",
     batch_size: int = 4,
     workers: int = 0,
     ignore_index: int | None = None,

@@ -1,5 +1,6 @@
 """Decoding: strictly, with limits, upright, to 8 bits. A file gives all of its pixels, or an `ImageError`."""
 
+import base64
 import io
 import os
 import re
@@ -7,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 from runtime.errors import ImageError, ImageMemoryError, ImageWarning, one_line, warn_user
 from runtime.image_files import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
+from runtime.image_files.deep_colours import CONTENT, content_of, note_deep_colours
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import LIMITS, LimitError, Limits
 from runtime.image_files.pages import warn_of_pages
@@ -95,7 +98,7 @@ WARNED: set[str] = set()
 """Subjects that this process has warned of."""
 
 BASE64, BASE64_LENGTH = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*"), 256
-"""Texts of at least so many characters that are taken for base64 if they are no path."""
+"""Texts of at least so many characters may be base64."""
 
 LONGEST_NAME, SHOWN_NAME = 4_096, 40
 """Maximum length of a name that messages show, a path's maximum; characters that are shown of a longer one."""
@@ -143,12 +146,13 @@ def decode(
             if content.startswith(starts):
                 with header_errors(content):
                     picture = finished(decoder(content, limits))
+                note_deep_colours(picture, content)
                 warn_of_pages(content, name, limits)
                 return picture
         if heif.module_of(content):
             return finished(heif.decode_heif(content, limits))
         if netpbm.START.match(content):
-            return netpbm_picture(netpbm.decode_netpbm(content, limits))
+            return netpbm_picture(netpbm.decode_netpbm(content, limits), content, limits)
         if kind := kind_of_text(content[:PIECE]):
             raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
         with Image.open(io.BytesIO(content), formats=DECODERS):
@@ -298,9 +302,21 @@ def kind_of_text(source: object) -> str:
         return "is a data URL, expected a path; give base64.b64decode(text.partition(',')[2])"
     if text.startswith(("http://", "https://", "s3://", "gs://")):
         return "is a URL, expected a path; download it, and give the file or its bytes"
-    if len(text) >= BASE64_LENGTH and BASE64.fullmatch(text):
+    if looks_like_base64(text) and is_image_in_base64(text):
         return "looks like base64, expected a path; give base64.b64decode(text)"
     return ""
+
+
+def looks_like_base64(text: str) -> bool:
+    """Return True for a long text of the letters of base64; a path may have just these, too."""
+    return len(text) >= BASE64_LENGTH and BASE64.fullmatch(text) is not None
+
+
+def is_image_in_base64(text: str) -> bool:
+    """Return True if a text that looks like base64 begins as an image file does."""
+    letters = re.sub(r"\s", "", text[:BASE64_LENGTH]).translate(str.maketrans("-_", "+/"))
+    start = base64.b64decode(letters[: min(44, len(letters) // 4 * 4)])[:32]
+    return is_known_start(start) or heif.module_of(start) is not None
 
 
 def read_stream(file: Any, name: str, limits: Limits) -> bytes:
@@ -333,8 +349,9 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
         tiff.check_picture(picture)
     if getattr(picture, "tile", None):  # its owner has not decoded it yet
         limits.check_pixels(*picture.size)
+    content = content_of(picture)
     try:
-        with libtiff_errors() as said:
+        with libtiff_errors() as said, tiff.without_xmp(picture):
             picture.load()
         if said:
             raise DamageError("libtiff reports an error in its pixels")
@@ -342,7 +359,10 @@ def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
         raise
     except Exception as error:
         raise DamageError(reason(error)) from error
-    return finished(picture, is_ours=False)
+    result = finished(picture, is_ours=False)
+    if content is not None:
+        result.info[CONTENT] = content
+    return result
 
 
 def current_frame(source: Any, limits: Limits) -> Any:
@@ -379,11 +399,17 @@ def finished(picture: Image.Image, *, is_ours: bool = True) -> Image.Image:
     return result
 
 
-def netpbm_picture(values: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image | NDArray[np.uint8]:
+def netpbm_picture(
+    values: NDArray[np.uint8] | NDArray[np.uint16], content: bytes, limits: Limits
+) -> Image.Image | NDArray[np.uint8]:
     """A PBM, PGM or PPM as `decode` returns it."""
     if values.dtype == np.uint16:
         picture = Image.fromarray(values)
         picture.info[LEVELS] = 0, 65_535
+        return picture
+    if netpbm.read_header(content, limits)[1][2] > 255:
+        picture = Image.fromarray(values)
+        picture.info[CONTENT] = content
         return picture
     return values.reshape(*values.shape[:2], -1).astype(np.uint8, copy=False)
 
@@ -449,9 +475,15 @@ def name_of(source: object) -> str:
     """Name of an image in messages: its path if it has one; of a text that is no path, its beginning."""
     if isinstance(source, str | os.PathLike):
         text = os.fsdecode(source)
-        is_long = len(text) > LONGEST_NAME or (len(text) > SHOWN_NAME and bool(kind_of_text(text)))
+        is_no_path = bool(kind_of_text(text)) or (looks_like_base64(text) and not begins_in_a_folder(text))
+        is_long = len(text) > LONGEST_NAME or (len(text) > SHOWN_NAME and is_no_path)
         return f"{text[:SHOWN_NAME]}... ({len(text)} characters)" if is_long else text
     return str(getattr(source, "name", None) or "image")
+
+
+def begins_in_a_folder(path: str) -> bool:
+    """Return True for a path whose first part exists."""
+    return "/" in path[1:] and Path(path[: path.find("/", 1)]).is_dir()
 
 
 def reason(error: Exception) -> str:

@@ -2,8 +2,12 @@
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from runtime.image_files.damage import DamageError, UnreadKindError
@@ -11,8 +15,8 @@ from runtime.image_files.fax import decode_group4
 from runtime.image_files.jpeg import SPACES, read_header, strictly
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import Limits, of_picture
-from runtime.image_files.tiff_kinds import FAX, JPEG, RAW, TiffKind, read_tags
-from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes
+from runtime.image_files.tiff_kinds import COLOURS, FAX, JPEG, RAW, TiffKind, read_tags
+from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes, plane_part
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 """Beginnings of TIFF and BigTIFF, and of two that are written wrongly but can be read."""
@@ -46,17 +50,35 @@ def decode_tiff(content: bytes, limits: Limits) -> Image.Image:
         limits.check_memory(len(content) + of_picture(int(tags[256]), int(tags[257]), BYTES_PER_PIXEL))
         return decode_planes(content, kind, tags, tags[OFFSETS[OFFSETS[1] in tags]], piece_size(tags))
     with opened(content, kind) as picture:
-        picture.info.pop("xmp", None)  # or Pillow would turn the picture as XMP says where EXIF says nothing
         sample = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
         copies = sample * (1 + (tags.get(274, 1) != 1))
         limits.check_memory(len(content) + 2 * biggest + of_picture(*picture.size, copies + 3))
         if kind.compression in FAX:
             return decode_fax(content, picture)
-        with libtiff_errors() as said:
+        with libtiff_errors() as said, without_xmp(picture):
             picture.load()
         if said:
             raise DamageError("libtiff reports an error in its pixels")
         return picture
+
+
+@contextmanager
+def without_xmp(picture: Image.Image) -> Iterator[None]:
+    """Take XMP from a picture while it is decoded; else Pillow turns a TIFF as XMP says where EXIF says nothing."""
+    kept = {key: picture.info.pop(key) for key in ("xmp",) if key in picture.info}
+    try:
+        yield
+    finally:
+        picture.info.update(kept)
+
+
+def stored_planes(content: bytes, tags: Any, kind: TiffKind) -> NDArray[Any]:
+    """Return the values of a kind with `is_raw_planes`, one after the other, as they are stored."""
+    across, down = piece_size(tags)
+    colours = COLOURS[kind.photometric] * -(-int(tags[256]) // across) * -(-int(tags[257]) // down)
+    offsets = tags[OFFSETS[OFFSETS[1] in tags]][:colours]
+    rows = min(down, int(tags[257]))
+    return np.concatenate([plane_part(content, kind, int(start), (rows, across)).ravel() for start in offsets])
 
 
 def size_of(content: bytes, limits: Limits) -> tuple[int, int]:

@@ -97,6 +97,11 @@ def levels_used(levels: NDArray[np.uint8]) -> int:
     return int(levels.max()) - int(levels.min()) + 1
 
 
+def is_told(kind: str) -> bool:
+    """Return True if this process has warned of a kind of values already."""
+    return kind in WARNED
+
+
 def warn_of_few_levels(name: str, kind: str, values: tuple[float, float], used: int, white: int) -> None:
     """Warn of an image whose values, from the first to the second, become `used` levels; once for each `kind`.
 

@@ -65,6 +65,7 @@ def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDAr
         ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
     """
     from runtime.image_files.decoding import name_of, open_image
+    from runtime.image_files.deep_colours import CONTENT
     from runtime.images.pixels import pixels
 
     picture = open_image(source, limits=limits)
@@ -80,9 +81,11 @@ def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDAr
     array = pixels(picture)
     if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
         array = array[:, :, 0]
-    if array.ndim != 2 or array.dtype != np.uint8:
+    is_deep = CONTENT in picture.info  # its upper 8 bits hold no labels
+    if array.ndim != 2 or array.dtype != np.uint8 or is_deep:
         raise ImageError(
-            f"{name_of(source)}: is a {picture.mode} picture, expected a mask of one 8-bit channel (or a palette)"
+            f"{name_of(source)}: is a {'16-bit ' * is_deep}{picture.mode} picture, "
+            "expected a mask of one 8-bit channel (or a palette)"
         )
     return np.array(array)
 

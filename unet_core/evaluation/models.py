@@ -56,7 +56,7 @@ class EvaluatedModel:
 
 def load_model(
     model: str | os.PathLike[str],
-    device: str,
+    device: str | int,
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
 ) -> EvaluatedModel:

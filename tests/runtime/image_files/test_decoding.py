@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -142,6 +143,9 @@ def xmp_only(form):
 def test_orientation_that_only_xmp_tells_is_passed_over_as_browsers_and_opencv_do(form, tmp_path):
     path = tmp_path / f"picture.{form.lower()}"
     path.write_bytes(xmp_only(form))
+    with Image.open(path) as opened:  # not decoded yet, and decoded for its owner, too
+        assert np.array_equal(load_image(opened), load_image(path))
+        assert np.asarray(opened).shape == load_image(path).shape and "xmp" in opened.info
     picture = Image.open(io.BytesIO(path.read_bytes()))
     assert picture.getexif()[0x0112] == 6  # Pillow does otherwise
     found = load_image(path)
@@ -178,6 +182,14 @@ TEXTS = {
         "https://site/a.png: is a URL, expected a path; download it, and give the file or its bytes",
     ),
     "bytes": (LETTERS.encode(), "image: looks like base64, expected an image; give base64.b64decode(text)"),
+    "base64 in lines, for URLs": (
+        base64.encodebytes(encoded(LARGE, "JPEG")).decode().replace("/", "_").replace("+", "-"),
+        "looks like base64, expected a path; give base64.b64decode(text)",
+    ),
+    "base64 of no image": (
+        "QUJD" * 100,
+        "QUJD" * 10 + "... (400 characters): cannot be read as an image (file name too long)",
+    ),
     "very long": (
         "a b." * 2000,
         "a b." * 10 + "... (8000 characters): cannot be read as an image (file name too long)",
@@ -190,7 +202,24 @@ def test_text_that_is_no_path_is_named_and_never_echoed_whole(kind):
     source, message = TEXTS[kind]
     with pytest.raises(ImageError) as caught:
         load_image(source)
-    assert str(caught.value) == message
+    if "lines" in kind:
+        assert "\n" not in str(caught.value)[42:] and len(str(caught.value)) < 130
+        assert str(caught.value).endswith(f"characters): {message}")
+    else:
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_long_path_of_plain_letters_is_a_path(tmp_path, monkeypatch, is_relative):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data" if is_relative else tmp_path) / ("a" * 200) / ("b" * 200)
+    folder.mkdir(parents=True)
+    (folder / "image").write_bytes(encoded(PIXELS))
+    assert np.array_equal(load_image(folder / "image"), PIXELS)
+    for read in (load_image, image_size):
+        with pytest.raises(ImageError) as caught:
+            read(folder / "missing")
+        assert str(caught.value) == f"{folder / 'missing'}: no such file"
 
 
 class Upload:

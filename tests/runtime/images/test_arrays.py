@@ -1,13 +1,17 @@
 """Arrays become levels of 8 bits, and where that leaves hardly any difference it is said, once."""
 
 import io
+import re
 import struct
 import warnings
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from runtime import image
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
 from runtime.images import arrays
@@ -101,6 +105,64 @@ def test_pictures_of_16_bits_whose_values_fill_few_levels_are_told_once(form, tm
         "as in training, and give the array"
     ]
     assert caught[0].filename == __file__
+
+
+def colour_file(form, values):
+    """A file of uint16 [height, width, 3], RGB."""
+    if form in (".png", ".ppm", ".tif"):
+        return cv2.imencode(form, values[:, :, ::-1])[1].tobytes()
+    if form == "lazy":
+        return Image.open(io.BytesIO(colour_file(".png", values)))
+    file, planes = io.BytesIO(), {"planarconfig": "separate", "photometric": "rgb"}
+    tifffile.imwrite(file, np.moveaxis(values, 2, 0), compression="zlib" if form == "zlib" else None, **planes)
+    return file.getvalue()
+
+
+COLOURS = (NOISE[:, :, :3] * 3000).astype(np.uint16)
+
+
+@pytest.mark.parametrize("form", [".png", ".ppm", ".tif", "planes", "zlib", "lazy"])
+@pytest.mark.parametrize("channels", ["RGB", "L"])
+def test_colours_of_16_bits_that_fill_few_levels_are_told_once(form, channels):
+    """Planes that are compressed are decoded by Pillow alone, which gives the upper 8 bits."""
+    with pytest.warns(ImageWarning) as caught:
+        found = [load_image(colour_file(form, COLOURS), channels) for _ in range(2)]
+    assert np.array_equal(*found) and 10 < found[0].max() < 13
+    (text,) = [str(one.message) for one in caught]
+    low, high = COLOURS.min(), COLOURS.max()
+    if form == "zlib":
+        low, high = re.search(r"from (\d+) to (\d+) fill", text).groups()
+        assert abs(int(low) - COLOURS.min()) <= 257 and abs(int(high) - COLOURS.max()) <= (
+            257 if channels == "RGB" else 514
+        )
+    used = int(high) // 257 - int(low) // 257 + 1
+    assert text == (
+        f"image: 16-bit values from {low} to {high} fill {used} of the 256 levels that the model gets, since 0 to "
+        "65535 becomes 0 to 255; scale them so that they fill that range, as in training, and give the array"
+    )
+
+
+@pytest.mark.parametrize("form", [".png", ".ppm", ".tif", "planes", "lazy"])
+@pytest.mark.parametrize(
+    "array", [np.full((4, 5, 3), 300), COLOURS // 257 * 257, COLOURS * 20], ids=["flat", "8", "full"]
+)
+def test_other_colours_of_16_bits_are_taken_without_a_word(form, array):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(colour_file(form, array.astype(np.uint16))).shape == array.shape
+
+
+def test_colours_that_are_8_bits_in_16_are_told_to_be_given_as_such():
+    values = (NOISE[:, :, :3] * 255).astype(np.uint16)
+    with pytest.warns(ImageWarning) as caught:
+        assert not load_image(colour_file(".png", values)).any()
+    assert str(caught[0].message).endswith("they look like 8 bits, so give array.astype(np.uint8)")
+
+
+def test_large_pictures_are_not_decoded_twice_for_their_range(monkeypatch):
+    monkeypatch.setattr(image, "MOST_PIXELS", 1)
+    with pytest.warns(ImageWarning, match=r"^image: 16-bit values from 0 to \d+ fill 1[123] of the 256 levels"):
+        load_image(colour_file(".png", COLOURS))
 
 
 @pytest.mark.parametrize("array", [np.full((4, 5), 300), DEEP // 257 * 257, DEEP * 20], ids=["flat", "8 bits", "full"])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from PIL import Image
 from runtime.card import InputSpec
 from runtime.errors import ImageError
 from runtime.image import fit
-from unet_core.data.labels import IGNORED, LabelSpec, fit_truth, load_truth, present_labels, resize_labels
+from unet_core.data.labels import IGNORED, LabelSpec, fit_truth, load_labels, load_truth, present_labels, resize_labels
 
 CAR = LabelSpec(classes=("car",))
 
@@ -134,6 +135,15 @@ def test_a_picture_of_colours_is_no_mask(tmp_path):
     with pytest.raises(ImageError) as caught:
         load_truth(path, several(3))
     assert str(caught.value) == f"{path}: is a RGB picture, expected a mask of one 8-bit channel (or a palette)"
+
+
+def test_mask_of_16_bits_in_colour_is_refused_though_its_channels_are_equal(tmp_path):
+    """Pillow gives the upper 8 bits, and classes are in the lower ones."""
+    path = tmp_path / "m.png"
+    cv2.imwrite(str(path), np.full((4, 5, 3), 2, np.uint16))
+    with pytest.raises(ImageError) as caught:
+        load_labels(path)
+    assert str(caught.value) == f"{path}: is a 16-bit RGB picture, expected a mask of one 8-bit channel (or a palette)"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Colours of 16 bits, of which decoders keep the upper 8: which files have them, and the values that they store."""
+
+from contextlib import suppress
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.image_files import png, tiff
+from runtime.image_files.tiff_kinds import TiffKind, read_tags
+
+CONTENT = "unet.deep"
+"""Key in a picture's `info` for the file's content, if its colours have 16 bits."""
+
+MOST_PIXELS = 2**24
+"""Pixels of the largest picture that is decoded a second time, which takes 8 bytes for each."""
+
+
+def has_deep_colours(content: bytes, mode: str) -> bool:
+    """Return True if a file that was decoded to Pillow's `mode` has more bits a channel; grey keeps its 16 bits."""
+    if mode.startswith("I"):
+        return False
+    if content.startswith(png.START):
+        return content[24] == 16
+    return content.startswith(tiff.STARTS) and TiffKind.of(read_tags(content)).depth == 16
+
+
+def stored_colours(content: bytes) -> NDArray[np.uint16] | None:
+    """Return the values without alpha, in any shape and order; None for those that OpenCV decodes otherwise."""
+    if content.startswith(tiff.STARTS):
+        kind = TiffKind.of(tags := read_tags(content))
+        if kind.is_raw_planes:
+            return tiff.stored_planes(content, tags, kind)
+        if kind.is_planar:
+            return None
+    with suppress(cv2.error):
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if values is not None and values.dtype == np.uint16:
+            return cast(NDArray[np.uint16], values[:, :, :3] if values.ndim == 3 else values)
+    return None
+
+
+def note_deep_colours(picture: Image.Image, content: bytes) -> None:
+    """Note the content of a file whose colours have 16 bits in the picture's `info`."""
+    if has_deep_colours(content, picture.mode):
+        picture.info[CONTENT] = content
+
+
+def content_of(picture: Image.Image) -> bytes | None:
+    """Return the file of a picture of deep colours that its owner has opened and not decoded yet; None for others."""
+    file, tiles = getattr(picture, "fp", None), getattr(picture, "tile", ())
+    if file is None or picture.mode.startswith("I") or not any(";16" in str(tile[3]) for tile in tiles):
+        return None
+    with suppress(OSError, ValueError):
+        position = file.tell()
+        try:
+            file.seek(0)
+            return bytes(file.read())
+        finally:
+            file.seek(position)
+    return None
