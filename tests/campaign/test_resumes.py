@@ -10,7 +10,7 @@ import torch
 from folders import write_pair
 from trained import write_no_curves
 
-from runtime.errors import UnetError
+from runtime.errors import NotFiniteError, UnetError
 from unet_core.config import TrainConfig
 from unet_core.evaluation.best_epoch import epochs_without_progress, reductions
 from unet_core.reporting.progress import Display, progress_text
@@ -193,7 +193,10 @@ def attempt(runs, monkeypatch):
                 raise ValueError(f"a message that is no line: {error!r}") from error
             assert before == {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*")}, place
             return f"refused: {type(error).__name__}"
-        go_on(trainer)
+        try:
+            go_on(trainer)
+        except NotFiniteError:  # of a step with numbers that were finite, but huge
+            return "goes on, then stops: NotFiniteError"
         assert repr(checkpoint_to_resume(settings).extra["history"]) == repr(trainer.history), place  # NaN equals none
         return "goes on"
 
