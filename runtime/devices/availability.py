@@ -31,8 +31,10 @@ def device_name(device: object) -> str:
     return f"gpu:{device}" if device.isdecimal() else device.lower()
 
 
-def candidates(device: str | int) -> list[Device]:
+def candidates(device: str | int, card: ModelCard | None = None) -> list[Device]:
     """Parse a device's name, such as "auto", "cpu", "gpu" or "cuda:1", to the devices to try, best first.
+
+    With "auto", those that gain nothing for a file of this `card` are left out.
 
     Raises:
         DeviceError: there is no such device.
@@ -43,11 +45,21 @@ def candidates(device: str | int) -> list[Device]:
     wrong = DeviceError(f"device {device!r}: expected {', '.join(names[:-1])} or {names[-1]}")
     name = device_name(device)
     if name == "auto":
-        return [Device(kind=kind, numbered=backend.numbered) for kind, backend in BACKENDS.items()]
+        return [
+            Device(kind=kind, numbered=backend.numbered, unit=(backend.units or ("",))[0])
+            for kind, backend in BACKENDS.items()
+            if card is None or backend.chosen_by_auto(card)
+        ]
     kind, separator, index = name.partition(":")
     chosen = {
         one: backend for one, backend in BACKENDS.items() if one == kind or (kind == "gpu" and not backend.on_cpu)
     }
+    units = BACKENDS[kind].units if kind in chosen else ()
+    if units and (index or not separator):
+        unit = index.upper() or units[0]
+        if unit not in units:
+            raise wrong
+        return [Device(kind=kind, numbered=False, unit=unit)]
     is_numbered = all(backend.numbered for backend in chosen.values())
     if not chosen or (separator and not (is_numbered and index.isdecimal() and len(index) <= 3)):
         raise wrong
@@ -57,7 +69,7 @@ def candidates(device: str | int) -> list[Device]:
 def unavailable_reason(device: Device) -> str | None:
     """Return what keeps a device from running here, with the way to mend it; None if nothing was found missing."""
     backend = BACKENDS[device.kind]
-    if backend.provider not in onnxruntime.get_available_providers():
+    if backend.engine == "ONNX Runtime" and backend.provider not in onnxruntime.get_available_providers():
         return (
             f"the installed ONNX Runtime {onnxruntime.__version__} is built without {backend.provider}; "
             "pip uninstall onnxruntime, then install unet-deploy with its extra [gpu] (Linux or Windows)"
@@ -71,9 +83,9 @@ def refusal_reason(device: Device, card: ModelCard, name: str, requested: str) -
     `requested` is the name of the device that the user gave: with "auto", what is missing for a GPU is told before the
     fact that a file for CPUs runs on no GPU.
     """
-    if card.target == "cpu" and not BACKENDS[device.kind].on_cpu:
+    if card.target == "cpu" and not BACKENDS[device.kind].reference:
         missing = unavailable_reason(device) if requested == "auto" else None
-        return missing or f"{name} is written for CPUs; take the file without --target cpu"
+        return missing or f"{name} is written for CPUs and ONNX Runtime; take the file without --target cpu"
     return unavailable_reason(device)
 
 

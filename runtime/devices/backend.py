@@ -81,6 +81,10 @@ def _needs_no_build(_: SessionRequest) -> bool:
     return False
 
 
+def _every_file(_: ModelCard) -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
     """One kind of device. A new one is one file that makes such a record, and one entry in `registry.BACKENDS`.
@@ -89,9 +93,13 @@ class Backend:
         kind: the name that users give, "cuda".
         provider: ONNX Runtime's name of the execution provider.
         tolerance: largest |p - golden| of an fp32 file that passes there.
-        on_cpu: True if it runs on the CPU: files for CPUs are welcome, a wrong answer is the file's fault, and batches
-            gain nothing.
+        engine: the program that runs the model.
+        reference: True for the kernels that every file is checked on when it is exported: they take every file, and a
+            wrong answer is the file's fault.
+        on_cpu: True if it runs on the CPU: batches gain nothing.
         numbered: True if a machine may have several, "cuda:1".
+        units: processors among which the name chooses, "openvino:GPU"; the first one is taken by default.
+        chosen_by_auto: True for a card whose file device="auto" may run there.
         one_profile: True if a session takes certain shapes only, so that the next best device serves the others.
         unavailable_reason: what keeps a device from running here, with the way to mend it; None if nothing was found.
         open: opens a session that has passed `SessionRequest.check`.
@@ -101,8 +109,12 @@ class Backend:
     kind: str
     provider: str
     tolerance: float
+    engine: str = "ONNX Runtime"
+    reference: bool = False
     on_cpu: bool = False
     numbered: bool = True
+    units: tuple[str, ...] = ()
+    chosen_by_auto: Callable[[ModelCard], bool] = _every_file
     one_profile: bool = False
     unavailable_reason: Callable[[Device], str | None]
     open: Callable[[SessionRequest], Session]

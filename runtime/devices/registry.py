@@ -8,17 +8,18 @@ from runtime.devices.backend import Backend, SessionRequest
 from runtime.devices.cpu import CPU
 from runtime.devices.cuda import CUDA
 from runtime.devices.device import Device
+from runtime.devices.openvino import OPENVINO
 from runtime.devices.session import Note, Session
 from runtime.devices.tensorrt import TENSORRT
 from runtime.model_file.golden import Golden, allowed_error, tf32_tolerance
 from runtime.options import ProviderOptions
 from runtime.support.cpu_count import available_threads
 
-BACKENDS: Mapping[str, Backend] = {backend.kind: backend for backend in (TENSORRT, CUDA, CPU)}
+BACKENDS: Mapping[str, Backend] = {backend.kind: backend for backend in (TENSORRT, CUDA, OPENVINO, CPU)}
 """Every backend by its kind, best first: device="auto" tries them in this order."""
 
 PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKENDS.items()}
-"""ONNX Runtime's name of each kind's execution provider."""
+"""Name of each kind's execution provider; ONNX Runtime's, but for OpenVINO."""
 
 
 def golden_tolerance(card: ModelCard, kind: str, golden: Golden | None = None) -> float:

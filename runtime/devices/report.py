@@ -12,8 +12,9 @@ class Report:
 
     `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
     largest difference between this device's answer to the golden sample and the file's, and `golden_limit` the one
-    that passes; `integrity` says if the file was compared with its digest; `skipped` gives (device, reason), best
-    device first; `switch` says what became of an engine that was built while another device served.
+    that passes; `integrity` says if the file was compared with its digest; `engine` is the program that computes the
+    answers, with its version; `skipped` gives (device, reason), best device first; `switch` says what became of a
+    TensorRT engine that was built while another device served.
     """
 
     requested: str
@@ -25,6 +26,7 @@ class Report:
     integrity: str
     threads: int
     onnxruntime: str
+    engine: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
     switch: str = ""
     node_placement: tuple[Node, ...] = field(default=(), repr=False)

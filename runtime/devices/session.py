@@ -75,6 +75,11 @@ class Session:
         self._card = card
         self._inference: Any = inference
 
+    @property
+    def engine(self) -> str:
+        """Name and version of the program that runs it."""
+        return f"ONNX Runtime {onnxruntime.__version__}"
+
     def run(self, batch: NDArray[np.uint8]) -> BatchOutput:
         """Answer a batch uint8 [batch, height, width, channels]; any number of threads may call this at once.
 
@@ -164,7 +169,7 @@ class Session:
                 f"tensor: found {found}, which DLPack does not take, expected a contiguous, writable {expected}"
             ) from error
         shape, kind, place = value.shape(), value.data_type(), tuple(value.__dlpack_device__())
-        here = (DLPACK_CPU, 0) if self.device.kind == "cpu" else (DLPACK_CUDA, self.device.index)
+        here = (DLPACK_CUDA, self.device.index) if self.device.numbered else (DLPACK_CPU, 0)
         strange = fixed is not None and tuple(shape[:3]) != fixed
         if kind != "tensor(uint8)" or len(shape) != 4 or shape[3] != channels or 0 in shape or place != here or strange:
             raise ImageError(f"tensor: found {kind} {shape} on {value.device_name()}, expected {expected}")

@@ -84,7 +84,7 @@ class LoadedModel:
         return 1 if self.on_cpu else min(GPU_BATCH, self._factory.options.max_batch)
 
     def _open(self, device: str) -> None:
-        factory, devices = self._factory, candidates(device)
+        factory, devices = self._factory, candidates(device, self.card)
         chosen, (session, error), skipped, late = availability.choose(
             devices, factory.open, factory.build_in_background
         )
@@ -167,7 +167,7 @@ class SessionFactory:
             try:
                 errors[0] = measure(lambda images: session.run(images).probability, self.card.input.fixed_size)
             except DeviceError as error:  # there is no smaller batch: this file runs for no image
-                here = BACKENDS[device.kind].on_cpu
+                here = BACKENDS[device.kind].reference
                 advice = "copy or export it again" if here else "if it fails on the CPU too, the file is damaged"
                 raise self._failure(
                     device, f"cannot run the golden sample ({reason_of(error.__cause__ or error)}); {advice}"
@@ -193,7 +193,7 @@ class SessionFactory:
         except UnetError:
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class
-            reason = f"ONNX Runtime cannot run the model ({reason_of(error)})"
+            reason = f"{BACKENDS[device.kind].engine} cannot run the model ({reason_of(error)})"
             raise self._failure(device, reason) from error
         return session, errors[0]
 
@@ -209,6 +209,7 @@ class SessionFactory:
             integrity=self.integrity.told,
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,
+            engine=session.engine,
             node_placement=session.nodes,
         )
 
@@ -217,6 +218,6 @@ class SessionFactory:
 
     def _failure(self, device: Device, what: str) -> UnetError:
         """Make the error of a model that fails on a device: on the CPU the file is to blame, elsewhere the device."""
-        if BACKENDS[device.kind].on_cpu:
+        if BACKENDS[device.kind].reference:
             return ModelError(f"{self.path}: {what}")
         return DeviceError(f"device {device}: {what}")

@@ -34,7 +34,7 @@ SLATE = Backend(
 
 def test_a_device_is_one_entry(models, answers, monkeypatch, tmp_path):
     with pytest.raises(
-        DeviceError, match="device 'slate:2': expected auto, gpu, gpu:N, cpu, cuda, cuda:N, tensorrt or"
+        DeviceError, match="device 'slate:2': expected auto, gpu, gpu:N, cpu, openvino, cuda, cuda:N, tensorrt or"
     ):
         Predictor(models["conv"], "slate:2")
     monkeypatch.setitem(BACKENDS, "slate", SLATE)
@@ -43,7 +43,7 @@ def test_a_device_is_one_entry(models, answers, monkeypatch, tmp_path):
         assert abs(predictor.run(IMAGES[0][None]) - answers["conv"](IMAGES[0][None])).max() < 1e-5
     with pytest.raises(DeviceError, match=r"^device slate:9: slate has no drive 9$"):
         Predictor(models["conv"], "slate:9")
-    with pytest.raises(DeviceError, match="expected auto, gpu, gpu:N, slate, slate:N, cpu, cuda"):
+    with pytest.raises(DeviceError, match="expected auto, gpu, gpu:N, slate, slate:N, cpu, openvino, cuda"):
         Predictor(models["conv"], "brick")
     assert Predictor(models["conv"], "cpu").report.device == str(CPU_DEVICE) == "cpu"
     done = CliRunner().invoke(predict, [str(models["conv"]), "x", "-o", str(tmp_path / "out"), "--device", "slate:9"])

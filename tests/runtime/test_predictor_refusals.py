@@ -206,7 +206,7 @@ def test_graph_that_fails_on_the_golden_sample_is_the_files_fault(cpu_build, res
 
 
 def test_a_gpu_that_cannot_run_the_golden_sample_leaves_it_open_whose_fault_it_is(reshaped, monkeypatch):
-    monkeypatch.setattr(loaded_model, "BACKENDS", {"cpu": replace(BACKENDS["cpu"], on_cpu=False)})
+    monkeypatch.setattr(loaded_model, "BACKENDS", {"cpu": replace(BACKENDS["cpu"], on_cpu=False, reference=False)})
     with pytest.raises(
         DeviceError, match=r"^device cpu: cannot run the golden sample \(.*\); if it fails on the CPU too"
     ):

@@ -128,7 +128,8 @@ def test_nonsense_device_is_one_line(run_predict, pictures, out):
     result = run_predict(pictures, device="tpu")
     assert result.exit_code == 2
     assert (
-        result.stderr == "error: device 'tpu': expected auto, gpu, gpu:N, cpu, cuda, cuda:N, tensorrt or tensorrt:N\n"
+        result.stderr
+        == "error: device 'tpu': expected auto, gpu, gpu:N, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N\n"
     )
     assert not out.exists()
 

@@ -57,7 +57,7 @@ class FakeSession:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("auto", ["tensorrt:0", "cuda:0", "cpu"]),
+        ("auto", ["tensorrt:0", "cuda:0", "openvino", "cpu"]),
         ("cpu", ["cpu"]),
         ("cuda", ["cuda:0"]),
         ("cuda:0", ["cuda:0"]),
@@ -100,7 +100,10 @@ def test_device_is_parsed(text, expected):
 def test_nonsense_is_not_a_device(text):
     with pytest.raises(DeviceError) as caught:
         candidates(text)
-    assert str(caught.value) == f"device {text!r}: expected auto, gpu, gpu:N, cpu, cuda, cuda:N, tensorrt or tensorrt:N"
+    assert (
+        str(caught.value)
+        == f"device {text!r}: expected auto, gpu, gpu:N, cpu, openvino, cuda, cuda:N, tensorrt or tensorrt:N"
+    )
 
 
 # The order
