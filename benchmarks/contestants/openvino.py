@@ -1,6 +1,5 @@
 """OpenVINO as a contestant, where it is installed; it is not a dependency."""
 
-import importlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from benchmarks.contestants.base import (
     not_installed_reason,
     require,
 )
+from runtime.devices.openvino import openvino
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,9 @@ class OpenVinoContestant(Contestant):
 
     def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
         """Read and compile the file for the shape."""
-        openvino = importlib.import_module("openvino")
         path = model.file(self.precision)
         assert path is not None
-        core = openvino.Core()
+        core = openvino().Core()
         graph = core.read_model(str(path))
         graph.reshape({"image": [*shape, model.card.architecture.in_channels]})
         asked = {

@@ -35,7 +35,8 @@ REPORT = "fix it, or report it"
 OTHERWISE = {"model": "give another file, or export the model again: unet-export model.pth"}
 """Advice for a part that failed with an error without advice."""
 
-KINDS: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
+KINDS = ("tensorrt", "cuda", "openvino", "cpu")
+"""Kinds of device, best first; OpenVINO, which nobody has to install, only where it is."""
 
 PROBE = (
     "from runtime.devices.availability import unavailable_reason; from runtime.devices.device import Device; "
@@ -142,10 +143,10 @@ def devices(findings: Findings) -> dict[str, str | None]:
     if death is not None:
         findings.usable = False
         raise DeviceError(f"CUDA and TensorRT: loading the libraries {death}; install the extra [gpu] again")
-    from runtime.devices.availability import unavailable_reason
-    from runtime.devices.device import Device
+    from runtime.devices.availability import candidates, unavailable_reason
 
-    found: dict[str, str | None] = {kind: unavailable_reason(Device(kind=kind)) for kind in KINDS}
+    kinds = [kind for kind in KINDS if kind != "openvino" or importlib.util.find_spec(kind)]
+    found: dict[str, str | None] = {kind: unavailable_reason(candidates(kind)[0]) for kind in kinds}
     gpus = findings.parts.get("gpu", {})
     if not gpus.get("gpus") and not gpus.get("cuda_gpus"):
         return found
@@ -220,10 +221,13 @@ def model(findings: Findings, path: Path) -> dict[str, Any]:
 
 def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: dict[str, dict[str, Any]]) -> None:
     """Suggest another device, number of threads or file if the model would be faster with it on this machine."""
+    from runtime.devices.availability import candidates
+
     taken = {kind: one["latency"]["median_ms"] for kind, one in devices.items() if "latency" in one}
     if not taken or min(taken.values()) < SLOW_MS:
         return
-    chosen, best = next(iter(taken)), min(taken, key=lambda kind: taken[kind])  # in the order of "auto"
+    best = min(taken, key=lambda kind: taken[kind])
+    chosen = next((device.kind for device in candidates("auto", card) if device.kind in taken), best)
     if taken[best] < GAIN * taken[chosen]:
         findings.advise(
             f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
@@ -298,13 +302,13 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
 
 def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) -> dict[str, Any]:
     """Check golden sample, node placement and latency on one device; a failure is noted with its reason."""
-    from runtime.devices.device import Device
+    from runtime.devices.availability import candidates
     from runtime.devices.registry import must_build
     from runtime.options import ProviderOptions
     from runtime.predictor import Predictor
 
     try:
-        if must_build(path, Device(kind=kind), card, ProviderOptions()):
+        if must_build(path, candidates(kind)[0], card, ProviderOptions()):
             findings.advise(
                 "this model has no TensorRT engine yet, so its first start takes minutes",
                 f"Predictor({str(path)!r}, 'tensorrt').prepare()",
@@ -320,7 +324,8 @@ def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) 
             }
     except Exception as error:
         message = str(error) if isinstance(error, UnetError) else f"device {kind}: {type(error).__name__}: {error}"
-        findings.error(*parted(message, f"choose another device than {kind} until it is fixed"))
+        report = findings.advise if kind == "openvino" else findings.error  # which refuses files that others take
+        report(*parted(message, f"choose another device than {kind} until it is fixed"))
         return {"failed": one_line(message)}
 
 

@@ -26,6 +26,7 @@ PACKAGES = (
     "simplejpeg",
     "blake3",
     "click",
+    "openvino",
     "torch",
     "nvidia-cuda-runtime",
     "nvidia-cublas",

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def quiet_machine(monkeypatch, tmp_path, quota):
     monkeypatch.setattr(diagnostics, "SECONDS", 0.01)
     monkeypatch.setattr(diagnostics, "PAUSE", 0)
     monkeypatch.setattr(diagnostics, "SLOW_MS", 1e9)
+    monkeypatch.setattr(diagnostics, "KINDS", ("tensorrt", "cuda", "cpu"))
     monkeypatch.setattr(system_info.OtherPrograms, "cores", lambda self: 0.0)
     monkeypatch.setattr(system_info, "death_by", lambda program: None)
     monkeypatch.setattr(system_info, "nvidia_cards", lambda: 0)
@@ -76,6 +78,24 @@ def test_machine_without_gpu_is_well(run):
         "  cuda      no NVIDIA driver",
         "  cpu       available",
     ]
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino, which is no dependency")
+def test_openvino_is_measured_where_it_is_installed(report, root, monkeypatch):
+    monkeypatch.setattr(diagnostics, "KINDS", ("openvino", "cpu"))
+    monkeypatch.setattr(availability, "unavailable_reason", lambda _: None)
+    found = report(root / "tests/data/v0.1/models/int8-u8.onnx")
+    assert list(found["model"]["devices"]) == ["openvino", "cpu"]
+    one = found["model"]["devices"]["openvino"]
+    assert one["golden_error"] <= one["tolerance"] and one["latency"]["runs"] > 1 and "OpenVINO in u8" in one["nodes"]
+    found = report(root / "tests/data/v0.1/models/int8-s8.onnx")
+    assert [(problem["severity"], problem["do"]) for problem in found["problems"]] == [
+        ("advice", "export the model with --values u8")
+    ]
+    monkeypatch.setattr(
+        diagnostics.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    assert list(report()["devices"]) == ["cpu"]
 
 
 def test_model_is_replayed_and_timed(report, run, models):
