@@ -253,7 +253,7 @@ def test_images_that_cannot_be_used(files, trained, tmp_path):
 
 
 def test_a_device_that_does_not_run_here_is_an_error(files):
-    with pytest.raises(DeviceError, match="device 'tpu': expected auto, gpu, gpu:N, cpu, cuda"):
+    with pytest.raises(DeviceError, match="device 'tpu': expected auto, gpu, gpu:N, cpu, openvino, cuda"):
         check_file(files / "fp32.onnx", device="tpu")
 
 

@@ -289,7 +289,7 @@ def test_threads_out_of_bounds_are_refused(models, threads):
 
 
 def test_nonsense_device_is_refused(models):
-    with pytest.raises(DeviceError, match=r"^device 'tpu': expected auto, gpu, gpu:N, cpu, cuda"):
+    with pytest.raises(DeviceError, match=r"^device 'tpu': expected auto, gpu, gpu:N, cpu, openvino, cuda"):
         Predictor(models["brightness"], "tpu")
 
 

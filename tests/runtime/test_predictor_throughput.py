@@ -298,7 +298,7 @@ def test_options_of_the_wrong_type(models, given, message):
 def test_a_model_that_is_no_path(models):
     with pytest.raises(ModelError, match=r"model: found NoneType, expected the path of an \.onnx file"):
         Predictor(None)
-    with pytest.raises(DeviceError, match="expected auto, gpu, gpu:N, cpu, cuda"):
+    with pytest.raises(DeviceError, match="expected auto, gpu, gpu:N, cpu, openvino, cuda"):
         predict(IMAGES[0], models["conv"], ["cpu"])
 
 
