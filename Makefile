@@ -3,6 +3,7 @@
 # make test-fast  the tests that need neither PyTorch nor a training: under a minute
 # make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
+# make reference  writes docs/commands.md anew, from the commands
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
@@ -29,7 +30,7 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 	tests/unet_core/evaluation/test_best_epoch.py tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
 	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
 
-.PHONY: setup lint test-fast test campaign demo clean
+.PHONY: setup lint test-fast test campaign reference demo clean
 
 setup: $(READY) $(IMPORTERS)/.ready
 	@echo "Ready. To use it: . .venv/bin/activate"
@@ -56,6 +57,9 @@ test-fast: $(READY)
 
 test: lint $(IMPORTERS)/.ready
 	$(PYTEST)
+
+reference: $(READY)
+	PYTHONPATH=tests/support $(BIN)/python tests/support/command_reference.py
 
 # The soak and the areas, one after another, are two processes: pytest-xdist would let an area wait behind the soak.
 campaign: $(READY)

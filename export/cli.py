@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from export.console_report import parity_table, verdict_line
+from export.console_report import check_line, parity_table, proof_table, verdict_line
 from export.options import (
     MASK_OPTIONS,
     ExportOptions,
+    Int8For,
     Values,
     options_to_export,
     refuse_to_check,
     with_fixed_size,
 )
 from runtime.card import ModelCard, Precision, Target
-from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo, max_pixels_option
+from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo, end, max_pixels_option
 from runtime.commands.entry import exit_without
-from runtime.errors import ConfigError, ProofError
+from runtime.errors import ConfigError, DeviceError, ModelError, ProofError, one_line
 from runtime.image_files.limits import LIMITS, LimitsByOption
 from runtime.support.files import new_folder, prepare_target, require_temporary_folder
 from unet_core.model_options import network_options, with_card_options, with_network_options
@@ -79,9 +80,16 @@ def with_options_of_masks(command: F) -> F:
 @with_options_of_masks
 @click.option("--keep", type=Listed(str), help="With fp16 or int8: layers to leave in fp32, for example ups.0,ups.2.")
 @click.option(
+    "--for",
+    "int8_for",
+    type=click.Choice(get_args(Int8For)),
+    help="With int8: where the file will run; elsewhere it is slow or refused.  [default: tensorrt if it runs here, "
+    "else cpu]",
+)
+@click.option(
     "--values",
     type=click.Choice(get_args(Values)),
-    help="With int8: type of values between layers; s8 is for TensorRT, u8 for CPUs.  [default: s8]",
+    help="With int8, instead of --for: type of values between layers; s8 is for TensorRT, u8 for CPUs.",
 )
 @click.option(
     "--force", is_flag=True, help="Write an fp16 or int8 file even if it loses too much accuracy; its card says so."
@@ -145,9 +153,8 @@ def main(checkpoint: Path | None, check: Path | None, limits: LimitsByOption, **
     except ModuleNotFoundError as error:  # PyTorch takes seconds to import, so --help does without
         exit_without(error, extra="export")
     except ProofError as error:
-        rows = getattr(getattr(error.card, "proof", error.card), "rows", ())  # of a card, or of a report of --check
-        if rows:
-            echo(parity_table(rows))
+        if isinstance(error.card, ModelCard) and error.card.proof is not None:
+            echo(proof_table(error.card))
         raise
 
 
@@ -174,7 +181,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     for note in report.notes:
         echo(f"note: {note}", err=True)
     assert report.card.proof is not None
-    echo(parity_table(report.card.proof.rows))
+    echo(proof_table(report.card))
     if report.image_dice is not None:
         echo(f"image Dice of PyTorch's answers in {given['data']}: {report.image_dice:.4f}")
     verdict = verdict_line(report.card, f"{checkpoint.name} as {report.family}'s U-Net")
@@ -232,33 +239,29 @@ def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "D
 def _check(file: Path, given: Mapping[str, Any]) -> None:
     """Check an exported file again and print what was found."""
     refuse_to_check(given)
-    from export.verify import check_file
+    from export.verify import CheckReport, check_file
     from unet_core.reporting.progress import Display
 
-    report = check_file(
-        file,
-        checkpoint=given.get("checkpoint_of"),
-        data=given.get("data"),
-        device=given.get("device", "cpu"),
-        network=network_options(given),
-        pairs=given.get("pairs"),
-        limits=given.get("limits", LIMITS),
-        display=Display(),
-    )
+    try:
+        report = check_file(
+            file,
+            checkpoint=given.get("checkpoint_of"),
+            data=given.get("data"),
+            device=given.get("device", "cpu"),
+            network=network_options(given),
+            pairs=given.get("pairs"),
+            limits=given.get("limits", LIMITS),
+            display=Display(),
+        )
+    except (ProofError, ModelError, DeviceError) as failure:
+        if not file.is_file() or (isinstance(failure, DeviceError) and "golden sample" not in str(failure)):
+            raise  # nothing was checked
+        if isinstance(failure, ProofError) and isinstance(failure.card, CheckReport) and failure.card.rows:
+            echo(parity_table(failure.card.rows, failure.card.limits, failure.card.faults))
+        end(f"FAILED: {one_line(str(failure))}", failure.exit_code)
     if report.rows:
-        echo(parity_table(report.rows))
-    found = []
-    if report.rows and report.card.precision == "fp32":
-        found.append(f"equals {report.reference} within {report.max_abs_error:.1e}")
-    elif report.rows:
-        found.append(f"is off by at most {report.max_abs_error:.1e} from {report.reference}, as its card allows")
-    if report.golden_error is not None:
-        found.append(f"golden sample off by {report.golden_error:.1e}")
-    found.append(f"digest {report.integrity}")
-    gate = report.card.proof.gate if report.card.proof else None
-    if gate is not None and not gate.passed:
-        found.append("FAILED ITS GATE when it was exported")
-    echo(f"{file}: {', '.join(found)}, on {report.device}")
+        echo(parity_table(report.rows, report.limits, report.faults))
+    echo(f"OK: {check_line(report)}")
 
 
 if __name__ == "__main__":

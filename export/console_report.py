@@ -1,7 +1,13 @@
-"""The report of an export on the terminal: parity figures in columns, and the verdict."""
+"""The reports of an export and of a check on the terminal: figures in columns, and the verdict."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from runtime.card import ModelCard, ProofRow
 from runtime.support.sizes import batch_text
+
+if TYPE_CHECKING:
+    from export.verify import CheckReport
 
 
 def verdict_line(card: ModelCard, source: str) -> str:
@@ -31,13 +37,54 @@ def verdict_line(card: ModelCard, source: str) -> str:
     return f"{text}; it was forced{f', since {limit}' if limit else ''}"
 
 
-def parity_table(rows: tuple[ProofRow, ...]) -> str:
-    """Lay out the parity figures of each checked shape in columns."""
+def check_line(report: "CheckReport") -> str:
+    """Say in one line what a check that passed found, with the limits."""
+    found = []
+    if report.rows:
+        off = f"{report.max_abs_error:.1e}"
+        limit = max(zip(report.rows, report.limits, strict=True), key=lambda pair: pair[0].parity.max_abs_error)[1]
+        equal = report.card.precision == "fp32"
+        text = (
+            f"equals {report.reference} within {off}" if equal else f"is off by at most {off} from {report.reference}"
+        )
+        found.append(f"{text} (limit {limit:.2g})")
+    if report.golden_error is not None and report.golden_limit is not None:
+        found.append(f"golden sample off by {report.golden_error:.1e} (limit {report.golden_limit:.2g})")
+    found.append(f"digest {report.integrity}")
+    gate = report.card.proof.gate if report.card.proof else None
+    if gate is not None and not gate.passed:
+        found.append("but it failed its gate when it was exported (--force)")
+    return f"{report.path}: {', '.join(found)}, on {report.device}"
+
+
+def proof_table(card: ModelCard) -> str:
+    """Lay out what an export is judged by: parity with the network, or below fp32 the figures of its gate."""
+    assert card.proof is not None
+    gate = card.proof.gate
+    if gate is None:
+        return parity_table(card.proof.rows)
+    from export.precision.gate import judged_figures
+
+    source = "real" if gate.images == "data" else "synthetic"
+    images = f"judged on {gate.count} {source} image{'s' * (gate.count > 1)}"
+    lines = [f"{images:<36}{'found':>20}   {'limit':<18}verdict"]
+    for one in judged_figures(card, gate):
+        verdict = ("PASS" if one.passed else "FAILED") if one.limit else ""
+        lines.append(f"{one.name:<36}{one.found:>20}   {one.limit or 'not judged':<18}{verdict}".rstrip())
+    return "\n".join(lines)
+
+
+def parity_table(rows: Sequence[ProofRow], limits: Sequence[float] = (), faults: Sequence[str] = ()) -> str:
+    """Lay out the parity figures of each checked shape in columns; with limits also these, and the verdict."""
     lines = ["batch of width x height   images      max error   pixels flipped   mask IoU   flip distance"]
-    for row in rows:
+    lines[0] += "   limit     verdict" * bool(limits)
+    for index, row in enumerate(rows):
         shape, figures = batch_text(row.shape), row.parity
-        lines.append(
+        line = (
             f"{shape:<25} {row.images:<10} {figures.max_abs_error:10.1e}   {figures.flipped:14.4%}   "
             f"{figures.iou:8.6f}   {figures.flip_distance:13.1e}"
         )
+        if limits:
+            line += f"   {limits[index]:<8.2g}  {'FAILED' if faults[index] else 'PASS'}"
+        lines.append(line)
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from torch import nn
 from export.cuda_kernels import note_on_cuda
 from export.golden_choice import CANDIDATES
 from export.graph import build_graph, build_raw_graph, check_room, check_size, fold_sizes
-from export.options import OPSET, ExportOptions, Values, fixed_size_text, with_fixed_size
+from export.options import OPSET, VALUES_FOR, ExportOptions, Int8For, Values, fixed_size_text, with_fixed_size
 from export.pairs import load_with_pairs
 from export.precision.fp16 import convert_to_fp16
 from export.precision.gate import least_dice
@@ -99,6 +99,7 @@ def export_onnx(
     fixed_size: FixedShape | None = None,
     changes: CardChanges | None = None,
     keep: Collection[str] = (),
+    int8_for: Int8For | None = None,
     values: Values | None = None,
     force: bool = False,
     limits: Limits = LIMITS,
@@ -127,7 +128,9 @@ def export_onnx(
             its graph; for programs that import no other files, and for networks that cannot be traced otherwise.
         changes: values that a checkpoint without a card does not hold.
         keep: layers that stay in fp32, with fp16 and int8.
-        values: with int8, "s8" (the default) for TensorRT or "u8" for CPUs.
+        int8_for: with int8, where the file will run: "cpu" or "tensorrt"; by default TensorRT where that runs on this
+            machine, else a CPU.
+        values: with int8, the same by the type of values between layers: "u8" for CPUs, "s8" for TensorRT.
         force: write an fp16 or int8 file that fails its gate; its card says so.
         limits: the largest images and masks in `data` that are decoded.
         display: receives progress and notes; nothing is shown by default.
@@ -153,6 +156,7 @@ def export_onnx(
         fixed_size=fixed_size,
         changes=changes or CardChanges(),
         keep=keep,
+        int8_for=int8_for,
         values=values,
         force=force,
         limits=limits,
@@ -202,6 +206,8 @@ def export_loaded(
         assumed = known.assumptions(card, activation=loaded.activation_is_assumed)
         display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
+    if options.precision == "int8" and options.int8_for is None and options.values is None:
+        display.note(_int8_note(options.int8_place))
     samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     if options.raw and segmenter.gives_probabilities:
@@ -254,7 +260,8 @@ def export_loaded(
         if options.precision == "fp16":
             converted = convert_to_fp16(model, run, card, samples, options.keep, display)
         else:
-            converted = convert_to_int8(model, run, card, samples, options.keep, options.values or "s8", display)
+            values = VALUES_FOR[options.int8_place]
+            converted = convert_to_int8(model, run, card, samples, options.keep, values, display)
         model, golden = converted.model, Golden.made(golden.image, converted.run, card.input.fixed_size)
         replay = graph_run(model, optimised=False)
         card = add_proof(
@@ -292,10 +299,20 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     """Return the .onnx file beside the checkpoint: model.onnx, or model.KIND.onnx for what is special about it."""
     checkpoint = checkpoint if checkpoint.name else checkpoint.resolve()  # of the folder "."
     stem = checkpoint.with_name(checkpoint.name.removesuffix(".tar")).with_suffix("").name
-    is_u8, for_cpus = options.values == "u8", options.target == "cpu"
-    kind = "raw" if options.raw else "u8" if is_u8 else "cpu" if for_cpus else options.precision
+    kind: str = "raw" if options.raw else "cpu" if options.target == "cpu" else options.precision
+    if kind == "int8":
+        kind = "int8-cpu" if options.int8_place == "cpu" else "int8-trt"
     fixed = [] if options.fixed_size is None else [fixed_size_text(options.fixed_size)]
     return checkpoint.with_name(".".join([stem, *([] if kind == "fp32" else [kind]), *fixed, "onnx"]))
+
+
+def _int8_note(place: Int8For) -> str:
+    """Say which int8 file is written where nobody said it."""
+    if place == "cpu":
+        return (
+            "--precision int8: is written for CPUs, since TensorRT does not run here; --for tensorrt writes the other"
+        )
+    return "--precision int8: is written for TensorRT, which runs here; --for cpu writes the other"
 
 
 def _notes_on_size(options: ExportOptions, trained: ModelCard, card_is_assumed: bool) -> list[str]:

@@ -23,10 +23,17 @@ OPSETS = (18, 23)
 Values = Literal["s8", "u8"]
 """Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
 
+Int8For = Literal["cpu", "tensorrt"]
+"""Where an int8 file will run."""
+
+VALUES_FOR: Mapping[Int8For, Values] = {"cpu": "u8", "tensorrt": "s8"}
+"""Type of the values for each place where an int8 file runs."""
+
 MASK_OPTIONS = ("masks", "ignore_index")
 CHECK_OPTIONS = ("checkpoint_of", "device")
 EXPORT_OPTIONS = (
-    *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "values", "force", "limits"),
+    *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "int8_for", "values", "force"),
+    "limits",
 )
 """Options of the command line by what they are for, under the names of their Python arguments."""
 
@@ -50,6 +57,7 @@ class ExportOptions:
     fixed_size: FixedShape | None = None
     changes: CardChanges = field(default_factory=CardChanges)
     keep: Collection[str] = ()
+    int8_for: Int8For | None = None
     values: Values | None = None
     force: bool = False
     limits: Limits = LIMITS
@@ -68,6 +76,13 @@ class ExportOptions:
             raise ConfigError(f"--values {values}: expected {' or '.join(get_args(Values))}")
         if values is not None and precision != "int8":
             raise ConfigError(f"--values {values}: is for int8 files; give --precision int8, or leave it out")
+        place = self.int8_for
+        if place is not None and place not in get_args(Int8For):
+            raise ConfigError(f"--for {place}: expected {' or '.join(get_args(Int8For))}")
+        if place is not None and precision != "int8":
+            raise ConfigError(f"--for {place}: is for int8 files; give --precision int8, or leave it out")
+        if place is not None and values not in (None, VALUES_FOR[place]):
+            raise ConfigError(f"--for {place}: has the values {VALUES_FOR[place]}; leave out --values {values}")
         if precision == "int8" and self.data is None:
             raise ConfigError("--precision int8: needs real images to calibrate on; give --data FOLDER")
         if target not in get_args(Target):
@@ -80,6 +95,18 @@ class ExportOptions:
         check_opset(self.opset)
         if self.fixed_size is not None:
             self._check_fixed_size(self.fixed_size)
+
+    @property
+    def int8_place(self) -> Int8For:
+        """Where the int8 file will run: as given, else TensorRT if that runs on this machine, else a CPU."""
+        if self.int8_for is not None:
+            return self.int8_for
+        if self.values is not None:
+            return next(place for place, values in VALUES_FOR.items() if values == self.values)
+        from runtime.devices.availability import unavailable_reason  # ONNX Runtime, which --help does without
+        from runtime.devices.device import Device
+
+        return "cpu" if unavailable_reason(Device(kind="tensorrt")) else "tensorrt"
 
     def ends(self, network: NetworkOptions) -> NetworkOptions:
         """Return the options of a network, which need take no other size than the file's if that takes one only."""
@@ -189,4 +216,4 @@ def refuse_to_check(given: Mapping[str, Any]) -> None:
 
 def _flag(name: str) -> str:
     """Spell a Python argument as an option of the command line."""
-    return f"--{name.removesuffix('_of').replace('_', '-')}"
+    return "--for" if name == "int8_for" else f"--{name.removesuffix('_of').replace('_', '-')}"

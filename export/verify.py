@@ -51,17 +51,21 @@ FIXED_FIELDS = ("size", "fit", "fixed_batch")
 class CheckReport:
     """Result of a check: card, device, error of the golden sample there, digest, and parity with `reference`.
 
-    `golden_error` is None for a raw export, which has no golden sample. `rows` are empty if there was nothing to
-    compare with.
+    `golden_error` and `golden_limit` are None for a raw export, which has no golden sample. `rows` are empty if there
+    was nothing to compare with; `limits` are the largest errors allowed in them, and `faults` say what is wrong with
+    each, "" where nothing is.
     """
 
     path: Path
     card: ModelCard
     device: str
     golden_error: float | None
+    golden_limit: float | None
     integrity: str
     reference: str
     rows: tuple[ProofRow, ...] = ()
+    limits: tuple[float, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def max_abs_error(self) -> float:
@@ -134,23 +138,31 @@ def check_file(
     if reference is not None:
         pictures = [] if data is None else load_pictures(data, card, PROOF_PICTURES, limits=limits, display=display)
         rows = tuple(proof_rows(run, expected_answers(reference, cases(shown, pictures)), card.output))
-    report = CheckReport(
-        path=file,
-        card=card,
-        device="cpu" if predictor is None else predictor.report.device,
-        golden_error=None if predictor is None else predictor.report.golden_error,
-        integrity=integrity.told,
-        reference=name,
-        rows=rows,
-    )
-    kind = report.device.partition(":")[0]
+    where = "cpu" if predictor is None else predictor.report.device
+    kind = where.partition(":")[0]
     base = golden_tolerance(card, kind)
     if card.precision == "fp32" and kind == "cpu":
         base = MAX_ERROR if card.proof is None or card.proof.tolerance is None else card.proof.tolerance
+    limits = tuple(row_limit(card, row, base, of_network=checkpoint is not None) for row in rows)
+    report = CheckReport(
+        path=file,
+        card=card,
+        device=where,
+        golden_error=None if predictor is None else predictor.report.golden_error,
+        golden_limit=None if predictor is None else predictor.report.golden_limit,
+        integrity=integrity.told,
+        reference=name,
+        rows=rows,
+        limits=limits,
+        faults=tuple(
+            row_fault(card, row, limit, name, of_network=checkpoint is not None)
+            for row, limit in zip(rows, limits, strict=True)
+        ),
+    )
     if depends_on_batch(run, card, None if report.device == "cpu" else base):
         raise ProofError(f"{file}: an image's answer depends on the other images in its batch", report)
-    for row in report.rows:
-        _require_row(report, row, base, of_network=checkpoint is not None)
+    for fault in filter(None, report.faults):
+        raise ProofError(f"{file}: {fault}", report)
     return report
 
 
@@ -190,31 +202,30 @@ def _matching_checkpoint(
     return loaded
 
 
-def _require_row(report: CheckReport, row: ProofRow, base: float, *, of_network: bool) -> None:
-    """Refuse answers that are off by more than the device and, against the network, the file's precision explain."""
-    card, error = report.card, row.parity.max_abs_error
-    proof = card.proof if of_network and card.precision != "fp32" else None
-    limit = base
-    if proof is not None:  # below fp32 the card tells the error of such a picture
-        alike = [one for one in proof.rows if (one.shape, one.images) == (row.shape, row.images)]
-        limit += max(one.parity.max_abs_error for one in alike or proof.rows)
+def row_limit(card: ModelCard, row: ProofRow, base: float, *, of_network: bool) -> float:
+    """Return the largest error that the device and, against the network, the file's precision explain."""
+    if not of_network or card.precision == "fp32" or card.proof is None:
+        return base
+    alike = [one for one in card.proof.rows if (one.shape, one.images) == (row.shape, row.images)]
+    return base + max(one.parity.max_abs_error for one in alike or card.proof.rows)
+
+
+def row_fault(card: ModelCard, row: ProofRow, limit: float, reference: str, *, of_network: bool) -> str:
+    """Say what is wrong with the answers of a row; "" if nothing is."""
+    error, proof = row.parity.max_abs_error, card.proof
     if error > limit or row.parity == NOT_FINITE:
-        misread = card.proof is not None and card.proof.reference == "reading" and of_network
+        misread = proof is not None and proof.reference == "reading" and of_network
         advice = "; if its weights were read in the wrong way, export them again by --network or --pairs" * misread
-        raise ProofError(
-            f"{report.path}: is off by {error:.2g} from {report.reference} at (batch, height, width) {row.shape}, "
-            f"expected at most {limit:.2g}{advice}",
-            report,
+        return (
+            f"is off by {error:.2g} from {reference} at (batch, height, width) {row.shape}, expected at most "
+            f"{limit:.2g}{advice}"
         )
-    if proof is None or proof.gate is None or row.images == "synthetic":
-        return
+    if not of_network or card.precision == "fp32" or proof is None or proof.gate is None or row.images == "synthetic":
+        return ""
     most = 2 * proof.gate.flipped + (FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED)
-    if row.parity.flipped > most:
-        raise ProofError(
-            f"{report.path}: flips {row.parity.flipped:.4%} of the pixels of an image in --data, expected at most "
-            f"{most:.4%}",
-            report,
-        )
+    if row.parity.flipped <= most:
+        return ""
+    return f"flips {row.parity.flipped:.4%} of the pixels of an image in --data, expected at most {most:.4%}"
 
 
 def check_form(path: Path, sizes: Mapping[str, tuple[str | None, ...]] = GRAPH_SIZES) -> FixedShape | None:

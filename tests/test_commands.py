@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import click
 from click.testing import CliRunner
-from command_reference import commands
+from command_reference import PAGE, commands, escaped, page
 
 
 def test_every_command_tells_its_version_and_every_option_has_a_help_text():
@@ -23,3 +23,13 @@ def test_same_options_have_the_same_names():
         *("unet-evaluate", "unet-doctor", "unet-bench compare", "python -m unet_core.turntable")
     ]
     assert "--output" in options["unet-export"]  # its name in earlier versions
+
+
+def test_the_reference_is_that_of_the_commands():
+    assert PAGE.read_text() == page(), "docs/commands.md is out of date; run: make reference"
+
+
+def test_help_texts_are_plain_text_in_the_reference():
+    assert escaped("a_b _  'in/**/*.jpg' <x|y> \n end.  [default: 30]  [x>=0]") == (
+        "a_b \\_ 'in/\\*\\*/\\*.jpg' \\<x\\|y> end. Default: 30 [x>=0]"
+    )

@@ -57,7 +57,14 @@ def export_finding(checkpoint: Path, path: Path, precision: Precision, data: Pat
     below = precision != "fp32"
     subject = f"export, {path.stem}"
     try:
-        report = export_onnx(checkpoint, path, precision=precision, force=below, data=data if below else None)
+        report = export_onnx(
+            checkpoint,
+            path,
+            precision=precision,
+            force=below,
+            data=data if below else None,
+            int8_for="tensorrt" if precision == "int8" else None,
+        )
     except UnetError as error:
         return Finding.failure(subject, error)
     figures: dict[str, Scalar] = {"seconds": round(report.seconds, 1), "mb": round(report.size / 1e6, 2)}

@@ -4,6 +4,7 @@ Needs neither PyTorch nor onnx.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from runtime.card import Gate, ModelCard, UNetConfig
 
@@ -71,6 +72,59 @@ def least_dice(card: ModelCard) -> float:
 def dice_in_training(card: ModelCard) -> float:
     """Return the image Dice (0..1) that the network had in training, 0 if it is not known."""
     return card.training.metrics.get("image_dice", 0.0) if card.training else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedFigure:
+    """A figure of a gate as people read it; `limit` is empty if it is not judged."""
+
+    name: str
+    found: str
+    limit: str
+    passed: bool
+
+
+def judged_figures(card: ModelCard, gate: Gate) -> list[JudgedFigure]:
+    """List the figures that a file of lower precision is judged by, with their limits."""
+    dice, dice_fp32 = gate.image_dice, gate.image_dice_fp32
+    by_dice = card.precision == "int8" and dice is not None
+    most = FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED
+    figures = [
+        JudgedFigure(
+            name="pixels flipped against fp32",
+            found=_distinct(gate.flipped, most, "%"),
+            limit="" if by_dice else f"at most {most:.4%}",
+            passed=by_dice or gate.flipped <= most,
+        )
+    ]
+    if dice is not None and dice_fp32 is not None:
+        least = least_dice(card)
+        figures += [
+            JudgedFigure(
+                name="image Dice of fp32",
+                found=f"{dice_fp32:.4f}",
+                limit=f"at least {least:.4f}",
+                passed=dice_fp32 >= least,
+            ),
+            JudgedFigure(
+                name="image Dice lost",
+                found=_distinct(dice_fp32 - dice, INT8_DICE, "f"),
+                limit=f"at most {INT8_DICE:.4f}" if by_dice else "",
+                passed=not by_dice or dice_fp32 - dice <= INT8_DICE,
+            ),
+        ]
+    if card.precision == "fp16" and gate.layers is not None:
+        figures.append(
+            JudgedFigure(
+                name="layers in fp16",
+                found=f"{gate.layers - len(gate.kept)} of {gate.layers}",
+                limit="at least 1",
+                passed=not no_layer_in_fp16(card, gate),
+            )
+        )
+    if not gate.passed and all(figure.passed for figure in figures):
+        figures.append(JudgedFigure(name="images", found="show nothing", limit="several answers", passed=False))
+    return figures
 
 
 def notes_on_images(gate: Gate) -> tuple[str, ...]:

@@ -47,11 +47,13 @@ SMALLEST_RANGE = 1e-12
 SAME_RANGE = ("MaxPool", "Concat")
 """Operators that only move or choose values."""
 
-ON_CUDA = (
-    "ONNX Runtime's CUDA provider computes the convolutions of int8 files in fp32, with rounding between them, so "
-    "device cuda cannot gain by it; take --precision fp16 there, or device tensorrt with --values s8"
-)
-"""The note of every export to int8; seen on the stand-in for CUDA, see docs/gpu.md."""
+ELSEWHERE: Mapping[Values, str] = {
+    "u8": "TensorRT does not take this file, whose zero points are not 0, and device cuda computes its convolutions in "
+    "fp32; give --for tensorrt for TensorRT, --precision fp16 for cuda",
+    "s8": "device cuda computes the convolutions of this file in fp32, with rounding between them, and gains nothing; "
+    "give --precision fp16 for cuda",
+}
+"""What int8 files cost where they are not for; seen on the stand-in for CUDA and read of TensorRT, see docs/gpu.md."""
 
 TIMED_ROUNDS = 5
 """Number of rounds in `speed`."""
@@ -99,16 +101,13 @@ def convert_to_int8(
             for name in display.through(groups, "finding layers that lose most", len(groups), unit="try")
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
-    notes = [*notes_on_images(gate)]
-    if values == "u8":
-        notes.append(speed(run, exact, samples.measured[0][0]))
-    notes.append(ON_CUDA)
+    notes = [*notes_on_images(gate), speed(run, exact, samples.measured[0][0], values), ELSEWHERE[values]]
     gate = replace(gate, layers=len(layers_of(model)))
     return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=tuple(notes))
 
 
-def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage) -> str:
-    """Say in a line how fast a graph is on this CPU beside the fp32 one: the best of some rounds each."""
+def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage, values: Values) -> str:
+    """Say in a line how fast an int8 graph is on this CPU beside the fp32 one: the best of some rounds each."""
     best = [float("inf"), float("inf")]
     for _ in range(TIMED_ROUNDS):
         for index, one in enumerate((run, exact)):
@@ -116,7 +115,8 @@ def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage) ->
             one(picture[None])
             best[index] = min(best[index], 1000 * (time.perf_counter() - started))
     verdict = "faster" if best[0] < best[1] else "no faster"
-    return f"u8 is {verdict} than fp32 on this CPU: {best[0]:.1f} ms an image against {best[1]:.1f} ms"
+    found = f"is {verdict} than fp32 on this CPU: {best[0]:.1f} ms an image against {best[1]:.1f} ms"
+    return f"int8 for CPUs {found}" if values == "u8" else f"int8 for TensorRT {found}; give --for cpu for CPUs"
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:

@@ -107,7 +107,7 @@ def make(work: Path) -> None:
         "several": ["several/model.pth"],
         "opset18": ["run/model.pth", "--opset", "18"],
         "fp16": ["run/model.pth", "--precision", "fp16", "--data", "data", "--force"],
-        "int8-s8": ["run/model.pth", "--precision", "int8", "--data", "data", "--force"],
+        "int8-s8": ["run/model.pth", "--precision", "int8", "--values", "s8", "--data", "data", "--force"],
         "int8-u8": ["run/model.pth", "--precision", "int8", "--values", "u8", "--data", "data", "--force"],
         "raw": ["run/model.pth", "--raw"],
     }

@@ -18,6 +18,7 @@ from networks import make_card, make_network
 from export import ExportReport, export_onnx, exporter
 from export.cli import main
 from export.options import ExportOptions
+from runtime.devices import availability
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError
 from runtime.predictor import Predictor
 from unet_core.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
@@ -25,6 +26,7 @@ from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.model import Segmenter
 from unet_core.model_options import CardChanges
+from unet_core.reporting.progress import Display
 
 
 @pytest.fixture
@@ -116,10 +118,11 @@ def test_multi_class_grey_tutorial_checkpoints_export(tmp_path):
 
 def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand, trained, tmp_path):
     sizes = [export_onnx(at_hand).size]
-    for kind, values in (("fp16", None), ("int8", None), ("int8", "u8")):
-        report = export_onnx(at_hand, precision=kind, values=values, data=trained.data)
+    for kind, asked in (("fp16", {}), ("int8-trt", {"int8_for": "tensorrt"}), ("int8-cpu", {"values": "u8"})):
+        kind, name = kind.partition("-")[0], f"model.{kind}.onnx"
+        report = export_onnx(at_hand, precision=kind, data=trained.data, **asked)
         predictor = Predictor(report.path, "cpu")
-        assert report.path.name == f"model.{values or kind}.onnx"
+        assert report.path.name == name
         assert (predictor.card, predictor.card.precision) == (report.card, kind)
         assert (predictor.card.proof.tolerance, predictor.card.proof.gate.passed) == (None, True)
         assert predictor.card.proof.gate.image_dice == pytest.approx(
@@ -128,7 +131,22 @@ def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand
         assert any(row.images == "data" for row in predictor.card.proof.rows)
         sizes.append(report.size)
     assert sizes[1] < sizes[0]
-    assert report.notes[0].startswith("judged on 6 real images") and report.notes[1].startswith("u8 is ")
+    assert report.notes[0].startswith("judged on 6 real images") and report.notes[1].startswith("int8 for CPUs is ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "name", "note"),
+    [
+        ("no NVIDIA driver", "cpu", "for CPUs, since TensorRT does not run here; --for tensorrt writes the other"),
+        (None, "trt", "for TensorRT, which runs here; --for cpu writes the other"),
+    ],
+)
+def test_int8_alone_is_for_what_runs_here_and_says_so(at_hand, trained, monkeypatch, capsys, missing, name, note):
+    monkeypatch.setattr(availability, "unavailable_reason", lambda device: missing)
+    assert exporter.default_path(at_hand, ExportOptions(precision="int8", data=".")).name == f"model.int8-{name}.onnx"
+    export_onnx(at_hand, precision="int8", data=trained.data, display=Display())
+    assert names_in(at_hand.parent) == [f"model.int8-{name}.onnx", "model.pth"]
+    assert f"note: --precision int8: is written {note}\n" in capsys.readouterr().err
 
 
 def test_the_same_bytes_twice_in_every_precision(at_hand, trained, tmp_path):
@@ -138,23 +156,27 @@ def test_the_same_bytes_twice_in_every_precision(at_hand, trained, tmp_path):
 
 
 def test_wrong_images_to_calibrate_on_are_refused_forced_and_forgotten(at_hand, trained, flat, tmp_path):
-    target = tmp_path / "model.int8.onnx"
+    target = tmp_path / "model.int8-trt.onnx"
     target.write_bytes(b"older file")
-    arguments = [str(at_hand), "--precision", "int8", "--data"]
+    arguments = [str(at_hand), "--precision", "int8", "--for", "tensorrt", "--data"]
     refused = CliRunner().invoke(main, [*arguments, str(flat)])
     assert refused.exit_code == 1
-    assert "1 of 1x1 " in refused.stdout
+    table = [line.split() for line in refused.stdout.splitlines()]
+    assert table[0] == ["judged", "on", "6", "real", "images", "found", "limit", "verdict"]
+    assert table[1][:4] == ["pixels", "flipped", "against", "fp32"] and table[1][5:] == ["not", "judged"]
+    assert table[2][:4] == ["image", "Dice", "of", "fp32"] and table[2][-1] == "PASS"
+    assert [*table[3][:3], *table[3][4:]] == ["image", "Dice", "lost", "at", "most", "0.0020", "FAILED"]
     assert refused.stderr.startswith(f"error: {target}: not written, int8 loses too much: it flips ")
     assert re.search(r"takes the image Dice from 0\.99\d\d to 0\.\d{4}; alone, \S+ flips \d", refused.stderr)
     assert refused.stderr.endswith("; --force writes it all the same\n") and refused.stderr.count("\n") == 1
     assert target.read_bytes() == b"older file"
-    gate = json.loads((tmp_path / "model.int8.refused.json").read_text())["card"]["proof"]["gate"]
+    gate = json.loads((tmp_path / "model.int8-trt.refused.json").read_text())["card"]["proof"]["gate"]
     assert not gate["passed"]
     forced = CliRunner().invoke(main, [*arguments, str(flat), "--force"])
     assert forced.exit_code == 0
     assert "WHICH IS TOO MUCH: it was forced" in forced.stdout
     assert Predictor(target, "cpu").card.proof.gate.passed is False
-    assert names_in(tmp_path) == ["model.int8.onnx", "model.pth"]
+    assert names_in(tmp_path) == ["model.int8-trt.onnx", "model.pth"]
     assert CliRunner().invoke(main, [*arguments, str(trained.data)]).exit_code == 0
     assert Predictor(target, "cpu").card.proof.gate.passed is True
 
@@ -199,6 +221,12 @@ def test_a_network_that_answers_nan_is_blamed_itself(trained, tmp_path):
             "--values u8: is for int8 files; give --precision int8, or leave it out",
         ),
         ({"values": "s4"}, "--values s4: expected s8 or u8"),
+        ({"int8_for": "gpu"}, "--for gpu: expected cpu or tensorrt"),
+        ({"int8_for": "cpu"}, "--for cpu: is for int8 files; give --precision int8, or leave it out"),
+        (
+            {"int8_for": "cpu", "precision": "int8", "values": "s8"},
+            "--for cpu: has the values u8; leave out --values s8",
+        ),
         ({"opset": 17}, "--opset 17: expected 18 to 23"),
         ({"precision": "fp16", "keep": ("up",)}, "--keep up: no such layer; expected some of downs.0.conv.0, "),
     ],

@@ -147,10 +147,11 @@ def test_lower_precision_is_judged_on_images_alone(weights, tmp_path, precision)
             picture = Image.fromarray(synthetic_image(32, 48, 3, seed=index))
             picture.save(tmp_path / f"{split}_images" / f"{index}.png")
             picture.save(tmp_path / f"{split}_masks" / f"{index}.png")  # no masks for three classes
-    done = export("--precision", precision, "--data", str(tmp_path), "--force")
+    place = ("--for", "tensorrt") if precision == "int8" else ()
+    done = export("--precision", precision, *place, "--data", str(tmp_path), "--force")
     assert done.exit_code == 0, done.output
     assert done.stderr.count("masks hold one class for each pixel") == 1
-    gate = Predictor(f"weights.{precision}.onnx", "cpu").card.proof.gate
+    gate = Predictor(f"weights.{precision}{'-trt' * bool(place)}.onnx", "cpu").card.proof.gate
     assert (gate.count, gate.images, gate.image_dice) == (8, "data", None)
     assert gate.flipped < 0.02
 

@@ -341,7 +341,7 @@ def test_convolutions_of_all_kinds_are_named_and_in_every_kind_of_file(tmp_path)
     for name, options in {
         "fp32": {},
         "fp16": {"precision": "fp16", "data": data},
-        "s8": {"precision": "int8", "data": data},
+        "s8": {"precision": "int8", "values": "s8", "data": data},
         "u8": {"precision": "int8", "values": "u8", "data": data},
         "cpu": {"target": "cpu"},
         "raw": {"raw": True},

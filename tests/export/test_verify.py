@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,13 @@ from runtime.errors import CheckpointError, ConfigError, DataError, DeviceError,
 from unet_core.checkpoint import save_checkpoint, weights_sha256
 from unet_core.model_options import CardChanges
 
+FILES = {
+    "fp32": {},
+    "fp16": {"precision": "fp16"},
+    "int8": {"precision": "int8", "values": "s8"},
+    "u8": {"precision": "int8", "int8_for": "cpu"},
+}
+
 
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
@@ -31,9 +39,8 @@ def files(trained, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "build_graph", build)
-        for precision in ("fp32", "fp16", "int8"):
-            export_onnx(trained.checkpoint, folder / f"{precision}.onnx", precision=precision, data=trained.data)
-        export_onnx(trained.checkpoint, folder / "u8.onnx", precision="int8", values="u8", data=trained.data)
+        for name, options in FILES.items():
+            export_onnx(trained.checkpoint, folder / f"{name}.onnx", data=trained.data, **options)
     return folder
 
 
@@ -194,7 +201,7 @@ def test_a_raw_export_is_compared_with_its_checkpoint(trained, tmp_path):
     report = check_file(path, checkpoint=trained.checkpoint, data=trained.data)
     assert (report.golden_error, report.max_abs_error < 2e-5, len(report.rows)) == (None, True, 11)
     done = run("--check", path, "--checkpoint", trained.checkpoint)
-    assert done.stdout.splitlines()[-1].startswith(f"{path}: equals PyTorch with {trained.checkpoint} within ")
+    assert done.stdout.splitlines()[-1].startswith(f"OK: {path}: equals PyTorch with {trained.checkpoint} within ")
     model = onnx.load(path)
     scale_weight(model, 1.01)
     save_sealed(model, path)
@@ -267,9 +274,75 @@ def test_the_command_prints_the_table_and_one_line(files, trained, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["batch", "of", "width", "x", "height"]
     assert len(lines) == 1 + 9 + 2 + 1
-    assert lines[-1].startswith(f"{files / 'fp32.onnx'}: equals PyTorch with {trained.checkpoint} within ")
-    assert "golden sample off by " in lines[-1] and lines[-1].endswith(", digest verified, on cpu")
-    assert run("--check", files / "fp16.onnx").stdout.count("\n") == 1
+    assert (
+        lines[0].split()[-2:] == ["limit", "verdict"]
+        and len({len(line.rpartition("  ")[0]) for line in lines[1:-1]}) == 1
+    )
+    assert {tuple(line.split()[-2:]) for line in lines[1:-1]} == {("0.0001", "PASS")}
+    assert re.fullmatch(
+        rf"OK: {files / 'fp32.onnx'}: equals PyTorch with {trained.checkpoint} within \S+ \(limit 0\.0001\), golden "
+        r"sample off by \S+ \(limit 0\.0001\), digest verified, on cpu",
+        lines[-1],
+    )
+    done = run("--check", files / "fp16.onnx")
+    assert re.fullmatch(
+        rf"OK: {files / 'fp16.onnx'}: golden sample off by \S+ \(limit 0\.0\d+\), digest verified, on cpu\n",
+        done.stdout,
+    )
+    done = run("--check", files / "int8.onnx", "--checkpoint", trained.checkpoint)
+    assert re.match(
+        rf"OK: {files / 'int8.onnx'}: is off by at most \S+ from PyTorch .* \(limit 0", done.stdout.splitlines()[-1]
+    )
+    limits = {line.split()[-2] for line in done.stdout.splitlines()[1:-1]}
+    assert len(limits) > 1 and "0.0001" not in limits  # as the card tells of each shape
+
+
+def test_a_check_that_fails_says_so_with_the_row_that_did(changed, trained):
+    slightly = changed(lambda model: scale_weight(model, 1.0005))
+    done = run("--check", slightly, "--checkpoint", trained.checkpoint)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"FAILED: {slightly}: is off by ")
+    verdicts = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert verdicts[0] == "verdict" and set(verdicts[1:]) == {"PASS", "FAILED"}
+    wrong = changed(lambda model: scale_weight(model, -1))
+    done = run("--check", wrong)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"FAILED: {wrong}: answers the golden sample wrongly (off by ")
+
+
+def test_nothing_that_could_be_checked_is_no_failed_check(files, tmp_path):
+    done = run("--check", tmp_path / "none.onnx")
+    assert done.stderr.startswith(f"error: {tmp_path / 'none.onnx'}: no such file; ")
+    done = run("--check", files / "fp32.onnx", "--device", "tpu")
+    assert done.stderr.startswith("error: device 'tpu': expected ")
+
+
+def test_a_device_that_answers_wrongly_fails_the_check(files, monkeypatch):
+    wrong = DeviceError(
+        "device cuda:0: answers the golden sample wrongly (off by 1, expected at most 0.02); choose another"
+    )
+    monkeypatch.setattr(verify, "Predictor", raising(wrong))
+    done = run("--check", files / "fp32.onnx", "--device", "cuda")
+    assert (done.exit_code, done.stderr) == (2, f"FAILED: {wrong}\n")
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_a_forced_file_that_is_as_it_was_written_is_ok_and_says_that_it_was_forced(files, tmp_path):
+    model = onnx.load(files / "int8.onnx")
+    (card,) = (entry for entry in model.metadata_props if entry.key == "unet.card")
+    found = ModelCard.from_json(card.value)
+    gate = replace(found.proof.gate, passed=False)
+    card.value = replace(found, proof=replace(found.proof, gate=gate)).to_json()
+    save_sealed(model, tmp_path / "forced.onnx")
+    done = run("--check", tmp_path / "forced.onnx")
+    assert done.stdout.startswith(f"OK: {tmp_path / 'forced.onnx'}: golden sample off by ")
+    assert ", but it failed its gate when it was exported (--force), on cpu" in done.stdout
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -285,7 +358,7 @@ def test_a_file_that_does_not_fit_its_digest_is_refused(files, trained, tmp_path
     done = run("--check", path, "--checkpoint", trained.checkpoint)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        f"error: {path}: was damaged or changed since it was exported: its digest does not fit its card; "
+        f"FAILED: {path}: was damaged or changed since it was exported: its digest does not fit its card; "
     )
 
 

@@ -63,9 +63,11 @@ def test_an_export_is_told(context, monkeypatch):
     figures = {"seconds": 1.3, "mb": 2.5, "gate_flipped": gate.flipped, "gate_passed": gate.passed}
     assert found == Finding.verdict("export, full-fp16", True, figures=figures)
     models.export_finding(CHECKPOINT, path, "fp32", context.out)
+    models.export_finding(CHECKPOINT, path, "int8", context.out)
     options = [
-        {"precision": "fp16", "force": True, "data": context.out},
-        {"precision": "fp32", "force": False, "data": None},
+        {"precision": "fp16", "force": True, "data": context.out, "int8_for": None},
+        {"precision": "fp32", "force": False, "data": None, "int8_for": None},
+        {"precision": "int8", "force": True, "data": context.out, "int8_for": "tensorrt"},
     ]
     assert asked == [(CHECKPOINT, path, one) for one in options]
 

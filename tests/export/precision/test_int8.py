@@ -236,11 +236,14 @@ def test_int8_calibrated_on_fitting_images_passes(trained, values):
     assert abs(gate.image_dice_fp32 - gate.image_dice) <= 0.002
     assert gate.kept == ("downs.0.conv.0", "ups.0", "ups.2", "final_conv")
     assert converted.notes[0] == "judged on 6 real images, which is little; give more in --data"
-    assert len(converted.notes) == 2 + (values == "u8")
-    assert converted.notes[-1] == (
-        "ONNX Runtime's CUDA provider computes the convolutions of int8 files in fp32, with rounding between them, so "
-        "device cuda cannot gain by it; take --precision fp16 there, or device tensorrt with --values s8"
-    )
+    assert len(converted.notes) == 3
+    elsewhere = {
+        "s8": "device cuda computes the convolutions of this file in fp32, with rounding between them, and gains "
+        "nothing; give --precision fp16 for cuda",
+        "u8": "TensorRT does not take this file, whose zero points are not 0, and device cuda computes its "
+        "convolutions in fp32; give --for tensorrt for TensorRT, --precision fp16 for cuda",
+    }
+    assert converted.notes[-1] == elsewhere[values]
 
 
 @pytest.mark.parametrize("masks", [True, False], ids=["by Dice", "by flipped pixels"])
@@ -277,8 +280,12 @@ def test_speed_says_which_one_is_faster(trained, monkeypatch):
     monkeypatch.setattr(int8.time, "perf_counter", lambda: next(clock) / 1000)
     slow = lambda batch: [next(clock) for _ in range(9)]  # noqa: E731
     fast = lambda batch: None  # noqa: E731
-    assert speed(fast, slow, picture) == "u8 is faster than fp32 on this CPU: 1.0 ms an image against 10.0 ms"
-    assert speed(slow, fast, picture) == "u8 is no faster than fp32 on this CPU: 10.0 ms an image against 1.0 ms"
+    found = "int8 for CPUs is faster than fp32 on this CPU: 1.0 ms an image against 10.0 ms"
+    assert speed(fast, slow, picture, "u8") == found
+    found = (
+        "int8 for TensorRT is no faster than fp32 on this CPU: 10.0 ms an image against 1.0 ms; give --for cpu for CPUs"
+    )
+    assert speed(slow, fast, picture, "s8") == found
 
 
 def test_layers_to_keep_stay_and_are_named(trained):
