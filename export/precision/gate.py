@@ -123,7 +123,7 @@ def judged_figures(card: ModelCard, gate: Gate) -> list[JudgedFigure]:
             )
         )
     if not gate.passed and all(figure.passed for figure in figures):
-        figures.append(JudgedFigure(name="images", found="show nothing", limit="several answers", passed=False))
+        figures.append(JudgedFigure(name="different answers of fp32", found="1", limit="at least 2", passed=False))
     return figures
 
 

@@ -53,7 +53,7 @@ from export.console_report import proof_table
             {"passed": False, "flipped": 0.0, "image_dice": None, "image_dice_fp32": None},
             [
                 "pixels flipped against fp32                      0.0000%   at most 0.5000%   PASS",
-                "images                                      show nothing   several answers   FAILED",
+                "different answers of fp32                              1   at least 2        FAILED",
             ],
         ),
     ],

@@ -30,6 +30,7 @@ def commands() -> dict[str, click.Command]:
     """Import all commands, by the words that start them."""
     return {words: getattr(import_module(module), name) for words, (module, name) in COMMANDS.items()}
 
+
 ALL_HAVE = ("--help", "--version")
 
 INTRODUCTION = """# Commands
