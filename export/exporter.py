@@ -206,9 +206,9 @@ def export_loaded(
         assumed = known.assumptions(card, activation=loaded.activation_is_assumed)
         display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
+    samples, pictures = _load_images(options, card, display)
     if options.precision == "int8" and options.int8_for is None and options.values is None:
         display.note(_int8_note(options.int8_place))
-    samples, pictures = _load_images(options, card, display)
     segmenter = Segmenter(loaded.network(), card).eval()
     if options.raw and segmenter.gives_probabilities:
         raise ConfigError("--raw: writes logits, and the network ends in its own activation; leave it out")

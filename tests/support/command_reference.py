@@ -35,10 +35,12 @@ ALL_HAVE = ("--help", "--version")
 
 INTRODUCTION = """# Commands
 
-All commands with their arguments and options, as `--help` prints them. This page is generated: `make reference` writes it anew.
+All commands with their arguments and options, as `--help` prints them. This page is generated: `make reference`
+writes it anew.
 
-`unet-train` and `unet-evaluate` are also `python -m unet_core.train` and `python -m unet_core.evaluate`. Every command has `--help`
-and `--version`. Sizes are WIDTHxHEIGHT, in pixels. An error is one line on stderr, with exit code 2 unless the command says otherwise.
+`unet-train` and `unet-evaluate` are also `python -m unet_core.train` and `python -m unet_core.evaluate`. Every command
+has `--help` and `--version`. Sizes are WIDTHxHEIGHT, in pixels. An error is one line on stderr, with exit code 2 unless
+the command says otherwise.
 """
 
 
