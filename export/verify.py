@@ -143,7 +143,7 @@ def check_file(
     base = golden_tolerance(card, kind)
     if card.precision == "fp32" and kind == "cpu":
         base = MAX_ERROR if card.proof is None or card.proof.tolerance is None else card.proof.tolerance
-    limits = tuple(row_limit(card, row, base, of_network=checkpoint is not None) for row in rows)
+    allowed = tuple(row_limit(card, row, base, of_network=checkpoint is not None) for row in rows)
     report = CheckReport(
         path=file,
         card=card,
@@ -153,10 +153,10 @@ def check_file(
         integrity=integrity.told,
         reference=name,
         rows=rows,
-        limits=limits,
+        limits=allowed,
         faults=tuple(
             row_fault(card, row, limit, name, of_network=checkpoint is not None)
-            for row, limit in zip(rows, limits, strict=True)
+            for row, limit in zip(rows, allowed, strict=True)
         ),
     )
     if depends_on_batch(run, card, None if report.device == "cpu" else base):

@@ -142,7 +142,9 @@ def test_fp16_and_int8_files_carry_their_gate_and_the_runtime_takes_them(at_hand
     ],
 )
 def test_int8_alone_is_for_what_runs_here_and_says_so(at_hand, trained, monkeypatch, capsys, missing, name, note):
-    monkeypatch.setattr(availability, "unavailable_reason", lambda device: missing if device.kind == "tensorrt" else None)
+    monkeypatch.setattr(
+        availability, "unavailable_reason", lambda device: missing if device.kind == "tensorrt" else None
+    )
     assert exporter.default_path(at_hand, ExportOptions(precision="int8", data=".")).name == f"model.int8-{name}.onnx"
     export_onnx(at_hand, precision="int8", data=trained.data, display=Display())
     assert names_in(at_hand.parent) == [f"model.int8-{name}.onnx", "model.pth"]

@@ -297,8 +297,7 @@ def test_the_command_prints_the_table_and_one_line(files, trained, tmp_path):
     assert len(limits) > 1 and "0.0001" not in limits  # as the card tells of each shape
 
 
-def test_a_check_that_fails_says_so_with_the_row_that_did(changed, trained):
-    slightly = changed(lambda model: scale_weight(model, 1.0005))
+def test_a_check_that_fails_says_so_with_the_row_that_did(slightly, changed, trained):
     done = run("--check", slightly, "--checkpoint", trained.checkpoint)
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"FAILED: {slightly}: is off by ")
