@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that --help needs neither PyTorch nor NumPy.
 """
 
+import re
 import shlex
 import signal
 import sys
@@ -275,7 +276,7 @@ def plan_of(
     for name, values in numbers.items():
         if min(values, default=1) < 1:
             raise ConfigError(f"--{name} {min(values)}: expected at least 1")
-    devices = device_name(options["device"]).replace("gpu", "cuda")  # which stands for all that runs on that GPU
+    devices = re.sub("^gpu", "cuda", device_name(options["device"]))  # which stands for all that runs on that GPU
     contestants_by_machine(devices, options["contestants"], options["precision"] or ())  # refuses unknown ones
     plan = BenchmarkPlan(
         benchmark_model=benchmark_model,

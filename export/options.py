@@ -24,7 +24,7 @@ Values = Literal["s8", "u8"]
 """Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
 
 Int8For = Literal["cpu", "tensorrt"]
-"""Where an int8 file will run."""
+"""Place where an int8 file will run."""
 
 VALUES_FOR: Mapping[Int8For, Values] = {"cpu": "u8", "tensorrt": "s8"}
 """Type of the values for each place where an int8 file runs."""
@@ -98,7 +98,7 @@ class ExportOptions:
 
     @property
     def int8_place(self) -> Int8For:
-        """Where the int8 file will run: as given, else TensorRT if that runs on this machine, else a CPU."""
+        """Place where the int8 file will run: as given, else TensorRT if that runs on this machine, else a CPU."""
         if self.int8_for is not None:
             return self.int8_for
         if self.values is not None:

@@ -53,7 +53,7 @@ ELSEWHERE: Mapping[Values, str] = {
     "s8": "device cuda computes the convolutions of this file in fp32, with rounding between them, and gains nothing; "
     "give --precision fp16 for cuda",
 }
-"""What int8 files cost where they are not for; seen on the stand-in for CUDA and read of TensorRT, see docs/gpu.md."""
+"""Costs of int8 files in the other places; seen on the stand-in for CUDA and read of TensorRT, see docs/gpu.md."""
 
 TIMED_ROUNDS = 5
 """Number of rounds in `speed`."""
