@@ -272,7 +272,7 @@ def advise_on_file(findings: Findings, path: Path, before: float) -> None:
         return
     findings.advise(
         f"{path}: is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these {before:.1f} ms an image",
-        "unet-export CHECKPOINT --precision int8 --values u8 --data FOLDER, which says what it loses; without loss: "
+        "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; without loss: "
         + target,
     )
 

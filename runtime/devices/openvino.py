@@ -181,7 +181,7 @@ def read_graph(core: Any, request: SessionRequest) -> Any:
         raise ModelError(f"{request.path}: OpenVINO cannot read it ({reason_of(error)}); take device cpu") from error
     if request.card.precision == "int8" and has_signed_values(graph):
         raise DeviceError(
-            f"device {request.device}: computes int8 values with a sign wrongly; export the model with --values u8"
+            f"device {request.device}: computes int8 values with a sign wrongly; export the model with --for cpu"
         )
     return graph
 

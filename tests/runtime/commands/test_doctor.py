@@ -90,7 +90,7 @@ def test_openvino_is_measured_where_it_is_installed(report, root, monkeypatch):
     assert one["golden_error"] <= one["tolerance"] and one["latency"]["runs"] > 1 and "OpenVINO in u8" in one["nodes"]
     found = report(root / "tests/data/v0.1/models/int8-s8.onnx")
     assert [(problem["severity"], problem["do"]) for problem in found["problems"]] == [
-        ("advice", "export the model with --values u8")
+        ("advice", "export the model with --for cpu")
     ]
     monkeypatch.setattr(
         diagnostics.importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
@@ -340,7 +340,7 @@ TUNE = "unet-export CHECKPOINT --target cpu --tune, which measures here what is 
         (
             True,
             "is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these 30.0 ms an image",
-            "unet-export CHECKPOINT --precision int8 --values u8 --data FOLDER, which says what it loses; "
+            "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; "
             f"without loss: {TUNE}",
         ),
     ],

@@ -183,7 +183,7 @@ def test_dlpack_and_a_closed_session():
         (
             "int8-s8",
             "openvino",
-            " openvino: computes int8 values with a sign wrongly; export the model with --values u8",
+            " openvino: computes int8 values with a sign wrongly; export the model with --for cpu",
         ),
         (
             "cpu",
