@@ -134,7 +134,7 @@ def with_options_of_masks(command: F) -> F:
     help="With --check: the checkpoint that the file was exported from, to compare with.",
 )
 @max_pixels_option
-@click.option("--device", help="With --check: auto, cpu, gpu (or N), cuda:N or tensorrt:N.  [default: cpu]")
+@click.option("--device", help="With --check: auto, cpu, gpu (or N), cuda:N, tensorrt:N or openvino.  [default: cpu]")
 def main(checkpoint: Path | None, check: Path | None, limits: LimitsByOption, **options: Any) -> None:
     """Write CHECKPOINT (model.pth) as one ONNX file, checked against PyTorch before it is written."""
     if (checkpoint is None) == (check is None):

@@ -29,7 +29,7 @@ from benchmarks.results import Measurement, Settings, Skipped
 from export.proof import network_run
 from runtime.devices.availability import candidates
 from runtime.devices.device import CPU_DEVICE, Device
-from runtime.errors import DeviceError, ProofError, UnetError, one_line
+from runtime.errors import ConfigError, DeviceError, ProofError, UnetError, one_line
 from runtime.model_file.golden import synthetic_image
 from runtime.support.cpu_count import available_threads
 from unet_core.reporting.progress import Advance, Display
@@ -128,6 +128,8 @@ def contestants_by_machine(
         ConfigError: there is no such contestant or precision, or none of these contestants has such a precision.
         DeviceError: there is no such device.
     """
+    if devices.lower().startswith("openvino"):
+        raise ConfigError(f"device {devices}: OpenVINO is one of the contestants on the CPU; give --device cpu")
     places = candidates("cpu") + candidates("cuda") if devices == "auto" else candidates(devices)
     every = [one for place in places for one in contestants_on(place)]
     wanted = select_contestants(every, names=names, precisions=precisions)

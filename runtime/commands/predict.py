@@ -43,8 +43,8 @@ class NetworkSize(Size):
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, gpu, cuda or tensorrt; gpu:N (or N), cuda:N or tensorrt:N for one of several GPUs. auto takes the "
-    "fastest one that works here, gpu the better one of TensorRT and CUDA.",
+    help="auto, cpu, openvino, gpu, cuda or tensorrt; gpu:N (or N), cuda:N or tensorrt:N for one of several GPUs. auto "
+    "takes the fastest one that works here, gpu the better one of TensorRT and CUDA.",
 )
 @click.option(
     "--format",

@@ -288,3 +288,9 @@ def test_absurd_questions(model, asked, kind, words):
     with pytest.raises(kind) as error:
         measure(model, **asked)
     assert str(error.value).startswith(words)
+
+
+def test_openvino_is_a_contestant_and_no_device_of_its_own():
+    with pytest.raises(ConfigError) as caught:
+        latency.contestants_by_machine("openvino", (), ())
+    assert str(caught.value) == "device openvino: OpenVINO is one of the contestants on the CPU; give --device cpu"
