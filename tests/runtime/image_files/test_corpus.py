@@ -22,8 +22,11 @@ from runtime.image import load_image
 KINDS = list(tiff_corpus.kinds())
 
 
-MAGICK_IS_WRONG = re.compile(
-    r"photometric=mini\S+ bands=2 extra=\w+ planar=True|mode=RGBA compression=jpeg"  # grey in planes; JPEG with alpha
+OTHERWISE = re.compile(
+    r"photometric=mini\S+ bands=2 extra=\w+ planar=True"  # grey in planes
+    r"|dtype=uint[24] photometric=miniswhite"  # a few bits, of which 0 is white
+    r"|bands=[56] extra=assocalpha planar=True"  # planes multiplied by alpha, and more channels
+    r"|bands=4 \S+ planar=True .*compression=jpeg|mode=RGBA compression=jpeg"  # JPEG with alpha
 )
 """Kinds of TIFF that ImageMagick 6.9 reads otherwise than tifffile and this library do."""
 
@@ -81,7 +84,8 @@ def compared_with_imagemagick(samples, folder):
     same, others = Counter(), []
     for sample, pixels in zip(right, imagemagick.read_all(right, folder), strict=True):
         difference = np.abs(load_image(sample.content).astype(float) - pixels).max()
-        tolerance = 3.01 if "YCbCr" in str(sample.kind) else sample.tolerance
+        is_converted = re.search("YCbCr|separated", str(sample.kind))
+        tolerance = 3.01 if is_converted else sample.tolerance
         if difference <= tolerance:
             same[sample.kind.form] += 1
         else:
@@ -106,5 +110,5 @@ def test_imagemagick_reads_the_same_of_tiff(root, tmp_path, request):
     usual = [kind for kind in KINDS if kind["dtype"] in tiff_corpus.USUAL]
     kinds = KINDS if is_whole else thinned(usual)
     same, others = compared_with_imagemagick(chain(written(kinds), tiff_corpus.pillow_samples()), tmp_path)
-    assert [line for line in others if not MAGICK_IS_WRONG.search(line)] == []
+    assert [line for line in others if not OTHERWISE.search(line)] == []
     assert same["TIFF"] == documented(root)["TIFF"][3] if is_whole else same["TIFF"] > 90
