@@ -270,7 +270,7 @@ def test_of_two_kinds_of_weights_the_command_says_which_it_took_and_the_check_as
     refused = run(*check)
     assert refused.exit_code == 1
     assert refused.stderr == (
-        "error: weights.onnx: was not exported from weights.pth, which has other weights; the weights as trained, "
+        "FAILED: weights.onnx: was not exported from weights.pth, which has other weights; the weights as trained, "
         "under 'model', are taken; --weights ema takes the moving average of the weights, under 'ema'\n"
     )
 

@@ -145,7 +145,7 @@ def test_a_model_or_folder_that_is_not_there_is_one_line(model, views, tmp_path)
     assert refusal(tmp_path / "no.pth", views).startswith(f"{tmp_path / 'no.pth'}: no such file; ")
     assert refusal(tmp_path / "no.onnx", views).startswith(f"{tmp_path / 'no.onnx'}: no such file")
     assert refusal(model, tmp_path / "no").startswith(f"{tmp_path / 'no' / 'train_images'}: no such folder; ")
-    assert refusal(model, views, "--device", "gpu").startswith("device 'gpu': is no device of PyTorch; ")
+    assert refusal(model, views, "--device", "tpu").startswith("device 'tpu': is no device of PyTorch; ")
 
 
 def spoil(views):

