@@ -58,7 +58,7 @@ class CsvTable:
         limit = csv.field_size_limit(MAX_CELL)
         try:
             with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-                # A line without its end was truncated; no cell of ours holds a line break.
+                # A line without its end was truncated; line breaks in names stand in quotes.
                 rows = csv.reader(line for line in file if line.endswith(("\n", "\r")))
                 if next(rows, None) != list(self.columns):
                     raise OutputError(refusal)
@@ -86,9 +86,13 @@ class CsvTable:
 
 def lines_of(rows: Sequence[Row]) -> bytes:
     """Return rows as the bytes of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode(errors="surrogateescape")  # file names need not be text
+    lines = []
+    for row in rows:
+        text = io.StringIO()
+        # Before Python 3.13, cells with a line break get quotes only if it is in `lineterminator`.
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines).encode(errors="surrogateescape")  # file names need not be text
 
 
 def run_lengths() -> CsvTable:

@@ -39,6 +39,15 @@ def test_a_table_that_is_added_to_is_as_if_written_at_once(write):
     assert write("c.png", keep=True).read_text() == whole
 
 
+@pytest.mark.parametrize("kind", ["areas", "rle-csv"])
+def test_names_with_line_breaks_are_read_back(kind, tmp_path):
+    names, path, table = ["c\rr.png", "n\nl.png", "b\r\nb.png", 'q"u,.png'], tmp_path / "table.csv", TABLES[kind]
+    with table.open(path, ONE) as file:
+        for name in names:
+            file.add(name, answer_of([[0, 1]], ONE))
+    assert [name for name, _ in table.layout(ONE).read(path)] == names
+
+
 @pytest.mark.parametrize("rest", ["b.png,4,2,road,5,0.625000,0,0,4,2\n", "b.png,4,2,ro", "b.png,4,2,road,5,0.6\n"[:-1]])
 def test_an_image_whose_rows_are_truncated_is_left_out(write, rest):
     path = write()
