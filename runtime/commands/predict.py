@@ -14,7 +14,7 @@ from runtime.errors import ConfigError
 from runtime.output_formats import FORMATS, TABLES, Format, TableFormat, cutout_format
 from runtime.support.cpu_count import MAX_THREADS
 
-PIPE = "-"
+PIPE, TRANSPARENT = "-", "transparent"
 
 CHOICES: dict[str, Format | TableFormat] = {**FORMATS, **TABLES}
 """Formats by name; `--format` offers those that have a help text."""
@@ -135,7 +135,7 @@ def predict(
     if soft or background is not None or keep_colours:
         if kind != "cutout":
             raise click.UsageError("--soft, --background and --keep-colours are for --format cutout")
-        if keep_colours and background is not None:
+        if keep_colours and background is not None and background.lower() != TRANSPARENT:
             raise click.UsageError("--keep-colours is for a transparent background; leave out --background")
         try:
             form = cutout_format(soft=soft, background=background, keep_colours=keep_colours)

@@ -134,6 +134,7 @@ def test_formats(run_predict, row, out):
         (["--threshold", 0.9, "--keep-colours"], [[0, 0, 0, 0], [100, 100, 100, 0], [200, 200, 200, 0]]),
         (["--background", "#ff8000"], [[255, 128, 0], [199, 118, 36], [200, 200, 200]]),
         (["--background", "Transparent"], [[0, 0, 0, 0], [100, 100, 100, 92], [200, 200, 200, 255]]),
+        (["--background", "Transparent", "--keep-colours"], [[0, 0, 0, 0], [100, 100, 100, 92], [200, 200, 200, 255]]),
         (["--background", "white", "--soft"], [[255, 255, 255], [194, 194, 194], [212, 212, 212]]),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value[0], str) else "",
