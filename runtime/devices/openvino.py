@@ -52,7 +52,7 @@ class OpenVinoSession(Session):
         self._lock = threading.Lock()
         self._core = core()
         self._graph = read_graph(self._core, request)
-        self._settings = settings(request.threads, request.options)
+        self._settings = settings(request.device.unit, request.threads, request.options)
         fixed = request.card.input.fixed_shape
         self._inference = self._compiled(None)
         self._sizes = set() if fixed is not None else known_sizes(request.card, request.options)
@@ -196,13 +196,16 @@ def has_signed_values(graph: Any) -> bool:
     )
 
 
-def settings(threads: int, options: ProviderOptions) -> dict[str, Any]:
-    """OpenVINO's properties: float32 arithmetic, one run at a time on so many threads, and no memory of past sizes."""
-    return {
-        "INFERENCE_PRECISION_HINT": "f32",
+def settings(unit: str, threads: int, options: ProviderOptions) -> dict[str, Any]:
+    """OpenVINO's properties: float32 arithmetic, one run at a time on so many threads, and no memory of past sizes.
+
+    GPUs and NPUs refuse the properties of the CPU's threads and memory.
+    """
+    common = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if unit != "CPU":
+        return common
+    return common | {
         "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": options.pinned,
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
     }
@@ -234,7 +237,10 @@ def unavailable_reason(device: Device) -> str | None:
     """Return what keeps OpenVINO from running here; it is imported to look for its devices."""
     if not is_installed():
         return "OpenVINO is not installed; install unet-deploy with its extra [openvino], or pip install openvino"
-    found = core().available_devices
+    try:
+        found = core().available_devices
+    except Exception as error:  # ImportError, OSError or RuntimeError, by what is damaged or missing
+        return f"OpenVINO is installed, but cannot be loaded ({reason_of(error)}); install it again, or remove it"
     if not any(one.partition(".")[0] == device.unit for one in found):
         return f"OpenVINO finds no {device.unit} here (found {', '.join(found) or 'nothing'})"
     return None

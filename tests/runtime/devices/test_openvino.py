@@ -230,6 +230,12 @@ def test_threads_and_pinning_reach_openvino():
     assert found == [1, True, 1]
 
 
+def test_other_processors_get_no_properties_of_the_cpus_threads():
+    for unit in ("GPU", "NPU"):
+        found = openvino.settings(unit, 2, ProviderOptions())
+        assert found == {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+
+
 # device="auto"
 
 
@@ -260,6 +266,24 @@ def test_without_openvino_auto_says_nothing_and_a_name_says_what_to_install(monk
         "device openvino: OpenVINO is not installed; install unet-deploy with its extra [openvino], or pip install "
         "openvino"
     )
+
+
+def test_an_openvino_that_cannot_be_loaded_is_skipped_by_auto_and_named(monkeypatch, tmp_path):
+    def broken():
+        raise ImportError("libtbb.so.12: cannot open shared object file")
+
+    (tmp_path / "cpuinfo").write_text(VNNI)
+    monkeypatch.setattr(openvino, "CPU_INFORMATION", tmp_path / "cpuinfo")
+    monkeypatch.setattr(openvino, "openvino", broken)
+    reason = (
+        "OpenVINO is installed, but cannot be loaded (libtbb.so.12: cannot open shared object file); install it again, "
+        "or remove it"
+    )
+    with Predictor(model("int8-u8")) as predictor:
+        assert predictor.report.device == "cpu" and dict(predictor.report.skipped)["openvino"] == reason
+    with pytest.raises(DeviceError) as caught:
+        Predictor(model("int8-u8"), "openvino")
+    assert str(caught.value) == f"device openvino: {reason}"
 
 
 def test_names():
