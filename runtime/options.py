@@ -158,11 +158,12 @@ class ProviderOptions:
             object.__setattr__(self, name, value)
             if value is not None and not is_size(value):
                 raise CHECK.refusal(name, value, f"(height, width), each from 1 to {MAX_SIDE}, or None")
-        sizes = self.fixed_sizes if isinstance(self.fixed_sizes, tuple | list) else None
-        object.__setattr__(self, "fixed_sizes", None if sizes is None else tuple(map(parse_size, sizes)))
-        if self.fixed_sizes is None or len(self.fixed_sizes) > MAX_FIXED or not all(map(is_size, self.fixed_sizes)):
-            expected = f"at most {MAX_FIXED} of (height, width), each from 1 to {MAX_SIDE}"
-            raise CHECK.refusal("fixed_sizes", sizes, expected)
+        given = self.fixed_sizes
+        sizes = tuple(map(parse_size, given)) if isinstance(given, tuple | list) else (None,)
+        if len(sizes) > MAX_FIXED or not all(map(is_size, sizes)):
+            expected = f"a tuple of at most {MAX_FIXED} (height, width), each from 1 to {MAX_SIDE}"
+            raise CHECK.refusal("fixed_sizes", given, expected)
+        object.__setattr__(self, "fixed_sizes", sizes)
         if self.min_size and self.max_size and any(map(gt, self.min_size, self.max_size)):
             raise CHECK.refusal("min_size", self.min_size, f"at most max_size {self.max_size}")
         for item in fields(self):

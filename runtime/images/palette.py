@@ -37,7 +37,7 @@ def legend_of(output: OutputSpec) -> list[ClassColour]:
 def legend_csv(output: OutputSpec) -> bytes:
     """Return the legend as the bytes of a CSV file, with colours as in HTML."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(text, lineterminator="\r\n")  # names with a carriage return get quotes then
     table.writerow(("value", "class", "colour"))
     table.writerows((value, name, "#{:02x}{:02x}{:02x}".format(*colour)) for value, name, colour in legend_of(output))
-    return text.getvalue().encode()
+    return text.getvalue().replace("\r\n", "\n").encode(errors="replace")  # a card may hold half a character

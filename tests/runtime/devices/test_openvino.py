@@ -301,7 +301,7 @@ def test_names():
 @pytest.mark.parametrize("sizes", [((1, 1),) * 5, ((0, 8),), (8, 8), "8x8", None, ((8, 8, 8),)])
 def test_fixed_sizes_are_few_and_sizes(sizes):
     with pytest.raises(
-        ConfigError, match=r"^fixed_sizes: found .*, expected at most 4 of \(height, width\), each from"
+        ConfigError, match=r"^fixed_sizes: found .*, expected a tuple of at most 4 \(height, width\), each "
     ):
         ProviderOptions(fixed_sizes=sizes)
 

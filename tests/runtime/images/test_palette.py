@@ -1,5 +1,7 @@
 """Palette pictures: other programs read class indices, and the legend names them."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -34,6 +36,8 @@ def test_pixels_are_values_of_the_mask_in_the_colours_of_the_legend(tmp_path, ou
 def test_a_legend_names_the_values():
     assert legend_of(ONE) == [(0, "background", (0, 0, 0)), (1, "car", (255, 64, 64))]
     assert legend_csv(THREE) == b"value,class,colour\n0,road,#000000\n1,car,#ff4040\n2,tree,#40a0ff\n"
+    odd = dataclasses.replace(THREE, classes=("a\rb", "\ud800", "c,d"))
+    assert legend_csv(odd) == b'value,class,colour\n0,"a\rb",#000000\n1,?,#ff4040\n2,"c,d",#40a0ff\n'
 
 
 def test_classes_that_a_palette_cannot_hold_are_refused(tmp_path):
