@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from runtime.card import ModelCard, UNetConfig
 from runtime.commands import system_info
 from runtime.errors import DeviceError, UnetError, one_line
+from runtime.support.cpu_count import has_vnni
 
 if TYPE_CHECKING:
     from runtime.predictor import Predictor
@@ -228,23 +229,23 @@ def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: di
         return
     best = min(taken, key=lambda kind: taken[kind])
     chosen = next((device.kind for device in candidates("auto", card) if device.kind in taken), best)
-    if taken[best] < GAIN * taken[chosen]:
-        findings.advise(
-            f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
-            f"give --device {best}, in Python device={best!r}; auto takes {chosen}",
-        )
-    if best != "cpu":
-        return
-    if is_busy(devices["cpu"]["latency"]["other_programs"]):
+    on_cpu = best in ("openvino", "cpu")
+    if on_cpu and is_busy(devices[best]["latency"]["other_programs"]):
         if not any(problem.what.startswith("this machine is busy") for problem in findings.problems):
             findings.advise(
                 "this machine was busy while the model ran, so its times are longer than on an idle one",
                 "close other programs, and run unet-doctor again",
             )
         return  # what is measured now says little
-    advise_on_threads(findings, path, devices["cpu"])
-    if card.precision == "fp32" and card.target == "any":
-        advise_on_file(findings, path, taken["cpu"])
+    if taken[best] < GAIN * taken[chosen]:
+        findings.advise(
+            f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
+            f"give --device {best}, in Python device={best!r}; auto takes {chosen}",
+        )
+    if best == "cpu":
+        advise_on_threads(findings, path, devices["cpu"])
+    if on_cpu and card.precision == "fp32" and card.target == "any":
+        advise_on_file(findings, path, taken[best])
 
 
 def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> None:
@@ -267,7 +268,7 @@ def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> 
 def advise_on_file(findings: Findings, path: Path, before: float) -> None:
     """Suggest the files for CPUs in place of one for any device."""
     target = "unet-export CHECKPOINT --target cpu --tune, which measures here what is fastest"
-    if not system_info.has_vnni():
+    if not has_vnni():
         findings.advise(f"{path}: is for any device ({before:.1f} ms an image); a file for CPUs may be faster", target)
         return
     findings.advise(

@@ -7,7 +7,6 @@ import ctypes
 import math
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -148,11 +147,6 @@ def busy_seconds(stat: str, cores: Sequence[int]) -> float:
         user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields[:8])
         ticks += user + nice + system + interrupts + soft_interrupts + stolen
     return ticks / os.sysconf("SC_CLK_TCK") if cores else math.nan
-
-
-def has_vnni() -> bool:
-    """Return True if this CPU multiplies 8-bit integers by VNNI, as Linux says."""
-    return bool(re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text_of(Path("/proc/cpuinfo")), re.MULTILINE))
 
 
 def nvidia_cards() -> int:

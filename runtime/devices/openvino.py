@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +30,11 @@ from runtime.devices.session import BatchOutput, Session
 from runtime.errors import DeviceError, ImageError, ModelError, one_line
 from runtime.model_file.golden import allowed_error, synthetic_image
 from runtime.options import ProviderOptions, Size
+from runtime.support.cpu_count import has_vnni
 from runtime.support.sizes import size_text
 
 TOLERANCE = 1e-4
 """As that of the CPU: differences of 2e-7 are seen."""
-
-CPU_INFORMATION = Path("/proc/cpuinfo")
-INT8_INSTRUCTIONS = frozenset({"avx_vnni", "avx512_vnni"})
-"""Flags of processors that multiply int8 faster than float."""
 
 PLACES = re.compile(r"Exception from src/\S+:\d+:\s*|Caught exception: | failed at src/\S+:\d+")
 """Parts of OpenVINO's errors: places in its sources."""
@@ -253,17 +249,7 @@ def is_installed() -> bool:
 
 def is_better_than_cpu(card: ModelCard) -> bool:
     """Return True for an int8 file on a processor with instructions for it: OpenVINO is faster there."""
-    return card.precision == "int8" and card.target == "any" and is_installed() and has_int8_instructions()
-
-
-def has_int8_instructions() -> bool:
-    """Look into Linux's list of the processor's flags; False where there is none."""
-    try:
-        text = CPU_INFORMATION.read_text()
-    except OSError:
-        return False
-    flags = re.search(r"^flags\s*:(.*)", text, re.MULTILINE)
-    return flags is not None and not INT8_INSTRUCTIONS.isdisjoint(flags[1].split())
+    return card.precision == "int8" and card.target == "any" and is_installed() and has_vnni()
 
 
 def _open(request: SessionRequest) -> Session:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
             if limit.isdecimal() and period.isdecimal() and int(period):  # else "max", or -1
                 quotas.append(int(limit) / int(period))
     return min((quota for quota in quotas if math.isfinite(quota) and quota > 0), default=None)
+
+
+def has_vnni() -> bool:
+    """Return True if this CPU multiplies 8-bit integers by VNNI, as Linux says."""
+    return bool(re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text_of(Path("/proc/cpuinfo")), re.MULTILINE))
 
 
 def text_of(path: Path) -> str:

@@ -325,7 +325,7 @@ def timed(monkeypatch, four_cores):
 
         monkeypatch.setattr(diagnostics, "latency", latency)
         monkeypatch.setattr(diagnostics, "SLOW_MS", 1.0)
-        monkeypatch.setattr(system_info, "has_vnni", lambda: vnni)
+        monkeypatch.setattr(diagnostics, "has_vnni", lambda: vnni)
 
     return set_times
 

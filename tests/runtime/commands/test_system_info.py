@@ -65,15 +65,6 @@ def test_system_that_does_not_say_what_others_use(monkeypatch, stat, cores):
     assert system_info.OtherPrograms().cores() is None
 
 
-@pytest.mark.parametrize(
-    ("flags", "has"),
-    [("fma avx512_vnni x", True), ("avx_vnni", True), ("avx2 avx512f", False), ("avx_vnni_int8", False)],
-)
-def test_cpus_that_multiply_integers(monkeypatch, flags, has):
-    monkeypatch.setattr(system_info, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
-    assert system_info.has_vnni() == has
-
-
 class Nvml:
     """A driver with two GPUs, the second one without memory of its own."""
 

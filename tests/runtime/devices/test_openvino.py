@@ -14,14 +14,13 @@ from devices import images
 
 from runtime.devices import openvino
 from runtime.devices.availability import candidates
-from runtime.devices.openvino import CompiledModel, OpenVinoSession, has_int8_instructions, reason_of
+from runtime.devices.openvino import CompiledModel, OpenVinoSession, reason_of
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
 FILES = Path(__file__).parents[2] / "data/v0.1/models"
 SIZE = (32, 48)  # of their cards
-VNNI = "processor\t: 0\nflags\t\t: fpu avx2 avx_vnni\n"
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino, which is no dependency")
 
@@ -239,24 +238,19 @@ def test_other_processors_get_no_properties_of_the_cpus_threads():
 # device="auto"
 
 
-def test_auto_takes_openvino_for_int8_files_on_processors_made_for_them(tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(VNNI)
-    monkeypatch.setattr(openvino, "CPU_INFORMATION", tmp_path / "cpuinfo")
+def test_auto_takes_openvino_for_int8_files_on_processors_made_for_them(monkeypatch):
+    monkeypatch.setattr(openvino, "has_vnni", lambda: True)
     for kind, device in (("int8-u8", "openvino"), ("fp32", "cpu"), ("fp16", "cpu"), ("cpu", "cpu")):
         with Predictor(model(kind)) as predictor:
             assert predictor.report.device == device, kind
             assert "openvino" not in dict(predictor.report.skipped)
-    (tmp_path / "cpuinfo").write_text(VNNI.replace("_vnni", ""))
-    assert not has_int8_instructions()
+    monkeypatch.setattr(openvino, "has_vnni", lambda: False)
     with Predictor(model("int8-u8")) as predictor:
         assert predictor.report.device == "cpu"
-    monkeypatch.setattr(openvino, "CPU_INFORMATION", tmp_path / "none")
-    assert not has_int8_instructions()
 
 
-def test_without_openvino_auto_says_nothing_and_a_name_says_what_to_install(monkeypatch, tmp_path):
-    (tmp_path / "cpuinfo").write_text(VNNI)
-    monkeypatch.setattr(openvino, "CPU_INFORMATION", tmp_path / "cpuinfo")
+def test_without_openvino_auto_says_nothing_and_a_name_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(openvino, "has_vnni", lambda: True)
     monkeypatch.setattr(openvino, "find_spec", lambda _: None)
     with Predictor(model("int8-u8")) as predictor:
         assert predictor.report.device == "cpu" and "openvino" not in dict(predictor.report.skipped)
@@ -268,12 +262,11 @@ def test_without_openvino_auto_says_nothing_and_a_name_says_what_to_install(monk
     )
 
 
-def test_an_openvino_that_cannot_be_loaded_is_skipped_by_auto_and_named(monkeypatch, tmp_path):
+def test_an_openvino_that_cannot_be_loaded_is_skipped_by_auto_and_named(monkeypatch):
     def broken():
         raise ImportError("libtbb.so.12: cannot open shared object file")
 
-    (tmp_path / "cpuinfo").write_text(VNNI)
-    monkeypatch.setattr(openvino, "CPU_INFORMATION", tmp_path / "cpuinfo")
+    monkeypatch.setattr(openvino, "has_vnni", lambda: True)
     monkeypatch.setattr(openvino, "openvino", broken)
     reason = (
         "OpenVINO is installed, but cannot be loaded (libtbb.so.12: cannot open shared object file); install it again, "

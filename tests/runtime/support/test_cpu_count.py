@@ -1,4 +1,4 @@
-"""The number of threads that are started: by the scheduler's affinity and by the quota of made-up cgroups."""
+"""The number of threads that are started, by the scheduler's affinity and by the quota of made-up cgroups."""
 
 import os
 from pathlib import Path
@@ -66,3 +66,12 @@ def test_files_of_the_system_are_read_as_far_as_they_can_be(tmp_path):
     (tmp_path / "file").write_bytes(b" 12\xff\n")
     assert cpu_count.text_of(tmp_path / "file") == "12\ufffd"
     assert cpu_count.text_of(tmp_path) == cpu_count.text_of(Path("/nowhere")) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [("fma avx512_vnni x", True), ("avx_vnni", True), ("avx2 avx512f", False), ("avx_vnni_int8", False)],
+)
+def test_cpus_that_multiply_integers(monkeypatch, flags, has):
+    monkeypatch.setattr(cpu_count, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
+    assert cpu_count.has_vnni() == has
