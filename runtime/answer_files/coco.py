@@ -32,7 +32,7 @@ END_OF_ANNOTATIONS, BEGIN_OF_IMAGES, END_OF_IMAGES = b"],\n", b'"images": [\n', 
 
 def run_lengths(output: "OutputSpec") -> "CocoFile":
     """Return the layout with compressed run lengths, which are exact."""
-    return CocoFile(output, coco_encode)
+    return CocoFile(output, coco_encode, "run lengths")
 
 
 def outlines(output: "OutputSpec") -> "CocoFile":
@@ -41,7 +41,7 @@ def outlines(output: "OutputSpec") -> "CocoFile":
     def polygons(region: NDArray[np.bool_]) -> list[list[int]]:
         return [bridged(polygon).astype(int).reshape(-1).tolist() for polygon in polygons_of(region)]
 
-    return CocoFile(output, polygons)
+    return CocoFile(output, polygons, "polygons")
 
 
 class CocoFile:
@@ -49,13 +49,13 @@ class CocoFile:
 
     separator = b",\n"
 
-    def __init__(self, output: "OutputSpec", segmentation: Callable[[NDArray[np.bool_]], Any]) -> None:
-        """`segmentation` makes the value of "segmentation" from a region, bool [height, width]."""
-        self._segmentation = segmentation
+    def __init__(self, output: "OutputSpec", segmentation: Callable[[NDArray[np.bool_]], Any], kind: str) -> None:
+        """`segmentation` makes the value of "segmentation" from a region, bool [height, width]; `kind` names both."""
+        self._segmentation, self._kind = segmentation, kind
         self._first, self._names = output.first_foreground, output.classes[output.first_foreground :]
         self._images: list[bytes] = []  # lines of the images so far, since they follow all annotations
         categories = [{"id": number, "name": name} for number, name in enumerate(self._names, 1)]
-        head = {"info": {"description": "Masks by unet-predict"}, "licenses": [], "categories": categories}
+        head = {"info": {"description": f"Masks by unet-predict as {kind}"}, "licenses": [], "categories": categories}
         self.head = (json.dumps(head)[:-1] + ', "annotations": [\n').encode()
 
     def entry(self, name: str, result: "Segmentation") -> tuple[Record, list[Record]]:
@@ -111,8 +111,8 @@ class CocoFile:
                     raise ValueError(f"image {image_id} is missing")
         except (ValueError, TypeError, KeyError) as error:
             raise OutputError(
-                f"{path}: is not a whole COCO file of this command with the classes {', '.join(self._names)}, "
-                "so nothing can be added; remove it"
+                f"{path}: is not a whole COCO file of this command with {self._kind} of the classes "
+                f"{', '.join(self._names)}, so nothing can be added; remove it"
             ) from error
 
     def _annotations(self, file: IO[bytes]) -> Iterator[bytes]:

@@ -146,8 +146,8 @@ def test_what_is_no_whole_file_of_these_classes_is_not_added_to(write, change):
     with pytest.raises(OutputError) as caught:
         write([answer_of([[1]])], keep=True)
     assert str(caught.value) == (
-        f"{path}: is not a whole COCO file of this command with the classes car, tree, so nothing can be added; remove "
-        "it"
+        f"{path}: is not a whole COCO file of this command with run lengths of the classes car, tree, so nothing can "
+        "be added; remove it"
     )
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -173,3 +173,12 @@ def test_names_that_are_no_text_and_probabilities_that_are_no_numbers(write, tmp
     found = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert [image["file_name"] for image in found["images"]] == ["\udcffFalse.png", "\udcffTrue.png"]
     assert found["annotations"][0]["score"] == 0.4
+
+
+@pytest.mark.parametrize(("kind", "other"), [("coco", "coco-polygons"), ("coco-polygons", "coco")])
+def test_run_lengths_and_polygons_are_not_mixed_in_one_file(write, kind, other):
+    path = write([answer_of(CAR_AND_TREE)], kind)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"is not a whole COCO file of this command with (polygons|run lengths) of"):
+        write([answer_of(CAR_AND_TREE)], other, keep=True, first=1)
+    assert path.read_bytes() == before

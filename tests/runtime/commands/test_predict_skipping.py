@@ -162,8 +162,8 @@ def test_a_coco_file_of_other_classes_is_refused_before_the_work(run_predict, pi
     assert (result.exit_code, result.stdout, result.stderr) == (
         2,
         "",
-        f"error: {table}: is not a whole COCO file of this command with the classes {classes}, so nothing can be "
-        "added; remove it\n",
+        f"error: {table}: is not a whole COCO file of this command with run lengths of the classes {classes}, so "
+        "nothing can be added; remove it\n",
     )
     assert table.read_bytes() == before
 
