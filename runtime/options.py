@@ -103,8 +103,9 @@ class ProviderOptions:
         background: with device="auto", predict on CUDA while an engine builds, then switch.
 
     OpenVINO
-        fixed_sizes: up to four (height, width), beside the card's size, for which a model of their own is compiled at
-            the first image of such a size, which takes up to a second. It is faster, by up to a half for int8.
+        fixed_sizes: up to four (height, width) or "WxH", beside the card's size, for which a model of their own is
+            compiled at the first image of such a size, which takes up to a second. It is faster,
+            by up to a half for int8.
 
     CPU
         arena: keep freed memory for the next run (`enable_cpu_mem_arena`). False returns it to the system after each
@@ -161,7 +162,7 @@ class ProviderOptions:
         given = self.fixed_sizes
         sizes = tuple(map(parse_size, given)) if isinstance(given, tuple | list) else (None,)
         if len(sizes) > MAX_FIXED or not all(map(is_size, sizes)):
-            expected = f"a tuple of at most {MAX_FIXED} (height, width), each from 1 to {MAX_SIDE}"
+            expected = f"a tuple of at most {MAX_FIXED} (height, width) or 'WxH', each from 1 to {MAX_SIDE}"
             raise CHECK.refusal("fixed_sizes", given, expected)
         object.__setattr__(self, "fixed_sizes", sizes)
         if self.min_size and self.max_size and any(map(gt, self.min_size, self.max_size)):

@@ -60,9 +60,10 @@ class Predictor:
     Args:
         model: an ONNX file that `unet-export` wrote: its path, its bytes, or a binary file object. Bytes are kept in a
             temporary file as long as the predictor is.
-        device: "auto" takes the best of TensorRT, CUDA and the CPU that works here; "cpu", "cuda", "cuda:N",
-            "tensorrt" and "tensorrt:N" run there or raise. "gpu" and "gpu:N", or the number N alone, take the better of
-            TensorRT and CUDA, or raise.
+        device: "auto" takes the best of TensorRT, CUDA and the CPU that works here, for int8 also OpenVINO; "cpu",
+            "cuda", "cuda:N", "tensorrt", "tensorrt:N", "openvino" (the CPU by Intel's kernels), "openvino:GPU" and
+            "openvino:NPU" run there or raise. "gpu" and "gpu:N", or the number N alone, take the better of TensorRT
+            and CUDA, or raise.
         threads: CPU threads of one prediction, 1 to `MAX_THREADS`; as many as this process may use, if None.
         options: `ProviderOptions`, how it runs on a device.
         limits: `Limits`, pixels and bytes that an encoded image may have.

@@ -238,7 +238,7 @@ def run_default(name: str) -> str:
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, gpu, cuda; cuda:N or N for one of several GPUs; for .onnx also tensorrt:N.",
+    help="auto, cpu, gpu, cuda; cuda:N or N for one of several GPUs; for .onnx also tensorrt:N and openvino.",
 )
 @click.option(
     "--batch-size",

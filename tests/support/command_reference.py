@@ -40,7 +40,7 @@ writes it anew.
 
 `unet-train` and `unet-evaluate` are also `python -m unet_core.train` and `python -m unet_core.evaluate`. Every command
 has `--help` and `--version`. Sizes are WIDTHxHEIGHT, in pixels. An error is one line on stderr, with exit code 2 unless
-the command says otherwise.
+the command says otherwise. Above the line about a wrong option stands the command's usage.
 """
 
 

@@ -291,10 +291,10 @@ def test_names():
             candidates(wrong)
 
 
-@pytest.mark.parametrize("sizes", [((1, 1),) * 5, ((0, 8),), (8, 8), "8x8", None, ((8, 8, 8),)])
+@pytest.mark.parametrize("sizes", [((1, 1),) * 5, ((0, 8),), (8, 8), "8x8", None, ((8, 8, 8),), ["8"]])
 def test_fixed_sizes_are_few_and_sizes(sizes):
     with pytest.raises(
-        ConfigError, match=r"^fixed_sizes: found .*, expected a tuple of at most 4 \(height, width\), each "
+        ConfigError, match=r"^fixed_sizes: found .*, expected a tuple of at most 4 \(height, width\) or 'WxH', each "
     ):
         ProviderOptions(fixed_sizes=sizes)
 
