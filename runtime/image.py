@@ -6,50 +6,31 @@ since it raises an error for a truncated file. OpenCV resizes: by area to shrink
 
 import os
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Union
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError
-from runtime.image_files.decoding import (
-    LEVELS,
-    WHITE_16,
-    check_levels,
-    decode,
-    name_of,
-    out_of_memory,
-    reason,
-    to_eight_bits,
-)
 from runtime.image_files.decoding import current_frame as current_frame
+from runtime.image_files.decoding import decode, out_of_memory
 from runtime.image_files.decoding import image_size as image_size
-from runtime.image_files.deep_colours import CONTENT, MOST_PIXELS, stored_colours
 from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
 from runtime.image_files.limits import LIMITS as LIMITS
 from runtime.image_files.limits import Limits as Limits
-from runtime.images.arrays import (
-    FEW_LEVELS,
-    from_array,
-    from_raw_array,
-    is_told,
-    levels_used,
-    unmasked,
-    warn_of_few_levels,
-)
-from runtime.images.pixels import pixels
+from runtime.image_files.sources import is_picture, name_of, reason
+from runtime.images.arrays import from_array, from_raw_array, unmasked
 
-STRIP = 2**20
-"""Number of pixels of a PIL image that are converted at once."""
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_CHANNELS = 4
 """Maximum number of channels that OpenCV resizes at once with every interpolation."""
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+ImageSource = Union[str, os.PathLike[str], bytes, bytearray, memoryview, IO[bytes], "Image.Image", NDArray[Any]]
 
 ChannelOrder = Literal["RGB", "BGR"]
 """Order of the channels of an array [height, width, 3 or 4]; alpha is the last one in both."""
@@ -104,65 +85,15 @@ def load_image(
         )
     picture, name = decode(source, at_least, limits), name_of(source)
     try:
-        if isinstance(picture, Image.Image):
+        if is_picture(picture):
+            from runtime.images.pictures import to_array
+
             return to_array(picture, channels, name)
         return picture if picture.shape[2] == len(channels) else from_array(picture, channels)
     except ValueError as error:
         raise ImageError(f"{name}: has pixels that are not read ({reason(error)}); convert it to RGB") from error
     except MemoryError as error:
         raise out_of_memory(name) from error
-
-
-def to_array(picture: Image.Image, channels: str, name: str) -> NDArray[np.uint8]:
-    """Convert a PIL image to uint8 [height, width, 3 or 1], in strips, so that no second copy is in memory."""
-    width, height = picture.size
-    array = np.empty((height, width, len(channels)), np.uint8)
-    check_levels(picture, name)
-    rows = max(1, STRIP // width)
-    deep = DeepValues(max(picture.info.get(LEVELS) or WHITE_16))
-    for top in range(0, height, rows):
-        strip = picture.crop((0, top, width, min(height, top + rows)))
-        if strip.mode.startswith("I"):
-            deep.add(np.asarray(strip))
-        strip = to_eight_bits(strip)
-        if strip.mode == "LAB":  # Pillow converts it to RGB only
-            strip = strip.convert("RGB")
-        values = pixels(strip if strip.mode == channels else strip.convert(channels))
-        array[top : top + rows] = values.reshape(-1, width, len(channels))
-    deep.warn_if_few(name)
-    if CONTENT in picture.info:
-        warn_of_lost_colours(array, picture.info[CONTENT], name)
-    return array
-
-
-def warn_of_lost_colours(array: NDArray[np.uint8], content: bytes, name: str) -> None:
-    """Warn, once, of a file with colours of 16 bits that become few levels; of a large one by its upper bits alone."""
-    if is_told("16-bit") or levels_used(array) >= FEW_LEVELS:
-        return
-    stored = stored_colours(content) if array.shape[0] * array.shape[1] <= MOST_PIXELS else None
-    if stored is None:
-        stored = np.array([257 * int(array.min()), min(257 * int(array.max()) + 256, WHITE_16[1])], np.uint16)
-    deep = DeepValues(WHITE_16[1])
-    deep.add(stored)
-    deep.warn_if_few(name)
-
-
-class DeepValues:
-    """The range of a picture's values of more than 8 bits, seen in parts; `white` is the value that becomes 255."""
-
-    def __init__(self, white: int) -> None:
-        self.white, self.low, self.high, self.is_rounded = white, white, 0, False
-
-    def add(self, values: NDArray[Any]) -> None:
-        """Take note of a part."""
-        self.low, self.high = min(self.low, int(values.min())), max(self.high, int(values.max()))
-        self.is_rounded = self.is_rounded or bool((values.astype(np.uint32) * 255 % self.white).any())
-
-    def warn_if_few(self, name: str) -> None:
-        """Warn, once, of different values that become few levels of 8 bits."""
-        used = self.high * 255 // self.white - self.low * 255 // self.white + 1
-        if self.is_rounded and used < FEW_LEVELS:
-            warn_of_few_levels(name, "16-bit", (self.low, self.high), used, self.white)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ from typing import Any, Literal, Never, Self, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime.devices.availability import device_name
 from runtime.devices.report import Report
 from runtime.devices.session import CLOSED
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
 from runtime.image import ChannelOrder, ImageSource, Limits, current_frame
+from runtime.image_files.sources import is_picture
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
@@ -39,7 +39,7 @@ T = TypeVar("T")
 ModelSource = str | os.PathLike[str] | Content
 """A model's file: its path, its bytes, or a binary file object."""
 
-ONE_IMAGE = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
+ONE_IMAGE = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray)
 
 _reopening = threading.Lock()
 
@@ -373,7 +373,12 @@ class Predictor:
         workers: int | None = None,
         errors: Literal["raise", "yield"] = "raise",
     ) -> Generator[Any]:
-        if isinstance(images, ONE_IMAGE) or hasattr(images, "read") or not isinstance(images, Iterable):
+        if (
+            isinstance(images, ONE_IMAGE)
+            or is_picture(images)
+            or hasattr(images, "read")
+            or not isinstance(images, Iterable)
+        ):
             raise ConfigError(f"images: found one {type(images).__name__}, expected several; put it into a list")
         stopped = threading.Event()
 

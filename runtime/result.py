@@ -1,7 +1,5 @@
 """Segmentation: the answer for one image, at that image's own size."""
 
-import base64
-import html
 import importlib
 import io
 import operator
@@ -9,11 +7,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from PIL import Image
 
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, OutputError
@@ -26,6 +23,9 @@ from runtime.images.polygons import Polygon, box_of, polygons_of
 from runtime.output_formats import Format, format_for, format_named
 from runtime.rle import coco_encode, encode
 from runtime.support.files import reason_of
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LEGEND = 20
 """Maximum number of classes in a notebook's legend."""
@@ -256,7 +256,7 @@ class Segmentation:
             found[rows] = np.rint(top * np.fmin(np.fmax(share, 0), 1))  # NaN is 0
         return found
 
-    def picture(self) -> Image.Image:
+    def picture(self) -> "Image.Image":
         """The mask as a picture: 0 and 255 for one class, class indices for several.
 
         Raises:
@@ -266,8 +266,10 @@ class Segmentation:
             raise ConfigError("picture: holds one class for each pixel, and this model's overlap; see pictures()")
         return self.pictures()[0]
 
-    def pictures(self) -> list[Image.Image]:
+    def pictures(self) -> "list[Image.Image]":
         """The mask as one picture or, of classes that overlap, a picture for each: 0 and 255, or class indices."""
+        from PIL import Image
+
         if not self.output.thresholded:
             return [Image.fromarray(self.mask)]
         return [Image.fromarray(plane * np.uint8(255)) for plane in self.mask.reshape(-1, *self.shape)]
@@ -353,6 +355,11 @@ class Segmentation:
 
     def _repr_html_(self) -> str:
         """The picture with a legend and the times below it; a notebook shows a bare picture without its `repr`."""
+        import base64
+        import html
+
+        from PIL import Image
+
         file = io.BytesIO()
         Image.fromarray(self._preview()).save(file, "JPEG")
         legend = []

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.limits import Limits, of_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AVIF, HEIC = "PIL._avif", "pillow_heif"
 """Modules that decode them."""
@@ -42,7 +44,7 @@ def is_installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def decode_heif(content: bytes, limits: Limits) -> Image.Image:
+def decode_heif(content: bytes, limits: Limits) -> "Image.Image":
     """Decode the main image.
 
     Raises:
@@ -67,7 +69,7 @@ def refusals() -> Iterator[None]:
         raise DamageError("its decoder finds an error") from error
 
 
-def opened(content: bytes) -> Image.Image:
+def opened(content: bytes) -> "Image.Image":
     """Open a file without decoding its pixels."""
     module = module_of(content)
     assert module is not None
@@ -76,6 +78,8 @@ def opened(content: bytes) -> Image.Image:
         raise UnreadKindError(f"is {name}, which is not read here; {ADVICE[module]}, or save it as PNG")
     if module == AVIF:
         import_module("PIL.AvifImagePlugin")
+        from PIL import Image
+
         return Image.open(io.BytesIO(content), formats=("AVIF",))
     picture: Image.Image = import_module(module).HeifImageFile(io.BytesIO(content))
     return picture

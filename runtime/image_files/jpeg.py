@@ -8,15 +8,17 @@ warning: it is recognised by the precision that its scans reach.
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime.image_files.damage import DamageError, NoEndError, UnreadKindError
 from runtime.image_files.limits import Limits
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 START, END = b"\xff\xd8\xff", b"\xff\xd9"
 
@@ -167,7 +169,7 @@ def memory_needed(header: Header) -> int:
 
 def decode_jpeg(
     content: bytes, limits: Limits, at_least: tuple[int, int] | None = None
-) -> tuple[NDArray[np.uint8] | Image.Image, Header]:
+) -> "tuple[NDArray[np.uint8] | Image.Image, Header]":
     """Decode to uint8 [height, width, 3 or 1], or a PIL image in CMYK, as stored (not turned upright).
 
     `at_least` is as of `load_image`.
@@ -202,6 +204,8 @@ def decode_jpeg(
     pixels = pixels_of(content, space, scaled_size(header.size, at_least), header)
     if space != "CMYK":
         return pixels, header
+    from PIL import Image
+
     np.invert(pixels, out=pixels)  # Adobe stores the opposite
     return Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK", 0, 1), header
 

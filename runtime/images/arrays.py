@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtime.errors import ImageError, ImageWarning, warn_user
 
@@ -58,6 +57,8 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
         return np.array(pixels, order="C")
     if channels == "RGB":
         return np.repeat(pixels, 3, axis=2)
+    from PIL import Image
+
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert(channels))[:, :, None]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageColor
 
 from runtime.errors import ConfigError
 from runtime.images.overlay import displayable, strips
@@ -60,6 +59,8 @@ def check_background(background: Colour, keep_colours: bool = False) -> tuple[in
         return None
     if keep_colours:
         raise ConfigError("keep_colours: is for a transparent background, found a colour; leave out one of the two")
+    from PIL import ImageColor
+
     try:
         values = ImageColor.getrgb(background) if isinstance(background, str) else background
         red, green, blue = (operator.index(value) for value in values)

@@ -1,6 +1,5 @@
 """A colour for each class in a palette picture, and their legend."""
 
-import csv
 import io
 from typing import NamedTuple
 
@@ -36,6 +35,8 @@ def legend_of(output: OutputSpec) -> list[ClassColour]:
 
 def legend_csv(output: OutputSpec) -> bytes:
     """Return the legend as the bytes of a CSV file, with colours as in HTML."""
+    import csv
+
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\r\n")  # names with a carriage return get quotes then
     table.writerow(("value", "class", "colour"))

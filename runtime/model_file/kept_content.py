@@ -5,7 +5,6 @@ after a fork. So bytes are written to a temporary file that only this user can r
 """
 
 import os
-import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -39,6 +38,8 @@ class KeptContent:
 
 def _remove(folder: str, process: int) -> None:
     if os.getpid() == process:  # a fork uses its parent's file
+        import shutil  # loads four decompressors
+
         shutil.rmtree(folder, ignore_errors=True)
 
 

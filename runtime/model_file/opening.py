@@ -1,7 +1,6 @@
 """Opening a model's file: what cannot be an ONNX file, such as a checkpoint, is refused by name."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +46,8 @@ def open_wire(path: str | os.PathLike[str]) -> Iterator[tuple[Wire, int]]:
             if head[4:] == ORT_MAGIC:
                 raise ModelError(f"{model}: is in ONNX Runtime's own format, expected an .onnx file")
             if head[:4] == ZIP_MAGIC:
+                import shlex
+
                 command = f"unet-export {shlex.quote(str(model))}"
                 raise ModelError(f"{model}: looks like a PyTorch checkpoint; convert it with: {command}")
             for start, kind in IMAGES.items():
