@@ -11,10 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from runtime import image
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
-from runtime.images import arrays
+from runtime.images import arrays, pictures
 
 NOISE = np.random.default_rng(0).random((20, 30, 4))
 
@@ -160,7 +159,7 @@ def test_colours_that_are_8_bits_in_16_are_told_to_be_given_as_such():
 
 
 def test_large_pictures_are_not_decoded_twice_for_their_range(monkeypatch):
-    monkeypatch.setattr(image, "MOST_PIXELS", 1)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 1)
     with pytest.warns(ImageWarning, match=r"^image: 16-bit values from 0 to \d+ fill 1[123] of the 256 levels"):
         load_image(colour_file(".png", COLOURS))
 
