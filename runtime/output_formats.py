@@ -61,6 +61,7 @@ class Format:
         overlapping: False if the format holds one class for each pixel.
         is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
             `--skip-existing`. By default any file that is not empty, since files are written atomically.
+        shows_image: True if the file shows the image itself, so that all of its pixels are needed.
         legend: returns the content of the file `LEGEND` that `unet-predict` writes beside the files, or None.
     """
 
@@ -72,6 +73,7 @@ class Format:
     help: str = ""
     max_classes: int | None = None
     overlapping: bool = True
+    shows_image: bool = False
     is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
     legend: Callable[["OutputSpec"], bytes] | None = None
 
@@ -423,6 +425,7 @@ _LISTED = (
         write=_png(lambda result: result.overlay()),
         thresholded=True,
         help="NAME.png, the image with its foreground tinted.",
+        shows_image=True,
         is_whole=partial(_is_png, colour=RGB),
     ),
     Format(
@@ -432,6 +435,7 @@ _LISTED = (
         write=_png(lambda result: result.cutout()),
         thresholded=True,
         help="NAME.png, the image with everything but the foreground transparent.",
+        shows_image=True,
         is_whole=partial(_is_png, colour=RGBA),
     ),
     Format(

@@ -1,15 +1,11 @@
 """Decoding: strictly, with limits, upright, to 8 bits. A file gives all of its pixels, or an `ImageError`."""
 
-import base64
 import io
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from inspect import iscoroutinefunction
-from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +30,7 @@ from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import LIMITS, LimitError, Limits
 from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
+from runtime.image_files.sources import PIECE, kind_of_text, name_of, open_source, read_source
 from runtime.support.concurrency import alone_with
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -64,6 +61,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """Operation that turns an image of each orientation upright."""
+
+SIDEWAYS = frozenset(UPRIGHT[one] for one in TURNED)
+"""Operations that exchange height and width."""
 
 TURNS: dict[Image.Transpose, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     Image.Transpose.FLIP_LEFT_RIGHT: lambda array: array[:, ::-1],
@@ -97,79 +97,80 @@ LEVELS = "unet.levels"
 WARNED: set[str] = set()
 """Subjects that this process has warned of."""
 
-BASE64, BASE64_LENGTH = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*"), 256
-"""Texts of at least so many characters may be base64."""
-
-LONGEST_NAME, SHOWN_NAME = 4_096, 40
-"""Maximum length of a name that messages show, a path's maximum; characters that are shown of a longer one."""
-
 HEADER = 2**16
 """Bytes that are read first when a header is all that is asked for."""
 
-PIECE = 2**20
-"""Bytes of a stream that are read at once."""
+
+class Decoded(NamedTuple):
+    """A picture: a PIL image, or uint8 [height, width, 3 or 1] where that saves a copy.
+
+    Of a JPEG that was decoded at a part of its size, `whole_size` is its own (height, width) and `content` the file.
+    """
+
+    picture: Image.Image | NDArray[np.uint8]
+    whole_size: tuple[int, int] | None = None
+    content: bytes = b""
 
 
-def open_image(source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS) -> Image.Image:
+def open_image(source: Any, limits: Limits = LIMITS) -> Image.Image:
     """Decode a path, bytes, file object or PIL image completely (first frame) and turn it upright by its EXIF.
-
-    `at_least` and `limits` are those of `load_image`.
 
     Raises:
         ImageError: the image cannot be decoded, lacks pixels, or exceeds the limits.
     """
-    picture = decode(source, at_least, limits)
+    picture = decode(source, limits).picture
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
 
 
-def decode(
-    source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS
-) -> Image.Image | NDArray[np.uint8]:
-    """Decode as `open_image`, to a PIL image, or to uint8 [height, width, 3 or 1] where that saves a copy."""
+def decode(source: Any, limits: Limits = LIMITS, at_least: tuple[int, int] | float | None = None) -> Decoded:
+    """Decode as `open_image`; `at_least` is as of `load_image`."""
     name = name_of(source)
     with image_errors(name, limits):
         if isinstance(source, Image.Image):
             with alone_with(source):  # Pillow decodes at the first use, and two threads would disturb each other
-                return decoded(source, limits)
+                return Decoded(decoded(source, limits))
         content = read_source(source, name, limits)
         if content.startswith(jpeg.START):
-            picture, header = jpeg.decode_jpeg(content, limits, at_least)
-            if header.fault:
-                warn_user(f"{name}: {header.fault}", ImageWarning)
-            turn = UPRIGHT.get(orientation({"exif": header.exif}))
-            if isinstance(picture, Image.Image):
-                return picture if turn is None else picture.transpose(turn)
-            return picture if turn is None else np.ascontiguousarray(TURNS[turn](picture))
-        for starts, decoder in BY_START:
-            if content.startswith(starts):
-                with header_errors(content):
-                    picture = finished(decoder(content, limits))
-                note_deep_colours(picture, content)
-                warn_of_pages(content, name, limits)
-                return picture
-        if heif.module_of(content):
-            return finished(heif.decode_heif(content, limits))
-        if netpbm.START.match(content):
-            return netpbm_picture(netpbm.decode_netpbm(content, limits), content, limits)
-        if kind := kind_of_text(content[:PIECE]):
-            raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
-        with Image.open(io.BytesIO(content), formats=DECODERS):
-            raise UnidentifiedImageError  # a rare kind of the formats above
+            return decode_jpeg(content, name, limits, at_least)
+        return Decoded(decode_others(content, name, limits))
 
 
-def is_known_start(start: bytes) -> bool:
-    """Return True for the first 32 bytes of a file that may be decoded."""
-    if start.startswith(bmp.START):  # which also begins words
-        return start[14:18] in bmp.HEADER_SIZES
-    known = (jpeg.START, *(starts for starts, _ in BY_START))
-    module = heif.module_of(start)
-    return (
-        any(start.startswith(one) for one in known)
-        or netpbm.START.match(start) is not None
-        or (module is not None and heif.is_installed(module))
-    )
+def decode_jpeg(content: bytes, name: str, limits: Limits, at_least: tuple[int, int] | float | None) -> Decoded:
+    """Decode a JPEG and turn it upright."""
+    picture, header = jpeg.decode_jpeg(content, limits, at_least)
+    if header.fault:
+        warn_user(f"{name}: {header.fault}", ImageWarning)
+    size = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+    whole, turn = header.size[::-1], UPRIGHT.get(orientation({"exif": header.exif}))
+    if turn is not None:
+        if isinstance(picture, Image.Image):
+            picture = picture.transpose(turn)
+        else:
+            picture = np.ascontiguousarray(TURNS[turn](picture))
+    if size == header.size:
+        return Decoded(picture)
+    return Decoded(picture, whole[::-1] if turn in SIDEWAYS else whole, content)
+
+
+def decode_others(content: bytes, name: str, limits: Limits) -> Image.Image | NDArray[np.uint8]:
+    """Decode a file of another format than JPEG and turn it upright."""
+    for starts, decoder in BY_START:
+        if content.startswith(starts):
+            with header_errors(content):
+                picture = finished(decoder(content, limits))
+            note_deep_colours(picture, content)
+            warn_of_pages(content, name, limits)
+            return picture
+    if heif.module_of(content):
+        return finished(heif.decode_heif(content, limits))
+    if netpbm.START.match(content):
+        return netpbm_picture(netpbm.decode_netpbm(content, limits), content, limits)
+    if kind := kind_of_text(content[:PIECE]):
+        raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
+    with Image.open(io.BytesIO(content), formats=DECODERS):
+        raise UnidentifiedImageError  # a rare kind of the formats above
 
 
 def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
@@ -253,92 +254,6 @@ def image_errors(name: str, limits: Limits) -> Iterator[None]:
 def out_of_memory(name: str) -> ImageMemoryError:
     """Return the error of an image that the memory of this machine cannot hold."""
     return ImageMemoryError(f"{name}: decoding ran out of memory; make it smaller, or free memory")
-
-
-@contextmanager
-def open_source(path: str | os.PathLike[str], name: str, limits: Limits) -> Iterator[IO[bytes]]:
-    """Open a file for its header alone: on disk as it is, everything else from memory."""
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode):
-            check_bytes(status.st_size, name, limits)
-            yield file
-        else:
-            yield io.BytesIO(read_stream(file, name, limits))
-
-
-def read_source(source: Any, name: str, limits: Limits) -> bytes:
-    """Read all of a source: the decoders check its structure before they decode."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        check_bytes(memoryview(source).nbytes, name, limits)
-        return bytes(source)
-    if isinstance(source, str | os.PathLike):
-        if (kind := kind_of_text(source)) and not os.path.lexists(source):
-            raise ImageError(f"{name}: {kind}")
-        with open(source, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return read_stream(file, name, limits)
-            check_bytes(status.st_size, name, limits)
-            return file.read(status.st_size)
-    if hasattr(source, "read") and iscoroutinefunction(source.read):  # an upload of Starlette, whose file is in `file`
-        inner = getattr(source, "file", None)
-        if inner is None or not hasattr(inner, "read") or iscoroutinefunction(inner.read):
-            raise ImageError(f"{type(source).__name__}: is read by a coroutine; give the bytes, await image.read()")
-        source = inner
-    if hasattr(source, "read"):
-        with alone_with(source):
-            return read_stream(source, name, limits)
-    raise ImageError(
-        f"{type(source).__name__}: cannot be read as an image; expected a path, bytes, a binary file object, "
-        "a PIL image or an array"
-    )
-
-
-def kind_of_text(source: object) -> str:
-    """Return the end of a message about a text that is no path: a URL or an encoded image; "" for any other source."""
-    text = os.fsdecode(source) if isinstance(source, str | os.PathLike | bytes) else ""
-    if text.startswith("data:"):
-        return "is a data URL, expected a path; give base64.b64decode(text.partition(',')[2])"
-    if text.startswith(("http://", "https://", "s3://", "gs://")):
-        return "is a URL, expected a path; download it, and give the file or its bytes"
-    if looks_like_base64(text) and is_image_in_base64(text):
-        return "looks like base64, expected a path; give base64.b64decode(text)"
-    return ""
-
-
-def looks_like_base64(text: str) -> bool:
-    """Return True for a long text of the letters of base64; a path may have just these, too."""
-    return len(text) >= BASE64_LENGTH and BASE64.fullmatch(text) is not None
-
-
-def is_image_in_base64(text: str) -> bool:
-    """Return True if a text that looks like base64 begins as an image file does."""
-    letters = re.sub(r"\s", "", text[:BASE64_LENGTH]).translate(str.maketrans("-_", "+/"))
-    start = base64.b64decode(letters[: min(44, len(letters) // 4 * 4)])[:32]
-    return is_known_start(start) or heif.module_of(start) is not None
-
-
-def read_stream(file: Any, name: str, limits: Limits) -> bytes:
-    """Read a stream to its end, from its start where it can seek."""
-    with suppress(AttributeError, OSError):  # pipes and sockets cannot
-        file.seek(0)
-    content = bytearray()
-    while piece := file.read(PIECE):
-        if isinstance(piece, str):
-            raise ImageError(f"{name}: is a text file, expected a binary one; open it with mode 'rb'")
-        content += piece
-        if len(content) > limits.file_bytes:
-            break
-    check_bytes(len(content), name, limits, whole=len(content) <= limits.file_bytes)
-    return bytes(content)
-
-
-def check_bytes(count: int, name: str, limits: Limits, *, whole: bool = True) -> None:
-    """Raise an error for an empty source or one that exceeds the limits; `whole` is false if there is more of it."""
-    if not count:
-        raise ImageError(f"{name}: is empty (0 bytes), expected an image")
-    limits.check_file(count, whole=whole)
 
 
 def decoded(picture: Image.Image, limits: Limits) -> Image.Image:
@@ -469,21 +384,6 @@ def to_eight_bits(picture: Image.Image) -> Image.Image:
     black, white = picture.info.get(LEVELS) or WHITE_16
     grey = (np.asarray(picture).astype(np.uint32) * 255 // max(black, white)).astype(np.uint8)
     return Image.fromarray(grey if white else 255 - grey)
-
-
-def name_of(source: object) -> str:
-    """Name of an image in messages: its path if it has one; of a text that is no path, its beginning."""
-    if isinstance(source, str | os.PathLike):
-        text = os.fsdecode(source)
-        is_no_path = bool(kind_of_text(text)) or (looks_like_base64(text) and not begins_in_a_folder(text))
-        is_long = len(text) > LONGEST_NAME or (len(text) > SHOWN_NAME and is_no_path)
-        return f"{text[:SHOWN_NAME]}... ({len(text)} characters)" if is_long else text
-    return str(getattr(source, "name", None) or "image")
-
-
-def begins_in_a_folder(path: str) -> bool:
-    """Return True for a path whose first part exists."""
-    return "/" in path[1:] and Path(path[: path.find("/", 1)]).is_dir()
 
 
 def reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.errors import ImageError
 from runtime.image_files import heif
-from runtime.image_files.decoding import is_known_start
+from runtime.image_files.sources import is_known_start
 
 SUFFIXES = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})

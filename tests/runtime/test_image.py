@@ -19,7 +19,8 @@ from runtime.image import (
     place,
     resize,
 )
-from runtime.image_files.decoding import name_of, open_image
+from runtime.image_files.decoding import open_image
+from runtime.image_files.sources import name_of
 
 
 class Nameless:

@@ -64,8 +64,9 @@ def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDAr
     Raises:
         ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
     """
-    from runtime.image_files.decoding import name_of, open_image
+    from runtime.image_files.decoding import open_image
     from runtime.image_files.deep_colours import CONTENT
+    from runtime.image_files.sources import name_of
     from runtime.images.pixels import pixels
 
     picture = open_image(source, limits=limits)
