@@ -35,13 +35,33 @@ ImageSource = Union[str, os.PathLike[str], bytes, bytearray, memoryview, IO[byte
 ChannelOrder = Literal["RGB", "BGR"]
 """Order of the channels of an array [height, width, 3 or 4]; alpha is the last one in both."""
 
+Decode = Literal["full", "scaled"]
+"""Decoding of JPEG files: all of their pixels, or at 1/2, 1/4 or 1/8 of their size where the network needs less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """A JPEG file that was decoded at a part of its size: `content` and what decodes all of it.
+
+    `shape` is (height, width) of the whole image, upright.
+    """
+
+    content: bytes
+    shape: tuple[int, int]
+    channels: str
+    limits: Limits
+
+    def decode(self) -> NDArray[np.uint8]:
+        """Return the whole image, as `load_image` does."""
+        return load_image(self.content, self.channels, limits=self.limits)
+
 
 def load_image(
     source: ImageSource,
     channels: str = "RGB",
     *,
     count: int | None = None,
-    at_least: tuple[int, int] | None = None,
+    at_least: tuple[int, int] | float | None = None,
     limits: Limits = LIMITS,
     order: ChannelOrder = "RGB",
 ) -> NDArray[np.uint8]:
@@ -57,8 +77,9 @@ def load_image(
             [height, width, 4] (RGBA) of uint8, uint16 (0..65535) or floating-point numbers (0..1).
         channels: "RGB", "L" (grey), or "raw", which takes arrays [height, width, count] alone and keeps their channels.
         count: with "raw", the number of channels that is expected; None takes any.
-        at_least: (height, width) that is enough. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, which is
-            several times faster, if neither side gets shorter than the longer of these two.
+        at_least: (height, width) that is enough, or the share of its size that is. A JPEG file may be decoded at 1/2,
+            1/4 or 1/8 of its size, which is several times faster, if neither side gets shorter than the longer of these
+            two.
         limits: maximum sizes of encoded images. Arrays and PIL images in memory have no limit.
         order: "BGR" for arrays of OpenCV, such as those of `cv2.imread`; other sources say themselves what they hold.
 
@@ -66,34 +87,51 @@ def load_image(
         ImageError: the image is missing, truncated, of an unsupported format, or exceeds the limits; or the array has
             another type or shape; or `order` is "BGR" and the image is no array.
     """
+    return load_enough(source, channels, count=count, at_least=at_least, limits=limits, order=order)[0]
+
+
+def load_enough(
+    source: ImageSource,
+    channels: str,
+    *,
+    count: int | None,
+    at_least: tuple[int, int] | float | None,
+    limits: Limits,
+    order: ChannelOrder,
+) -> tuple[NDArray[np.uint8], EncodedImage | None]:
+    """Load as `load_image`, and return also what decodes all of an image that was decoded at a part of its size."""
     if channels == "raw":
         if not isinstance(source, np.ndarray):
             raise ImageError(
                 f"{name_of(source)}: is no array, and this model takes only arrays [height, width, "
                 f"{count or 'channels'}]; read the file yourself, and call runtime.predict(array, model)"
             )
-        return from_raw_array(unmasked(source), count)
+        return from_raw_array(unmasked(source), count), None
     if isinstance(source, np.ndarray):
         array = unmasked(source)
         if order == "BGR" and array.ndim == 3 and array.shape[2] in (3, 4):
             array = array[:, :, 2::-1]  # without alpha
-        return from_array(array, channels)
+        return from_array(array, channels), None
     if order == "BGR":
         raise ImageError(
             f'{name_of(source)}: is no array, and channels="BGR" is for arrays; leave it out, the image says itself '
             "which channel is which"
         )
-    picture, name = decode(source, at_least, limits), name_of(source)
+    (picture, whole_size, content), name = decode(source, limits, at_least), name_of(source)
     try:
         if is_picture(picture):
             from runtime.images.pictures import to_array
 
-            return to_array(picture, channels, name)
-        return picture if picture.shape[2] == len(channels) else from_array(picture, channels)
+            picture = to_array(picture, channels, name)
+        elif picture.shape[2] != len(channels):
+            picture = from_array(picture, channels)
     except ValueError as error:
         raise ImageError(f"{name}: has pixels that are not read ({reason(error)}); convert it to RGB") from error
     except MemoryError as error:
         raise out_of_memory(name) from error
+    if whole_size is None:
+        return picture, None
+    return picture, EncodedImage(content=content, shape=whole_size, channels=channels, limits=limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +150,17 @@ class Fitted:
     original: tuple[int, int]
 
 
-def fit(image: NDArray[np.uint8], spec: InputSpec) -> Fitted:
-    """Bring uint8 [height, width, channels] to the model's training size, in the way that the card names."""
-    original = (image.shape[0], image.shape[1])
+def enough(spec: InputSpec) -> tuple[int, int] | float:
+    """Return what `load_image` takes as `at_least`, for images that are fitted to `spec`."""
+    return spec.scale if spec.fit == "native" else spec.size
+
+
+def fit(image: NDArray[np.uint8], spec: InputSpec, original: tuple[int, int] | None = None) -> Fitted:
+    """Bring uint8 [height, width, channels] to the model's training size, in the way that the card names.
+
+    `original` is (height, width) of an image that was decoded at a part of its size.
+    """
+    original = original or (image.shape[0], image.shape[1])
     if spec.fit == "native":
         size = max(1, int(spec.scale * original[0])), max(1, int(spec.scale * original[1]))
         return place(resize(image, size), original, spec)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runtime.result import Segmentation
 
 GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
-"""Colour types in the header of a PNG file."""
+"""Colour types in the header of a PNG file, as in `runtime.images.png`, which takes time to import."""
 
 LEGEND = "legend.csv"
 """Name of the file beside pictures whose values need names."""
@@ -61,6 +61,7 @@ class Format:
         overlapping: False if the format holds one class for each pixel.
         is_whole: returns True if a file with these ends is complete and holds an answer of this shape, for
             `--skip-existing`. By default any file that is not empty, since files are written atomically.
+        shows_image: True if the file shows the image itself, so that all of its pixels are needed.
         legend: returns the content of the file `LEGEND` that `unet-predict` writes beside the files, or None.
     """
 
@@ -72,6 +73,7 @@ class Format:
     help: str = ""
     max_classes: int | None = None
     overlapping: bool = True
+    shows_image: bool = False
     is_whole: Callable[[FileEnds, Shape], bool] = lambda ends, _: ends.length > 0
     legend: Callable[["OutputSpec"], bytes] | None = None
 
@@ -83,10 +85,8 @@ class Format:
                 "each class) or npy (probabilities)"
             )
         if self.max_classes is not None and len(output.classes) > self.max_classes:
-            raise OutputError(
-                f"{where}: keeps at most {self.max_classes} classes, the mask may have more; "
-                "take mask (.png) or tiff (.tif)"
-            )
+            most = "1 class" if self.max_classes == 1 else f"{self.max_classes} classes"
+            raise OutputError(f"{where}: keeps at most {most}, the mask may have more; take mask (.png) or tiff (.tif)")
 
     def encode(self, result: "Segmentation") -> bytes:
         """Return the file's bytes."""
@@ -238,6 +238,19 @@ def _pillow(kind: str, **options: Any) -> Callable[["Segmentation", IO[bytes]], 
     return write
 
 
+def _write_mask(result: "Segmentation", file: IO[bytes]) -> None:
+    from runtime.images.png import encode_mask_png, encode_png
+
+    encode = encode_mask_png if result.output.thresholded else encode_png
+    file.write(encode(result.mask))
+
+
+def _write_bilevel(result: "Segmentation", file: IO[bytes]) -> None:
+    from runtime.images.png import encode_bilevel_png
+
+    file.write(encode_bilevel_png(result.mask))
+
+
 def _foreground_levels(result: "Segmentation") -> Any:
     """Probability of the foreground times 65535, uint16 [height, width]."""
     import numpy as np
@@ -381,11 +394,23 @@ _LISTED = (
         name="mask",
         suffixes=(".png",),
         media_type="image/png",
-        write=_png(lambda result: result.picture()),
+        write=_write_mask,
         thresholded=True,
         help="NAME.png, 0 and 255 for one class, class indices for several.",
         overlapping=False,
         is_whole=lambda ends, shape: _is_png(ends, shape, colour=GREY, bits=16 if shape[0] > 256 else 8),
+    ),
+    Format(
+        name="bilevel",
+        suffixes=(".png",),
+        media_type="image/png",
+        write=_write_bilevel,
+        thresholded=True,
+        help="NAME.png, the mask of one class in one bit a pixel, smaller and written faster; some programs read it as "
+        "True and False, not 255 and 0.",
+        max_classes=1,
+        overlapping=False,
+        is_whole=partial(_is_png, colour=GREY, bits=1),
     ),
     Format(
         name="probability",
@@ -423,6 +448,7 @@ _LISTED = (
         write=_png(lambda result: result.overlay()),
         thresholded=True,
         help="NAME.png, the image with its foreground tinted.",
+        shows_image=True,
         is_whole=partial(_is_png, colour=RGB),
     ),
     Format(
@@ -432,6 +458,7 @@ _LISTED = (
         write=_png(lambda result: result.cutout()),
         thresholded=True,
         help="NAME.png, the image with everything but the foreground transparent.",
+        shows_image=True,
         is_whole=partial(_is_png, colour=RGBA),
     ),
     Format(

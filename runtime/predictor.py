@@ -15,12 +15,19 @@ from runtime.devices.availability import device_name
 from runtime.devices.report import Report
 from runtime.devices.session import CLOSED
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError, ModelError
-from runtime.image import ChannelOrder, ImageSource, Limits, current_frame
+from runtime.image import ChannelOrder, Decode, ImageSource, Limits, current_frame
 from runtime.image_files.sources import is_picture
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
-from runtime.inference.predict_options import PredictOptions, ResolvedOptions, SizeOption, TileOption, resolve_options
+from runtime.inference.predict_options import (
+    PredictOptions,
+    ResolvedOptions,
+    SizeOption,
+    TileOption,
+    check_decode,
+    resolve_options,
+)
 from runtime.inference.predictor_cache import PredictorCache
 from runtime.inference.stream import MAX_WORKERS, stream_in_order
 from runtime.inference.submissions import Submissions
@@ -71,6 +78,9 @@ class Predictor:
             sample is replayed all the same, and `report.integrity` says what was found.
         batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
             more gain nothing, and up to eight on a GPU.
+        decode: "full", or "scaled" to decode JPEG files at 1/2, 1/4 or 1/8 of their size where the network sees no more
+            of them. That is faster, and changes the answer slightly. Masks keep the image's own size;
+            `Segmentation.image` is decoded when it is first asked for.
 
     Any number of threads may use it; on a GPU their runs follow one another. After a fork, a predictor of the CPU opens
     its file again when it is first used; a GPU's is refused, since CUDA does not survive. `close()`, or a `with` block,
@@ -87,7 +97,7 @@ class Predictor:
         ModelError: the file is absent, damaged, foreign, changed since its export, or answers its golden sample wrongly
             on the CPU.
         DeviceError: an explicit device does not run here; the message says why.
-        ConfigError: `threads` is out of its bounds, or `options` do not fit the model.
+        ConfigError: `threads` is out of its bounds, `options` do not fit the model, or `decode` is unknown.
     """
 
     def __init__(
@@ -99,6 +109,7 @@ class Predictor:
         limits: Limits | None = None,
         batching: Batching | None = None,
         verify: bool = True,
+        decode: Decode = "full",
     ) -> None:
         device, threads = device_name(device), plain_integer(threads)
         if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -110,12 +121,13 @@ class Predictor:
         ):
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"{name}: found {value!r}, expected {expected}, or None")
+        check_decode(decode)
         self._content = keep_content(model) if is_content(model) else kept_at(path_of(model))
         self.path = self._content.path if self._content else path_of(model)
         self._file = self.path.absolute()  # the folder that it is relative to may be left
-        self._given = (device, threads, options, limits, batching, verify)
+        self._given = (device, threads, options, limits, batching, verify, decode)
         self._threads = threads or available_threads()
-        self._limits = limits or Limits()
+        self._limits, self._decode = limits or Limits(), decode
         self._batching = batching
         self._options = options or ProviderOptions()
         self._closed = False
@@ -164,6 +176,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -177,6 +190,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
@@ -190,6 +204,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
     ) -> Segmentation: ...
     def predict(
         self,
@@ -202,6 +217,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
         **unknown: Never,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or each of a list.
@@ -219,11 +235,12 @@ class Predictor:
             channels: "BGR" for arrays as OpenCV makes them (`cv2.imread`, `VideoCapture.read`).
             limits: largest encoded image that is decoded; by default the predictor's. `Limits.for_pixels(10**9)` takes
                 images of a billion pixels; give `tile`, too, if the network shall see all of them.
+            decode: "full" or "scaled", see `Predictor`; by default the predictor's.
 
         Raises:
             ImageError: an image cannot be read.
-            ConfigError: `size`, `tile`, `overlap`, `tta`, `threshold`, `channels` or `limits` is invalid or not for
-                this model, or an option is unknown.
+            ConfigError: `size`, `tile`, `overlap`, `tta`, `threshold`, `channels`, `limits` or `decode` is invalid or
+                not for this model, or an option is unknown.
             DeviceError: the device fails, most likely because it is out of memory.
             ClosedError: the predictor is closed.
         """
@@ -236,6 +253,7 @@ class Predictor:
             threshold=threshold,
             channels=channels,
             limits=limits,
+            decode=decode,
             **unknown,
         )
         if isinstance(image, list | tuple):
@@ -257,6 +275,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
         **unknown: Never,
     ) -> list[Segmentation]:
         """Segment images, `batch_size` of one fitted size together; options and errors are those of `predict`.
@@ -272,6 +291,7 @@ class Predictor:
             threshold=threshold,
             channels=channels,
             limits=limits,
+            decode=decode,
             **unknown,
         )
         return list(self._stream(images, options, batch_size=batch_size, workers=1))
@@ -333,6 +353,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
         **unknown: Never,
     ) -> Generator[Any]:
         """Segment images as they come, in order, decoding in threads beside the network; memory is bounded.
@@ -345,7 +366,7 @@ class Predictor:
             batch_size: images of one fitted size that run together; by default as of `predict_batch`.
             workers: threads that decode and restore; by default as many as the cores that this process may use.
             errors: "raise" ends the stream with an image's error, "yield" gives the exception in its place.
-            size, tile, overlap, tta, threshold, channels, limits: as of `predict`.
+            size, tile, overlap, tta, threshold, channels, limits, decode: as of `predict`.
 
         Raises:
             ConfigError, ImageError, DeviceError, ClosedError: as `predict`.
@@ -359,6 +380,7 @@ class Predictor:
             threshold=threshold,
             channels=channels,
             limits=limits,
+            decode=decode,
             **unknown,
         )
         return self._stream(images, options, then=then, batch_size=batch_size, workers=workers, errors=errors)
@@ -425,6 +447,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
         **unknown: Never,
     ) -> Future[Segmentation]:
         """Decode an image here, queue it, and return the Future of its answer; images that wait run in batches.
@@ -434,7 +457,7 @@ class Predictor:
         Args:
             image: as of `predict`.
             timeout: seconds to wait while `Batching.max_waiting` images wait already; None as long as it takes.
-            size, tile, overlap, tta, threshold, channels, limits: as of `predict`.
+            size, tile, overlap, tta, threshold, channels, limits, decode: as of `predict`.
 
         Raises:
             BusyError: too many images wait.
@@ -450,6 +473,7 @@ class Predictor:
             threshold=threshold,
             channels=channels,
             limits=limits,
+            decode=decode,
             **unknown,
         )
         try:
@@ -472,6 +496,7 @@ class Predictor:
         threshold: float | None = None,
         channels: ChannelOrder = "RGB",
         limits: Limits | None = None,
+        decode: Decode | None = None,
         **unknown: Never,
     ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
@@ -488,6 +513,7 @@ class Predictor:
             threshold=threshold,
             channels=channels,
             limits=limits,
+            decode=decode,
             **unknown,
         )
         self._serving()  # after a fork it opens the file
@@ -521,7 +547,7 @@ class Predictor:
 
     def _preprocess(self, source: ImageSource, options: ResolvedOptions) -> PreparedImage:
         self._check_open()
-        return preprocess(source, options, self.card, options.limits or self._limits)
+        return preprocess(source, options, self.card, options.limits or self._limits, options.decode or self._decode)
 
     def run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The bare graph: uint8 [batch, height, width, channels] -> probability float32 [batch, classes, h, w].
@@ -590,6 +616,7 @@ def predict(
     threshold: float | None = None,
     channels: ChannelOrder = "RGB",
     limits: Limits | None = None,
+    decode: Decode | None = None,
     **unknown: Never,
 ) -> Segmentation:
     """Segment one image with the model in a file; see `Predictor.predict`, whose options it takes, and `verify` there.
@@ -607,5 +634,6 @@ def predict(
         threshold=threshold,
         channels=channels,
         limits=limits,
+        decode=decode,
         **unknown,
     )

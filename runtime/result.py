@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from runtime.card import OutputSpec
 from runtime.errors import ConfigError, ImageError, OutputError
-from runtime.image import resize
+from runtime.image import EncodedImage, resize
 from runtime.images.cutout import REACH, Colour, check_background, cut_out, edge_alpha
 from runtime.images.overlay import COLOURS, OPACITY, shrunk, strips, tinted
 from runtime.images.palette import ClassColour, legend_of
@@ -71,7 +71,8 @@ class Segmentation:
 
     Attributes:
         probability: float32 [classes, height, width], 0..1.
-        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw arrays, its channels.
+        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw arrays, its channels. With
+            `decode="scaled"` it is decoded when it is first asked for.
         output: names of the classes, activation and threshold.
         times: duration of each stage, or None.
 
@@ -85,7 +86,7 @@ class Segmentation:
     times: Times | None = None
 
     def __post_init__(self) -> None:
-        expected = len(self.classes), *self.image.shape[:2]
+        expected = len(self.classes), *self.__dict__["image"].shape[:2]
         if self.probability.dtype != np.float32 or self.probability.shape != expected:
             raise ImageError(
                 f"probability: found {self.probability.dtype} {list(self.probability.shape)}, expected float32 "
@@ -106,7 +107,7 @@ class Segmentation:
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width) of image and mask, as of an array [height, width]."""
-        return self.image.shape[0], self.image.shape[1]
+        return self.probability.shape[1], self.probability.shape[2]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,7 +140,8 @@ class Segmentation:
         Raises:
             ConfigError: it is out of bounds, or the model takes the most probable one of several classes.
         """
-        return replace(self, output=self.output.with_threshold(threshold))
+        image = self.__dict__["image"]  # an image that is still encoded stays so
+        return replace(self, output=self.output.with_threshold(threshold), image=image)
 
     def region(self, classes: Classes = None) -> NDArray[np.bool_]:
         """Pixels of the mask that belong to these classes, bool [height, width].
@@ -430,6 +432,23 @@ class Segmentation:
         if not chosen:
             raise ConfigError("classes: found an empty list, expected at least one class, or None for the foreground")
         return list(chosen)
+
+
+class ImageOnDemand:
+    """The attribute `Segmentation.image`: an array, or an `EncodedImage` that is decoded when it is first read."""
+
+    def __get__(self, result: Segmentation, _: type) -> NDArray[np.uint8]:
+        found = result.__dict__["image"]
+        if isinstance(found, EncodedImage):
+            found = result.__dict__["image"] = found.decode()
+        image: NDArray[np.uint8] = found
+        return image
+
+    def __set__(self, result: Segmentation, image: NDArray[np.uint8] | EncodedImage) -> None:
+        result.__dict__["image"] = image
+
+
+Segmentation.image = ImageOnDemand()  # type: ignore[assignment]  # a field for all others
 
 
 def mask_of(probability: NDArray[np.float32], output: OutputSpec) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["runtime", "unet_core", "export", "benchmarks"]
 """From the ground up: a package imports those before it, never those after it."""
 
-RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "PIL", "cv2", "simplejpeg", "click", "blake3"}
+RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "PIL", "cv2", "simplejpeg", "click", "blake3", "zlib_ng"}
 PUBLIC_MODULES = {
     "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
     "unet_core": ["checkpoint", "evaluate", "model", "train", "turntable"],

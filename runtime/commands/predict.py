@@ -90,6 +90,12 @@ class NetworkSize(Size):
     is_flag=True,
     help="Do not compare MODEL with its digest, for a file that was changed on purpose.",
 )
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="Decode JPEG files at 1/2, 1/4 or 1/8 of their size where the network sees no more of them. Answers keep the "
+    "image's own size and differ slightly; see docs/runtime.md.",
+)
 @click.option("--soft", is_flag=True, help="With --format cutout: opacity is the probability, also far from the edge.")
 @click.option(
     "--background",
@@ -114,6 +120,7 @@ def predict(
     batch_size: int | None,
     threads: int | None,
     no_verify: bool,
+    fast_decode: bool,
     soft: bool,
     background: str | None,
     keep_colours: bool,
@@ -145,6 +152,8 @@ def predict(
         raise click.UsageError(f"--threshold changes nothing with --format {kind}{' --soft' * soft}")
     if asked["overlap"] is not None and asked["tile"] is None:
         raise click.UsageError("--overlap needs --tile")
+    if fast_decode:
+        check_fast_decode(kind, form, asked["size"], asked["tile"])
     options = {name: value for name, value in {"threshold": threshold, **asked}.items() if value is not None}
     if PIPE in images:
         check_pipe(images, out, form, for_several=skip_existing or batch_size is not None)
@@ -153,13 +162,24 @@ def predict(
 
     from runtime.commands.predict_files import PredictorArguments, predict_files, predict_pipe  # takes half a second
 
-    arguments = PredictorArguments(model=model, device=device, threads=threads, verify=not no_verify, options=options)
+    arguments = PredictorArguments(
+        model=model, device=device, threads=threads, verify=not no_verify, fast_decode=fast_decode, options=options
+    )
     if out is None:
         assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)
         return
     code = predict_files(arguments, images, out, form, batch_size=batch_size, skip_existing=skip_existing)
     click.get_current_context().exit(code)
+
+
+def check_fast_decode(kind: str | None, form: Format | TableFormat | None, size: Any, tile: Any) -> None:
+    """Raise a usage error for options that need all pixels of an image."""
+    if isinstance(form, Format) and form.shows_image:
+        raise click.UsageError(f"--fast-decode: --format {kind} shows the whole image; leave out one of the two")
+    if size == "native" or (tile is not None and size is None):
+        option = "--size native" if size else "--tile without --size"
+        raise click.UsageError(f"--fast-decode changes nothing with {option}: the network sees the image's own size")
 
 
 def check_pipe(

@@ -16,7 +16,7 @@ from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, table_jobs, write_legend
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
-from runtime.image import Limits, image_size
+from runtime.image import Decode, Limits, image_size
 from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
@@ -34,18 +34,26 @@ class PredictorArguments:
     device: str
     threads: int | None
     verify: bool
+    fast_decode: bool
     options: dict[str, Any]
 
     def open(self) -> Predictor:
-        """Open the predictor. A note says if the model has no digest to verify.
+        """Open the predictor. Notes say if the model has no digest to verify, or if `fast_decode` changes nothing.
 
         Raises:
             ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
         """
-        predictor = Predictor(self.model, self.device, self.threads, verify=self.verify)
+        decode: Decode = "scaled" if self.fast_decode else "full"
+        predictor = Predictor(self.model, self.device, self.threads, verify=self.verify, decode=decode)
         if self.verify and predictor.report.integrity != VERIFIED:
             echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
-        if predictor.card.input.channels == "raw":
+        spec = predictor.card.input
+        if self.fast_decode and spec.fit == "native" and spec.scale > 1 / 2 and "size" not in self.options:
+            echo(
+                f"note: --fast-decode changes nothing: {self.model} sees images at more than half of their size",
+                err=True,
+            )
+        if spec.channels == "raw":
             raise ConfigError(
                 f"{self.model}: takes arrays of {predictor.card.architecture.in_channels} channels and no image files; "
                 "call runtime.predict(array, model) in Python"

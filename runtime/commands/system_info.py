@@ -23,6 +23,7 @@ PACKAGES = (
     "pillow",
     "opencv-python-headless",
     "simplejpeg",
+    "zlib-ng",
     "blake3",
     "click",
     "openvino",

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,51 +45,61 @@ HEADER = 2**16
 """Bytes that are read first when a header is all that is asked for."""
 
 
-def open_image(source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS) -> "Image.Image":
-    """Decode a path, bytes, file object or PIL image completely (first frame) and turn it upright by its EXIF.
+class Decoded(NamedTuple):
+    """A picture: a PIL image, or uint8 [height, width, 3 or 1] where that saves a copy.
 
-    `at_least` and `limits` are those of `load_image`.
+    Of a JPEG that was decoded at a part of its size, `whole_size` is its own (height, width) and `content` the file.
+    """
+
+    picture: "Image.Image | NDArray[np.uint8]"
+    whole_size: tuple[int, int] | None = None
+    content: bytes = b""
+
+
+def open_image(source: Any, limits: Limits = LIMITS) -> "Image.Image":
+    """Decode a path, bytes, file object or PIL image completely (first frame) and turn it upright by its EXIF.
 
     Raises:
         ImageError: the image cannot be decoded, lacks pixels, or exceeds the limits.
     """
     from PIL import Image
 
-    picture = decode(source, at_least, limits)
+    picture = decode(source, limits).picture
     if is_picture(picture):
         return picture
     return Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
 
 
-def decode(
-    source: Any, at_least: tuple[int, int] | None = None, limits: Limits = LIMITS
-) -> "Image.Image | NDArray[np.uint8]":
-    """Decode as `open_image`, to a PIL image, or to uint8 [height, width, 3 or 1] where that saves a copy."""
+def decode(source: Any, limits: Limits = LIMITS, at_least: tuple[int, int] | float | None = None) -> Decoded:
+    """Decode as `open_image`; `at_least` is as of `load_image`."""
     name = name_of(source)
     with image_errors(name):
         if not is_picture(source):
             content = read_source(source, name, limits)
             if content.startswith(jpeg.START):
-                return decode_jpeg(content, name, at_least, limits)
+                return decode_jpeg(content, name, limits, at_least)
             source = content
         from runtime.image_files import formats
 
-        return formats.decode(source, name, limits)
+        return Decoded(formats.decode(source, name, limits))
 
 
-def decode_jpeg(
-    content: bytes, name: str, at_least: tuple[int, int] | None, limits: Limits
-) -> "Image.Image | NDArray[np.uint8]":
-    """Decode a JPEG file as `decode`."""
+def decode_jpeg(content: bytes, name: str, limits: Limits, at_least: tuple[int, int] | float | None) -> Decoded:
+    """Decode a JPEG and turn it upright."""
     picture, header = jpeg.decode_jpeg(content, limits, at_least)
     if header.fault:
         warn_user(f"{name}: {header.fault}", ImageWarning)
+    size = picture.size if is_picture(picture) else picture.shape[1::-1]
     turn = jpeg_orientation(header, limits)
     if is_picture(picture):
         from runtime.image_files.formats import turned
 
-        return turned(picture, turn)
-    return np.ascontiguousarray(TURNS[turn](picture)) if turn in TURNS else picture
+        picture = turned(picture, turn)
+    elif turn in TURNS:
+        picture = np.ascontiguousarray(TURNS[turn](picture))
+    if size == header.size:
+        return Decoded(picture)
+    return Decoded(picture, header.size if turn in TURNED else header.size[::-1], content)
 
 
 def jpeg_orientation(header: jpeg.Header, limits: Limits) -> int:

@@ -168,7 +168,7 @@ def memory_needed(header: Header) -> int:
 
 
 def decode_jpeg(
-    content: bytes, limits: Limits, at_least: tuple[int, int] | None = None
+    content: bytes, limits: Limits, at_least: tuple[int, int] | float | None = None
 ) -> "tuple[NDArray[np.uint8] | Image.Image, Header]":
     """Decode to uint8 [height, width, 3 or 1], or a PIL image in CMYK, as stored (not turned upright).
 
@@ -230,11 +230,12 @@ def without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
     return b"".join([content[start:end] for start, end in zip(starts, ends, strict=True)])
 
 
-def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | None) -> tuple[int, int]:
-    """(width, height) at 1/8, 1/4, 1/2 or all of the size: the smallest of which no side is below the longer wanted."""
-    scale = 1
-    if at_least is not None:
-        scale = next((one for one in (8, 4, 2) if min(size) // one >= max(at_least)), 1)
+def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | float | None) -> tuple[int, int]:
+    """(width, height) at the smallest of 1/8, 1/4, 1/2 and all of the size that is enough, as of `load_image`."""
+    if at_least is None:
+        return size
+    share = at_least if isinstance(at_least, int | float) else max(at_least) / min(size)
+    scale = next((one for one in (8, 4, 2) if 1 / one >= share), 1)
     return -(-size[0] // scale), -(-size[1] // scale)
 
 

@@ -13,12 +13,12 @@ OPACITY = 0.5
 """Opacity of the tint, unless told otherwise: 0 leaves the image, 1 is the colour alone."""
 
 STRIP = 2**20
-"""Number of pixels in a strip, which has at least one row."""
+"""Number of values in a strip, which has at least one row."""
 
 
-def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Split the rows of an array of this shape, [height, ...], into strips."""
-    rows = max(1, STRIP * shape[0] // max(1, int(np.prod(shape))))
+def strips(shape: tuple[int, ...], size: int = STRIP) -> Iterator[slice]:
+    """Split the rows of an array of this shape, [height, ...], into strips of `size` values."""
+    rows = max(1, size * shape[0] // max(1, int(np.prod(shape))))
     return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 

@@ -1,27 +1,43 @@
-"""The one way to write a PNG of each kind."""
+"""The one way to write a PNG of each kind.
 
-import io
-import zlib
-from collections.abc import Sequence
+Deflate takes most of the time. zlib-ng takes 0.2 to 0.5 of the time of OpenCV's for masks, and about 0.6 for pictures,
+in files of the same size.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
-from runtime.errors import OutputError, one_line
+from runtime.errors import OutputError
+from runtime.images.overlay import strips
 
 if TYPE_CHECKING:
     from PIL import Image
 
-PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-"""Encoding takes half as long as with Pillow. At 1918x1280 masks are 15 % smaller; overlays and cutouts are up to 27 %
-larger."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
+"""Colour types in a file's header."""
+
+COLOUR_TYPES = {1: GREY, 3: RGB, 4: RGBA}
+"""Colour type by the number of channels."""
+
+AS_THEY_ARE, MINUS_ABOVE = 0, 2
+"""Filters of PNG (None and Up): rows as they are, which suits masks, or their differences from the rows above."""
+
+LEVEL, MEMORY, WINDOW = 1, 9, 15
+"""zlib's compression level, memory level and bits of its window. With runs alone (Z_RLE) a higher level gains nothing.
+"""
+
+STRIP = 2**17
+"""Number of values that are filtered and compressed at once, so that they stay in a core's cache."""
 
 MAX_PNG_SIDE = 1_000_000
-"""Maximum height and width that libpng writes, in pixels."""
-
-TO_OPENCV = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+"""Maximum height and width that libpng reads and writes, in pixels."""
 
 
 def encode_png(picture: "NDArray[Any] | Image.Image") -> bytes:
@@ -32,22 +48,29 @@ def encode_png(picture: "NDArray[Any] | Image.Image") -> bytes:
 
     Raises:
         OutputError: a side is longer than `MAX_PNG_SIDE`.
-        MemoryError: out of memory. OpenCV reports it as an error, or as False with half a file.
     """
     pixels = np.asarray(picture)
-    refuse_long_sides(pixels)
-    options = list(PNG_OPTIONS)
-    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older versions of OpenCV use one filter for everything
-        is_mask = pixels.ndim == 2 and pixels.dtype == np.uint8
-        options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE if is_mask else cv2.IMWRITE_PNG_FILTER_UP]
-    try:
-        ordered = cv2.cvtColor(pixels, TO_OPENCV[pixels.shape[2]]) if pixels.ndim == 3 else pixels
-        is_whole, content = cv2.imencode(".png", ordered, options)
-    except cv2.error as error:
-        raise MemoryError(f"PNG: cannot encode {list(pixels.shape)} ({one_line(str(error))})") from error
-    if not is_whole:
-        raise MemoryError(f"PNG: cannot encode {list(pixels.shape)}")
-    return content.tobytes()
+    is_mask = pixels.ndim == 2 and pixels.dtype == np.uint8
+    colour = COLOUR_TYPES[1 if pixels.ndim == 2 else pixels.shape[2]]
+    return png_file(pixels, 8 * pixels.itemsize, colour, big_endian, AS_THEY_ARE if is_mask else MINUS_ABOVE)
+
+
+def encode_mask_png(mask: NDArray[np.uint8]) -> bytes:
+    """Return the bytes of a PNG file of 255 where `mask` [height, width] is 1, and 0 where it is 0.
+
+    Raises:
+        OutputError: a side is longer than `MAX_PNG_SIDE`.
+    """
+    return png_file(mask, 8, GREY, lambda rows: rows * 255, AS_THEY_ARE)
+
+
+def encode_bilevel_png(mask: NDArray[Any]) -> bytes:
+    """Return the bytes of a PNG file of one bit a pixel: white where `mask` [height, width] is not 0, else black.
+
+    Raises:
+        OutputError: a side is longer than `MAX_PNG_SIDE`.
+    """
+    return png_file(mask, 1, GREY, lambda rows: np.packbits(rows, axis=1), MINUS_ABOVE)
 
 
 def encode_palette_png(mask: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]]) -> bytes:
@@ -56,20 +79,50 @@ def encode_palette_png(mask: NDArray[np.uint8], colours: Sequence[tuple[int, int
     Raises:
         OutputError: a side is longer than `MAX_PNG_SIDE`.
     """
-    from PIL import Image
-
-    refuse_long_sides(mask)
-    picture = Image.fromarray(mask)
-    picture.putpalette([channel for colour in colours for channel in colour])
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return file.getvalue()
+    palette = chunk(b"PLTE", bytes(channel for colour in colours for channel in colour))
+    return png_file(mask, 8, INDEXED, big_endian, AS_THEY_ARE, palette)
 
 
-def refuse_long_sides(pixels: NDArray[Any]) -> None:
-    """Raise an OutputError if libpng cannot write the picture."""
-    if max(pixels.shape) > MAX_PNG_SIDE:
+def big_endian(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return pixels [rows, width, ...] as the bytes that PNG has for them, uint8 [rows, bytes of a row]."""
+    ordered = np.ascontiguousarray(rows, rows.dtype.newbyteorder(">"))
+    return ordered.reshape(len(rows), -1).view(np.uint8)  # [rows, width * channels * bytes of a value]
+
+
+def png_file(
+    pixels: NDArray[Any],
+    bits: int,
+    colour: int,
+    to_bytes: Callable[[NDArray[Any]], NDArray[np.uint8]],
+    row_filter: int,
+    palette: bytes = b"",
+) -> bytes:
+    """Return a PNG file; strips of `pixels` [height, width, ...] become uint8 [rows, bytes of a row] by `to_bytes`."""
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_PNG_SIDE:
         raise OutputError(
-            f"PNG: a side of {max(pixels.shape)} pixels cannot be written, expected at most {MAX_PNG_SIDE}; "
+            f"PNG: a side of {max(height, width)} pixels cannot be written, expected at most {MAX_PNG_SIDE}; "
             "write .tif, or .npy"
         )
+    deflate = zlib_ng.compressobj(LEVEL, zlib_ng.DEFLATED, WINDOW, MEMORY, zlib_ng.Z_RLE)
+    parts = [SIGNATURE, chunk(b"IHDR", struct.pack(">LLBBBBB", width, height, bits, colour, 0, 0, 0)), palette]
+    above = np.zeros(1, np.uint8)
+    for strip in strips(pixels.shape, STRIP):
+        rows = to_bytes(pixels[strip])
+        filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
+        filtered[:, 0] = row_filter
+        if row_filter == MINUS_ABOVE:
+            np.subtract(rows[0], above, out=filtered[0, 1:])
+            np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+            above = rows[-1]
+        else:
+            filtered[:, 1:] = rows
+        if compressed := deflate.compress(filtered):
+            parts.append(chunk(b"IDAT", compressed))
+    return b"".join([*parts, chunk(b"IDAT", deflate.flush()), chunk(b"IEND", b"")])
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG file: length, kind, content and checksum."""
+    checksum = zlib_ng.crc32(content, zlib_ng.crc32(kind))
+    return b"".join((struct.pack(">L", len(content)), kind, content, struct.pack(">L", checksum)))

@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import NEVER_PADDED, InputSpec, ModelCard
 from runtime.errors import ClosedError, ImageError
-from runtime.image import Fitted, ImageSource, Limits, fit, load_image, restore
+from runtime.image import Decode, EncodedImage, Fitted, ImageSource, Limits, enough, fit, load_enough, restore
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.predict_options import MAX_PIXELS, ResolvedOptions
 from runtime.inference.tiling import tiled
@@ -20,9 +21,12 @@ from runtime.result import Segmentation, Times
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedImage:
-    """A decoded image, fitted to the network, the options of the prediction, and how long both steps took, in ms."""
+    """A decoded image, fitted to the network, the options of the prediction, and how long both steps took, in ms.
 
-    image: NDArray[np.uint8]
+    Of an image that was decoded at a part of its size, `image` is its file.
+    """
+
+    image: NDArray[np.uint8] | EncodedImage
     fitted: Fitted
     options: ResolvedOptions
     decode: float
@@ -43,7 +47,9 @@ class NetworkOutput:
     infer: float
 
 
-def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, limits: Limits) -> PreparedImage:
+def preprocess(
+    source: ImageSource, options: ResolvedOptions, card: ModelCard, limits: Limits, decode: Decode
+) -> PreparedImage:
     """Decode an image and fit it to the network.
 
     Raises:
@@ -51,9 +57,12 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
     """
     start = time.perf_counter()
     channels, count = card.input.channels, card.architecture.in_channels
-    image = load_image(source, channels, count=count, limits=limits, order=options.channels)
+    at_least = enough(options.spec) if decode == "scaled" else None
+    image, encoded = load_enough(
+        source, channels, count=count, at_least=at_least, limits=limits, order=options.channels
+    )
     decoded = time.perf_counter()
-    fitted = fit(image, options.spec)
+    fitted = fit(image, options.spec, encoded.shape if encoded else None)
     check_sides(fitted.image, options)
     if card.input.fixed_size is not None and options.tile is not None:
         height, width = fitted.image.shape[:2]
@@ -63,7 +72,7 @@ def preprocess(source: ImageSource, options: ResolvedOptions, card: ModelCard, l
                 "that the file takes; leave tile out"
             )
     return PreparedImage(
-        image=image,
+        image=encoded or image,
         fitted=fitted,
         options=options,
         decode=1e3 * (decoded - start),
@@ -172,4 +181,5 @@ def postprocess(prepared: PreparedImage, output: NetworkOutput) -> Segmentation:
         infer=output.infer,
         restore=1e3 * (time.perf_counter() - start),
     )
-    return Segmentation(probability=probability, image=prepared.image, output=prepared.options.output, times=times)
+    image: Any = prepared.image  # `Segmentation.image` decodes an `EncodedImage` when it is read
+    return Segmentation(probability=probability, image=image, output=prepared.options.output, times=times)

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.card import MAX_SIDE, NEVER_PADDED, InputSpec, ModelCard, OutputSpec
 from runtime.errors import ConfigError
-from runtime.image import ChannelOrder, Limits
+from runtime.image import ChannelOrder, Decode, Limits
 from runtime.inference.tiling import MAX_OVERLAP, OVERLAP
 from runtime.inference.tta import Tta
 from runtime.support.sizes import parse_size, size_text
@@ -27,8 +27,8 @@ class ResolvedOptions:
     """Checked options: an image is fitted as `spec` says, and asked about in tiles of (height, width) or whole.
 
     `output` is the card's, with the threshold that was asked for. `channels` is the order of an array's channels, and
-    `limits` are those of files, None for the predictor's. None of them matters to the network, so a batch may hold
-    images with different ones.
+    `limits` and `decode` are those of files, None for the predictor's. None of them matters to the network, so a batch
+    may hold images with different ones.
     """
 
     spec: InputSpec
@@ -38,6 +38,7 @@ class ResolvedOptions:
     output: OutputSpec = field(compare=False)
     channels: ChannelOrder = field(default="RGB", compare=False)
     limits: Limits | None = field(default=None, compare=False)
+    decode: Decode | None = field(default=None, compare=False)
 
 
 class PredictOptions(TypedDict, total=False):
@@ -50,6 +51,7 @@ class PredictOptions(TypedDict, total=False):
     threshold: float | None
     channels: ChannelOrder
     limits: Limits | None
+    decode: Decode | None
 
 
 def resolve_options(
@@ -61,14 +63,15 @@ def resolve_options(
     threshold: float | None = None,
     channels: ChannelOrder = "RGB",
     limits: Limits | None = None,
+    decode: Decode | None = None,
     **unknown: object,
 ) -> ResolvedOptions:
     """Check the options of `Predictor.predict`, and fill in those that were not given.
 
     Raises:
         ConfigError: a size is none, or one that the network or the file does not take, the overlap is outside
-            0..`MAX_OVERLAP`, the threshold is invalid or not for this model, `limits` are none, or an augmentation or
-            option is unknown.
+            0..`MAX_OVERLAP`, the threshold is invalid or not for this model, `limits` are none, or an augmentation, a
+            way to decode or an option is unknown.
     """
     if unknown:
         expected = ", ".join(PredictOptions.__annotations__)
@@ -89,6 +92,8 @@ def resolve_options(
         raise ConfigError(f"channels: found {channels!r}, this model takes the channels of arrays as they are")
     if limits is not None and not isinstance(limits, Limits):
         raise ConfigError(f"limits: found {limits!r}, expected runtime.Limits, or None")
+    if decode is not None:
+        check_decode(decode, ", or None")
     output = card.output if threshold is None else card.output.with_threshold(threshold)
     spec = card.input
     native = isinstance(size, str) and size == "native"
@@ -111,8 +116,14 @@ def resolve_options(
         spec = replace(spec, size=(int(size[0]), int(size[1])), fit=fit, scale=1.0)
     cut = None if tile is None or isinstance(tile, str) else (tile[0], tile[1])
     return ResolvedOptions(
-        spec=spec, tile=cut, overlap=overlap, tta=tta, output=output, channels=channels, limits=limits
+        spec=spec, tile=cut, overlap=overlap, tta=tta, output=output, channels=channels, limits=limits, decode=decode
     )
+
+
+def check_decode(decode: object, other: str = "") -> None:
+    """Raise a ConfigError if `decode` is no way to decode."""
+    if decode not in get_args(Decode):
+        raise ConfigError(f"decode: found {decode!r}, expected {' or '.join(map(repr, get_args(Decode)))}{other}")
 
 
 def _check_fixed(fixed: tuple[int, int], size: SizeOption | None, tile: TileOption | None, tta: Tta | None) -> None:

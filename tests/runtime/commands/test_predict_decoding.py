@@ -1,0 +1,74 @@
+"""unet-predict --fast-decode: JPEG files decoded at a part of their size."""
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from masks import pixels_of
+from PIL import Image
+
+from runtime.predictor import Predictor
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A JPEG of 300x200."""
+    rough = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    smooth = cv2.resize(rough, (300, 200), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(smooth).save(folder / "photo.jpg", quality=90)
+    return folder / "photo.jpg"
+
+
+def test_a_mask_has_the_images_own_size(run_predict, write_model, photo, out, monkeypatch):
+    model, sizes, decode = write_model("conv", fit="stretch"), [], simplejpeg.decode_jpeg
+
+    def noted(content, **options):
+        pixels = decode(content, **options)
+        sizes.append(pixels.shape)
+        return pixels
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", noted)
+    result = run_predict(photo.parent, "--fast-decode", "--tta", "flip", model=model)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"1 of 1 written to {out} on cpu\n", "")
+    assert sizes == [(25, 38, 3)]
+    expected = Predictor(model, "cpu", decode="scaled").predict(photo, tta="flip")
+    assert np.array_equal(pixels_of(out / "photo.png"), 255 * expected.mask)
+    assert run_predict(photo, "--fast-decode", "--skip-existing", model=model).stdout.startswith(
+        "nothing to do: 1 of 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "overlay"], "--fast-decode: --format overlay shows the whole image; leave out one of the two"),
+        (["--format", "cutout"], "--fast-decode: --format cutout shows the whole image; leave out one of the two"),
+        (
+            ["--format", "cutout", "--background", "white"],
+            "--fast-decode: --format cutout shows the whole image; leave out one of the two",
+        ),
+        (
+            ["--size", "native"],
+            "--fast-decode changes nothing with --size native: the network sees the image's own size",
+        ),
+        (
+            ["--tile", "64x64"],
+            "--fast-decode changes nothing with --tile without --size: the network sees the image's own size",
+        ),
+    ],
+)
+def test_options_that_need_every_pixel_are_refused(run_predict, photo, out, options, message):
+    result = run_predict(photo, "--fast-decode", *options)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"Error: {message}")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("scale", "is_told"), [(1.0, True), (0.6, True), (0.5, False)])
+def test_a_model_that_sees_images_at_their_own_size_is_told_of(run_predict, write_model, photo, scale, is_told):
+    model = write_model("conv", fit="native", scale=scale)
+    note = f"note: --fast-decode changes nothing: {model} sees images at more than half of their size\n"
+    assert run_predict(photo, "--fast-decode", model=model).stderr == note * is_told
+    assert run_predict(photo, "--fast-decode", "--size", "12x8", model=model).stderr == ""
+    assert run_predict(photo, model=model).stderr == ""
