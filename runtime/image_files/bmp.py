@@ -7,11 +7,6 @@ from PIL import Image, ImageFile
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits, of_picture
 
-START = b"BM"
-
-HEADER_SIZES = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
-"""Sizes of the header behind the first 14 bytes, as they are written."""
-
 NIBBLES = [bytes([value >> 4, value & 15]) for value in range(256)]
 """The two pixels of a byte in RLE4."""
 

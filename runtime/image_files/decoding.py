@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ImageError, ImageMemoryError, ImageWarning, warn_user
-from runtime.image_files import jpeg
+from runtime.image_files import jpeg, starts
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.limits import LIMITS, LimitError, Limits
 from runtime.image_files.sources import is_picture, name_of, open_source, read_source, reason
@@ -33,7 +33,7 @@ TURNS: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
     8: lambda array: np.rot90(array),
 }
-"""What turns an array [height, width, channels] of each EXIF orientation upright."""
+"""Functions that turn an array [height, width, channels] of each EXIF orientation upright."""
 
 DAMAGED = re.compile(r"truncated|broken|decod|data stream|^-\d+$", re.IGNORECASE)
 """Words by which Pillow tells a damaged file from one of a kind that it does not read. Pillow 11 gives numbers."""
@@ -76,7 +76,7 @@ def decode(source: Any, limits: Limits = LIMITS, at_least: tuple[int, int] | flo
     with image_errors(name):
         if not is_picture(source):
             content = read_source(source, name, limits)
-            if content.startswith(jpeg.START):
+            if content.startswith(starts.JPEG):
                 return decode_jpeg(content, name, limits, at_least)
             source = content
         from runtime.image_files import formats
@@ -120,7 +120,7 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
     name = name_of(path)
     with image_errors(name), open_source(path, name, limits) as file:
         start = file.read(HEADER)
-        if start.startswith(jpeg.START):
+        if start.startswith(starts.JPEG):
             header = jpeg.read_start(start, file, limits)
             (width, height), turn = header.size, jpeg_orientation(header, limits)
         else:

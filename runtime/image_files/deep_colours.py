@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.image_files import png, tiff
+from runtime.image_files import starts, tiff
 from runtime.image_files.tiff_kinds import TiffKind, read_tags
 
 CONTENT = "unet.deep"
@@ -22,14 +22,14 @@ def has_deep_colours(content: bytes, mode: str) -> bool:
     """Return True if a file that was decoded to Pillow's `mode` has more bits a channel; grey keeps its 16 bits."""
     if mode.startswith("I"):
         return False
-    if content.startswith(png.START):
+    if content.startswith(starts.PNG):
         return content[24] == 16
-    return content.startswith(tiff.STARTS) and TiffKind.of(read_tags(content)).depth == 16
+    return content.startswith(starts.TIFF) and TiffKind.of(read_tags(content)).depth == 16
 
 
 def stored_colours(content: bytes) -> NDArray[np.uint16] | None:
     """Return the values without alpha, in any shape and order; None for those that OpenCV decodes otherwise."""
-    if content.startswith(tiff.STARTS):
+    if content.startswith(starts.TIFF):
         kind = TiffKind.of(tags := read_tags(content))
         if kind.is_raw_planes:
             return tiff.stored_planes(content, tags, kind)

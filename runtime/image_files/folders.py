@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runtime.errors import ImageError
 from runtime.image_files import heif
+from runtime.image_files.starts import is_known_start
 
 SUFFIXES = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
@@ -39,8 +40,6 @@ def is_image(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix:
         return suffix in read_suffixes()
-    from runtime.image_files.formats import is_known_start
-
     try:
         with open(path, "rb") as file:
             return is_known_start(file.read(START))

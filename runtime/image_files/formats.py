@@ -24,7 +24,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 )
 
 from runtime.errors import ImageError, ImageWarning, warn_user
-from runtime.image_files import bmp, gif, heif, jpeg, netpbm, png, tiff, webp
+from runtime.image_files import bmp, gif, heif, netpbm, png, starts, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.deep_colours import CONTENT, content_of, note_deep_colours
 from runtime.image_files.libtiff_messages import libtiff_errors
@@ -38,11 +38,11 @@ DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """Formats that are read. Pillow's other decoders are not tested enough for files from strangers."""
 
 BY_START: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes, Limits], Image.Image]], ...] = (
-    (png.START, png.decode_png),
-    (gif.STARTS, gif.decode_gif),
-    (bmp.START, bmp.decode_bmp),
-    (tiff.STARTS, tiff.decode_tiff),
-    (webp.START, webp.decode_webp),
+    (starts.PNG, png.decode_png),
+    (starts.GIF, gif.decode_gif),
+    (starts.BMP, bmp.decode_bmp),
+    (starts.TIFF, tiff.decode_tiff),
+    (starts.WEBP, webp.decode_webp),
 )
 """Decoder of each format, by the first bytes of its files. JPEG and PPM are beside them, since they give arrays."""
 
@@ -96,8 +96,8 @@ def decode(source: bytes | Image.Image, name: str, limits: Limits) -> Image.Imag
         if is_picture(source):
             with alone_with(source):  # Pillow decodes at the first use, and two threads would disturb each other
                 return decoded(source, limits)
-        for starts, decoder in BY_START:
-            if source.startswith(starts):
+        for begin, decoder in BY_START:
+            if source.startswith(begin):
                 with header_errors(source):
                     picture = finished(decoder(source, limits))
                 note_deep_colours(picture, source)
@@ -105,7 +105,7 @@ def decode(source: bytes | Image.Image, name: str, limits: Limits) -> Image.Imag
                 return picture
         if heif.module_of(source):
             return finished(heif.decode_heif(source, limits))
-        if netpbm.START.match(source):
+        if starts.NETPBM.match(source):
             return netpbm_picture(netpbm.decode_netpbm(source, limits), source, limits)
         if kind := kind_of_text(source[:PIECE]):
             raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
@@ -113,30 +113,17 @@ def decode(source: bytes | Image.Image, name: str, limits: Limits) -> Image.Imag
             raise UnidentifiedImageError  # a rare kind of the formats above
 
 
-def is_known_start(start: bytes) -> bool:
-    """Return True for the first 32 bytes of a file that may be decoded."""
-    if start.startswith(bmp.START):  # which also begins words
-        return start[14:18] in bmp.HEADER_SIZES
-    known = (jpeg.START, *(starts for starts, _ in BY_START))
-    module = heif.module_of(start)
-    return (
-        any(start.startswith(one) for one in known)
-        or netpbm.START.match(start) is not None
-        or (module is not None and heif.is_installed(module))
-    )
-
-
 def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int], int]:
     """Return (width, height) and EXIF orientation of a file that is no JPEG, without decoding it."""
-    if netpbm.START.match(content):
+    if starts.NETPBM.match(content):
         return netpbm.read_header(content, limits)[1][:2], 1
-    if content.startswith(gif.STARTS):
+    if content.startswith(starts.GIF):
         return gif.first_frame(content, limits).whole_screen, 1
-    if content.startswith(tiff.STARTS):
+    if content.startswith(starts.TIFF):
         return tiff.size_of(content, limits), 1
-    if content.startswith(webp.START):
+    if content.startswith(starts.WEBP):
         webp.check_size(content, limits)
-    elif content.startswith(png.START):
+    elif content.startswith(starts.PNG):
         content = png.reduce(content, limits)
     if heif.module_of(content):
         with heif.refusals(), heif.opened(content) as picture:
@@ -152,7 +139,7 @@ def header_errors(content: bytes) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        if any(content.startswith(starts) for starts, _ in BY_START if starts != bmp.START):
+        if any(content.startswith(begin) for begin, _ in BY_START if begin != starts.BMP):
             raise DamageError("its header makes no sense") from error
         raise
 

@@ -6,9 +6,8 @@ from PIL import Image
 
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits, of_picture
+from runtime.image_files.starts import GIF
 from runtime.image_files.whole import load_whole
-
-STARTS = (b"GIF87a", b"GIF89a")
 
 HAS_PALETTE, INTERLACED = 128, 64
 """Flags of a screen or a frame."""
@@ -119,7 +118,7 @@ def alone(frame: Frame) -> bytes:
     bits = (len(frame.palette) // 3).bit_length() - 2
     flags = bytes([HAS_PALETTE | bits if frame.palette else 0, 0, 0])
     place = b"," + bytes(4) + width + height + bytes([INTERLACED * frame.is_interlaced])
-    return b"".join([STARTS[1], width, height, flags, frame.palette, place, frame.pixels, b";"])
+    return b"".join([GIF[1], width, height, flags, frame.palette, place, frame.pixels, b";"])
 
 
 def little(content: bytes, start: int) -> int:

@@ -20,7 +20,7 @@ from runtime.image_files.limits import Limits
 if TYPE_CHECKING:
     from PIL import Image
 
-START, END = b"\xff\xd8\xff", b"\xff\xd9"
+END = b"\xff\xd9"
 
 SOF, SOS, EOI, APP1 = range(0xC0, 0xD0), 0xDA, 0xD9, 0xE1
 """Markers: start of frame (with three others among them), start of scan, end of image, EXIF."""

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits
 
-START = re.compile(rb"P[1-6][\s#]")
-
 SPACE = re.compile(rb"(?:\s++|#[^\r\n]*+[\r\n])*+")
 """White space and comments, matched without going back, which would take memory for each of them."""
 

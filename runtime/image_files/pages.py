@@ -3,7 +3,7 @@
 import struct
 
 from runtime.errors import ImageWarning, warn_user
-from runtime.image_files import gif, png, tiff, webp
+from runtime.image_files import gif, starts
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits
 
@@ -34,20 +34,20 @@ def warn_of_pages(content: bytes, name: str, limits: Limits) -> None:
 def has_several(content: bytes, limits: Limits) -> bool:
     """Return True if there is a second page or frame; a file that is damaged behind the first one has none."""
     try:
-        if content.startswith(gif.STARTS):
+        if content.startswith(starts.GIF):
             return gif.has_second_frame(content, limits)
-        if content.startswith(png.START):
+        if content.startswith(starts.PNG):
             return frames_of_png(content) > 1
-        if content.startswith(webp.START):
+        if content.startswith(starts.WEBP):
             return frames_of_webp(content) > 1
-        return content.startswith(tiff.STARTS) and has_second_page(content)
+        return content.startswith(starts.TIFF) and has_second_page(content)
     except (struct.error, DamageError):
         return False
 
 
 def frames_of_png(content: bytes) -> int:
     """Number of frames of an animation; 1 for a picture."""
-    position = len(png.START)
+    position = len(starts.PNG)
     for _ in range(MOST_PARTS):
         length, name = struct.unpack_from(">I4s", content, position)
         if name == b"acTL":

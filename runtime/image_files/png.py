@@ -6,9 +6,8 @@ from PIL import Image
 
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits, of_picture
+from runtime.image_files.starts import PNG
 from runtime.image_files.whole import load_whole
-
-START = b"\x89PNG\r\n\x1a\n"
 
 EMPTY_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
@@ -51,7 +50,7 @@ def reduce(content: bytes, limits: Limits) -> bytes:
     Raises:
         DamageError: a chunk is cut off, its checksum is wrong, or there are no pixels.
     """
-    view, position = memoryview(content), len(START)
+    view, position = memoryview(content), len(PNG)
     kept: dict[bytes, bytes] = {}
     pixels = bytearray()
     while position + 8 <= len(content):
@@ -68,7 +67,7 @@ def reduce(content: bytes, limits: Limits) -> bytes:
         raise DamageError("it has no pixels")
     colours = [kept[name] for name in (b"IHDR", b"PLTE", b"tRNS") if name in kept]
     others = [chunk for name, chunk in kept.items() if name not in PIXELS]
-    return b"".join([START, *colours, *others, chunk_of(b"IDAT", pixels), EMPTY_END])
+    return b"".join([PNG, *colours, *others, chunk_of(b"IDAT", pixels), EMPTY_END])
 
 
 def take(chunk: memoryview, length: int, name: bytes, kept: dict[bytes, bytes], pixels: bytearray) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from runtime.errors import ImageError, one_line
+from runtime.image_files import heif
 from runtime.image_files.limits import Limits
+from runtime.image_files.starts import is_known_start
 from runtime.support.concurrency import alone_with
 
 if TYPE_CHECKING:
@@ -121,11 +123,9 @@ def is_image_in_base64(text: str) -> bool:
     """Return True if a text that looks like base64 begins as an image file does."""
     import base64
 
-    from runtime.image_files import formats, heif
-
     letters = re.sub(r"\s", "", text[:BASE64_LENGTH]).translate(str.maketrans("-_", "+/"))
     start = base64.b64decode(letters[: min(44, len(letters) // 4 * 4)])[:32]
-    return formats.is_known_start(start) or heif.module_of(start) is not None
+    return is_known_start(start) or heif.module_of(start) is not None
 
 
 def name_of(source: object) -> str:

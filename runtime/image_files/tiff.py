@@ -18,9 +18,6 @@ from runtime.image_files.limits import Limits, of_picture
 from runtime.image_files.tiff_kinds import COLOURS, FAX, JPEG, RAW, TiffKind, read_tags
 from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes, plane_part
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
-"""Beginnings of TIFF and BigTIFF, and of two that are written wrongly but can be read."""
-
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, JPEG_TABLES = 278, 322, 323, 347
 OFFSETS, COUNTS = (273, 324), (279, 325)
 """Tags; of strips and of tiles."""

@@ -20,8 +20,7 @@ from PIL import Image
 
 from runtime.image_files.damage import DamageError
 from runtime.image_files.limits import Limits
-
-START = b"RIFF"
+from runtime.image_files.starts import WEBP
 
 SIDES, MAX_SIDE = (6, 8), 2**14 - 1
 """Places of width and height in a lossy frame (RFC 6386, 9.1), and the bits that hold them; two are for scaling."""
@@ -104,7 +103,7 @@ def lossy_file(frame: bytes) -> bytes:
     width, height = (min((side & MAX_SIDE) + 15 & ~15, MAX_SIDE) | side & ~MAX_SIDE for side in sides)
     frame = frame[: SIDES[0]] + struct.pack("<HH", width, height) + frame[SIDES[1] + 2 :]
     chunk = b"VP8 " + struct.pack("<I", len(frame)) + frame + b"\0" * (len(frame) % 2)
-    return START + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+    return WEBP + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
 
 
 def changed_padding(content: bytes) -> bytes | None:

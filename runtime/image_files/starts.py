@@ -1,0 +1,28 @@
+"""The first bytes of image files, by which their format is known, whatever they are called."""
+
+import re
+
+from runtime.image_files import heif
+
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+GIF = (b"GIF87a", b"GIF89a")
+BMP = b"BM"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
+WEBP = b"RIFF"
+NETPBM = re.compile(rb"P[1-6][\s#]")
+
+BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
+"""Bytes 14 to 18 of a BMP, its header's size: "BM" also begins words."""
+
+
+def is_known_start(start: bytes) -> bool:
+    """Return True for the first 32 bytes of a file that may be decoded."""
+    if start.startswith(BMP):
+        return start[14:18] in BMP_HEADERS
+    module = heif.module_of(start)
+    return (
+        start.startswith((JPEG, PNG, *GIF, *TIFF, WEBP))
+        or NETPBM.match(start) is not None
+        or (module is not None and heif.is_installed(module))
+    )
