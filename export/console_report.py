@@ -49,7 +49,7 @@ def check_line(report: "CheckReport") -> str:
     if report.rows:
         off = f"{report.max_abs_error:.1e}"
         limit = max(zip(report.rows, report.limits, strict=True), key=lambda pair: pair[0].parity.max_abs_error)[1]
-        equal = report.card.precision == "fp32"
+        equal = report.card.precision == "fp32" and "bf16" not in report.arithmetic
         text = (
             f"equals {report.reference} within {off}" if equal else f"is off by at most {off} from {report.reference}"
         )
@@ -60,7 +60,8 @@ def check_line(report: "CheckReport") -> str:
     gate = report.card.proof.gate if report.card.proof else None
     if gate is not None and not gate.passed:
         found.append("but it failed its gate when it was exported (--force)")
-    return f"{report.path}: {', '.join(found)}, on {report.device}"
+    layers = f", layers in {report.arithmetic}" if report.arithmetic else ""
+    return f"{report.path}: {', '.join(found)}, on {report.device}{layers}"
 
 
 def proof_table(card: ModelCard) -> str:
