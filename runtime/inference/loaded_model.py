@@ -162,7 +162,8 @@ class SessionFactory:
         errors = [0.0]
 
         def check(session: Session) -> None:
-            tolerance, exact = self._tolerance(session), BACKENDS[device.kind].on_cpu and not session.bf16
+            tolerance = golden_tolerance(self.card, device.kind, self.golden, bf16=session.bf16)
+            exact = BACKENDS[device.kind].on_cpu and not session.bf16
             measure = self.golden.error if exact else self.golden.largest_error
             try:
                 errors[0] = measure(lambda images: session.run(images).probability, self.card.input.fixed_size)
@@ -205,7 +206,7 @@ class SessionFactory:
             provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
-            golden_limit=self._tolerance(session),
+            golden_limit=golden_tolerance(self.card, session.device.kind, self.golden, bf16=session.bf16),
             integrity=self.integrity.told,
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,
@@ -213,9 +214,6 @@ class SessionFactory:
             arithmetic=session.arithmetic,
             node_placement=session.nodes,
         )
-
-    def _tolerance(self, session: Session) -> float:
-        return golden_tolerance(self.card, session.device.kind, self.golden, bf16=session.bf16)
 
     def _refusal_reason(self, device: Device) -> str | None:
         return availability.refusal_reason(device, self.card, self.path.name, self.requested)
