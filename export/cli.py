@@ -11,6 +11,7 @@ import click
 from export.console_report import check_line, parity_table, proof_table, verdict_line
 from export.options import (
     MASK_OPTIONS,
+    Allowed,
     ExportOptions,
     Int8For,
     Values,
@@ -19,7 +20,7 @@ from export.options import (
     with_fixed_size,
 )
 from runtime.card import ModelCard, Precision, Target
-from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, echo, end, max_pixels_option
+from runtime.commands.console import Command, FixedSize, IgnoredValue, Listed, Percent, echo, end, max_pixels_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DeviceError, ModelError, ProofError, one_line
 from runtime.image_files.limits import LIMITS, LimitsByOption
@@ -93,6 +94,17 @@ def with_options_of_masks(command: F) -> F:
 )
 @click.option(
     "--force", is_flag=True, help="Write an fp16 or int8 file even if it loses too much accuracy; its card says so."
+)
+@click.option(
+    "--allow",
+    type=click.Choice(get_args(Allowed)),
+    help="Judge the file's answers in bf16 on --data too, and permit CPUs with bf16 to compute it so, by OpenVINO.",
+)
+@click.option(
+    "--max-flipped",
+    type=Percent(),
+    help="With --allow: largest share of the pixels whose class may change against fp32, such as 0.05%.  "
+    "[default: 0.01%, for int8 its own limits]",
 )
 @click.option(
     "--raw",

@@ -1,9 +1,10 @@
 """The reports of an export and of a check on the terminal: figures in columns, and the verdict."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runtime.card import ModelCard, ProofRow
+from runtime.card import Gate, ModelCard, ProofRow
 from runtime.support.sizes import batch_text
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ def verdict_line(card: ModelCard, source: str) -> str:
     `source` continues "this library's reading of": the file, and the project as whose network it was read.
     """
     assert card.proof is not None
+    if card.allows_bf16 and card.bf16 is not None:
+        from export.precision.gate import describe_loss
+
+        without = verdict_line(replace(card, bf16=None), source)
+        return f"{without}; CPUs with bf16 may compute it in bf16, where it {describe_loss(card, card.bf16.gate)}"
     gate = card.proof.gate
     if gate is None:
         reference = {
@@ -43,7 +49,7 @@ def check_line(report: "CheckReport") -> str:
     if report.rows:
         off = f"{report.max_abs_error:.1e}"
         limit = max(zip(report.rows, report.limits, strict=True), key=lambda pair: pair[0].parity.max_abs_error)[1]
-        equal = report.card.precision == "fp32"
+        equal = report.card.precision == "fp32" and "bf16" not in report.arithmetic
         text = (
             f"equals {report.reference} within {off}" if equal else f"is off by at most {off} from {report.reference}"
         )
@@ -54,21 +60,28 @@ def check_line(report: "CheckReport") -> str:
     gate = report.card.proof.gate if report.card.proof else None
     if gate is not None and not gate.passed:
         found.append("but it failed its gate when it was exported (--force)")
-    return f"{report.path}: {', '.join(found)}, on {report.device}"
+    layers = f", layers in {report.arithmetic}" if report.arithmetic else ""
+    return f"{report.path}: {', '.join(found)}, on {report.device}{layers}"
 
 
 def proof_table(card: ModelCard) -> str:
-    """Lay out what an export is judged by: parity with the network, or below fp32 the figures of its gate."""
+    """Lay out what an export is judged by: parity with the network, or below fp32 the figures of its gate; bf16's."""
     assert card.proof is not None
     gate = card.proof.gate
-    if gate is None:
-        return parity_table(card.proof.rows)
+    text = parity_table(card.proof.rows) if gate is None else gate_table(card, gate)
+    if card.bf16 is None:
+        return text
+    return f"{text}\n\n{gate_table(card, card.bf16.gate, card.bf16.max_flipped, 'in bf16, ')}"
+
+
+def gate_table(card: ModelCard, gate: Gate, limit: float | None = None, where: str = "") -> str:
+    """Lay out the figures of a gate; `limit` is as of `judged_figures`, and the title begins with `where`."""
     from export.precision.gate import judged_figures
 
     source = "real" if gate.images == "data" else "synthetic"
-    images = f"judged on {gate.count} {source} image{'s' * (gate.count > 1)}"
+    images = f"{where}judged on {gate.count} {source} image{'s' * (gate.count > 1)}"
     lines = [f"{images:<36}{'found':>20}   {'limit':<18}verdict"]
-    for one in judged_figures(card, gate):
+    for one in judged_figures(card, gate, limit):
         verdict = ("PASS" if one.passed else "FAILED") if one.limit else ""
         lines.append(f"{one.name:<36}{one.found:>20}   {one.limit or 'not judged':<18}{verdict}".rstrip())
     return "\n".join(lines)

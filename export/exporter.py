@@ -18,10 +18,11 @@ from torch import nn
 from export.cuda_kernels import note_on_cuda
 from export.golden_choice import CANDIDATES
 from export.graph import build_graph, build_raw_graph, check_room, check_size, fold_sizes
-from export.options import OPSET, VALUES_FOR, ExportOptions, Int8For, Values, fixed_size_text, with_fixed_size
+from export.options import OPSET, VALUES_FOR, Allowed, ExportOptions, Int8For, Values, fixed_size_text, with_fixed_size
 from export.pairs import load_with_pairs
+from export.precision.bf16 import judge_bf16, require_bf16
 from export.precision.fp16 import convert_to_fp16
-from export.precision.gate import least_dice
+from export.precision.gate import bf16_refusal, least_dice, notes_on_images
 from export.precision.int8 import convert_to_int8
 from export.precision.judge import image_dices
 from export.proof import (
@@ -40,7 +41,7 @@ from export.proof import (
     network_run,
     raw_run,
 )
-from export.refusal import refusal_path, require_equal, require_gate
+from export.refusal import refusal_path, refuse, require_equal, require_gate
 from export.samples import FittedImage, Samples, load_samples, refuse_raw, synthetic_samples
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
@@ -102,6 +103,8 @@ def export_onnx(
     int8_for: Int8For | None = None,
     values: Values | None = None,
     force: bool = False,
+    allow: Allowed | None = None,
+    max_flipped: float | None = None,
     limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> ExportReport:
@@ -132,6 +135,10 @@ def export_onnx(
             machine, else a CPU.
         values: with int8, the same by the type of values between layers: "u8" for CPUs, "s8" for TensorRT.
         force: write an fp16 or int8 file that fails its gate; its card says so.
+        allow: "bf16" judges the file's answers in bf16 on `data`, and permits devices to compute it so; other files are
+            never computed in it.
+        max_flipped: with `allow`, largest share (0..1) of pixels whose class may change against fp32; by default
+            0.0001, or the limits of an int8 file.
         limits: the largest images and masks in `data` that are decoded.
         display: receives progress and notes; nothing is shown by default.
 
@@ -142,6 +149,7 @@ def export_onnx(
         ModelError: the weights are too large for one file.
         ProofError: no reading fits the pairs; or the graph differs from PyTorch or fails its gate, and then the reason
             and the figures are written to `refusal_path`.
+        DeviceError: `allow`, and this machine cannot compute in bf16.
         OutputError: the file cannot be written; an older one stays as it was.
     """
     options = ExportOptions(
@@ -159,6 +167,8 @@ def export_onnx(
         int8_for=int8_for,
         values=values,
         force=force,
+        allow=allow,
+        max_flipped=max_flipped,
         limits=limits,
     )
     if pairs is not None and (isinstance(checkpoint, nn.Module) or (network is not None and network.source)):
@@ -198,6 +208,8 @@ def export_loaded(
     """Export a checkpoint that was loaded from the file `checkpoint`; arguments and errors as of `export_onnx`."""
     started = time.perf_counter()
     display = display or Display(quiet=True)
+    if options.allow is not None:
+        require_bf16()
     check_size(loaded.state_dict)
     trained = loaded.card_with(options.changes, checkpoint)
     card = with_fixed_size(trained, options.fixed_size, raw=options.raw)
@@ -207,7 +219,7 @@ def export_loaded(
         display.note(f"{loaded.described(checkpoint)} and has no card{f'; assumed: {assumed}' * bool(assumed)}")
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
-    if options.precision == "int8" and options.int8_for is None and options.values is None:
+    if options.precision == "int8" and not (options.int8_for or options.values or options.allow):
         display.note(_int8_note(options.int8_place))
     segmenter = Segmenter(loaded.network(), card).eval()
     if options.raw and segmenter.gives_probabilities:
@@ -270,6 +282,12 @@ def export_loaded(
         image_dice = converted.gate.image_dice_fp32
         require_gate(card, converted, golden, file, force=options.force)
         notes += converted.notes
+    if options.allow is not None:
+        permission, doubt = judge_bf16(model, run, card, samples, expected, golden, options.max_flipped, display)
+        card, golden = replace(card, bf16=permission), replace(golden, bf16=permission)
+        if not permission.gate.passed:
+            refuse(bf16_refusal(permission, doubt), card, file)
+        notes += [note for note in notes_on_images(permission.gate) if note not in notes]
     _write(model, card, golden, file, raw=options.raw)
     return ExportReport(
         path=file,

@@ -9,6 +9,7 @@ from runtime.card import MAX_FIXED_BATCH, MAX_SIDE, NEVER_PADDED, Fit, FixedShap
 from runtime.errors import ConfigError
 from runtime.image_files.limits import LIMITS, Limits
 from runtime.support.sizes import size_text
+from runtime.support.validation import FieldChecks
 from unet_core.model_options import NETWORK_OPTIONS, CardChanges, NetworkOptions, card_changes, network_options
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ OPSETS = (18, 23)
 Values = Literal["s8", "u8"]
 """Type of the values between the layers of an int8 file: signed for TensorRT, unsigned for CPUs."""
 
+Allowed = Literal["bf16"]
+"""Arithmetic that devices may compute a file in, where they are faster so."""
+
 Int8For = Literal["cpu", "tensorrt"]
 """Place where an int8 file will run."""
 
@@ -33,7 +37,7 @@ MASK_OPTIONS = ("masks", "ignore_index")
 CHECK_OPTIONS = ("checkpoint_of", "device")
 EXPORT_OPTIONS = (
     *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "int8_for", "values", "force"),
-    "limits",
+    *("allow", "max_flipped", "limits"),
 )
 """Options of the command line by what they are for, under the names of their Python arguments."""
 
@@ -60,6 +64,8 @@ class ExportOptions:
     int8_for: Int8For | None = None
     values: Values | None = None
     force: bool = False
+    allow: Allowed | None = None
+    max_flipped: float | None = None
     limits: Limits = LIMITS
 
     def __post_init__(self) -> None:
@@ -92,6 +98,7 @@ class ExportOptions:
             raise ConfigError(f"--target cpu: writes fp32 with a card; leave out {other}")
         if self.tune and target != "cpu":
             raise ConfigError("--tune: chooses layers for --target cpu; add that, or leave --tune out")
+        self._check_allow()
         check_opset(self.opset)
         if self.fixed_size is not None:
             self._check_fixed_size(self.fixed_size)
@@ -99,6 +106,8 @@ class ExportOptions:
     @property
     def int8_place(self) -> Int8For:
         """Place where the int8 file will run: as given, else TensorRT if that runs on this machine, else a CPU."""
+        if self.allow is not None:
+            return "cpu"
         if self.int8_for is not None:
             return self.int8_for
         if self.values is not None:
@@ -111,6 +120,26 @@ class ExportOptions:
     def ends(self, network: NetworkOptions) -> NetworkOptions:
         """Return the options of a network, which need take no other size than the file's if that takes one only."""
         return network if self.fixed_size is None else replace(network, only_size=self.fixed_size[1:])
+
+    def _check_allow(self) -> None:
+        """Raise a ConfigError if bf16 is to be allowed and the file would never be computed in it, or not judged."""
+        if self.allow is None:
+            if self.max_flipped is not None:
+                raise ConfigError("--max-flipped: goes with --allow bf16; leave it out")
+            return
+        given = f"--allow {self.allow}"
+        if self.allow not in get_args(Allowed):
+            raise ConfigError(f"{given}: expected {', '.join(get_args(Allowed))}")
+        if self.raw or self.target == "cpu":
+            raise ConfigError(f"{given}: {'--raw' if self.raw else '--target cpu'} writes no file for it; leave it out")
+        if self.precision == "fp16":
+            raise ConfigError(f"{given}: is for fp32 and int8 files; leave it out, or --precision fp16")
+        if self.int8_for == "tensorrt" or self.values == "s8":
+            raise ConfigError(f"{given}: an int8 file for TensorRT never runs in bf16; leave it out, or give --for cpu")
+        if self.data is None:
+            raise ConfigError(f"{given}: needs real images to judge the answers on; give --data FOLDER")
+        if self.max_flipped is not None:
+            FieldChecks(ConfigError).number("max_flipped", self.max_flipped, 0, 1)
 
     def _check_fixed_size(self, shape: FixedShape) -> None:
         limits, given = (MAX_FIXED_BATCH, MAX_SIDE, MAX_SIDE), f"--fixed-size {fixed_size_text(shape)}"

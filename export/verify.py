@@ -21,13 +21,13 @@ from export.proof import (
     raw_run,
 )
 from export.samples import load_pictures, refuse_raw
-from runtime.card import RAW_KEY, FixedShape, ModelCard, ProofRow
+from runtime.card import RAW_KEY, Bf16Permission, FixedShape, ModelCard, ProofRow
 from runtime.devices.availability import device_name
 from runtime.devices.registry import golden_tolerance
 from runtime.errors import ConfigError, ModelError, ProofError
 from runtime.image import LIMITS, Limits
 from runtime.model_file.digest import check_digest
-from runtime.model_file.golden import NetworkFunction
+from runtime.model_file.golden import BF16_ROUNDING, NetworkFunction
 from runtime.model_file.graph_validator import check_model
 from runtime.model_file.metadata import read_metadata
 from runtime.predictor import Predictor
@@ -51,6 +51,7 @@ FIXED_FIELDS = ("size", "fit", "fixed_batch")
 class CheckReport:
     """Result of a check: card, device, error of the golden sample there, digest, and parity with `reference`.
 
+    `arithmetic` is that of `runtime.devices.report.Report`.
     `golden_error` and `golden_limit` are None for a raw export, which has no golden sample. `rows` are empty if there
     was nothing to compare with; `limits` are the largest errors allowed in them, and `faults` say what is wrong with
     each, "" where nothing is.
@@ -63,6 +64,7 @@ class CheckReport:
     golden_limit: float | None
     integrity: str
     reference: str
+    arithmetic: str = ""
     rows: tuple[ProofRow, ...] = ()
     limits: tuple[float, ...] = ()
     faults: tuple[str, ...] = ()
@@ -140,7 +142,8 @@ def check_file(
         rows = tuple(proof_rows(run, expected_answers(reference, cases(shown, pictures)), card.output))
     where = "cpu" if predictor is None else predictor.report.device
     kind = where.partition(":")[0]
-    base = golden_tolerance(card, kind)
+    bf16 = card.bf16 if predictor is not None and "bf16" in predictor.report.arithmetic else None
+    base = golden_tolerance(card, kind) + (0.0 if bf16 is None else BF16_ROUNDING * bf16.max_abs_error)
     if card.precision == "fp32" and kind == "cpu":
         base = MAX_ERROR if card.proof is None or card.proof.tolerance is None else card.proof.tolerance
     allowed = tuple(row_limit(card, row, base, of_network=checkpoint is not None) for row in rows)
@@ -152,10 +155,11 @@ def check_file(
         golden_limit=None if predictor is None else predictor.report.golden_limit,
         integrity=integrity.told,
         reference=name,
+        arithmetic="" if predictor is None else predictor.report.arithmetic,
         rows=rows,
         limits=allowed,
         faults=tuple(
-            row_fault(card, row, limit, name, of_network=checkpoint is not None)
+            row_fault(card, row, limit, name, of_network=checkpoint is not None, bf16=bf16)
             for row, limit in zip(rows, allowed, strict=True)
         ),
     )
@@ -210,8 +214,16 @@ def row_limit(card: ModelCard, row: ProofRow, base: float, *, of_network: bool) 
     return base + max(one.parity.max_abs_error for one in alike or card.proof.rows)
 
 
-def row_fault(card: ModelCard, row: ProofRow, limit: float, reference: str, *, of_network: bool) -> str:
-    """Say what is wrong with the answers of a row; "" if nothing is."""
+def row_fault(
+    card: ModelCard,
+    row: ProofRow,
+    limit: float,
+    reference: str,
+    *,
+    of_network: bool,
+    bf16: Bf16Permission | None = None,
+) -> str:
+    """Say what is wrong with the answers of a row, which may be in `bf16`; "" if nothing is."""
     error, proof = row.parity.max_abs_error, card.proof
     if error > limit or row.parity == NOT_FINITE:
         misread = proof is not None and proof.reference == "reading" and of_network
@@ -220,9 +232,11 @@ def row_fault(card: ModelCard, row: ProofRow, limit: float, reference: str, *, o
             f"is off by {error:.2g} from {reference} at (batch, height, width) {row.shape}, expected at most "
             f"{limit:.2g}{advice}"
         )
-    if not of_network or card.precision == "fp32" or proof is None or proof.gate is None or row.images == "synthetic":
+    gate = bf16.gate if bf16 is not None else proof.gate if proof is not None else None
+    if not of_network or gate is None or row.images == "synthetic":
         return ""
-    most = 2 * proof.gate.flipped + (FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED)
+    usual = INT8_FLIPPED if card.precision == "int8" else FP16_FLIPPED
+    most = 2 * gate.flipped + (usual if bf16 is None or bf16.max_flipped is None else bf16.max_flipped)
     if row.parity.flipped <= most:
         return ""
     return f"flips {row.parity.flipped:.4%} of the pixels of an image in --data, expected at most {most:.4%}"

@@ -67,6 +67,9 @@ CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 NEVER_PADDED = "since the network looks at the whole picture at once, so that padding would change all of its answers"
 """Reason why sizes have to be multiples of the stride, where `InputSpec.padded` is False; it ends a message."""
 
+ELSEWHERE = "elsewhere"
+"""Key in the metadata of a dataclass's field that the JSON of a card does not hold."""
+
 CHECK = FieldChecks(ModelError, "card field ")
 
 
@@ -414,8 +417,41 @@ class Proof:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bf16Permission:
+    """The verdict that devices may compute a file in bf16 where they are faster so, and the loss that it stands on.
+
+    Attributes:
+        gate: the loss against fp32 on real images; without `passed` nothing is permitted.
+        max_flipped: largest share (0..1) of flipped pixels that passed; None: an int8 file's own limits were kept.
+        golden_error: largest error on the golden sample in bf16, at export.
+        max_abs_error: largest error in bf16 on the pictures of the proof, against the file's answers without bf16.
+        provider: the program that computed in bf16, with its version.
+    """
+
+    gate: Gate
+    max_flipped: float | None
+    golden_error: float
+    max_abs_error: float
+    provider: str
+
+    def __post_init__(self) -> None:
+        for name in ("golden_error", "max_abs_error"):
+            CHECK.number(f"bf16.{name}", getattr(self, name), 0, 1)
+        if self.max_flipped is not None:
+            CHECK.number("bf16.max_flipped", self.max_flipped, 0, 1)
+        CHECK.text("bf16.provider", self.provider, 1, MAX_NAME)
+
+    @classmethod
+    def from_data(cls, data: Any) -> "Bf16Permission":
+        """Make a permission of decoded JSON; raises a ModelError as `ModelCard.from_json`."""
+        return _build(cls, data, "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
     """All that a program must know to use a model; see the classes of its fields.
+
+    `bf16` travels with the golden sample, since versions without it refuse cards with a field that they do not know.
 
     Raises:
         ModelError: a field is out of bounds or contradicts another one; the message names the field.
@@ -431,6 +467,7 @@ class ModelCard:
     target: Target = "any"
     training: Training | None = None
     proof: Proof | None = None
+    bf16: Bf16Permission | None = field(default=None, metadata={ELSEWHERE: True})
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
@@ -464,8 +501,14 @@ class ModelCard:
                 raise CHECK.refusal("proof.tolerance", self.proof.tolerance, expected)
 
     def to_json(self) -> str:
-        """Return the card as JSON with sorted keys; equal cards give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+        """Return the card as JSON with sorted keys, without `bf16`; equal cards give equal text."""
+        known = asdict(self)
+        return json.dumps({name: known[name] for name in stored_fields(type(self))}, sort_keys=True, allow_nan=False)
+
+    @property
+    def allows_bf16(self) -> bool:
+        """True if devices may compute the file in bf16."""
+        return self.bf16 is not None and self.bf16.gate.passed
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
@@ -516,6 +559,12 @@ def _refuse_newer(schema: object) -> None:
 
 T = TypeVar("T")
 
+
+def stored_fields(cls: type) -> set[str]:
+    """Return the names of a dataclass's fields that the JSON of a card holds."""
+    return {item.name for item in fields(cls) if ELSEWHERE not in item.metadata}
+
+
 NESTED: Mapping[str, type] = {
     "input": InputSpec,
     "output": OutputSpec,
@@ -524,6 +573,7 @@ NESTED: Mapping[str, type] = {
     "proof.rows": ProofRow,
     "proof.rows.parity": Parity,
     "proof.gate": Gate,
+    "bf16.gate": Gate,
 }
 """Classes of the fields that are records, or lists of records."""
 
@@ -541,7 +591,7 @@ def _build(cls: type[T], data: Any, where: str) -> T:
     """
     if not isinstance(data, dict):
         raise CHECK.refusal(where or "card", data, "a record")
-    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    known = stored_fields(cls)
     prefix = f"{where}." if where else ""
     for name in sorted(known - data.keys()):
         raise ModelError(f"card field {prefix}{name}: is missing; export the model again")

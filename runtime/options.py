@@ -106,6 +106,8 @@ class ProviderOptions:
         fixed_sizes: up to four (height, width) or "WxH", beside the card's size, for which a model of their own is
             compiled at the first image of such a size, which takes up to a second. It is faster,
             by up to a half for int8.
+        bf16: compute in bf16 where the file's card permits that, on CPUs with instructions for it (AVX512-BF16, AMX);
+            `Report.arithmetic` says what runs. False: in float32, as all other files.
 
     CPU
         arena: keep freed memory for the next run (`enable_cpu_mem_arena`). False returns it to the system after each
@@ -140,6 +142,7 @@ class ProviderOptions:
     engine_folder: str | os.PathLike[str] | None = None
     background: bool = True
     fixed_sizes: tuple[Size, ...] = ()
+    bf16: bool = True
     arena: bool = True
     spinning: bool = False
     pinned: bool = False

@@ -3,10 +3,11 @@
 Needs neither PyTorch nor onnx.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from runtime.card import Gate, ModelCard, UNetConfig
+from runtime.card import Bf16Permission, Gate, ModelCard, UNetConfig
 
 FP16_FLIPPED = 1e-4
 """Largest share of pixels (0..1) whose class an fp16 file may change against fp32."""
@@ -37,6 +38,11 @@ def int8_is_good(gate: Gate) -> bool:
     if gate.image_dice is None or gate.image_dice_fp32 is None:
         return gate.flipped <= INT8_FLIPPED
     return gate.image_dice_fp32 - gate.image_dice <= INT8_DICE
+
+
+def bf16_is_good(gate: Gate, limit: float | None) -> bool:
+    """Return True if bf16 flips no more than `limit` (0..1) of the pixels, or None: loses no more than int8 may."""
+    return int8_is_good(gate) if limit is None else gate.flipped <= limit
 
 
 def doubt_of(gate: Gate, card: ModelCard, seen: Collection[object]) -> str | None:
@@ -84,11 +90,14 @@ class JudgedFigure:
     passed: bool
 
 
-def judged_figures(card: ModelCard, gate: Gate) -> list[JudgedFigure]:
-    """List the figures that a file of lower precision is judged by, with their limits."""
+def judged_figures(card: ModelCard, gate: Gate, limit: float | None = None) -> list[JudgedFigure]:
+    """List the figures that a file of lower precision is judged by, with their limits.
+
+    `limit` is the largest share (0..1) of flipped pixels, if it is not that of the card's precision.
+    """
     dice, dice_fp32 = gate.image_dice, gate.image_dice_fp32
-    by_dice = card.precision == "int8" and dice is not None
-    most = FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED
+    by_dice = card.precision == "int8" and dice is not None and limit is None
+    most = limit if limit is not None else FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED
     figures = [
         JudgedFigure(
             name="pixels flipped against fp32",
@@ -152,11 +161,29 @@ def describe_refusal(
     return found + (f"; alone, {worst}" if worst else "")
 
 
+def bf16_refusal(permission: Bf16Permission, doubt: str | None) -> str:
+    """Say why bf16 is not permitted, and how to get a file; `doubt` is why the images show nothing, if so."""
+    gate, limit = permission.gate, permission.max_flipped
+    if doubt:
+        return f"bf16 is not permitted: {doubt}"
+    found = f"it flips {gate.flipped:.4%} of the pixels"
+    if gate.image_dice is not None and gate.image_dice_fp32 is not None:
+        found += f" and takes the image Dice from {gate.image_dice_fp32:.4f} to {gate.image_dice:.4f}"
+    allowed = f"{INT8_DICE * 100:g} points of image Dice" if limit is None else f"{limit:.4%} of the pixels"
+    if limit is None and gate.image_dice is None:
+        allowed = f"{INT8_FLIPPED:.2%} of the pixels"
+    enough = math.ceil(1e4 * gate.flipped) / 1e2
+    return (
+        f"bf16 loses too much: {found}, allowed are {allowed}; leave --allow bf16 out, or permit this loss by "
+        f"--max-flipped {enough:g}%"
+    )
+
+
 def describe_loss(card: ModelCard, gate: Gate) -> str:
     """Say what a file of lower precision lost; continues a sentence that begins with "it"."""
     if no_layer_in_fp16(card, gate):
         return "holds no layer in fp16: all had to stay in fp32"
-    flipped = _distinct(gate.flipped, FP16_FLIPPED if card.precision == "fp16" else INT8_FLIPPED, "%")
+    flipped = _distinct(gate.flipped, INT8_FLIPPED if card.precision == "int8" else FP16_FLIPPED, "%")
     source = "real" if gate.images == "data" else "synthetic"
     text = f"answers {flipped} of the pixels of {gate.count} {source} images otherwise than fp32"
     if gate.image_dice is None or gate.image_dice_fp32 is None:

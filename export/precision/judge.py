@@ -122,8 +122,9 @@ def measured(
     kept: Sequence[str],
     good: Callable[[Gate], bool],
     display: Display,
+    what: str = "",
 ) -> Judgement:
-    """Measure a conversion on all pictures.
+    """Measure a conversion on all pictures; `what` names it for the display, by default by the card's precision.
 
     The gate passes if its figures are `good`, all answers are finite, and there is no doubt.
     """
@@ -132,7 +133,7 @@ def measured(
     seen: set[tuple[int, int]] = set()
     lower, fp32 = Metrics(card.output.classes), Metrics(card.output.classes)
     count = len(samples.measured)
-    for index in display.through(range(count), f"measuring {card.precision}", count):
+    for index in display.through(range(count), f"measuring {what or card.precision}", count):
         picture, truth = samples.measured[index]
         answer, expected = run(picture[None])[0], exact(picture[None])[0]
         size = picture.shape[0] * picture.shape[1]

@@ -277,14 +277,19 @@ def proof_section(card: ModelCard) -> str:
         f"## Proof\n\n{compared} {whose}, on {as_code(proof.provider)} with {versions}. The largest "
         f"error of a probability is {proof.max_abs_error:.1e}{limit}.\n\n{card_table(names, rows)}"
     )
-    gate = proof.gate
-    if gate is None:
-        return text
-    kept = "" if no_layer_in_fp16(card, gate) else ", ".join(map(as_code, gate.kept))
-    return (
-        f"{text}\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {describe_loss(card, gate)}.\n"
-        + (f"\nLayers that stayed in fp32: {kept}.\n" if kept else "")
-    )
+    if proof.gate is not None:
+        gate = proof.gate
+        kept = "" if no_layer_in_fp16(card, gate) else ", ".join(map(as_code, gate.kept))
+        text += f"\n### Gate\n\n**{'Passed' if gate.passed else 'Failed'}.** The file {describe_loss(card, gate)}.\n"
+        text += f"\nLayers that stayed in fp32: {kept}.\n" if kept else ""
+    if card.bf16 is not None:
+        text += (
+            "\n### bf16\n\n**Permitted.** With OpenVINO, unet-deploy computes this file in bf16 on CPUs that have it "
+            f"(`ProviderOptions(bf16=False)` refuses that). Judged on {as_code(card.bf16.provider)}, it then "
+            f"{describe_loss(card, card.bf16.gate)}; a probability of the proof's pictures is off by at most "
+            f"{card.bf16.max_abs_error:.1e}.\n"
+        )
+    return text
 
 
 def card_table(names: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -224,6 +225,23 @@ class Size(click.ParamType[tuple[int, int]]):
             self.fail(f"{value!r} is not a size; expected for example 1918x1280", param, ctx)
         found: tuple[int, int] = size
         return found
+
+
+class Percent(click.ParamType[float]):
+    """A share written as a percentage on the command line, "0.05%"; 0.0005 in Python."""
+
+    name = "N%"
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        if not re.fullmatch(r"\d{1,3}(\.\d{1,9})?\s*%", text) or float(text[:-1]) > 100:
+            self.fail(f"{value!r} is not a percentage; expected for example 0.05%", param, ctx)
+        return float(text[:-1]) / 100
 
 
 class FixedSize(click.ParamType[tuple[int, int, int]]):

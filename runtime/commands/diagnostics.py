@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from runtime.card import ModelCard, UNetConfig
 from runtime.commands import system_info
 from runtime.errors import DeviceError, UnetError, one_line
-from runtime.support.cpu_count import has_vnni
+from runtime.support.cpu_count import has_bf16, has_vnni
 
 if TYPE_CHECKING:
     from runtime.predictor import Predictor
@@ -242,10 +242,15 @@ def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: di
             f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
             f"give --device {best}, in Python device={best!r}; auto takes {chosen}",
         )
+    if on_cpu and "openvino" not in devices and has_bf16() and card.allows_bf16:
+        findings.advise(
+            f"{path}: may be computed in bf16, for which this CPU has instructions, but OpenVINO is not installed",
+            "pip install openvino",
+        )
     if best == "cpu":
         advise_on_threads(findings, path, devices["cpu"])
     if on_cpu and card.precision == "fp32" and card.target == "any":
-        advise_on_file(findings, path, taken[best])
+        advise_on_file(findings, path, card, taken[best])
 
 
 def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> None:
@@ -265,7 +270,7 @@ def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> 
         )
 
 
-def advise_on_file(findings: Findings, path: Path, before: float) -> None:
+def advise_on_file(findings: Findings, path: Path, card: ModelCard, before: float) -> None:
     """Suggest the files for CPUs in place of one for any device."""
     target = "unet-export CHECKPOINT --target cpu --tune, which measures here what is fastest"
     if not has_vnni():
@@ -273,8 +278,9 @@ def advise_on_file(findings: Findings, path: Path, before: float) -> None:
         return
     findings.advise(
         f"{path}: is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these {before:.1f} ms an image",
-        "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; without loss: "
-        + target,
+        "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; "
+        + "less is lost in bf16, by OpenVINO: --allow bf16 --data FOLDER; " * (has_bf16() and not card.allows_bf16)
+        + f"without loss: {target}",
     )
 
 
@@ -294,6 +300,7 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
         "activation": card.output.activation,
         "precision": card.precision,
         "target": card.target,
+        "bf16": card.allows_bf16,
         "architecture": card.architecture.summary,
         "widths": list(card.architecture.widths) if isinstance(card.architecture, UNetConfig) else None,
         "metrics": metrics,
@@ -317,6 +324,7 @@ def check_on_device(findings: Findings, path: Path, kind: str, card: ModelCard) 
             return {"failed": "no engine is built yet, and building one takes minutes"}
         with Predictor(path, kind) as predictor:
             return {
+                "arithmetic": predictor.report.arithmetic,
                 "golden_error": predictor.report.golden_error,
                 "tolerance": predictor.report.golden_limit,
                 "nodes": dict(predictor.report.nodes),

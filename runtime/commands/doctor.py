@@ -142,7 +142,8 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
     classes = ", ".join(card["classes"][:8]) + (", each by itself" if card["activation"] == "sigmoids" else "")
     fit = card["fit"] + (f" at {card['scale']:g} of its size" if card["scale"] != 1 else "")
     yield f"{card['name']}: {classes}; {width}x{height} {card['channels']}, {fit}{fixed}; " + (
-        f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}, {card['architecture']}"
+        f"{card['precision']}{', for CPUs' if card['target'] == 'cpu' else ''}{', bf16 permitted' * card['bf16']}, "
+        f"{card['architecture']}"
     )
     if card["metrics"]:
         yield ", ".join(f"{name} {value:.4g}" for name, value in card["metrics"].items())
@@ -151,7 +152,9 @@ def model_lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"{device:9} {one['failed']}"
             continue
         nodes, taken = ", ".join(f"{count} on {name}" for name, count in one["nodes"].items()), one["latency"]
-        yield f"{device:9} golden sample off by {one['golden_error']:.1e} (limit {one['tolerance']:g}); nodes: {nodes}"
+        layers = f"layers in {one['arithmetic']}, " if one["arithmetic"] else ""
+        checked = f"golden sample off by {one['golden_error']:.1e} (limit {one['tolerance']:g})"
+        yield f"{device:9} {layers}{checked}; nodes: {nodes}"
         yield (
             f"{'':9} {taken['median_ms']:.1f} ms an image of {width}x{height} (fastest {taken['fastest_ms']:.1f}, "
             f"95 % within {taken['p95_ms']:.1f} ms, {taken['runs']} runs, {one['threads']} threads), "

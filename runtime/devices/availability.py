@@ -18,6 +18,7 @@ from runtime.devices.device import Device
 from runtime.devices.registry import BACKENDS
 from runtime.devices.report import grouped
 from runtime.errors import DeviceError, DeviceWarning, warn_user
+from runtime.options import ProviderOptions
 
 T = TypeVar("T")
 
@@ -31,10 +32,12 @@ def device_name(device: object) -> str:
     return f"gpu:{device}" if device.isdecimal() else device.lower()
 
 
-def candidates(device: str | int, card: ModelCard | None = None) -> list[Device]:
+def candidates(
+    device: str | int, card: ModelCard | None = None, options: ProviderOptions | None = None
+) -> list[Device]:
     """Parse a device's name, such as "auto", "cpu", "gpu" or "cuda:1", to the devices to try, best first.
 
-    With "auto", those that gain nothing for a file of this `card` are left out.
+    With "auto", those that gain nothing for a file of this `card`, by these `options`, are left out.
 
     Raises:
         DeviceError: there is no such device.
@@ -48,7 +51,7 @@ def candidates(device: str | int, card: ModelCard | None = None) -> list[Device]
         return [
             Device(kind=kind, numbered=backend.numbered, unit=(backend.units or ("",))[0])
             for kind, backend in BACKENDS.items()
-            if card is None or backend.chosen_by_auto(card)
+            if card is None or backend.chosen_by_auto(card, options or ProviderOptions())
         ]
     kind, separator, index = name.partition(":")
     chosen = {

@@ -81,7 +81,7 @@ def _needs_no_build(_: SessionRequest) -> bool:
     return False
 
 
-def _every_file(_: ModelCard) -> bool:
+def _every_file(_: ModelCard, __: ProviderOptions) -> bool:
     return True
 
 
@@ -99,7 +99,7 @@ class Backend:
         on_cpu: True if it runs on the CPU: batches gain nothing.
         numbered: True if a machine may have several, "cuda:1".
         units: processors among which the name chooses, "openvino:GPU"; the first one is taken by default.
-        chosen_by_auto: True for a card whose file device="auto" may run there.
+        chosen_by_auto: True for a card whose file device="auto" may run there, by the user's options.
         one_profile: True if a session takes certain shapes only, so that the next best device serves the others.
         unavailable_reason: what keeps a device from running here, with the way to mend it; None if nothing was found.
         open: opens a session that has passed `SessionRequest.check`.
@@ -114,7 +114,7 @@ class Backend:
     on_cpu: bool = False
     numbered: bool = True
     units: tuple[str, ...] = ()
-    chosen_by_auto: Callable[[ModelCard], bool] = _every_file
+    chosen_by_auto: Callable[[ModelCard, ProviderOptions], bool] = _every_file
     one_profile: bool = False
     unavailable_reason: Callable[[Device], str | None]
     open: Callable[[SessionRequest], Session]

@@ -1,7 +1,8 @@
 """OpenVINO: Intel's kernels for CPUs, its GPUs and NPUs, which pip installs beside ONNX Runtime.
 
-What must not be left to it is decided here: the arithmetic (by default bf16, where a processor has it), which is read
-back; threads and their cores; what is kept on disk (nothing); telemetry (none).
+What must not be left to it is decided here: the arithmetic (by default bf16, where a processor has it; here only where
+the file's card permits that), which is read back; threads and their cores; what is kept on disk (nothing); telemetry
+(none).
 
 Sizes that are known before the first image, the card's and those of `ProviderOptions.fixed_sizes`, get a model of their
 own, which is faster by up to a half; all others share one model of free sizes. The two differ in the last digits of
@@ -13,7 +14,8 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -30,30 +32,43 @@ from runtime.devices.session import BatchOutput, Session
 from runtime.errors import DeviceError, ImageError, ModelError, one_line
 from runtime.model_file.golden import allowed_error, synthetic_image
 from runtime.options import ProviderOptions, Size
-from runtime.support.cpu_count import has_vnni
+from runtime.support.cpu_count import has_bf16, has_vnni
 from runtime.support.sizes import size_text
 
 TOLERANCE = 1e-4
 """As that of the CPU: differences of 2e-7 are seen."""
+
+PRECISION = "INFERENCE_PRECISION_HINT"
+"""OpenVINO's property of the arithmetic, which it need not keep to: so it is read back."""
+
+IN = "OpenVINO in "
+"""Words before the number format in `Node.provider`."""
+
+MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+"""OpenVINO's names of the operators that take the time of a network."""
 
 PLACES = re.compile(r"Exception from src/\S+:\d+:\s*|Caught exception: | failed at src/\S+:\d+")
 """Parts of OpenVINO's errors: places in its sources."""
 
 
 class OpenVinoSession(Session):
-    """A model in OpenVINO, one run at a time: its threads are shared by all."""
+    """A model in OpenVINO, one run at a time: its threads are shared by all.
 
-    def __init__(self, request: SessionRequest) -> None:
-        self.device, self._card = request.device, request.card
+    With `bf16` it computes in that, whatever the card permits and the CPU is made for.
+    """
+
+    def __init__(self, request: SessionRequest, *, bf16: bool = False) -> None:
+        self.device, self._card, self.bf16 = request.device, request.card, bf16
         self._lock = threading.Lock()
         self._core = core()
         self._graph = read_graph(self._core, request)
-        self._settings = settings(request.device.unit, request.threads, request.options)
+        self._settings = settings(request.device.unit, request.threads, request.options, bf16)
         fixed = request.card.input.fixed_shape
         self._inference = self._compiled(None)
         self._sizes = set() if fixed is not None else known_sizes(request.card, request.options)
         self._fixed: dict[Size, CompiledModel] = {}
         self.nodes = self._inference.nodes
+        self.arithmetic = arithmetic_of(self.nodes)
 
     @property
     def engine(self) -> str:
@@ -94,7 +109,7 @@ class OpenVinoSession(Session):
         if size is not None:
             graph.reshape({"image": [1, *size, self._card.architecture.in_channels]})
         compiled = partial(self._core.compile_model, graph, self.device.unit, self._settings)
-        return CompiledModel(compiled, self._card.architecture.classes)
+        return CompiledModel(compiled, self._card.architecture.classes, bf16=self.bf16)
 
     def _of_size(self, size: Size) -> "CompiledModel":
         """Return the model of a known size, which has to answer a picture as the one of free sizes does."""
@@ -102,7 +117,10 @@ class OpenVinoSession(Session):
             made = self._compiled(size)
             picture = synthetic_image(*size, self._card.architecture.in_channels, seed=0)[None]
             error = float(np.abs(made.run(picture) - self._open_inference().run(picture)).max())
-            if not error <= 2 * allowed_error(TOLERANCE, self._card):
+            limit = 2 * allowed_error(TOLERANCE, self._card)
+            if self.bf16:  # any error passes while bf16 is being judged
+                limit += 1 if self._card.bf16 is None else 2 * self._card.bf16.max_abs_error
+            if not error <= limit:
                 raise DeviceError(
                     f"device {self.device}: compiled for {size_text(size)}, the model answers a picture otherwise than "
                     f"for free sizes (off by {error:.2g}); update OpenVINO, or take another device"
@@ -119,10 +137,11 @@ class CompiledModel:
     Args:
         compiled: compiles the model.
         classes: number of them in an answer.
+        bf16: True if it has to compute in bf16, else in float32.
     """
 
-    def __init__(self, compiled: Callable[[], Any], classes: int) -> None:
-        self._compiled, self._classes = compiled, classes
+    def __init__(self, compiled: Callable[[], Any], classes: int, *, bf16: bool) -> None:
+        self._compiled, self._classes, self._expected = compiled, classes, "bf16" if bf16 else "f32"
         self._request = self._new_request()
         self.nodes = tuple(nodes_of(self._request.get_compiled_model()))
 
@@ -140,9 +159,9 @@ class CompiledModel:
 
     def _new_request(self) -> Any:
         compiled = self._compiled()
-        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if found != "f32":
-            raise DeviceError(f"OpenVINO computes in {found} here, expected f32; take another device")
+        found = compiled.get_property(PRECISION).to_string()
+        if found != self._expected:
+            raise DeviceError(f"OpenVINO computes in {found} here, expected {self._expected}; take another device")
         return compiled.create_infer_request()
 
 
@@ -192,12 +211,12 @@ def has_signed_values(graph: Any) -> bool:
     )
 
 
-def settings(unit: str, threads: int, options: ProviderOptions) -> dict[str, Any]:
-    """OpenVINO's properties: float32 arithmetic, one run at a time on so many threads, and no memory of past sizes.
+def settings(unit: str, threads: int, options: ProviderOptions, bf16: bool = False) -> dict[str, Any]:
+    """OpenVINO's properties: float32 or bf16, one run at a time on so many threads, and no memory of past sizes.
 
     GPUs and NPUs refuse the properties of the CPU's threads and memory.
     """
-    common = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    common = {PRECISION: "bf16" if bf16 else "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     if unit != "CPU":
         return common
     return common | {
@@ -215,8 +234,14 @@ def nodes_of(compiled: Any) -> list[Node]:
         if info["layerType"] in ("Input", "Output", "Const"):
             continue
         names = info.get("originalLayersNames") or op.get_friendly_name()
-        found.append(Node(name=names, operator=info["layerType"], provider=f"OpenVINO in {info['runtimePrecision']}"))
+        found.append(Node(name=names, operator=info["layerType"], provider=f"{IN}{info['runtimePrecision']}"))
     return found
+
+
+def arithmetic_of(nodes: Sequence[Node]) -> str:
+    """Return the number formats that convolutions and matrix products are computed in, the most frequent one first."""
+    found = Counter(node.provider.removeprefix(IN) for node in nodes if node.operator in MULTIPLYING)
+    return " and ".join(name for name, _ in found.most_common())
 
 
 def known_sizes(card: ModelCard, options: ProviderOptions) -> set[Size]:
@@ -247,13 +272,20 @@ def is_installed() -> bool:
     return find_spec("openvino") is not None
 
 
-def is_better_than_cpu(card: ModelCard) -> bool:
-    """Return True for an int8 file on a processor with instructions for it: OpenVINO is faster there."""
-    return card.precision == "int8" and card.target == "any" and is_installed() and has_vnni()
+def may_use_bf16(card: ModelCard, options: ProviderOptions) -> bool:
+    """Return True if the card permits bf16, the user does, and this CPU has instructions for it."""
+    return card.allows_bf16 and options.bf16 and has_bf16()
+
+
+def is_better_than_cpu(card: ModelCard, options: ProviderOptions) -> bool:
+    """Return True for files that OpenVINO computes faster by int8 or bf16, on a processor with instructions for it."""
+    faster = (card.precision == "int8" and has_vnni()) or may_use_bf16(card, options)
+    return card.target == "any" and faster and is_installed()
 
 
 def _open(request: SessionRequest) -> Session:
-    return request.checked(OpenVinoSession(request))
+    bf16 = request.device.unit == "CPU" and may_use_bf16(request.card, request.options)
+    return request.checked(OpenVinoSession(request, bf16=bf16))
 
 
 OPENVINO = Backend(

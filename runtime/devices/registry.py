@@ -22,11 +22,14 @@ PROVIDER: Mapping[str, str] = {kind: backend.provider for kind, backend in BACKE
 """Name of each kind's execution provider; ONNX Runtime's, but for OpenVINO."""
 
 
-def golden_tolerance(card: ModelCard, kind: str, golden: Golden | None = None) -> float:
-    """Return the largest |p - golden| that passes on a kind of device; less if the file's sample knows its rounding."""
+def golden_tolerance(card: ModelCard, kind: str, golden: Golden | None = None, *, bf16: bool = False) -> float:
+    """Return the largest |p - golden| that passes on a kind of device; less if the file's sample knows its rounding.
+
+    With `bf16` the device computes in it, as the card permits.
+    """
     backend = BACKENDS[kind]
     if backend.on_cpu or golden is None:
-        return allowed_error(backend.tolerance, card)
+        return allowed_error(backend.tolerance, card, bf16=bf16)
     return allowed_error(tf32_tolerance(golden.tf32_error, backend.tolerance), card)
 
 

@@ -13,8 +13,9 @@ class Report:
     `nodes` counts the graph's nodes by execution provider and `node_placement` names each; `golden_error` is the
     largest difference between this device's answer to the golden sample and the file's, and `golden_limit` the one
     that passes; `integrity` says if the file was compared with its digest; `engine` is the program that computes the
-    answers, with its version; `skipped` gives (device, reason), best device first; `switch` says what became of a
-    TensorRT engine that was built while another device served.
+    answers, with its version; `arithmetic` is that of the network's layers as this program tells it, such as "bf16" or
+    "u8 and f32", "" from ONNX Runtime, which does not tell; `skipped` gives (device, reason), best device first;
+    `switch` says what became of a TensorRT engine that was built while another device served.
     """
 
     requested: str
@@ -27,6 +28,7 @@ class Report:
     threads: int
     onnxruntime: str
     engine: str = ""
+    arithmetic: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
     switch: str = ""
     node_placement: tuple[Node, ...] = field(default=(), repr=False)
@@ -34,7 +36,8 @@ class Report:
     def __str__(self) -> str:
         places = ", ".join(f"{count} on {name}" for name, count in self.nodes.items())
         checks = f"golden sample off by {self.golden_error:.1e}, digest {self.integrity}"
-        lines = [f"{self.device}: {self.provider}, nodes: {places}; {checks}"]
+        layers = f", layers in {self.arithmetic}" if self.arithmetic else ""
+        lines = [f"{self.device}: {self.provider}{layers}, nodes: {places}; {checks}"]
         return "\n".join([*lines, *grouped(self.skipped), *([self.switch] if self.switch else [])])
 
 

@@ -67,7 +67,12 @@ class Session:
     Attributes:
         device: where it runs.
         nodes: where ONNX Runtime put each node of the graph.
+        bf16: True if the file is computed in bf16, as its card permits.
+        arithmetic: that of the network's layers, "" if the program that runs it does not tell.
     """
+
+    bf16 = False
+    arithmetic = ""
 
     def __init__(self, inference: Any, device: Device, card: ModelCard) -> None:
         self.device = device

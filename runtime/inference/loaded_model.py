@@ -84,7 +84,7 @@ class LoadedModel:
         return 1 if self.on_cpu else min(GPU_BATCH, self._factory.options.max_batch)
 
     def _open(self, device: str) -> None:
-        factory, devices = self._factory, candidates(device, self.card)
+        factory, devices = self._factory, candidates(device, self.card, self._factory.options)
         chosen, (session, error), skipped, late = availability.choose(
             devices, factory.open, factory.build_in_background
         )
@@ -160,10 +160,11 @@ class SessionFactory:
         if reason:
             raise DeviceError(f"device {device}: {reason}")
         errors = [0.0]
-        tolerance = golden_tolerance(self.card, device.kind, self.golden)
 
         def check(session: Session) -> None:
-            measure = self.golden.error if BACKENDS[device.kind].on_cpu else self.golden.largest_error
+            tolerance = golden_tolerance(self.card, device.kind, self.golden, bf16=session.bf16)
+            exact = BACKENDS[device.kind].on_cpu and not session.bf16
+            measure = self.golden.error if exact else self.golden.largest_error
             try:
                 errors[0] = measure(lambda images: session.run(images).probability, self.card.input.fixed_size)
             except DeviceError as error:  # there is no smaller batch: this file runs for no image
@@ -205,11 +206,12 @@ class SessionFactory:
             provider=BACKENDS[session.device.kind].provider,
             nodes=session.placement(),
             golden_error=error,
-            golden_limit=golden_tolerance(self.card, session.device.kind, self.golden),
+            golden_limit=golden_tolerance(self.card, session.device.kind, self.golden, bf16=session.bf16),
             integrity=self.integrity.told,
             threads=self.threads,
             onnxruntime=onnxruntime.__version__,
             engine=session.engine,
+            arithmetic=session.arithmetic,
             node_placement=session.nodes,
         )
 

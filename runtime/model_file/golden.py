@@ -13,13 +13,13 @@ import base64
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import InputSpec, ModelCard
+from runtime.card import Bf16Permission, InputSpec, ModelCard
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -32,6 +32,9 @@ MAX_BYTES = 64 * 2**20
 
 ROUNDING = 4.0
 """Factor between what two ways to compute a file below fp32 differed by where it was exported, and what devices may."""
+
+BF16_ROUNDING = 2.0
+"""Factor between bf16's error where a file was exported and on other processors, which round sums in another order."""
 
 LEAST_GPU_TOLERANCE = 5e-3
 """Error that passes on a GPU for any network."""
@@ -46,12 +49,14 @@ class Golden:
 
     `others` are further samples of the same shapes for devices that compute coarsely, and have none themselves.
     `tf32_error` is the largest error of the network in TF32, simulated on all these images; None if nobody knows it.
+    `bf16` is the card's permission of that name, which travels here.
     """
 
     image: NDArray[np.uint8]
     probability: NDArray[np.float32]
     others: tuple["Golden", ...] = ()
     tf32_error: float | None = None
+    bf16: Bf16Permission | None = None
 
     @classmethod
     def made(cls, image: NDArray[np.uint8], run: NetworkFunction, size: tuple[int, int] | None = None) -> "Golden":
@@ -82,12 +87,14 @@ class Golden:
         return max(sample.error(run, size) for sample in (self, *self.others))
 
     def to_json(self) -> str:
-        """Return all arrays with their shapes, as base64 of zlib-compressed bytes, and the error in TF32."""
+        """Return all arrays with their shapes, as base64 of zlib-compressed bytes, and what is known of rounding."""
         data: dict[str, Any] = self._packed()
         if self.others:
             data["others"] = [other._packed() for other in self.others]
         if self.tf32_error is not None:
             data["tf32_error"] = self.tf32_error
+        if self.bf16 is not None:
+            data["bf16"] = asdict(self.bf16)
         return json.dumps(data, sort_keys=True)
 
     def _packed(self) -> dict[str, Any]:
@@ -112,9 +119,10 @@ class Golden:
             tf32_error = data.get("tf32_error")
             if tf32_error is not None and not (type(tf32_error) in (int, float) and 0 <= tf32_error <= 1):
                 raise ValueError("its error in TF32 is not a number from 0 to 1")
+            bf16 = Bf16Permission.from_data(data["bf16"]) if "bf16" in data else None
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
-        return replace(first, others=tuple(others), tf32_error=tf32_error)
+        return replace(first, others=tuple(others), tf32_error=tf32_error, bf16=bf16)
 
     @classmethod
     def _unpacked(cls, data: dict[str, Any]) -> "Golden":
@@ -127,11 +135,14 @@ class Golden:
         return cls(image=image, probability=probability)
 
 
-def allowed_error(device_tolerance: float, card: ModelCard) -> float:
+def allowed_error(device_tolerance: float, card: ModelCard, *, bf16: bool = False) -> float:
     """Return the largest |p - golden| that passes on a device whose tolerance for fp32 files is given.
 
     A deep network that rounds coarsely by itself was proved with a tolerance of its own, which counts here too.
+    A device that computes in `bf16`, as the card permits, may be off by twice what the export saw of bf16 more.
     """
+    if bf16 and card.bf16 is not None:
+        return allowed_error(device_tolerance, card) + BF16_ROUNDING * card.bf16.golden_error
     if card.proof is None:
         return device_tolerance
     if card.proof.tolerance is not None:

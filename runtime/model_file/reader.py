@@ -1,5 +1,6 @@
 """Card and golden sample of a model's file, read and checked before ONNX Runtime sees the file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.card import ModelCard
@@ -39,6 +40,7 @@ def read_model(path: Path) -> tuple[ModelCard, Golden]:
     card_json, golden_json = read_card_and_golden(path)
     try:
         card, golden = ModelCard.from_json(card_json), Golden.from_json(golden_json)
+        card = replace(card, bf16=golden.bf16)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     found = golden.image.shape[2], golden.probability.shape[0]

@@ -57,7 +57,23 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
 
 def has_vnni() -> bool:
     """Return True if this CPU multiplies 8-bit integers by VNNI, as Linux says."""
-    return bool(re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text_of(Path("/proc/cpuinfo")), re.MULTILINE))
+    return has_instructions("avx512_vnni", "avx_vnni")
+
+
+def has_bf16() -> bool:
+    """Return True if this CPU has instructions for bf16 (AVX512-BF16 or AMX), as Linux says."""
+    return has_instructions("avx512_bf16", "amx_bf16")
+
+
+def has_avx512() -> bool:
+    """Return True if this CPU has AVX-512, by which bf16 can be computed step by step, as Linux says."""
+    return has_instructions("avx512bw")
+
+
+def has_instructions(*names: str) -> bool:
+    """Return True if Linux lists one of these sets of instructions for this CPU."""
+    listed = re.search(r"^flags\s*:(.*)", text_of(Path("/proc/cpuinfo")), re.MULTILINE)
+    return listed is not None and not {*names}.isdisjoint(listed[1].split())
 
 
 def text_of(path: Path) -> str:

@@ -1,9 +1,11 @@
 """The tables and lines of unet-export."""
 
-import pytest
-from onnx_files import gate_of, write_onnx
+from dataclasses import replace
 
-from export.console_report import proof_table
+import pytest
+from onnx_files import gate_of, permission_of, write_onnx
+
+from export.console_report import proof_table, verdict_line
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,22 @@ def test_below_fp32_the_table_shows_what_is_judged_with_its_limit(tmp_path, prec
     lines = proof_table(card).splitlines()
     assert lines[0] == "judged on 8 real images                            found   limit             verdict"
     assert lines[1:] == rows
+
+
+def test_bf16_has_a_table_and_a_part_of_the_last_line(tmp_path):
+    card = write_onnx(tmp_path / "model.onnx")
+    assert "bf16" not in proof_table(card) + verdict_line(card, "")
+    allowed = replace(card, bf16=permission_of(flipped=8.1e-5, image_dice=0.97, image_dice_fp32=0.971))
+    assert proof_table(allowed).splitlines()[-4:] == [
+        "in bf16, judged on 8 real images                   found   limit             verdict",
+        "pixels flipped against fp32                      0.0081%   at most 0.0500%   PASS",
+        "image Dice of fp32                                0.9710   at least 0.4850   PASS",
+        "image Dice lost                                   0.0010   not judged",
+    ]
+    assert verdict_line(allowed, "").removeprefix(verdict_line(card, "")) == (
+        "; CPUs with bf16 may compute it in bf16, where it answers 0.0081% of the pixels of 8 real images otherwise "
+        "than fp32, with an image Dice of 0.9700 instead of 0.9710 (0.1000 points less)"
+    )
+    refused = replace(card, bf16=permission_of(passed=False, flipped=0.01))
+    assert proof_table(refused).splitlines()[-1].split()[-5:] == ["1.0000%", "at", "most", "0.0500%", "FAILED"]
+    assert verdict_line(refused, "") == verdict_line(card, "")

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.helper import set_model_props
-from onnx_files import gate_of, write_onnx
+from onnx_files import gate_of, permission_of, write_onnx
 from PIL import Image, ImageSequence
 
 from export.hub import write_model_card
@@ -225,3 +225,19 @@ def test_a_folder_in_the_way(tmp_path):
     (tmp_path / "model.md").mkdir()
     with pytest.raises(OutputError, match=r"model.md: is a folder, expected a file name"):
         write_model_card(tmp_path / "model.onnx")
+
+
+def test_a_model_card_tells_of_bf16(tmp_path):
+    file = tmp_path / "model.onnx"
+    write_onnx(file)
+    seal(file)
+    assert "bf16" not in write_model_card(file).read_text()
+    write_onnx(file, bf16=permission_of(flipped=8.1e-5))
+    seal(file)
+    text = write_model_card(file).read_text()
+    assert text[text.index("### bf16") : text.index("## License")] == (
+        "### bf16\n\n**Permitted.** With OpenVINO, unet-deploy computes this file in bf16 on CPUs that have it "
+        "(`ProviderOptions(bf16=False)` refuses that). Judged on `OpenVINO 2026.4.1 in bf16`, it then answers 0.0081% "
+        "of the pixels of 8 real images otherwise than fp32; a probability of the proof's pictures is off by at most "
+        "2.0e-02.\n\n"
+    )

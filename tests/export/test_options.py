@@ -186,3 +186,39 @@ def test_an_export_takes_the_ends_of_a_network_with_the_network_only():
     with pytest.raises(ConfigError, match=r"^--output-key: goes with --network; give that too, or leave it out$"):
         options_to_export({"output_key": "out"})
     options_to_export({"output_key": "out", "network": "net.py:Net"})
+
+
+DATA = {"data": "Data"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"allow": "bf16"}, "--allow bf16: needs real images to judge the answers on; give --data FOLDER"),
+        ({"allow": "fp8"} | DATA, "--allow fp8: expected bf16"),
+        ({"allow": "bf16", "raw": True} | DATA, "--allow bf16: --raw writes no file for it; leave it out"),
+        ({"allow": "bf16", "target": "cpu"} | DATA, "--allow bf16: --target cpu writes no file for it; leave it out"),
+        (
+            {"allow": "bf16", "precision": "fp16"} | DATA,
+            "--allow bf16: is for fp32 and int8 files; leave it out, or --precision fp16",
+        ),
+        (
+            {"allow": "bf16", "precision": "int8", "int8_for": "tensorrt"} | DATA,
+            "--allow bf16: an int8 file for TensorRT never runs in bf16; leave it out, or give --for cpu",
+        ),
+        (
+            {"allow": "bf16", "precision": "int8", "values": "s8"} | DATA,
+            "--allow bf16: an int8 file for TensorRT never runs in bf16; leave it out, or give --for cpu",
+        ),
+        ({"allow": "bf16", "max_flipped": 2.0} | DATA, "max_flipped: found 2.0, expected a number from 0 to 1"),
+        ({"max_flipped": 0.01} | DATA, "--max-flipped: goes with --allow bf16; leave it out"),
+    ],
+)
+def test_bf16_is_allowed_where_a_device_may_use_it_and_images_judge_it(given, message):
+    with pytest.raises(ConfigError) as caught:
+        options_to_export(given)
+    assert str(caught.value) == message
+
+
+def test_an_int8_file_in_bf16_is_for_cpus():
+    assert options_to_export({"allow": "bf16", "precision": "int8"} | DATA).int8_place == "cpu"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.card import (
+    Bf16Permission,
     Gate,
     InputSpec,
     ModelCard,
@@ -526,3 +527,38 @@ def test_a_field_of_schema_2_in_a_card_of_schema_1_is_no_way_around_its_checks()
     data["architecture"]["kind"] = "module"
     with pytest.raises(ModelError, match=r"card field architecture\.name: is missing"):
         ModelCard.from_json(json.dumps(data))
+
+
+def permission(**changes):
+    gate = replace(full_card().proof.gate, passed=True)
+    known = {"max_flipped": 1e-4, "golden_error": 0.01, "max_abs_error": 0.02, "provider": "OpenVINO 2026.4 in bf16"}
+    return Bf16Permission(**({"gate": gate} | known | changes))
+
+
+def test_the_permission_of_bf16_is_no_field_of_the_cards_json():
+    """Earlier versions refuse fields that they do not know, so it travels with the golden sample."""
+    card = replace(full_card(), bf16=permission())
+    assert card.allows_bf16 and card.to_json() == full_card().to_json()
+    assert ModelCard.from_json(card.to_json()) == full_card()
+    with pytest.raises(ModelError, match=r"^card field 'bf16': is unknown; export the model again$"):
+        ModelCard.from_json(json.dumps(json.loads(card.to_json()) | {"bf16": None}))
+
+
+def test_a_gate_that_failed_permits_nothing():
+    failed = permission(gate=full_card().proof.gate)
+    assert not replace(full_card(), bf16=failed).allows_bf16 and not full_card().allows_bf16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"golden_error": 1.5}, "card field bf16.golden_error: found 1.5, expected a number from 0 to 1"),
+        ({"max_abs_error": math.nan}, "card field bf16.max_abs_error: found nan, expected a number from 0 to 1"),
+        ({"max_flipped": -1}, "card field bf16.max_flipped: found -1, expected a number from 0 to 1"),
+        ({"provider": ""}, "card field bf16.provider: found '', expected text of 1 to 200 characters"),
+    ],
+)
+def test_absurd_permissions_are_refused(changes, message):
+    with pytest.raises(ModelError) as caught:
+        permission(**changes)
+    assert str(caught.value) == message

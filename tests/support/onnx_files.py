@@ -12,7 +12,7 @@ from export.graph import build_graph
 from export.precision.calibration import calibrate
 from export.precision.int8 import quantisable, to_int8, values_to_calibrate
 from export.proof import make_golden
-from runtime.card import CARD_KEY, Gate, Parity, Proof, ProofRow, Training
+from runtime.card import CARD_KEY, Bf16Permission, Gate, Parity, Proof, ProofRow, Training
 from runtime.model_file.golden import GOLDEN_KEY, golden_image, synthetic_image
 from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
@@ -41,6 +41,12 @@ def gate_of(passed=True, **changes):
     return Gate(**(fields | changes), passed=passed)
 
 
+def permission_of(passed=True, max_flipped=5e-4, **changes):
+    """Make a permission of bf16 whose gate has these fields."""
+    known = {"golden_error": 0.01, "max_abs_error": 0.02, "provider": "OpenVINO 2026.4.1 in bf16"}
+    return Bf16Permission(gate=gate_of(passed, **changes), max_flipped=max_flipped, **known)
+
+
 def write_onnx(
     path,
     *,
@@ -51,6 +57,7 @@ def write_onnx(
     gate=None,
     graph=None,
     of_card=None,
+    bf16=None,
     **config,
 ):
     """Write a file and return its card; `of_card` maps the card, `config` are fields of `UNetConfig`."""
@@ -78,7 +85,7 @@ def write_onnx(
     card = card if of_card is None else of_card(card)
     model = onnx.ModelProto()
     model.CopyFrom(graph or built)
-    set_model_props(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: golden.to_json()})
+    set_model_props(model, {CARD_KEY: card.to_json(), GOLDEN_KEY: replace(golden, bf16=bf16).to_json()})
     path.write_bytes(model.SerializeToString())
     return card
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from runtime.commands.console import NONE, Command, IgnoredValue, Size, started_as
+from runtime.commands.console import NONE, Command, IgnoredValue, Percent, Size, started_as
 from runtime.commands.entry import start
 from runtime.errors import DeviceWarning, ImageError, ImageWarning, ProofError, UnetError, one_line, shown
 
@@ -245,3 +245,14 @@ def test_a_command_is_imported_when_it_is_started(tmp_path, monkeypatch, text, c
 def test_a_module_that_is_missing_is_an_error_of_ours_where_no_extra_brings_it():
     with pytest.raises(ModuleNotFoundError):
         start("there_is_no_such_module")
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.05%", 0.0005), ("1 %", 0.01), ("100%", 1.0), ("0%", 0.0)])
+def test_percentages(text, value):
+    assert Percent().convert(text, None, None) == pytest.approx(value, abs=1e-15)
+
+
+@pytest.mark.parametrize("text", ["0.05", "5e-2%", "-1%", "101%", "%", "nan%"])
+def test_what_is_no_percentage_is_refused(text):
+    with pytest.raises(click.BadParameter, match=f"^{text!r} is not a percentage; expected for example 0.05%$"):
+        Percent().convert(text, None, None)

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runtime.card import CARD_KEY
+from runtime.card import CARD_KEY, Bf16Permission, Gate
 from runtime.commands import diagnostics, system_info
-from runtime.commands.doctor import main
+from runtime.commands.doctor import main, model_lines
 from runtime.devices import availability
 from runtime.engine_store.engine_cache import MANIFEST, EngineCache
 from runtime.model_file.digest import DIGEST_KEY
+from runtime.model_file.golden import GOLDEN_KEY, Golden
+from runtime.model_file.metadata import read_metadata
 
 GPU = {"driver": "580.1", "gpus": [{"name": "GPU 0", "memory_bytes": 8_000_000_000, "free_bytes": 4_000_000_000}]}
 
@@ -316,7 +318,7 @@ def test_every_variable_that_is_listed_is_explained(monkeypatch, report, run):
 def timed(monkeypatch, four_cores):
     """Set how long a model takes on each device or with a number of threads on the CPU, and how busy others are."""
 
-    def set_times(others=0.0, vnni=False, **known):
+    def set_times(others=0.0, vnni=False, bf16=False, **known):
         def latency(predictor, seconds=None):
             device, threads = predictor.report.device, predictor.report.threads
             median = known.get(f"cpu{threads}", known["cpu"]) if device == "cpu" else known[device]
@@ -326,6 +328,7 @@ def timed(monkeypatch, four_cores):
         monkeypatch.setattr(diagnostics, "latency", latency)
         monkeypatch.setattr(diagnostics, "SLOW_MS", 1.0)
         monkeypatch.setattr(diagnostics, "has_vnni", lambda: vnni)
+        monkeypatch.setattr(diagnostics, "has_bf16", lambda: bf16)
 
     return set_times
 
@@ -334,23 +337,64 @@ TUNE = "unet-export CHECKPOINT --target cpu --tune, which measures here what is 
 
 
 @pytest.mark.parametrize(
-    ("vnni", "what", "do"),
+    ("made_for", "what", "do"),
     [
-        (False, "is for any device (30.0 ms an image); a file for CPUs may be faster", TUNE),
+        ({}, "is for any device (30.0 ms an image); a file for CPUs may be faster", TUNE),
         (
-            True,
+            {"vnni": True},
             "is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these 30.0 ms an image",
             "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; "
             f"without loss: {TUNE}",
         ),
+        (
+            {"vnni": True, "bf16": True},
+            "is fp32, and this CPU has VNNI: int8 for CPUs takes about half of these 30.0 ms an image",
+            "unet-export CHECKPOINT --precision int8 --for cpu --data FOLDER, which says what it loses; less is lost "
+            f"in bf16, by OpenVINO: --allow bf16 --data FOLDER; without loss: {TUNE}",
+        ),
     ],
 )
-def test_a_file_for_cpus_is_suggested_where_the_cpu_is_best(report, timed, models, vnni, what, do):
-    timed(cpu=30.0, vnni=vnni)
+def test_a_file_for_cpus_is_suggested_where_the_cpu_is_best(report, timed, models, made_for, what, do):
+    timed(cpu=30.0, **made_for)
     (problem,) = report(models["conv"])["problems"]
     assert problem == {"severity": "advice", "what": f"{models['conv']}: {what}", "do": do}
-    timed(cpu=0.9, vnni=vnni)
+    timed(cpu=0.9, **made_for)
     assert report(models["conv"])["problems"] == []
+
+
+def permitted(model_of, path):
+    """Write a file with the permission to compute it in bf16."""
+    gate = Gate(images="data", count=9, flipped=0.0, image_dice=None, image_dice_fp32=None, kept=(), passed=True)
+    permission = Bf16Permission(
+        gate=gate, max_flipped=1e-4, golden_error=0.01, max_abs_error=0.01, provider="OpenVINO in bf16"
+    )
+    golden = Golden.from_json(read_metadata(path)[GOLDEN_KEY])
+    return model_of("conv", metadata={GOLDEN_KEY: replace(golden, bf16=permission).to_json()})
+
+
+def test_a_file_that_may_be_computed_in_bf16_wants_openvino(report, run, timed, models, write_model):
+    path = permitted(write_model, models["conv"])
+    what = f"{path}: may be computed in bf16, for which this CPU has instructions, but OpenVINO is not installed"
+    for bf16 in (True, False):
+        timed(cpu=30.0, bf16=bf16)
+        found = report(path)
+        said = {"severity": "advice", "what": what, "do": "pip install openvino"}
+        assert (said in found["problems"]) == bf16
+        assert found["model"]["card"]["bf16"] is True and found["model"]["devices"]["cpu"]["arithmetic"] == ""
+    assert "; fp32, bf16 permitted, " in run(path).stdout
+    assert "bf16 permitted" not in run(models["conv"]).stdout
+
+
+def test_the_arithmetic_of_a_device_is_shown():
+    taken = {"median_ms": 1.0, "fastest_ms": 1.0, "p95_ms": 1.0, "runs": 1}
+    known = {"golden_error": 0.01, "tolerance": 0.02, "nodes": {"OpenVINO in bf16": 9}, "threads": 1, "latency": taken}
+    card = {"size": [2, 3], "fixed_shape": None, "classes": ["car"], "activation": "sigmoid", "fit": "stretch"}
+    card |= {"scale": 1, "name": "m", "channels": "L", "precision": "fp32", "target": "any", "bf16": True}
+    found = {"path": "m.onnx", "bytes": 9, "digest": "verified", "card": card | {"architecture": "net", "metrics": {}}}
+    lines = [*model_lines(found | {"devices": {"openvino": known | {"arithmetic": "bf16"}}})]
+    assert lines[2] == (
+        "openvino  layers in bf16, golden sample off by 1.0e-02 (limit 0.02); nodes: 9 on OpenVINO in bf16"
+    )
 
 
 def test_fewer_threads_are_suggested_where_they_are_faster(report, run, timed, write_model, make_card):

@@ -57,6 +57,49 @@ def test_further_samples_and_the_error_in_tf32_round_trip(golden):
     assert np.array_equal(again.others[0].probability, other.probability)
 
 
+PERMISSION = {
+    "gate": {
+        "images": "data", "count": 45, "flipped": 8e-5, "image_dice": 0.97, "image_dice_fp32": 0.97, "kept": [],
+        "passed": True, "layers": None,
+    },
+    "max_flipped": 1e-4, "golden_error": 0.01, "max_abs_error": 0.02, "provider": "OpenVINO 2026.4 in bf16",
+}  # fmt: skip
+
+
+def test_the_permission_of_bf16_travels_with_the_sample(golden):
+    found = Golden.from_json(changed(golden, bf16=PERMISSION))
+    assert (found.bf16.gate.count, found.bf16.golden_error) == (45, 0.01)
+    assert Golden.from_json(found.to_json()).bf16 == found.bf16 and json.loads(found.to_json())["bf16"] == PERMISSION
+    assert golden.bf16 is None and "bf16" not in json.loads(golden.to_json())
+
+
+@pytest.mark.parametrize(
+    ("permission", "message"),
+    [
+        (None, "card field bf16: found None, expected a record"),
+        ({}, "card field bf16.gate: is missing; export the model again"),
+        (PERMISSION | {"more": 1}, "card field bf16.'more': is unknown; export the model again"),
+        (PERMISSION | {"golden_error": "0"}, "card field bf16.golden_error: found '0', expected a number from 0 to 1"),
+    ],
+)
+def test_a_damaged_permission_is_a_model_error(golden, permission, message):
+    with pytest.raises(ModelError) as caught:
+        Golden.from_json(changed(golden, bf16=permission))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("bf16", "limit"), [(False, 1e-4), (True, pytest.approx(1e-4 + 2 * 0.01))], ids=["in float32", "in bf16"]
+)
+def test_a_device_in_bf16_may_be_off_by_twice_what_the_export_saw(golden, bf16, limit):
+    spec = ModuleConfig(name="net", in_channels=3, classes=1)
+    card = ModelCard(
+        name="m", producer={}, architecture=spec, input=InputSpec(), output=OutputSpec(), weights_sha256="0" * 64,
+        bf16=Golden.from_json(changed(golden, bf16=PERMISSION)).bf16,
+    )  # fmt: skip
+    assert allowed_error(1e-4, card, bf16=bf16) == limit
+
+
 def test_samples_of_older_files_have_one_image(golden):
     assert json.loads(golden.to_json()).keys() == {"image", "probability"}
     again = Golden.from_json(golden.to_json())

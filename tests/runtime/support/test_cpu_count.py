@@ -75,3 +75,19 @@ def test_files_of_the_system_are_read_as_far_as_they_can_be(tmp_path):
 def test_cpus_that_multiply_integers(monkeypatch, flags, has):
     monkeypatch.setattr(cpu_count, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
     assert cpu_count.has_vnni() == has
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16", "avx512"),
+    [
+        ("avx512f avx512bw avx512_bf16", True, True),
+        ("avx512bw avx512_vnni", False, True),
+        ("avx2 amx_bf16", True, False),
+        ("avx2 avx512_bf16x", False, False),
+    ],
+)
+def test_cpus_that_compute_bf16(monkeypatch, flags, bf16, avx512):
+    monkeypatch.setattr(cpu_count, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
+    assert (cpu_count.has_bf16(), cpu_count.has_avx512()) == (bf16, avx512)
+    monkeypatch.setattr(cpu_count, "text_of", lambda path: "")
+    assert not cpu_count.has_bf16() and not cpu_count.has_avx512()
