@@ -34,9 +34,13 @@ def python_command(script: str, *arguments: object) -> list[str]:
 
 
 def environment_variables() -> dict[str, str]:
-    """This process's environment variables, changed so that this checkout's packages are found first."""
+    """This process's environment variables, changed so that this checkout's packages are found first.
+
+    Python may write bytecode, which pip does for packages that are installed: it would be compiled at every start.
+    """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    own = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
 
 
 def run_script(script: str, *arguments: object, limit_s: float = LIMIT_S) -> str:

@@ -56,6 +56,16 @@ def test_prediction_from_file_to_file_loads_neither_torch_nor_the_rest_of_the_ho
         assert (np.asarray(picture) == np.full((4, 5), 255)).all()
 
 
+def test_prediction_of_a_jpeg_loads_no_pillow(root, tmp_path, models):
+    """Nor what only engines, tables and other formats need: a start costs little more than ONNX Runtime's."""
+    Image.fromarray(np.full((4, 5, 3), 200, np.uint8)).save(tmp_path / "a.jpg", quality=100)
+    program = "import runtime, sys; runtime.predict(sys.argv[1], model=sys.argv[2], device='cpu').save(sys.argv[3]); "
+    names = ["PIL", "hashlib", "shutil", "csv", "runtime.image_files.tiff", "runtime.engine_store"]
+    out = tmp_path / "mask.png"
+    assert fresh(program + loaded(names), root, tmp_path / "a.jpg", models["brightness"], out) == "[]"
+    assert (np.asarray(Image.open(out)) == np.full((4, 5), 255)).all()
+
+
 def test_command_line_loads_neither_torch_nor_the_rest_of_the_house(root):
     assert fresh("import runtime.commands.predict_files; " + loaded(NEVER), root) == "[]"
 

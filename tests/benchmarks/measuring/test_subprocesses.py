@@ -17,6 +17,11 @@ def test_packages_are_those_of_this_checkout_and_not_of_the_current_folder(tmp_p
     )
 
 
+def test_a_script_writes_bytecode_as_an_installed_package_has_it(monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert run_script("import sys; print(sys.dont_write_bytecode)") == "False\n"
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
