@@ -194,11 +194,25 @@ def restore(probability: NDArray[np.float32], fitted: Fitted) -> NDArray[np.floa
     """
     if probability.shape[1:] == fitted.original == (fitted.height, fitted.width):
         return probability
-    part = probability[
-        :, fitted.top : fitted.top + fitted.height, fitted.left : fitted.left + fitted.width
-    ]  # [classes, h, w]
-    planes = resize(np.ascontiguousarray(part.transpose(1, 2, 0)), fitted.original)  # [height, width, classes]
-    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+    rows, columns = np.s_[fitted.top : fitted.top + fitted.height], np.s_[fitted.left : fitted.left + fitted.width]
+    planes = np.empty((len(probability), *fitted.original), np.float32)
+    for plane, found in zip(
+        planes, probability[:, rows, columns], strict=True
+    ):  # all at once takes 5 to 8 times as long
+        resize_plane(found, plane)
+    return planes
+
+
+def resize_plane(found: NDArray[np.float32], plane: NDArray[np.float32]) -> None:
+    """Resize float32 [height, width] into all of `plane`, [height, width], as `resize` does."""
+    size, source = plane.shape, found.shape
+    smaller = (min(source[0], size[0]), min(source[1], size[1]))
+    if smaller not in (source, size):
+        found = np.asarray(cv2.resize(found, smaller[::-1], interpolation=cv2.INTER_AREA), np.float32)
+    if found.shape == size:
+        plane[:] = found
+    else:
+        cv2.resize(found, size[::-1], plane, interpolation=cv2.INTER_AREA if smaller == size else cv2.INTER_LINEAR)
 
 
 def resize(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -124,5 +124,17 @@ def test_native_at_a_fraction_of_an_images_own_size(original, scale, fitted_size
     assert fitted.image.shape == (*fitted_size, 3) and fitted.original == original
     assert np.array_equal(fitted.image, resize(image, fitted_size))
     probability = np.random.default_rng(1).random((2, *fitted_size), np.float32)
-    expected = resize(np.ascontiguousarray(probability.transpose(1, 2, 0)), original)
-    assert np.array_equal(restore(probability, fitted), expected.transpose(2, 0, 1))
+    expected = [resize(one[:, :, None], original)[:, :, 0] for one in probability]
+    assert np.array_equal(restore(probability, fitted), np.stack(expected))
+
+
+@pytest.mark.parametrize("original", [(90, 140), (9, 14), (90, 14), (24, 33), (24, 14), (90, 33)])
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+@pytest.mark.parametrize("how", ["stretch", "letterbox"])
+def test_each_class_is_restored_as_it_is_alone(original, classes, how):
+    spec = InputSpec(size=(24, 33), fit=how)
+    fitted = fit(np.zeros((*original, 3), np.uint8), spec)
+    probability = np.random.default_rng(0).random((classes, 24, 33), np.float32)
+    rows, columns = slice(fitted.top, fitted.top + fitted.height), slice(fitted.left, fitted.left + fitted.width)
+    alone = [resize(np.ascontiguousarray(one[rows, columns])[:, :, None], original)[:, :, 0] for one in probability]
+    assert np.array_equal(restore(probability, fitted), np.stack(alone))
