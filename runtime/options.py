@@ -106,8 +106,8 @@ class ProviderOptions:
         fixed_sizes: up to four (height, width) or "WxH", beside the card's size, for which a model of their own is
             compiled at the first image of such a size, which takes up to a second. It is faster,
             by up to a half for int8.
-        bf16: compute in bf16 where the file's card permits that, on CPUs with instructions for it (AVX512-BF16, AMX);
-            `Report.arithmetic` says what runs. False: in float32, as all other files.
+        bf16: compute in bf16 where the file's card permits that, on CPUs that are faster so (with AMX, or AMD's with
+            AVX512-BF16); `Report.arithmetic` says what runs. False: in float32, as all other files.
 
     CPU
         arena: keep freed memory for the next run (`enable_cpu_mem_arena`). False returns it to the system after each

@@ -244,7 +244,7 @@ def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: di
         )
     if on_cpu and "openvino" not in devices and has_bf16() and card.allows_bf16:
         findings.advise(
-            f"{path}: may be computed in bf16, for which this CPU has instructions, but OpenVINO is not installed",
+            f"{path}: may be computed in bf16, in which this CPU is faster, but OpenVINO is not installed",
             "pip install openvino",
         )
     if best == "cpu":

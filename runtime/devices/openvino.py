@@ -273,7 +273,7 @@ def is_installed() -> bool:
 
 
 def may_use_bf16(card: ModelCard, options: ProviderOptions) -> bool:
-    """Return True if the card permits bf16, the user does, and this CPU has instructions for it."""
+    """Return True if the card permits bf16, the user does, and this CPU is faster in it."""
     return card.allows_bf16 and options.bf16 and has_bf16()
 
 

@@ -78,16 +78,19 @@ def test_cpus_that_multiply_integers(monkeypatch, flags, has):
 
 
 @pytest.mark.parametrize(
-    ("flags", "bf16", "avx512"),
+    ("vendor", "flags", "bf16", "avx512"),
     [
-        ("avx512f avx512bw avx512_bf16", True, True),
-        ("avx512bw avx512_vnni", False, True),
-        ("avx2 amx_bf16", True, False),
-        ("avx2 avx512_bf16x", False, False),
+        ("GenuineIntel", "avx512bw avx512_bf16 amx_bf16", True, True),
+        ("GenuineIntel", "avx512bw avx512_bf16", False, True),
+        ("AuthenticAMD", "avx512bw avx512_bf16", True, True),
+        ("AuthenticAMD", "avx512bw avx512_vnni", False, True),
+        ("AuthenticAMD", "avx2 avx512_bf16x", False, False),
     ],
 )
-def test_cpus_that_compute_bf16(monkeypatch, flags, bf16, avx512):
-    monkeypatch.setattr(cpu_count, "text_of", lambda path: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t: y\n")
+def test_cpus_that_are_faster_in_bf16_and_those_that_can_compute_it(monkeypatch, vendor, flags, bf16, avx512):
+    """Intel's AVX512-BF16 without AMX is slower than float32."""
+    known = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t: y\n"
+    monkeypatch.setattr(cpu_count, "text_of", lambda path: known)
     assert (cpu_count.has_bf16(), cpu_count.has_avx512()) == (bf16, avx512)
     monkeypatch.setattr(cpu_count, "text_of", lambda path: "")
     assert not cpu_count.has_bf16() and not cpu_count.has_avx512()
