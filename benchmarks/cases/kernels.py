@@ -19,7 +19,7 @@ from runtime.devices.session import session_options
 PRODUCT, CONVOLUTION = "matrix product", "convolution"
 
 Sides = tuple[int, int, int]
-"""Of a product, [rows, inner] x [inner, columns]; of a 3x3 convolution, channels, height, width."""
+"""Sizes of a product, [rows, inner] x [inner, columns], or of a 3x3 convolution, (channels, height, width)."""
 
 OPSET, IR_VERSION = 20, 9
 
@@ -42,7 +42,7 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        """What it computes, and by what."""
+        """The computation and the library."""
         return f"{self.kind} {'x'.join(map(str, self.sides))} in {self.precision}, {self.library}"
 
     @property
@@ -83,10 +83,10 @@ def torch_call(kernel: Kernel, device: str, threads: int) -> Callable[[], object
     first, second, third = kernel.sides
     if kernel.kind == PRODUCT:
         left, right = (torch.rand(*shape, device=target).to(dtype) for shape in ((first, second), (second, third)))
-        answer = torch.empty(first, third, dtype=dtype, device=target)
+        room = torch.empty(first, third, dtype=dtype, device=target)
 
         def compute() -> object:
-            return torch.mm(left, right, out=answer)
+            return torch.mm(left, right, out=room)
     else:
         layer = torch.nn.Conv2d(first, first, 3, padding=1, bias=False, device=target, dtype=dtype)
         layer = layer.to(memory_format=torch.channels_last)
@@ -95,11 +95,12 @@ def torch_call(kernel: Kernel, device: str, threads: int) -> Callable[[], object
         def compute() -> object:
             return layer(image)
 
-    def call() -> None:
+    def call() -> object:
         with torch.inference_mode(), multiply_in("tf32" if kernel.precision == "tf32" else "fp32"):
-            compute()
+            answer = compute()
         if target.type == "cuda":
             torch.cuda.synchronize(target)
+        return answer
 
     return call
 
@@ -127,4 +128,4 @@ def onnx_call(kernel: Kernel, device: str, threads: int) -> Callable[[], object]
         model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
     )
     feed = {"x": random.random(shape, np.float32)}
-    return lambda: session.run(None, feed)
+    return lambda: session.run(None, feed)[0]

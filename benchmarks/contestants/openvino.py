@@ -24,10 +24,10 @@ from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 
 OURS_IN_OPENVINO = "unet-deploy, OpenVINO"
-DEVICE = Device(kind="openvino", unit="CPU")
+DEVICE = Device(kind="openvino", numbered=False, unit="CPU")
 
 HINTS: Mapping[Arithmetic, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
-"""What OpenVINO is asked to compute in, and has to tell when it is asked back; int8 is in the file."""
+"""OpenVINO's name of the arithmetic that it is asked for, and has to confirm; int8 is in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
