@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ import click
 from click.core import ParameterSource
 
 from benchmarks.suite import PARTS, BenchmarkPlan, measure_parts
-from runtime.commands.console import Command, Listed, Size, echo, version_option
+from runtime.commands.console import Command, Listed, Size, echo, max_pixels_option, version_option
 from runtime.commands.entry import exit_without
 from runtime.commands.suggestions import did_you_mean, nearest
 from runtime.errors import ConfigError, ImageError, one_line
+from runtime.image_files.limits import Limits
 from runtime.support.cpu_count import MAX_THREADS, available_threads
 from runtime.support.files import make_folder, write_text
 from unet_core.model_options import NETWORK_OPTIONS, network_options, with_network_options
@@ -83,7 +85,13 @@ def main() -> None:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of images, or data set with val_images/ (and masks)."
 )
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder for results.json, report.md and pictures.")
+@max_pixels_option
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Folder for results.json, report.md and pictures.  [default: bench-MODEL, or the next free bench-MODEL-N]",
+)
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help=PARTS_HELP)
 @click.option(
     "--also",
@@ -185,15 +193,15 @@ def run(
     network = network_options(named)
     if named and checkpoint is None:
         raise ConfigError(f"--{next(iter(named)).replace('_', '-')}: is for a checkpoint; give --checkpoint too")
-    if out is not None:
-        make_folder(out)
-    older = out is not None and (out / FILE_NAME).exists()
-    if older:
-        echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
+    out = free_folder(model) if out is None else out
     busy_before = busy_cores()
     names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
     with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
         plan = plan_of(BenchmarkModel.read(model, checkpoint, also, network), data, Path(folder), options)
+        make_folder(out)  # after the options were checked, and before anything is measured
+        older = (out / FILE_NAME).exists()
+        if older:
+            echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
         results = Results(
             environment=environment(model), method=method_of(plan, budget), disturbance=None, measurements=()
         )
@@ -203,14 +211,14 @@ def run(
                 measurements=(*results.measurements, *(one for one in found if isinstance(one, Measurement))),
                 skipped=(*results.skipped, *(one for one in found if isinstance(one, Skipped))),
             )
-            if out is not None and results.measurements:  # written after each part, in case the run ends here
+            if results.measurements:  # written after each part, in case the run ends here
                 left = [one for name in names[index + 1 :] for one in PARTS[name].skipped("the run ended before it")]
                 unfinished = (*results.skipped, *(one for one in left if isinstance(one, Skipped)))
                 replace(results, disturbance=disturbance(busy_before, None), skipped=unfinished).write(out)
     results = replace(results, disturbance=disturbance(busy_before, busy_cores()))
     if older and not results.measurements:
         echo(f"note: {out}: nothing was measured, so the older run stays", err=True)
-    elif out is not None:
+    else:
         write_report(results, out, replace_pictures=older)
     echo(markdown(results))
     require_parity(results.measurements)
@@ -295,6 +303,7 @@ def plan_of(
         recipe=options["recipe"],
         bases=numbers["bases"],
         limit_s=options["limit"],
+        limits=options["limits"],
         folder=folder,
         display=Display(),
     )
@@ -328,7 +337,8 @@ def method_of(plan: BenchmarkPlan, budget_s: float | None) -> dict[str, str | in
             continue
         name, value = option.opts[0], context.params[str(option.name)]
         values = [
-            one.name if isinstance(one, Path) else str(one) for one in (value if isinstance(value, tuple) else (value,))
+            one.name if isinstance(one, Path) else str(one.pixels if isinstance(one, Limits) else one)
+            for one in (value if isinstance(value, tuple) else (value,))
         ]
         if value is True:
             words.append(name)
@@ -354,6 +364,12 @@ def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> No
         if out / name not in written:
             (out / name).unlink(missing_ok=True)
     echo("\n".join(f"written: {path}" for path in written), err=True)
+
+
+def free_folder(model: Path) -> Path:
+    """Return the folder of a run for which none was given: bench-MODEL, or the next free bench-MODEL-N."""
+    names = chain([f"bench-{model.stem}"], (f"bench-{model.stem}-{number}" for number in count(2)))
+    return next(folder for folder in map(Path, names) if not folder.exists())
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def main(data: Path, steps: int, only: tuple[str, ...], out: Path | None) -> Non
         from benchmarks.cases.networks import NETWORKS, measure
         from unet_core.reporting.progress import Display
     except ModuleNotFoundError as error:  # here, since importing PyTorch takes seconds that --help does not need
-        exit_without(error, extra="bench")
+        exit_without(error, extra="export")
     from benchmarks.measuring.environment import machine
     from runtime.errors import ConfigError
     from runtime.support.files import write_text

@@ -38,7 +38,7 @@ def main(checkpoint: Path, data: Path, device: str, rounds: int, out: Path | Non
         from benchmarks.cases.precisions import measure_precisions
         from unet_core.reporting.progress import Display
     except ModuleNotFoundError as error:  # here, since importing PyTorch takes seconds that --help does not need
-        exit_without(error, extra="bench")
+        exit_without(error, extra="export")
     from runtime.support.files import make_folder, write_text
 
     display = Display()

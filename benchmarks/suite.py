@@ -11,11 +11,14 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from runtime.commands.entry import missing_text
 from runtime.errors import ConfigError, UnetError, one_line
+from runtime.image_files.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from benchmarks.contestants.base import Arithmetic, BenchmarkModel
     from benchmarks.results import Measurement, Skipped
+    from runtime.image_files.limits import Limits
     from unet_core.config import TrainConfig
     from unet_core.model_options import NetworkOptions
     from unet_core.reporting.progress import Display
@@ -46,6 +49,7 @@ class BenchmarkPlan:
     limit_s: float
     folder: Path
     display: "Display"
+    limits: "Limits"
     budget_s: float | None = None
     peaks: Sequence["Measurement | Skipped"] = ()
 
@@ -88,6 +92,8 @@ class BenchmarkPlan:
             raise ConfigError("--data: is needed to train; give the folder with train_images/ and train_masks/")
         recipe = read_settings(self.recipe) if self.recipe is not None else {}
         settings = {name: value for name, value in recipe.items() if name not in ("data", "out")}
+        if self.limits.pixels != MAX_PIXELS:
+            settings["max_pixels"] = self.limits.pixels
         if self.devices != "auto":
             settings["device"] = self.devices
         return config_like(self.benchmark_model.card, self.data, **settings)
@@ -156,18 +162,18 @@ PARTS: Mapping[str, Part] = {
         Part(
             name="overhead",
             function="benchmarks.cases.overhead:measure",
-            takes=("model", "image", "rounds", "budget_s"),
+            takes=("benchmark_model", "image", "limits", "rounds", "budget_s"),
             cpu_only=True,
         ),
         Part(
             name="stages",
             function="benchmarks.cases.stages:measure",
-            takes=("model", "image", "device", "rounds", "budget_s"),
+            takes=("model", "image", "limits", "device", "rounds", "budget_s"),
         ),
         Part(
             name="folder",
             function="benchmarks.cases.folder:measure",
-            takes=("model", "checkpoint", "network", "images", "folder_sizes", "budget_s"),
+            takes=("benchmark_model", "images", "limits", "folder_sizes", "budget_s"),
             cpu_only=True,
         ),
         Part(
@@ -179,7 +185,7 @@ PARTS: Mapping[str, Part] = {
         Part(
             name="cold-start",
             function="benchmarks.cases.cold:measure",
-            takes=("model", "image", "rounds", "budget_s"),
+            takes=("model", "image", "limits", "rounds", "budget_s"),
             cpu_only=True,
             results=("cold start",),
         ),
@@ -199,7 +205,7 @@ PARTS: Mapping[str, Part] = {
         Part(
             name="parity",
             function="benchmarks.cases.parity:measure",
-            takes=("model", "checkpoint", "network", "images", "device"),
+            takes=("model", "checkpoint", "network", "images", "limits", "device"),
         ),
         Part(
             name="training", function="benchmarks.cases.training:measure", takes=("config", "rounds"), on_request=True
@@ -242,7 +248,9 @@ def measure_parts(
             found = part.measure(plan)
         except Exception as error:  # libraries' errors share no base class, and hours of other parts hang on this one
             text = one_line(str(error))[:1000]
-            reason = text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
+            if isinstance(error, ModuleNotFoundError):
+                text = missing_text(error, "export")
+            reason = text if isinstance(error, UnetError | ModuleNotFoundError) else f"{type(error).__name__}: {text}"
             plan.display.note(f"{part.name}: {reason}")
             found = part.skipped(reason)
         if part.name == "peak":

@@ -45,7 +45,7 @@ def main(
         from unet_core.config import TrainConfig
         from unet_core.reporting.progress import Display
     except ModuleNotFoundError as error:  # here, since importing PyTorch takes seconds that --help does not need
-        exit_without(error, extra="bench")
+        exit_without(error, extra="export")
     from benchmarks.measuring.environment import busy_cores, disturbance, machine
     from benchmarks.reporting.report import markdown
     from benchmarks.results import Measurement, Results, Skipped

@@ -12,15 +12,13 @@ import torch
 from onnx.helper import find_min_ir_version_for
 from onnxscript import optimizer
 
+from export.layers import CONVOLUTIONS, MAX_WEIGHT_BYTES, bytes_of
+from export.layers import layers_of as layers_of
+from export.layers import layers_with_weights as layers_with_weights
 from export.options import OPSET, check_opset
 from runtime.card import ModelCard, UNetConfig
 from runtime.errors import ModelError, one_line
 from unet_core.model import Segmenter
-
-MAX_WEIGHT_BYTES = 2**31 - 2**20
-"""Largest weights of a file, in bytes: a protobuf message holds at most 2 GiB, and graph and card need some room."""
-
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 MOST_REDUCED = 32
 """Factor by which networks reduce a picture at most; ours are told by their depth."""
@@ -138,28 +136,12 @@ def check_room(model: onnx.ModelProto) -> None:
         )
 
 
-def bytes_of(model: onnx.ModelProto) -> int:
-    """Return the size in bytes of a graph's weights and other constants."""
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-
-
-def layers_with_weights(model: onnx.ModelProto) -> list[str]:
-    """List those of `layers_of` whose weights are constants, and not computed by the graph."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS and {*node.input[1:]} <= constants]
-
-
 def fold_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a graph of one shape in which all that follows from sizes is computed and stored."""
     folded: onnx.ModelProto = optimizer.optimize(onnx.ModelProto.FromString(model.SerializeToString()))
     _strip_traces(folded)
     onnx.checker.check_model(folded, full_check=True)
     return folded
-
-
-def layers_of(model: onnx.ModelProto) -> list[str]:
-    """List the names of a graph's convolutions, transposed ones too, from its input to its output."""
-    return [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS]
 
 
 def _run_exporter(

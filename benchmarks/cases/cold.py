@@ -21,6 +21,7 @@ from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped, measurements_of
 from runtime.errors import DeviceError
 from runtime.image import load_image
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.model_file.reader import read_model
 from unet_core.reporting.progress import Display
 
@@ -39,6 +40,7 @@ model, image, target, threads, height, width, mode = sys.argv[1:8]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(threads)
 session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+Image.MAX_IMAGE_PIXELS = None
 picture = Image.open(image).convert(mode)
 pixels = np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BILINEAR))
 pixels = pixels[None] if pixels.ndim == 3 else pixels[None, :, :, None]
@@ -50,21 +52,21 @@ Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEA
 
 OURS_SCRIPT = """
 import sys
-from runtime import Predictor
+from runtime import Limits, Predictor
 import cv2
-model, image, target, threads = sys.argv[1:5]
+model, image, target, threads, pixels = sys.argv[1:6]
 cv2.setNumThreads(int(threads))
-Predictor(model, "cpu", int(threads)).predict(image).save(target)
+Predictor(model, "cpu", int(threads), limits=Limits.for_pixels(int(pixels))).predict(image).save(target)
 """
 """A script with one prediction. `runtime` has imported OpenCV before the script sets its threads."""
 
 KEPT_SCRIPT = """
 import sys
-from runtime import Predictor
+from runtime import Limits, Predictor
 import cv2
-model, image, target, threads = sys.argv[1:5]
+model, image, target, threads, pixels = sys.argv[1:6]
 cv2.setNumThreads(int(threads))
-predictor = Predictor(model, "cpu", int(threads))
+predictor = Predictor(model, "cpu", int(threads), limits=Limits.for_pixels(int(pixels)))
 for _ in sys.stdin:
     predictor.predict(image).save(target)
     print("saved", flush=True)
@@ -77,6 +79,7 @@ def measure(
     image: Path | None = None,
     *,
     threads: int,
+    limits: Limits = LIMITS,
     rounds: int = 15,
     budget_s: float | None = None,
     display: Display | None = None,
@@ -89,6 +92,7 @@ def measure(
         model: an .onnx file.
         image: the image file; a synthetic one is made if it is None.
         threads: threads of every process.
+        limits: largest image to decode.
         rounds: rounds, in which the contestants alternate.
         budget_s: seconds for all rounds; fewer are made if they would take longer.
         display: shows what is being measured; nothing is drawn while times are taken.
@@ -102,7 +106,7 @@ def measure(
         return [Skipped(part="cold start", contestant="all", settings={}, reason=NO_PNG)]
     with tempfile.TemporaryDirectory() as folder, pinned(threads):
         source = image or write_jpeg(Path(folder) / "image.jpg", SYNTHETIC_SIZE, card.input.channels)
-        height, width = load_image(source).shape[:2]
+        height, width = load_image(source, limits=limits).shape[:2]
         settings: Settings = {
             "height": height,
             "width": width,
@@ -111,10 +115,11 @@ def measure(
             "threads": threads,
         }
         common = (model, source, Path(folder) / "mask.png", threads)
-        with open_process(KEPT_SCRIPT, *common) as ask:
+        ours = (*common, limits.pixels)
+        with open_process(KEPT_SCRIPT, *ours) as ask:
             contestants: dict[str, Callable[[], object]] = {
                 BARE: lambda: run_script(BARE_SCRIPT, *common, *card.input.size, card.input.channels),
-                OURS: lambda: run_script(OURS_SCRIPT, *common),
+                OURS: lambda: run_script(OURS_SCRIPT, *ours),
                 KEPT: ask,
             }
             (display or Display(quiet=True)).note(

@@ -8,6 +8,7 @@ from PIL import Image
 from runtime.card import CHANNEL_COUNT, InputChannels
 from runtime.errors import ImageError
 from runtime.image import load_image, resize
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.model_file.golden import synthetic_image
 
 QUALITY = 95
@@ -17,7 +18,9 @@ NO_PNG = "writes masks as PNG, which hold one class for each pixel, and the mode
 """Reason why a part that writes masks is skipped."""
 
 
-def write_jpeg(path: Path, size: tuple[int, int], channels: InputChannels, source: Path | None = None) -> Path:
+def write_jpeg(
+    path: Path, size: tuple[int, int], channels: InputChannels, source: Path | None = None, limits: Limits = LIMITS
+) -> Path:
     """Write a JPEG file of (height, width) from a real image, or else from a synthetic one, and return its path.
 
     Raises:
@@ -28,6 +31,6 @@ def write_jpeg(path: Path, size: tuple[int, int], channels: InputChannels, sourc
     if source is None:
         pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=0)
     else:
-        pixels = resize(load_image(source, channels), size)
+        pixels = resize(load_image(source, channels, limits=limits), size)
     Image.fromarray(np.squeeze(pixels, axis=2) if pixels.shape[2] == 1 else pixels).save(path, quality=QUALITY)
     return path

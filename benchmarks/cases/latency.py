@@ -7,37 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
+from benchmarks.cases.exam import CheckedCall, Exam, FailedCallError, WrongAnswerError, prepare_exam, skip_reason
 from benchmarks.cases.peaks import peak_of
-from benchmarks.contestants.answers import Difference, compare_answers
-from benchmarks.contestants.base import (
-    Arithmetic,
-    BenchmarkModel,
-    Contestant,
-    LoadedContestant,
-    Shape,
-)
+from benchmarks.contestants.base import Arithmetic, BenchmarkModel, Contestant, LoadedContestant, Shape
 from benchmarks.contestants.onnx_runtime import PlainContestant
+from benchmarks.contestants.pytorch import forget_compiled, pytorch_has
 from benchmarks.contestants.registry import contestants_on, select_contestants
 from benchmarks.measuring.graph_cost import Work, count_work
 from benchmarks.measuring.rounds import interleave, least_seconds
 from benchmarks.measuring.subprocesses import available_megabytes
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
-from export.proof import network_run
 from runtime.devices.availability import candidates
 from runtime.devices.device import CPU_DEVICE, Device
-from runtime.errors import ConfigError, DeviceError, ProofError, UnetError, one_line
-from runtime.model_file.golden import synthetic_image
+from runtime.errors import ConfigError, DeviceError
 from runtime.support.cpu_count import available_threads
 from unet_core.reporting.progress import Advance, Display
 
 PART = "latency"
-
-DISTINCT = 4
-"""Maximum number of different images in a batch; a larger batch repeats them, so the reference is asked less often."""
 
 WIDTH: Mapping[Arithmetic, float] = {"fp32": 1, "tf32": 1, "fp16": 0.5, "bf16": 0.5}
 """Bytes of an activation and of a weight, as a share of fp32's; int8 files have some of both."""
@@ -114,7 +103,7 @@ def measure(
     with pinned(threads), display.bar(PART, sum(len(group) for group, _ in groups), unit="contestant") as advance:
         for index, (together, shape) in enumerate(groups):
             found += measure_group(setup, together, shape, len(groups) - index, advance)
-            torch.compiler.reset()
+            forget_compiled()
             gc.collect()  # frees what libraries' objects hold, before the next group asks for free memory
     return found
 
@@ -215,7 +204,7 @@ def measure_group(
         reason = f"the reference's answer needs about {reference_mb:.0f} MB, which are not free"
         advance(len(contestants))
         return [setup.all_skipped(contestants, shape, reason)]
-    exam, seconds = prepare_exam(setup, shape)
+    exam, seconds = prepare_exam(setup.model, setup.threads, shape)
     least = (seconds + least_seconds(seconds)) * len(contestants)  # one call for its answer, and those that are timed
     left = setup.seconds_left()
     if contestants[0].device == CPU_DEVICE and left is not None and least > left:
@@ -306,96 +295,14 @@ def time_in_turns(setup: LatencySetup, entrants: Sequence[Entrant], shape: Shape
     return found
 
 
-class WrongAnswerError(ProofError):
-    """A contestant's answer differs by too much, so its time means nothing."""
-
-
-@dataclass(frozen=True)
-class Exam:
-    """Two batches uint8 [batch, h, w, channels] that differ at every place of the batch, and the right answers.
-
-    `tolerance` is the error that the model's own proof allows.
-    """
-
-    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-    answers: tuple[NDArray[np.float32], NDArray[np.float32]]
-    tolerance: float
-
-
-class FailedCallError(Exception):
-    """A call failed while it was timed."""
-
-    def __init__(self, call: "CheckedCall", error: Exception) -> None:
-        super().__init__(str(error))
-        self.call, self.error = call, error
-
-
-class CheckedCall:
-    """A contestant's call, on one batch and the other in turns; the last answer to each is kept.
-
-    So a contestant that returns the answer of an earlier call is found out.
-    """
-
-    def __init__(self, loaded: LoadedContestant, exam: Exam, precision: Arithmetic) -> None:
-        self.loaded, self.exam, self.precision = loaded, exam, precision
-        self.answers: dict[int, NDArray[np.float32]] = {}
-        self.calls = 0
-
-    def __call__(self) -> None:
-        which = self.calls % 2
-        try:
-            self.answers[which] = self.loaded(self.exam.images[which])
-        except Exception as error:
-            raise FailedCallError(self, error) from error
-        self.calls += 1
-
-    def difference(self) -> Difference:
-        """The larger difference of the last answers."""
-        found = [compare_answers(answer, self.exam.answers[which]) for which, answer in self.answers.items()]
-        return max(found, key=lambda one: one.largest)
-
-    def refusal(self) -> str | None:
-        """Return why the last answers are wrong; None if they are within the limits."""
-        return self.difference().refusal(self.precision, self.exam.tolerance)
-
-
-def prepare_exam(setup: LatencySetup, shape: Shape) -> tuple[Exam, float]:
-    """Make two batches with the reference's answers; also return the seconds that the reference takes for a batch.
-
-    The reference gets each image alone, so that it needs little memory and places in a batch are compared, too.
-    """
-    batch, height, width = shape
-    model = setup.model
-    channels = model.card.architecture.in_channels
-    distinct = max(2, min(batch, DISTINCT))
-    images = np.stack([synthetic_image(height, width, channels, seed) for seed in range(distinct)])
-    if model.checkpoint is not None:
-        run = network_run(model.segmenter())
-    else:
-        run = PlainContestant().load(model, setup.threads, (1, height, width)).run
-    seconds, answers = [], []
-    for image in (images[0], *images):  # the first call takes longer, and does not count
-        started = time.perf_counter()
-        answers.append(run(image[None]))
-        seconds.append(time.perf_counter() - started)
-    places, known = np.arange(batch) % distinct, np.concatenate(answers[1:])
-    others = (places + 1) % distinct
-    exam = Exam((images[places], images[others]), (known[places], known[others]), model.tolerance)
-    return exam, min(seconds) * batch
-
-
 def free_mb(device: Device) -> float:
-    """Memory in MB (10^6 bytes) that is free on a device; infinite where the system does not tell."""
+    """Memory in MB (10^6 bytes) that is free on a device; infinite where nobody tells: for GPUs, PyTorch does."""
     if device.kind == "cpu":
         free = available_megabytes()
         return float("inf") if free is None else free
+    if not pytorch_has(device):
+        return float("inf")
+    import torch
+
     torch.cuda.empty_cache()
-    return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6 if torch.cuda.is_available() else float("inf")
-
-
-def skip_reason(error: Exception) -> str:
-    """The reason to skip after an error, in one line: our own message, or the class and message of another's."""
-    if isinstance(error, FailedCallError):
-        error = error.error
-    text = one_line(str(error))[:400]
-    return text if isinstance(error, UnetError) else f"{type(error).__name__}: {text}"
+    return float(torch.cuda.mem_get_info(device.index)[0]) / 1e6

@@ -9,7 +9,7 @@ from benchmarks.contestants.onnx_runtime import FOR_CPUS, OURS
 from benchmarks.measuring.graph_cost import count_work
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
-from export.graph import layers_of
+from export.layers import layers_of
 from export.winograd.autotune import profiled
 from export.winograd.transform import FORMS
 from runtime.model_file.golden import synthetic_image

@@ -6,16 +6,13 @@ from pathlib import Path
 from benchmarks.contestants.onnx_runtime import OURS
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import MAX_VALUES, Measurement, Settings, Skipped
-from export.proof import network_run, parity, worst
-from export.samples import spread
 from runtime.card import Parity
 from runtime.devices.registry import BACKENDS
 from runtime.errors import ProofError
 from runtime.image import fit, load_image, restore
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.predictor import Predictor
-from unet_core.model import Segmenter
 from unet_core.model_options import NetworkOptions
-from unet_core.networks.checkpoint import open_checkpoint_of
 from unet_core.reporting.progress import Display
 
 
@@ -27,6 +24,7 @@ def measure(
     network: NetworkOptions | None = None,
     device: str = "cpu",
     threads: int,
+    limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> list[Measurement | Skipped]:
     """Compare the exported model with the PyTorch network on image files, one value an image, in the files' order.
@@ -36,7 +34,7 @@ def measure(
     There are two measurements: the largest |p - PyTorch's p| of an image ("error"), and the share of its pixels whose
     class differs ("share"). The facts are the worst figures of all images, the file with the largest error, and for an
     fp32 file the largest error that is allowed on this device, which `require_parity` checks. At most `MAX_VALUES`
-    files are compared, spread over all.
+    files are compared, spread over all; `limits` are those of the images.
 
     Raises:
         ModelError, CheckpointError, ImageError: a file cannot be used.
@@ -45,15 +43,20 @@ def measure(
     if checkpoint is None or not images:
         reason = "needs --checkpoint" if checkpoint is None else "needs images, by --data"
         return [Skipped(part="parity", contestant=OURS, settings={}, reason=reason)]
+    from export.proof import network_run, parity, worst
+    from export.samples import spread
+    from unet_core.model import Segmenter
+    from unet_core.networks.checkpoint import open_checkpoint_of
+
     files = spread(images, MAX_VALUES)
     found: list[Parity] = []
-    with pinned(threads), Predictor(model, device, threads) as predictor:
+    with pinned(threads), Predictor(model, device, threads, limits=limits) as predictor:
         runs_on = predictor.report.device
         card = predictor.card
         loaded = open_checkpoint_of(card, model, checkpoint, network or NetworkOptions())
         eager = network_run(Segmenter(loaded.network(), card).eval())
         for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
-            fitted = fit(load_image(path, card.input.channels), card.input)
+            fitted = fit(load_image(path, card.input.channels, limits=limits), card.input)
             reference = restore(eager(fitted.image[None])[0], fitted)
             found.append(parity(predictor.predict(path).probability, reference, card.output))
         precision = card.precision

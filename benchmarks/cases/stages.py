@@ -10,6 +10,7 @@ from benchmarks.cases.image_files import write_jpeg
 from benchmarks.measuring.rounds import MIN_ROUNDS
 from benchmarks.measuring.threads import pinned
 from benchmarks.results import Measurement, Settings, Skipped
+from runtime.image_files.limits import LIMITS, Limits
 from runtime.predictor import Predictor
 from runtime.result import Times
 from unet_core.reporting.progress import Display
@@ -25,6 +26,7 @@ def measure(
     sizes: Sequence[tuple[int, int]] = SIZES,
     device: str = "cpu",
     threads: int,
+    limits: Limits = LIMITS,
     rounds: int = 15,
     budget_s: float | None = None,
     display: Display | None = None,
@@ -39,6 +41,7 @@ def measure(
         sizes: (height, width) of the JPEG files, which alternate.
         device: device of the predictor.
         threads: threads of every prediction.
+        limits: largest image to decode.
         rounds: rounds, each with two predictions of every file, of which the second counts.
         budget_s: seconds for all rounds; fewer are made if they would take longer, but at least `MIN_ROUNDS`.
         display: shows what is being measured; nothing is drawn while times are taken.
@@ -50,7 +53,7 @@ def measure(
     found: dict[tuple[int, int], list[Times]] = {size: [] for size in sizes}
     with tempfile.TemporaryDirectory() as folder, pinned(threads), Predictor(model, device, threads) as predictor:
         files = {
-            size: write_jpeg(Path(folder) / f"{index}.jpg", size, predictor.card.input.channels, image)
+            size: write_jpeg(Path(folder) / f"{index}.jpg", size, predictor.card.input.channels, image, limits)
             for index, size in enumerate(found)
         }
         runs_on = predictor.report.device

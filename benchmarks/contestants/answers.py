@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contestants.base import Arithmetic
-from export.proof import MAX_ERROR
+from benchmarks.contestants.base import MAX_ERROR, Arithmetic
 
 MAX_DIFFERENCE: Mapping[Arithmetic, float] = {"fp32": MAX_ERROR, "tf32": 2e-2}
 """Limit of the largest |p - reference's p|. In other arithmetics single pixels near an edge may tip; see below."""

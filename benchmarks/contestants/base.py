@@ -5,36 +5,46 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import Settings
-from export.proof import MAX_ERROR, network_run
 from runtime.card import ModelCard, Precision
 from runtime.devices import availability
+from runtime.devices.cpu import CPU
 from runtime.devices.device import CPU_DEVICE, Device
-from runtime.errors import DeviceError, ModelError, ProofError
+from runtime.errors import ConfigError, DeviceError, ModelError, ProofError
 from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
 from runtime.support.sizes import batch_text
-from unet_core.model import Segmenter
 from unet_core.model_options import NetworkOptions
-from unet_core.networks.checkpoint import open_checkpoint_of
+
+if TYPE_CHECKING:
+    from unet_core.model import Segmenter
 
 Arithmetic = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
-"""The arithmetic of a contestant's products. "fp32" and "tf32" run the same file; "bf16" is PyTorch's alone."""
+"""The arithmetic of a contestant's products. "fp32", "tf32" and "bf16" run the same file."""
 
 Precisions = Mapping[str, tuple[Arithmetic, ...]]
 """Arithmetics of a contestant by kind of device."""
 
-FILE_OF: Mapping[Arithmetic, Precision] = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}
+FILE_OF: Mapping[Arithmetic, Precision] = {
+    "fp32": "fp32",
+    "tf32": "fp32",
+    "bf16": "fp32",
+    "fp16": "fp16",
+    "int8": "int8",
+}
 """Precision of the .onnx file that a contestant of this arithmetic runs."""
 
 Shape = tuple[int, int, int]
 """A batch as (images, height, width)."""
+
+MAX_ERROR = CPU.tolerance
+"""Largest error |p - PyTorch's p| of an fp32 file whose proof allows no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,8 @@ class BenchmarkModel:
                     f"{one}: takes batches of {batch_text(fixed)} only, and other sizes and batches are "
                     "measured too; give the file that was exported without --fixed-size"
                 )
+        if checkpoint is not None and (missing := torch_missing()) is not None:
+            raise ConfigError(f"--checkpoint {checkpoint}: {missing}; or leave --checkpoint out")
         files: dict[Precision, Path] = {}
         for_cpus: Path | None = None
         for other in others:
@@ -114,7 +126,7 @@ class BenchmarkModel:
             for_cpus=for_cpus,
         )
         if checkpoint is not None:
-            error = golden.error(network_run(model.segmenter()))
+            error = golden.error(model.network_run())
             if not error <= model.tolerance:
                 raise ProofError(f"{path} and {checkpoint}: answers differ by {error:.2g}; are they the same model?")
         return model
@@ -130,11 +142,20 @@ class BenchmarkModel:
         kind = FILE_OF.get(precision)
         return self.path if kind == "fp32" else self.files.get(kind) if kind is not None else None
 
-    def segmenter(self) -> Segmenter:
+    def segmenter(self) -> "Segmenter":
         """The checkpoint's network, on the CPU, with the pre- and post-processing of the exported file."""
+        from unet_core.model import Segmenter
+        from unet_core.networks.checkpoint import open_checkpoint_of
+
         assert self.checkpoint is not None
         loaded = open_checkpoint_of(self.card, self.path, self.checkpoint, self.network)
         return Segmenter(loaded.network(), self.card).eval()
+
+    def network_run(self) -> NetworkFunction:
+        """The checkpoint's network as a function of arrays."""
+        from export.proof import network_run
+
+        return network_run(self.segmenter())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +225,13 @@ class Contestant(ABC):
         if reason is None and model.file(self.precision) is None:
             reason = f"no {self.precision} file was given; make one with unet-export --precision {self.precision}"
         return reason
+
+
+def torch_missing() -> str | None:
+    """Return in one line that PyTorch is not installed; None if it is."""
+    if find_spec("torch") is not None:
+        return None
+    return "needs PyTorch, which is not installed; install unet-deploy with its extra [export]"
 
 
 def not_installed_reason(*modules: str) -> str | None:

@@ -2,8 +2,10 @@
 
 import importlib
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,15 +107,22 @@ def convert(model: BenchmarkModel, size: tuple[int, int], folder: Path) -> tuple
     Raises:
         DeviceError: pnnx cannot convert it.
     """
-    pnnx = importlib.import_module("pnnx")
     onnx.save(bare_network(onnx.load(model.path)), folder / "network.onnx")
     shape = f"[1,{model.card.architecture.in_channels},{size[0]},{size[1]}]f32"
-    command = [pnnx.EXEC_PATH, "network.onnx", f"inputshape={shape}", "fp16=0"]
+    command = [str(converter()), "network.onnx", f"inputshape={shape}", "fp16=0"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=CONVERSION_SECONDS)
     files = folder / "network.ncnn.param", folder / "network.ncnn.bin"
     if done.returncode or not all(file.exists() for file in files):
         raise DeviceError(f"pnnx: cannot convert {model.path.name} ({one_line(done.stderr)[-200:]})")
     return files
+
+
+def converter() -> Path:
+    """Return the path of pnnx's program. It is not asked for it, since importing pnnx imports PyTorch."""
+    found = find_spec("pnnx")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).with_name("pnnx.exe" if sys.platform == "win32" else "pnnx")
 
 
 def bare_network(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,7 +17,6 @@ from runtime.predictor import Predictor
 
 PLAIN = "ONNX Runtime"
 OURS = "unet-deploy"
-SPINNING = "unet-deploy, spinning"
 FOR_CPUS = "unet-deploy, for CPUs"
 
 ARENA = 2.8
@@ -26,7 +25,11 @@ ARENA = 2.8
 
 @dataclass(frozen=True, kw_only=True)
 class PlainContestant(Contestant):
-    """`onnxruntime.InferenceSession` as anybody makes one: default options, except the number of threads."""
+    """`onnxruntime.InferenceSession` as anybody makes one: default options, except the number of threads.
+
+    Its threads spin within a call, as is the default, but stop when the call ends: else they would take the cores from
+    the contestant that is timed next, for 20 ms or more.
+    """
 
     name = PLAIN
     precisions: ClassVar[Precisions] = {"cpu": ("fp32", "fp16", "int8"), "cuda": ("tf32", "fp16", "int8")}
@@ -41,6 +44,7 @@ class PlainContestant(Contestant):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # where its nodes are
         chain: list[tuple[str, dict[str, str]]] = [(PROVIDER["cpu"], {})]
         if self.device.kind != "cpu":
@@ -69,7 +73,6 @@ class PredictorContestant(Contestant):
         "tensorrt": ("fp32", "tf32", "fp16", "int8"),
     }
     memory = ARENA
-    spinning: ClassVar[bool] = False
 
     def unavailable_reason(self, model: BenchmarkModel) -> str | None:
         """Return why it cannot run: no such device, or no file of this precision."""
@@ -79,7 +82,7 @@ class PredictorContestant(Contestant):
 
     def options(self, model: BenchmarkModel, shape: Shape) -> ProviderOptions:
         """The options of the predictor for a shape."""
-        options = ProviderOptions(tf32=self.precision != "fp32", spinning=self.spinning)
+        options = ProviderOptions(tf32=self.precision != "fp32")
         if self.device.kind == "cpu":
             return options
         batch, height, width = shape
@@ -103,18 +106,6 @@ class PredictorContestant(Contestant):
         return LoadedContestant(
             run=predictor.run, provider=predictor.report.provider, facts={"file": path.name}, close=predictor.close
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpinningContestant(PredictorContestant):
-    """`runtime.Predictor` whose threads spin while they wait, as a bare session's do.
-
-    It shows what the default costs small networks.
-    """
-
-    name = SPINNING
-    precisions: ClassVar[Precisions] = {"cpu": ("fp32",)}
-    spinning = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
-"""OpenVINO as a contestant, where it is installed; it is not a dependency."""
+"""OpenVINO as a contestant, where it is installed: by itself, and as a device of `Predictor`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contestants.base import (
+    Arithmetic,
     BenchmarkModel,
     Contestant,
     LoadedContestant,
@@ -15,20 +17,33 @@ from benchmarks.contestants.base import (
     not_installed_reason,
     require,
 )
+from runtime.devices import availability
+from runtime.devices.device import Device
 from runtime.devices.openvino import openvino
+from runtime.options import ProviderOptions
+from runtime.predictor import Predictor
+
+OURS_IN_OPENVINO = "unet-deploy, OpenVINO"
+DEVICE = Device(kind="openvino", numbered=False, unit="CPU")
+
+HINTS: Mapping[Arithmetic, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+"""OpenVINO's name of the arithmetic that it is asked for, and has to confirm; int8 is in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVinoContestant(Contestant):
-    """The exported file in OpenVINO, compiled for one shape, multiplying in float32 whatever the processor offers."""
+    """The exported file in OpenVINO, compiled for one shape; the arithmetic is the one asked for, never its default."""
 
     name = "OpenVINO"
-    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "int8")}
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "bf16", "int8")}
     memory = 1.5
 
     def unavailable_reason(self, model: BenchmarkModel) -> str | None:
-        """Return why it cannot run: it is not installed, or there is no file of this precision."""
-        return not_installed_reason("openvino") or self.missing_reason(model)
+        """Return why it cannot run: it is not installed, no file of this precision, or no instructions for bf16."""
+        reason = not_installed_reason("openvino") or self.missing_reason(model)
+        if reason is None and self.precision == "bf16" and not has_bf16():
+            reason = "this processor has no instructions for bf16 (AVX512-BF16 or AMX)"
+        return reason
 
     def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
         """Read and compile the file for the shape."""
@@ -38,7 +53,7 @@ class OpenVinoContestant(Contestant):
         graph = core.read_model(str(path))
         graph.reshape({"image": [*shape, model.card.architecture.in_channels]})
         asked = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -46,7 +61,8 @@ class OpenVinoContestant(Contestant):
         compiled = core.compile_model(graph, "CPU", asked)
         require(compiled.get_property("EXECUTION_DEVICES"), ["CPU"], "OpenVINO: devices")
         require(compiled.get_property("INFERENCE_NUM_THREADS"), threads, "OpenVINO: threads")
-        require(compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), "f32", "OpenVINO: precision")
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        require(found, HINTS[self.precision], "OpenVINO: precision")
         held = [compiled.create_infer_request()]
         del compiled, graph, core  # so that `close` frees the memory
 
@@ -55,3 +71,31 @@ class OpenVinoContestant(Contestant):
             return answer
 
         return LoadedContestant(run=run, provider="OpenVINO CPU", facts={"file": path.name}, close=held.clear)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoPredictorContestant(Contestant):
+    """`runtime.Predictor` with OpenVINO as its device."""
+
+    name = OURS_IN_OPENVINO
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "int8")}
+    memory = 3.0  # a model for the shape, and one for all others
+
+    def unavailable_reason(self, model: BenchmarkModel) -> str | None:
+        """Return why it cannot run: OpenVINO is not there, or there is no file of this precision."""
+        return availability.unavailable_reason(DEVICE) or self.missing_reason(model)
+
+    def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
+        """Load the file, with a model of its own for the shape."""
+        path = model.file(self.precision)
+        assert path is not None
+        predictor = Predictor(path, str(DEVICE), threads, ProviderOptions(fixed_sizes=(shape[1:],)))
+        require(predictor.report.device, str(DEVICE), f"{self.name}: device")
+        return LoadedContestant(
+            run=predictor.run, provider=predictor.report.provider, facts={"file": path.name}, close=predictor.close
+        )
+
+
+def has_bf16() -> bool:
+    """Return True if OpenVINO finds instructions for bf16 in this processor."""
+    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -9,9 +9,8 @@ from benchmarks.contestants.onnx_runtime import (
     CpuFileContestant,
     PlainContestant,
     PredictorContestant,
-    SpinningContestant,
 )
-from benchmarks.contestants.openvino import OpenVinoContestant
+from benchmarks.contestants.openvino import OpenVinoContestant, OpenVinoPredictorContestant
 from benchmarks.contestants.pytorch import ChannelsLastContestant, CompiledContestant, EagerContestant
 from runtime.devices.device import Device
 from runtime.errors import ConfigError
@@ -22,8 +21,8 @@ CONTESTANTS: tuple[type[Contestant], ...] = (
     CompiledContestant,
     PlainContestant,
     PredictorContestant,
-    SpinningContestant,
     CpuFileContestant,
+    OpenVinoPredictorContestant,
     OpenVinoContestant,
     NcnnContestant,
 )

@@ -3,26 +3,31 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Give PyTorch (within an operator), OpenCV and processes started in the block this many threads."""
+    """Give PyTorch (within an operator; if it is installed), OpenCV and processes that are started so many threads."""
     import cv2
-    import torch
 
-    before = torch.get_num_threads(), cv2.getNumThreads(), {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    torch.set_num_threads(threads)
+    torch = import_module("torch") if find_spec("torch") is not None else None
+    before = cv2.getNumThreads(), {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    of_torch = torch.get_num_threads() if torch is not None else 0
     cv2.setNumThreads(threads)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    if torch is not None:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
-        for name, value in before[2].items():
+        if torch is not None:
+            torch.set_num_threads(of_torch)
+        cv2.setNumThreads(before[0])
+        for name, value in before[1].items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value

@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.contestants.registry import contestants_on
-from benchmarks.reporting.report import TIMES, achieved, machine_of
+from benchmarks.reporting.report import TIMES, machine_of
+from benchmarks.reporting.roof import achieved
 from benchmarks.reporting.tables import settings_text, three_digits, varying
 from benchmarks.results import Measurement, Results
 from runtime.devices.device import CPU_DEVICE
@@ -147,7 +148,7 @@ def draw_roofs(axes: Axes, works: Sequence[Measurement], roofs: Mapping[str, flo
     highest = max(roofs.values())
     for precision, peak in roofs.items():
         axes.plot([peak / bandwidth if bandwidth else left, right], [peak, peak], color=INK, lw=1.3, zorder=1)
-        text = f"{precision} product: {three_digits(peak)} GFLOP/s"
+        text = f"peak in {precision}: {three_digits(peak)} GFLOP/s"
         annotate(axes, text, (right, peak), (0, 3), ha="right", va="bottom")
     if bandwidth:
         axes.plot([left, highest / bandwidth], [left * bandwidth, highest], color=INK, lw=1.3, zorder=1)

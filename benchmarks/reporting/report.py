@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from benchmarks.reporting.roof import above_lines, above_peak, achieved
 from benchmarks.reporting.tables import (
     MISSING,
     escaped,
@@ -25,8 +26,8 @@ SPEEDS = (*TIMES, "images/s")
 
 NOTES: Mapping[str, str] = {
     "latency": "The time from one batch of uint8 pixels in host memory to its probabilities in host memory. GFLOP/s "
-    "count the graph's operations, so an algorithm that needs fewer (Winograd's) can exceed the peak of a matrix "
-    "product. Errors are those of probabilities, against PyTorch on the CPU, or against ONNX Runtime if no checkpoint "
+    "count the graph's operations, so an algorithm that needs fewer (Winograd's) can exceed the peak. "
+    "Errors are those of probabilities, against PyTorch on the CPU, or against ONNX Runtime if no checkpoint "
     "was given.",
     "layers": "The time of each convolution for one image, by ONNX Runtime's profile. GFLOP/s count the operations of "
     "the plain convolution, whatever its form. The sum is that of the medians, and includes the profiler's own time.",
@@ -47,8 +48,8 @@ NOTES: Mapping[str, str] = {
     "parity": "The difference from PyTorch's answers: the largest error of a probability, and the share of pixels "
     "whose class differs. Each figure is that of the image where it is largest.",
     "training": "The trainer against a bare PyTorch loop with the same network on the same images.",
-    "peak": "The best round of the machine in the same run: of the fastest matrix product, and of a copy that is "
-    "larger than the caches.",
+    "peak": "The best round of the machine in the same run: of the fastest of many products and convolutions, by "
+    "PyTorch and by ONNX Runtime, and of a copy that is larger than the caches.",
 }
 """The paragraph above the tables of each part."""
 
@@ -68,6 +69,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "max_abs_error": ("largest error", "error"),
     "compile_s": ("compiled in s", "s"),
     "provider": ("runs on", ""),
+    "by": ("by", ""),
 }
 """Facts that tables show if a measurement has them: the head, and the unit in which the value is written."""
 
@@ -92,6 +94,7 @@ def markdown(results: Results) -> str:
         if measured:
             note = [NOTES[part], ""] if part in NOTES else []
             lines += [*note, *PART_TABLES.get(part, contest_tables)(measured), ""]
+            lines += above_lines(above_peak(results)) if part == "peak" else []
         if skipped:
             lines += ["Skipped:", "", *skipped_lines(skipped), ""]
     lines += ["## Environment", ""]
@@ -113,14 +116,6 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
         which = f"{len(named)} times, first {named[0]}" if len(named) > 3 else "; ".join(named)
         lines.append(f"- {escaped(contestant)}{f' ({escaped(which)})' if which else ''}: {escaped(reason)}")
     return lines
-
-
-def achieved(one: Measurement) -> float | None:
-    """Return GFLOP/s by the operations that the graph counts; None if these or the time are not known."""
-    work = one.facts.get("gflop")
-    if one.unit not in TIMES or not isinstance(work, int | float) or not one.median:
-        return None
-    return work / (one.median / 1e3 if one.unit == "ms" else one.median)
 
 
 def machine_of(one: Measurement) -> str:

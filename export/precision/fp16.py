@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import CONVOLUTIONS, layers_of, layers_with_weights
+from export.layers import CONVOLUTIONS, layers_of, layers_with_weights
 from export.options import check_keep
 from export.precision.calibration import extremes
 from export.precision.gate import FP16_FLIPPED, PrecisionCost, fp16_is_good, notes_on_images

@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.graph import layers_of, layers_with_weights
+from export.layers import layers_of, layers_with_weights
 from export.options import Values, check_keep
 from export.precision.calibration import Ranges, calibrate
 from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images

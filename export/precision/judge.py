@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import layers_of
+from export.layers import layers_of
 from export.precision.gate import PrecisionCost, describe_refusal, doubt_of
 from export.proof import answers_in, flipped_pixels
 from export.samples import FittedImage, Samples

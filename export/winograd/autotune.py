@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.graph import MAX_WEIGHT_BYTES, bytes_of, layers_of
+from export.layers import MAX_WEIGHT_BYTES, bytes_of, layers_of
 from export.winograd.row_layout import BODY
 from export.winograd.transform import BLOCK, FORMS, Form, rewritable, rewrite
 from runtime.card import ModelCard

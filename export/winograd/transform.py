@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.graph import CONVOLUTIONS, layers_with_weights
+from export.layers import CONVOLUTIONS, layers_with_weights
 from export.winograd.row_layout import (
     BODY,
     Builder,

@@ -11,12 +11,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 
+def missing_text(error: ModuleNotFoundError, extra: str) -> str:
+    """Name the missing package and the extra that installs it."""
+    return f"{str(error.name).partition('.')[0]} is not installed; install unet-deploy with its extra [{extra}]"
+
+
 def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:
     """End a command whose packages are missing; one line names the extra that installs them."""
-    print(
-        f"error: {str(error.name).partition('.')[0]} is not installed; install unet-deploy with its extra [{extra}]",
-        file=sys.stderr,
-    )
+    print(f"error: {missing_text(error, extra)}", file=sys.stderr)
     sys.exit(2)  # UnetError.exit_code
 
 

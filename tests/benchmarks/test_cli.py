@@ -29,6 +29,12 @@ def measured(part, value=2.0, settings=None):
     return Measurement(part=part, contestant="it", settings=settings or {}, unit="ms", values=(value,) * 5)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory, monkeypatch):
+    """Runs without --out write to the current folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("current"))
+
+
 @pytest.fixture
 def parts(monkeypatch):
     """Parts give one figure each, or do what `replaced` says; `parts` has name and plan of each call."""
@@ -60,6 +66,34 @@ def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_p
     assert results.method == {"rounds": 20, "threads": 1, "options": "model.onnx --out out --threads 1"}
     assert results.environment["model"] == "model.onnx"
     assert (tmp_path / "out" / "report.md").read_text().startswith("# Benchmarks of ")
+
+
+def test_without_out_each_run_has_a_folder_of_its_own(thin, parts):
+    for _ in range(3):
+        assert bench(thin / "model.onnx", "--part", "latency").exit_code == 0
+    folders = sorted(Path().iterdir())
+    assert [folder.name for folder in folders] == ["bench-model", "bench-model-2", "bench-model-3"]
+    assert all((folder / "report.md").exists() for folder in folders)
+
+
+@pytest.mark.parametrize("options", [("--device", "openvino"), ("--contestant", "caffe"), ("--batch", 0)])
+def test_what_is_refused_leaves_no_folder(thin, parts, tmp_path, options):
+    assert bench(thin / "model.onnx", "--out", tmp_path / "out", *options).exit_code == 2
+    assert bench(thin / "model.onnx", *options).exit_code == 2
+    assert not (tmp_path / "out").exists() and list(Path().iterdir()) == []
+
+
+def test_larger_images_are_taken_by_max_pixels(thin, tmp_path):
+    """The limit is that of all parts that read images."""
+    options = ("--data", thin, "--quick", "--device", "cpu", "--threads", 1)
+    parts = ("--part", "overhead", "--part", "stages", "--part", "cold-start", "--part", "folder")
+    refused = bench(thin / "model.onnx", *options, *parts, "--out", tmp_path, "--max-pixels", 100)
+    assert refused.exit_code == 1
+    reasons = {one.part: one.reason for one in Results.read(tmp_path).skipped if one.contestant == "all"}
+    expected = "has 60 x 40 pixels, expected at most 100 in all; make it smaller, or allow more with --max-pixels 2400"
+    assert {part: reason.partition(": ")[2] for part, reason in reasons.items()} == dict.fromkeys(
+        ("overhead", "stages", "cold start", "folder"), expected
+    )
 
 
 def test_named_parts_with_what_was_asked(thin, parts):
@@ -262,6 +296,46 @@ def test_what_cannot_be_measured_any_more_ends_with_1_unless_it_may_be_missing(t
     assert bench("compare", old, new).exit_code == 1
     assert bench("compare", old, new, "--allow-missing").exit_code == 0
     assert bench("compare", old, not_asked).exit_code == 0
+
+
+WITHOUT_PYTORCH = """
+import sys
+for name in ("torch", "torchvision", "onnxscript", "albumentations", "tensorboard", "safetensors"):
+    sys.modules[name] = None
+from benchmarks.cli import main
+main()
+"""
+"""The command where the extra [bench] is installed and [export] is not."""
+
+NO_PYTORCH = "needs PyTorch, which is not installed; install unet-deploy with its extra [export]"
+
+
+def test_without_pytorch_everything_else_is_measured(thin, tmp_path):
+    options = ("--data", str(thin), "--out", str(tmp_path), "--device", "cpu", "--threads", "1", "--folder", "2")
+    parts = ("peak", "latency", "layers", "overhead", "stages", "folder", "loading", "cold-start", "scaling", "parity")
+    words = [word for part in (*parts[1:-1], "training") for word in ("--part", part)]
+    command = [sys.executable, "-c", WITHOUT_PYTORCH, str(thin / "model.onnx"), *options, *words]
+    done = subprocess.run(
+        command, cwd=Path(cli.__file__).parents[1], env=os.environ | {rounds.TRIAL: "1"}, capture_output=True, text=True
+    )
+    results = Results.read(tmp_path)
+    assert {one.part.replace(" ", "-") for one in results.measurements} == set(parts[1:-1]), done.stdout
+    reasons = {(one.part, one.contestant): one.reason for one in results.skipped}
+    assert reasons["latency", "PyTorch eager"] == reasons["folder", "plain PyTorch script"] == NO_PYTORCH
+    assert reasons["training", "all"] == "torch is not installed; install unet-deploy with its extra [export]"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "error: nothing was measured of training; the report says why",
+    )
+
+
+def test_without_pytorch_a_checkpoint_is_refused(thin, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = bench(thin / "model.onnx", "--checkpoint", thin / "model.pth", "--part", "latency")
+    assert (done.exit_code, done.output) == (
+        2,
+        f"error: --checkpoint {thin / 'model.pth'}: {NO_PYTORCH}; or leave --checkpoint out\n",
+    )
 
 
 HEAVY = ("numpy", "onnxruntime", "cv2", "PIL", "torch", "torchvision", "onnx", "matplotlib", "rich", "albumentations")

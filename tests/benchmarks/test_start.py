@@ -24,4 +24,4 @@ def test_without_the_extra_one_line_names_it(module, arguments):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: torch is not installed; install unet-deploy with its extra [bench]\n"
+    assert done.stderr == "error: torch is not installed; install unet-deploy with its extra [export]\n"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.cases import cold, folder
 from benchmarks.cases.cold import BARE, BARE_SCRIPT, KEPT, KEPT_SCRIPT, OURS, OURS_SCRIPT, measure
+from benchmarks.contestants.base import BenchmarkModel
 from benchmarks.measuring.subprocesses import run_script
 from benchmarks.results import Skipped
 from export import export_onnx
@@ -44,7 +45,7 @@ def test_classes_that_overlap_are_no_png(tmp_path):
     reason = "writes masks as PNG, which hold one class for each pixel, and the model's classes overlap"
     skipped = {"contestant": "all", "settings": {}, "reason": reason}
     assert measure(tmp_path / "model.onnx", threads=1) == [Skipped(part="cold start", **skipped)]
-    found = folder.measure(tmp_path / "model.onnx", None, [tmp_path / "a.jpg"], threads=1)
+    found = folder.measure(BenchmarkModel.read(tmp_path / "model.onnx"), [tmp_path / "a.jpg"], threads=1)
     assert found == [Skipped(part="folder", **skipped)]
 
 
@@ -60,8 +61,8 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
     export_onnx(tmp_path / "model.pth")
     targets = [tmp_path / f"{index}.png" for index in range(3)]
     run_script(BARE_SCRIPT, model, image, targets[0], 1, 32, 48, "RGB")
-    run_script(OURS_SCRIPT, model, image, targets[1], 1)
-    with cold.open_process(KEPT_SCRIPT, model, image, targets[2], 1) as ask:
+    run_script(OURS_SCRIPT, model, image, targets[1], 1, 10**6)
+    with cold.open_process(KEPT_SCRIPT, model, image, targets[2], 1, 10**6) as ask:
         ask()
         targets[2].unlink()
         ask()  # it goes on
@@ -71,7 +72,7 @@ def test_all_contestants_write_the_same_mask(tmp_path, classes):
 
 
 def test_opencv_has_the_threads_asked_for_in_processes_of_their_own(thin, tmp_path):
-    given = (thin / "model.onnx", thin / "val_images" / "v0.jpg", tmp_path / "mask.png", 5)
+    given = (thin / "model.onnx", thin / "val_images" / "v0.jpg", tmp_path / "mask.png", 5, 10**6)
     assert run_script(OURS_SCRIPT + "print(cv2.getNumThreads())", *given) == "5\n"
     told = "import sys; sys.stdin = iter(())" + KEPT_SCRIPT + "print(cv2.getNumThreads())"
     assert run_script(told, *given) == "5\n"

@@ -216,8 +216,8 @@ def test_small_batches_come_first_and_what_does_not_fit_the_budget_is_skipped(mo
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
     exam = latency.prepare_exam
 
-    def slow(task, shape):
-        return exam(task, shape)[0], taken[shape[0]]
+    def slow(model, threads, shape):
+        return exam(model, threads, shape)[0], taken[shape[0]]
 
     def interleave(contestants, rounds, budget_s):
         given.append(budget_s)

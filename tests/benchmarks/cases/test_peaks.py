@@ -1,9 +1,13 @@
+import re
+import sys
+
 import numpy as np
 import pytest
 import torch
 from devices import CPU, GPU, TRT
 
 from benchmarks.cases import peaks
+from benchmarks.cases.kernels import Kernel
 from benchmarks.cases.peaks import measure, peak_of
 from benchmarks.measuring import rounds
 from benchmarks.results import Measurement
@@ -13,63 +17,104 @@ from runtime.devices.device import Device
 @pytest.fixture(autouse=True)
 def _small(tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "WARM_UP_SECONDS", 0.0)
-    monkeypatch.setattr(peaks, "SIDES", {"cpu": ((8, 8, 8), (16, 16, 16), (64, 9, 1))})
+    monkeypatch.setattr(peaks, "PRODUCTS", {"cpu": ((8, 8, 8), (16, 16, 16)), "cuda": ((8, 8, 8),)})
+    monkeypatch.setattr(peaks, "CONVOLUTIONS", ((2, 8, 12),))
     monkeypatch.setattr(peaks, "COPIED", 4096)
     monkeypatch.setattr(peaks, "CPUS", tmp_path)
 
 
 @pytest.fixture
 def known(monkeypatch):
-    """Sets the milliseconds of each contestant's rounds; the budgets that were given."""
-    budgets = []
+    """Sets the milliseconds of the rounds of kernels, by name, others take 1 s; what was timed, and its budget."""
+    asked = []
 
     def set_times(**times):
         def interleave(calls, rounds, *, budget_s):
-            assert len(calls) == len(times)
-            budgets.append(budget_s)
-            return {name: np.array(times[name.replace(" ", "_")]) for name in calls}
+            asked.append((list(calls), rounds, budget_s))
+            return {name: np.array(times.get(re.sub(r"\W+", "_", name), [1000.0])[:rounds]) for name in calls}
 
         monkeypatch.setattr(peaks, "interleave", interleave)
-        return budgets
+        return asked
 
     return set_times
 
 
-def test_a_product_has_two_operations_a_multiply_add_and_a_copy_reads_and_writes(known):
-    """The product with the best round wins, at 2 x 16^3 operations; the copy moves 2 x 4096 bytes."""
-    budgets = known(
-        fp32_8x8x8=[1.0, 1.0, 1.0],
-        fp32_16x16x16=[9.0, 4.0, 9.0],
-        fp32_64x9x1=[2.0, 2.0, 2.0],
+@pytest.mark.parametrize("bf16", [False, True])
+def test_kernels_of_a_cpu_are_those_of_both_libraries(monkeypatch, bf16):
+    """bf16 is tried where the processor multiplies in it."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16, raising=False)
+    found = [one.name for one in peaks.kernels_on(CPU)]
+    assert found[:6] == [
+        "matrix product 8x8x8 in fp32, PyTorch",
+        "matrix product 16x16x16 in fp32, PyTorch",
+        "convolution 2x8x12 in fp32, PyTorch",
+        "matrix product 8x8x8 in fp32, ONNX Runtime",
+        "matrix product 16x16x16 in fp32, ONNX Runtime",
+        "convolution 2x8x12 in fp32, ONNX Runtime",
+    ]
+    assert [one.partition(" in ")[2] for one in found[6:]] == ["bf16, PyTorch"] * (3 if bf16 else 0)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert [one.name for one in peaks.kernels_on(CPU)] == found[3:6]
+
+
+def test_the_best_round_of_all_kernels_is_the_peak(known, monkeypatch):
+    """A product has two operations a multiply-add, a convolution 9 x channels of them a value; a copy reads and writes.
+
+    The three fastest of a first round are timed again, with the copy.
+    """
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    asked = known(
+        matrix_product_8x8x8_in_fp32_PyTorch=[1.0, 1.0, 1.0],
+        matrix_product_16x16x16_in_fp32_ONNX_Runtime=[2.0, 3.0, 9.0],
+        convolution_2x8x12_in_fp32_PyTorch=[9.0, 0.1, 9.0],
         copy_of_memory=[1.0, 2.0, 4.0],
     )
-    product, copy = measure(threads=1, rounds=3, budget_s=9.0)
-    assert budgets == [9.0]
-    assert (product.contestant, product.unit, product.facts) == ("matrix product", "GFLOP/s", {"sides": "16x16x16"})
-    assert product.values == pytest.approx([2 * 16**3 / seconds / 1e9 for seconds in (9e-3, 4e-3, 9e-3)])
-    assert product.settings == {"device": "cpu", "threads": 1, "precision": "fp32"}
+    best, copy = measure(threads=1, rounds=3, budget_s=9.0)
+    assert (best.contestant, best.unit, best.facts) == (
+        "convolution", "GFLOP/s", {"by": "convolution 2x8x12, PyTorch"},
+    )  # fmt: skip
+    operations = 2 * 2 * 8 * 12 * 9 * 2
+    assert best.values == pytest.approx([operations / seconds / 1e9 for seconds in (9e-3, 0.1e-3, 9e-3)])
+    assert best.settings == {"device": "cpu", "threads": 1, "precision": "fp32"}
     assert (copy.contestant, copy.unit, copy.facts) == ("copy of memory", "GB/s", {"bytes": 4096})
     assert copy.values == pytest.approx([2 * 4096 / seconds / 1e9 for seconds in (1e-3, 2e-3, 4e-3)])
     assert copy.settings == {"device": "cpu", "threads": 1}
-    assert product.group == copy.group == "peak cpu"
+    assert best.group == copy.group == "peak cpu"
+    (first, one_round, _), (finalists, all_rounds, _) = asked
+    assert (len(first), one_round, all_rounds) == (6, 1, 3)
+    assert finalists == [
+        "matrix product 16x16x16 in fp32, ONNX Runtime",
+        "matrix product 8x8x8 in fp32, PyTorch",
+        "convolution 2x8x12 in fp32, PyTorch",
+        "copy of memory",
+    ]
+    assert [budget for *_, budget in asked] == [3.0, 4.5]
 
 
-def test_a_call_copies_several_times_where_waiting_takes_long(known, monkeypatch):
+def test_a_copy_is_split_among_the_threads(monkeypatch):
     copied = []
-    monkeypatch.setattr(peaks, "COPIES", {"cpu": 3})
-    monkeypatch.setattr(torch.Tensor, "copy_", lambda answer, source: copied.append(source.nbytes))
-    peaks.copy_call(torch.device("cpu"), 4096)()
-    assert copied == [4096] * 3
-    known(fp32_8x8x8=[1.0], fp32_16x16x16=[1.0], fp32_64x9x1=[1.0], copy_of_memory=[2.0])
-    assert measure(threads=1, rounds=1)[-1].values == pytest.approx([3 * 2 * 4096 / 2e-3 / 1e9])
+    monkeypatch.setattr(peaks.np, "copyto", lambda answer, source: copied.append((answer.nbytes, source.nbytes)))
+    peaks.copy_call(CPU, 4096, 2)()
+    assert copied == [(2048, 2048)] * 2
 
 
 @pytest.mark.parametrize(
-    ("capability", "kinds"), [((8, 0), ("fp32", "tf32", "fp16", "bf16")), ((7, 5), ("fp32", "tf32", "fp16"))]
+    ("capability", "kinds"), [((8, 0), ["fp32", "tf32", "fp16", "bf16"]), ((7, 5), ["fp32", "tf32", "fp16"])]
 )
 def test_precisions_of_a_gpu(monkeypatch, capability, kinds):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda target: capability)
-    assert peaks.precisions_of(torch.device("cuda", 1)) == kinds
+    assert [one.precision for one in peaks.kernels_on(Device(kind="cuda", index=1))] == kinds
+
+
+@pytest.mark.parametrize("library", ["PyTorch", "ONNX Runtime"])
+def test_kernels_compute_what_their_names_say(library):
+    """The operations that are counted are those of the sizes."""
+    product = Kernel(kind="matrix product", library=library, precision="fp32", sides=(2, 8, 12))
+    assert product.operations == 2 * 2 * 8 * 12
+    assert tuple(product.call_on("cpu", 1)().shape) == (2, 12)
+    convolution = Kernel(kind="convolution", library=library, precision="fp32", sides=(2, 8, 12))
+    assert convolution.operations == 2 * (2 * 8 * 12) * (9 * 2)
+    assert tuple(convolution.call_on("cpu", 1)().shape) == (1, 2, 8, 12)
 
 
 def test_it_really_multiplies_and_copies_with_the_threads_asked_for(monkeypatch):
@@ -78,18 +123,17 @@ def test_it_really_multiplies_and_copies_with_the_threads_asked_for(monkeypatch)
     monkeypatch.setattr(torch, "mm", lambda *given, out: seen.append(torch.get_num_threads()) or mm(*given, out=out))
     found = measure(threads=3, rounds=5)
     assert set(seen) == {3}
-    assert len(seen) >= 2 * 3 * 5
     assert all(min(one.values) > 0 and len(one.values) == 5 for one in found)
 
 
-def of(device, precision, contestant="matrix product", values=(1.0,)):
+def of(device, precision, contestant="matrix product", values=(1.0,), unit="GFLOP/s"):
     settings = {"device": device, "precision": precision}
-    return Measurement(part="peak", contestant=contestant, settings=settings, unit="GFLOP/s", values=values)
+    return Measurement(part="peak", contestant=contestant, settings=settings, unit=unit, values=values)
 
 
 def test_the_peak_of_a_device_and_precision_is_its_best_round():
     cpu, gpu = of("cpu", "fp32", values=(3.0, 5.0, 4.0)), of("cuda:0", "tf32", values=(7.0,))
-    known = [of("cpu", "fp32", "copy of memory"), cpu, gpu]
+    known = [of("cpu", "fp32", "copy of memory", unit="GB/s"), cpu, gpu]
     assert peak_of(known, CPU, "fp32") == 5.0
     assert peak_of(known, GPU, "tf32") == peak_of(known, TRT, "tf32") == 7.0
     assert peak_of(known, GPU, "fp32") is peak_of(known, CPU, "int8") is None
@@ -103,7 +147,7 @@ def test_the_peaks_of_a_gpu_that_pytorch_can_use_follow_those_of_the_cpu(known, 
         measure(devices=devices, threads=1, rounds=3, budget_s=8.0)
     monkeypatch.setattr(peaks, "pytorch_has", lambda gpu: True)
     measure(devices="cuda:1", threads=1, rounds=3, budget_s=8.0)
-    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    cpu, gpu = CPU, Device(kind="cuda", index=1)
     assert asked == [(cpu, 1, 3, 8.0)] * 3 + [(cpu, 1, 3, 4.0), (gpu, 1, 3, 4.0)]
 
 
@@ -137,5 +181,5 @@ def test_the_copy_is_larger_than_the_caches_where_memory_allows_it(cpus, monkeyp
     """Source and copy together take half of the free memory at most."""
     cpus(0, 3, level=3, size=cache, shared_cpu_list="0-3")
     monkeypatch.setattr(peaks, "available_megabytes", lambda: free)
-    assert peaks.copied_bytes(torch.device("cpu")) == copied
-    assert peaks.copied_bytes(torch.device("cuda")) == 4096
+    assert peaks.copied_bytes(CPU) == copied
+    assert peaks.copied_bytes(GPU) == 4096

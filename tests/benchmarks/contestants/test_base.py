@@ -82,9 +82,8 @@ def test_scripts_run_the_authors_network(author, monkeypatch):
     seen = []
     monkeypatch.setattr(folder_case, "interleave", lambda calls, *_, **__: seen.append(calls) or {})
     images = list_images(author / "val_images")
-    folder_case.measure(
-        author / "model.onnx", author / "weights.pth", images, network=NETWORK, folder_sizes=(3,), threads=1
-    )
+    model = BenchmarkModel.read(author / "model.onnx", author / "weights.pth", network=NETWORK)
+    folder_case.measure(model, images, folder_sizes=(3,), threads=1)
     assert {SCRIPT, SHARED, LOOP} <= seen[0].keys()
 
 

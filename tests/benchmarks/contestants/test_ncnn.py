@@ -61,12 +61,6 @@ def test_the_bare_network_is_what_is_between_normalisation_and_probabilities(con
     assert np.abs(answer - probability).max() < 1e-6
 
 
-class Pnnx:
-    """Stands in for the package of the converter."""
-
-    EXEC_PATH = "pnnx"
-
-
 @pytest.mark.parametrize("written", [False, True])
 def test_a_conversion_is_asked_for_at_one_size_and_failures_are_told(model, tmp_path, monkeypatch, written):
     asked = []
@@ -78,7 +72,7 @@ def test_a_conversion_is_asked_for_at_one_size_and_failures_are_told(model, tmp_
             (cwd / "network.ncnn.bin").write_text("")
         return subprocess.CompletedProcess(command, 0, "", "line one\nline two")
 
-    monkeypatch.setattr(ncnn.importlib, "import_module", lambda name: Pnnx)
+    monkeypatch.setattr(ncnn, "converter", lambda: "pnnx")
     monkeypatch.setattr(ncnn.subprocess, "run", run)
     channels = model.card.architecture.in_channels
     if written:

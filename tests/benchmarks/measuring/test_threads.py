@@ -1,4 +1,5 @@
 import os
+import sys
 
 import cv2
 import torch
@@ -18,3 +19,11 @@ def test_pinned_threads_are_the_same_for_all_and_restored(monkeypatch):
         assert found() == (3, 3, "3", "3")
     assert found() == before
     assert before[2:] == ("7", None)
+
+
+def test_threads_are_pinned_where_pytorch_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    before = cv2.getNumThreads()
+    with pinned(before + 1):
+        assert (cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]) == (before + 1, str(before + 1))
+    assert cv2.getNumThreads() == before

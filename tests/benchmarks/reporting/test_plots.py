@@ -116,7 +116,7 @@ def test_the_roofline_shows_peaks_and_points_where_they_belong():
     roof = axes.lines[0].get_xydata()
     peak, copy = max(next(iter(peaks())).values), max(list(peaks())[-1].values)
     assert roof[0].tolist() == [pytest.approx(peak / copy), pytest.approx(peak)]
-    assert any(text.startswith("fp32 product: 2") for text in texts(axes.figure))
+    assert any(text.startswith("peak in fp32: 2") for text in texts(axes.figure))
 
 
 @pytest.mark.parametrize("kept", ["latency", "peak"])

@@ -8,7 +8,8 @@ import torch
 from networks import make_card, make_network
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import build_graph, layers_of
+from export.graph import build_graph
+from export.layers import layers_of
 from export.precision import fp16, judge
 from export.precision.fp16 import convert_to_fp16, emulate_half, layers_to_keep, overflowing, to_half
 from export.precision.gate import FP16_FLIPPED

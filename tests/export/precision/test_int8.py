@@ -8,7 +8,8 @@ import pytest
 from networks import make_card, make_network
 from onnx import TensorProto, numpy_helper
 
-from export.graph import build_graph, layers_of
+from export.graph import build_graph
+from export.layers import layers_of
 from export.precision import int8
 from export.precision.calibration import calibrate
 from export.precision.int8 import BIAS_MAX, convert_to_int8, quantisable, speed, to_int8, values_to_calibrate
