@@ -5,7 +5,7 @@ Pictures are turned to planes and padded as bytes, not as floats. Wide transpose
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,31 +35,47 @@ def for_cpus(model: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def picture_value(model: onnx.ModelProto) -> str | None:
-    """Name the value that holds the scaled picture as the first layer reads it; None if the graph begins otherwise."""
+def range_of_pictures(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Return the value that holds the scaled picture, with its range over all bytes; {} if the graph begins otherwise."""
     chain = _scaling(model.graph)
-    return chain[-1].output[0] if chain else None
+    if not chain:
+        return {}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    ends = np.array([0, 255], np.float32).reshape(2, 1, 1, 1)
+    for node in chain:
+        if node.op_type in SCALING:
+            constant = constants[node.input[1]]
+            ends = ends / constant if node.op_type == "Div" else ends - constant
+    return {chain[-1].output[0]: (float(ends.min()), float(ends.max()))}
 
 
 def _scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes from the picture's bytes to the network's input, in order, or none: all with a single reader.
+    """Return the nodes from the picture's bytes to the network's input, in order, or none.
 
-    Shapes are read of the first one, too.
+    Each has a single reader, but for those that ask for a shape. What scales does so by constants, and what pads repeats
+    the edge.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for value in node.input:
             readers.setdefault(value, []).append(node)
+    constants = {tensor.name for tensor in graph.initializer}
     chain: list[onnx.NodeProto] = []
     value = graph.input[0].name
     while True:
         following = [node for node in readers.get(value, []) if node.op_type != "Shape"]
-        wanted = ("Cast", "Transpose", "Pad", *SCALING)
-        if len(following) != 1 or following[0].op_type not in wanted or following[0].input[0] != value:
+        if len(following) != 1 or following[0].input[0] != value or not _moves_or_scales(following[0], constants):
             break
         chain.append(following[0])
         value = following[0].output[0]
     return chain if [node.op_type for node in chain][:2] == ["Cast", "Transpose"] else []
+
+
+def _moves_or_scales(node: onnx.NodeProto, constants: Collection[str]) -> bool:
+    """Return True for a node that may stand between a picture's bytes and the network's input."""
+    if node.op_type == "Pad":
+        return any(one.name == "mode" and one.s == b"edge" for one in node.attribute)
+    return node.op_type in ("Cast", "Transpose") or (node.op_type in SCALING and node.input[1] in constants)
 
 
 def _move_bytes(graph: onnx.GraphProto) -> None:
@@ -79,20 +95,17 @@ def _move_bytes(graph: onnx.GraphProto) -> None:
         node.input[0], node.output[0] = reading, f"{node.name}.moved"
         reading = node.output[0]
     scaling[-1].output[0] = value
-    # Where the last one was, so that what a Pad reads is known.
+    # In the place of the last one, before which is known how much to pad.
     place = max(index for index, node in enumerate(graph.node) if node in chain)
-    names = {node.name for node in chain}
-    ordered = [copy.deepcopy(node) for node in (*moving, *scaling)]
-    before = [node for node in graph.node[:place] if node.name not in names]
-    after = [node for node in graph.node[place + 1 :]]
-    whole = [copy.deepcopy(node) for node in (*before, *ordered, *after)]
+    before = [node for node in graph.node[:place] if node not in chain]
+    nodes = [copy.deepcopy(node) for node in (*before, *moving, *scaling, *graph.node[place + 1 :])]
     del graph.node[:]
-    graph.node.extend(whole)
+    graph.node.extend(nodes)
 
 
 def _changes_nothing(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]) -> bool:
     """Return True for a subtraction of 0 or a division by 1."""
-    if node.op_type not in SCALING or node.input[1] not in constants:
+    if node.op_type not in SCALING:
         return False
     return bool(np.all(constants[node.input[1]] == (1 if node.op_type == "Div" else 0)))
 

@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from export.layers import layers_of, layers_with_weights
 from export.options import Values, check_keep
 from export.precision.calibration import Ranges, calibrate
-from export.precision.for_cpus import for_cpus, picture_value
+from export.precision.for_cpus import for_cpus, range_of_pictures
 from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images
 from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured, tried_together
 from export.proof import graph_run
@@ -57,6 +57,9 @@ ELSEWHERE: Mapping[Values, str] = {
 }
 """Costs of int8 files in the other places; seen on the stand-in for CUDA and read of TensorRT, see docs/gpu.md."""
 
+BLAMED_PICTURES = 8
+"""Number of pictures that layers are tried on alone after a gate failed, only to name those that lose most."""
+
 TIMED_ROUNDS = 5
 """Number of rounds in `speed`."""
 
@@ -85,24 +88,20 @@ def convert_to_int8(
     """
     able = quantisable(model, values)
     check_keep(keep, layers_of(model), able)
-    layers = [layer for layer in able if layer not in keep]
-    choices = dict.fromkeys((tuple(layers), tuple(layer for layer in quantisable(model, "s8") if layer in layers)))
-    model, picture = (for_cpus(model), picture_value(model)) if values == "u8" else (model, None)
-    found = calibrate(model, values_to_calibrate(model, layers, values), samples.calibration, display)
-    found = [{**ranges, **({picture: range_of_pictures(card)} if picture else {})} for ranges in found]
-    tried = [samples.calibration[index][0] for index in spread(range(len(samples.calibration)), TRIED_PICTURES)]
-    judge = Judge(exact, tried, card)
-    for layers in filter(None, choices):  # the first choice that passes
+    wanted = [layer for layer in able if layer not in keep]
+    inner = [layer for layer in quantisable(model, "s8") if layer in wanted]
+    model, judge, found = prepared(model, wanted, card, samples, values, display)
+    for layers in (wanted, inner) if inner and values == "u8" else (wanted,):
         ranges = min(found, key=lambda ranges: judge.cost(graph_run(to_int8(model, layers, ranges, values))))
         converted = to_int8(model, layers, ranges, values)
         run = graph_run(converted)
         kept = [layer for layer in layers_of(model) if layer not in layers]
         gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
-        if gate.passed:
+        if gate.passed or doubt:
             break
     costs: list[tuple[str, PrecisionCost]] = []
     if not gate.passed:
-        judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
+        judge = Judge(exact, samples.pictures(BLAMED_PICTURES), card)
         groups = tried_together(layers)
         costs = [
             (name, judge.cost(graph_run(to_int8(model, groups[name], ranges, values))))
@@ -110,8 +109,27 @@ def convert_to_int8(
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
     notes = [*notes_on_images(gate), speed(run, exact, samples.measured[0][0], values), ELSEWHERE[values]]
+    if layers != wanted:
+        spared = ", ".join(layer for layer in wanted if layer not in layers)
+        notes.insert(0, f"{spared} stay in fp32: with all layers in int8 the file loses too much")
     gate = replace(gate, layers=len(layers_of(model)))
     return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=tuple(notes))
+
+
+def prepared(
+    model: onnx.ModelProto,
+    layers: Collection[str],
+    card: ModelCard,
+    samples: Samples,
+    values: Values,
+    display: Display,
+) -> tuple[onnx.ModelProto, Judge, Sequence[Ranges]]:
+    """Return the fp32 graph to convert, a judge on the pictures to calibrate on, and the ranges to choose from."""
+    known = range_of_pictures(model) if values == "u8" else {}
+    model = for_cpus(model) if values == "u8" else model
+    pictures = [samples.calibration[index][0] for index in spread(range(len(samples.calibration)), TRIED_PICTURES)]
+    mean, widest, answers = calibrate(model, values_to_calibrate(model, layers, values), pictures, display)
+    return model, Judge(answers, pictures, card), ({**mean, **known}, {**widest, **known})
 
 
 def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage, values: Values) -> str:
@@ -137,15 +155,6 @@ def quantisable(model: onnx.ModelProto, values: Values) -> list[str]:
         return able
     kinds = {node.name: node.op_type for node in model.graph.node}
     return [name for name in layers_of(model)[1:-1] if kinds[name] == "Conv" and name in able]
-
-
-def range_of_pictures(card: ModelCard) -> tuple[float, float]:
-    """Return the lowest and highest value that the network sees of pictures, of which all bytes may occur."""
-    spec = card.input
-    return (
-        min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)),
-        max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)),
-    )
 
 
 def values_to_calibrate(model: onnx.ModelProto, layers: Collection[str], values: Values) -> list[str]:
