@@ -17,7 +17,7 @@ PERCENTILE = 99.99
 """Percentile of a value's elements in a picture; rarer ones are clipped when the value is held in 8 bits."""
 
 SAMPLED = 61
-"""Of so many elements one shows about where the rare ones begin; prime, so it meets all columns."""
+"""Distance of the elements that show about where the rare ones begin; prime, so they are of all columns."""
 
 Ranges = Mapping[str, tuple[float, float]]
 """Calibrated (lowest, highest) of each value, by its name."""
@@ -76,7 +76,7 @@ def common_range(value: NDArray[np.float32]) -> tuple[float, float]:
 
 def element_at(flat: NDArray[np.float32], rank: float) -> float:
     """Return the element of a small rank (0: the smallest), or what is between two; only few are put in order."""
-    few = int(rank) + 2
+    few = min(int(rank) + 2, flat.size)
     part = flat[::SAMPLED]
     place = min(part.size - 1, 2 * few // SAMPLED + 8)
     limit, smallest = np.partition(part, place)[place], flat.min()
@@ -84,8 +84,9 @@ def element_at(flat: NDArray[np.float32], rank: float) -> float:
         return float(smallest)
     near = flat[flat <= limit]
     near = near if near.size >= few else flat
-    low, high = np.partition(near, (few - 2, few - 1))[few - 2 : few].tolist()
-    return float(low + (rank - int(rank)) * (high - low))
+    ordered = np.partition(near, (int(rank), few - 1))
+    low, high = float(ordered[int(rank)]), float(ordered[few - 1])
+    return low + (rank - int(rank)) * (high - low)
 
 
 def observer(

@@ -13,8 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.graph import layers_with_weights
-from export.winograd.transform import has_attributes
+from export.layers import has_attributes, layers_with_weights
 
 PRODUCT_CHANNELS = 64
 """Number of output channels from which a transposed convolution becomes a product.
@@ -36,7 +35,7 @@ def for_cpus(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def range_of_pictures(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """Return the value that holds the scaled picture, with its range over all bytes; {} if the graph begins otherwise."""
+    """Return the value that holds the scaled picture, with its range over all bytes; nothing if there is none."""
     chain = _scaling(model.graph)
     if not chain:
         return {}
@@ -52,8 +51,8 @@ def range_of_pictures(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
 def _scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Return the nodes from the picture's bytes to the network's input, in order, or none.
 
-    Each has a single reader, but for those that ask for a shape. What scales does so by constants, and what pads repeats
-    the edge.
+    Each has a single reader, but for those that ask for a shape. What scales does so by constants, and what pads
+    repeats the edge.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
