@@ -20,7 +20,7 @@ from unet_core.data.records import Record, Records, SampleDecoder
 from unet_core.reporting.progress import Display
 
 MOST_IMAGES = 100
-"""Number of images used to measure on, and to calibrate on; they are spread evenly over all."""
+"""Number of images to measure on, and of those that int8 is calibrated on some of; they are spread evenly over all."""
 
 SYNTHETIC_IMAGES = 8
 """Number of synthetic pictures that stand in for real ones."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -9,11 +10,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.proof import open_graph
-from export.samples import Examples, FittedImage
+from export.samples import FittedImage
 from unet_core.reporting.progress import Display
 
 PERCENTILE = 99.99
 """Percentile of a value's elements in a picture; rarer ones are clipped when the value is held in 8 bits."""
+
+SAMPLED = 61
+"""Distance of the elements that show about where the rare ones begin; prime, so they are of all columns."""
 
 Ranges = Mapping[str, tuple[float, float]]
 """Calibrated (lowest, highest) of each value, by its name."""
@@ -35,22 +39,54 @@ def extremes(model: onnx.ModelProto, names: Sequence[str], pictures: Sequence[Fi
     return dict(zip(names, largest.tolist(), strict=True))
 
 
-def calibrate(
-    model: onnx.ModelProto, names: Sequence[str], pictures: Examples, display: Display
-) -> tuple[Ranges, Ranges]:
-    """Return two ranges of each named value: mean and widest, over the pictures, of where 99.99 % of its elements are.
+class Calibration(NamedTuple):
+    """Two ranges of each value, and the answers (probability [classes, height, width]) to the pictures they are from.
 
-    The mean is finer, but clips what only few pictures show.
+    The ranges are mean and widest, over the pictures, of where 99.99 % of a value's elements are. The mean is finer,
+    but clips what only few pictures show.
     """
-    observed = observer(model, names, [])
-    bounds = [
-        [np.percentile(value, [100 - PERCENTILE, PERCENTILE]) for value in observed(pictures[index][0])]
-        for index in display.through(range(len(pictures)), "calibrating", len(pictures))
-    ]
+
+    mean: Ranges
+    widest: Ranges
+    answers: list[NDArray[np.float32]]
+
+
+def calibrate(
+    model: onnx.ModelProto, names: Sequence[str], pictures: Sequence[FittedImage], display: Display
+) -> Calibration:
+    """Find the ranges of the named values on some pictures."""
+    observed = observer(model, [*names, "probability"], [])
+    bounds, answers = [], []
+    for picture in display.through(pictures, "calibrating", len(pictures)):
+        *values, probability = observed(picture)
+        bounds.append([common_range(value) for value in values])
+        answers.append(probability[0])
     lows, highs = np.moveaxis(np.array(bounds), 2, 0)  # each [pictures, names]
     means = zip(lows.mean(axis=0).tolist(), highs.mean(axis=0).tolist(), strict=True)
     widest = zip(lows.min(axis=0).tolist(), highs.max(axis=0).tolist(), strict=True)
-    return dict(zip(names, means, strict=True)), dict(zip(names, widest, strict=True))
+    return Calibration(dict(zip(names, means, strict=True)), dict(zip(names, widest, strict=True)), answers)
+
+
+def common_range(value: NDArray[np.float32]) -> tuple[float, float]:
+    """Return where 99.99 % of an array's elements are: the percentiles of `np.percentile`, in a fifth of its time."""
+    flat = value.ravel()
+    rank = (1 - PERCENTILE / 100) * (flat.size - 1)
+    return element_at(flat, rank), -element_at(-flat, rank)
+
+
+def element_at(flat: NDArray[np.float32], rank: float) -> float:
+    """Return the element of a small rank (0: the smallest), or what is between two; only few are put in order."""
+    few = min(int(rank) + 2, flat.size)
+    part = flat[::SAMPLED]
+    place = min(part.size - 1, 2 * few // SAMPLED + 8)
+    limit, smallest = np.partition(part, place)[place], flat.min()
+    if limit == smallest and np.count_nonzero(flat == smallest) >= few:  # as the zeros of a ReLU
+        return float(smallest)
+    near = flat[flat <= limit]
+    near = near if near.size >= few else flat
+    ordered = np.partition(near, (int(rank), few - 1))
+    low, high = float(ordered[int(rank)]), float(ordered[few - 1])
+    return low + (rank - int(rank)) * (high - low)
 
 
 def observer(

@@ -1,9 +1,10 @@
-"""Conversion to int8: QuantizeLinear and DequantizeLinear around the inner convolutions.
+"""Conversion to int8: QuantizeLinear and DequantizeLinear around convolutions.
 
 "s8" is what TensorRT takes: int8 with scales alone, for values and, per channel, for weights; biases stay fp32; all
-values that meet in a Concat share one scale. "u8" is what x86 CPUs multiply fast: uint8 values with a zero point,
-weights of 7 bits, int32 biases; the output of a convolution is quantised too, whoever reads it. In both, the first and
-the last convolution and the transposed ones stay fp32, and a MaxPool has one scale on both sides.
+values that meet in a Concat share one scale; the first and the last convolution and the transposed ones stay fp32.
+"u8" is what x86 CPUs multiply fast: uint8 values with a zero point, weights of 7 bits, int32 biases, all layers, unless
+that loses too much; the output of a convolution is quantised too, whoever reads it. What meets in a Concat has its
+scale from the start, but for what comes out of a ReLU, whose zero is 0. In both, a MaxPool has one scale on both sides.
 
 Symmetric per-channel weights after Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
 2018.
@@ -22,6 +23,7 @@ from onnx import helper, numpy_helper
 from export.layers import layers_of, layers_with_weights
 from export.options import Values, check_keep
 from export.precision.calibration import Ranges, calibrate
+from export.precision.for_cpus import for_cpus, range_of_pictures
 from export.precision.gate import PrecisionCost, int8_is_good, notes_on_images
 from export.precision.judge import TRIED_PICTURES, Converted, Judge, measured, tried_together
 from export.proof import graph_run
@@ -44,7 +46,7 @@ BIAS_MAX = 2**30
 SMALLEST_RANGE = 1e-12
 """Smallest range of values and weights: that of zeros."""
 
-SAME_RANGE = ("MaxPool", "Concat")
+SAME_RANGE: Mapping[Values, Sequence[str]] = {"s8": ("MaxPool", "Concat"), "u8": ("MaxPool", "Concat", "DepthToSpace")}
 """Operators that only move or choose values."""
 
 ELSEWHERE: Mapping[Values, str] = {
@@ -54,6 +56,9 @@ ELSEWHERE: Mapping[Values, str] = {
     "give --precision fp16 for cuda",
 }
 """Costs of int8 files in the other places; seen on the stand-in for CUDA and read of TensorRT, see docs/gpu.md."""
+
+BLAMED_PICTURES = 8
+"""Number of pictures that layers are tried on alone after a gate failed, only to name those that lose most."""
 
 TIMED_ROUNDS = 5
 """Number of rounds in `speed`."""
@@ -81,20 +86,22 @@ def convert_to_int8(
     Raises:
         ConfigError: as `convert_to_fp16`.
     """
-    able = quantisable(model)
+    able = quantisable(model, values)
     check_keep(keep, layers_of(model), able)
-    layers = [layer for layer in able if layer not in keep]
-    found = calibrate(model, values_to_calibrate(model, layers, values), samples.calibration, display)
-    tried = [samples.calibration[index][0] for index in spread(range(len(samples.calibration)), TRIED_PICTURES)]
-    judge = Judge(exact, tried, card)
-    ranges = min(found, key=lambda ranges: judge.cost(graph_run(to_int8(model, layers, ranges, values))))
-    converted = to_int8(model, layers, ranges, values)
-    run = graph_run(converted)
-    kept = [layer for layer in layers_of(model) if layer not in layers]
-    gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
+    wanted = [layer for layer in able if layer not in keep]
+    inner = [layer for layer in quantisable(model, "s8") if layer in wanted]
+    model, judge, found = prepared(model, wanted, card, samples, values, display)
+    for layers in (wanted, inner) if inner and values == "u8" else (wanted,):
+        ranges = min(found, key=lambda ranges: judge.cost(graph_run(to_int8(model, layers, ranges, values))))
+        converted = to_int8(model, layers, ranges, values)
+        run = graph_run(converted)
+        kept = [layer for layer in layers_of(model) if layer not in layers]
+        gate, doubt, finite = measured(run, exact, card, samples, kept, int8_is_good, display)
+        if gate.passed or doubt:
+            break
     costs: list[tuple[str, PrecisionCost]] = []
     if not gate.passed:
-        judge = Judge(exact, samples.pictures(TRIED_PICTURES), card)
+        judge = Judge(exact, samples.pictures(BLAMED_PICTURES), card)
         groups = tried_together(layers)
         costs = [
             (name, judge.cost(graph_run(to_int8(model, groups[name], ranges, values))))
@@ -102,8 +109,27 @@ def convert_to_int8(
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
     notes = [*notes_on_images(gate), speed(run, exact, samples.measured[0][0], values), ELSEWHERE[values]]
+    if layers != wanted:
+        spared = ", ".join(layer for layer in wanted if layer not in layers)
+        notes.insert(0, f"{spared} stay in fp32: with all layers in int8 the file loses too much")
     gate = replace(gate, layers=len(layers_of(model)))
     return Converted(model=converted, run=run, gate=gate, doubt=doubt, finite=finite, costs=costs, notes=tuple(notes))
+
+
+def prepared(
+    model: onnx.ModelProto,
+    layers: Collection[str],
+    card: ModelCard,
+    samples: Samples,
+    values: Values,
+    display: Display,
+) -> tuple[onnx.ModelProto, Judge, Sequence[Ranges]]:
+    """Return the fp32 graph to convert, a judge on the pictures to calibrate on, and the ranges to choose from."""
+    known = range_of_pictures(model) if values == "u8" else {}
+    model = for_cpus(model) if values == "u8" else model
+    pictures = [samples.calibration[index][0] for index in spread(range(len(samples.calibration)), TRIED_PICTURES)]
+    mean, widest, answers = calibrate(model, values_to_calibrate(model, layers, values), pictures, display)
+    return model, Judge(answers, pictures, card), ({**mean, **known}, {**widest, **known})
 
 
 def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage, values: Values) -> str:
@@ -119,12 +145,15 @@ def speed(run: NetworkFunction, exact: NetworkFunction, picture: FittedImage, va
     return f"int8 for CPUs {found}" if values == "u8" else f"int8 for TensorRT {found}; give --for cpu for CPUs"
 
 
-def quantisable(model: onnx.ModelProto) -> list[str]:
-    """List the layers that can be int8: all convolutions but the first, the last and the transposed ones.
+def quantisable(model: onnx.ModelProto, values: Values) -> list[str]:
+    """List the layers that can be int8; with "s8" all convolutions but the first, the last and the transposed ones.
 
     Those whose weights the graph computes are none, either.
     """
-    kinds, able = {node.name: node.op_type for node in model.graph.node}, {*layers_with_weights(model)}
+    able = layers_with_weights(model)
+    if values == "u8":
+        return able
+    kinds = {node.name: node.op_type for node in model.graph.node}
     return [name for name in layers_of(model)[1:-1] if kinds[name] == "Conv" and name in able]
 
 
@@ -141,7 +170,7 @@ def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, val
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in list(graph.node):
-        if node.name in layers or values == "u8" or (node.op_type in SAME_RANGE and node.output[0] in scales):
+        if node.name in layers or values == "u8" or (node.op_type in SAME_RANGE[values] and node.output[0] in scales):
             node.input[:] = [f"{value}.dequantised" if value in scales else value for value in node.input]
         if node.name in layers:
             incoming = scales[node.input[0].removesuffix(".dequantised")]
@@ -158,14 +187,15 @@ def to_int8(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges, val
 def origins_of(model: onnx.ModelProto, layers: Collection[str], values: Values) -> dict[str, set[str]]:
     """Find the values to hold as integers, each with the values whose ranges its scale has to cover.
 
-    Those are the values that it is made of by moving or choosing, and with "s8" the ones that meet it in a Concat.
+    Those are the values that it is made of by moving or choosing, and with "s8" the ones that meet it in a Concat. With
+    "u8" what a layer gives straight to a Concat is held as the Concat holds it, which spares rounding it twice.
     """
     makers = {value: node for node in model.graph.node for value in node.output}
     found: dict[str, set[str]] = {}
 
     def made_of(value: str) -> set[str]:
         if value not in found:
-            moved = makers[value].input if makers[value].op_type in SAME_RANGE else ()
+            moved = makers[value].input if makers[value].op_type in SAME_RANGE[values] else ()
             found[value] = set().union(*map(made_of, moved)) if moved else {value}
         return found[value]
 
@@ -175,6 +205,11 @@ def origins_of(model: onnx.ModelProto, layers: Collection[str], values: Values) 
         elif values == "u8" and node.op_type == "Relu" and makers[node.input[0]].name in layers:
             made_of(node.output[0])  # a CPU multiplies integers only where integers come out too
     if values == "u8":
+        for node in model.graph.node:
+            for value in node.input if node.op_type == "Concat" and node.output[0] in found else ():
+                straight = [value, *(makers[value].input if makers[value].op_type == "DepthToSpace" else ())]
+                if makers[straight[-1]].name in layers:
+                    found.update(dict.fromkeys(straight, found[node.output[0]]))
         return found
 
     def joined_with(own: set[str]) -> set[str]:
@@ -215,21 +250,23 @@ def quantise_weights(
     incoming: Scale,
     values: Values,
 ) -> list[onnx.NodeProto]:
-    """Replace a convolution's weights, and with "u8" its bias, by integers; return the nodes that dequantise them."""
+    """Replace a layer's weights, and with "u8" a convolution's bias, by integers; return the nodes that decode them."""
     weight, most = numpy_helper.to_array(weights[node.input[1]]), WEIGHT_MAX[values]
-    scale = np.maximum(np.abs(weight).max(axis=tuple(range(1, weight.ndim))), SMALLEST_RANGE) / most
-    with_bias = values == "u8" and len(node.input) > 2
+    axis = 1 if node.op_type == "ConvTranspose" else 0  # that of the output channels
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    scale = np.maximum(np.abs(weight).max(axis=others), SMALLEST_RANGE) / most
+    with_bias = values == "u8" and len(node.input) > 2 and node.op_type == "Conv"
     if with_bias:
         bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
         # A channel with tiny weights may have a bias that overflows int32 at the scale of the weights.
         scale = np.maximum(scale, np.abs(bias) / (float(incoming.scale) * BIAS_MAX))
     scale = scale.astype(np.float32)
-    integers = np.clip(np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))), -most, most).astype(np.int8)
-    nodes = [replace_by_integers(graph, node, 1, weights[node.input[1]], integers, scale)]
+    integers = np.clip(np.rint(weight / np.expand_dims(scale, others)), -most, most).astype(np.int8)
+    nodes = [replace_by_integers(graph, node, 1, weights[node.input[1]], integers, scale, axis)]
     if with_bias:
         bias_scale = scale * incoming.scale
         bias_integers = np.rint(bias / bias_scale).astype(np.int32)
-        nodes.append(replace_by_integers(graph, node, 2, weights[node.input[2]], bias_integers, bias_scale))
+        nodes.append(replace_by_integers(graph, node, 2, weights[node.input[2]], bias_integers, bias_scale, 0))
     return nodes
 
 
@@ -240,13 +277,15 @@ def replace_by_integers(
     tensor: onnx.TensorProto,
     integers: NDArray[np.generic],
     scale: NDArray[np.float32],
+    axis: int,
 ) -> onnx.NodeProto:
-    """Replace a weight, input `index` of a node, by integers with a scale for each row; return its decoder."""
+    """Replace a weight, input `index` of a node, by integers with scales along an axis; return its decoder."""
     name = tensor.name
     tensor.CopyFrom(numpy_helper.from_array(integers, name))
     constants = add_constants(graph, name, scale, np.zeros(scale.shape, integers.dtype))
     node.input[index] = f"{name}.dequantised"
-    return helper.make_node("DequantizeLinear", [name, *constants], [node.input[index]], name=node.input[index], axis=0)
+    decoded = node.input[index]
+    return helper.make_node("DequantizeLinear", [name, *constants], [decoded], name=decoded, axis=axis)
 
 
 def add_constants(graph: onnx.GraphProto, name: str, scale: object, zero: NDArray[np.generic]) -> Sequence[str]:

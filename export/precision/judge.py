@@ -61,9 +61,12 @@ class Converted:
 class Judge:
     """Comparison of answers with those of fp32, on some pictures."""
 
-    def __init__(self, exact: NetworkFunction, pictures: Sequence[FittedImage], card: ModelCard) -> None:
+    def __init__(
+        self, exact: NetworkFunction | Sequence[NDArray[np.float32]], pictures: Sequence[FittedImage], card: ModelCard
+    ) -> None:
+        """Take the fp32 network, or its answers to the pictures, each probability [classes, height, width]."""
         self.pictures, self.card = pictures, card
-        self.expected = [exact(picture[None])[0] for picture in pictures]
+        self.expected = [exact(picture[None])[0] for picture in pictures] if callable(exact) else exact
 
     def cost(self, run: NetworkFunction) -> PrecisionCost:
         """Return share of flipped pixels and mean |p - p of fp32|; answers that are not finite flip all."""

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.layers import CONVOLUTIONS, layers_with_weights
+from export.layers import CONVOLUTIONS, has_attributes, layers_with_weights
 from export.winograd.row_layout import (
     BODY,
     Builder,
@@ -46,16 +46,6 @@ TILE: Mapping[Form, int] = {"f2-few": 2, "f4": 4, "f4-few": 4}
 
 BLOCK = 40_000
 """Channels (in and out) times tiles that are computed at a time; 36 values of each take 5.8 MB."""
-
-ATTRIBUTES: Mapping[str, Any] = {
-    "group": 1,
-    "auto_pad": b"NOTSET",
-    "ceil_mode": 0,
-    "pads": [0, 0, 0, 0],
-    "dilations": [1, 1],
-    "output_padding": [0, 0],
-}
-"""ONNX's defaults of the attributes that are looked at, for pictures."""
 
 HALVED: Mapping[str, Any] = {
     "kernel_shape": [2, 2],
@@ -266,12 +256,6 @@ def rewritable(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if node.op_type == "Conv" and node.name in able and has_attributes(node, wanted)
     ]
-
-
-def has_attributes(node: onnx.NodeProto, wanted: Mapping[str, Any]) -> bool:
-    """Return True if a convolution or pooling has these attributes; those that it leaves out have ONNX's defaults."""
-    given = {**ATTRIBUTES} | {one.name: helper.get_attribute_value(one) for one in node.attribute}
-    return all(given.get(name) == value for name, value in wanted.items())
 
 
 def rewrite(model: onnx.ModelProto, forms: Mapping[str, Form], block: int = BLOCK) -> onnx.ModelProto:

@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from export.graph import build_graph
 from export.options import with_fixed_size
 from export.precision.calibration import calibrate
+from export.precision.for_cpus import for_cpus, range_of_pictures
 from export.precision.fp16 import to_half
 from export.precision.int8 import quantisable, to_int8, values_to_calibrate
 from export.proof import graph_run
@@ -70,9 +71,11 @@ def graph_in(kind, shape=None):
     if kind == "fp16":
         return to_half(model)
     if kind == "u8":
-        layers = quantisable(model)
-        pictures = [(synthetic_image(*card.input.size, 3, seed), None) for seed in range(2)]
-        ranges, _ = calibrate(model, values_to_calibrate(model, layers, kind), pictures, Display(quiet=True))
+        known, model = range_of_pictures(model), for_cpus(model)
+        layers = quantisable(model, kind)
+        pictures = [synthetic_image(*card.input.size, 3, seed) for seed in range(2)]
+        calibrated = calibrate(model, values_to_calibrate(model, layers, kind), pictures, Display(quiet=True))
+        ranges = {**calibrated.mean, **known}
         return to_int8(model, layers, ranges, kind)
     return model
 

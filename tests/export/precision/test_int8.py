@@ -12,6 +12,7 @@ from export.graph import build_graph
 from export.layers import layers_of
 from export.precision import int8
 from export.precision.calibration import calibrate
+from export.precision.for_cpus import for_cpus, range_of_pictures
 from export.precision.int8 import BIAS_MAX, convert_to_int8, quantisable, speed, to_int8, values_to_calibrate
 from export.proof import graph_run
 from export.samples import load_samples, synthetic_samples
@@ -25,14 +26,25 @@ BOTH = pytest.mark.parametrize("values", ["s8", "u8"])
 
 
 @pytest.fixture(scope="module")
-def ranges(trained):
-    names = values_to_calibrate(trained.graph, quantisable(trained.graph), "u8")
-    return calibrate(trained.graph, names, trained.samples.calibration, QUIET)[0]
+def graphs(trained):
+    """The fp32 graphs that are converted."""
+    return {"s8": trained.graph, "u8": for_cpus(trained.graph)}
 
 
 @pytest.fixture(scope="module")
-def converted(trained, ranges):
-    return {values: to_int8(trained.graph, quantisable(trained.graph), ranges, values) for values in ("s8", "u8")}
+def ranges(trained, graphs):
+    names = {
+        name
+        for values, graph in graphs.items()
+        for name in values_to_calibrate(graph, quantisable(graph, values), values)
+    }
+    pictures = [picture for picture, _ in trained.samples.calibration]
+    return {**calibrate(graphs["u8"], sorted(names), pictures, QUIET).mean, **range_of_pictures(trained.graph)}
+
+
+@pytest.fixture(scope="module")
+def converted(graphs, ranges):
+    return {values: to_int8(graph, quantisable(graph, values), ranges, values) for values, graph in graphs.items()}
 
 
 def weights_of(model):
@@ -49,18 +61,23 @@ def scale_of(model, value):
     return tuple(weights_of(model)[name].item() for name in node.input[1:])
 
 
-def test_all_convolutions_but_the_first_the_last_and_the_transposed_ones(trained):
-    assert quantisable(trained.graph) == [
-        "downs.0.conv.3",
-        "downs.1.conv.0",
-        "downs.1.conv.3",
-        "bottleneck.conv.0",
-        "bottleneck.conv.3",
-        "ups.1.conv.0",
-        "ups.1.conv.3",
-        "ups.3.conv.0",
-        "ups.3.conv.3",
-    ]
+INNER = [
+    "downs.0.conv.3",
+    "downs.1.conv.0",
+    "downs.1.conv.3",
+    "bottleneck.conv.0",
+    "bottleneck.conv.3",
+    "ups.1.conv.0",
+    "ups.1.conv.3",
+    "ups.3.conv.0",
+    "ups.3.conv.3",
+]
+
+
+def test_s8_takes_all_convolutions_but_the_first_the_last_and_the_transposed_ones_u8_takes_all_layers(trained):
+    assert quantisable(trained.graph, "s8") == INNER
+    assert quantisable(trained.graph, "u8") == layers_of(trained.graph)
+    assert {*layers_of(trained.graph)} - {*INNER} == {"downs.0.conv.0", "ups.0", "ups.2", "final_conv"}
 
 
 @BOTH
@@ -72,20 +89,48 @@ def test_valid_with_the_same_inputs_and_outputs_and_no_name_twice(trained, conve
     assert len(set(names)) == len(names)
 
 
-@BOTH
-def test_other_layers_are_untouched(trained, converted, values):
-    before, after = weights_of(trained.graph), weights_of(converted[values])
+def test_other_layers_are_untouched_by_s8(trained, converted):
+    before, after = weights_of(trained.graph), weights_of(converted["s8"])
     for layer in ("downs.0.conv.0", "ups.0", "ups.2", "final_conv"):
         for name in (f"{layer}.weight", f"{layer}.bias"):
             assert np.array_equal(before[name], after[name])
-            assert name in nodes_of(converted[values])[layer].input
+            assert name in nodes_of(converted["s8"])[layer].input
+
+
+def test_u8_holds_transposed_convolutions_with_a_scale_for_each_output_channel_and_their_bias_in_fp32(
+    trained, converted
+):
+    before, after = weights_of(trained.graph), weights_of(converted["u8"])
+    for layer in ("ups.0", "ups.2"):
+        exact, integers, scale = (
+            before[f"{layer}.weight"],
+            after[f"{layer}.weight"],
+            after[f"{layer}.weight.scale"],
+        )
+        assert (integers.dtype, scale.shape) == (np.int8, (exact.shape[1],))  # [in, out, 2, 2]
+        assert np.abs(integers * scale[None, :, None, None] - exact).max() <= scale.max() / 2 * 1.0001
+        assert np.array_equal(before[f"{layer}.bias"], after[f"{layer}.bias"])
+
+
+def test_u8_reads_the_picture_as_its_bytes(converted):
+    """The card's mean is 0 and its deviation 1, so a byte is its own quantised value."""
+    model = converted["u8"]
+    value = nodes_of(model)["downs.0.conv.0"].input[0].removesuffix(".dequantised")
+    assert scale_of(model, value) == (np.float32(1 / 255), 0)
+
+
+def test_u8_holds_what_a_layer_gives_to_a_concat_as_the_concat_does(converted):
+    model = converted["u8"]
+    for level, up in (("downs.1", "ups.0"), ("downs.0", "ups.2")):
+        concat = f"ups.{int(up[4:]) + 1}.concat"
+        assert scale_of(model, up) == scale_of(model, concat) != scale_of(model, f"{level}.conv.3.relu")
 
 
 def test_s8_is_symmetric_with_a_scale_for_each_channel_and_biases_in_fp32(trained, converted):
     weights = weights_of(converted["s8"])
     zeros = [value for name, value in weights.items() if name.endswith(".zero")]
     assert zeros and all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
-    for layer in quantisable(trained.graph):
+    for layer in INNER:
         integers, scale = weights[f"{layer}.weight"], weights[f"{layer}.weight.scale"]
         exact = weights_of(trained.graph)[f"{layer}.weight"]
         assert (integers.dtype, integers.min() >= -127) == (np.int8, True)
@@ -96,7 +141,7 @@ def test_s8_is_symmetric_with_a_scale_for_each_channel_and_biases_in_fp32(traine
 
 def test_u8_keeps_weights_to_7_bits_and_biases_as_int32(trained, converted):
     weights = weights_of(converted["u8"])
-    for layer in quantisable(trained.graph):
+    for layer in [*INNER, "downs.0.conv.0", "final_conv"]:
         integers, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
         assert (integers.dtype, int(np.abs(integers).max())) == (np.int8, 64)
         assert bias.dtype == np.int32
@@ -138,8 +183,9 @@ def test_onnx_runtime_multiplies_integers_in_every_layer_of_u8(converted, tmp_pa
     options.log_severity_level = 3
     onnxruntime.InferenceSession(converted["u8"].SerializeToString(), options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert kinds["QLinearConv"] == len(quantisable(trained.graph))
+    assert kinds["QLinearConv"] == len(["downs.0.conv.0", *INNER])  # the last one gives logits, which are no integers
     assert kinds["QLinearConcat"] == 2
+    assert kinds["Relu"] == kinds["FusedConv"] == 0
 
 
 def observed(model, names, picture):
@@ -179,11 +225,11 @@ def test_answers_stay_near_those_of_fp32(trained, converted, values):
 
 
 @BOTH
-def test_channels_of_no_weights_keep_their_bias(trained, ranges, scaled, values):
+def test_channels_of_no_weights_keep_their_bias(trained, graphs, ranges, scaled, values):
     """A bias in units of a scale that is almost zero is no int32."""
-    model = scaled(trained.graph, {"downs.1.conv.0.weight": 0})
+    model = scaled(graphs[values], {"downs.1.conv.0.weight": 0})
     model = scaled(model, {"ups.1.conv.0.weight": 1e-12})
-    converted = to_int8(model, quantisable(model), ranges, values)
+    converted = to_int8(model, quantisable(model, values), ranges, values)
     (value,) = observed(converted, ["downs.1.conv.0"], trained.samples.measured[0][0])
     assert np.allclose(value.mean(axis=(0, 2, 3)), weights_of(trained.graph)["downs.1.conv.0.bias"], rtol=1e-3)
     biases = [tensor for name, tensor in weights_of(converted).items() if name.endswith(".bias")]
@@ -213,12 +259,13 @@ def test_values_that_are_always_zero_keep_what_follows_them(trained, ranges, sca
 def test_every_architecture(network):
     card = make_card(network.eval())
     model, samples = build_graph(Segmenter(network, card).eval(), card), synthetic_samples(card)
-    layers = quantisable(model)
-    ranges, _ = calibrate(model, values_to_calibrate(model, layers, "u8"), samples.calibration, QUIET)
-    picture = samples.measured[0][0][None]
+    pictures = [picture for picture, _ in samples.calibration]
+    picture = pictures[0][None]
     exact = graph_run(model)(picture)
-    for values in ("s8", "u8"):
-        converted = to_int8(model, layers, ranges, values)
+    for values, graph in (("s8", model), ("u8", for_cpus(model))):
+        layers = quantisable(graph, values)
+        ranges = calibrate(graph, values_to_calibrate(graph, layers, values), pictures, QUIET).mean
+        converted = to_int8(graph, layers, ranges, values)
         onnx.checker.check_model(converted, full_check=True)
         assert np.abs(graph_run(converted)(picture) - exact).mean() < 0.01
 
@@ -235,7 +282,7 @@ def test_int8_calibrated_on_fitting_images_passes(trained, values):
     assert gate.passed
     assert 0 < gate.flipped < 0.01
     assert abs(gate.image_dice_fp32 - gate.image_dice) <= 0.002
-    assert gate.kept == ("downs.0.conv.0", "ups.0", "ups.2", "final_conv")
+    assert gate.kept == (("downs.0.conv.0", "ups.0", "ups.2", "final_conv") if values == "s8" else ())
     assert converted.notes[0] == "judged on 6 real images, which is little; give more in --data"
     assert len(converted.notes) == 3
     elsewhere = {
@@ -265,6 +312,19 @@ def test_int8_without_masks_passes_by_flipped_pixels(trained):
     gate = int8_of(trained, replace(trained.samples, labelled=False)).gate
     assert (gate.passed, gate.image_dice, gate.image_dice_fp32) == (True, None, None)
     assert gate.flipped <= 0.005
+
+
+def test_where_all_layers_lose_too_much_the_inner_ones_are_int8(trained, monkeypatch):
+    """As if only a file of nine layers were good enough."""
+    monkeypatch.setattr(int8, "int8_is_good", lambda gate: len(gate.kept) == 4)
+    converted = int8_of(trained, trained.samples, values="u8")
+    assert converted.gate.kept == ("downs.0.conv.0", "ups.0", "ups.2", "final_conv")
+    assert converted.gate.passed
+    assert converted.notes[0] == (
+        "downs.0.conv.0, ups.0, ups.2, final_conv stay in fp32: with all layers in int8 the file loses too much"
+    )
+    monkeypatch.setattr(int8, "int8_is_good", lambda gate: False)
+    assert not int8_of(trained, trained.samples, values="u8").gate.passed
 
 
 def test_what_few_pictures_show_is_not_cut_off(trained):
