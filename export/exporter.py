@@ -18,6 +18,7 @@ from torch import nn
 from export.cuda_kernels import note_on_cuda
 from export.golden_choice import CANDIDATES
 from export.graph import build_graph, build_raw_graph, check_room, check_size, fold_sizes
+from export.notes import int8_note, low_dice, notes_on_size
 from export.options import OPSET, VALUES_FOR, Allowed, ExportOptions, Int8For, Values, fixed_size_text, with_fixed_size
 from export.pairs import load_with_pairs
 from export.precision.bf16 import judge_bf16, require_bf16
@@ -46,7 +47,7 @@ from export.samples import FittedImage, Samples, load_samples, refuse_raw, synth
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
-from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Reference, Target, UNetConfig
+from runtime.card import CARD_KEY, RAW_KEY, FixedShape, ModelCard, Precision, Target, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError, OutputError, ProofError, one_line
 from runtime.image import LIMITS, Limits
 from runtime.model_file.digest import PRODUCER, seal
@@ -220,7 +221,7 @@ def export_loaded(
     file = output_path(checkpoint, path, options)
     samples, pictures = _load_images(options, card, display)
     if options.precision == "int8" and not (options.int8_for or options.values or options.allow):
-        display.note(_int8_note(options.int8_place))
+        display.note(int8_note(options.int8_place))
     segmenter = Segmenter(loaded.network(), card).eval()
     if options.raw and segmenter.gives_probabilities:
         raise ConfigError("--raw: writes logits, and the network ends in its own activation; leave it out")
@@ -253,14 +254,14 @@ def export_loaded(
         display.note(f"--target cpu: logits are off by {logits_off:.1e} of their range (limit {limit:g})")
     notes = [
         *loaded.notes_on(card.input),
-        *_notes_on_size(options, trained, loaded.card_is_assumed),
+        *notes_on_size(options, trained, loaded.card_is_assumed),
         *([note] if (note := note_on_cuda(model)) and options.target != "cpu" else []),
     ]
     image_dice: float | None = None
     if options.precision == "fp32" and samples.labelled:
         image_dice, constant = image_dices(run, card, samples, display)
         if image_dice <= max(constant, least_dice(card)):
-            notes.append(_low_dice(image_dice, constant, loaded.reference))
+            notes.append(low_dice(image_dice, constant, loaded.reference))
     if len(answers_in(mask_of(one, card.output) for _, batch in expected for one in batch)) == card.output.planes:
         same = "the same classes" if card.output.overlapping else "one class"
         notes.append(
@@ -324,29 +325,6 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
     return checkpoint.with_name(".".join([stem, *([] if kind == "fp32" else [kind]), *fixed, "onnx"]))
 
 
-def _int8_note(place: Int8For) -> str:
-    """Say which int8 file is written where nobody said it."""
-    if place == "cpu":
-        return (
-            "--precision int8: is written for CPUs, since TensorRT does not run here; --for tensorrt writes the other"
-        )
-    return "--precision int8: is written for TensorRT, which runs here; --for cpu writes the other"
-
-
-def _notes_on_size(options: ExportOptions, trained: ModelCard, card_is_assumed: bool) -> list[str]:
-    """Say what a fixed size means for the file; `trained` is the card without it."""
-    notes = []
-    if options.fixed_size is not None:
-        given, (height, width) = f"--fixed-size {fixed_size_text(options.fixed_size)}", trained.input.size
-        if trained.input.fit == "native":
-            notes.append(f"{given}: images are stretched to that size; the model was trained for images at their own")
-        elif (height, width) != options.fixed_size[1:] and not card_is_assumed:
-            notes.append(
-                f"{given}: images are resized to that size; the model was trained at {width}x{height} (width x height)"
-            )
-    return notes
-
-
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:
     """Load the samples to measure on, and the real pictures for the proof."""
     if options.data is not None:
@@ -363,17 +341,6 @@ def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> t
         display=display,
     )
     return samples, samples.pictures(PROOF_PICTURES)
-
-
-def _low_dice(image_dice: float, constant: float, reference: Reference) -> str:
-    """Say what may be the cause of an image Dice that no trained network has."""
-    cause = "do --data, --masks, --size, --mean and --std fit the training?"
-    if reference == "reading":
-        cause += " If they do, its weights are read in the wrong way: prove the reading by --network or --pairs"
-    return (
-        f"the image Dice on --data is {image_dice:.4f}, as of a network that finds nothing there (one class everywhere "
-        f"has {constant:.4f}); {cause}"
-    )
 
 
 def _answers_of_pytorch(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import Bf16Permission, InputSpec, ModelCard
+from runtime.card import Bf16Permission, InputSpec, ModelCard, read_permission
 from runtime.errors import ModelError
 
 GOLDEN_KEY = "unet.golden"
@@ -119,7 +119,7 @@ class Golden:
             tf32_error = data.get("tf32_error")
             if tf32_error is not None and not (type(tf32_error) in (int, float) and 0 <= tf32_error <= 1):
                 raise ValueError("its error in TF32 is not a number from 0 to 1")
-            bf16 = Bf16Permission.from_data(data["bf16"]) if "bf16" in data else None
+            bf16 = read_permission(data["bf16"]) if "bf16" in data else None
         except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
             raise ModelError(f"golden sample: is damaged ({error}); export the model again") from error
         return replace(first, others=tuple(others), tf32_error=tf32_error, bf16=bf16)
