@@ -110,6 +110,8 @@ def open_in_bf16(file: Path, card: ModelCard) -> OpenVinoSession:
         raise
     except Exception as error:  # OpenVINO raises RuntimeError, and others for what it does not know
         raise DeviceError(f"--allow bf16: OpenVINO cannot compute bf16 here ({reason_of(error)}); {MACHINE}") from error
+    if session.arithmetic == "u8":
+        raise ConfigError("--allow bf16: all layers of this file are int8, so there is nothing to allow; leave it out")
     if "bf16" not in session.arithmetic:
         raise DeviceError(f"--allow bf16: OpenVINO computes all layers in {session.arithmetic} here; {MACHINE}")
     return session
