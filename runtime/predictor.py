@@ -78,8 +78,8 @@ class Predictor:
             sample is replayed all the same, and `report.integrity` says what was found.
         batching: `Batching`, how `submit` and `predict_async` gather images; by default one at a time on the CPU, where
             more gain nothing, and up to eight on a GPU.
-        decode: "full", or "scaled" to decode JPEG files at 1/2, 1/4 or 1/8 of their size where the network sees no more
-            of them. That is faster, and changes the answer slightly. Masks keep the image's own size;
+        decode: "full", or "scaled" to decode JPEG files at 1/2, 1/4 or 1/8 of their size where that is at least twice
+            what the network sees. That is faster, and changes the answer slightly. Masks keep the image's own size;
             `Segmentation.image` is decoded when it is first asked for.
 
     Any number of threads may use it; on a GPU their runs follow one another. After a fork, a predictor of the CPU opens

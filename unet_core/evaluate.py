@@ -56,6 +56,7 @@ def evaluate(
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
     limits: Limits = LIMITS,
+    decode: "Decode" = "full",
     display: "Display | None" = None,
 ) -> "Metrics":
     """Measure a checkpoint (with PyTorch) or an .onnx file (with the runtime) on pairs, at the original size.
@@ -71,6 +72,7 @@ def evaluate(
             are taken.
         changes: values that a checkpoint without a card does not hold.
         limits: the largest images and masks that are decoded.
+        decode: "scaled" decodes JPEG files for an .onnx file as `Predictor` does.
         display: shows progress and notes; None shows nothing.
 
     Raises:
@@ -85,7 +87,7 @@ def evaluate(
     from unet_core.reporting.progress import Display
 
     return measure_model(
-        load_model(model, device, network, changes),
+        load_model(model, device, network, changes, decode),
         pairs,
         batch_size=batch_size,
         workers=workers,
@@ -253,6 +255,11 @@ def run_default(name: str) -> str:
     show_default="CPU cores, at most 8",
     help="Processes that load images, for checkpoints only.",
 )
+@click.option(
+    "--fast-decode",
+    is_flag=True,
+    help="For an .onnx file: decode JPEG files as unet-predict --fast-decode does, to see what that changes.",
+)
 @max_pixels_option
 @with_network_options
 @with_card_options
@@ -278,6 +285,7 @@ def measure_and_print(
     batch_size: int,
     workers: int | None,
     limits: Limits,
+    fast_decode: bool,
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of all other options, None for those that were left out."""
@@ -301,7 +309,7 @@ def measure_and_print(
     pairs = pairs_to_measure(data, split, layout)
     if split != "test" and (note := surplus_masks(data, layout, (split,))):
         display.note(note)
-    loaded = load_model(model, device, network, changes)
+    loaded = load_model(model, device, network, changes, "scaled" if fast_decode else "full")
     if pictures is not None:
         make_folder(pictures)  # before the work
     metrics = measure_model(

@@ -16,7 +16,7 @@ from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, table_jobs, write_legend
 from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
-from runtime.image import Decode, Limits, image_size
+from runtime.image import SPARE, Decode, Limits, image_size
 from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
@@ -48,9 +48,9 @@ class PredictorArguments:
         if self.verify and predictor.report.integrity != VERIFIED:
             echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
         spec = predictor.card.input
-        if self.fast_decode and spec.fit == "native" and spec.scale > 1 / 2 and "size" not in self.options:
+        if self.fast_decode and spec.fit == "native" and SPARE * spec.scale > 1 / 2 and "size" not in self.options:
             echo(
-                f"note: --fast-decode changes nothing: {self.model} sees images at more than half of their size",
+                f"note: --fast-decode changes nothing: {self.model} sees images at more than a quarter of their size",
                 err=True,
             )
         if spec.channels == "raw":

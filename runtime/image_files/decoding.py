@@ -48,6 +48,10 @@ HEADER = 2**16
 """Bytes that are read first when a header is all that is asked for."""
 
 
+Enough = tuple[int, int] | Callable[[tuple[int, int]], tuple[int, int]]
+"""`at_least` of `load_image`."""
+
+
 class Decoded(NamedTuple):
     """A picture: a PIL image, or uint8 [height, width, 3 or 1] where that saves a copy.
 
@@ -73,7 +77,7 @@ def open_image(source: Any, limits: Limits = LIMITS) -> "Image.Image":
     return Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
 
 
-def decode(source: Any, limits: Limits = LIMITS, at_least: tuple[int, int] | float | None = None) -> Decoded:
+def decode(source: Any, limits: Limits = LIMITS, at_least: Enough | None = None) -> Decoded:
     """Decode as `open_image`; `at_least` is as of `load_image`."""
     name = name_of(source)
     with image_errors(name):
@@ -87,9 +91,9 @@ def decode(source: Any, limits: Limits = LIMITS, at_least: tuple[int, int] | flo
         return Decoded(formats.decode(source, name, limits))
 
 
-def decode_jpeg(content: bytes, name: str, limits: Limits, at_least: tuple[int, int] | float | None) -> Decoded:
+def decode_jpeg(content: bytes, name: str, limits: Limits, at_least: Enough | None) -> Decoded:
     """Decode a JPEG and turn it upright."""
-    picture, header = jpeg.decode_jpeg(content, limits, at_least)
+    picture, header = jpeg.decode_jpeg(content, limits, lambda header: scale_for(header, at_least, limits))
     if header.fault:
         warn_user(f"{name}: {header.fault}", ImageWarning)
     size = picture.size if is_picture(picture) else picture.shape[1::-1]
@@ -103,6 +107,19 @@ def decode_jpeg(content: bytes, name: str, limits: Limits, at_least: tuple[int, 
     if size == header.size:
         return Decoded(picture)
     return Decoded(picture, header.size if turn in TURNED else header.size[::-1], content)
+
+
+def scale_for(header: jpeg.Header, at_least: Enough | None, limits: Limits) -> int:
+    """Return 8, 4 or 2 if a JPEG at 1/8, 1/4 or 1/2 of its size is enough, else 1."""
+    width, height = header.size
+    if at_least is None:
+        return 1
+    if not callable(at_least):
+        return next((one for one in (8, 4, 2) if min(width, height) // one >= max(at_least)), 1)
+    if jpeg_orientation(header, limits) in TURNED:
+        width, height = height, width
+    least = at_least((height, width))
+    return next((one for one in (8, 4, 2) if -(-height // one) >= least[0] and -(-width // one) >= least[1]), 1)
 
 
 def turned_array(array: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ warning: it is recognised by the precision that its scans reach.
 """
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -168,11 +169,11 @@ def memory_needed(header: Header) -> int:
 
 
 def decode_jpeg(
-    content: bytes, limits: Limits, at_least: tuple[int, int] | float | None = None
+    content: bytes, limits: Limits, scale_for: Callable[[Header], int] = lambda _: 1
 ) -> "tuple[NDArray[np.uint8] | Image.Image, Header]":
     """Decode to uint8 [height, width, 3 or 1], or a PIL image in CMYK, as stored (not turned upright).
 
-    `at_least` is as of `load_image`.
+    `scale_for` returns 8, 4, 2 or 1: the picture is decoded at 1/8, 1/4, 1/2 or all of its size.
 
     Raises:
         DamageError: the file lacks pixels, or libjpeg says that it is damaged.
@@ -201,7 +202,9 @@ def decode_jpeg(
     limits.check_memory(size + memory_needed(header) + 3 * header.size[0] * header.size[1] * (space == "CMYK"))
     if header.junk:  # no loss, but libjpeg's warning of it would hide those that are
         content = without(content, header.junk)
-    pixels = pixels_of(content, space, scaled_size(header.size, at_least), header)
+    width, height = header.size
+    scale = scale_for(header)
+    pixels = pixels_of(content, space, (-(-width // scale), -(-height // scale)), header)
     if space != "CMYK":
         return pixels, header
     from PIL import Image
@@ -228,15 +231,6 @@ def without(content: bytes, parts: list[tuple[int, int]]) -> bytes:
     """Return the content without the parts (start, end), which are in order."""
     starts, ends = [0, *(end for _, end in parts)], [*(start for start, _ in parts), len(content)]
     return b"".join([content[start:end] for start, end in zip(starts, ends, strict=True)])
-
-
-def scaled_size(size: tuple[int, int], at_least: tuple[int, int] | float | None) -> tuple[int, int]:
-    """(width, height) at the smallest of 1/8, 1/4, 1/2 and all of the size that is enough, as of `load_image`."""
-    if at_least is None:
-        return size
-    share = at_least if isinstance(at_least, int | float) else max(at_least) / min(size)
-    scale = next((one for one in (8, 4, 2) if 1 / one >= share), 1)
-    return -(-size[0] // scale), -(-size[1] // scale)
 
 
 def strictly(content: bytes, space: str, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def preprocess(
     """
     start = time.perf_counter()
     channels, count = card.input.channels, card.architecture.in_channels
-    at_least = enough(options.spec) if decode == "scaled" else None
+    at_least = partial(enough, options.spec) if decode == "scaled" else None
     image, encoded = load_enough(
         source, channels, count=count, at_least=at_least, limits=limits, order=options.channels
     )

@@ -2,14 +2,16 @@
 
 import io
 import pickle
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.card import InputSpec
 from runtime.errors import ConfigError, ImageError
-from runtime.image import fit, load_image, restore
+from runtime.image import enough, fit, load_image, restore
 from runtime.image_files.formats import UPRIGHT
 from runtime.predictor import Predictor, predict
 
@@ -86,11 +88,13 @@ def test_every_kind_of_jpeg(model, decoded, space):
     ("options", "part"),
     [
         ({}, (25, 38)),
-        ({"size": (48, 30)}, (50, 75)),
+        ({"size": (48, 30)}, (100, 150)),
         ({"size": (200, 300)}, (200, 300)),
         ({"size": "native"}, (200, 300)),
         ({"tile": (64, 64)}, (200, 300)),
-        ({"tile": (16, 16), "size": (48, 30)}, (50, 75)),
+        ({"tile": (16, 16), "size": (48, 30)}, (100, 150)),
+        ({"size": (51, 30)}, (200, 300)),
+        ({"size": (25, 37)}, (50, 75)),
         ({"tta": "flip"}, (25, 38)),
     ],
 )
@@ -99,13 +103,13 @@ def test_the_size_that_the_network_sees_decides(model, decoded, options, part):
     assert (decoded, result.shape) == ([part], (200, 300))
 
 
-@pytest.mark.parametrize(("scale", "part"), [(1.0, 1), (0.6, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.02, 8)])
+@pytest.mark.parametrize(("scale", "part"), [(1.0, 1), (0.3, 1), (0.25, 2), (0.2, 2), (0.1, 4), (0.05, 8)])
 def test_a_network_that_sees_a_share_of_each_size(write_model, decoded, scale, part):
     model = Predictor(write_model("conv", fit="native", scale=scale), "cpu", decode="scaled")
     content = jpeg(smooth(203, 301))
     result = model.predict(content)
     assert (decoded, result.shape) == ([(-(-203 // part), -(-301 // part))], (203, 301))
-    seen = fit(load_image(content, at_least=scale), model.card.input, (203, 301)).image
+    seen = fit(load_image(content, at_least=partial(enough, model.card.input)), model.card.input, (203, 301)).image
     assert seen.shape[:2] == (max(1, int(scale * 203)), max(1, int(scale * 301)))
 
 
@@ -174,3 +178,16 @@ def test_other_ways_to_decode_are_refused(model):
     with pytest.raises(ConfigError) as caught:
         Predictor(model, "cpu").predict(smooth(9, 9), decode=2)
     assert str(caught.value) == "decode: found 2, expected 'full' or 'scaled', or None"
+
+
+@pytest.mark.parametrize(
+    ("how", "size", "whole", "least"),
+    [
+        ("stretch", (160, 240), (1280, 1918), (320, 480)),  # a quarter of Carvana's
+        ("letterbox", (160, 240), (1280, 1918), (320, 479)),
+        ("letterbox", (512, 512), (1000, 2000), (512, 1024)),
+        ("native", (160, 240), (1281, 1918), (640, 959)),
+    ],
+)
+def test_no_less_is_decoded_than_twice_what_the_network_sees(how, size, whole, least):
+    assert enough(InputSpec(size=size, fit=how, scale=0.25 if how == "native" else 1.0), whole) == least

@@ -9,6 +9,7 @@ import torch
 
 from runtime.card import ModelCard
 from runtime.errors import ConfigError, DeviceError, ImageError, UnetError
+from runtime.image import Decode
 from runtime.predictor import Predictor
 from unet_core.data.records import Records
 from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, onnx_predictions
@@ -59,6 +60,7 @@ def load_model(
     device: str | int,
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
+    decode: Decode = "full",
 ) -> EvaluatedModel:
     """Load an .onnx file, which is known by its suffix, or a checkpoint; arguments and errors as of `evaluate`."""
     path, network, changes = Path(model), network or NetworkOptions(), changes or CardChanges()
@@ -68,9 +70,13 @@ def load_model(
                 f"{path}: is an ONNX file, which has its network and its card; leave out --network, --weights and the "
                 "options for a card"
             )
-        predictor = Predictor(path, device)
+        predictor = Predictor(path, device, decode=decode)
         return EvaluatedModel(
             path=path, card=predictor.card, predictions=lambda records, *_: onnx_predictions(predictor, records)
+        )
+    if decode != "full":
+        raise ConfigError(
+            f"{path}: is a checkpoint, whose images are always decoded in full; export it, and measure the .onnx file"
         )
     checkpoint = open_checkpoint(path, network, changes)
     card = checkpoint.card_with(changes, path)

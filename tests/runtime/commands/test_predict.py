@@ -285,9 +285,9 @@ def test_threads_are_those_of_the_network_and_of_the_files(
     asked = []
 
     class Asked(Predictor):
-        def __init__(self, model, device, threads, verify):
+        def __init__(self, model, device, threads, **others):
             asked.append(threads)
-            super().__init__(model, device, 1, verify=verify)
+            super().__init__(model, device, 1, **others)
 
         def stream(self, images, **options):
             asked.append(options["workers"])

@@ -65,10 +65,10 @@ def test_options_that_need_every_pixel_are_refused(run_predict, photo, out, opti
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("scale", "is_told"), [(1.0, True), (0.6, True), (0.5, False)])
+@pytest.mark.parametrize(("scale", "is_told"), [(1.0, True), (0.3, True), (0.25, False)])
 def test_a_model_that_sees_images_at_their_own_size_is_told_of(run_predict, write_model, photo, scale, is_told):
     model = write_model("conv", fit="native", scale=scale)
-    note = f"note: --fast-decode changes nothing: {model} sees images at more than half of their size\n"
+    note = f"note: --fast-decode changes nothing: {model} sees images at more than a quarter of their size\n"
     assert run_predict(photo, "--fast-decode", model=model).stderr == note * is_told
     assert run_predict(photo, "--fast-decode", "--size", "12x8", model=model).stderr == ""
     assert run_predict(photo, model=model).stderr == ""
