@@ -35,6 +35,7 @@ from unet_core.model_options import (
 )
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
+    from runtime.image import Decode
     from unet_core.data.records import Records
     from unet_core.evaluation.metrics import Metrics
     from unet_core.evaluation.models import EvaluatedModel

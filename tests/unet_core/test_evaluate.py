@@ -16,6 +16,7 @@ from PIL import Image
 
 from runtime.errors import DataError, DeviceError
 from runtime.image_files.limits import Limits
+from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint
 from unet_core.data.labels import LabelSpec, load_labels, load_truth
 from unet_core.data.pairs import Layout, Pair, find_pairs
@@ -57,6 +58,26 @@ def test_images_of_too_many_pixels_are_refused_with_the_option_that_takes_them(m
     pairs = find_pairs(views, "val")
     with pytest.raises(DataError, match=r"or allow more with limits=runtime\.Limits\.for_pixels\(3600\)"):
         evaluate(model, pairs, device="cpu", limits=Limits(pixels=most - 1))
+
+
+def test_an_export_is_measured_with_jpegs_decoded_at_a_part(models, views):
+    checkpoint, exported, _, card = models(lambda card: card)
+    height, width = card.input.size
+    rough = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    smooth = Image.fromarray(rough).resize((5 * width, 5 * height))
+    for pair in find_pairs(views, "val"):
+        smooth.save(pair.image)
+        Image.fromarray(255 * (np.asarray(smooth)[:, :, 0] > 99).astype(np.uint8)).save(pair.mask)
+    pairs = find_pairs(views, "val")
+    predictor = Predictor(exported, "cpu", decode="scaled")
+    answers = [(predictor.predict(pair.image).mask, load_truth(pair.mask, ONE_CLASS)) for pair in pairs]
+    measured = evaluate(exported, pairs, device="cpu", decode="scaled").summary()
+    assert measured == pytest.approx(metrics_by_hand(answers, [1]))
+    assert measured != evaluate(exported, pairs, device="cpu").summary()
+    assert f"{measured['image_dice']:.4f}" in run(exported, views, "--fast-decode").stdout
+    assert refusal(checkpoint, views, "--fast-decode") == (
+        f"{checkpoint}: is a checkpoint, whose images are always decoded in full; export it, and measure the .onnx file"
+    )
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (2, 0), (3, 2)])
@@ -249,7 +270,7 @@ def test_help_says_what_every_option_is():
     lines = text.splitlines()
     options = [line.split()[0] for line in lines if line.startswith("  --")]
     shared = [f"--{name.replace('_', '-')}" for name in (*NETWORK_OPTIONS, *CARD_OPTIONS)]
-    assert set(shared) < set(options) and len(options) == 13 + len(shared)
+    assert set(shared) < set(options) and len(options) == 14 + len(shared)
     follows = dict(pairwise(lines))
     assert all(len(line.split()) > 3 or follows[line].startswith(" " * 20) for line in lines if line.startswith("  --"))
     assert "[default: (CPU cores, at most 8); x>=0]" in " ".join(text.split())
