@@ -36,8 +36,8 @@ QUOTED = re.compile(r"""[:'"]""")
 
 def is_picture(source: object) -> "TypeIs[Image.Image]":
     """Return True for a PIL image. Who has one has loaded Pillow; for others it need not be."""
-    pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(source, pillow.Image)
+    picture = getattr(sys.modules.get("PIL.Image"), "Image", None)  # not there yet while another thread imports Pillow
+    return picture is not None and isinstance(source, picture)
 
 
 @contextmanager
