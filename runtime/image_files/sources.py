@@ -35,9 +35,9 @@ QUOTED = re.compile(r"""[:'"]""")
 
 
 def is_picture(source: object) -> "TypeIs[Image.Image]":
-    """Return True for a PIL image. Who has one has loaded Pillow; for others it need not be, or a thread is at it."""
-    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
-    return kind is not None and isinstance(source, kind)
+    """Return True for a PIL image. Who has one has loaded Pillow; for others it need not be."""
+    picture = getattr(sys.modules.get("PIL.Image"), "Image", None)  # not there yet while another thread imports Pillow
+    return picture is not None and isinstance(source, picture)
 
 
 @contextmanager

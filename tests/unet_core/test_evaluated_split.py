@@ -40,7 +40,9 @@ def test_a_split_off_part_is_found_again_and_another_one_is_noted(models, one_fo
     loads = []
     for name in ("open_checkpoint", "Predictor"):
         load = getattr(models_module, name)
-        monkeypatch.setattr(models_module, name, lambda *arguments, load=load: loads.append(load) or load(*arguments))
+        monkeypatch.setattr(
+            models_module, name, lambda *given, load=load, **named: loads.append(load) or load(*given, **named)
+        )
     done = run(model, one_folder, *AS_TRAINED)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{model} on 4 val images of {one_folder}\n")

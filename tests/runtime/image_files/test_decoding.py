@@ -2,11 +2,13 @@
 
 import base64
 import io
+import sys
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -238,3 +240,9 @@ def test_upload_that_is_read_by_a_coroutine_is_read_by_its_file():
         with pytest.raises(ImageError) as caught:
             load_image(other)
         assert str(caught.value) == "Upload: is read by a coroutine; give the bytes, await image.read()"
+
+
+def test_a_thread_that_decodes_while_another_one_imports_pillow(monkeypatch):
+    content = encoded(Image.new("RGB", (3, 2)), "JPEG")
+    monkeypatch.setitem(sys.modules, "PIL.Image", ModuleType("PIL.Image"))  # as it is while its code runs
+    assert load_image(content).tolist() == np.zeros((2, 3, 3)).tolist()
