@@ -150,11 +150,16 @@ def main() -> None:
     "--recipe", type=click.Path(path_type=Path), help="TOML settings of unet-train, for training and trade-off."
 )
 @click.option(
+    "--trained",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Checkpoint of a trained U-Net for part which, of a width of its own; may be repeated.",
+)
+@click.option(
     "--bases",
     type=Listed(int),
-    default="8,16,32",
-    show_default=True,
-    help="Channels of the first level of each network in trade-off.",
+    help="Channels of the first level of each network in trade-off and which.  "
+    "[default: 8,16,32; for which also 64, or the widths of --trained]",
 )
 @click.option(
     "--limit",
@@ -280,7 +285,7 @@ def plan_of(
     from runtime.devices.availability import device_name
     from unet_core.reporting.progress import Display
 
-    numbers = {name: tuple(dict.fromkeys(options[name])) for name in ("folder", "batch", "bases")}
+    numbers = {name: tuple(dict.fromkeys(options[name] or ())) for name in ("folder", "batch", "bases")}
     for name, values in numbers.items():
         if min(values, default=1) < 1:
             raise ConfigError(f"--{name} {min(values)}: expected at least 1")
@@ -302,6 +307,7 @@ def plan_of(
         side=options["side"],
         recipe=options["recipe"],
         bases=numbers["bases"],
+        trained=options["trained"],
         limit_s=options["limit"],
         limits=options["limits"],
         folder=folder,

@@ -42,6 +42,7 @@ PARTS = (
     "tiles",
     "scaling",
     "trade-off",
+    "which",
     "parity",
     "training",
     "peak",

@@ -46,6 +46,7 @@ class BenchmarkPlan:
     side: int
     recipe: Path | None
     bases: Sequence[int]
+    trained: Sequence[Path]
     limit_s: float
     folder: Path
     display: "Display"
@@ -109,7 +110,7 @@ class Part:
         takes: the fields and properties of `BenchmarkPlan` that are keyword arguments of the function, in addition to
             `threads` and `display`, which every part takes.
         cpu_only: True if it measures the CPU alone, whatever other devices there are.
-        on_request: True if it is measured only where it is named, because it trains.
+        on_request: True if it is measured only where it is named, because it trains or exports.
         results: its names in results.json, if it has others than `name`.
     """
 
@@ -214,6 +215,13 @@ PARTS: Mapping[str, Part] = {
             name="trade-off",
             function="benchmarks.cases.tradeoff:measure",
             takes=("config", "folder", "bases", "limit_s", "device", "rounds"),
+            on_request=True,
+        ),
+        Part(
+            name="which",
+            function="benchmarks.cases.which:measure",
+            takes=("benchmark_model", "folder", "data", "trained", "bases", "limits", "rounds", "budget_s"),
+            cpu_only=True,
             on_request=True,
         ),
     )

@@ -19,9 +19,15 @@ NO_PNG = "writes masks as PNG, which hold one class for each pixel, and the mode
 
 
 def write_jpeg(
-    path: Path, size: tuple[int, int], channels: InputChannels, source: Path | None = None, limits: Limits = LIMITS
+    path: Path,
+    size: tuple[int, int],
+    channels: InputChannels,
+    source: Path | None = None,
+    limits: Limits = LIMITS,
+    *,
+    seed: int = 0,
 ) -> Path:
-    """Write a JPEG file of (height, width) from a real image, or else from a synthetic one, and return its path.
+    """Write a JPEG file of (height, width) from a real image, or else a synthetic one, and return its path.
 
     Raises:
         ImageError: the real image cannot be read, or the model takes arrays alone.
@@ -29,7 +35,7 @@ def write_jpeg(
     if channels == "raw":
         raise ImageError("needs image files, and the model takes arrays alone")
     if source is None:
-        pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=0)
+        pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=seed)
     else:
         pixels = resize(load_image(source, channels, limits=limits), size)
     Image.fromarray(np.squeeze(pixels, axis=2) if pixels.shape[2] == 1 else pixels).save(path, quality=QUALITY)

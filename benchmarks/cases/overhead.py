@@ -16,6 +16,7 @@ from runtime.devices.session import session_options
 from runtime.image import load_image
 from runtime.image_files.limits import LIMITS, Limits
 from runtime.model_file.golden import synthetic_image
+from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 from unet_core.reporting.progress import Display
 
@@ -56,7 +57,9 @@ def measure(
             if reason is not None:
                 found.append(Skipped(part=PART, contestant="all", settings={"engine": engine}, reason=reason))
                 continue
-            predictor = stack.enter_context(Predictor(benchmark_model.path, device, threads))
+            predictor = stack.enter_context(
+                Predictor(benchmark_model.path, device, threads, ProviderOptions(bf16=False))
+            )
             engines[engine] = overhead_calls(benchmark_model, predictor, image, limits)
         named = {f"{engine}: {name}": call for engine, own in engines.items() for name, call in own.items()}
         times = interleave(named, rounds, budget_s=budget_s)

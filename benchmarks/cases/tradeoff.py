@@ -38,7 +38,7 @@ from unet_core.reporting.progress import Display
 from unet_core.training.run_directory import BEST
 
 PART, OURS = "trade-off", "unet-deploy"
-BASES = (8, 16, 32, 64)
+BASES = (8, 16, 32)
 """Channels of the first level; each further one of the `DEPTH` levels has twice as many as the one above it."""
 
 DEPTH = 4
@@ -79,7 +79,7 @@ def measure(
     config: TrainConfig,
     folder: Path,
     *,
-    bases: Sequence[int] = BASES,
+    bases: Sequence[int] = (),
     kinds: Sequence[str] | None = None,
     limit_s: float = 1800.0,
     device: str = "cpu",
@@ -93,7 +93,7 @@ def measure(
     Args:
         config: settings of all trainings; widths and `out` are replaced.
         folder: folder for the runs and the .onnx files, `base-N/`.
-        bases: channels of the first level of each network.
+        bases: channels of the first level of each network; by default `BASES`.
         kinds: names in `EXPORTS`; by default those that suit the device.
         limit_s: seconds that each training may take; it is stopped then, and its best complete epoch counts.
         device: device of the exported files.
@@ -117,7 +117,7 @@ def measure(
         found.append(Skipped(part=PART, contestant=OURS, settings=settings, reason=one_line(str(error))))
 
     with pinned(threads):
-        for base in bases:
+        for base in bases or BASES:
             own = replace(config, widths=widths_of(base), out=str(folder / f"base-{base}"))
             common: Settings = {
                 "epochs": own.epochs,

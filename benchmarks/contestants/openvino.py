@@ -22,9 +22,12 @@ from runtime.devices.device import Device
 from runtime.devices.openvino import openvino
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
+from runtime.support.cpu_count import has_bf16
 
 OURS_IN_OPENVINO = "unet-deploy, OpenVINO"
 DEVICE = Device(kind="openvino", numbered=False, unit="CPU")
+
+NO_BF16 = "this processor has no instructions for bf16 (AVX512-BF16 or AMX)"
 
 HINTS: Mapping[Arithmetic, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 """OpenVINO's name of the arithmetic that it is asked for, and has to confirm; int8 is in the file."""
@@ -42,7 +45,7 @@ class OpenVinoContestant(Contestant):
         """Return why it cannot run: it is not installed, no file of this precision, or no instructions for bf16."""
         reason = not_installed_reason("openvino") or self.missing_reason(model)
         if reason is None and self.precision == "bf16" and not has_bf16():
-            reason = "this processor has no instructions for bf16 (AVX512-BF16 or AMX)"
+            reason = NO_BF16
         return reason
 
     def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
@@ -78,24 +81,28 @@ class OpenVinoPredictorContestant(Contestant):
     """`runtime.Predictor` with OpenVINO as its device."""
 
     name = OURS_IN_OPENVINO
-    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "int8")}
+    precisions: ClassVar[Precisions] = {"cpu": ("fp32", "bf16", "int8")}
     memory = 3.0  # a model for the shape, and one for all others
 
     def unavailable_reason(self, model: BenchmarkModel) -> str | None:
-        """Return why it cannot run: OpenVINO is not there, or there is no file of this precision."""
-        return availability.unavailable_reason(DEVICE) or self.missing_reason(model)
+        """Return why it cannot run: OpenVINO is not there, no file of this precision, or none that may run in bf16."""
+        reason = availability.unavailable_reason(DEVICE) or self.missing_reason(model)
+        if reason is None and self.precision == "bf16":
+            if not model.card.allows_bf16:
+                reason = "the file's card does not permit bf16; export it with unet-export --allow bf16 --data FOLDER"
+            elif not has_bf16():
+                reason = NO_BF16
+        return reason
 
     def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:
         """Load the file, with a model of its own for the shape."""
         path = model.file(self.precision)
         assert path is not None
-        predictor = Predictor(path, str(DEVICE), threads, ProviderOptions(fixed_sizes=(shape[1:],)))
+        options = ProviderOptions(fixed_sizes=(shape[1:],), bf16=self.precision != "fp32")
+        predictor = Predictor(path, str(DEVICE), threads, options)
         require(predictor.report.device, str(DEVICE), f"{self.name}: device")
+        if self.precision == "bf16":
+            require("bf16" in predictor.report.arithmetic, True, f"{self.name}: layers in bf16")
         return LoadedContestant(
             run=predictor.run, provider=predictor.report.provider, facts={"file": path.name}, close=predictor.close
         )
-
-
-def has_bf16() -> bool:
-    """Return True if OpenVINO finds instructions for bf16 in this processor."""
-    return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from benchmarks.reporting.goals import goal_lines
 from benchmarks.reporting.roof import above_lines, above_peak, achieved
 from benchmarks.reporting.tables import (
     MISSING,
@@ -16,6 +17,7 @@ from benchmarks.reporting.tables import (
     three_digits,
     varying,
 )
+from benchmarks.reporting.which import which_table
 from benchmarks.results import HIGHER, PARTS, UNITS, Measurement, Results, Settings, Skipped, ratio_of
 
 HOW = ("precision", "device", "threads")
@@ -45,6 +47,9 @@ NOTES: Mapping[str, str] = {
     "its weights. Cost = scale x size ^ exponent.",
     "trade-off": "Accuracy against speed: each width was trained once, with the same settings and seed. A CPU computes "
     "an fp16 file in fp32, with rounded weights; a GPU rounds values too, and the gate measures what that loses.",
+    "which": "Each export of a network, in both engines, with one image as trained; all of a width took turns. bf16 is "
+    "the fp32 file, whose card permits it. MB are the peak of a process until its first answer, beyond its libraries. "
+    '"auto" marks the engine that device="auto" takes for the file on this machine.',
     "parity": "The difference from PyTorch's answers: the largest error of a probability, and the share of pixels "
     "whose class differs. Each figure is that of the image where it is largest.",
     "training": "The trainer against a bare PyTorch loop with the same network on the same images.",
@@ -86,6 +91,7 @@ def markdown(results: Results) -> str:
     machine = f"{environment.get('cpu')}, {environment.get('cores')} cores{gpu}"
     method = f"; {escaped(settings_text(results.method))}" if results.method else ""
     lines += [f"Measured on {escaped(machine)}{method}.", "", METHOD, ""]
+    lines += goal_lines(results)
     found = (*(one.part for one in results.measurements), *(one.part for one in results.skipped))
     for part in dict.fromkeys((*PARTS, *found)):
         measured, skipped = results.of(part), [one for one in results.skipped if one.part == part]
@@ -289,6 +295,7 @@ PART_TABLES: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = {
     "memory": memory_table,
     "scaling": scaling_table,
     "trade-off": pivot_table,
+    "which": which_table,
     "parity": lambda measured: largest_table([replace(one, facts={}) for one in measured]),  # they repeat the figures
     "layers": layer_table,
     "loading": pivot_table,

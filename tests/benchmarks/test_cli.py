@@ -60,7 +60,7 @@ def parts(monkeypatch):
 def test_all_parts_but_those_that_train_are_measured_in_order(thin, parts, tmp_path):
     done = bench(thin / "model.onnx", "--out", tmp_path / "out", "--threads", 1)
     assert done.exit_code == 0, done.output
-    assert [name for name, *_ in parts] == [name for name in suite.PARTS if name not in ("training", "trade-off")]
+    assert [name for name, *_ in parts] == [name for name in suite.PARTS if not suite.PARTS[name].on_request]
     results = Results.read(tmp_path / "out")
     assert [one.part.replace(" ", "-") for one in results.measurements] == [name for name, *_ in parts]
     assert results.method == {"rounds": 20, "threads": 1, "options": "model.onnx --out out --threads 1"}

@@ -5,11 +5,11 @@ from importlib import import_module
 
 import pytest
 
-from benchmarks.cases import cold, loading, memory, scaling, tradeoff
+from benchmarks.cases import cold, loading, memory, scaling, tradeoff, which
 
 SCRIPTS = {
     f"{module.__name__}.{name}": text
-    for module in (cold, loading, memory, scaling, tradeoff)
+    for module in (cold, loading, memory, scaling, tradeoff, which)
     for name, text in vars(module).items()
     if name.endswith("SCRIPT")
 }

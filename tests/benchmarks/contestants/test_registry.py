@@ -135,6 +135,7 @@ def test_no_two_contestants_are_named_alike_and_each_device_has_its_own():
         *((name, precision) for name in (PLAIN, OURS) for precision in ("fp16", "int8")),
         ("OpenVINO", "bf16"),
         ("OpenVINO", "int8"),
+        ("unet-deploy, OpenVINO", "bf16"),
         ("unet-deploy, OpenVINO", "int8"),
     }
     assert {(name, precision) for name, precision, device in names if device == GPU} == {

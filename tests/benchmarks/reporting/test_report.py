@@ -25,7 +25,7 @@ def test_every_part_has_a_section_in_order_and_the_environment_ends_it():
     text = markdown(measured())
     heads = [line.removeprefix("## ").lower() for line in text.splitlines() if line.startswith("## ")]
     present = {one.part for one in measured().measurements}
-    assert heads == [*(part for part in PARTS if part in present), "environment"]
+    assert heads == ["goals", *(part for part in PARTS if part in present), "environment"]
     assert text.startswith("# Benchmarks of model.onnx\n\nMeasured on Abacus 3000, 2 cores; rounds 20, threads 2,")
     assert text.endswith("- time: 2026-01-02T03:04:05+00:00\n")
     assert "- versions: torch 2.15.0, onnxruntime 1.31.1\n" in text
