@@ -136,7 +136,7 @@ class TrainConfig:
         Layout.group,
         "data",
         "Separator in file names, for data without val_images/: images with the same name up to the last separator are "
-        "never split between training and validation. Empty: split image by image.",
+        "never split between training and validation, unless all have the same one. Empty: split image by image.",
         fixed=True,
     )
     max_pixels: int = setting(

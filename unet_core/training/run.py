@@ -15,7 +15,7 @@ from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import files_left_out, shared_images, surplus_masks
 from unet_core.data.pairs import Layout, find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder
-from unet_core.data.validation_split import group_of
+from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
@@ -149,11 +149,9 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
     if processes.local_rank:
         pending(sets, cache)
     if not has_validation(config.data):
-        groups = {group_of(pair.name, layout.group) for pair in val_pairs}
-        display.line(
-            f"validation: {len(val_pairs)} of {len(train_pairs) + len(val_pairs)} images, "
-            f"{len(groups)} group{'s' * (len(groups) > 1)} split off"
-        )
+        display.line(split_summary(train_pairs, val_pairs, layout))
+        if doubt := doubtful_split(train_pairs, val_pairs, layout):
+            display.note(doubt)
     return train_set, val_set
 
 
