@@ -13,7 +13,7 @@ from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import files_left_out, shared_images, surplus_masks
-from unet_core.data.pairs import Layout, find_splits, has_validation
+from unet_core.data.pairs import find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
@@ -123,7 +123,7 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
     Raises:
         DataError: a folder, an image or a mask cannot be used, or no training mask has any foreground.
     """
-    layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
+    layout = config.layout
     with processes.raise_on_all_ranks():
         train_pairs, val_pairs = find_splits(config.data, layout)
         whole = config.validate_at == "original"

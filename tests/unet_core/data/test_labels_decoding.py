@@ -142,8 +142,8 @@ def with_alpha(mode, colour, alpha):
 def test_the_mask_of_a_picture_of_one_colour_is_its_alpha(tmp_path, not_warned, name, mode, colour, alpha, labels):
     path = saved(tmp_path / name, with_alpha(mode, colour, alpha))
     with pytest.warns(ImageWarning) as told:
-        assert load_truth(path, CAR).tolist() == [labels]
-        load_truth(path, CAR)
+        found = [load_truth(path, CAR).tolist() for _ in range(2)]
+    assert found == [[labels]] * 2
     assert [str(warning.message) for warning in told] == [
         f"{path}: has one colour everywhere, so its alpha channel is taken as the mask; other masks of this kind are "
         "read in the same way"

@@ -125,7 +125,7 @@ def test_a_split_that_misses_its_share_is_told_with_the_flag(tmp_path):
 
 
 def test_a_class_of_names_that_is_validated_on_as_a_whole_is_told(tmp_path):
-    words = "bear bird cat cow dog elk fox hen owl pig rat yak".split()
+    words = ["bear", "bird", "cat", "cow", "dog", "elk", "fox", "hen", "owl", "pig", "rat", "yak"]
     assert told(tmp_path, numbered(*words)) == (
         "validation: 20 of 240 images, 1 group split off",
         f"validation has all that are named owl_, and training has none of these{HINT}",
