@@ -144,18 +144,18 @@ def name_of_records(pairs, truth_at_original, draft):
             "fit": "stretch",
             "stride": 4,
         },
-        "labels": {"classes": ("car",), "ignore_index": None, "of_model": False},
+        "labels": {"classes": ("car",), "ignore_index": None, "class_offset": 0, "of_model": False},
         "truth_at_original": truth_at_original,
         "draft": draft,
     }
     files = [(str(path), path.stat()) for pair in pairs for path in pair.files]
     identities = [(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for path, found in files]
-    content = json.dumps([(3, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
+    content = json.dumps([(4, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
     return "records-" + hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def test_decoded_images_in_the_cache_are_read(work, monkeypatch):
-    """Under the name that they have today: earlier versions decoded some TIFF files wrongly."""
+    """Under the name that they have today: earlier versions decoded some TIFF files and masks wrongly."""
     from unet_core.config import TrainConfig
     from unet_core.data.cache import check_and_cache, open_cache, pending
     from unet_core.data.pairs import find_splits

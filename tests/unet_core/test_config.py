@@ -255,6 +255,7 @@ def test_auto_loss_depends_on_the_number_of_classes():
     assert config(loss="bce+dice").loss_name == "bce+dice"
 
 
+UNCOUNTED = "so its pixels would not count"
 IN_ORDER = "name the --classes in the order of their values and ignore none of them"
 
 
@@ -279,12 +280,12 @@ IN_ORDER = "name the --classes in the order of their values and ignore none of t
         ({"ignore_index": True}, "--ignore-index True: expected an integer"),
         (
             {"ignore_index": 0, "classes": ("sky", "road", "car")},
-            "--ignore-index 0: is also the value of the class 'sky', so its pixels would not count; add --class-offset 1 "
+            f"--ignore-index 0: is also the value of the class 'sky', {UNCOUNTED}; add --class-offset 1 "
             f"if 'sky' has the value 1 in the masks, or {IN_ORDER}",
         ),
         (
             {"ignore_index": 1, "class_offset": 1, "classes": ("sky", "road", "car")},
-            "--ignore-index 1: is also the value of the class 'sky', so its pixels would not count; add --class-offset 2 "
+            f"--ignore-index 1: is also the value of the class 'sky', {UNCOUNTED}; add --class-offset 2 "
             f"if 'sky' has the value 2 in the masks, or {IN_ORDER}",
         ),
         (
@@ -293,7 +294,7 @@ IN_ORDER = "name the --classes in the order of their values and ignore none of t
         ),
         (
             {"ignore_index": 2, "classes": ("sky", "road", "void")},
-            "--ignore-index 2: is also the value of the class 'void', so its pixels would not count; leave 'void' out of "
+            f"--ignore-index 2: is also the value of the class 'void', {UNCOUNTED}; leave 'void' out of "
             f"--classes if 2 stands for no class, or {IN_ORDER}",
         ),
         (
