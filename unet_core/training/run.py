@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.card import CHANNEL_COUNT
-from runtime.errors import CheckpointError, ConfigError, DataError
+from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
@@ -21,6 +21,7 @@ from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import explained_errors, settings_without_effect
+from unet_core.training.data_notes import check_masks
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.trainer import Trainer
@@ -140,9 +141,8 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
             decode_missing(sets, cache, missing, display)
             if shared := shared_images(train_pairs, val_pairs):
                 display.note(shared)
-            if not train_set.has_foreground:
-                folder = Path(config.data) / f"train_{config.masks}"
-                raise DataError(f"{folder}: no mask has any foreground, so there is nothing to learn")
+            for note in check_masks(train_set, val_set, config, f"{Path(config.data) / 'train'}_{config.masks}"):
+                display.note(note)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
             decode_missing(sets, cache, pending(sets, cache), display)
