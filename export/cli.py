@@ -45,7 +45,12 @@ def with_options_of_masks(command: F) -> F:
         type=IgnoredValue(),
         help="Value to ignore in the masks of real images; none: all values count.  [default: as in training]",
     )
-    return masks(ignored(command))
+    offset = click.option(
+        "--class-offset",
+        type=click.IntRange(0, 255),
+        help="Value of the first of several classes in the masks of real images.  [default: as in training]",
+    )
+    return masks(ignored(offset(command)))
 
 
 @click.command(cls=Command)

@@ -33,7 +33,7 @@ Int8For = Literal["cpu", "tensorrt"]
 VALUES_FOR: Mapping[Int8For, Values] = {"cpu": "u8", "tensorrt": "s8"}
 """Type of the values for each place where an int8 file runs."""
 
-MASK_OPTIONS = ("masks", "ignore_index")
+MASK_OPTIONS = ("masks", "ignore_index", "class_offset")
 CHECK_OPTIONS = ("checkpoint_of", "device")
 EXPORT_OPTIONS = (
     *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "int8_for", "values", "force"),

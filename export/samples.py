@@ -92,7 +92,13 @@ def load_samples(
     else:
         train, val = [], _images(folder)
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
-    sets = _checked_records(sides if calibrate else sides[:1], card, ignore_index, limits, display)
+    labels = LabelSpec(
+        classes=card.output.classes,
+        ignore_index=ignore_index,
+        class_offset=(layout or Layout()).class_offset,
+        of_model=True,
+    )
+    sets = _checked_records(sides if calibrate else sides[:1], card, labels, limits, display)
     return Samples(measured=sets[0], calibration=sets[-1], labelled=labelled)
 
 
@@ -112,7 +118,9 @@ def load_pictures(
     folder = Path(data)
     inner = [side for side in (image_folder(folder, "val"), image_folder(folder, "train")) if side.is_dir()]
     pairs = spread(_images([*inner, folder][0]), most)
-    (records,) = _checked_records([pairs], card, None, limits, display or Display(quiet=True))
+    (records,) = _checked_records(
+        [pairs], card, LabelSpec(classes=card.output.classes), limits, display or Display(quiet=True)
+    )
     return [records[index][0] for index in range(len(records))]
 
 
@@ -129,10 +137,9 @@ def _images(folder: Path) -> list[Pair]:
 
 
 def _checked_records(
-    sides: Sequence[Sequence[Pair]], card: ModelCard, ignore_index: int | None, limits: Limits, display: Display
+    sides: Sequence[Sequence[Pair]], card: ModelCard, labels: LabelSpec, limits: Limits, display: Display
 ) -> list[Records]:
     """Make records of the pairs of each side, and decode every file once to see that it can be."""
-    labels = LabelSpec(classes=card.output.classes, ignore_index=ignore_index, of_model=True)
     decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True, limits=limits)
     sets = [Records(pairs, decoder) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:

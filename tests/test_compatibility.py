@@ -144,18 +144,18 @@ def name_of_records(pairs, truth_at_original, draft):
             "fit": "stretch",
             "stride": 4,
         },
-        "labels": {"classes": ("car",), "ignore_index": None, "of_model": False},
+        "labels": {"classes": ("car",), "ignore_index": None, "class_offset": 0, "of_model": False},
         "truth_at_original": truth_at_original,
         "draft": draft,
     }
     files = [(str(path), path.stat()) for pair in pairs for path in pair.files]
     identities = [(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for path, found in files]
-    content = json.dumps([(3, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
+    content = json.dumps([(4, PIL.__version__, cv2.__version__), decoding, identities], sort_keys=True)
     return "records-" + hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def test_decoded_images_in_the_cache_are_read(work, monkeypatch):
-    """Under the name that they have today: earlier versions decoded some TIFF files wrongly."""
+def test_decoded_images_of_older_versions_are_decoded_anew(work, monkeypatch):
+    """Also under today's name: earlier versions decoded some TIFF files and masks wrongly, and counted no pixels."""
     from unet_core.config import TrainConfig
     from unet_core.data.cache import check_and_cache, open_cache, pending
     from unet_core.data.pairs import find_splits
@@ -174,10 +174,10 @@ def test_decoded_images_in_the_cache_are_read(work, monkeypatch):
     for folder, part, chosen in zip(reversed(folders), pairs, options, strict=True):
         folder.rename(folder.with_name(name_of_records(part, **chosen)))
 
-    monkeypatch.setattr(SampleDecoder, "make", lambda *_: pytest.fail("a pair was decoded again"))
     cache = open_cache(str(work / "cache"), 1)
-    assert pending(sets, cache) == 0
+    assert pending(sets, cache) == sum(map(len, sets))
     check_and_cache(sets, cache, lambda _: None, pytest.fail)
+    monkeypatch.setattr(SampleDecoder, "make", lambda *_: pytest.fail("a pair was decoded again"))
     for records, decoded in zip(sets, expected, strict=True):
         assert len(records) == len(decoded) == records.stored
         for index, (image, labels) in enumerate(decoded):

@@ -97,6 +97,13 @@ class TrainConfig:
         bounds=(0, 255),
         fixed=True,
     )
+    class_offset: int = setting(
+        Layout.class_offset,
+        "data",
+        "Value of the first of several classes in the masks; 1, with --ignore-index 0, where 0 stands for no class.",
+        bounds=(0, 255),
+        fixed=True,
+    )
     masks: str = setting(
         Layout.masks, "data", "Name of the mask folders: masks are in train_MASKS/ and val_MASKS/.", fixed=True
     )
@@ -136,7 +143,7 @@ class TrainConfig:
         Layout.group,
         "data",
         "Separator in file names, for data without val_images/: images with the same name up to the last separator are "
-        "never split between training and validation. Empty: split image by image.",
+        "never split between training and validation, unless all have the same one. Empty: split image by image.",
         fixed=True,
     )
     max_pixels: int = setting(
@@ -266,6 +273,28 @@ class TrainConfig:
                 raise ConfigError(f"--classes: found {name!r} twice, expected different names")
         if len(self.classes) == 1 and self.ignore_index == 0:
             raise ConfigError("--ignore-index 0: is the background when --classes has one name; expected another value")
+        if self.class_offset and not 1 < len(self.classes) <= IGNORED + 1 - self.class_offset:
+            raise ConfigError(
+                f"--class-offset {self.class_offset}: found {len(self.classes)} --classes, expected several, whose "
+                f"values end at {IGNORED} or before"
+            )
+        self._check_ignored()
+
+    def _check_ignored(self) -> None:
+        """Refuse to ignore the value of a class: names that are shifted by one look like that."""
+        last = self.class_offset + len(self.classes) - 1
+        ignored = -1 if self.ignore_index is None else self.ignore_index
+        if len(self.classes) == 1 or not self.class_offset <= ignored <= last:
+            return
+        name, way = self.classes[ignored - self.class_offset], ""
+        if ignored == self.class_offset < IGNORED + 1 - len(self.classes):
+            way = f"add --class-offset {ignored + 1} if {name!r} has the value {ignored + 1} in the masks, or "
+        elif ignored == last:
+            way = f"leave {name!r} out of --classes if {ignored} stands for no class, or "
+        raise ConfigError(
+            f"--ignore-index {ignored}: is also the value of the class {name!r}, so its pixels would not count; "
+            f"{way}name the --classes in the order of their values and ignore none of them"
+        )
 
     def _check_size(self) -> None:
         if not 1 <= len(self.widths) <= MAX_DEPTH:
@@ -310,9 +339,14 @@ class TrainConfig:
         return OutputSpec(classes=self.classes, activation="sigmoid" if len(self.classes) == 1 else "softmax")
 
     @property
+    def layout(self) -> Layout:
+        """The names of folders, and what is split off to validate on."""
+        return Layout(masks=self.masks, class_offset=self.class_offset, val_share=self.val_share, group=self.group)
+
+    @property
     def labels(self) -> LabelSpec:
         """The meaning of the values in the masks."""
-        return LabelSpec(classes=self.classes, ignore_index=self.ignore_index)
+        return LabelSpec(classes=self.classes, ignore_index=self.ignore_index, class_offset=self.class_offset)
 
     @property
     def limits(self) -> LimitsByOption:

@@ -53,6 +53,7 @@ def evaluate(
     batch_size: int = 4,
     workers: int = 0,
     ignore_index: int | None = None,
+    class_offset: int = 0,
     submission: str | os.PathLike[str] | None = None,
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
@@ -68,6 +69,7 @@ def evaluate(
         device: for a checkpoint see `unet_core.evaluation.torch_device`, for an .onnx file see `Predictor`.
         batch_size, workers: images per batch, and processes that load images; for checkpoints only.
         ignore_index: the value in the masks whose pixels do not count.
+        class_offset: the value of the first of several classes in the masks.
         submission: a CSV file of img and rle_mask, as Carvana's competition takes it, to write the masks to.
         network: for a checkpoint, how its network is made by its author's code, which is run, and which of its weights
             are taken.
@@ -93,6 +95,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         ignore_index=ignore_index,
+        class_offset=class_offset,
         submission=submission,
         limits=limits,
         display=display or Display(quiet=True),
@@ -106,6 +109,7 @@ def measure_model(
     batch_size: int,
     workers: int,
     ignore_index: int | None,
+    class_offset: int,
     submission: str | os.PathLike[str] | None,
     limits: Limits,
     display: "Display",
@@ -135,7 +139,7 @@ def measure_model(
         raise ConfigError(f"{model.path}: has {len(classes)} classes, expected at most {IGNORED} to measure")
     for note in model.notes:
         display.note(f"{model.path}: {note}")
-    records = records_for(model, pairs, ignore_index, limits)
+    records = records_for(model, pairs, ignore_index, class_offset, limits)
     with ExitStack() as stack:
         # Opened first, so that a file that cannot be written is refused before the work.
         written = None if submission is None else stack.enter_context(open_submission(submission, pairs))
@@ -154,12 +158,16 @@ def measure_model(
             raise
 
 
-def records_for(model: "EvaluatedModel", pairs: Sequence[Pair], ignore_index: int | None, limits: Limits) -> "Records":
+def records_for(
+    model: "EvaluatedModel", pairs: Sequence[Pair], ignore_index: int | None, class_offset: int, limits: Limits
+) -> "Records":
     """Pairs as the model's card says that they are read, with truths at the images' original size."""
     from unet_core.data.labels import LabelSpec
     from unet_core.data.records import Records, SampleDecoder
 
-    labels = LabelSpec(classes=model.card.output.classes, ignore_index=ignore_index, of_model=True)
+    labels = LabelSpec(
+        classes=model.card.output.classes, ignore_index=ignore_index, class_offset=class_offset, of_model=True
+    )
     decoder = SampleDecoder(input=model.card.input, labels=labels, truth_at_original=True, limits=limits)
     return Records(pairs, decoder)
 
@@ -171,21 +179,23 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
     those that are used and differ from the defaults.
     """
     from unet_core.config import check, flag
+    from unet_core.settings_file import LATER
 
     file = model.parent / "config.json"  # other programs write files of this name too
     of_run: dict[str, Any] = {}
     try:
         stored = json.loads(file.read_bytes()) if file.is_file() else None
-        if isinstance(stored, dict) and RUN_SETTINGS.keys() <= stored.keys():
-            for name in RUN_SETTINGS:
-                check(name, stored[name])
-            of_run = {name: stored[name] for name in RUN_SETTINGS}
+        if isinstance(stored, dict) and RUN_SETTINGS.keys() <= stored.keys() | {*LATER}:
+            found = {name: stored.get(name, default) for name, default in RUN_SETTINGS.items()}
+            for name, value in found.items():
+                check(name, value)
+            of_run = found
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         note(f"{file}: cannot be used ({error}); settings that are not given take their defaults")
     given = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     settings = {**RUN_SETTINGS, **of_run, **given}
     split_up = ("val_share", "group") if not has_validation(data) else ()
-    taken = [name for name in ("masks", "ignore_index", *split_up) if name not in given]
+    taken = [name for name in ("masks", "ignore_index", "class_offset", *split_up) if name not in given]
     shown = [f"{flag(name)} {settings[name]!r}" for name in taken if settings[name] != RUN_SETTINGS[name]]
     if shown:
         note(f"{file}: {', '.join(shown)}, as in training; give other values with these flags")
@@ -214,6 +224,12 @@ def run_default(name: str) -> str:
     type=IgnoredValue(),
     show_default=run_default("ignore_index"),
     help="Value in the masks whose pixels do not count; none: every pixel counts.",
+)
+@click.option(
+    "--class-offset",
+    type=click.IntRange(0, 255),
+    show_default=run_default("class_offset"),
+    help="Value of the first of several classes in the masks.",
 )
 @click.option(
     "--val-share",
@@ -319,6 +335,7 @@ def measure_and_print(
         batch_size=batch_size,
         workers=default_workers() if workers is None else workers,
         ignore_index=ignore_index,
+        class_offset=layout.class_offset,
         submission=submission,
         limits=limits,
         display=display,
@@ -342,7 +359,8 @@ def measure_and_print(
     if len(metrics.classes) > 1:
         echo(class_table(metrics))
     if pictures is not None:
-        echo("\n".join(save_examples(pictures, loaded, records_for(loaded, pairs, ignore_index, limits), metrics)))
+        records = records_for(loaded, pairs, ignore_index, layout.class_offset, limits)
+        echo("\n".join(save_examples(pictures, loaded, records, metrics)))
     if left_out:
         display.note(left_out)
 

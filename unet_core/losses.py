@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from runtime.errors import ConfigError
-from unet_core.data.labels import IGNORED
+from unet_core.data.labels import IGNORED, Labels
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -45,6 +47,9 @@ SMOOTH = 1.0
 
 NO_PROBABILITY = -1e4
 """Logit whose sigmoid and whose cross-entropy against background are exactly 0 in float32."""
+
+LEAST_PROBABILITY = 1e-7
+"""Probability that a smaller one is taken for, so that its logarithm is finite."""
 
 BOUNDARY_SHARE = 12
 """Shorter side of an image, divided by the side of the window that finds pixels near a boundary."""
@@ -187,6 +192,15 @@ def make_loss(name: str, classes: int, boundary_weight: float = 0.0) -> Loss:
         return images.mean()
 
     return loss
+
+
+def loss_of_answer(loss: Loss, probability: "NDArray[np.float32]", truth: Labels) -> float:
+    """Compute a loss from the probabilities [classes, h, w] of one image and its labels [h, w]."""
+    import torch
+
+    answer = torch.from_numpy(probability)[None].clamp(min=LEAST_PROBABILITY, max=1 - LEAST_PROBABILITY)
+    logits = answer.logit() if len(probability) == 1 else answer.log()
+    return float(loss(logits, torch.from_numpy(truth)[None]))
 
 
 def image_sums(pixels: "Tensor") -> "Tensor":

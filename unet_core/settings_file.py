@@ -19,7 +19,7 @@ from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_valu
 SIZE = "size"
 """Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
-LATER = ("max_pixels",)
+LATER = ("max_pixels", "class_offset")
 """Settings that the runs of older versions do not have; they take their defaults."""
 
 Plain = str | int | float | None

@@ -32,7 +32,7 @@ from runtime.errors import DeviceError, ProofError, one_line
 from runtime.model_file.golden import synthetic_image
 from runtime.predictor import Predictor
 from unet_core.config import TrainConfig
-from unet_core.data.pairs import Layout, find_pairs
+from unet_core.data.pairs import find_pairs
 from unet_core.evaluate import evaluate
 from unet_core.reporting.progress import Display
 from unet_core.training.run_directory import BEST
@@ -211,7 +211,7 @@ def export_and_evaluate(config: TrainConfig, trained: Trained, settings: Setting
     Raises:
         ProofError: the file's answers differ from the network's, or are not finite.
     """
-    layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
+    layout = config.layout
     kind = str(settings["precision"])
     precision, values = EXPORTS[kind]
     report = export_onnx(
@@ -227,7 +227,14 @@ def export_and_evaluate(config: TrainConfig, trained: Trained, settings: Setting
     )
     pairs = find_pairs(config.data, "val", layout)
     device = str(settings["device"])
-    metrics = evaluate(report.path, pairs, device=device, ignore_index=config.ignore_index, display=display)
+    metrics = evaluate(
+        report.path,
+        pairs,
+        device=device,
+        ignore_index=config.ignore_index,
+        class_offset=config.class_offset,
+        display=display,
+    )
     facts: dict[str, str | int | float | bool] = {
         "epochs": trained.epochs,
         "trained_s": trained.seconds,

@@ -66,6 +66,9 @@ UPRIGHT = {
 LEVELS = "unet.levels"
 """Key in a picture's `info` for (black, white), the stored values of a picture with more than 8 bits."""
 
+PALETTE_ALPHA = "unet.palette_alpha"
+"""Key in a palette picture's `info` for the alpha of its indices: bytes, or the one index that is transparent."""
+
 WARNED: set[str] = set()
 """Subjects that this process has warned of."""
 
@@ -191,7 +194,9 @@ def finished(picture: Image.Image, *, is_ours: bool = True) -> Image.Image:
         result = picture.copy()
     for key in EXIF:  # it is upright now
         result.info.pop(key, None)
-    result.info.pop("transparency", None)  # no caller keeps alpha, and Pillow warns when a palette's is dropped
+    transparency = result.info.pop("transparency", None)  # Pillow warns when a palette's is dropped
+    if transparency is not None and picture.mode == "P":
+        result.info[PALETTE_ALPHA] = transparency
     if levels is not None:
         result.info[LEVELS] = levels
     return result

@@ -78,12 +78,17 @@ def test_what_is_not_given_is_left_to_the_export(asked, loaded):
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("none", None)])
 def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, text, value):
-    settings = {"masks": "labels", "ignore_index": 7, "val_share": 0.3, "group": "-"}
+    settings = {"masks": "labels", "ignore_index": 7, "val_share": 0.3, "group": "-"}  # older runs have no class_offset
     (tmp_path / "config.json").write_text(json.dumps(settings))
     done = run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path, "--ignore-index", text)
     assert done.stderr.startswith(f"note: {tmp_path / 'config.json'}: --masks 'labels'")
     assert asked[0][3].layout == Layout(masks="labels", val_share=0.3, group="-")
     assert asked[0][3].ignore_index == value
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"class_offset": 2}))
+    run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path)
+    assert asked[1][3].layout == Layout(masks="labels", class_offset=2, val_share=0.3, group="-")
+    run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path, "--class-offset", "1")
+    assert asked[2][3].layout.class_offset == 1
 
 
 @pytest.mark.parametrize(

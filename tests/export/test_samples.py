@@ -84,6 +84,18 @@ def test_values_that_do_not_count_are_those_of_the_run(tmp_path, card):
     assert len(load_pictures(tmp_path, card, 8)) == 1  # masks are not looked at
 
 
+def test_classes_that_do_not_begin_with_0_are_those_of_the_run(tmp_path, card):
+    output = OutputSpec(classes=("sky", "road"), activation="softmax")
+    two = replace(card, architecture=replace(card.architecture, classes=2), output=output)
+    write_pair(tmp_path, "val", "v", mask_suffix=".png")
+    mask = tmp_path / "val_masks" / "v.png"
+    Image.fromarray(np.array(Image.open(mask)) // 255 + 1).save(mask)
+    truth = load_samples(tmp_path, two, layout=Layout(class_offset=1)).measured[0][1]
+    assert set(np.unique(truth)) == {0, 1}
+    with pytest.raises(DataError, match="1 of 1 pairs cannot be used"):
+        load_samples(tmp_path, two)
+
+
 @pytest.mark.parametrize("load", [load_samples, lambda data, card: load_pictures(data, card, 8)])
 def test_no_folder_no_images_and_a_damaged_image_are_one_line_each(tmp_path, card, load):
     with pytest.raises(DataError, match=r"^--data \S*nowhere: no such folder; expected images, or a data set with"):

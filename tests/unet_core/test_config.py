@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from runtime.errors import ConfigError
 from unet_core import train as training
 from unet_core.config import TrainConfig, fixed_settings, flag
+from unet_core.data.labels import LabelSpec
+from unet_core.data.pairs import Layout
 from unet_core.settings_file import from_stored, read_settings
 
 SECTIONS = ("run", "data", "network", "optimisation", "speed")
@@ -24,6 +26,7 @@ CHANGED = {
     "patience": 4,
     "classes": ("road", "street sign", "Auto"),
     "ignore_index": 0,
+    "class_offset": 1,
     "masks": "classes",
     "channels": "L",
     "height": 72,
@@ -100,6 +103,11 @@ def test_every_setting_can_be_changed():
         changed.lr = 1.0
 
 
+@pytest.mark.parametrize("change", [{"ignore_index": 0, "class_offset": 1}, {"ignore_index": 3}, {"ignore_index": 255}])
+def test_a_value_of_no_class_can_be_ignored(change):
+    assert config(classes=("sky", "road", "car"), **change).labels.ignore_index == change["ignore_index"]
+
+
 def test_settings_say_what_network_they_ask_for():
     several = TrainConfig(**CHANGED)
     assert (several.architecture.in_channels, several.architecture.classes, several.architecture.stride) == (1, 3, 8)
@@ -107,7 +115,8 @@ def test_settings_say_what_network_they_ask_for():
     assert (several.input.size, several.input.channels, several.input.mean) == ((72, 80), "L", (0.0,))
     assert (several.input.fit, several.input.stride) == ("letterbox", 8)
     assert (several.output.classes, several.output.activation) == (("road", "street sign", "Auto"), "softmax")
-    assert (several.labels.classes, several.labels.ignore_index) == (several.classes, 0)
+    assert several.labels == LabelSpec(classes=several.classes, ignore_index=0, class_offset=1)
+    assert several.layout == Layout(masks="classes", class_offset=1, val_share=0.2, group="-")
     assert (config().output.activation, config().architecture.in_channels, config().input.stride) == ("sigmoid", 3, 16)
 
 
@@ -246,6 +255,10 @@ def test_auto_loss_depends_on_the_number_of_classes():
     assert config(loss="bce+dice").loss_name == "bce+dice"
 
 
+UNCOUNTED = "so its pixels would not count"
+IN_ORDER = "name the --classes in the order of their values and ignore none of them"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -265,6 +278,33 @@ def test_auto_loss_depends_on_the_number_of_classes():
         ),
         ({"ignore_index": 256}, "--ignore-index 256: expected 0 to 255"),
         ({"ignore_index": True}, "--ignore-index True: expected an integer"),
+        (
+            {"ignore_index": 0, "classes": ("sky", "road", "car")},
+            f"--ignore-index 0: is also the value of the class 'sky', {UNCOUNTED}; add --class-offset 1 "
+            f"if 'sky' has the value 1 in the masks, or {IN_ORDER}",
+        ),
+        (
+            {"ignore_index": 1, "class_offset": 1, "classes": ("sky", "road", "car")},
+            f"--ignore-index 1: is also the value of the class 'sky', {UNCOUNTED}; add --class-offset 2 "
+            f"if 'sky' has the value 2 in the masks, or {IN_ORDER}",
+        ),
+        (
+            {"ignore_index": 1, "classes": ("sky", "road", "car")},
+            f"--ignore-index 1: is also the value of the class 'road', so its pixels would not count; {IN_ORDER}",
+        ),
+        (
+            {"ignore_index": 2, "classes": ("sky", "road", "void")},
+            f"--ignore-index 2: is also the value of the class 'void', {UNCOUNTED}; leave 'void' out of "
+            f"--classes if 2 stands for no class, or {IN_ORDER}",
+        ),
+        (
+            {"class_offset": 1},
+            "--class-offset 1: found 1 --classes, expected several, whose values end at 255 or before",
+        ),
+        (
+            {"class_offset": 254, "classes": ("a", "b", "c")},
+            "--class-offset 254: found 3 --classes, expected several, whose values end at 255 or before",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other(change, message):

@@ -86,6 +86,21 @@ def test_a_runs_settings_are_used_and_noted(trained, one_folder):
     )
 
 
+def test_the_value_of_the_first_class_is_that_of_the_run(several, views, tmp_path):
+    """Masks of 1 to 3 measure the same as those of 0 to 2, by the settings beside the model or by the flag."""
+    model, _, _ = several
+    expected = run(model, views).stdout
+    for mask in (views / "val_masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(mask)) + np.uint8(1)).save(mask)
+    assert "expected class indices 0 to 2 as the model has 3 classes" in run(model, views).stderr
+    assert run(model, views, "--class-offset", 1).stdout == expected
+    (tmp_path / "config.json").write_text(json.dumps(asdict(Layout(class_offset=1)) | {"ignore_index": None}))
+    done = run(model, views)
+    assert (done.stdout, done.exit_code) == (expected, 0)
+    file = tmp_path / "config.json"
+    assert f"note: {file}: --class-offset 1, as in training; give other values with these flags" in done.stderr
+
+
 def test_flags_win_over_a_runs_settings(trained, one_folder):
     given = ("--masks", "fine", "--ignore-index", 7, "--val-share", 0.1, "--group", "_")
     done = run(trained, one_folder, *given)

@@ -43,7 +43,7 @@ from runtime.support.cpu_count import available_threads
 from runtime.support.files import make_folder, reason_of, remove_leftovers_of
 from runtime.support.locks import require_regular
 from unet_core.data.faults import refuse
-from unet_core.data.labels import IGNORED, Labels, present_labels
+from unet_core.data.labels import Labels
 from unet_core.data.pairs import Pair
 from unet_core.data.records import (
     DATA,
@@ -58,13 +58,14 @@ from unet_core.data.records import (
     are_possible,
     end_of,
     index_bytes,
+    label_counts,
     lengths,
     read_index,
     unknown_rows,
     write_index,
 )
 
-VERSION = 3
+VERSION = 4
 """Version of the records' format and of how files are read; records of another version are in other folders."""
 
 SAME_AS_PILLOW = "1.9.0"
@@ -313,8 +314,8 @@ def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advan
                     faults.append((records.pairs[index], made))
                     continue
                 image, labels = made
-                some = bool(set(present_labels(labels)) - {records.decoder.labels.background, IGNORED})
-                records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, some)
+                counts = label_counts(labels, records.decoder.labels.background)
+                records.rows[index] = (NOT_STORED, 0, *image.shape[:2], *labels.shape, *counts)
                 if writer is not None:
                     writer.append(index, image, labels)
         records.open()

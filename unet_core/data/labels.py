@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, ImageWarning, warn_user
 from runtime.image_files.limits import LIMITS, Limits
 
 if TYPE_CHECKING:  # loads OpenCV and Pillow, which --help of the commands must not need
+    from PIL import Image
+
     from runtime.image import Fitted
 
 IGNORED = 255
@@ -30,11 +32,13 @@ Labels = NDArray[np.uint8]
 class LabelSpec:
     """Names of the classes in the mask files, and the value in the files that does not count (or None).
 
+    `class_offset`: the value of the first class in the files, with several classes; ADE20K's begin with 1.
     `of_model`: the classes are those of a trained model, so an error does not suggest to add classes.
     """
 
     classes: tuple[str, ...]
     ignore_index: int | None = None
+    class_offset: int = 0
     of_model: bool = False
 
     @property
@@ -55,11 +59,16 @@ class LabelSpec:
         return bool(labels.max(initial=0) < count or not ((labels >= count) & (labels != IGNORED)).any())
 
 
-def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDArray[np.uint8]:
+def load_labels(
+    source: str | os.PathLike[str], limits: Limits = LIMITS, *, black_is_background: bool = False
+) -> NDArray[np.uint8]:
     """Decode a mask file to its stored values, uint8 [height, width]; `limits` bound its size.
 
     A palette file (GIF, PNG) whose palette holds greys only gives the greys, whatever their indices, since writers
-    order a palette as they like. Any other palette file gives its indices.
+    order a palette as they like. With `black_is_background`, which is for masks of one class, a palette of black and
+    one other colour gives 0 and 1 for the same reason. Any other palette file gives its indices.
+
+    Where the colours are all the same, the mask is in the alpha channel, which a warning tells.
 
     Raises:
         ImageError: as in `runtime.image.load_image`, or the mask has colours instead of labels.
@@ -69,48 +78,94 @@ def load_labels(source: str | os.PathLike[str], limits: Limits = LIMITS) -> NDAr
     from runtime.image_files.sources import name_of
     from runtime.images.pixels import pixels
 
-    picture = open_image(source, limits=limits)
+    picture, name = open_image(source, limits=limits), name_of(source)
     if picture.mode == "P":
-        indices = np.array(pixels(picture))
-        colours = np.zeros((256, 3), np.uint8)
-        palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-        colours[: len(palette)] = palette
-        is_grey = bool((colours == colours[:, :1]).all())
-        return colours[:, 0][indices] if is_grey else indices
-    if picture.mode in ("1", "LA"):
+        return palette_labels(picture, name, black_is_background)
+    if picture.mode == "1":
         picture = picture.convert("L")
     array = pixels(picture)
-    if picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all():
-        array = array[:, :, 0]
     is_deep = CONTENT in picture.info  # its upper 8 bits hold no labels
+    if picture.mode in ("LA", "RGBA") and not is_deep:
+        colours, alpha = array[:, :, :-1], array[:, :, -1]
+        is_opaque = (alpha == alpha[0, 0]).all() and alpha[0, 0]
+        if (colours == colours[0, 0]).all() and not is_opaque:
+            warn_of_alpha(name)
+            return np.array(alpha)
+    if picture.mode == "LA" or (picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all()):
+        array = array[:, :, 0]
     if array.ndim != 2 or array.dtype != np.uint8 or is_deep:
         raise ImageError(
-            f"{name_of(source)}: is a {'16-bit ' * is_deep}{picture.mode} picture, "
+            f"{name}: is a {'16-bit ' * is_deep}{picture.mode} picture, "
             "expected a mask of one 8-bit channel (or a palette)"
         )
     return np.array(array)
 
 
+def palette_labels(picture: "Image.Image", name: str, black_is_background: bool) -> Labels:
+    """Return the values of a palette picture as `load_labels` describes them, uint8 [height, width].
+
+    What they are depends on the whole palette, so all masks that a program writes with it are read alike.
+    """
+    from runtime.image_files.formats import PALETTE_ALPHA
+    from runtime.images.pixels import pixels
+
+    indices: Labels = np.array(pixels(picture))
+    palette = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    transparency = picture.info.get(PALETTE_ALPHA)
+    if transparency is not None and (palette == palette[:1]).all():
+        alpha = np.full(256, 255, np.uint8)
+        if isinstance(transparency, int):
+            alpha[transparency] = 0
+        else:
+            alpha[: len(transparency)] = list(transparency)
+        warn_of_alpha(name)
+        return np.take(alpha, indices)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    if (colours == colours[:, :1]).all():
+        return np.take(colours[:, 0], indices)
+    others = np.unique(palette[palette.any(axis=1)], axis=0)
+    if black_is_background and len(others) == 1:
+        return np.take(colours.any(axis=1).astype(np.uint8), indices)
+    return indices
+
+
+def warn_of_alpha(name: str) -> None:
+    """Warn, once a process, of a mask that is in the alpha channel."""
+    from runtime.image_files.formats import WARNED
+
+    if "alpha" not in WARNED:
+        WARNED.add("alpha")
+        warn_user(
+            f"{name}: has one colour everywhere, so its alpha channel is taken as the mask; other masks of this kind "
+            "are read in the same way",
+            ImageWarning,
+        )
+
+
 def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = LIMITS) -> Labels:
     """Read a mask file as labels, uint8 [height, width]; `limits` bound its size.
 
-    Valid values are 0 and 255, or 0 and 1, with one class; the class indices with several (two classes may be 0 and
-    255 as well); and the value that does not count.
+    Valid values are 0 and 255, or 0 and 1, with one class; with several the class indices, plus `class_offset` (two
+    classes may be 0 and 255 as well); and the value that does not count.
 
     Raises:
         ImageError: the file cannot be read, or has other values.
     """
-    values = load_labels(path, limits)
+    two_values = len(spec.classes) <= 2 and not spec.class_offset
+    black_is_background = two_values and spec.background == 0
+    values = load_labels(path, limits, black_is_background=black_is_background)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
-    black_and_white = len(spec.classes) <= 2 and set(found) <= {0, 255}
-    highest = max(1, len(spec.classes) - 1)
-    if not black_and_white and max(found, default=0) > highest:
+    black_and_white = two_values and set(found) <= {0, 255}
+    indices = range(spec.class_offset, spec.class_offset + max(2, len(spec.classes)))
+    if not black_and_white and not set(found) <= set(indices):
         # With two classes 255 is valid, but not beside 1: then it is the value to report.
-        allowed = {*range(highest + 1), *({255} if len(spec.classes) <= 2 else ())}
+        allowed = {*indices, *({255} if two_values else ())}
         invalid = [value for value in found if value not in allowed] or found
         shown = [*invalid[:5], "...", invalid[-1]] if len(invalid) > 7 else invalid
         raise ImageError(f"{path}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(spec)}")
-    meaning = np.arange(256, dtype=np.uint8)
+    meaning = np.zeros(256, np.uint8)
+    meaning[indices.start : indices.stop] = range(len(indices))
     if black_and_white:
         meaning[255] = 1
     if spec.ignore_index is not None:
@@ -120,7 +175,8 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = L
 
 def expected_values(spec: LabelSpec) -> str:
     """The part of an error that names the valid values of a mask file and the options that change them."""
-    meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices 0 to {len(spec.classes) - 1}"
+    first = spec.class_offset
+    meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices {first} to {first + len(spec.classes) - 1}"
     if spec.of_model:
         meant += f" as the model has {len(spec.classes)} class{'es' * (not spec.binary)}"
     else:

@@ -51,10 +51,12 @@ class Pair:
 class Layout:
     """Names of the mask folders (SPLIT_`masks`), and how to split off a validation set if no folder holds one.
 
+    `class_offset` is the value of the first of several classes in the masks.
     About `val_share` of the images is split off. Images whose names agree up to the last `group` stay together.
     """
 
     masks: str = "masks"
+    class_offset: int = 0
     val_share: float = 0.1
     group: str = "_"
 

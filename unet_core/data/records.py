@@ -45,9 +45,19 @@ PENDING, NOT_STORED = -2, -1
 """Offsets of pairs that are not decoded yet, and of valid pairs that did not fit into the cache."""
 
 SIDES = ("height", "width", "truth_height", "truth_width")
-ROW = np.dtype([("offset", "<i8"), ("checksum", "<u4"), *((side, "<i4") for side in SIDES), ("some", "?")])
+ROW = np.dtype(
+    [
+        *(("offset", "<i8"), ("checksum", "<u4")),
+        *((side, "<i4") for side in SIDES),
+        *(("counted", "<i8"), ("foreground", "<i8"), ("only", "<i2")),
+    ]
+)
 """A record in the index: its offset in bytes, its CRC-32, the sides of picture and labels in pixels (0 until it is
-decoded), and True if any pixel is foreground."""
+decoded), the numbers of pixels that count and of those that are foreground, and the only label that counts, or
+`SEVERAL`."""
+
+SEVERAL = -1
+"""In place of the only label of a mask that has several, or none."""
 
 Record = tuple[NDArray[np.uint8], Labels]
 """A fitted picture uint8 [height, width, channels], and labels uint8: fitted too, or at the image's own size."""
@@ -168,7 +178,18 @@ class Records:
     @property
     def has_foreground(self) -> bool:
         """True if any mask has foreground."""
-        return bool(self.rows["some"].any())
+        return bool(self.rows["foreground"].any())
+
+    @property
+    def counted(self) -> int:
+        """Number of pixels in all masks that count; 0 until the masks are decoded."""
+        return int(self.rows["counted"].sum())
+
+    @property
+    def only_label(self) -> int | None:
+        """The label of all pixels that count in all masks; None if there are several labels, or no such pixels."""
+        labels = set(self.rows["only"][self.rows["counted"] > 0].tolist())
+        return labels.pop() if len(labels) == 1 and SEVERAL not in labels else None
 
 
 class DataFile:
@@ -210,6 +231,14 @@ class DataFile:
         except OSError:
             return None
         return content
+
+
+def label_counts(labels: Labels, background: int | None) -> tuple[int, int, int]:
+    """Return the last fields of a `ROW`: pixels that count, foreground pixels, the only label."""
+    counts = np.bincount(labels.reshape(-1), minlength=IGNORED + 1)[:IGNORED]
+    present, counted = np.flatnonzero(counts), int(counts.sum())
+    foreground = counted - (int(counts[background]) if background is not None else 0)
+    return counted, foreground, int(present[0]) if len(present) == 1 else SEVERAL
 
 
 def unknown_rows(count: int) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runtime.support.files import replacing
 from unet_core.data.labels import LabelSpec
+from unet_core.evaluation.best_epoch import VALIDATION_LOSS
 from unet_core.evaluation.metrics import METRICS
 from unet_core.reporting.panels import class_colours, printable
 
@@ -123,11 +124,14 @@ def plot_metrics(axes: Axes, epochs: NDArray[np.float64], history: History, clas
     axes.set_title("validation")
     dice = series(history, "pixel_dice")
     if np.isfinite(dice).any():
-        best = int(np.nanargmax(dice))  # the first of equals, whose weights are kept
+        loss = series(history, VALIDATION_LOSS)
+        by_loss = bool(np.isfinite(loss).any())
+        best = int(np.nanargmin(loss) if by_loss else np.nanargmax(dice))  # the first of equals, whose weights are kept
         axes.axvline(epochs[best], color="#808080", linewidth=1, linestyle=":", zorder=1)
         (star,) = axes.plot(epochs[best], dice[best], "*", markersize=14, markeredgecolor="white")
         star.set(color=means[0].get_color(), zorder=4, clip_on=False)
-        axes.set_title(f"validation: best pixel Dice {dice[best]:.3f} in epoch {epochs[best]:.0f}")
+        figure = f"loss {loss[best]:.3g}" if by_loss else f"pixel Dice {dice[best]:.3f}"
+        axes.set_title(f"validation: best {figure} in epoch {epochs[best]:.0f}")
     lines = [*means, *lines]
     labels = [str(line.get_label()) for line in lines]  # given one by one: matplotlib leaves out labels like _void
     legend = axes.legend(lines, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)

@@ -19,6 +19,7 @@ from rich.table import Column
 from rich.text import Text
 
 from runtime.commands.console import echo, progress_hidden
+from unet_core.evaluation.best_epoch import VALIDATION_LOSS
 from unet_core.evaluation.metrics import METRICS
 
 Advance = Callable[..., None]
@@ -146,6 +147,8 @@ def progress_text(
 def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
     """Format an epoch as one line."""
     figures = "".join(f"{METRICS[name].label} {value:.4f}  " for name, value in row.items() if name in METRICS)
+    if VALIDATION_LOSS in row:
+        figures = f"validation loss {row[VALIDATION_LOSS]:.4f}  {figures}"
     skipped = f"  {row['skipped_steps']:.0f} steps skipped" if row.get("skipped_steps") else ""
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  {figures}"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from unet_core.config import TrainConfig
 from unet_core.data.labels import BACKGROUND
-from unet_core.evaluation.best_epoch import score
+from unet_core.evaluation.best_epoch import VALIDATION_LOSS, score
 from unet_core.evaluation.metrics import METRICS, Metrics
 
-NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss"})
+NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss", VALIDATION_LOSS})
 """Figures of an epoch that do not measure the model."""
 
 MAX_NAME = 200
@@ -80,6 +80,8 @@ def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> 
     """Format the best epoch's figures, one per line; with several classes also the pixel Dice of each class."""
     best = max(history, key=score)
     lines = [f"best epoch: {best['epoch']:.0f} of {len(history)}", figure_lines(best)]
+    if VALIDATION_LOSS in best:
+        lines[0] += f", with a validation loss of {best[VALIDATION_LOSS]:.4f}"
     if len(config.classes) > 1:
         width = max(map(len, config.classes))
         lines.append("  pixel Dice of each class")

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from runtime.card import CHANNEL_COUNT
-from runtime.errors import CheckpointError, ConfigError, DataError
+from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import files_left_out, shared_images, surplus_masks
-from unet_core.data.pairs import Layout, find_splits, has_validation
+from unet_core.data.pairs import find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder
-from unet_core.data.validation_split import group_of
+from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import explained_errors, settings_without_effect
+from unet_core.training.data_notes import check_masks
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.trainer import Trainer
@@ -123,7 +124,7 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
     Raises:
         DataError: a folder, an image or a mask cannot be used, or no training mask has any foreground.
     """
-    layout = Layout(masks=config.masks, val_share=config.val_share, group=config.group)
+    layout = config.layout
     with processes.raise_on_all_ranks():
         train_pairs, val_pairs = find_splits(config.data, layout)
         whole = config.validate_at == "original"
@@ -140,20 +141,17 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
             decode_missing(sets, cache, missing, display)
             if shared := shared_images(train_pairs, val_pairs):
                 display.note(shared)
-            if not train_set.has_foreground:
-                folder = Path(config.data) / f"train_{config.masks}"
-                raise DataError(f"{folder}: no mask has any foreground, so there is nothing to learn")
+            for note in check_masks(train_set, val_set, config, f"{Path(config.data) / 'train'}_{config.masks}"):
+                display.note(note)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
             decode_missing(sets, cache, pending(sets, cache), display)
     if processes.local_rank:
         pending(sets, cache)
     if not has_validation(config.data):
-        groups = {group_of(pair.name, layout.group) for pair in val_pairs}
-        display.line(
-            f"validation: {len(val_pairs)} of {len(train_pairs) + len(val_pairs)} images, "
-            f"{len(groups)} group{'s' * (len(groups) > 1)} split off"
-        )
+        display.line(split_summary(train_pairs, val_pairs, layout))
+        if doubt := doubtful_split(train_pairs, val_pairs, layout):
+            display.note(doubt)
     return train_set, val_set
 
 

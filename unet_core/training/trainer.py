@@ -21,11 +21,11 @@ from unet_core.data.dataset import EpochBatches, TrainingSet
 from unet_core.data.pairs import fingerprint
 from unet_core.data.records import Records
 from unet_core.data.workers import batches_of, default_workers, quiet_worker
-from unet_core.evaluation.best_epoch import epochs_without_progress, is_best
-from unet_core.evaluation.metrics import Metrics
-from unet_core.evaluation.predictions import checkpoint_predictions, compute_metrics
+from unet_core.evaluation.best_epoch import VALIDATION_LOSS, epochs_without_progress, is_best
+from unet_core.evaluation.metrics import Metrics, mean
+from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, compute_metrics
 from unet_core.evaluation.worst_images import Worst
-from unet_core.losses import make_loss
+from unet_core.losses import loss_of_answer, make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.panels import PANELS
 from unet_core.reporting.progress import Display, epoch_line, progress_text
@@ -77,6 +77,7 @@ class Trainer:
         self.build()
         self.history: list[dict[str, float]] = []
         self.position, self.monitor, self.seconds = 0, LossMonitor(), 0.0
+        self.by_loss = val.only_label is not None  # then no metric tells a good epoch from a bad one
         self.one_sided: str | None = None  # a note if the best weights predict a class never or everywhere
         self.interrupts = InterruptHandler(speaks=self.processes.first)
         if resumed is not None:
@@ -185,6 +186,9 @@ class Trainer:
             KeyboardInterrupt, SystemExit: a signal came (see `InterruptHandler`); everything is saved.
         """
         loader = self.make_loader()
+        # The first process has seen all masks. A run from before there was a validation loss goes on without it.
+        by_loss = self.by_loss and all(VALIDATION_LOSS in row for row in self.history)
+        self.by_loss = bool(self.processes.largest(by_loss))
         try:
             with self.processes.raise_on_all_ranks():
                 if self.processes.first:
@@ -329,7 +333,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """Validate, add the epoch to the history, and write everything that follows from it."""
         started = time.perf_counter()
-        metrics, worst = self.validate()
+        metrics, worst, validation_loss = self.validate()
         sums = self.processes.gather((self.monitor.total, self.monitor.seen))
         total, seen = (sum(parts) for parts in zip(*sums, strict=True))
         row = {
@@ -340,6 +344,8 @@ class Trainer:
             "train_seconds": self.seconds,
             "seconds": self.seconds + time.perf_counter() - started,
         }
+        if validation_loss is not None:
+            row[VALIDATION_LOSS] = validation_loss
         if self.precision.scaler.is_enabled():
             row["skipped_steps"] = self.precision.skipped - sum(past.get("skipped_steps", 0) for past in self.history)
         self.history.append(row)
@@ -358,8 +364,12 @@ class Trainer:
                     self.tensorboard.picture(f"worst/{place:02}", drawn, len(self.history))
         self.display.line(epoch_line(row, self.config.epochs, best))
 
-    def validate(self) -> tuple[Metrics, Worst]:
-        """Measure the validation images, each in one process; returns metrics and the worst images, to draw them."""
+    def validate(self) -> tuple[Metrics, Worst, float | None]:
+        """Measure the validation images, each in one process.
+
+        Returns:
+            The metrics, the worst images, to draw them, and with `by_loss` the mean loss over the images.
+        """
         self.processes.share(self.segmenter.network)
         indices = range(self.processes.rank, len(self.val), self.processes.count)
         worst = Worst(PANELS)
@@ -371,16 +381,27 @@ class Trainer:
             batch_size=max(1, self.config.batch_size // self.processes.count),
             workers=self.workers,
         )
+        losses: list[float] = []
+        if self.by_loss:
+            predictions = self.with_losses(predictions, losses)
         with closing(self.display.through(predictions, "validating", len(indices))) as shown:  # also after a signal
             metrics = compute_metrics(takewhile(lambda _: not self.interrupts.signal, shown), self.card, worst.add)
         if signal := self.processes.largest(self.interrupts.signal):
             self.save()
             self.exit_on_all_ranks(signal)
-        for rank, state, others in self.processes.gather((self.processes.rank, metrics.state(), worst)):
+        found = self.processes.gather((self.processes.rank, metrics.state(), worst, losses))
+        for rank, state, others, _ in found:
             if rank != self.processes.rank:
                 metrics.merge(Metrics.from_state(self.card.output.classes, state))
                 worst.merge(others)
-        return metrics, worst
+        losses = [loss for *_, part in found for loss in part]
+        return metrics, worst, mean(losses) if self.by_loss else None
+
+    def with_losses(self, predictions: Iterator[Prediction], losses: list[float]) -> Iterator[Prediction]:
+        """Pass predictions on, adding the loss of each to a list."""
+        for index, probability, truth in predictions:
+            losses.append(loss_of_answer(self.loss, probability, truth))
+            yield index, probability, truth
 
     def trained_card(self) -> ModelCard:
         """Return the card of the weights as they are now."""

@@ -79,6 +79,21 @@ def test_indices_of_several_classes(tmp_path, count, values, ignore_index, expec
     assert truth(tmp_path, values, several(count, ignore_index)) == expected
 
 
+@pytest.mark.parametrize(
+    ("count", "values", "ignore_index", "expected"),
+    [
+        (3, (1, 3, 2), None, [0, 2, 1]),
+        (3, (0, 1, 3, 0), 0, [IGNORED, 0, 2, IGNORED]),  # as ADE20K
+        (2, (0, 1, 2), 0, [IGNORED, 0, 1]),
+        (2, (255, 1), 255, [IGNORED, 0]),
+        (255, (1, 255), None, [0, 254]),
+        (255, (0, 1, 255), 0, [IGNORED, 0, 254]),
+    ],
+)
+def test_indices_that_do_not_begin_with_0(tmp_path, count, values, ignore_index, expected):
+    assert truth(tmp_path, values, replace(several(count, ignore_index), class_offset=1)) == expected
+
+
 MORE = "; name more --classes; or give the value that does not count with --ignore-index"
 OF_MODEL = "; or give the value that does not count with --ignore-index"
 
@@ -96,6 +111,8 @@ OF_MODEL = "; or give the value that does not count with --ignore-index"
         (several(2), (0, 1, 255), "0, 1, 255", f"class indices 0 to 1{MORE}"),
         (several(2), (0, 1, 7), "7", f"class indices 0 to 1{MORE}"),
         (several(3, 255), (255, 1, 7), "7", "--ignore-index 255, and class indices 0 to 2; name more --classes"),
+        (replace(several(3), class_offset=1), (0, 1, 4), "0, 4", f"class indices 1 to 3{MORE}"),
+        (replace(several(2), class_offset=1), (0, 255), "0, 255", f"class indices 1 to 2{MORE}"),
         (replace(CAR, of_model=True), (0, 9), "9", f"0 and 255, or 0 and 1 as the model has 1 class{OF_MODEL}"),
         (replace(several(3), of_model=True), (9,), "9", f"class indices 0 to 2 as the model has 3 classes{OF_MODEL}"),
         (

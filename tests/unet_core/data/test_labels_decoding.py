@@ -8,9 +8,10 @@ from answers import one_class, three_classes
 from pictures import BLACK_WHITE, GREY, PIXELS, encoded, palette_picture
 from PIL import Image
 
-from runtime.errors import ImageError
+from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
-from unet_core.data.labels import load_labels
+from runtime.image_files import formats
+from unet_core.data.labels import LabelSpec, load_labels, load_truth
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF"])
@@ -109,3 +110,94 @@ def test_exif_orientation_of_a_jpeg_and_of_a_mask_agree():
     assert image.shape == labels.shape == (32, 16)
     assert np.array_equal(image > 127, labels == 255)
     assert labels[:16].all() and not labels[16:].any()
+
+
+RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 0), (255, 255, 255)
+CAR = LabelSpec(classes=("car",))
+
+
+@pytest.fixture
+def not_warned(monkeypatch):
+    monkeypatch.setattr(formats, "WARNED", set())
+
+
+def saved(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def with_alpha(mode, colour, alpha):
+    picture = Image.new(mode, (4, 1), colour)
+    picture.putalpha(Image.fromarray(np.array([alpha], np.uint8)))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("RGB", WHITE), ("RGB", BLACK), ("RGB", RED), ("L", 255), ("L", 0)], ids=str
+)
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+@pytest.mark.parametrize(
+    ("alpha", "labels"), [((0, 255, 255, 0), [0, 1, 1, 0]), ((0, 1, 1, 0), [0, 1, 1, 0]), ((0, 0, 0, 0), [0, 0, 0, 0])]
+)
+def test_the_mask_of_a_picture_of_one_colour_is_its_alpha(tmp_path, not_warned, name, mode, colour, alpha, labels):
+    path = saved(tmp_path / name, with_alpha(mode, colour, alpha))
+    with pytest.warns(ImageWarning) as told:
+        found = [load_truth(path, CAR).tolist() for _ in range(2)]
+    assert found == [[labels]] * 2
+    assert [str(warning.message) for warning in told] == [
+        f"{path}: has one colour everywhere, so its alpha channel is taken as the mask; other masks of this kind are "
+        "read in the same way"
+    ]
+
+
+def test_alpha_of_many_values_is_no_mask(tmp_path, not_warned):
+    path = saved(tmp_path / "m.png", with_alpha("RGB", WHITE, (0, 100, 255, 0)))
+    with pytest.warns(ImageWarning), pytest.raises(ImageError) as caught:
+        load_truth(path, CAR)
+    assert str(caught.value).startswith(f"{path}: has invalid labels (100); expected 0 and 255, or 0 and 1;")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_alpha_is_left_out_where_the_picture_varies_or_is_opaque(tmp_path, mode):
+    picture = Image.fromarray(np.array([[0, 255, 0, 255]], np.uint8)).convert(mode)
+    picture.putalpha(Image.fromarray(np.array([[255, 0, 0, 255]], np.uint8)))
+    assert load_labels(saved(tmp_path / "varies.png", picture)).tolist() == [[0, 255, 0, 255]]
+    for value in (0, 255):
+        picture = with_alpha(mode, (value,) * len(mode), (255,) * 4)
+        assert load_labels(saved(tmp_path / "opaque.png", picture)).tolist() == [[value] * 4]
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255]), bytes([0])], ids=["one index", "a table", "a short one"])
+def test_the_mask_of_a_palette_of_one_colour_is_its_alpha(tmp_path, not_warned, transparency):
+    picture = palette_picture([[0, 1, 1, 0]], [WHITE, WHITE])
+    with pytest.warns(ImageWarning, match="has one colour everywhere, so its alpha channel is taken as the mask"):
+        assert load_truth(saved(tmp_path / "m.png", picture, transparency=transparency), CAR).tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.gif", "m.tif", "m.bmp"])
+@pytest.mark.parametrize("colours", [(BLACK, RED), (RED, BLACK), (GREEN, BLACK, BLACK, BLACK), (RED,)], ids=str)
+@pytest.mark.parametrize("classes", [("car",), ("background", "car")], ids=len)
+def test_black_is_background_in_a_palette_of_black_and_one_other_colour(tmp_path, name, colours, classes):
+    indices = np.arange(4)[None] % min(2, len(colours))
+    expected = np.array(colours).any(axis=1).astype(int)[indices]
+    path = saved(tmp_path / name, palette_picture(indices, colours))
+    assert load_truth(path, LabelSpec(classes=classes)).tolist() == expected.tolist()
+    assert load_truth(path, LabelSpec(classes=classes, ignore_index=255)).tolist() == expected.tolist()
+
+
+def test_an_adaptive_palette_gives_what_was_black_as_background(tmp_path):
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[2:7, 1:] = RED
+    for method in (Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE):
+        path = saved(tmp_path / "m.png", Image.fromarray(mask).quantize(2, method))
+        assert np.array_equal(load_truth(path, CAR), mask.any(axis=2))
+
+
+@pytest.mark.parametrize(
+    ("colours", "classes"),
+    [((RED, BLACK), ("sky", "car")), ((RED, GREEN), ("car",)), ((RED, BLACK, GREEN), ("car",)), ((RED, BLACK), "abc")],
+    ids=str,
+)
+def test_other_palettes_hold_indices(tmp_path, colours, classes):
+    path = saved(tmp_path / "m.png", palette_picture([[0, 1, 1, 0]], colours))
+    assert load_truth(path, LabelSpec(classes=tuple(classes))).tolist() == [[0, 1, 1, 0]]

@@ -3,7 +3,7 @@
 import pytest
 
 from unet_core.data.pairs import Layout, Pair
-from unet_core.data.validation_split import group_of, split_by_group
+from unet_core.data.validation_split import doubtful_split, group_of, split_by_group, split_summary
 
 
 def names(pairs):
@@ -85,3 +85,56 @@ def test_without_a_separator_every_image_is_by_itself(tmp_path):
     train, val = split_by_group(pairs, Layout(group=""))
     assert (len(train), len(val)) == (18, 2)
     assert len(split_by_group([Pair(image=tmp_path / f"{index}.jpg") for index in range(20)], Layout())[1]) == 2
+
+
+def told(tmp_path, names_, **layout):
+    """The summary of a split, and the note on it."""
+    pairs = [Pair(image=tmp_path / f"{name}.jpg") for name in names_]
+    sides = split_by_group(pairs, Layout(**layout))
+    return split_summary(*sides, Layout(**layout)), doubtful_split(*sides, Layout(**layout))
+
+
+def numbered(*words, count=20):
+    return [f"{word}_{index + 1:03}" for word in words for index in range(count)]
+
+
+HINT = "; if names with the same beginning up to '_' are not views of one thing, give --group ''"
+
+
+@pytest.mark.parametrize(("prefix", "shown"), [("ISIC", "ISIC_"), ("image", "image_"), ("scan_a", "scan_a_")])
+def test_where_one_prefix_stands_for_all_images_they_count_alone(tmp_path, prefix, shown):
+    assert told(tmp_path, numbered(prefix)) == (
+        f"validation: 2 of 20 images split off, image by image: all names begin with '{shown}'",
+        None,
+    )
+
+
+def test_a_split_that_misses_its_share_is_told_with_the_flag(tmp_path):
+    summary, note = told(tmp_path, numbered("cat", "dog"))
+    assert summary == "validation: 20 of 40 images, 1 group split off"
+    assert note == (
+        "validation has 20 of 40 images where --val-share asks for 4: all that are named cat_, and training has none "
+        f"of these{HINT}"
+    )
+    _, note = told(tmp_path, [*numbered("ISIC", count=199), "other"])
+    assert note == (
+        "validation has 1 of 200 images where --val-share asks for 20: all that are named other, and training has none "
+        f"of these{HINT}"
+    )
+    assert told(tmp_path, numbered("cat", "dog"), group="")[1] is None
+
+
+def test_a_class_of_names_that_is_validated_on_as_a_whole_is_told(tmp_path):
+    words = ["bear", "bird", "cat", "cow", "dog", "elk", "fox", "hen", "owl", "pig", "rat", "yak"]
+    assert told(tmp_path, numbered(*words)) == (
+        "validation: 20 of 240 images, 1 group split off",
+        f"validation has all that are named owl_, and training has none of these{HINT}",
+    )
+    _, note = told(tmp_path, numbered(*words), val_share=0.5)
+    assert note.startswith("validation has all that are named bird_, cat_, ") and " and 1 more, and tra" in note
+
+
+@pytest.mark.parametrize("sizes", [[16] * 318, [16] * 10, [1] * 3, [2, 1], [180, *[1] * 20]])
+def test_a_split_by_things_with_numbers_needs_no_note(tmp_path, sizes):
+    pairs = cars(tmp_path, sizes)
+    assert doubtful_split(*split_by_group(pairs, Layout()), Layout()) is None

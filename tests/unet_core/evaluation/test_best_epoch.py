@@ -58,5 +58,14 @@ def test_no_epoch_waits_for_nothing():
     assert epochs_without_progress([]) == 0
 
 
+def test_epochs_with_a_validation_loss_are_chosen_by_it():
+    rows = [
+        {"pixel_dice": dice, "val_loss": loss} for dice, loss in ((1.0, 3.0), (0.5, 2.0), (1.0, 2.5), (1.0, math.nan))
+    ]
+    assert [is_best(rows[: count + 1]) for count in range(4)] == [True, True, False, False]
+    assert epochs_without_progress(rows) == 2
+    assert reductions(rows, 2) == 1
+
+
 def test_epochs_are_chosen_by_pixel_dice():
     assert score({"pixel_dice": 0.25, "image_dice": 0.75, "iou": 0.5}) == 0.25

@@ -135,3 +135,11 @@ def test_a_new_metric_has_a_curve_and_a_figure_of_the_whole_set_has_none(plot, m
     lines = named(plot(history_of(2, recall=0.3, accuracy=0.9))[1])
     assert list(lines) == ["pixel Dice", "image Dice", "IoU", "recall"]
     assert lines["recall"].get_color() == "#CC79A7"
+
+
+def test_the_best_epoch_by_the_validation_loss_has_the_star(plot):
+    losses = (0.5, 0.125, 0.25)
+    _, metrics, _ = plot(history_of(3, pixel_dice=1.0, val_loss=lambda epoch: losses[epoch - 1]))
+    assert metrics.get_title() == "validation: best loss 0.125 in epoch 2"
+    (star,) = (line for line in metrics.lines if line.get_marker() == "*")
+    assert star.get_xydata().tolist() == [[2, 1]]
