@@ -195,7 +195,7 @@ def test_a_file_that_loses_too_much_is_not_written(trained, at_hand, tmp_path):
 def test_the_other_layers_of_an_int8_file_may_be_bf16(trained, at_hand, tmp_path, monkeypatch):
     monkeypatch.setattr(openvino, "has_bf16", lambda: True)
     options = {"precision": "int8", "allow": "bf16", "data": trained.data}
-    with pytest.raises(ConfigError, match="^--allow bf16: all layers of this file are int8, so there is nothing to "):
+    with pytest.raises(ConfigError, match=r"^--allow bf16: all layers of this file are int8, so there is nothing to "):
         export_onnx(at_hand, tmp_path / "u8.onnx", **options)
     report = export_onnx(at_hand, tmp_path / "u8.onnx", **options, keep=["final_conv"])
     assert report.card.bf16.max_flipped is None and report.card.proof.gate.passed
