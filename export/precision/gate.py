@@ -225,6 +225,6 @@ def no_layer_in_fp16(card: ModelCard, gate: Gate) -> bool:
 def _distinct(value: float, limit: float, kind: str) -> str:
     """Write a number with four decimals, or more if it would look like its limit."""
     digits = 4
-    while value != limit and f"{value:.{digits}{kind}}" == f"{limit:.{digits}{kind}}":
+    while value != limit and f"{value:z.{digits}{kind}}" == f"{limit:.{digits}{kind}}":
         digits += 1
-    return f"{value:.{digits}{kind}}"
+    return f"{value:z.{digits}{kind}}"
