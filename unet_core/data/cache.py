@@ -102,11 +102,12 @@ class Cache:
 
         It is another one if what is there is not to be trusted.
         """
-        files = []
-        for path in (path for pair in pairs for path in pair.files):
-            status = path.stat()
-            # A copy that keeps size and modification time still has another time of change (ctime).
-            files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        files: list[tuple[str | int, ...]] = []
+        for pair in pairs:
+            for path in pair.files:
+                status, page = path.stat(), () if pair.page is None else (pair.page,)
+                # A copy that keeps size and modification time still has another time of change (ctime).
+                files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, *page))
         decoders = [PIL.__version__, cv2.__version__]
         if simplejpeg.__version__ != SAME_AS_PILLOW:
             decoders.append(simplejpeg.__version__)

@@ -31,14 +31,15 @@ def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
         return
     reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for pair, message in faults:
-        path = next((path for path in pair.files if message.startswith(f"{path}: ")), pair.image)
-        text = message.removeprefix(f"{path}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
+        path = next((path for path in pair.files if message.startswith(f"{pair.place(path)}: ")), pair.image)
+        text = message.removeprefix(f"{pair.place(path)}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
+        page = pair.place(path).removeprefix(str(path))
         parts = MESSAGE.fullmatch(text)
         assert parts is not None  # it matches any text
         # Pillow counts missing bytes in inner brackets; without them, equal reasons read the same.
         found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
         found = f" ({shortened(found, FOUND)})" if found else ""
-        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path), found))
+        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path) + page, found))
     ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
     listed = []
     for (what, advice), files in ordered[:LISTED_REASONS]:
@@ -96,8 +97,8 @@ def files_left_out(
 
 def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
     """Describe validation images that are also trained on, by name and size; return None if there are none."""
-    seen = {(pair.image.name, pair.image.stat().st_size) for pair in train}
-    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size) in seen]
+    seen = {(pair.image.name, pair.image.stat().st_size, pair.page) for pair in train}
+    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size, pair.page) in seen]
     if not shared:
         return None
     count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"

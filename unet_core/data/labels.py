@@ -6,7 +6,7 @@ the index of a class. `IGNORED` marks pixels that neither losses nor metrics cou
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class LabelSpec:
 
 
 def load_labels(
-    source: str | os.PathLike[str], limits: Limits = LIMITS, *, black_is_background: bool = False
+    source: str | os.PathLike[str] | IO[bytes], limits: Limits = LIMITS, *, black_is_background: bool = False
 ) -> NDArray[np.uint8]:
     """Decode a mask file to its stored values, uint8 [height, width]; `limits` bound its size.
 
@@ -143,7 +143,7 @@ def warn_of_alpha(name: str) -> None:
         )
 
 
-def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = LIMITS) -> Labels:
+def load_truth(source: str | os.PathLike[str] | IO[bytes], spec: LabelSpec, limits: Limits = LIMITS) -> Labels:
     """Read a mask file as labels, uint8 [height, width]; `limits` bound its size.
 
     Valid values are 0 and 255, or 0 and 1, with one class; with several the class indices, plus `class_offset` (two
@@ -152,9 +152,11 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = L
     Raises:
         ImageError: the file cannot be read, or has other values.
     """
+    from runtime.image_files.sources import name_of
+
     two_values = len(spec.classes) <= 2 and not spec.class_offset
     black_is_background = two_values and spec.background == 0
-    values = load_labels(path, limits, black_is_background=black_is_background)
+    values = load_labels(source, limits, black_is_background=black_is_background)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = two_values and set(found) <= {0, 255}
     indices = range(spec.class_offset, spec.class_offset + max(2, len(spec.classes)))
@@ -163,7 +165,9 @@ def load_truth(path: str | os.PathLike[str], spec: LabelSpec, limits: Limits = L
         allowed = {*indices, *({255} if two_values else ())}
         invalid = [value for value in found if value not in allowed] or found
         shown = [*invalid[:5], "...", invalid[-1]] if len(invalid) > 7 else invalid
-        raise ImageError(f"{path}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(spec)}")
+        raise ImageError(
+            f"{name_of(source)}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(spec)}"
+        )
     meaning = np.zeros(256, np.uint8)
     meaning[indices.start : indices.stop] = range(len(indices))
     if black_and_white:

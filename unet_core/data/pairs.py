@@ -10,10 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from runtime.errors import DataError
+from runtime.image_files.limits import LIMITS, Limits
 from unet_core.data.validation_split import split_by_group
+
+if TYPE_CHECKING:  # loads NumPy, which --help must not need
+    from unet_core.data.labels import Labels, LabelSpec
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp", ".heic", ".heif", ".hif", ".avif")
@@ -29,22 +33,59 @@ Measured = Split | Literal["test"]
 class Pair:
     """An image file and the mask file of the same picture; an image without a mask can only be predicted.
 
-    `fault` describes an image that has no mask, or more than one; `SampleDecoder.make` refuses such a pair.
+    `fault` describes an image that has no mask, or more than one; `SampleDecoder.make` refuses such a pair. `page` is
+    the page of both files, counted from 0, if these are stacks.
     """
 
     image: Path
     mask: Path | None = None
     fault: str = ""
+    page: int | None = None
 
     @property
     def name(self) -> str:
-        """The image's file name without its suffix."""
-        return self.image.stem
+        """The image's file name without its suffix, and the number of its page if there are several."""
+        return self.image.stem if self.page is None else f"{self.image.stem}_{self.page + 1:03}"
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The image file, and the mask file if there is one."""
         return (self.image,) if self.mask is None else (self.image, self.mask)
+
+    @property
+    def label(self) -> str:
+        """The image's file name, and the page if there are several."""
+        return self.place(self.image).removeprefix(f"{self.image.parent}{os.sep}")
+
+    def place(self, path: Path) -> str:
+        """The name of one of the files in messages, with the page if there are several."""
+        return str(path) if self.page is None else f"{path}, page {self.page + 1}"
+
+    def source(self, path: Path, limits: Limits = LIMITS) -> Path | IO[bytes]:
+        """One of the files as it is decoded: itself, or the page of it, in memory.
+
+        Raises:
+            ImageError: the page is missing or damaged, or exceeds the limits.
+        """
+        if self.page is None:
+            return path
+        from runtime.image_files.tiff_pages import open_page
+
+        return open_page(path, self.page, limits)
+
+    def truth(self, spec: "LabelSpec", limits: Limits = LIMITS) -> "Labels":
+        """Read the mask as labels, uint8 [height, width]; see `load_truth` and `load_one_hot`.
+
+        Raises:
+            ImageError: it cannot be read, has other values than `spec` says, or pages that are no classes.
+        """
+        from unet_core.data.labels import load_truth
+        from unet_core.data.stacks import load_one_hot, number_of_pages
+
+        assert self.mask is not None
+        if self.page is None and (pages := number_of_pages(self.mask)) > 1:
+            return load_one_hot(self.mask, pages, len(spec.classes), limits)
+        return load_truth(self.source(self.mask, limits), spec, limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +186,7 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
         DataError: a folder is missing or empty.
     """
     from runtime.image import list_images  # loads OpenCV and Pillow, which --help must not need
+    from unet_core.data.stacks import expand
 
     images, masks = split_folders(data, split, kind)
     sources = list_images(images)
@@ -169,12 +211,12 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
             fault = f"has no mask, {expected}"
         else:
             fault = ""
-        pairs.append(Pair(image=source, mask=None if fault else lossless[0], fault=fault))
+        pairs += expand(Pair(image=source, mask=None if fault else lossless[0], fault=fault))
     # If masks lie among the images, X and X_mask find the same mask, and the mask would be trained on.
-    uses = Counter(pair.mask for pair in pairs)
+    uses = Counter((pair.mask, pair.page) for pair in pairs)
     return [
         Pair(image=pair.image, fault=f"shares its mask with another image ({pair.mask.name})")
-        if pair.mask and uses[pair.mask] > 1
+        if pair.mask and uses[pair.mask, pair.page] > 1
         else pair
         for pair in pairs
     ]
@@ -183,6 +225,8 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
 def fingerprint(train: Sequence[Pair], val: Sequence[Pair]) -> str:
     """Identify the data of a run: numbers of pairs, and a hash over the names and sizes of their files."""
     digest = hashlib.sha256()
-    for path in (path for pair in (*train, *val) for path in pair.files):
-        digest.update(os.fsencode(path.name) + f"\0{path.stat().st_size}\n".encode())
+    for pair in (*train, *val):
+        for path in pair.files:
+            name = path.name if pair.page is None else f"{path.name}\0{pair.page}"
+            digest.update(os.fsencode(name) + f"\0{path.stat().st_size}\n".encode())
     return f"{len(train)} training and {len(val)} validation pairs, sha256 {digest.hexdigest()}"

@@ -23,7 +23,7 @@ from runtime.errors import ImageError, OutputError
 from runtime.image import LIMITS, Limits, fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
-from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth, load_truth
+from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth
 from unet_core.data.pairs import JPEG_SUFFIXES, Pair
 
 INDEX, DATA = "index.npy", "records.bin"
@@ -92,21 +92,24 @@ class SampleDecoder:
             raise ImageError(f"{pair.image}: {pair.fault}")
         draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
         at_least = self.input.size if draft else None
-        image = load_image(pair.image, self.input.channels, at_least=at_least, limits=self.limits)
+        image = load_image(
+            pair.source(pair.image, self.limits), self.input.channels, at_least=at_least, limits=self.limits
+        )
         size = image_size(pair.image, self.limits) if draft else image.shape[:2]
         no_labels = np.full(size, IGNORED, np.uint8)
-        labels = no_labels if pair.mask is None else load_truth(pair.mask, self.labels, self.limits)
+        labels = no_labels if pair.mask is None else pair.truth(self.labels, self.limits)
         if size != labels.shape:
             (height, width), (mask_height, mask_width) = size, labels.shape
             raise ImageError(
-                f"{pair.mask}: differs in size from its image ({mask_width}x{mask_height}, expected {width}x{height})"
+                f"{pair.place(pair.mask or pair.image)}: differs in size from its image ({mask_width}x{mask_height}, "
+                f"expected {width}x{height})"
             )
         fitted = fit(image, self.input)
         (height, width), least = fitted.image.shape[:2], self.input.min_size
         if height < least[0] or width < least[1]:
             raise ImageError(
-                f"{pair.image}: is {width}x{height} for the network, which takes at least {least[1]}x{least[0]}; use "
-                "larger images, or another fit than native"
+                f"{pair.place(pair.image)}: is {width}x{height} for the network, which takes at least "
+                f"{least[1]}x{least[0]}; use larger images, or another fit than native"
             )
         return fitted.image, labels if self.truth_at_original else fit_truth(labels, fitted)
 

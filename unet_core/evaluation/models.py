@@ -45,7 +45,8 @@ class EvaluatedModel:
         try:
             for index, probability, truth in self.predictions(records, batch_size, workers):
                 if probability.shape[1:] != truth.shape:
-                    raise ImageError(f"{records.pairs[index].mask}: differs in size from its image")
+                    pair = records.pairs[index]
+                    raise ImageError(f"{pair.place(pair.mask or pair.image)}: differs in size from its image")
                 yield index, probability, truth
         except torch.OutOfMemoryError as error:
             raise DeviceError(

@@ -12,7 +12,7 @@ from runtime.image import restore
 from runtime.predictor import Predictor
 from runtime.result import mask_of
 from unet_core.data.dataset import EvaluationSet, collate_evaluation
-from unet_core.data.labels import IGNORED, Labels, load_truth
+from unet_core.data.labels import IGNORED, Labels
 from unet_core.data.records import Records
 from unet_core.data.workers import batches_of, quiet_worker
 from unet_core.evaluation.metrics import Metrics
@@ -64,11 +64,12 @@ def checkpoint_predictions(
 def onnx_predictions(predictor: Predictor, records: Records) -> Iterator[Prediction]:
     """Predict images with an exported model, as an application does; truths have the original size."""
     for index, pair in enumerate(records.pairs):
-        answer = predictor.predict(pair.image, limits=records.decoder.limits)
+        limits = records.decoder.limits
+        answer = predictor.predict(pair.source(pair.image, limits), limits=limits)
         if pair.mask is None:
             truth = np.full(answer.shape, IGNORED, np.uint8)
         else:
-            truth = load_truth(pair.mask, records.decoder.labels, records.decoder.limits)
+            truth = pair.truth(records.decoder.labels, limits)
         yield index, answer.probability, truth
 
 

@@ -44,5 +44,6 @@ class Worst:
     def picture(self, records: Records, item: PoorImage) -> NDArray[np.uint8]:
         """The picture of an item, uint8 [height, width, channels], in the size of its labels."""
         if records.decoder.truth_at_original:
-            return load_image(records.pairs[item.index].image, limits=records.decoder.limits)
+            pair, limits = records.pairs[item.index], records.decoder.limits
+            return load_image(pair.source(pair.image, limits), limits=limits)
         return records[item.index][0]

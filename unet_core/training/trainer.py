@@ -297,7 +297,7 @@ class Trainer:
         def where() -> str:
             batch = self.batches.order()[position : position + self.config.batch_size]
             own_part = batch[self.processes.rank :: self.processes.count]
-            return f"{label}, {', '.join(self.train.pairs[index].image.name for index in own_part)}"
+            return f"{label}, {', '.join(self.train.pairs[index].label for index in own_part)}"
 
         several = self.processes.count > 1
         with self.trained_network.no_sync() if several and not last and not self.config.compile else nullcontext():
