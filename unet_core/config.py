@@ -107,6 +107,20 @@ class TrainConfig:
     masks: str = setting(
         Layout.masks, "data", "Name of the mask folders: masks are in train_MASKS/ and val_MASKS/.", fixed=True
     )
+    mask_threshold: int | None = setting(
+        Layout.mask_threshold,
+        "data",
+        "Mask value from which on a pixel is foreground, such as 128, for JPEG or antialiased masks of one class.",
+        bounds=(1, 255),
+        fixed=True,
+    )
+    colours: tuple[str, ...] = setting(
+        Layout.colours,
+        "data",
+        "Colours of the classes in RGB masks: NAME=#RRGGBB,... These names are the --classes unless you give them; "
+        "background and ignore are understood too.",
+        fixed=True,
+    )
     channels: Channels = setting(
         InputSpec.channels, "data", "Channels of the network's input: RGB for colour images, L for grey.", fixed=True
     )
@@ -250,6 +264,7 @@ class TrainConfig:
         if not self.masks or set(self.masks) & set("/\\"):
             raise ConfigError(f"--masks {self.masks!r}: expected the end of a folder's name, such as masks")
         self._check_classes()
+        self.layout.values.check(self.classes, self.ignore_index, self.class_offset)
         count = len(self.classes)
         names = (AUTO, *loss_names(count))
         if self.loss not in names:
@@ -339,14 +354,21 @@ class TrainConfig:
         return OutputSpec(classes=self.classes, activation="sigmoid" if len(self.classes) == 1 else "softmax")
 
     @property
-    def layout(self) -> Layout:
-        """The names of folders, and what is split off to validate on."""
-        return Layout(masks=self.masks, class_offset=self.class_offset, val_share=self.val_share, group=self.group)
-
-    @property
     def labels(self) -> LabelSpec:
         """The meaning of the values in the masks."""
         return LabelSpec(classes=self.classes, ignore_index=self.ignore_index, class_offset=self.class_offset)
+
+    @property
+    def layout(self) -> Layout:
+        """The names of folders, what is split off to validate on, and the settings by which masks are read."""
+        return Layout(
+            masks=self.masks,
+            class_offset=self.class_offset,
+            val_share=self.val_share,
+            group=self.group,
+            mask_threshold=self.mask_threshold,
+            colours=self.colours,
+        )
 
     @property
     def limits(self) -> LimitsByOption:

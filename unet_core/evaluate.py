@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.commands.console import NONE, Command, IgnoredValue, Named, echo, max_pixels_option
+from runtime.commands.console import NONE, Command, IgnoredValue, Listed, Named, echo, max_pixels_option
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.image_files.limits import LIMITS, Limits
@@ -178,7 +178,7 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
     The run's values are read from the `config.json` that the trainer writes beside its models. `note` is called with
     those that are used and differ from the defaults.
     """
-    from unet_core.config import check, flag
+    from unet_core.config import check, flag, setting_text
     from unet_core.settings_file import LATER
 
     file = model.parent / "config.json"  # other programs write files of this name too
@@ -187,6 +187,7 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
         stored = json.loads(file.read_bytes()) if file.is_file() else None
         if isinstance(stored, dict) and RUN_SETTINGS.keys() <= stored.keys() | {*LATER}:
             found = {name: stored.get(name, default) for name, default in RUN_SETTINGS.items()}
+            found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
             for name, value in found.items():
                 check(name, value)
             of_run = found
@@ -195,8 +196,13 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
     given = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     settings = {**RUN_SETTINGS, **of_run, **given}
     split_up = ("val_share", "group") if not has_validation(data) else ()
-    taken = [name for name in ("masks", "ignore_index", "class_offset", *split_up) if name not in given]
-    shown = [f"{flag(name)} {settings[name]!r}" for name in taken if settings[name] != RUN_SETTINGS[name]]
+    reading = ("masks", "ignore_index", "class_offset", "mask_threshold", "colours")
+    taken = [name for name in (*reading, *split_up) if name not in given]
+    shown = [
+        f"{flag(name)} {setting_text(value)!r}" if isinstance(value, tuple) else f"{flag(name)} {value!r}"
+        for name, value in ((name, settings[name]) for name in taken)
+        if value != RUN_SETTINGS[name]
+    ]
     if shown:
         note(f"{file}: {', '.join(shown)}, as in training; give other values with these flags")
     return settings
@@ -205,7 +211,7 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
 def run_default(name: str) -> str:
     """The default of one of `RUN_SETTINGS` as the help shows it."""
     default = RUN_SETTINGS[name]
-    return f"the training run's, else {'none' if default is None else default}"
+    return f"the training run's, else {'none' if default in (None, ()) else default}"
 
 
 @click.command(cls=Command)
@@ -230,6 +236,18 @@ def run_default(name: str) -> str:
     type=click.IntRange(0, 255),
     show_default=run_default("class_offset"),
     help="Value of the first of several classes in the masks.",
+)
+@click.option(
+    "--mask-threshold",
+    type=click.IntRange(1, 255),
+    show_default=run_default("mask_threshold"),
+    help="Mask value from which on a pixel is foreground, for JPEG or antialiased masks.",
+)
+@click.option(
+    "--colours",
+    type=Listed(str),
+    show_default=run_default("colours"),
+    help="Colours of the classes in RGB masks: NAME=#RRGGBB,...",
 )
 @click.option(
     "--val-share",

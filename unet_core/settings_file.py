@@ -15,11 +15,12 @@ from runtime.commands.suggestions import nearest
 from runtime.errors import ConfigError
 from runtime.support.sizes import parse_size, size_text
 from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_value
+from unet_core.data.mask_values import classes_of
 
 SIZE = "size"
 """Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
-LATER = ("max_pixels", "class_offset")
+LATER = ("max_pixels", "class_offset", "mask_threshold", "colours")
 """Settings that the runs of older versions do not have; they take their defaults."""
 
 Plain = str | int | float | None
@@ -82,8 +83,13 @@ def without_size(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any], from_file: Mapping[str, Any], file: object) -> TrainConfig:
-    """Make `TrainConfig(**settings)`; an error about a setting that came `from_file`, a TOML file, names that file."""
+    """Make `TrainConfig(**settings)`; an error about a setting that came `from_file`, a TOML file, names that file.
+
+    If colours are given and classes are not, the classes are those that the colours name.
+    """
     try:
+        if settings.get("colours") and "classes" not in settings:
+            settings = {**settings, "classes": classes_of(settings["colours"])}
         return TrainConfig(**settings)
     except ConfigError as error:
         taken = {flag(name) for name, value in from_file.items() if settings[name] == value}

@@ -211,7 +211,6 @@ def export_and_evaluate(config: TrainConfig, trained: Trained, settings: Setting
     Raises:
         ProofError: the file's answers differ from the network's, or are not finite.
     """
-    layout = config.layout
     kind = str(settings["precision"])
     precision, values = EXPORTS[kind]
     report = export_onnx(
@@ -220,12 +219,12 @@ def export_and_evaluate(config: TrainConfig, trained: Trained, settings: Setting
         precision=precision,
         values=values,
         data=config.data,
-        layout=layout,
+        layout=config.layout,
         ignore_index=config.ignore_index,
         force=precision != "fp32",
         display=display,
     )
-    pairs = find_pairs(config.data, "val", layout)
+    pairs = find_pairs(config.data, "val", config.layout)
     device = str(settings["device"])
     metrics = evaluate(
         report.path,

@@ -117,6 +117,8 @@ class Cache:
             del decoding["input"][later]
         if decoder.limits.truncated == "refuse":  # other limits change no pixels
             del decoding["limits"]
+        if values := sorted({str(pair.values) for pair in pairs if pair.values}):
+            decoding["mask_values"] = values
         content = json.dumps([[VERSION, *decoders], decoding, files], sort_keys=True)
         folder = self.folder / (PREFIX + hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS])
         user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none

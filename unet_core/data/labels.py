@@ -84,6 +84,8 @@ def load_labels(
     if picture.mode == "1":
         picture = picture.convert("L")
     array = pixels(picture)
+    if picture.mode.startswith("I"):
+        return labels_of_16_bits(array, name)
     is_deep = CONTENT in picture.info  # its upper 8 bits hold no labels
     if picture.mode in ("LA", "RGBA") and not is_deep:
         colours, alpha = array[:, :, :-1], array[:, :, -1]
@@ -141,6 +143,22 @@ def warn_of_alpha(name: str) -> None:
             "are read in the same way",
             ImageWarning,
         )
+
+
+def labels_of_16_bits(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
+    """Return the values of a grey mask of 16 bits as uint8: labels up to 255, or 0 and 255 for 0 and 65535.
+
+    Raises:
+        ImageError: there are other values, as in masks of many instances.
+    """
+    if values.max() <= 255 and values.min() >= 0:
+        return values.astype(np.uint8)
+    if np.isin(values, (0, 65535)).all():
+        return np.where(values == 0, np.uint8(0), np.uint8(255))
+    raise ImageError(
+        f"{name}: has 16-bit values up to {values.max()}, expected labels up to 255, or 0 and 65535; for numbers of "
+        "instances use: unet-data convert --instances foreground"
+    )
 
 
 def load_truth(source: str | os.PathLike[str] | IO[bytes], spec: LabelSpec, limits: Limits = LIMITS) -> Labels:

@@ -1,19 +1,22 @@
 """Folders of images and masks: finding the pairs of each split.
 
 Carvana's layout: `train_images/`, `train_masks/`, `val_images/`, `val_masks/` (or `train/`, `val/` for the images, as
-Kaggle packs them); the mask of `X.jpg` is `X_mask.gif`, or another lossless file named `X_mask` or `X`.
+Kaggle packs them, or `train/train/`, as it unpacks). Also `train/images/` and `train/masks/`; `images/train/` and
+`masks/train/`; and one pair `images/` (or `imgs/`) and `masks/`, of which a part is split off for validation.
+The mask of `X.jpg` is `X_mask.gif`, or another lossless file named `X_mask` or `X`.
 """
 
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from runtime.errors import DataError
 from runtime.image_files.limits import LIMITS, Limits
+from unet_core.data.mask_values import MaskValues, labels_from
 from unet_core.data.validation_split import split_by_group
 
 if TYPE_CHECKING:  # loads NumPy, which --help must not need
@@ -25,6 +28,9 @@ LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp", ".heic", ".heif", ".hif", ".avif")
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
+IMAGES = ("images", "imgs")
+"""Names of folders of images whose splits are folders inside or outside, or do not exist."""
+
 Measured = Split | Literal["test"]
 """A split that a model can be measured on; "test" has images only."""
 
@@ -34,13 +40,15 @@ class Pair:
     """An image file and the mask file of the same picture; an image without a mask can only be predicted.
 
     `fault` describes an image that has no mask, or more than one; `SampleDecoder.make` refuses such a pair. `page` is
-    the page of both files, counted from 0, if these are stacks.
+    the page of both files, counted from 0, if these are stacks. `values` are the settings by which the mask's values
+    become labels.
     """
 
     image: Path
     mask: Path | None = None
     fault: str = ""
     page: int | None = None
+    values: MaskValues = field(default=MaskValues())
 
     @property
     def name(self) -> str:
@@ -79,27 +87,34 @@ class Pair:
         Raises:
             ImageError: it cannot be read, has other values than `spec` says, or pages that are no classes.
         """
-        from unet_core.data.labels import load_truth
         from unet_core.data.stacks import load_one_hot, number_of_pages
 
         assert self.mask is not None
         if self.page is None and (pages := number_of_pages(self.mask)) > 1:
             return load_one_hot(self.mask, pages, len(spec.classes), limits)
-        return load_truth(self.source(self.mask, limits), spec, limits)
+        return labels_from(self.source(self.mask, limits), spec, self.values, limits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Names of the mask folders (SPLIT_`masks`), and how to split off a validation set if no folder holds one.
+    """Names of the mask folders (SPLIT_`masks`), how to split off a validation set if no folder holds one, mask values.
 
     `class_offset` is the value of the first of several classes in the masks.
     About `val_share` of the images is split off. Images whose names agree up to the last `group` stay together.
+    `mask_threshold` and `colours` are those of `MaskValues`.
     """
 
     masks: str = "masks"
     class_offset: int = 0
     val_share: float = 0.1
     group: str = "_"
+    mask_threshold: int | None = None
+    colours: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> MaskValues:
+        """The settings by which the values of masks become labels."""
+        return MaskValues(threshold=self.mask_threshold, colours=self.colours)
 
 
 def find_pairs(data: str | os.PathLike[str], split: Split, layout: Layout | None = None) -> list[Pair]:
@@ -129,7 +144,7 @@ def find_splits(
         raise DataError(f"{lonely}: has no val_images beside it; add them, or take the folder away to split off a part")
     found: dict[Split, list[Pair]] = {"train": [], "val": []}
     for split in ("train",) if split_up else wanted:
-        found[split] = pair_up(data, split, layout.masks)
+        found[split] = pair_up(data, split, layout)
     return split_by_group(found["train"], layout) if split_up else (found["train"], found["val"])
 
 
@@ -151,9 +166,28 @@ def pairs_to_measure(data: Path, split: Measured, layout: Layout) -> list[Pair]:
 
 
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:
-    """The folder of a split's images: `SPLIT_images`, or `SPLIT` if only that exists."""
-    named, short = Path(data) / f"{split}_images", Path(data) / split
-    return short if short.is_dir() and not named.is_dir() else named
+    """The folder of a split's images: `SPLIT_images`, or the first of the other places that exists."""
+    whole = Path(data)
+    places = [
+        whole / f"{split}_images",
+        *(whole / split / name for name in IMAGES),
+        whole / split / split,
+        whole / split,
+        *(whole / name / split for name in IMAGES),
+        *(whole / name for name in IMAGES if split == "train"),
+    ]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def mask_folder(images: Path, data: str | os.PathLike[str], split: str, kind: str) -> Path:
+    """The folder of a split's masks that belongs to its folder of images."""
+    whole = Path(data)
+    if images.name in IMAGES:  # SPLIT/images or images
+        return images.parent / kind
+    if images.parent.name in IMAGES and images.parent != whole:
+        return whole / kind / split
+    folder = whole / f"{split}_{kind}"
+    return folder / folder.name if (folder / folder.name).is_dir() else folder  # as Kaggle's archives unpack
 
 
 def has_validation(data: str | os.PathLike[str]) -> bool:
@@ -167,20 +201,23 @@ def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tupl
     Raises:
         DataError: one of them does not exist, or both are the same folder.
     """
-    images, masks = image_folder(data, split), Path(data) / f"{split}_{kind}"
+    images = image_folder(data, split)
+    masks = mask_folder(images, data, split, kind)
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(
                 f"{folder}: no such folder; expected train_images and train_{kind} in {data}, and val_images and "
-                f"val_{kind} unless a part is to be split off"
+                f"val_{kind} unless a part is to be split off, or images and {kind}"
             )
     if images.samefile(masks):
         raise DataError(f"{masks}: holds the images, expected masks in a folder of their own; give another --masks")
     return images, masks
 
 
-def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]:
-    """Pair the images in a split's folder with the masks in SPLIT_`kind`, sorted by name.
+def pair_up(data: str | os.PathLike[str], split: Split, layout: Layout) -> list[Pair]:
+    """Pair the images in a split's folder with the masks in its mask folder, sorted by name.
+
+    Masks in a lossy format are taken only if a threshold makes labels of them.
 
     Raises:
         DataError: a folder is missing or empty.
@@ -188,7 +225,7 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
     from runtime.image import list_images  # loads OpenCV and Pillow, which --help must not need
     from unet_core.data.stacks import expand
 
-    images, masks = split_folders(data, split, kind)
+    images, masks = split_folders(data, split, layout.masks)
     sources = list_images(images)
     if not sources:
         raise DataError(f"{images}: no images in this folder; expected .jpg or .png files")
@@ -200,6 +237,8 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
     for source in sources:
         candidates = [*found.get(f"{source.stem}_mask", ()), *found.get(source.stem, ())]
         lossless = [path for path in candidates if path.suffix.lower() not in LOSSY_SUFFIXES]
+        if layout.mask_threshold is not None:
+            lossless = candidates
         expected = f"expected NAME_mask.gif or NAME.png in {masks}"
         if names[source.stem] > 1:
             fault = "has the same name as another image"
@@ -211,7 +250,7 @@ def pair_up(data: str | os.PathLike[str], split: Split, kind: str) -> list[Pair]
             fault = f"has no mask, {expected}"
         else:
             fault = ""
-        pairs += expand(Pair(image=source, mask=None if fault else lossless[0], fault=fault))
+        pairs += expand(Pair(image=source, mask=None if fault else lossless[0], fault=fault, values=layout.values))
     # If masks lie among the images, X and X_mask find the same mask, and the mask would be trained on.
     uses = Counter((pair.mask, pair.page) for pair in pairs)
     return [

@@ -96,7 +96,7 @@ class SampleDecoder:
             pair.source(pair.image, self.limits), self.input.channels, at_least=at_least, limits=self.limits
         )
         size = image_size(pair.image, self.limits) if draft else image.shape[:2]
-        no_labels = np.full(size, IGNORED, np.uint8)
+        no_labels: Labels = np.full(size, IGNORED, np.uint8)
         labels = no_labels if pair.mask is None else pair.truth(self.labels, self.limits)
         if size != labels.shape:
             (height, width), (mask_height, mask_width) = size, labels.shape

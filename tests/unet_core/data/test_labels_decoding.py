@@ -73,10 +73,9 @@ def test_grey_mask_stored_in_several_channels_is_read(mode):
     ("picture", "mode"),
     [
         (Image.fromarray(PIXELS), "RGB"),
-        (Image.fromarray(BLACK_WHITE.astype(np.uint16) * 257), "I;16"),
         (Image.merge("CMYK", [*[Image.new("L", (3, 2))] * 3, Image.fromarray(BLACK_WHITE)]), "CMYK"),
     ],
-    ids=["RGB", "16 bits", "CMYK"],
+    ids=["RGB", "CMYK"],
 )
 def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
     path = tmp_path / "mask.tif"
@@ -85,6 +84,24 @@ def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
         load_labels(path)
     expected = f"is a {mode} picture, expected a mask of one 8-bit channel (or a palette)"
     assert str(caught.value) == f"{path}: {expected}"
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_mask_of_16_bits_holds_labels_or_black_and_white(form):
+    labels = np.array([[0, 1, 2], [200, 255, 0]], np.uint16)
+    for stored, expected in ((labels, labels), (BLACK_WHITE.astype(np.uint16) * 257, BLACK_WHITE)):
+        assert load_labels(io.BytesIO(encoded(Image.fromarray(stored), form))).tolist() == expected.tolist()
+
+
+def test_grey_mask_of_16_bits_with_many_instances_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 1, 300]], np.uint16)).save(path)
+    with pytest.raises(ImageError) as caught:
+        load_labels(path)
+    assert str(caught.value) == (
+        f"{path}: has 16-bit values up to 300, expected labels up to 255, or 0 and 65535; for numbers of instances "
+        "use: unet-data convert --instances foreground"
+    )
 
 
 def test_one_palette_is_read_one_way_whatever_indices_are_in_use():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from runtime.errors import DataError, ImageError
 from runtime.image import load_image
+from unet_core.data.mask_values import MaskValues
 from unet_core.data.pairs import (
     Layout,
     Pair,
@@ -74,12 +75,55 @@ def test_images_as_kaggle_packs_them(data):
     assert image_folder(data, "train") == data / "train_images"
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("{0}/{0}", "{0}_masks/{0}_masks"),
+        ("{0}/{0}", "{0}_masks"),
+        ("{0}/images", "{0}/masks"),
+        ("{0}/imgs", "{0}/masks"),
+        ("images/{0}", "masks/{0}"),
+        ("imgs/{0}", "masks/{0}"),
+    ],
+)
+def test_other_places_of_the_same_folders(data, tmp_path, images, masks):
+    other = tmp_path / "images"  # the name of the whole folder means nothing
+    for split in ("train", "val"):
+        shutil.copytree(data / f"{split}_images", other / images.format(split))
+        shutil.copytree(data / f"{split}_masks", other / masks.format(split))
+    train, val = find_splits(other)
+    assert (len(train), names(val)) == (6, ["val0", "val1", "val2"])
+    assert val[0].image == other / images.format("val") / "val0.jpg"
+    assert val[0].mask == other / masks.format("val") / "val0_mask.gif"
+    assert not faults(other)
+
+
+@pytest.mark.parametrize("name", ["images", "imgs"])
+def test_one_pair_of_folders_is_split(data, tmp_path, name):
+    shutil.copytree(data / "train_images", tmp_path / "one" / name)
+    shutil.copytree(data / "train_masks", tmp_path / "one" / "classes")
+    train, val = find_splits(tmp_path / "one", Layout(masks="classes", group="", val_share=0.2))
+    assert (len(train), len(val)) == (5, 1)
+    assert val[0].mask.parent == tmp_path / "one" / "classes" and not has_validation(tmp_path / "one")
+
+
+def test_a_threshold_makes_labels_of_jpeg_masks(data):
+    Image.new("L", (48, 32)).save(data / "train_masks" / "car0_mask.jpg")
+    (data / "train_masks" / "car0_mask.gif").unlink()
+    pair = find_splits(data, Layout(mask_threshold=128))[0][0]
+    assert pair.mask == data / "train_masks" / "car0_mask.jpg" and pair.fault == ""
+    assert pair.values == MaskValues(threshold=128)
+
+
 def test_missing_and_empty_folders(data, tmp_path):
-    expected = "expected train_images and train_masks in {0}, and val_images and val_masks unless a part is to be split"
+    expected = (
+        "expected train_images and train_masks in {0}, and val_images and val_masks unless a part is to be split off, "
+        "or images and masks"
+    )
     nowhere = tmp_path / "nowhere"
-    assert refusal(nowhere) == f"{nowhere / 'train_images'}: no such folder; {expected.format(nowhere)} off"
+    assert refusal(nowhere) == f"{nowhere / 'train_images'}: no such folder; {expected.format(nowhere)}"
     shutil.rmtree(data / "val_masks")
-    assert refusal(data) == f"{data / 'val_masks'}: no such folder; {expected.format(data)} off"
+    assert refusal(data) == f"{data / 'val_masks'}: no such folder; {expected.format(data)}"
     assert len(find_pairs(data, "train")) == 6
     shutil.rmtree(data / "train_images")
     (data / "train_images").mkdir()
