@@ -23,7 +23,7 @@ PACKAGES = ["runtime", "unet_core", "export", "benchmarks"]
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "PIL", "cv2", "simplejpeg", "click", "blake3", "zlib_ng"}
 PUBLIC_MODULES = {
     "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
-    "unet_core": ["checkpoint", "evaluate", "model", "train", "turntable"],
+    "unet_core": ["checkpoint", "datasets", "evaluate", "model", "train", "turntable"],
     "export": ["exporter", "graph", "proof", "samples", "triton", "verify"],
     "benchmarks": ["first_gpu_run", "networks", "precision", "results", "training"],
 }
@@ -43,6 +43,7 @@ COMMANDS = [
     "unet_core.train",
     "unet_core.evaluate",
     "unet_core.turntable",
+    "unet_core.data",
     "benchmarks.training",
     "benchmarks.precision",
     "benchmarks.networks",
@@ -221,7 +222,9 @@ def test_import_paths_in_the_documentation_work():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_can_be_started_with_python_m(command):
     assert find_spec(command) is not None
-    assert 'if __name__ == "__main__":' in Path(find_spec(command).origin).read_text()
+    file = Path(find_spec(command).origin)
+    file = file.with_name("__main__.py") if file.name == "__init__.py" else file
+    assert 'if __name__ == "__main__":' in file.read_text()
 
 
 def test_docstrings_open_with_a_verb_or_a_noun():
@@ -251,12 +254,18 @@ def test_four_packages_are_installed_and_nothing_else():
     assert {name.partition(".")[0] for name in packages} == set(PACKAGES)
     folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert sorted(packages) == sorted(".".join(folder.parts) for folder in folders)
-    assert {"train", "export", "gpu", "tensorrt", "openvino", "bench", "dev", "all"} == set(
+    assert {"train", "data", "export", "gpu", "tensorrt", "openvino", "bench", "dev", "all"} == set(
         project["project"]["optional-dependencies"]
     )
-    assert {"unet-train", "unet-evaluate", "unet-export", "unet-predict", "unet-doctor", "unet-bench"} == set(
-        project["project"]["scripts"]
-    )
+    assert {
+        "unet-train",
+        "unet-data",
+        "unet-evaluate",
+        "unet-export",
+        "unet-predict",
+        "unet-doctor",
+        "unet-bench",
+    } == set(project["project"]["scripts"])
 
 
 def test_constraints_are_exact_versions_without_addresses():

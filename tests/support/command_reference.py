@@ -12,6 +12,8 @@ COMMANDS = {
     "unet-export": ("export.cli", "main"),
     "unet-predict": ("runtime.commands.predict", "predict"),
     "unet-evaluate": ("unet_core.evaluate", "main"),
+    "unet-data check": ("unet_core.datasets", "check"),
+    "unet-data convert": ("unet_core.datasets", "convert"),
     "unet-doctor": ("runtime.commands.doctor", "main"),
     "unet-bench run": ("benchmarks.cli", "run"),
     "unet-bench compare": ("benchmarks.cli", "compare_runs"),

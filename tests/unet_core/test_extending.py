@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import torch
 from families import Milesial, randomised
 from networks import make_network
@@ -10,6 +11,9 @@ from networks import make_network
 from unet_core import foreign, losses
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
+from unet_core.conversion import layouts
+from unet_core.conversion.layouts import SourceLayout
+from unet_core.conversion.samples import ConvertOptions, Sample, SourceData
 from unet_core.evaluation.metrics import METRICS, Metric
 from unet_core.foreign import FAMILIES, Family
 from unet_core.losses import LOSSES, LossEntry
@@ -28,6 +32,19 @@ def test_a_loss_is_one_entry(monkeypatch, config):
     assert losses.make_loss("brier", 1)(logits, labels).item() == 0.25
     train(replace(config, loss="brier", epochs=1))
     assert load_checkpoint(f"{config.out}/model.pth").card.training.epochs == 1
+
+
+def test_a_layout_is_one_entry(monkeypatch, tmp_path):
+    sample = Sample(image=tmp_path / "a.png", name="a", labels=lambda size: np.ones(size, np.uint8))
+
+    def read(source, options):
+        return SourceData(samples=[sample], classes=("cell",))
+
+    entry = SourceLayout("a file cells.txt", lambda source: (source / "cells.txt").is_file(), read)
+    monkeypatch.setattr(layouts, "LAYOUTS", {"cells": entry, **layouts.LAYOUTS})
+    (tmp_path / "cells.txt").write_text("")
+    name, found = layouts.read_source(tmp_path, "auto", ConvertOptions())
+    assert (name, found.samples, found.classes) == ("cells", [sample], ("cell",))
 
 
 def test_a_metric_is_one_entry(monkeypatch, config, capsys):

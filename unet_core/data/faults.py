@@ -60,6 +60,17 @@ def surplus_masks(
     Raises:
         DataError: see `find_pairs`.
     """
+    surplus = surplus_mask_files(data, layout, wanted)
+    if not surplus:
+        return None
+    count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
+    return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
+
+
+def surplus_mask_files(
+    data: str | os.PathLike[str], layout: Layout | None = None, wanted: Sequence[Split] = SPLITS
+) -> list[Path]:
+    """List the masks that belong to no image; raises as `surplus_masks`."""
     from runtime.image import list_images
 
     surplus: list[Path] = []
@@ -67,10 +78,7 @@ def surplus_masks(
         images, masks = split_folders(data, split, (layout or Layout()).masks)
         names = {path.stem for path in list_images(images)}
         surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
-    if not surplus:
-        return None
-    count = f"{len(surplus)} masks have" if len(surplus) > 1 else "1 mask has"
-    return f"{data}: {count} no image of the same name: {first_files(map(short_name, surplus))}"
+    return surplus
 
 
 def files_left_out(
@@ -97,12 +105,17 @@ def files_left_out(
 
 def shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
     """Describe validation images that are also trained on, by name and size; return None if there are none."""
-    seen = {(pair.image.name, pair.image.stat().st_size, pair.page) for pair in train}
-    shared = [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size, pair.page) in seen]
+    shared = shared_image_files(train, val)
     if not shared:
         return None
     count = f"{len(shared)} images are" if len(shared) > 1 else "1 image is"
     return f"{count} both trained and validated on, so the metrics are too good: {first_files(map(short_name, shared))}"
+
+
+def shared_image_files(train: Sequence[Pair], val: Sequence[Pair]) -> list[Path]:
+    """List the validation images of which training has one of the same name, size in bytes and page."""
+    seen = {(pair.image.name, pair.image.stat().st_size, pair.page) for pair in train}
+    return [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size, pair.page) in seen]
 
 
 def first_files(names: Iterable[str]) -> str:

@@ -1,0 +1,129 @@
+"""Folders of images and masks under the names that people give them, and the kinds of masks."""
+
+import numpy as np
+import pytest
+from layouts import blocks, convert, converted, run, write_image, write_mask
+from PIL import Image
+
+CAR = blocks((3, 9, 4, 20, 255))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "name"),
+    [
+        ("imgs/{}.jpg", "masks/{}_mask.gif", "train/{}"),
+        ("images/{}.jpg", "masks/{}.png", "train/{}"),
+        ("image_{}.png", "mask_{}.png", "train/image_{}"),
+        ("Training_Input/ISIC_{}.jpg", "Training_GroundTruth/ISIC_{}_segmentation.png", "train/ISIC_{}"),
+        ("case7/scan_{}.tif", "case7/scan_{}_mask.tif", "train/scan_{}"),
+        ("data/img/{}.bmp", "data/label/{}_L.png", None),
+        ("valid/images/{}.png", "valid/labels/{}.png", "val/{}"),
+    ],
+)
+def test_images_and_masks_are_paired_by_what_their_names_share(tmp_path, image, mask, name):
+    for index in range(3):
+        write_image(tmp_path / "source" / image.format(index), index)
+        write_mask(tmp_path / "source" / mask.format(index), blocks((index, 9, 4, 20, 255)))
+    write_image(tmp_path / "source" / "train" / "images" / "first.png", 9)
+    write_mask(tmp_path / "source" / "train" / "masks" / "first.png", CAR)
+    if name is None:
+        done = run("convert", tmp_path / "source", tmp_path / "out")
+        assert (
+            "3 of 4 pairs cannot be used" in done.stderr and "has no mask of a similar name: img/0.bmp" in done.stderr
+        )
+        return
+    convert(tmp_path / "source", tmp_path / "out")
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("foreground",)}
+    for index in range(3):
+        assert np.array_equal(labels[name.format(index)], blocks((index, 9, 4, 20, 1))), index
+
+
+def test_names_that_occur_in_several_folders_are_told_apart_by_these(tmp_path):
+    for index, folder in enumerate(("north", "south")):
+        write_image(tmp_path / "source" / folder / "images" / "1.png", index)
+        write_mask(tmp_path / "source" / folder / "masks" / "1.png", blocks((index, 9, 4, 20, 255)))
+    convert(tmp_path / "source", tmp_path / "out")
+    labels, _ = converted(tmp_path / "out")
+    assert np.array_equal(labels["train/north-images-1"], blocks((0, 9, 4, 20, 1)))
+    assert np.array_equal(labels["train/south-images-1"], blocks((1, 9, 4, 20, 1)))
+
+
+def two(tmp_path, values, suffix=".png", **options):
+    """Two images with the same mask."""
+    for name in ("a", "b"):
+        write_image(tmp_path / "source" / "images" / f"{name}.png")
+        path = write_mask(tmp_path / "source" / "masks" / f"{name}.png", values)
+        if suffix != ".png":
+            with Image.open(path) as picture:
+                picture.save(path.with_suffix(suffix), **options)
+            path.unlink()
+    return tmp_path / "source"
+
+
+def test_coloured_masks_name_their_classes(tmp_path):
+    mask = np.zeros((24, 32, 3), np.uint8)
+    mask[2:4], mask[5:9], mask[10:12] = (128, 64, 128), (0, 0, 142), 255
+    source, colours = two(tmp_path, mask), "other=#000000,road=#804080,car=#00008e,ignore=#ffffff"
+    convert(source, tmp_path / "out", "--colours", colours)
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("other", "road", "car"), "ignore_index": 255}
+    assert np.array_equal(labels["train/a"], blocks((2, 4, 0, 32, 1), (5, 9, 0, 32, 2), (10, 12, 0, 32, 255)))
+    done = run("convert", source, tmp_path / "again", "--colours", "road=#804080,car=#00008e")
+    assert done.stderr == (
+        "error: 2 of 2 pairs cannot be used, fix or remove them: has colours of no class (#000000, #ffffff), name them "
+        "in --colours, as a class or as ignore: masks/a.png, masks/b.png\n"
+    )
+
+
+def test_jpeg_masks_by_a_threshold(tmp_path):
+    source = two(tmp_path, CAR, ".jpg", quality=75)
+    done = run("convert", source, tmp_path / "out")
+    assert done.exit_code == 2 and "has invalid labels" in done.stderr
+    convert(source, tmp_path / "out", "--mask-threshold", "128", "--classes", "car")
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("car",)}
+    assert np.array_equal(labels["train/a"], CAR // 255)
+
+
+def test_instances_are_foreground(tmp_path):
+    source = two(tmp_path, blocks((3, 9, 4, 20, 300), (10, 12, 4, 20, 7), dtype=np.uint16))
+    done = run("convert", source, tmp_path / "out")
+    assert "use: unet-data convert --instances foreground" in done.stderr
+    convert(source, tmp_path / "out", "--instances", "foreground")
+    labels, _ = converted(tmp_path / "out")
+    assert np.array_equal(labels["train/b"], blocks((3, 9, 4, 20, 1), (10, 12, 4, 20, 1)))
+
+
+def test_several_classes_and_a_value_that_does_not_count(tmp_path):
+    values = blocks((3, 9, 4, 20, 1), (10, 12, 4, 20, 2), (20, 24, 0, 32, 9))
+    convert(two(tmp_path, values), tmp_path / "out", "--classes", "sky,road,car", "--ignore-index", "9")
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("sky", "road", "car"), "ignore_index": 255}
+    values[values == 9] = 255
+    assert np.array_equal(labels["train/a"], values)
+
+
+def test_what_cannot_be_paired_is_told(tmp_path):
+    source = two(tmp_path, CAR)
+    write_mask(source / "masks" / "c.png", CAR)
+    done = convert(source, tmp_path / "out")
+    assert done.stderr == f"note: {source}: 1 mask has no image of a similar name: masks/c.png\n"
+    write_image(source / "images" / "c.png", size=(9, 9))
+    write_image(source / "images" / "d.png")
+    write_mask(source / "masks" / "b_mask.png", CAR)
+    done = run("convert", source, tmp_path / "again")
+    assert done.stderr == (
+        "error: 3 of 4 pairs cannot be used, fix or remove them: has 2 masks (b.png, b_mask.png), expected one: "
+        "images/b.png; differs in size from its mask (9x9, its mask is 32x24): images/c.png; has no mask of a similar "
+        "name: images/d.png\n"
+    )
+
+
+def test_images_alone_are_refused(tmp_path):
+    write_image(tmp_path / "source" / "a.png")
+    done = run("convert", tmp_path / "source", tmp_path / "out")
+    assert done.stderr == (
+        f"error: {tmp_path / 'source'}: found 1 images and 0 masks below it, expected both; masks are known by a word "
+        "such as masks or labels in the name of their folder or file\n"
+    )

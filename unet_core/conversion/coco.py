@@ -1,0 +1,164 @@
+"""COCO's JSON: polygons and run lengths, as COCO, Roboflow, CVAT and Label Studio write them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import DataError, ImageError
+from runtime.rle import coco_decode
+from unet_core.conversion.json_files import read_json
+from unet_core.conversion.polygons import draw_polygons
+from unet_core.conversion.samples import (
+    ConvertOptions,
+    ImageIndex,
+    Sample,
+    SourceData,
+    chosen_classes,
+    split_of,
+)
+from unet_core.data.labels import Labels
+
+KEYS = ("images", "annotations", "categories")
+"""Keys of the JSON file that are needed."""
+
+INSTANCES = "instances"
+"""Beginning of the names of COCO's files of regions; those of key points and captions lie beside them."""
+
+
+def annotation_files(source: Path) -> list[Path]:
+    """The JSON files of a source, a file or a folder, that hold COCO's annotations."""
+    if source.is_file():
+        return [source] if source.suffix.lower() == ".json" and is_coco(read_json(source)) else []
+    if not source.is_dir():
+        return []
+    places = [
+        source,
+        source / "annotations",
+        *(path for path in sorted(source.iterdir()) if split_of(path.name) and path.is_dir()),
+    ]
+    found = [path for place in places for path in (sorted(place.glob("*.json")) if place.is_dir() else [])]
+    named = [path for path in found if path.name.startswith(INSTANCES)]
+    return [path for path in named or found if is_coco(read_json(path))]
+
+
+def is_coco(content: Any) -> bool:
+    """Return True if the content of a JSON file has the lists of COCO's format."""
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in KEYS)
+
+
+def read_coco(source: Path, options: ConvertOptions) -> SourceData:
+    """Read COCO's annotations. Larger regions lie below smaller ones; regions of a crowd count as others do.
+
+    Raises:
+        DataError: the files do not fit COCO's format.
+        ConfigError: a class of `options` does not exist.
+    """
+    files = annotation_files(source)
+    contents = {path: read_json(path) for path in files}
+    names: dict[str, None] = {}
+    for path, content in contents.items():
+        names |= dict.fromkeys(category_names(content, path).values())
+    classes, label_of = chosen_classes([*names], options, source)
+    folder = source if source.is_dir() else source.parent
+    index = ImageIndex(
+        options.images or (folder.parent if folder.name == "annotations" and source.is_file() else folder)
+    )
+    samples: list[Sample] = []
+    for path, content in contents.items():
+        samples += samples_of_file(path, content, index, label_of)
+    return SourceData(samples=samples, classes=classes)
+
+
+def samples_of_file(path: Path, content: Any, index: ImageIndex, label_of: Mapping[str, int]) -> list[Sample]:
+    """The samples of one JSON file."""
+    categories = category_names(content, path)
+    by_image: dict[Any, list[Any]] = {}
+    for number, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict) or annotation.get("category_id") not in categories:
+            raise DataError(f"{path}: annotation {number} has no category of the file; expected an id in categories")
+        by_image.setdefault(annotation.get("image_id"), []).append(annotation)
+    stem = path.stem.removeprefix(f"{INSTANCES}_")
+    near = (path.parent, path.parent / "images", path.parent.parent / stem, path.parent.parent / "images" / stem)
+    split = split_of(path.parent.name, path.stem)
+    samples = []
+    for number, image in enumerate(content["images"]):
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
+            raise DataError(f"{path}: image {number} has no id or no file_name; expected both")
+        file, fault = index.find(image["file_name"], near)
+        regions = Regions(
+            by_image.get(image["id"], []), categories, label_of, (image.get("height"), image.get("width"))
+        )
+        samples.append(
+            Sample(
+                image=file,
+                name=image["file_name"],
+                split=split_of(image["file_name"]) or split,
+                labels=regions,
+                fault=fault,
+            )
+        )
+    return samples
+
+
+def category_names(content: Any, path: Path) -> dict[Any, str]:
+    """The names of a file's categories by id.
+
+    Raises:
+        DataError: one lacks its id or name, or an id occurs twice.
+    """
+    names: dict[Any, str] = {}
+    for category in content["categories"]:
+        if (
+            not isinstance(category, dict)
+            or not isinstance(category.get("name"), str)
+            or not isinstance(category.get("id"), int)
+        ):
+            raise DataError(f"{path}: has a category without id or name; expected both")
+        if category["id"] in names:
+            raise DataError(f"{path}: has two categories with the id {category['id']}; expected different ones")
+        names[category["id"]] = category["name"]
+    return names
+
+
+class Regions:
+    """The annotations of one image, drawn as labels."""
+
+    def __init__(
+        self,
+        annotations: Sequence[Any],
+        categories: Mapping[Any, str],
+        label_of: Mapping[str, int],
+        size: tuple[Any, Any],
+    ) -> None:
+        self._annotations, self._size = annotations, size
+        self._labels = [label_of.get(categories[annotation["category_id"]], 0) for annotation in annotations]
+
+    def __call__(self, size: tuple[int, int]) -> Labels:
+        """Draw the annotations at (height, width); raises an `ImageError` if they do not fit."""
+        if self._size not in ((None, None), size):
+            height, width = self._size
+            raise ImageError(
+                f"is {size[1]}x{size[0]}, its annotations are for {width}x{height}; use the image that was annotated"
+            )
+        regions = []
+        for annotation, label in zip(self._annotations, self._labels, strict=True):
+            region = self._region(annotation.get("segmentation"), size)
+            regions.append((int(np.count_nonzero(region)), label, region))
+        labels = np.zeros(size, np.uint8)
+        for _, label, region in sorted(regions, key=lambda entry: -entry[0]):
+            labels[region] = label
+        return labels
+
+    def _region(self, segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if isinstance(segmentation, dict):
+            region = coco_decode(segmentation)
+            if region.shape != size:
+                raise ImageError(
+                    f"has run lengths for {region.shape[1]}x{region.shape[0]}, expected {size[1]}x{size[0]}"
+                )
+            return region.astype(np.bool_)
+        if not isinstance(segmentation, list) or not segmentation:
+            raise ImageError("has an annotation without a region (a box alone?), expected polygons or run lengths")
+        return draw_polygons(segmentation, size)

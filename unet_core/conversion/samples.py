@@ -1,0 +1,166 @@
+"""`Sample` and `SourceData`: a data set of any layout as conversion sees it; finding images and splits by name."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.errors import ConfigError, DataError
+from runtime.image_files.folders import is_image
+from runtime.image_files.limits import LIMITS, Limits
+from unet_core.data.labels import BACKGROUND, Labels
+from unet_core.data.mask_values import MaskValues
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Words in the names of folders and files, and the split that each means."""
+
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+"""A word in a name: letters, of which a capital begins the next word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An image of a source, and how its labels are made.
+
+    `image`: its file, or its content where an annotation file holds it. `name`: its name in the source, with folders
+    and with or without a suffix. `split`: "train", "val" or "test", or "" where the source has none. `labels`: makes
+    labels uint8 [height, width] from (height, width) of the image, and raises an `ImageError` if it cannot; None for
+    an image that has none. `mask`: the file that they come from, if it is of this image alone, for messages. `fault`:
+    why the image or its annotation cannot be used.
+    """
+
+    image: Path | bytes
+    name: str
+    split: str = ""
+    labels: Callable[[tuple[int, int]], Labels] | None = None
+    mask: Path | None = None
+    fault: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The path that messages show."""
+        return self.image if isinstance(self.image, Path) else Path(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceData:
+    """The samples of a source, its classes by index (one class: labels 0 and 1), and notes about what was left out."""
+
+    samples: Sequence[Sample]
+    classes: tuple[str, ...]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Options of a conversion.
+
+    `classes`: names of the classes, in the order of their labels; () takes those of the source. `images`: folder of the
+    images, where annotations lie elsewhere. `values`: how masks are read. `ignore_index`: value in masks that does not
+    count. `instances`: every value but 0 is the one class. `columns`: run lengths count down the columns; None goes by
+    the table's header.
+    """
+
+    classes: tuple[str, ...] = ()
+    images: Path | None = None
+    values: MaskValues = field(default=MaskValues())
+    ignore_index: int | None = None
+    instances: bool = False
+    columns: bool | None = None
+    limits: Limits = LIMITS
+
+
+def split_of(*parts: str) -> str:
+    """Return the split that the words in names of folders or files tell; the last word that is one counts, else ""."""
+    words = (word.lower() for part in parts for word in WORD.findall(part))
+    return next((SPLIT_WORDS[word] for word in reversed([*words]) if word in SPLIT_WORDS), "")
+
+
+def files_below(folder: Path, suffix: str = "") -> list[Path]:
+    """List the image files below a folder at any depth, or those of a suffix; sorted, hidden ones left out.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one of images or annotations")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and (path.suffix.lower() == suffix if suffix else is_image(path)):
+            found.append(path)
+    return found
+
+
+class ImageIndex:
+    """The images below a folder, found by the names that annotations give them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._by_name: dict[str, list[Path]] = {}
+        for path in files_below(folder):
+            for name in {path.name, path.stem}:
+                self._by_name.setdefault(name, []).append(path)
+
+    def find(self, name: str, near: Iterable[Path] = ()) -> tuple[Path, str]:
+        """Return the image of a name such as "a.jpg", "train/a.jpg" or "a", and a fault: "" if it is the one.
+
+        Of several images those are taken whose last folders are the name's; then those in one of the folders `near`.
+        """
+        parts = name.replace("\\", "/").split("/")
+        found = self._by_name.get(parts[-1], [])
+        for length in range(len(parts), 1, -1):
+            if matching := [path for path in found if list(path.parts[-length:]) == parts[-length:]]:
+                found = matching
+                break
+        for folder in near:
+            if len(found) > 1 and (matching := [path for path in found if path.parent == folder]):
+                found = matching
+        if not found:
+            return (
+                self.folder / name,
+                f"is missing, expected it below {self.folder}; add it, or name its folder with --images",
+            )
+        if len(found) > 1:
+            return found[0], f"is there {len(found)} times below {self.folder}; name one folder with --images"
+        return found[0], ""
+
+
+def chosen_classes(
+    source: Sequence[str], options: ConvertOptions, where: object
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Choose classes of a source whose annotations name them; unnamed pixels are background.
+
+    Returns the names of the classes in the new data set, and the label of each name in the source. If `options` name
+    classes, all others become background. One class has the label 1; several begin with the background, unless
+    `options` put it elsewhere.
+
+    Raises:
+        ConfigError: a class is none of the source's.
+    """
+    wanted = options.classes or tuple(name for name in source if name.lower() != BACKGROUND)
+    known = {*source, BACKGROUND}
+    if missing := [name for name in wanted if name not in known]:
+        raise ConfigError(f"--classes: {where} has no {missing[0]!r}, it has {', '.join(source)[:300]}")
+    if not wanted:
+        raise DataError(f"{where}: has no classes; expected at least one")
+    if len(wanted) == 1:
+        return (clean(wanted[0]),), {wanted[0]: 1}
+    if BACKGROUND not in wanted:
+        wanted = (BACKGROUND, *wanted)
+    return tuple(map(clean, wanted)), {name: index for index, name in enumerate(wanted)}
+
+
+def clean(name: str) -> str:
+    """The name of a class without what the option --classes cannot hold: commas and unprintable characters."""
+    return (
+        " ".join("".join(letter if letter.isprintable() and letter != "," else " " for letter in name).split()) or "?"
+    )
