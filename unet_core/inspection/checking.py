@@ -37,7 +37,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFindings:
-    """What was found in a data set: figures of the pairs that can be used, and the faults of all others.
+    """Figures of the pairs of a data set that can be used, and the faults of all others.
 
     `faults`: pairs and the messages of their errors. `others`: files that training would only note, and why.
     """
