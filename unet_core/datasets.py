@@ -135,6 +135,7 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
     "annotations/training; rle: Kaggle's CSV files of run lengths; folders: images and mask files, paired by name.",
 )
 @click.option("--images", type=Named(), help="Folder of the images, if it is not in SOURCE.")
+@click.option("--masks", help="Name of the mask folders, or its end after _, if SOURCE has several kinds of masks.")
 @mask_options
 @click.option(
     "--instances",
@@ -167,6 +168,7 @@ def convert_and_print(
     layout: str,
     limits: Limits,
     images: Path | None,
+    masks: str | None,
     classes: tuple[str, ...] | None,
     ignore_index: int | str | None,
     mask_threshold: int | None,
@@ -186,6 +188,7 @@ def convert_and_print(
     options = ConvertOptions(
         classes=classes or (),
         images=images,
+        masks=masks or "",
         values=MaskValues(threshold=mask_threshold, colours=colours or ()),
         ignore_index=ignore_index if isinstance(ignore_index, int) else None,
         instances=instances is not None,

@@ -9,6 +9,7 @@ import numpy as np
 from runtime.errors import DataError, ImageError
 from runtime.rle import coco_decode
 from unet_core.conversion.json_files import read_json
+from unet_core.conversion.names import split_of
 from unet_core.conversion.polygons import draw_polygons
 from unet_core.conversion.samples import (
     ConvertOptions,
@@ -16,7 +17,6 @@ from unet_core.conversion.samples import (
     Sample,
     SourceData,
     chosen_classes,
-    split_of,
 )
 from unet_core.data.labels import Labels
 
@@ -58,9 +58,18 @@ def read_coco(source: Path, options: ConvertOptions) -> SourceData:
     files = annotation_files(source)
     contents = {path: read_json(path) for path in files}
     names: dict[str, None] = {}
+    used: set[str] = set()
     for path, content in contents.items():
-        names |= dict.fromkeys(category_names(content, path).values())
-    classes, label_of = chosen_classes([*names], options, source)
+        categories = category_names(content, path)
+        names |= dict.fromkeys(categories.values())
+        used |= {categories[found] for found in category_ids(content, path, categories)}
+    unused = [name for name in names if name not in used] if used and not options.classes else []
+    classes, label_of = chosen_classes([name for name in names if name not in unused], options, source)
+    notes = []
+    if unused:
+        count = f"{len(unused)} categories have" if len(unused) > 1 else "1 category has"
+        listed = ", ".join([*unused[:5], *(["..."] if len(unused) > 5 else [])])
+        notes = [f"{count} no annotation and no class: {listed}; --classes names some"]
     folder = source if source.is_dir() else source.parent
     index = ImageIndex(
         options.images or (folder.parent if folder.name == "annotations" and source.is_file() else folder)
@@ -68,16 +77,14 @@ def read_coco(source: Path, options: ConvertOptions) -> SourceData:
     samples: list[Sample] = []
     for path, content in contents.items():
         samples += samples_of_file(path, content, index, label_of)
-    return SourceData(samples=samples, classes=classes)
+    return SourceData(samples=samples, classes=classes, notes=notes)
 
 
 def samples_of_file(path: Path, content: Any, index: ImageIndex, label_of: Mapping[str, int]) -> list[Sample]:
     """The samples of one JSON file."""
     categories = category_names(content, path)
     by_image: dict[Any, list[Any]] = {}
-    for number, annotation in enumerate(content["annotations"]):
-        if not isinstance(annotation, dict) or annotation.get("category_id") not in categories:
-            raise DataError(f"{path}: annotation {number} has no category of the file; expected an id in categories")
+    for annotation in content["annotations"]:
         by_image.setdefault(annotation.get("image_id"), []).append(annotation)
     stem = path.stem.removeprefix(f"{INSTANCES}_")
     near = (path.parent, path.parent / "images", path.parent.parent / stem, path.parent.parent / "images" / stem)
@@ -120,6 +127,16 @@ def category_names(content: Any, path: Path) -> dict[Any, str]:
             raise DataError(f"{path}: has two categories with the id {category['id']}; expected different ones")
         names[category["id"]] = category["name"]
     return names
+
+
+def category_ids(content: Any, path: Path, categories: Mapping[Any, str]) -> list[Any]:
+    """The category of each annotation; raises a `DataError` if one is not in the file."""
+    found = []
+    for number, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict) or annotation.get("category_id") not in categories:
+            raise DataError(f"{path}: annotation {number} has no category of the file; expected an id in categories")
+        found.append(annotation["category_id"])
+    return found
 
 
 class Regions:

@@ -1,6 +1,5 @@
 """Folders of images and mask files, with the names that people give them."""
 
-import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -9,42 +8,16 @@ import numpy as np
 
 from runtime.errors import DataError
 from runtime.image_files.decoding import open_image
-from unet_core.conversion.samples import WORD, ConvertOptions, Sample, SourceData, files_below, split_of
+from unet_core.conversion.names import MASK_WORDS, OTHER_WORDS, is_mask, key_of, split_of, words
+from unet_core.conversion.samples import ConvertOptions, Sample, SourceData, files_below
 from unet_core.data.faults import first_files, short_name
 from unet_core.data.labels import Labels, LabelSpec
 from unet_core.data.mask_values import classes_of, labels_from
 
-MASK_WORDS = {
-    *("mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "truth", "seg"),
-    *("segmentation", "segmentations", "segmented", "target", "targets", "manual", "matte", "alpha"),
-}
-"""Words in the names of masks and their folders."""
 
-OTHER_WORDS = {
-    *("image", "images", "img", "imgs", "input", "inputs", "picture", "pictures", "photo", "photos", "ground", "data"),
-}
-"""Words in the names of images and their folders, which tell nothing of which mask belongs to which image."""
-
-SEPARATORS = re.compile(r"[\s_.-]+")
-
-
-def words(name: str) -> set[str]:
-    """The words of a name in lower case."""
-    return {word.lower() for word in WORD.findall(name)}
-
-
-def is_mask(path: Path, source: Path) -> bool:
-    """Return True if the last folder below the source says masks or images, and it is masks; else if the name does."""
-    for folder in reversed(path.relative_to(source).parts[:-1]):
-        if found := words(folder) & (MASK_WORDS | OTHER_WORDS):
-            return bool(found & MASK_WORDS)
-    return bool(words(path.stem) & MASK_WORDS)
-
-
-def key_of(name: str) -> str:
-    """The part of a name that an image shares with its mask: "image_07" and "07_mask" both give "07"."""
-    parts = [part for part in SEPARATORS.split(name) if part.lower() not in MASK_WORDS | OTHER_WORDS]
-    return "_".join(parts) or name
+def in_folder(path: Path, source: Path, name: str) -> bool:
+    """Return True if a folder below the source has this name, or ends with it, as train_NAME does."""
+    return any(part == name or part.endswith(f"_{name}") for part in path.relative_to(source).parts[:-1])
 
 
 def read_folders(source: Path, options: ConvertOptions) -> SourceData:
@@ -57,6 +30,9 @@ def read_folders(source: Path, options: ConvertOptions) -> SourceData:
     files = files_below(source)
     masks = [path for path in files if is_mask(path, source)]
     images = sorted({*files} - {*masks})
+    if options.masks:
+        masks = [path for path in files if in_folder(path, source, options.masks)]
+        images = sorted({*images} - {*masks})
     if not images or not masks:
         raise DataError(
             f"{source}: found {len(images)} images and {len(masks)} masks below it, expected both; masks are known by "
@@ -72,17 +48,19 @@ def read_folders(source: Path, options: ConvertOptions) -> SourceData:
     samples, used = [], set()
     for image in images:
         found = by_key.get(keys[image], [])
-        fault = "" if found else "has no mask of a similar name"
-        if len(found) > 1:
-            fault = f"has {len(found)} masks ({first_files(path.name for path in found)}), expected one"
-        used |= {*found}
         relative = image.relative_to(source)
+        split = split_of(*relative.parts[:-1])
+        fault = "" if found or split == "test" else "has no mask of a similar name"
+        if len(found) > 1:
+            listed = first_files(map(short_name, found))
+            fault = f"has {len(found)} masks ({listed}), expected one; name their folder with --masks"
+        used |= {*found}
         labels = partial(read_mask, found[0], spec, options) if found else None
         samples.append(
             Sample(
                 image=image,
                 name=str(relative),
-                split=split_of(*relative.parts[:-1]),
+                split=split,
                 labels=labels,
                 mask=found[0] if found else None,
                 fault=fault,

@@ -34,13 +34,14 @@ LAYOUTS = {
     "labelme": SourceLayout("a JSON file of shapes for each image", labelme_files, read_labelme, ("images",)),
     "rle": SourceLayout("a CSV file of run lengths", table_of, read_run_lengths, ("images", "columns")),
     "folders": SourceLayout(
-        "images and mask files", Path.is_dir, read_folders, ("ignore_index", "values", "instances")
+        "images and mask files", Path.is_dir, read_folders, ("ignore_index", "values", "instances", "masks")
     ),
 }
 """Every layout by its name; the first that recognises a source reads it."""
 
 FLAGS = {
     "images": "--images",
+    "masks": "--masks",
     "ignore_index": "--ignore-index",
     "values": "--mask-threshold and --colours",
     "instances": "--instances",

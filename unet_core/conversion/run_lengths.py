@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import DataError, ImageError
+from runtime.errors import ConfigError, DataError, ImageError
 from runtime.rle import decode
+from unet_core.conversion.names import split_of
 from unet_core.conversion.samples import ConvertOptions, ImageIndex, Sample, SourceData, chosen_classes
 from unet_core.data.labels import Labels
 
@@ -17,6 +18,7 @@ HEADERS = {
     ("imageid", "classid", "encodedpixels"): True,
     ("imageid", "encodedpixels"): True,
     ("image_label", "encodedpixels"): True,
+    ("imageid_classid", "encodedpixels"): True,
 }
 """Headers of the tables in lower case, in any order; True if runs go down the columns. Carvana's go along the rows."""
 
@@ -25,8 +27,11 @@ EMPTY = {"", "nan", "-1"}
 
 
 def table_of(source: Path) -> Path | None:
-    """The table of a source: the file itself, or the first in the folder whose header is known."""
-    candidates = [source] if source.is_file() else sorted(source.glob("*.csv")) if source.is_dir() else []
+    """The table of a source: the file itself, or one of the folder whose header is known, first those of training."""
+    candidates = [source] if source.is_file() else []
+    if source.is_dir():
+        tables = [path for path in source.glob("*.csv") if "submission" not in path.name.lower()]
+        candidates = sorted(tables, key=lambda path: (split_of(path.stem) != "train", path.name))
     return next((path for path in candidates if path.suffix.lower() == ".csv" and header_of(path)), None)
 
 
@@ -51,7 +56,7 @@ def rows_of(path: Path, header: tuple[str, ...]) -> Iterator[tuple[str, str, str
                 raise DataError(f"{path}: line {number} has {len(row)} cells, expected {len(names)}")
             cells = [row[place].strip() for place in places]
             name, kind = cells[0], cells[1] if len(cells) == 3 else ""
-            if header[0] == "image_label":
+            if header[0] in ("image_label", "imageid_classid"):
                 name, _, kind = name.rpartition("_")
             yield name, kind, "" if cells[-1].lower() in EMPTY else cells[-1]
 
@@ -76,7 +81,9 @@ def read_run_lengths(source: Path, options: ConvertOptions) -> SourceData:
         classes, label_of = chosen_classes(named, options, path)
         of_kind = {kind: label_of.get(name, 0) for kind, name in zip(kinds, named, strict=True)}
     else:
-        classes, of_kind = (options.classes or ("foreground",))[:1], {"": 1}
+        classes, of_kind = options.classes or ("foreground",), {"": 1}
+        if len(classes) > 1:
+            raise ConfigError(f"--classes: {path} has one class, found {len(classes)} names; give one")
     if not texts:
         raise DataError(f"{path}: has no rows below its header")
     index = ImageIndex(options.images or path.parent)

@@ -1,6 +1,6 @@
 """`Sample` and `SourceData`: a data set of any layout as conversion sees it; finding images and splits by name."""
 
-import re
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,22 +8,12 @@ from pathlib import Path
 from runtime.errors import ConfigError, DataError
 from runtime.image_files.folders import is_image
 from runtime.image_files.limits import LIMITS, Limits
+from unet_core.conversion.names import is_mask
 from unet_core.data.labels import BACKGROUND, Labels
 from unet_core.data.mask_values import MaskValues
 
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Words in the names of folders and files, and the split that each means."""
-
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-"""A word in a name: letters, of which a capital begins the next word."""
+HIDDEN = (".", "__MACOSX")
+"""Beginnings of the names of files and folders that are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +54,19 @@ class ConvertOptions:
     """Options of a conversion.
 
     `classes`: names of the classes, in the order of their labels; () takes those of the source. `images`: folder of the
-    images, where annotations lie elsewhere. `values`: how masks are read. `ignore_index`: value in masks that does not
-    count. `instances`: every value but 0 is the one class. `columns`: run lengths count down the columns; None goes by
-    the table's header.
+    images, where annotations lie elsewhere. `masks`: name of the mask folders, or its end after "_"; "" finds them.
+    `values`: how masks are read. `ignore_index`: value in masks that does not count. `instances`: every value but 0 is
+    the one class. `columns`: run lengths count down the columns; None goes by the table's header.
     """
 
     classes: tuple[str, ...] = ()
     images: Path | None = None
+    masks: str = ""
     values: MaskValues = field(default=MaskValues())
     ignore_index: int | None = None
     instances: bool = False
     columns: bool | None = None
     limits: Limits = LIMITS
-
-
-def split_of(*parts: str) -> str:
-    """Return the split that the words in names of folders or files tell; the last word that is one counts, else ""."""
-    words = (word.lower() for part in parts for word in WORD.findall(part))
-    return next((SPLIT_WORDS[word] for word in reversed([*words]) if word in SPLIT_WORDS), "")
 
 
 def files_below(folder: Path, suffix: str = "") -> list[Path]:
@@ -93,11 +78,16 @@ def files_below(folder: Path, suffix: str = "") -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one of images or annotations")
     found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and (path.suffix.lower() == suffix if suffix else is_image(path)):
-            found.append(path)
-    return found
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        paths = [Path(root, name) for name in names if not name.startswith(HIDDEN)]
+        found += [path for path in paths if (path.suffix.lower() == suffix if suffix else is_image(path))]
+    return sorted(path for path in found if path.is_file())
 
 
 class ImageIndex:
@@ -124,6 +114,8 @@ class ImageIndex:
         for folder in near:
             if len(found) > 1 and (matching := [path for path in found if path.parent == folder]):
                 found = matching
+        if len(found) > 1:
+            found = [path for path in found if not is_mask(path, self.folder)] or found
         if not found:
             return (
                 self.folder / name,

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.errors import DataError, ImageError
 from runtime.image_files.limits import Limits
+from unet_core.conversion.names import split_of
 from unet_core.conversion.samples import (
     ConvertOptions,
     Sample,
@@ -15,7 +16,6 @@ from unet_core.conversion.samples import (
     chosen_classes,
     clean,
     files_below,
-    split_of,
 )
 from unet_core.data.labels import IGNORED, Labels, load_labels, present_labels
 

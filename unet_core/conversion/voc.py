@@ -1,16 +1,19 @@
 """PASCAL VOC's folders: JPEGImages, SegmentationClass and ImageSets, also as CVAT and others write them."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from runtime.errors import DataError
-from unet_core.conversion.samples import ConvertOptions, ImageIndex, Sample, SourceData
-from unet_core.data.labels import Labels, LabelSpec, load_truth
-from unet_core.data.mask_values import IGNORE, MaskValues, labels_from
+from unet_core.conversion.samples import ConvertOptions, ImageIndex, Sample, SourceData, chosen_classes
+from unet_core.data.labels import BACKGROUND, IGNORED, Labels, LabelSpec
+from unet_core.data.mask_values import IGNORE, MaskValues, classes_of, labels_from
 
 MASKS = "SegmentationClass"
 
-CLASSES = (
+CLASSES: tuple[str, ...] = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
@@ -29,7 +32,8 @@ def voc_folder(source: Path) -> Path | None:
 def read_voc(source: Path, options: ConvertOptions) -> SourceData:
     """Read the images that ImageSets/Segmentation lists in train.txt and val.txt, or all that have masks.
 
-    A file labelmap.txt, as CVAT writes it, names classes and their colours; without one the classes are VOC's own.
+    A file labelmap.txt, as CVAT writes it, names classes and their colours. Without one the classes are VOC's own,
+    unless `options` name others: those of the values 0, 1, ... in the masks.
 
     Raises:
         DataError: no image is listed, or labelmap.txt is malformed.
@@ -37,12 +41,16 @@ def read_voc(source: Path, options: ConvertOptions) -> SourceData:
     """
     folder = voc_folder(source)
     assert folder is not None
-    classes, values = options.classes or CLASSES, options.values
-    if (legend := folder / "labelmap.txt").is_file() and not values:
-        classes, values = read_legend(legend)
+    stored, values = CLASSES, options.values
+    if values or not {*options.classes} <= {*CLASSES}:
+        stored = options.classes or classes_of(values.colours) or ("foreground",)
+    if not values and (legend := folder / "labelmap.txt").is_file():
+        stored, values = read_legend(legend)
     ignored = None if values else BORDER if options.ignore_index is None else options.ignore_index
-    values.check(classes, ignored)
-    spec = LabelSpec(classes=classes, ignore_index=ignored)
+    values.check(stored, ignored)
+    spec = LabelSpec(classes=stored, ignore_index=ignored)
+    classes, label_of = chosen_classes(stored, options, folder) if BACKGROUND in stored else (stored, {})
+    meaning = [label_of.get(name, 0) for name in stored] if label_of else [*range(max(2, len(stored)))]
     index = ImageIndex(options.images or folder / "JPEGImages")
     masks = {path.stem: path for path in sorted((folder / MASKS).iterdir()) if not path.name.startswith(".")}
     samples = []
@@ -50,7 +58,7 @@ def read_voc(source: Path, options: ConvertOptions) -> SourceData:
         image, fault = index.find(name)
         if name not in masks:
             fault = f"has no mask, expected {name}.png in {folder / MASKS}"
-        labels = partial(read_mask, masks.get(name, image), spec, values, options)
+        labels = partial(read_mask, masks.get(name, image), spec, values, options, meaning)
         samples.append(Sample(image=image, name=name, split=split, labels=labels, mask=masks.get(name), fault=fault))
     if not samples:
         raise DataError(f"{folder}: ImageSets/Segmentation lists no images, and {MASKS} has none")
@@ -93,8 +101,14 @@ def read_legend(path: Path) -> tuple[tuple[str, ...], MaskValues]:
     return tuple(names), MaskValues(colours=tuple(colours))
 
 
-def read_mask(path: Path, spec: LabelSpec, values: MaskValues, options: ConvertOptions, _: tuple[int, int]) -> Labels:
-    """Read a mask of any size as labels."""
-    if values:
-        return labels_from(path, spec, values, options.limits)
-    return load_truth(path, spec, options.limits)
+def read_mask(
+    path: Path,
+    spec: LabelSpec,
+    values: MaskValues,
+    options: ConvertOptions,
+    meaning: Sequence[int],
+    _: tuple[int, int],
+) -> Labels:
+    """Read a mask of any size as labels, of which each becomes its `meaning`."""
+    labels = labels_from(path, spec, values, options.limits)
+    return np.array([*meaning, *[IGNORED] * (256 - len(meaning))], np.uint8)[labels]

@@ -27,6 +27,9 @@ def annotation(number, image, category, segmentation, **more):
     }
 
 
+DOG = annotation(2, 2, 3, coco_encode(BLOCK))
+
+
 def write_coco(path, names=("a.png", "b.png"), annotations=None, **changes):
     """Two images: polygons of a cat and a dog's run lengths as text; a crowd's as a list on the second."""
     if annotations is None:
@@ -96,6 +99,20 @@ def test_chosen_classes_in_their_order_and_one_alone(tmp_path):
     assert (done.exit_code, done.stderr) == (2, f"error: --classes: {path} has no 'horse', it has cat, dog\n")
 
 
+def test_categories_without_annotations_are_no_classes_unless_named(tmp_path):
+    """Roboflow's files begin with a category that stands for all others."""
+    categories = [{"id": 0, "name": "animals"}, {"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+    polygon = [annotation(1, 1, 7, POLYGONS)]
+    path = write_coco(tmp_path / "source" / "a.json", annotations=polygon, categories=categories)
+    for index, name in enumerate(("a.png", "b.png")):
+        write_image(tmp_path / "source" / name, index)
+    done = convert(path, tmp_path / "out")
+    assert converted(tmp_path / "out")[1] == {"classes": ("cat",)}
+    assert done.stderr == "note: 2 categories have no annotation and no class: animals, dog; --classes names some\n"
+    assert convert(path, tmp_path / "named", "--classes", "cat,dog").stderr == ""
+    assert converted(tmp_path / "named")[1] == {"classes": ("background", "cat", "dog")}
+
+
 def test_splits_are_folders_as_roboflow_writes_them(tmp_path):
     for split in ("train", "valid", "test"):
         write_coco(tmp_path / "source" / split / "_annotations.coco.json", (f"{split}.png",), [])
@@ -125,7 +142,7 @@ def test_one_name_in_two_folders_of_a_split_stays_two_images(tmp_path):
     ],
 )
 def test_malformed_regions_are_refused_or_left_out(tmp_path, segmentation, problem):
-    path = write_coco(tmp_path / "source" / "a.json", annotations=[annotation(1, 1, 7, segmentation)])
+    path = write_coco(tmp_path / "source" / "a.json", annotations=[annotation(1, 1, 7, segmentation), DOG])
     for index, name in enumerate(("a.png", "b.png")):
         write_image(tmp_path / "source" / name, index)
     done = run("convert", path, tmp_path / "out")

@@ -114,10 +114,35 @@ def test_what_cannot_be_paired_is_told(tmp_path):
     write_mask(source / "masks" / "b_mask.png", CAR)
     done = run("convert", source, tmp_path / "again")
     assert done.stderr == (
-        "error: 3 of 4 pairs cannot be used, fix or remove them: has 2 masks (b.png, b_mask.png), expected one: "
-        "images/b.png; differs in size from its mask (9x9, its mask is 32x24): images/c.png; has no mask of a similar "
-        "name: images/d.png\n"
+        "error: 3 of 4 pairs cannot be used, fix or remove them: has 2 masks (masks/b.png, masks/b_mask.png), expected "
+        "one, name their folder with --masks: images/b.png; differs in size from its mask (9x9, its mask is 32x24): "
+        "images/c.png; has no mask of a similar name: images/d.png\n"
     )
+
+
+def test_one_of_two_kinds_of_masks_is_named(tmp_path):
+    source = two(tmp_path, CAR)
+    for name in ("a", "b"):
+        write_mask(source / "classes" / f"{name}.png", blocks((0, 4, 0, 32, 1)))
+    done = run("convert", source, tmp_path / "out")
+    assert done.stderr == (
+        "error: 2 of 2 pairs cannot be used, fix or remove them: has 2 masks, expected one, name their folder with "
+        "--masks: images/a.png (classes/a.png, masks/a.png), images/b.png (classes/b.png, masks/b.png)\n"
+    )
+    convert(source, tmp_path / "out", "--masks", "classes")
+    assert np.array_equal(converted(tmp_path / "out")[0]["train/b"], blocks((0, 4, 0, 32, 1)))
+
+
+def test_linked_folders_are_followed_and_test_images_need_no_masks(tmp_path):
+    source, linked = two(tmp_path, CAR), tmp_path / "linked"
+    (source / "images" / "up").symlink_to(source)
+    linked.mkdir()
+    for kind in ("images", "masks"):
+        (linked / f"train_{kind}").symlink_to(source / kind)
+    write_image(linked / "test" / "c.png")
+    done = convert(linked, tmp_path / "out")
+    assert f"(folders) -> {tmp_path / 'out'}: 1 in test_images, 2 in train_images (3 linked)" in done.stdout
+    assert sorted(converted(tmp_path / "out")[0]) == ["train/a", "train/b"]
 
 
 def test_images_alone_are_refused(tmp_path):

@@ -37,6 +37,23 @@ def test_voc_as_it_unpacks(tmp_path):
     assert np.array_equal(labels["val/2007_2"], values["2007_2"])
 
 
+def test_classes_of_voc_are_chosen_and_others_named(tmp_path):
+    values = {"1": blocks((2, 9, 2, 9, 15), (10, 12, 2, 9, 7), (2, 3, 2, 9, 255)), "2": blocks()}
+    write_voc(tmp_path / "source", {}, values)
+    convert(tmp_path / "source", tmp_path / "out", "--classes", "person")
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("person",), "ignore_index": 128}
+    assert np.array_equal(labels["train/1"], blocks((2, 9, 2, 9, 1), (2, 3, 2, 9, 255)))
+    convert(tmp_path / "source", tmp_path / "two", "--classes", "person,car")
+    labels, settings = converted(tmp_path / "two")
+    assert settings == {"classes": ("background", "person", "car"), "ignore_index": 255}
+    assert np.array_equal(labels["train/1"], blocks((2, 9, 2, 9, 1), (10, 12, 2, 9, 2), (2, 3, 2, 9, 255)))
+    own = [f"thing{index}" for index in range(16)]
+    convert(tmp_path / "source", tmp_path / "own", "--classes", ",".join(own))
+    labels, settings = converted(tmp_path / "own")
+    assert settings == {"classes": tuple(own), "ignore_index": 255} and np.array_equal(labels["train/1"], values["1"])
+
+
 def test_voc_of_cvat_has_colours_in_labelmap(tmp_path):
     road, car = (128, 64, 128), (0, 0, 142)
     mask = np.zeros((24, 32, 3), np.uint8)
@@ -51,6 +68,9 @@ def test_voc_of_cvat_has_colours_in_labelmap(tmp_path):
     labels, settings = converted(tmp_path / "out")
     assert settings == {"classes": ("background", "road", "car")}
     assert np.array_equal(labels["train/a"], blocks((2, 4, 0, 32, 1), (5, 9, 0, 32, 2)))
+    convert(tmp_path / "source", tmp_path / "car", "--classes", "car")
+    labels, settings = converted(tmp_path / "car")
+    assert settings == {"classes": ("car",)} and np.array_equal(labels["train/a"], blocks((5, 9, 0, 32, 1)))
     (tmp_path / "source" / "labelmap.txt").write_text("road:x\n")
     done = run("convert", tmp_path / "source", tmp_path / "again")
     assert done.stderr == (

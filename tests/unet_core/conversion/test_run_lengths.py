@@ -39,18 +39,39 @@ def test_other_competitions_count_down_the_columns_and_have_a_row_for_each_regio
     assert not np.array_equal(converted(tmp_path / "rows")[0]["train/a"], CAR | SHIP)
 
 
-@pytest.mark.parametrize("header", ["ImageId,ClassId,EncodedPixels", "Image_Label,EncodedPixels"])
+@pytest.mark.parametrize("header", ["ImageId,ClassId", "Image_Label", "ImageId_ClassId"])
 def test_tables_with_classes(tmp_path, header):
     rows = [encode(np.ascontiguousarray(mask.T)) for mask in (CAR, SHIP)]
-    separator, kinds = ("_", ("Fish", "Sugar")) if header.startswith("Image_Label") else (",", ("1", "2"))
-    text = "\n".join([header, *(f"a.jpg{separator}{kind},{row}" for kind, row in zip(kinds, rows, strict=True)), ""])
+    separator = "," if "," in header else "_"
+    kinds = ("Fish", "Sugar") if header.startswith("Image_Label") else ("1", "2")
+    text = "\n".join(
+        [
+            f"{header},EncodedPixels",
+            *(f"a.jpg{separator}{kind},{row}" for kind, row in zip(kinds, rows, strict=True)),
+            "",
+        ]
+    )
     text += f"b.jpg{separator}{kinds[1]},\n"
     write_table(tmp_path / "source" / "train.csv", text, "a.jpg", "b.jpg")
     convert(tmp_path / "source", tmp_path / "out")
     labels, settings = converted(tmp_path / "out")
-    names = ("Fish", "Sugar") if separator == "_" else ("class 1", "class 2")
+    names = ("Fish", "Sugar") if header.startswith("Image_Label") else ("class 1", "class 2")
     assert settings == {"classes": ("background", *names)}
     assert np.array_equal(labels["train/a"], CAR + 2 * SHIP) and not labels["train/b"].any()
+
+
+def test_the_table_of_training_is_taken_and_masks_are_no_images(tmp_path):
+    """Sample submissions have the same header, and TGS Salt has masks of the images' names."""
+    text = f"id,rle_mask\na,{encode(np.ascontiguousarray(CAR.T))}\nb,\n"
+    images = ["train/images/a.png", "train/images/b.png", "train/masks/a.png", "train/masks/b.png"]
+    write_table(tmp_path / "train.csv", text, *images)
+    (tmp_path / "sample_submission.csv").write_text("id,rle_mask\nx,1 1\n")
+    (tmp_path / "depths.csv").write_text("id,z\na,1\n")
+    convert(tmp_path, tmp_path / "out")
+    labels, _ = converted(tmp_path / "out")
+    assert np.array_equal(labels["train/a"], CAR) and not labels["train/b"].any()
+    done = run("convert", tmp_path, tmp_path / "two", "--classes", "a,b")
+    assert done.stderr == f"error: --classes: {tmp_path / 'train.csv'} has one class, found 2 names; give one\n"
 
 
 def test_runs_that_do_not_fit_are_refused(tmp_path):
