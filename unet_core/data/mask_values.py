@@ -123,7 +123,7 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
     if unknown := [f"#{code:06x}" for code in codes.tolist() if code not in meaning]:
         shown = [*unknown[:SHOWN], *(["..."] if len(unknown) > SHOWN else [])]
         raise ImageError(
-            f"{name_of(source)}: has colours of no class ({', '.join(shown)}); name them in --colours, as a class or as "
-            f"{IGNORE}"
+            f"{name_of(source)}: has colours of no class ({', '.join(shown)}); name them in --colours, as a class or "
+            f"as {IGNORE}"
         )
     return np.array([meaning[code] for code in codes.tolist()], np.uint8)[places].reshape(red.shape)
