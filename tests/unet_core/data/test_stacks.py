@@ -14,7 +14,7 @@ from runtime.image import load_image
 from unet_core.data.cache import check_and_cache
 from unet_core.data.faults import shared_images
 from unet_core.data.labels import LabelSpec
-from unet_core.data.pairs import Pair, find_pairs, find_splits, fingerprint, pair_up
+from unet_core.data.pairs import Layout, Pair, find_pairs, find_splits, fingerprint, pair_up
 from unet_core.data.records import Records, SampleDecoder
 from unet_core.evaluate import evaluate, main
 from unet_core.train import train
@@ -203,7 +203,7 @@ def test_pages_that_are_no_classes_are_refused_with_their_number(tmp_path):
 def test_one_hot_pages_beside_an_image_are_trained_on(tmp_path):
     write(tmp_path / "train_images" / "a.tif", np.zeros((6, 8), np.uint8))
     mask = write(tmp_path / "train_masks" / "a.tif", one_hot(LABELS))
-    (pair,) = pair_up(tmp_path, "train", "masks")
+    (pair,) = pair_up(tmp_path, "train", Layout())
     assert (pair.page, pair.fault, pair.mask) == (None, "", mask)
     decoder = SampleDecoder(input=InputSpec(size=(6, 8)), labels=THREE)
     assert np.array_equal(decoder.make(pair)[1], LABELS)
