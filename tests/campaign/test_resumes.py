@@ -17,7 +17,7 @@ from unet_core.reporting.progress import Display, progress_text
 from unet_core.reporting.tables import final_table, metrics_csv
 from unet_core.train import merge_settings, train
 from unet_core.training.distributed import Processes
-from unet_core.training.run import checkpoint_to_resume, load_records
+from unet_core.training.run import checkpoint_to_resume, find_records, load_records
 from unet_core.training.run_directory import LAST
 from unet_core.training.trainer import Trainer
 
@@ -57,7 +57,8 @@ def runs(tmp_path_factory):
                 **settings,
             )
             train(config)
-            records = load_records(config, Processes(), Display(quiet=True))
+            records = find_records(config)
+            load_records(config, records, Processes(), Display(quiet=True))
             content = torch.load(Path(config.out) / LAST, weights_only=True)
             left.append((replace(config, epochs=2), records, content))
     return left

@@ -1,19 +1,24 @@
 """The command: where settings come from, what it refuses, what it says."""
 
+import itertools
 import json
 import logging
 import tempfile
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from folders import write_pair
 from PIL import Image
 
 from runtime.errors import OutputError
 from unet_core.checkpoint import load_checkpoint
 from unet_core.config import TrainConfig
+from unet_core.data.records import SampleDecoder
 from unet_core.settings_file import from_stored
 from unet_core.train import main, train
+from unet_core.training import run
 from unet_core.training import trainer as running
 
 
@@ -172,6 +177,66 @@ def test_data_without_any_foreground_are_refused(data, tmp_path):
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 2
     assert "train_masks: no mask has any foreground, so there is nothing to learn" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--device", "cuda:9"), "device 'cuda:9': PyTorch cannot use it"),
+        (("--init-from", "none.pth"), "none.pth: no such file"),
+        (("--resume", "--epochs", 1), "1 epoch trained already; ask for more with --epochs"),
+        ((), "val_images/val0.jpg"),
+        (("--classes", "road,sky,car"), "val_images/val0.jpg"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_without_looking_at_images_is_told_before_any_is_decoded(
+    data, tmp_path, monkeypatch, flags, message
+):
+    if "--resume" in flags:
+        run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    if "val0" in message:
+        (data / "val_masks" / "val0_mask.gif").unlink()
+    monkeypatch.setattr(SampleDecoder, "make", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(run, "open_cache", lambda *_: pytest.fail("looked for decoded images"))
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS, *flags)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+
+
+def test_links_in_the_folder_of_a_run_are_refused_before_any_image_is_decoded(data, tmp_path, monkeypatch):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "saved_images").symlink_to(tmp_path)
+    monkeypatch.setattr(SampleDecoder, "make", lambda *_: pytest.fail("decoded"))
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
+    assert result.stderr.startswith(f"error: {tmp_path / 'r' / 'saved_images'}: is a link, expected a folder")
+
+
+def test_settings_that_spoil_every_pair_are_told_after_a_few_of_them(data, tmp_path, monkeypatch):
+    """Masks of 0 and 255 for three classes."""
+    for index in range(6, 20):
+        write_pair(data, "train", f"car{index}")
+    decoded, real = [], SampleDecoder.make
+    monkeypatch.setattr(SampleDecoder, "make", lambda self, pair: (decoded.append(pair.name), real(self, pair))[1])
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS, "--classes", "road,sky,car")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: none of 8 pairs that were tried can be used (of 20), fix or remove them: has invalid labels (255), "
+        "expected class indices 0 to 2, name more --classes, or give the value that does not count with "
+        "--ignore-index: train_masks/car0_mask.gif, train_masks/car11_mask.gif, train_masks/car13_mask.gif and 5 more"
+    )
+    assert len(decoded) == 8
+
+
+def test_the_time_that_a_run_takes_is_told_after_the_first_steps(data, tmp_path, monkeypatch):
+    """Each look at the clock takes 10 s: two images in the second step."""
+    seconds = itertools.count(step=10.0)
+    monkeypatch.setattr(running, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    result = run_cli(data, "--out", tmp_path / "r", *FLAGS, "--batch-size", 2, "--epochs", 20)
+    lines = result.stdout.splitlines()
+    assert lines.index("an epoch takes about 35 s, so this run ends in about 12 min") == 2
+    assert lines[1].startswith("training 20 epochs") and lines[3].startswith("epoch 1/20")
 
 
 def test_no_temporary_folder_is_one_line(data, tmp_path, monkeypatch):

@@ -19,10 +19,11 @@ MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", r
 """The message of an `ImageError` after the file name: the fault, what was found, what to do."""
 
 
-def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
+def refuse(faults: Sequence[tuple[Pair, str]], total: int, opening: str = "") -> None:
     """Raise an error of one bounded line if there are faults: each reason once, followed by its first files.
 
     A fault is a pair and the message of its `ImageError`. A finding that is the same in all files is named once.
+    `opening` begins the line in place of the number of faults.
 
     Raises:
         DataError: there are faults.
@@ -49,7 +50,17 @@ def refuse(faults: Sequence[tuple[Pair, str]], total: int) -> None:
         listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
     more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
     tail = f"; and {more} more for other reasons" if more else ""
-    raise DataError(f"{len(faults)} of {total} pairs cannot be used, fix or remove them: {'; '.join(listed)}{tail}")
+    opening = opening or f"{len(faults)} of {total} pairs cannot be used, fix or remove them"
+    raise DataError(f"{opening}: {'; '.join(listed)}{tail}")
+
+
+def refuse_unpaired(pairs: Sequence[Pair]) -> None:
+    """Raise an error that lists the images that have no mask, several, or another image's; nothing is decoded.
+
+    Raises:
+        DataError: as `refuse`.
+    """
+    refuse([(pair, f"{pair.image}: {pair.fault}") for pair in pairs if pair.fault], len(pairs))
 
 
 def surplus_masks(

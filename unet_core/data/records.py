@@ -23,6 +23,7 @@ from runtime.errors import ImageError, OutputError
 from runtime.image import LIMITS, Limits, fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
+from unet_core.data.faults import refuse
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth
 from unet_core.data.pairs import JPEG_SUFFIXES, Pair
 
@@ -43,6 +44,9 @@ RECORDS = Trust(
 
 PENDING, NOT_STORED = -2, -1
 """Offsets of pairs that are not decoded yet, and of valid pairs that did not fit into the cache."""
+
+TRIED = 8
+"""Number of pairs that are tried before all others are decoded."""
 
 SIDES = ("height", "width", "truth_height", "truth_width")
 ROW = np.dtype(
@@ -193,6 +197,27 @@ class Records:
         """The label of all pixels that count in all masks; None if there are several labels, or no such pixels."""
         labels = set(self.rows["only"][self.rows["counted"] > 0].tolist())
         return labels.pop() if len(labels) == 1 and SEVERAL not in labels else None
+
+
+def refuse_hopeless(records: Records) -> None:
+    """Try some pairs of a set of which none is decoded yet, and raise an error if none of them can be used.
+
+    A wrong `--classes` or `--masks` spoils every pair, which a pass over a large set would take an hour to tell.
+
+    Raises:
+        DataError: as `refuse`.
+    """
+    if len(records) <= TRIED or not (records.rows["offset"] == PENDING).all():
+        return
+    faults = []
+    for index in np.linspace(0, len(records) - 1, TRIED).round().astype(int):
+        pair = records.pairs[index]
+        try:
+            records.decoder.make(pair)
+            return
+        except ImageError as error:
+            faults.append((pair, str(error)))
+    refuse(faults, TRIED, f"none of {TRIED} pairs that were tried can be used (of {len(records)}), fix or remove them")
 
 
 class DataFile:

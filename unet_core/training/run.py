@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from runtime.card import CHANNEL_COUNT
 from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
-from unet_core.data.faults import files_left_out, shared_images, surplus_masks
+from unet_core.data.faults import files_left_out, refuse_unpaired, shared_images, surplus_masks
 from unet_core.data.pairs import find_splits, has_validation
-from unet_core.data.records import Records, SampleDecoder
+from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
@@ -37,21 +39,14 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
                 checkpoint = checkpoint_to_resume(config) if resume else None
                 if not resume:
                     refuse_used_folder(Path(config.out))
-            display = Display(quiet=not processes.first)
-            records = load_records(config, processes, display)
-            with processes.raise_on_all_ranks():
                 device = torch_device(processes.device_name(config.device))
-                trainer = Trainer(
-                    config, *records, processes=processes, display=display, device=device, resumed=checkpoint
-                )
-                if processes.first:
-                    # The run may have been killed after it wrote the checkpoint and before it wrote these.
-                    trainer.folder.write_history(trainer.history)
-                if trainer.ended:
-                    raise ConfigError(
-                        f"{trainer.folder.last}: {epochs_text(len(trainer.history))} trained already; ask for more "
-                        f"with --epochs{' and --patience' * (config.patience > 0)}"
-                    )
+                records = find_records(config)
+                # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour.
+                make_trainer(config, records, processes, Display(quiet=True), device, checkpoint)
+            display = Display(quiet=not processes.first)
+            load_records(config, records, processes, display)
+            with processes.raise_on_all_ranks():
+                trainer = make_trainer(config, records, processes, display, device, checkpoint)
             for note in settings_without_effect(config, len(trainer.train)):
                 display.note(note)
             display.line(start_line(trainer))
@@ -62,6 +57,32 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
             return best
     finally:
         processes.leave()
+
+
+def make_trainer(
+    config: TrainConfig,
+    records: tuple[Records, Records],
+    processes: Processes,
+    display: Display,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
+    """Make the trainer of a run that begins, or that continues from a checkpoint.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: as `Trainer`; or all epochs are trained already.
+    """
+    trainer = Trainer(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
+    trainer.folder.refuse_links()
+    if processes.first:
+        # The run may have been killed after it wrote the checkpoint and before it wrote these.
+        trainer.folder.write_history(trainer.history)
+    if trainer.ended:
+        raise ConfigError(
+            f"{trainer.folder.last}: {epochs_text(len(trainer.history))} trained already; ask for more "
+            f"with --epochs{' and --patience' * (config.patience > 0)}"
+        )
+    return trainer
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Checkpoint:
@@ -116,22 +137,33 @@ def settings_of_network(checkpoint: str) -> dict[str, Any]:
     return {"widths": found.widths, "up": found.up, "channels": channels}
 
 
-def load_records(config: TrainConfig, processes: Processes, display: Display) -> tuple[Records, Records]:
-    """Find the training and the validation data, and decode them or take them from the cache.
+def find_records(config: TrainConfig) -> tuple[Records, Records]:
+    """Find the training and the validation data; nothing is decoded.
+
+    Raises:
+        DataError: a folder is missing, or an image has no mask, several, or another image's.
+    """
+    train_pairs, val_pairs = find_splits(config.data, config.layout)
+    refuse_unpaired((*train_pairs, *val_pairs))
+    whole = config.validate_at == "original"
+    decoder = SampleDecoder(input=config.input, labels=config.labels, limits=config.limits)
+    return (
+        Records(train_pairs, replace(decoder, draft=True)),
+        Records(val_pairs, replace(decoder, truth_at_original=whole)),
+    )
+
+
+def load_records(config: TrainConfig, sets: tuple[Records, Records], processes: Processes, display: Display) -> None:
+    """Decode the training and the validation data, or take them from the cache.
 
     The first process decodes for all; on other machines, which may not see its disk, the first process there.
 
     Raises:
-        DataError: a folder, an image or a mask cannot be used, or no training mask has any foreground.
+        DataError: an image or a mask cannot be used, or no training mask has any foreground.
     """
-    layout = config.layout
+    layout, (train_pairs, val_pairs) = config.layout, (records.pairs for records in sets)
     with processes.raise_on_all_ranks():
-        train_pairs, val_pairs = find_splits(config.data, layout)
-        whole = config.validate_at == "original"
-        decoder = SampleDecoder(input=config.input, labels=config.labels, limits=config.limits)
-        train_set = Records(train_pairs, replace(decoder, draft=True))
-        val_set = Records(val_pairs, replace(decoder, truth_at_original=whole))
-        sets, cache = (train_set, val_set), open_cache(config.cache_dir, config.cache_gb)
+        cache = open_cache(config.cache_dir, config.cache_gb)
         missing = pending(sets, cache)
         if processes.first:
             if surplus := surplus_masks(config.data, layout):
@@ -141,7 +173,7 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
             decode_missing(sets, cache, missing, display)
             if shared := shared_images(train_pairs, val_pairs):
                 display.note(shared)
-            for note in check_masks(train_set, val_set, config, f"{Path(config.data) / 'train'}_{config.masks}"):
+            for note in check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"):
                 display.note(note)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
@@ -152,11 +184,12 @@ def load_records(config: TrainConfig, processes: Processes, display: Display) ->
         display.line(split_summary(train_pairs, val_pairs, layout))
         if doubt := doubtful_split(train_pairs, val_pairs, layout):
             display.note(doubt)
-    return train_set, val_set
 
 
 def decode_missing(sets: Sequence[Records], cache: Cache | None, missing: int, display: Display) -> None:
     """Decode the images that the cache does not hold, with a progress bar."""
+    for records in sets:
+        refuse_hopeless(records)
     with display.bar("decoding images", missing) as advance:
         check_and_cache(sets, cache, advance, display.note)
     stored = sum(records.stored for records in sets)

@@ -21,6 +21,7 @@ from runtime.support.files import (
     make_inner_folder,
     new_folder,
     reason_of,
+    refuse_inner_links,
     remove_leftovers,
     remove_leftovers_of,
     write_bytes,
@@ -132,6 +133,11 @@ class RunFolder:
     def instead_of_last(self) -> str:
         """Advice on what to use in place of a damaged checkpoint."""
         return instead_of_last(self.path)
+
+    def refuse_links(self) -> None:
+        """Refuse links in place of the folders that a run writes to; raises OutputError."""
+        for name in (PICTURES, EVENTS) if self.config.tensorboard else (PICTURES,):
+            refuse_inner_links(self.path, Path(name))
 
     def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
         """Write all settings, and which files are in training and validation, before the first epoch."""

@@ -28,7 +28,7 @@ from unet_core.evaluation.worst_images import Worst
 from unet_core.losses import loss_of_answer, make_loss
 from unet_core.model import Segmenter, UNet
 from unet_core.reporting.panels import PANELS
-from unet_core.reporting.progress import Display, epoch_line, progress_text
+from unet_core.reporting.progress import Display, Forecast, epoch_line, progress_text
 from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.distributed import Processes
@@ -80,6 +80,7 @@ class Trainer:
         self.by_loss = val.only_label is not None  # then no metric tells a good epoch from a bad one
         self.one_sided: str | None = None  # a note if the best weights predict a class never or everywhere
         self.interrupts = InterruptHandler(speaks=self.processes.first)
+        self.forecast: Forecast | None = None
         if resumed is not None:
             self.restore(resumed)
         elif config.init_from:
@@ -231,11 +232,18 @@ class Trainer:
         self.batches.epoch, self.batches.position = self.epoch, self.position
         self.network.train()
         label = f"epoch {self.epoch}/{self.config.epochs}"
+        if self.forecast is None:
+            left = self.config.epochs - len(self.history) - self.position / len(self.train)
+            self.forecast = Forecast(images=len(self.train), validated=len(self.val), epochs=left)
         batches = batches_of(loader)
         with self.display.bar(label, len(self.train), done=self.position) as advance:
             while self.position < len(self.train):
                 images = self.step_on_all_ranks(batches, label)
                 now = time.perf_counter()
+                last = self.history[-1] if self.history else None
+                validation = last["seconds"] - last["train_seconds"] if last else None
+                if line := self.forecast.add(images, before + now - started - self.seconds, validation):
+                    self.display.line(line)
                 self.seconds = before + now - started
                 part = self.position / len(self.train)
                 loss = self.monitor.mean if self.monitor.seen else None

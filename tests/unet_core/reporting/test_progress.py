@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from unet_core.evaluation.metrics import METRICS, Metric, Metrics
-from unet_core.reporting.progress import Display, epoch_line, progress_text
+from unet_core.reporting import progress
+from unet_core.reporting.progress import Display, Forecast, duration_text, epoch_line, progress_text
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-FIGURES = "ends in 1:02:03  loss 0.1234  Dice 0.9812"
+FIGURES = "run ends in 1:02:03  loss 0.1234  Dice 0.9812"
 
 
 class Terminal(io.StringIO):
@@ -59,14 +60,16 @@ def advance_thrice(terminal, count=8, every=1.0, **bar):
 def test_a_bar_shows_label_count_speed_time_and_figures(watched):
     terminal = watched()
     advance_thrice(terminal)
-    assert re.fullmatch(rf"epoch 12/100 [━╸╺]{{40}} 40/64 8 images/s 0:00:03 {re.escape(FIGURES)}", terminal.last_bar)
+    assert re.fullmatch(
+        rf"epoch 12/100 [━╸╺]{{40}} 40/64 8 images/s 0:00:03 left {re.escape(FIGURES)}", terminal.last_bar
+    )
 
 
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
-        (70, r"epoch 12/100 [━╸╺]{10}   40/5088 8 images/s 0:10:31 ends in 1:02:03.*…"),
-        (58, r"epoch 12/100 [━╸╺]+   40/5088 8 images/s 0:10:31 ends in.*…"),
+        (80, r"epoch 12/100 [━╸╺]{10}   40/5088 8 images/s 0:10:31 left run ends in 1:02:03.*…"),
+        (63, r"epoch 12/100 [━╸╺]+   40/5088 8 images/s 0:10:31 left run end.*…"),
     ],
 )
 def test_in_a_narrow_terminal_a_bar_keeps_to_one_line_and_its_count(watched, columns, line):
@@ -177,6 +180,30 @@ def test_without_a_terminal_that_can_draw_there_are_only_notes(watched, monkeypa
     assert terminal.getvalue() == "note: here\n"
 
 
+def test_without_a_terminal_there_is_a_line_a_minute(capsys, monkeypatch):
+    """64 images at 8 in 25 s: lines after 75, 150 and 200 s, since the last one comes 50 s after the one before."""
+    clock = Terminal()
+    monkeypatch.setattr(progress, "time", clock)
+    clock.monotonic = lambda: clock.seconds
+    display = Display()
+    with display.bar("epoch 12/100", 64, done=16) as advance:
+        for _ in range(6):
+            clock.seconds += 25
+            advance(8, FIGURES)
+            with display.bar("inner", 1) as inner:
+                inner(1)
+    assert capsys.readouterr().err == (
+        f"epoch 12/100  40/64  0.32 images/s  0:01:15 left  {FIGURES}\n"
+        f"epoch 12/100  64/64  0.32 images/s  0:00:00 left  {FIGURES}\n"
+    )
+    items = display.through(range(2), "validating", 2)
+    for _ in items:
+        clock.seconds += 90
+    assert capsys.readouterr().err == (
+        "validating  1/2  0.0111 images/s  0:01:30 left\nvalidating  2/2  0.0111 images/s  0:00:00 left\n"
+    )
+
+
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch):
     """The case of a run that ignores the hangup and its terminal is closed."""
 
@@ -210,6 +237,38 @@ def test_the_text_beside_the_bar_by_hand():
     """Half of the third epoch of four took 5 s, after 20 s for two: 2.5 epochs in 25 s."""
     history = [{"seconds": 8.0, "pixel_dice": 0.5}, {"seconds": 12.0, "pixel_dice": 0.25}]
     assert (
-        progress_text(history, part=0.5, seconds=5.0, epochs=4, loss=0.5) == "ends in 0:00:15  loss 0.5000  Dice 0.2500"
+        progress_text(history, part=0.5, seconds=5.0, epochs=4, loss=0.5)
+        == "run ends in 0:00:15  loss 0.5000  Dice 0.2500"
     )
-    assert progress_text([], part=0.25, seconds=900.0, epochs=2, loss=None) == "ends in 1:45:00"
+    assert progress_text([], part=0.25, seconds=900.0, epochs=2, loss=None) == "run ends in 1:45:00"
+
+
+def test_the_time_of_a_run_is_foretold_once_from_the_first_steps():
+    """After the first step of 60 s, 5 s for 8 images: 160 images and a third of 48 make 110 s, times 3.5."""
+    forecast = Forecast(images=160, validated=48, epochs=3.5)
+    said = [forecast.add(8, seconds) for seconds in (60, 5, 5, 5)]
+    assert said == [None, None, "an epoch takes about 2 min, so this run ends in about 6 min", None]
+    forecast = Forecast(images=160, validated=48, epochs=1)
+    assert [forecast.add(8, seconds, validation=200) for seconds in (60, 20)][1] == "this run ends in about 10 min"
+
+
+def test_the_time_of_a_run_of_seconds_is_not_foretold():
+    forecast = Forecast(images=40, validated=0, epochs=1)
+    assert [forecast.add(8, 11) for _ in range(4)] == [None] * 4
+    assert forecast.told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (59, "59 s"),
+        (59.6, "1 min"),
+        (3570, "1 h 0 min"),
+        (3569, "59 min"),
+        (12_000, "3 h 20 min"),
+        (86_399, "1 d 0 h"),
+        (187_200, "2 d 4 h"),
+    ],
+)
+def test_durations_have_two_units(seconds, text):
+    assert duration_text(seconds) == text

@@ -24,7 +24,7 @@ from unet_core.reporting.progress import Display
 from unet_core.train import train
 from unet_core.training import distributed
 from unet_core.training.distributed import Processes, join
-from unet_core.training.run import load_records
+from unet_core.training.run import find_records, load_records
 from unet_core.training.trainer import Trainer
 
 LAST, BEST = "my_checkpoint.pth.tar", "model.pth"
@@ -64,7 +64,8 @@ def test_processes_that_were_not_started_together_are_refused(monkeypatch):
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(config):
-    sets = load_records(config, Processes(), Display(quiet=True))
+    sets = find_records(config)
+    load_records(config, sets, Processes(), Display(quiet=True))
     with pytest.raises(ConfigError, match="--batch-size 4: expected 5, one per process"):
         Trainer(config, *sets, processes=Processes(0, 5))
 
@@ -125,7 +126,7 @@ def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, lo
     monkeypatch.setattr(records.SampleDecoder, "make", lambda *arguments: (seen.append(1), real(*arguments))[1])
     alone = Told(rank, [None] * 3)
     alone.local_rank = local_rank
-    load_records(config, alone, Display(quiet=True))
+    load_records(config, find_records(config), alone, Display(quiet=True))
     assert len(seen) == decoded
 
 
@@ -167,7 +168,8 @@ def test_two_processes_step_and_validate_as_one(config, data):
     assert alone.summary() == best.card.training.metrics
 
     # The same steps, one process's part after the other: gradients of both parts, averaged.
-    sets = load_records(config, Processes(), Display(quiet=True))
+    sets = find_records(config)
+    load_records(config, sets, Processes(), Display(quiet=True))
     trainers = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     dataset = TrainingSet(sets[0], seed=config.seed)
     for start, size in ((0, 3), (3, 3)):
@@ -237,7 +239,8 @@ def test_validation_of_sharded_images_is_that_of_all(config):
     train(config)
     checkpoint = load_checkpoint(Path(config.out) / LAST)
     rows = list(csv.DictReader((Path(config.out) / "metrics.csv").read_text().splitlines()))
-    sets = load_records(config, Processes(), Display(quiet=True))
+    sets = find_records(config)
+    load_records(config, sets, Processes(), Display(quiet=True))
     halves = [Trainer(config, *sets, processes=Pretended(rank, 2, rank)) for rank in range(2)]
     counted = []
     for trainer in halves:

@@ -17,12 +17,12 @@ from unet_core.model import Segmenter
 from unet_core.reporting.progress import Display
 from unet_core.train import train
 from unet_core.training.distributed import Processes
-from unet_core.training.run import load_records
+from unet_core.training.run import find_records, load_records
 
 
 def notes(config, capsys):
     """The notes on the data of a run."""
-    load_records(config, Processes(), Display())
+    load_records(config, find_records(config), Processes(), Display())
     lines = capsys.readouterr().err.splitlines()
     return [line.removeprefix("note: ") for line in lines if line.startswith("note: ")]
 
