@@ -27,6 +27,7 @@ from unet_core.config import (
     setting_text,
     value_type,
 )
+from unet_core.data.restarts import require_one_start
 from unet_core.settings_file import SIZE, make_config, read_settings, without_size
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def train(config: TrainConfig, *, resume: bool = False, processes: "Processes | 
         KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM or SIGHUP came; the step was finished and everything is saved.
         SystemExit: with several processes, in all but the first, when the first one raises one of the errors above.
     """
+    require_one_start()
     require_temporary_folder("PyTorch")
     from unet_core.training.run import run_training
 

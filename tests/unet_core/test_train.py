@@ -3,9 +3,11 @@
 import csv
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,6 +173,23 @@ def test_the_same_run_twice_gives_the_same_weights_whatever_the_workers(config, 
     for same in (again, uncached):
         assert all(torch.equal(first[key], same[key]) for key in first)
     assert not torch.equal(first["final_conv.weight"], other["final_conv.weight"])
+
+
+def test_a_small_shared_memory_is_told_and_changes_nothing(config, tmp_path, monkeypatch, capsys):
+    """As in a container of Docker: a process that finds /dev/shm full would be killed."""
+
+    def full(*_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    train(config)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_using_fd_cpu", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**4))
+    train(replace(config, out=str(tmp_path / "again"), workers=1))
+    assert (
+        capsys.readouterr().err.count("note: /dev/shm has 0 MB free, and --workers 1 may take 0 MB: images pass") == 1
+    )
+    first, again = (weights_of(tmp_path / name) for name in ("run", "again"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
 
 
 def test_accumulated_batches_are_one_step(config, tmp_path):

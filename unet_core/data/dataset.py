@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from runtime.image import Fitted, place
 from unet_core.data.augmentation import Augmentation, augmentation
@@ -82,8 +82,8 @@ class EpochBatches(Sampler[list[Key]]):
         return len(range(self.rank, whole, self.processes)), whole
 
 
-class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
-    """Pairs without augmentation, by their position in `indices`: the picture, how it was fitted, and the truth."""
+class EvaluationSet(Dataset[tuple[Fitted, Labels]]):
+    """Pairs without augmentation, by their position in `indices`: the fitted picture, and the truth."""
 
     def __init__(self, records: Records, indices: Sequence[int]) -> None:
         self.records, self.indices = records, list(indices)
@@ -91,20 +91,19 @@ class EvaluationSet(Dataset[tuple[Tensor, Fitted, Labels]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Fitted, Labels]:
+    def __getitem__(self, position: int) -> tuple[Fitted, Labels]:
         image, truth = self.records[self.indices[position]]
         original = truth.shape[0], truth.shape[1]
-        return torch.from_numpy(image), place(image, original, self.records.decoder.input), truth
+        return place(image, original, self.records.decoder.input), truth
 
 
-Evaluated = tuple[Tensor, list[Fitted], list[Labels]]
+def collate_arrays(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Stack training pictures and labels as arrays, which processes pass through pipes; tensors need /dev/shm."""
+    images, labels = zip(*items, strict=True)
+    return np.stack([image.numpy() for image in images]), np.stack([label.numpy() for label in labels])
 
 
-def collate_evaluation(items: Sequence[tuple[Tensor, Fitted, Labels]]) -> Evaluated:
-    """Stack the images to [batch, height, width, channels]; the truths may differ in size and stay a list.
-
-    A loading process stacks them in shared memory, as `default_collate` does: where that is full, an error tells. Other
-    batches are moved there by a thread, whose error PyTorch drops, and the process that trains would wait for ever.
-    """
-    images, fitted, truths = zip(*items, strict=True)
-    return default_collate(list(images)), list(fitted), list(truths)
+def collate_evaluation(items: Sequence[tuple[Fitted, Labels]]) -> tuple[list[Fitted], list[Labels]]:
+    """List the pictures and the truths, which may differ in size; arrays pass through pipes and need no /dev/shm."""
+    fitted, truths = zip(*items, strict=True)
+    return list(fitted), list(truths)

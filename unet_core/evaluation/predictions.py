@@ -51,7 +51,8 @@ def checkpoint_predictions(
     modes = [(module, module.training) for module in segmenter.modules()]
     segmenter.eval()
     try:
-        for images, fitted, truths in batches_of(loader):
+        for fitted, truths in batches_of(loader):
+            images = torch.from_numpy(np.stack([picture.image for picture in fitted]))
             with torch.inference_mode():
                 probabilities = segmenter(images.to(device)).cpu().numpy()
             for probability, fit, truth in zip(probabilities, fitted, truths, strict=True):

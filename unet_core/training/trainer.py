@@ -17,10 +17,10 @@ from runtime.card import ModelCard, Training
 from runtime.errors import CheckpointError, ConfigError, DataError, NotFiniteError, UnetError
 from unet_core.checkpoint import Checkpoint, initialise, producer, save_checkpoint, weights_sha256
 from unet_core.config import TrainConfig
-from unet_core.data.dataset import EpochBatches, TrainingSet
+from unet_core.data.dataset import EpochBatches, TrainingSet, collate_arrays
 from unet_core.data.pairs import fingerprint
 from unet_core.data.records import Records
-from unet_core.data.workers import batches_of, default_workers, quiet_worker
+from unet_core.data.workers import batches_of, default_workers, quiet_worker, too_large_for_shared_memory
 from unet_core.evaluation.best_epoch import VALIDATION_LOSS, epochs_without_progress, is_best
 from unet_core.evaluation.metrics import Metrics, mean
 from unet_core.evaluation.predictions import Prediction, checkpoint_predictions, compute_metrics
@@ -215,8 +215,15 @@ class Trainer:
             augment=self.config.augment,
             foreground_share=self.config.foreground_share,
         )
+        config = self.config
+        own = -(-config.batch_size // self.processes.count)
+        batch = own * config.height * config.width * (config.architecture.in_channels + 1)
+        note = too_large_for_shared_memory(batch, self.workers)
+        if note:
+            self.display.note(note)
         return DataLoader(
             dataset,
+            collate_fn=collate_arrays if note else None,
             batch_sampler=self.batches,
             num_workers=self.workers,
             worker_init_fn=quiet_worker,

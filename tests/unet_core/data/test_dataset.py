@@ -220,9 +220,10 @@ def test_evaluation_gives_pictures_as_the_runtime_sees_them_and_truths_of_their_
     pairs = find_pairs(data, "val")
     records = Records(pairs, decoder(how, size=(16, 16), truth_at_original=True))
     loader = DataLoader(EvaluationSet(records, [2, 0]), 3, collate_fn=collate_evaluation)
-    ((images, fitted, truths),) = list(loader)
-    assert (images.shape, images.dtype) == ((2, 16, 16, 3), torch.uint8)
-    for index, image, way_back, truth in zip((2, 0), images.numpy(), fitted, truths, strict=True):
+    ((fitted, truths),) = list(loader)
+    for index, way_back, truth in zip((2, 0), fitted, truths, strict=True):
+        image = way_back.image
+        assert (image.shape, image.dtype) == ((16, 16, 3), np.uint8)
         expected = fit(load_image(pairs[index].image), records.decoder.input)
         assert np.array_equal(image, expected.image)
         assert place(image, way_back.original, records.decoder.input).top == expected.top == way_back.top
@@ -232,24 +233,14 @@ def test_evaluation_gives_pictures_as_the_runtime_sees_them_and_truths_of_their_
 
 def test_truths_of_the_fitted_size_are_measured_on_the_whole_canvas(data):
     records = Records(find_pairs(data, "val"), decoder("letterbox", size=(16, 16)))
-    image, fitted, truth = EvaluationSet(records, [1])[0]
+    fitted, truth = EvaluationSet(records, [1])[0]
     assert fitted == Fitted(image=fitted.image, top=0, left=0, height=16, width=16, original=(16, 16))
-    assert np.array_equal(image, fitted.image)
+    assert np.array_equal(fitted.image, records[1][0])
     assert (truth[:2] == IGNORED).all() and (truth[-3:] == IGNORED).all() and (truth[3:13] != IGNORED).all()
 
 
 def test_pictures_of_their_own_size_come_one_by_one(painted):
     records = Records(painted, decoder("native", labels=SEVERAL, truth_at_original=True))
-    images, fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
-    assert images.shape == (1, 120, 144, 3)
+    fitted, truths = collate_evaluation([EvaluationSet(records, [1])[0]])
+    assert fitted[0].image.shape == (120, 144, 3)
     assert (fitted[0].original, truths[0].shape) == ((120, 144), (120, 144))
-
-
-@pytest.mark.parametrize("worker", [None, 0])
-def test_loading_processes_stack_images_in_shared_memory(monkeypatch, worker):
-    """Else a full /dev/shm makes the process that trains wait for ever."""
-    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", worker)
-    items = [(torch.full((2, 3, 3), index, dtype=torch.uint8), None, np.zeros((2, 3), np.uint8)) for index in (1, 2)]
-    images, _, _ = collate_evaluation(items)
-    assert images.is_shared() is (worker is not None)
-    assert torch.equal(images, torch.stack([image for image, _, _ in items]))
