@@ -142,6 +142,23 @@ def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, mi
     assert result.stderr.count("no pixel of these images is predicted as car, by the best") == len(missing)
 
 
+def test_a_loss_that_rises_is_told_while_it_does_and_at_the_end(data, tmp_path, monkeypatch):
+    """The loss of each batch is the number of its step; a resumed run has other first steps."""
+    monkeypatch.setattr(running.Metrics, "never_predicted", ("car",))
+    monkeypatch.setattr(running.Metrics, "always_predicted", None)
+    steps = itertools.count(1)
+    monkeypatch.setattr(running, "make_loss", lambda *_: lambda logits, _: logits.sum() * 0.0 + next(steps))
+    flags = (*FLAGS, "--batch-size", 1, "--lr", "0.25")
+    result = run_cli(data, "--out", tmp_path / "r", *flags, "--epochs", 4)
+    assert [line for line in result.stderr.splitlines() if "--lr" in line] == [
+        "note: the loss rises from 2 to 15.5 in the first 20 steps; --lr 0.25 is probably too high, start again with "
+        "--lr 0.025",
+        "note: no pixel of these images is predicted as car, by the best weights too; start again with a lower --lr, "
+        "such as 0.025",
+    ]
+    assert "rises" not in run_cli("--out", tmp_path / "r", "--resume", "--epochs", 8).stderr
+
+
 def test_a_file_to_start_from_brings_its_network(data, tmp_path):
     first = run_cli(data, "--out", tmp_path / "a", *FLAGS, "--up", "bilinear")
     assert first.exit_code == 0, first.output

@@ -46,6 +46,12 @@ NAME_LENGTH = 24
 RATE_DECADES = 4
 """Maximum number of decades shown of the learning rate, since a cosine schedule ends near 0."""
 
+SPREAD = 0.4
+"""Largest distance of a point from its epoch in the curves of one epoch, in epochs."""
+
+VALUES = 10
+"""Maximum number of points in the curves of one epoch that have their values beside them."""
+
 MARKED_EPOCHS = 30
 """Maximum number of epochs whose figures have a marker each."""
 
@@ -107,6 +113,8 @@ def plot_line(
         axes.yaxis.set_minor_formatter(NullFormatter())
         if decades > most:
             axes.set_ylim(bottom=positive.max() / 10**most)
+    if len(epochs) == 1:
+        spread_points(axes)
 
 
 def plot_metrics(axes: Axes, epochs: NDArray[np.float64], history: History, classes: tuple[str, ...]) -> None:
@@ -123,7 +131,9 @@ def plot_metrics(axes: Axes, epochs: NDArray[np.float64], history: History, clas
     axes.set_ylim(max(0.0, math.floor(lowest * 10 - 0.2) / 10), 1.01)
     axes.set_title("validation")
     dice = series(history, "pixel_dice")
-    if np.isfinite(dice).any():
+    if len(epochs) == 1:
+        spread_points(axes)
+    elif np.isfinite(dice).any():
         loss = series(history, VALIDATION_LOSS)
         by_loss = bool(np.isfinite(loss).any())
         best = int(np.nanargmin(loss) if by_loss else np.nanargmax(dice))  # the first of equals, whose weights are kept
@@ -137,6 +147,27 @@ def plot_metrics(axes: Axes, epochs: NDArray[np.float64], history: History, clas
     legend = axes.legend(lines, labels, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a class may be called $x
+
+
+def spread_points(axes: Axes) -> None:
+    """Move the points of one epoch side by side with their values: lines show nothing, and points would overlap."""
+    count, top = len(axes.lines), axes.get_ylim()[1]
+    for line, offset in zip(axes.lines, np.linspace(-SPREAD, SPREAD, count) if count > 1 else [0.0], strict=True):
+        (epoch,), (value,) = (np.asarray(values, np.float64) for values in line.get_data())
+        marker = line.get_marker()
+        line.set(xdata=[epoch + offset], markersize=8, marker="o" if marker in ("", "None") else marker)
+        if np.isfinite(value) and count <= VALUES:
+            above = value < 0.9 * top
+            axes.annotate(
+                f"{value:.4g}",
+                (epoch + offset, value),
+                xytext=(0, 7 if above else -7),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if above else "top",
+                fontsize=8,
+                color=line.get_color(),
+            )
 
 
 def plot_classes(axes: Axes, epochs: NDArray[np.float64], history: History, classes: tuple[str, ...]) -> list[Line2D]:

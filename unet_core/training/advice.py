@@ -9,6 +9,11 @@ import torch
 from runtime.errors import UnetError
 from unet_core.config import TrainConfig, flag
 from unet_core.data.pairs import has_validation
+from unet_core.evaluation.best_epoch import History, epochs_without_progress
+from unet_core.losses import loss_names
+
+FEW_STEPS = 300
+"""Number of steps below which a network may have learned too little of anything."""
 
 SPLIT_OFF = "data without val_images/"
 
@@ -37,6 +42,27 @@ def settings_without_effect(config: TrainConfig, images: int) -> list[str]:
     if config.warmup_epochs >= config.epochs:
         notes.append(f"--warmup-epochs {config.warmup_epochs:g}: --epochs is {config.epochs}, so --lr is never reached")
     return notes
+
+
+def advice_on_one_sided(config: TrainConfig, images: int, history: History, rises: bool) -> str:
+    """Say what to change after a run whose best weights answer one class everywhere, or one of the classes nowhere.
+
+    `rises` is True if the loss rose from the first steps. More steps help only where there were few, or where the last
+    epoch was still the best.
+    """
+    if rises:
+        return f"start again with a lower --lr, such as {config.lr / 10:g}"
+    per_epoch = -(-images // (config.batch_size * config.accumulate))
+    steps = per_epoch * len(history)
+    if steps < FEW_STEPS:
+        smaller = " or a smaller --batch-size" if config.batch_size * config.accumulate > 1 else ""
+        return f"it took only {steps} step{'s' * (steps > 1)}: give more --epochs{smaller}"
+    if epochs_without_progress(history) == 0 and len(history) > 1:
+        return "the last epoch was the best one: give more --epochs"
+    plain = loss_names(len(config.classes))[0]
+    if "dice" not in config.loss_name:
+        return f"try --loss {plain}+dice, which counts a rare class as much as a frequent one, or another --lr"
+    return "look at the masks in saved_images, and try another --lr"
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
-from unet_core.training.loss_monitor import LossMonitor
+from unet_core.training.loss_monitor import LossMonitor, LossTrend
 from unet_core.training.mixed_precision import MixedPrecision
 from unet_core.training.moving_average import ModelEMA
 from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
@@ -81,6 +81,7 @@ class Trainer:
         self.one_sided: str | None = None  # a note if the best weights predict a class never or everywhere
         self.interrupts = InterruptHandler(speaks=self.processes.first)
         self.forecast: Forecast | None = None
+        self.trend, self.from_start = LossTrend(), resumed is None
         if resumed is not None:
             self.restore(resumed)
         elif config.init_from:
@@ -249,6 +250,7 @@ class Trainer:
                 now = time.perf_counter()
                 last = self.history[-1] if self.history else None
                 validation = last["seconds"] - last["train_seconds"] if last else None
+                self.tell_if_it_rises()
                 if line := self.forecast.add(images, before + now - started - self.seconds, validation):
                     self.display.line(line)
                 self.seconds = before + now - started
@@ -268,6 +270,12 @@ class Trainer:
                 if message > SAVE:
                     self.exit_on_all_ranks(message - SAVE)
         self.check_finite()
+        self.tell_if_it_rises()
+
+    def tell_if_it_rises(self) -> None:
+        """Tell of a loss that rises from the first steps of the run, once."""
+        if self.from_start and self.trend.look(self.monitor):
+            self.display.note(self.trend.note(self.config.lr))
 
     def step_on_all_ranks(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
         """Take a step; a value that is not finite in one process ends all of them, which would wait for it."""

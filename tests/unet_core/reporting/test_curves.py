@@ -143,3 +143,20 @@ def test_the_best_epoch_by_the_validation_loss_has_the_star(plot):
     assert metrics.get_title() == "validation: best loss 0.125 in epoch 2"
     (star,) = (line for line in metrics.lines if line.get_marker() == "*")
     assert star.get_xydata().tolist() == [[2, 1]]
+
+
+def test_the_points_of_one_epoch_stand_side_by_side_with_their_values(plot):
+    """They would lie on one another, and a class's line of one point shows nothing."""
+    figures = {"pixel_dice": 0.6, "image_dice": 0.6, "iou": 0.95, "pixel_dice car": 0.25}
+    loss, metrics, rate = plot(history_of(1, ("car",), **figures), ("road", "car"))
+    assert [[text.get_text() for text in axes.texts] for axes in (loss, rate)] == [["0.5"], ["0.001"]]
+    assert [line.get_marker() for line in metrics.lines] == ["o", "o", "s", "^"]
+    points = {text.get_text(): text.xy for text in metrics.texts}
+    assert {line.get_markersize() for line in (*loss.lines, *metrics.lines)} == {8}
+    assert [line.get_xdata()[0] for line in metrics.lines] == pytest.approx([0.6, 0.6 + 0.8 / 3, 1.4 - 0.8 / 3, 1.4])
+    assert points["0.95"] == (pytest.approx(1.4), 0.95)
+    assert [(text.get_text(), text.get_va()) for text in metrics.texts] == [
+        *(("0.25", "bottom"), ("0.6", "bottom"), ("0.6", "bottom"), ("0.95", "top"))
+    ]
+    _, metrics, _ = plot(history_of(1, tuple(f"k{index}" for index in range(8))))
+    assert (len(metrics.lines), len(metrics.texts)) == (11, 0)
