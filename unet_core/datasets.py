@@ -33,6 +33,11 @@ def mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--classes", type=Listed(str), help="Names of the classes, in the order of their indices."),
             click.option("--ignore-index", type=IgnoredValue(), help="Value in the masks whose pixels do not count."),
             click.option(
+                "--class-offset",
+                type=click.IntRange(0, 255),
+                help="Value of the first of several classes in the masks.",
+            ),
+            click.option(
                 "--mask-threshold",
                 type=click.IntRange(1, 255),
                 help="Mask value from which on a pixel is foreground, for JPEG or antialiased masks.",
@@ -171,6 +176,7 @@ def convert_and_print(
     masks: str | None,
     classes: tuple[str, ...] | None,
     ignore_index: int | str | None,
+    class_offset: int | None,
     mask_threshold: int | None,
     colours: tuple[str, ...] | None,
     instances: str | None,
@@ -191,6 +197,7 @@ def convert_and_print(
         masks=masks or "",
         values=MaskValues(threshold=mask_threshold, colours=colours or ()),
         ignore_index=ignore_index if isinstance(ignore_index, int) else None,
+        class_offset=class_offset or 0,
         instances=instances is not None,
         columns=None if rle_order is None else rle_order == "columns",
         limits=limits,

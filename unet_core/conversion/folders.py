@@ -8,11 +8,13 @@ import numpy as np
 
 from runtime.errors import DataError
 from runtime.image_files.decoding import open_image
+from unet_core.config import TrainConfig
 from unet_core.conversion.names import MASK_WORDS, OTHER_WORDS, is_mask, key_of, split_of, words
 from unet_core.conversion.samples import ConvertOptions, Sample, SourceData, files_below
 from unet_core.data.faults import first_files, short_name
 from unet_core.data.labels import Labels, LabelSpec
-from unet_core.data.mask_values import classes_of, labels_from
+from unet_core.data.mask_values import classes_of
+from unet_core.data.pairs import Pair
 
 
 def in_folder(path: Path, source: Path, name: str) -> bool:
@@ -25,7 +27,7 @@ def read_folders(source: Path, options: ConvertOptions) -> SourceData:
 
     Raises:
         DataError: there are no images or no masks.
-        ConfigError: colours and classes contradict each other.
+        ConfigError: these options contradict one another, as in training.
     """
     files = files_below(source)
     masks = [path for path in files if is_mask(path, source)]
@@ -39,8 +41,15 @@ def read_folders(source: Path, options: ConvertOptions) -> SourceData:
             "a word such as masks or labels in the name of their folder or file"
         )
     classes = options.classes or classes_of(options.values.colours) or ("foreground",)
-    options.values.check(classes, options.ignore_index)
-    spec = LabelSpec(classes=classes, ignore_index=options.ignore_index)
+    spec = TrainConfig(
+        data=str(source),
+        out="unused",
+        classes=classes,
+        ignore_index=options.ignore_index,
+        class_offset=options.class_offset,
+        mask_threshold=options.values.threshold,
+        colours=options.values.colours,
+    ).labels
     by_key: dict[str, list[Path]] = {}
     keys = shared_keys(images, masks, source)
     for mask in masks:
@@ -91,7 +100,7 @@ def shared_keys(images: list[Path], masks: list[Path], source: Path) -> dict[Pat
 def read_mask(path: Path, spec: LabelSpec, options: ConvertOptions, _: tuple[int, int]) -> Labels:
     """Read a mask file as labels; numbers or colours of instances all become the one class."""
     if not options.instances:
-        return labels_from(path, spec, options.values, options.limits)
+        return Pair(image=path, mask=path, values=options.values).truth(spec, options.limits)
     picture = open_image(path, limits=options.limits)
     array = np.asarray(picture.convert("RGB") if picture.mode in ("RGBA", "P", "LA") else picture)
     return np.asarray(array.any(axis=2) if array.ndim == 3 else array != 0, np.uint8)

@@ -34,7 +34,10 @@ LAYOUTS = {
     "labelme": SourceLayout("a JSON file of shapes for each image", labelme_files, read_labelme, ("images",)),
     "rle": SourceLayout("a CSV file of run lengths", table_of, read_run_lengths, ("images", "columns")),
     "folders": SourceLayout(
-        "images and mask files", Path.is_dir, read_folders, ("ignore_index", "values", "instances", "masks")
+        "images and mask files",
+        Path.is_dir,
+        read_folders,
+        ("ignore_index", "class_offset", "values", "instances", "masks"),
     ),
 }
 """Every layout by its name; the first that recognises a source reads it."""
@@ -43,6 +46,7 @@ FLAGS = {
     "images": "--images",
     "masks": "--masks",
     "ignore_index": "--ignore-index",
+    "class_offset": "--class-offset",
     "values": "--mask-threshold and --colours",
     "instances": "--instances",
     "columns": "--rle-order",

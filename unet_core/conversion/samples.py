@@ -55,8 +55,9 @@ class ConvertOptions:
 
     `classes`: names of the classes, in the order of their labels; () takes those of the source. `images`: folder of the
     images, where annotations lie elsewhere. `masks`: name of the mask folders, or its end after "_"; "" finds them.
-    `values`: how masks are read. `ignore_index`: value in masks that does not count. `instances`: every value but 0 is
-    the one class. `columns`: run lengths count down the columns; None goes by the table's header.
+    `values`: how masks are read. `ignore_index`, `class_offset`: value in masks that does not count, and that of the
+    first of several classes. `instances`: every value but 0 is the one class. `columns`: run lengths count down the
+    columns; None goes by the table's header.
     """
 
     classes: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class ConvertOptions:
     masks: str = ""
     values: MaskValues = field(default=MaskValues())
     ignore_index: int | None = None
+    class_offset: int = 0
     instances: bool = False
     columns: bool | None = None
     limits: Limits = LIMITS

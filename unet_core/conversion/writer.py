@@ -24,6 +24,7 @@ from unet_core.conversion.samples import Sample, SourceData
 from unet_core.data.faults import refuse
 from unet_core.data.labels import IGNORED, Labels
 from unet_core.data.pairs import Pair
+from unet_core.data.stacks import number_of_pages
 
 SETTINGS = "dataset.toml"
 """File in the new folder with the settings of its classes, for the option --config of training."""
@@ -89,6 +90,8 @@ def write_sample(
         raise ImageError(sample.fault)
     split = sample.split or "train"
     size = image_size_of(sample.image, limits)
+    if isinstance(sample.image, Path) and (pages := number_of_pages(sample.image)) > 1:
+        raise ImageError(f"has {pages} pages, expected one; put stacks into train_images and train_masks as they are")
     labels = None if sample.labels is None else sample.labels(size)
     if labels is not None and labels.shape != size:
         (height, width), (mask_height, mask_width) = size, labels.shape

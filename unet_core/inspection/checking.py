@@ -113,8 +113,9 @@ def write_problems(path: Path, data: Path, findings: DataFindings) -> None:
     """
     rows = []
     for pair, message in findings.faults:
-        file = next((file for file in pair.files if message.startswith(f"{file}: ")), pair.image)
-        rows.append((shown(file, data), one_line(message.removeprefix(f"{file}: "))))
+        places = {pair.place(file): file for file in pair.files}
+        place = next((place for place in places if message.startswith(f"{place}: ")), pair.place(pair.image))
+        rows.append((shown(Path(place), data), one_line(message.removeprefix(f"{place}: "))))
     rows += [(shown(file, data), problem) for file, problem in findings.others]
     write_table(path, ("file", "problem"), rows)
 
@@ -132,7 +133,8 @@ def write_images(path: Path, data: Path, findings: DataFindings, classes: Sequen
         used = np.flatnonzero(image.levels)
         shares = [f"{100 * count / image.labels.sum():.4f}" for count in image.labels[[*range(len(names)), IGNORED]]]
         kind = "grey" if image.grey else "colour"
-        rows.append((shown(image.pair.image, data), image.split, width, height, kind, used[0], used[-1], *shares))
+        file = shown(Path(image.pair.place(image.pair.image)), data)
+        rows.append((file, image.split, width, height, kind, used[0], used[-1], *shares))
     header = ("file", "split", "width", "height", "kind", "darkest", "brightest", *names, "not counted")
     write_table(path, header, rows)
 

@@ -54,7 +54,7 @@ def save_sheet(path: Path, samples: Sequence[ImageFacts], config: TrainConfig) -
         image, labels = decoder.make(sample.pair)
         cells.append([small(image), tinted(small(image), labels, spec)])
         height, width = sample.size
-        titles.append(f"{sample.pair.image.parent.name}/{sample.pair.image.name}   {width}x{height}")
+        titles.append(f"{sample.pair.image.parent.name}/{sample.pair.label}   {width}x{height}")
         present |= {*present_labels(labels)}
     width = 2 * SIDE + GAP
     rows = [range(start, min(start + COLUMNS, len(cells))) for start in range(0, len(cells), COLUMNS)]

@@ -104,6 +104,19 @@ def test_several_classes_and_a_value_that_does_not_count(tmp_path):
     assert np.array_equal(labels["train/a"], values)
 
 
+def test_values_that_begin_with_1_and_an_ignored_class(tmp_path):
+    source = two(tmp_path, blocks((3, 9, 4, 20, 1), (10, 12, 4, 20, 2)))
+    convert(source, tmp_path / "out", "--classes", "road,car", "--class-offset", "1", "--ignore-index", "0")
+    labels, settings = converted(tmp_path / "out")
+    assert settings == {"classes": ("road", "car"), "ignore_index": 255}
+    assert np.array_equal(labels["train/a"], blocks((0, 24, 0, 32, 255), (3, 9, 4, 20, 0), (10, 12, 4, 20, 1)))
+    done = run("convert", source, tmp_path / "again", "--classes", "sky,road,car", "--ignore-index", "0")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: --ignore-index 0: is also the value of the class 'sky', so its pixels would")
+    done = run("check", source, "--classes", "road,car", "--class-offset", "1", "--ignore-index", "0", "--group", "")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
 def test_what_cannot_be_paired_is_told(tmp_path):
     source = two(tmp_path, CAR)
     write_mask(source / "masks" / "c.png", CAR)
@@ -143,6 +156,24 @@ def test_linked_folders_are_followed_and_test_images_need_no_masks(tmp_path):
     done = convert(linked, tmp_path / "out")
     assert f"(folders) -> {tmp_path / 'out'}: 1 in test_images, 2 in train_images (3 linked)" in done.stdout
     assert sorted(converted(tmp_path / "out")[0]) == ["train/a", "train/b"]
+
+
+def test_masks_with_a_page_for_each_class_are_read_and_stacks_of_images_refused(tmp_path):
+    pages = [blocks((0, 24, 0, 32, 255), (3, 9, 4, 20, 0)), CAR]
+    for name in ("a", "b"):
+        write_image(tmp_path / "source" / "images" / f"{name}.tif")
+        (tmp_path / "source" / "masks").mkdir(exist_ok=True)
+        first, *rest = map(Image.fromarray, pages)
+        first.save(tmp_path / "source" / "masks" / f"{name}.tif", save_all=True, append_images=rest)
+    convert(tmp_path / "source", tmp_path / "out", "--classes", "ground,car")
+    assert np.array_equal(converted(tmp_path / "out")[0]["train/a"], CAR // 255)
+    (tmp_path / "source" / "masks" / "b.tif").replace(tmp_path / "source" / "images" / "b.tif")
+    write_mask(tmp_path / "source" / "masks" / "b.tif", CAR)
+    done = run("convert", tmp_path / "source", tmp_path / "again", "--classes", "ground,car")
+    assert done.stderr == (
+        "error: 1 of 2 pairs cannot be used, fix or remove them: has 2 pages, expected one, put stacks into "
+        "train_images and train_masks as they are: images/b.tif\n"
+    )
 
 
 def test_images_alone_are_refused(tmp_path):

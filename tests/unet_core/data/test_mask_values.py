@@ -94,6 +94,12 @@ def test_contradictions_are_refused():
     )
 
 
+def test_an_offset_says_nothing_of_colours():
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(data="d", out="o", classes=("road", "car"), colours=COLOURS, class_offset=1)
+    assert str(caught.value) == "--colours: contradicts --class-offset 1; leave one of them out"
+
+
 def test_classes_are_those_of_the_colours_unless_given():
     assert classes_of(COLOURS) == ("road", "car")
     assert classes_of(("background=#000000", "car=#00008e", "ignore=#ffffff")) == ("car",)
