@@ -406,7 +406,7 @@ _LISTED = (
         media_type="image/png",
         write=_write_bilevel,
         thresholded=True,
-        help="NAME.png, the mask of one class in one bit a pixel, smaller and written faster; some programs read it as "
+        help="NAME.png, the mask of one class in one bit a pixel, written faster; some programs read it as "
         "True and False, not 255 and 0.",
         max_classes=1,
         overlapping=False,

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,7 +16,7 @@ from runtime.card import ModelCard, Precision
 from runtime.devices import availability
 from runtime.devices.cpu import CPU
 from runtime.devices.device import CPU_DEVICE, Device
-from runtime.errors import ConfigError, DeviceError, ModelError, ProofError
+from runtime.errors import ConfigError, DeviceError, ModelError, ProofError, one_line
 from runtime.model_file.digest import check_digest
 from runtime.model_file.golden import NetworkFunction
 from runtime.model_file.reader import read_model
@@ -228,10 +229,14 @@ class Contestant(ABC):
 
 
 def torch_missing() -> str | None:
-    """Return in one line that PyTorch is not installed; None if it is."""
-    if find_spec("torch") is not None:
-        return None
-    return "needs PyTorch, which is not installed; install unet-deploy with its extra [export]"
+    """Return in one line why PyTorch cannot be used; None if it can."""
+    if find_spec("torch") is None:
+        return "needs PyTorch, which is not installed; install unet-deploy with its extra [export]"
+    try:
+        import_module("torch")
+    except Exception as error:  # ImportError, OSError or whatever a damaged installation raises
+        return f"needs PyTorch, which cannot be imported ({one_line(str(error))}); install it again"
+    return None
 
 
 def not_installed_reason(*modules: str) -> str | None:

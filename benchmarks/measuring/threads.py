@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.util import find_spec
+from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -14,7 +14,9 @@ def pinned(threads: int) -> Iterator[None]:
     """Give PyTorch (within an operator; if it is installed), OpenCV and processes that are started so many threads."""
     import cv2
 
-    torch = import_module("torch") if find_spec("torch") is not None else None
+    torch: Any = None
+    with suppress(Exception):  # it is not installed, or damaged; the parts that need it say so
+        torch = import_module("torch")
     before = cv2.getNumThreads(), {name: os.environ.get(name) for name in THREAD_VARIABLES}
     of_torch = torch.get_num_threads() if torch is not None else 0
     cv2.setNumThreads(threads)

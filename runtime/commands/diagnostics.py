@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from runtime.card import ModelCard, UNetConfig
 from runtime.commands import system_info
 from runtime.errors import DeviceError, UnetError, one_line
-from runtime.support.cpu_count import has_bf16, has_vnni
+from runtime.support.cpu_count import INSTRUCTIONS, has_bf16, has_vnni, listed_instructions
 
 if TYPE_CHECKING:
     from runtime.predictor import Predictor
@@ -181,7 +181,14 @@ def threads(findings: Findings) -> dict[str, Any]:
             "close them, and run unet-doctor again",
         )
     explained = {name: system_info.meaning_of(name) for name in variables}
-    return {**cores, "other_programs": used, "environment": variables, "explained": explained}
+    listed = listed_instructions()
+    return {
+        **cores,
+        "instructions": [name for name in INSTRUCTIONS if name in listed],
+        "other_programs": used,
+        "environment": variables,
+        "explained": explained,
+    }
 
 
 def is_busy(used: float | None) -> TypeGuard[float]:
@@ -242,15 +249,23 @@ def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: di
             f"device {best} is faster here: {taken[best]:.1f} ms an image instead of {chosen}'s {taken[chosen]:.1f} ms",
             f"give --device {best}, in Python device={best!r}; auto takes {chosen}",
         )
-    if on_cpu and "openvino" not in devices and has_bf16() and card.allows_bf16:
-        findings.advise(
-            f"{path}: may be computed in bf16, in which this CPU is faster, but OpenVINO is not installed",
-            "pip install openvino",
-        )
+    if on_cpu and "openvino" not in devices:
+        advise_on_openvino(findings, path, card)
     if best == "cpu":
         advise_on_threads(findings, path, devices["cpu"])
     if on_cpu and card.precision == "fp32" and card.target == "any":
         advise_on_file(findings, path, card, taken[best])
+
+
+def advise_on_openvino(findings: Findings, path: Path, card: ModelCard) -> None:
+    """Suggest OpenVINO, which is not installed, where "auto" would take it."""
+    if card.allows_bf16 and has_bf16():
+        what = "may be computed in bf16, in which this CPU is faster"
+    elif card.precision == "int8" and card.target == "any" and has_vnni():
+        what = "is int8, which OpenVINO computes faster than ONNX Runtime on this CPU"
+    else:
+        return
+    findings.advise(f"{path}: {what}, but OpenVINO is not installed", "pip install openvino")
 
 
 def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> None:

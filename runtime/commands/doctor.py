@@ -118,6 +118,8 @@ def thread_lines(found: dict[str, Any]) -> Iterator[str]:
         f"{found['threads']} threads for a prediction; this process may use {found['allowed']} of {found['machine']} "
         f"cores, quota of its cgroup: {quota}"
     )
+    if found["instructions"]:
+        yield f"instructions: {', '.join(found['instructions'])} (docs/export.md says which file is fast with them)"
     if found["other_programs"] is not None:
         yield f"other programs use {found['other_programs']:.1f} of these {found['allowed']} cores"
     for name, value in found["environment"].items():

@@ -55,6 +55,10 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
     return min((quota for quota in quotas if math.isfinite(quota) and quota > 0), default=None)
 
 
+INSTRUCTIONS = ("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+"""Sets of instructions, by Linux's names, that decide which file is fast on a CPU."""
+
+
 def has_vnni() -> bool:
     """Return True if this CPU multiplies 8-bit integers by VNNI, as Linux says."""
     return has_instructions("avx512_vnni", "avx_vnni")
@@ -77,8 +81,13 @@ def has_avx512() -> bool:
 
 def has_instructions(*names: str) -> bool:
     """Return True if Linux lists one of these sets of instructions for this CPU."""
+    return not listed_instructions().isdisjoint(names)
+
+
+def listed_instructions() -> set[str]:
+    """Return all sets of instructions that Linux lists for this CPU; none on another system."""
     listed = re.search(r"^flags\s*:(.*)", text_of(Path("/proc/cpuinfo")), re.MULTILINE)
-    return listed is not None and not {*names}.isdisjoint(listed[1].split())
+    return {*listed[1].split()} if listed else set()
 
 
 def text_of(path: Path) -> str:

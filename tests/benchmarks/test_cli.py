@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import cli, suite
+from benchmarks.contestants import base
 from benchmarks.contestants.base import Arithmetic
 from benchmarks.measuring import environment, rounds
 from benchmarks.results import Measurement, Results, Skipped
@@ -335,6 +336,16 @@ def test_without_pytorch_a_checkpoint_is_refused(thin, monkeypatch):
     assert (done.exit_code, done.output) == (
         2,
         f"error: --checkpoint {thin / 'model.pth'}: {NO_PYTORCH}; or leave --checkpoint out\n",
+    )
+
+
+def test_a_pytorch_that_cannot_be_imported_is_told(monkeypatch):
+    def import_module(name):
+        raise OSError("libtorch.so: cannot open shared object file")
+
+    monkeypatch.setattr(base, "import_module", import_module)
+    assert base.torch_missing() == (
+        "needs PyTorch, which cannot be imported (libtorch.so: cannot open shared object file); install it again"
     )
 
 

@@ -385,6 +385,25 @@ def test_a_file_that_may_be_computed_in_bf16_wants_openvino(report, run, timed, 
     assert "bf16 permitted" not in run(models["conv"]).stdout
 
 
+def test_an_int8_file_wants_openvino_where_there_is_vnni(report, timed, write_model, make_card):
+    path = write_model("conv", metadata={CARD_KEY: replace(make_card("conv"), precision="int8").to_json()})
+    what = (
+        f"{path}: is int8, which OpenVINO computes faster than ONNX Runtime on this CPU, but OpenVINO is not installed"
+    )
+    for vnni in (True, False):
+        timed(cpu=30.0, vnni=vnni)
+        said = {"severity": "advice", "what": what, "do": "pip install openvino"}
+        assert (said in report(path)["problems"]) == vnni
+
+
+def test_instructions_that_decide_on_the_file_are_listed(report, run, monkeypatch):
+    monkeypatch.setattr(diagnostics, "listed_instructions", lambda: {"sse", "amx_bf16", "avx2"})
+    assert report()["threads"]["instructions"] == ["avx2", "amx_bf16"]
+    assert "  instructions: avx2, amx_bf16 (docs/export.md says which file is fast with them)\n" in run().stdout
+    monkeypatch.setattr(diagnostics, "listed_instructions", set)
+    assert "instructions:" not in run().stdout
+
+
 def test_the_arithmetic_of_a_device_is_shown():
     taken = {"median_ms": 1.0, "fastest_ms": 1.0, "p95_ms": 1.0, "runs": 1}
     known = {"golden_error": 0.01, "tolerance": 0.02, "nodes": {"OpenVINO in bf16": 9}, "threads": 1, "latency": taken}
