@@ -85,7 +85,8 @@ def test_a_network_s_own_transpose_and_what_asks_for_shapes_on_the_way_stay_wher
     if asked is None:
         turned = [
             helper.make_node("Transpose", [start], ["last"], name="to.last", perm=[0, 2, 3, 1]),
-            helper.make_node("Transpose", ["last"], ["planes"], name="to.planes", perm=[0, 3, 1, 2]),
+            helper.make_node("Relu", ["last"], ["positive"], name="positive"),
+            helper.make_node("Transpose", ["positive"], ["planes"], name="to.planes", perm=[0, 3, 1, 2]),
         ]
         place = list(model.graph.node).index(first)
         for node in reversed(turned):
