@@ -198,12 +198,12 @@ def run(
     network = network_options(named)
     if named and checkpoint is None:
         raise ConfigError(f"--{next(iter(named)).replace('_', '-')}: is for a checkpoint; give --checkpoint too")
-    out = free_folder(model) if out is None else out
     busy_before = busy_cores()
     names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
     with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
         plan = plan_of(BenchmarkModel.read(model, checkpoint, also, network), data, Path(folder), options)
-        make_folder(out)  # after the options were checked, and before anything is measured
+        # After the options were checked, and before anything is measured.
+        out = new_folder(model) if out is None else make_folder(out)
         older = (out / FILE_NAME).exists()
         if older:
             echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
@@ -372,10 +372,23 @@ def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> No
     echo("\n".join(f"written: {path}" for path in written), err=True)
 
 
-def free_folder(model: Path) -> Path:
-    """Return the folder of a run for which none was given: bench-MODEL, or the next free bench-MODEL-N."""
-    names = chain([f"bench-{model.stem}"], (f"bench-{model.stem}-{number}" for number in count(2)))
-    return next(folder for folder in map(Path, names) if not folder.exists())
+def new_folder(model: Path) -> Path:
+    """Create the folder of a run for which none was given: bench-MODEL, or the next free bench-MODEL-N.
+
+    Runs that begin together get one each.
+
+    Raises:
+        OutputError: the current folder is not writable.
+    """
+    for folder in map(Path, chain([f"bench-{model.stem}"], (f"bench-{model.stem}-{number}" for number in count(2)))):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError:
+            pass  # of which `make_folder` tells
+        return make_folder(folder)
+    raise AssertionError("numbers do not end")
 
 
 @contextmanager

@@ -51,8 +51,8 @@ def range_of_pictures(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
 def _scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Return the nodes from the picture's bytes to the network's input, in order, or none.
 
-    Each has a single reader, but for those that ask for a shape. What scales does so by constants, and what pads
-    repeats the edge.
+    Each has a single reader, but for those that ask for the bytes' shape. What scales does so by constants, and what
+    pads repeats the edge. A second Transpose is the network's own: the constants before it are made for planes.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -62,8 +62,10 @@ def _scaling(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     chain: list[onnx.NodeProto] = []
     value = graph.input[0].name
     while True:
-        following = [node for node in readers.get(value, []) if node.op_type != "Shape"]
+        following = [node for node in readers.get(value, []) if node.op_type != "Shape" or len(chain) > 1]
         if len(following) != 1 or following[0].input[0] != value or not _moves_or_scales(following[0], constants):
+            break
+        if len(chain) > 1 and following[0].op_type == "Transpose":
             break
         chain.append(following[0])
         value = following[0].output[0]

@@ -196,6 +196,7 @@ def origins_of(model: onnx.ModelProto, layers: Collection[str], values: Values) 
     def made_of(value: str) -> set[str]:
         if value not in found:
             moved = makers[value].input if makers[value].op_type in SAME_RANGE[values] else ()
+            moved = moved if {*moved} <= {*makers} else ()  # a constant, such as coordinates, has no scale
             found[value] = set().union(*map(made_of, moved)) if moved else {value}
         return found[value]
 
@@ -206,7 +207,8 @@ def origins_of(model: onnx.ModelProto, layers: Collection[str], values: Values) 
             made_of(node.output[0])  # a CPU multiplies integers only where integers come out too
     if values == "u8":
         for node in model.graph.node:
-            for value in node.input if node.op_type == "Concat" and node.output[0] in found else ():
+            joined = node.input if node.op_type == "Concat" and node.output[0] in found else ()
+            for value in (one for one in joined if one in makers):
                 straight = [value, *(makers[value].input if makers[value].op_type == "DepthToSpace" else ())]
                 if makers[straight[-1]].name in layers:
                     found.update(dict.fromkeys(straight, found[node.output[0]]))

@@ -77,6 +77,21 @@ def test_without_out_each_run_has_a_folder_of_its_own(thin, parts):
     assert all((folder / "report.md").exists() for folder in folders)
 
 
+def test_runs_without_out_that_begin_together_have_a_folder_each(thin, parts, monkeypatch):
+    read = cli.plan_of
+
+    def plan_of(*arguments):
+        if not Path("bench-model").exists():  # another run is as far, while this one still checks its options
+            Path("bench-model").mkdir()
+        return read(*arguments)
+
+    monkeypatch.setattr(cli, "plan_of", plan_of)
+    done = bench(thin / "model.onnx", "--part", "latency")
+    assert done.exit_code == 0, done.output
+    assert list(Path("bench-model").iterdir()) == []
+    assert Path("bench-model-2", "report.md").exists()
+
+
 @pytest.mark.parametrize("options", [("--device", "openvino"), ("--contestant", "caffe"), ("--batch", 0)])
 def test_what_is_refused_leaves_no_folder(thin, parts, tmp_path, options):
     assert bench(thin / "model.onnx", "--out", tmp_path / "out", *options).exit_code == 2

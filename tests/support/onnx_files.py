@@ -93,7 +93,7 @@ def write_onnx(
 def int8_graph(values):
     """The int8 graph of the default thin network, calibrated on noise."""
     exact, card, _ = _built((32, 48))
-    layers = quantisable(exact)
-    pictures = [(synthetic_image(*card.input.size, 3, seed), None) for seed in range(2)]
-    ranges, _ = calibrate(exact, values_to_calibrate(exact, layers, values), pictures, Display(quiet=True))
+    layers = quantisable(exact, values)
+    pictures = [synthetic_image(*card.input.size, 3, seed) for seed in range(2)]
+    ranges = calibrate(exact, values_to_calibrate(exact, layers, values), pictures, Display(quiet=True)).mean
     return to_int8(exact, layers, ranges, values)

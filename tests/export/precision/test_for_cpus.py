@@ -75,6 +75,31 @@ def test_a_network_that_scales_by_itself_counts():
     assert np.array_equal(graph_run(for_cpus(model))(pictures(1, 5, 7, 3)), graph_run(model)(pictures(1, 5, 7, 3)))
 
 
+@pytest.mark.parametrize("asked", ["before.div_2", "before.transpose", None])
+def test_a_network_s_own_transpose_and_what_asks_for_shapes_on_the_way_stay_where_they_are(asked):
+    """Constants are made for planes, and a network may ask for the shape of what it scales later."""
+    model = graph_of(**IMAGENET)
+    nodes = {node.name: node for node in model.graph.node}
+    first = nodes["downs.0.conv.0"]
+    start = first.input[0]
+    if asked is None:
+        turned = [
+            helper.make_node("Transpose", [start], ["last"], name="to.last", perm=[0, 2, 3, 1]),
+            helper.make_node("Relu", ["last"], ["positive"], name="positive"),
+            helper.make_node("Transpose", ["positive"], ["planes"], name="to.planes", perm=[0, 3, 1, 2]),
+        ]
+        place = list(model.graph.node).index(first)
+        for node in reversed(turned):
+            model.graph.node.insert(place, node)
+        first.input[0] = "planes"
+    else:
+        model.graph.node.append(helper.make_node("Shape", [nodes[asked].output[0]], ["shape"], name="asking"))
+        model.graph.output.append(helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4]))
+    changed = for_cpus(model)
+    onnx.checker.check_model(changed, full_check=True)
+    assert np.array_equal(graph_run(changed)(pictures(1, 5, 7, 3)), graph_run(model)(pictures(1, 5, 7, 3)))
+
+
 @pytest.mark.parametrize(
     ("what", "value"),
     [

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 from networks import make_card, make_network
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import build_graph
 from export.layers import layers_of
@@ -355,3 +355,26 @@ def test_layers_to_keep_stay_and_are_named(trained):
         int8_of(trained, trained.samples, "nothing")
     with pytest.raises(ConfigError, match="--keep: names all of "):
         int8_of(trained, trained.samples, *layers_of(trained.graph))
+
+
+@BOTH
+def test_a_constant_beside_a_layer_s_values_has_no_scale_of_its_own(graphs, ranges, trained, values):
+    """As coordinates have, which files of a fixed size hold."""
+    model = onnx.ModelProto.FromString(graphs[values].SerializeToString())
+    last = next(node for node in model.graph.node if node.name == "final_conv")
+    before, after = last.input[0], list(model.graph.node).index(last)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
+    array = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(np.concatenate([array, array[:, :1]], axis=1), weight.name))
+    height, width = trained.card.input.size
+    constant = numpy_helper.from_array(np.full((1, 1, height, width), 3, np.float32), "coordinates")
+    model.graph.initializer.append(constant)
+    model.graph.node.insert(after, helper.make_node("Concat", [before, "coordinates"], ["both"], name="both", axis=1))
+    last.input[0] = "both"
+    layers = [*quantisable(model, values), "final_conv"]
+    names = values_to_calibrate(model, layers, values)
+    assert "both" in names and "coordinates" not in names
+    picture = trained.samples.calibration[0][0]
+    converted = to_int8(model, layers, calibrate(model, names, [picture], QUIET).widest, values)
+    onnx.checker.check_model(converted, full_check=True)
+    assert np.abs(graph_run(converted)(picture[None]) - graph_run(model)(picture[None])).max() < 0.1
