@@ -85,8 +85,9 @@ def check(data: Path, out: Path | None, file: Path | None, **given: Any) -> None
 def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapping[str, Any]) -> None:
     """Run `unet-data check`."""
     from unet_core.data.faults import files_left_out, refuse, shared_images, surplus_masks
-    from unet_core.data.pairs import find_splits
-    from unet_core.inspection.checking import check_data_set, write_images, write_problems
+    from unet_core.data.pairs import find_splits, has_validation
+    from unet_core.data.validation_split import doubtful_split
+    from unet_core.inspection.checking import check_data_set, notes_on_masks, write_images, write_problems
     from unet_core.inspection.sheet import save_sheet, spread
     from unet_core.inspection.statistics import advice, statistics
     from unet_core.reporting.progress import Display
@@ -111,11 +112,13 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
             f"\nwritten to {out}: problems.csv ({findings.problems}), images.csv"
             + ", samples.png" * bool(findings.images)
         )
+    train, val = find_splits(data, layout)
     for note in (
         *advice(findings, config.labels),
         surplus_masks(data, layout),
         files_left_out(data, layout),
-        shared_images(*find_splits(data, layout)),
+        shared_images(train, val),
+        None if has_validation(data) else doubtful_split(train, val, layout),
     ):
         if note:
             display.note(note)
@@ -124,6 +127,8 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
     except DataError as error:
         listed = f"{out / 'problems.csv'} lists them all" if out is not None else "-o FOLDER lists them all"
         raise DataError(f"{data}: {error}; {listed}") from None
+    for note in notes_on_masks(config, findings):
+        display.note(note)
 
 
 @main.command(cls=Command)

@@ -16,13 +16,14 @@ from runtime.support.files import write_text
 from unet_core.config import TrainConfig
 from unet_core.data.faults import shared_image_files, surplus_mask_files
 from unet_core.data.labels import IGNORED
-from unet_core.data.pairs import Pair, find_splits
-from unet_core.data.records import SampleDecoder
+from unet_core.data.pairs import SPLITS, Pair, find_splits, image_folder, mask_folder
+from unet_core.data.records import Records, SampleDecoder, label_counts
+from unet_core.training.data_notes import check_masks
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """Figures of an image and its mask at their own size.
+    """Figures of an image and its mask at their own size; `counts` are those of `label_counts`.
 
     `levels`: pixels of each value, int64 [256], over all channels. `labels`: pixels of each label, int64 [256].
     """
@@ -33,6 +34,7 @@ class ImageFacts:
     grey: bool
     levels: NDArray[np.int64]
     labels: NDArray[np.int64]
+    counts: tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ def check_data_set(config: TrainConfig, advance: Callable[[int], Callable[..., N
             grey=bool((image == image[:, :, :1]).all()),
             levels=np.bincount(image.reshape(-1), minlength=256),
             labels=np.bincount(labels.reshape(-1), minlength=256),
+            counts=label_counts(labels, config.labels.background),
         )
 
     entries: list[tuple[Pair, str]] = [*((pair, "train") for pair in train), *((pair, "val") for pair in val)]
@@ -103,6 +106,26 @@ def whole_images(config: TrainConfig) -> SampleDecoder:
     """Return a decoder of images and masks at their own size."""
     spec = replace(config.input, fit="native")
     return SampleDecoder(input=spec, labels=config.labels, truth_at_original=True, limits=config.limits)
+
+
+def notes_on_masks(config: TrainConfig, findings: DataFindings) -> list[str]:
+    """Return what training notes of masks that all hold one label; if there are faults, nothing.
+
+    Raises:
+        DataError: training would refuse such masks.
+    """
+    if findings.faults:
+        return []
+    sides = []
+    for split in SPLITS:
+        images = [image for image in findings.images if image.split == split]
+        records = Records([image.pair for image in images], whole_images(config))
+        for row, image in zip(records.rows, images, strict=True):
+            row["counted"], row["foreground"], row["only"] = image.counts
+        sides.append(records)
+    folder = mask_folder(image_folder(config.data, "train"), config.data, "train", config.masks)
+    train, val = sides
+    return check_masks(train, val, config, str(folder))
 
 
 def write_problems(path: Path, data: Path, findings: DataFindings) -> None:

@@ -65,11 +65,12 @@ def advice(findings: DataFindings, spec: LabelSpec) -> list[str]:
         missing = [
             name for label, name in enumerate(names) if name and label != spec.background and not counts[:, label].any()
         ]
-        if missing:
+        classes = sum(1 for label, name in enumerate(names) if name and label != spec.background)
+        if 0 < len(missing) < classes:
             notes.append(f"{split}: no mask has {', '.join(missing)}, so that cannot be {verb}")
         foreground = np.delete(counts, [IGNORED, *([] if spec.background is None else [spec.background])], axis=1)
         empty = int((foreground.sum(axis=1) == 0).sum())
-        if empty and spec.background is not None and len(missing) < len([name for name in names if name]):
+        if empty and spec.background is not None and len(missing) < classes:
             notes.append(f"{split}: {empty} of {len(images)} masks have no foreground")
     few = [image for image in findings.images if np.count_nonzero(image.levels) < FEW_LEVELS]
     if len(few) * 2 > len(findings.images):

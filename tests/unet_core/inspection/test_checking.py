@@ -130,6 +130,31 @@ def test_several_classes_and_settings_of_a_file(data, tmp_path):
     assert done.exit_code == 2 and "has invalid labels (9)" in done.stderr
 
 
+def test_masks_without_foreground_are_refused_as_by_training(data):
+    for path in sorted((data / "val_masks").iterdir()):
+        write_mask(path, np.zeros((32, 48), np.uint8))
+    done = run("check", data)
+    assert done.exit_code == 0
+    assert done.stderr == (
+        "note: validation: no mask has any foreground, so Dice tells little and the best epoch is chosen by the "
+        "validation loss; add images with other pixels\n"
+    )
+    for path in sorted((data / "train_masks").iterdir()):
+        write_mask(path, np.zeros((32, 48), np.uint8))
+    done = run("check", data)
+    folder = data / "train_masks"
+    assert done.exit_code == 2 and "car             0.00%       0\n" in done.stdout
+    assert done.stderr == f"error: {folder}: no mask has any foreground, so there is nothing to learn\n"
+
+
+def test_a_split_by_kinds_of_things_is_noted(tmp_path):
+    for number in range(8):
+        write_pair(tmp_path, "train", f"{'cat' if number < 4 else 'dog'}_{number}")
+    done = run("check", tmp_path)
+    assert done.exit_code == 0 and done.stderr.startswith("note: ") and "--group ''" in done.stderr
+    assert run("check", tmp_path, "--group", "").stderr == ""
+
+
 def test_dark_pictures_of_few_values_are_noted(tmp_path):
     for index in range(3):
         write_mask(tmp_path / "images" / f"{index}.png", np.tile(np.arange(12, dtype=np.uint8), (24, 3)))
