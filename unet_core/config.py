@@ -188,7 +188,12 @@ class TrainConfig:
         "", "network", "Checkpoint to start from, of this library or of another U-Net project.", fixed=True
     )
 
-    loss: str = setting(AUTO, "optimisation", "Loss to minimise. auto: bce for one class, ce for several.", fixed=True)
+    loss: str = setting(
+        AUTO,
+        "optimisation",
+        "Loss to minimise. auto: bce for one class and ce for several, with dice where foreground is rare.",
+        fixed=True,
+    )
     boundary_weight: float = setting(
         0.0,
         "optimisation",

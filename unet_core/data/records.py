@@ -193,6 +193,11 @@ class Records:
         return int(self.rows["counted"].sum())
 
     @property
+    def foreground_share(self) -> float | None:
+        """Share of the pixels that count which are foreground, 0..1; None until the masks are decoded."""
+        return int(self.rows["foreground"].sum()) / self.counted if self.counted else None
+
+    @property
     def only_label(self) -> int | None:
         """The label of all pixels that count in all masks; None if there are several labels, or no such pixels."""
         labels = set(self.rows["only"][self.rows["counted"] > 0].tolist())

@@ -78,6 +78,9 @@ METRICS: dict[str, Metric] = {
 }
 """All metrics by their name in metrics.csv and the card, in the order of the tables."""
 
+NEARLY = 0.9
+"""Share of the pixels that counts as nearly all."""
+
 FIRST_COLUMNS = ("accuracy", "image_dice", "pixel_dice", "iou")
 """The metrics that metrics.csv always had, in its order, which programs may rely on; new ones follow them."""
 
@@ -229,6 +232,18 @@ class Metrics:
         _, found, there = self._stacked().sum(axis=0)
         whole = (self._name(label) for label in self._labels if there[label] < found[label] == self.pixels)
         return next(whole, None)
+
+    @property
+    def nearly_always_predicted(self) -> tuple[str, float, float] | None:
+        """A class that is predicted in `NEARLY` all pixels, and that at most half of these are.
+
+        Its name, and the shares of the pixels that are predicted as it and that are it; None if there is no such class.
+        """
+        _, found, there = self._stacked().sum(axis=0)
+        for label in self._labels:
+            if self.pixels and found[label] >= NEARLY * self.pixels and 2 * there[label] <= found[label]:
+                return self._name(label), found[label] / self.pixels, there[label] / self.pixels
+        return None
 
     def _mean_dice(self, counts: Counts) -> float:
         right, found, there = counts[:, self._measured]

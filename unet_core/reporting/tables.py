@@ -66,9 +66,12 @@ def class_table(metrics: Metrics) -> str:
 
 
 def one_sided(metrics: Metrics) -> str | None:
-    """Describe a model that predicts one class everywhere, or a class of the truth nowhere; return None otherwise."""
+    """Describe a model that predicts a class (nearly) everywhere, or one of the truth nowhere, if it does."""
     if metrics.always_predicted is not None:
         return f"every pixel of these images is predicted as {metrics.always_predicted}"
+    if (nearly := metrics.nearly_always_predicted) is not None:
+        name, found, there = nearly
+        return f"{found:.1%} of the pixels of these images are predicted as {name}, and {there:.2%} are"
     missing = metrics.never_predicted
     if not missing:
         return None

@@ -23,6 +23,7 @@ from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import advice_on_one_sided, explained_errors, settings_without_effect
+from unet_core.training.auto_loss import advice_on_loss
 from unet_core.training.data_notes import check_masks
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
@@ -53,7 +54,9 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
             best = trainer.fit()
             display.line(final_table(trainer.history, config))
             if trainer.one_sided:
-                advice = advice_on_one_sided(config, len(trainer.train), trainer.history, trainer.trend.rises)
+                advice = advice_on_loss(config, trainer.train.foreground_share) or advice_on_one_sided(
+                    replace(config, loss=trainer.loss_name), len(trainer.train), trainer.history, trainer.trend.rises
+                )
                 display.note(f"{trainer.one_sided}, by the best weights too; {advice}")
             return best
     finally:

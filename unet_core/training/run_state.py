@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from runtime.errors import CheckpointError
 from unet_core.config import TrainConfig, shown_value
 from unet_core.evaluation.metrics import METRICS
+from unet_core.losses import loss_names
 from unet_core.training.optim import state_shapes
 
 MOST = 10**12
@@ -249,6 +250,13 @@ def check_note(value: object, _: Expected) -> None:
     """Check the note on a network that predicts one class only."""
     fits = value is None or (isinstance(value, str) and value.isprintable() and len(value) <= LONGEST)
     require(fits, "one_sided", found_text(value), "a line of text, or none")
+
+
+def check_loss(state: Mapping[str, Any], config: TrainConfig) -> str:
+    """Return the name of the loss that a run minimises; runs of older versions do not store it."""
+    names, name = loss_names(len(config.classes)), state.get("loss", config.loss_name)
+    require(name in names, "loss", found_text(name), f"one of {', '.join(names)}")
+    return str(name)
 
 
 def check_losses(value: object, expected: Expected) -> None:

@@ -31,6 +31,7 @@ from unet_core.reporting.panels import PANELS
 from unet_core.reporting.progress import Display, Forecast, epoch_line, progress_text
 from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
+from unet_core.training.auto_loss import choose_loss, start_from_share
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor, LossTrend
@@ -38,7 +39,7 @@ from unet_core.training.mixed_precision import MixedPrecision
 from unet_core.training.moving_average import ModelEMA
 from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
 from unet_core.training.run_directory import RunFolder
-from unet_core.training.run_state import Expected, check_data, check_run_state
+from unet_core.training.run_state import Expected, check_data, check_loss, check_run_state
 
 SAVE = 1
 """Message between processes that it is time to save; larger numbers are signals."""
@@ -121,10 +122,29 @@ class Trainer:
         )
         self.optimizer = make_optimizer(self.network, config)
         self.precision = MixedPrecision(config.amp, self.device)
-        self.loss = make_loss(config.loss_name, len(config.classes), config.boundary_weight)
+        self.use_loss(config.loss_name)
         self.batches = EpochBatches(
             len(self.train), config.batch_size, config.seed, self.processes.rank, self.processes.count
         )
+
+    def use_loss(self, name: str) -> None:
+        """Minimise this loss from now on."""
+        self.loss_name = name
+        self.loss = make_loss(name, len(self.config.classes), self.config.boundary_weight)
+
+    def choose_loss(self) -> None:
+        """Choose the loss of a run that begins, and start its network from the share of foreground if that is rare."""
+        config, share = self.config, self.processes.gather(self.train.foreground_share)[0]
+        name = choose_loss(config, share)
+        if name == config.loss_name or share is None:
+            return
+        self.use_loss(name)
+        said = f"--loss auto: {name}, since {share:.2%} of the training pixels are foreground"
+        if not config.init_from:
+            for network in (self.network, *([self.ema.network] if self.ema else [])):
+                start_from_share(network, share, self.train.decoder.labels.background or 0)
+            said += "; the network starts from that share"
+        self.display.line(said)
 
     @cached_property
     def trained_network(self) -> Any:
@@ -151,12 +171,14 @@ class Trainer:
                 raise DataError(
                     f"{self.config.data}: is not the data of the run in {self.folder.path} ({changes}); start a new run"
                 )
+            loss_name = check_loss(extra, self.config)
             check_run_state(
                 extra,
                 Expected(config=self.config, network=self.network, optimizer=self.optimizer, images=len(self.train)),
             )
         except CheckpointError as error:
             raise CheckpointError(f"{last}: is damaged ({error}); {self.folder.instead_of_last}") from error
+        self.use_loss(loss_name)
         self.network.load_state_dict(extra["network"] or dict(checkpoint.state_dict))
         restore_optimizer(self.optimizer, extra["optimizer"], self.config)
         self.precision.restore(extra["precision"])
@@ -188,6 +210,8 @@ class Trainer:
             KeyboardInterrupt, SystemExit: a signal came (see `InterruptHandler`); everything is saved.
         """
         loader = self.make_loader()
+        if not self.history and not self.position:
+            self.choose_loss()
         # The first process has seen all masks. A run from before there was a validation loss goes on without it.
         by_loss = self.by_loss and all(VALIDATION_LOSS in row for row in self.history)
         self.by_loss = bool(self.processes.largest(by_loss))
@@ -463,6 +487,7 @@ class Trainer:
             position=self.position,
             seconds=self.seconds,
             one_sided=self.one_sided,
+            loss=self.loss_name,
             losses=losses,
             random={
                 "cpu": torch.get_rng_state(),

@@ -30,6 +30,15 @@ MANY = [f"c{index}" for index in range(9)]
         (["car"], [0, 0], [0, 1], "no pixel of these images is predicted as car"),
         (["car"], [1, 1], [0, 1], "every pixel of these images is predicted as car"),
         (["car"], [1, 0], [0, 1], None),
+        (
+            ["car"],
+            [1] * 19 + [0],
+            [1] + [0] * 19,
+            "95.0% of the pixels of these images are predicted as car, and 5.00% are",
+        ),
+        (["car"], [1] * 17 + [0] * 3, [1] + [0] * 19, None),
+        (["car"], [0] * 19 + [1], [1] + [0] * 19, None),
+        (["car"], [1] * 19 + [0], [1] * 10 + [0] * 10, None),
         (["background", "car"], [0, 0], [0, 1], "every pixel of these images is predicted as background"),
         (
             MANY,

@@ -200,4 +200,4 @@ def test_settings_of_an_optimizer_are_those_of_the_run(expected):
 def test_all_that_a_trainer_saves_is_checked():
     source = (Path(__file__).parents[3] / "unet_core" / "training" / "trainer.py").read_text()
     saved = re.findall(r"^            (\w+)=", source.partition("def save_last")[2], re.MULTILINE)
-    assert set(saved) == CHECKS.keys() | {"data", "config"}
+    assert set(saved) == CHECKS.keys() | {"data", "config", "loss"}
