@@ -99,7 +99,7 @@ def is_deep(path: Path, limits: Limits) -> bool:
 
 
 class ValueCounts:
-    """How often each stored value occurs in images, counted by several threads; `top` is the largest possible one."""
+    """Counts of each stored value in images, made by several threads; `top` is the largest value that there can be."""
 
     def __init__(self) -> None:
         self.counts, self.top, self.lock = np.zeros(MAX_LEVEL + 1, np.int64), 0, threading.Lock()
