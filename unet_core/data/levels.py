@@ -5,6 +5,9 @@ import re
 from runtime.card import MAX_LEVEL, Levels
 from runtime.errors import ConfigError
 
+FOUND = ("auto", "percentile")
+"""Settings for which the training images are looked at."""
+
 
 def parse_levels(text: str) -> Levels | None:
     """Read the setting: (black, white) of "LOW,HIGH"; None for "auto", "full" and "percentile".
@@ -12,7 +15,7 @@ def parse_levels(text: str) -> Levels | None:
     Raises:
         ConfigError: it is none of these.
     """
-    if text in ("auto", "full", "percentile"):
+    if text in (*FOUND, "full"):
         return None
     found = re.fullmatch(r"(\d{1,5}) ?, ?(\d{1,5})", text, re.ASCII)
     if found is None or not int(found[1]) < int(found[2]) <= MAX_LEVEL:

@@ -15,7 +15,7 @@ from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import files_left_out, refuse_unpaired, shared_images, surplus_masks
-from unet_core.data.levels import levels_line
+from unet_core.data.levels import FOUND, levels_line
 from unet_core.data.pairs import find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
 from unet_core.data.stored_values import few_levels, find_levels
@@ -176,7 +176,7 @@ def load_records(
     with processes.raise_on_all_ranks():
         cache = open_cache(config.cache_dir, config.cache_gb)
         levels = sets[0].decoder.input.levels
-        if processes.first and resumed is None and config.levels in ("auto", "percentile"):
+        if processes.first and resumed is None and config.levels in FOUND:
             levels = choose_levels(config, sets[0], cache, display)
     levels = processes.gather(levels)[0]
     with processes.raise_on_all_ranks():

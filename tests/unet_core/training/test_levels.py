@@ -19,7 +19,7 @@ from unet_core.evaluate import evaluate
 from unet_core.reporting.progress import Display
 from unet_core.train import train
 from unet_core.training.distributed import Processes
-from unet_core.training.run import load_records
+from unet_core.training.run import find_records, load_records
 
 LINE = "levels: stored values 0 to 4095 become 0 to 255, since the images use 12 bits (--levels 0,4095)"
 
@@ -31,6 +31,13 @@ def deepen(data, white):
         deep = cv2.imread(str(path))[:, :, 0].astype(int) * 16 + random.integers(0, 16, (32, 48))  # 0..4095
         cv2.imwrite(str(path.with_suffix(".png")), (deep * white // 4095).astype(np.uint16))
         path.unlink()
+
+
+def records_of(config):
+    """The records of a run, decoded."""
+    sets = find_records(config)
+    load_records(config, sets, Processes(), Display())
+    return sets
 
 
 def result_of(folder):
@@ -90,7 +97,7 @@ def test_every_program_obeys_the_levels_of_the_card(models, views):
 )
 @pytest.mark.filterwarnings("ignore::runtime.errors.ImageWarning")
 def test_the_setting_decides(config, twelve, setting, levels):
-    train_set, val_set = load_records(replace(config, levels=setting), Processes(), Display(quiet=True))
+    train_set, val_set = records_of(replace(config, levels=setting))
     assert train_set.decoder.input.levels == val_set.decoder.input.levels
     found = train_set.decoder.input.levels
     if setting == "percentile":
@@ -103,7 +110,7 @@ def test_the_setting_decides(config, twelve, setting, levels):
 @pytest.mark.filterwarnings("ignore::runtime.errors.ImageWarning")
 @pytest.mark.parametrize("setting", ["full", "0,60000"])
 def test_few_levels_are_told_whatever_is_set(config, twelve, capsys, setting):
-    load_records(replace(config, levels=setting), Processes(), Display())
+    records_of(replace(config, levels=setting))
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     high = {"full": 14, "0,60000": 15}[setting]
     assert note == (
@@ -116,9 +123,9 @@ def test_dark_pictures_of_8_bits_are_told_and_percentiles_mend_them(config, data
     for path in data.glob("train_images/*.jpg"):
         cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)) // 8)
         path.unlink()
-    load_records(config, Processes(), Display())
+    records_of(config)
     assert "the images fill 29 of the 256 levels" in capsys.readouterr().err
-    found, _ = load_records(replace(config, levels="percentile"), Processes(), Display())
+    found, _ = records_of(replace(config, levels="percentile"))
     said = capsys.readouterr()
     assert "note" not in said.err and "levels: stored values 0 to 2" in said.out
     assert np.ptp(found[0][0]) == 255
