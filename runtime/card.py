@@ -22,10 +22,11 @@ from runtime.card_fields.checks import (
     MAX_TEXT,
     check_texts,
 )
-from runtime.card_fields.json_form import ELSEWHERE, build, read_permission, stored_fields
+from runtime.card_fields.json_form import ELSEWHERE, build, fields_when_set, read_permission, stored_fields
 from runtime.card_fields.network import MAX_DEPTH, MAX_WIDTH, ModuleConfig, UNetConfig, Up
 from runtime.card_fields.pictures import (
     MAX_FIXED_BATCH,
+    MAX_LEVEL,
     MAX_STRIDE,
     MIN_SCALE,
     NEVER_PADDED,
@@ -35,6 +36,7 @@ from runtime.card_fields.pictures import (
     FixedShape,
     InputChannels,
     InputSpec,
+    Levels,
     OutputSpec,
     Probabilities,
     default_classes,
@@ -61,6 +63,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_ENTRIES",
     "MAX_FIXED_BATCH",
+    "MAX_LEVEL",
     "MAX_NAME",
     "MAX_SIDE",
     "MAX_STRIDE",
@@ -81,6 +84,7 @@ __all__ = [
     "Images",
     "InputChannels",
     "InputSpec",
+    "Levels",
     "ModelCard",
     "ModuleConfig",
     "OutputSpec",
@@ -169,6 +173,9 @@ class ModelCard:
     def to_json(self) -> str:
         """Return the card as JSON with sorted keys, without `bf16`; equal cards give equal text."""
         known = asdict(self)
+        for name in fields_when_set(InputSpec):
+            if known["input"][name] is None:
+                del known["input"][name]
         return json.dumps({name: known[name] for name in stored_fields(type(self))}, sort_keys=True, allow_nan=False)
 
     @property

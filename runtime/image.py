@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import InputSpec
+from runtime.card import InputSpec, Levels
 from runtime.errors import ImageError
 from runtime.image_files.decoding import Enough, decode, out_of_memory
 from runtime.image_files.decoding import current_frame as current_frame
+from runtime.image_files.decoding import has_deep_values as has_deep_values
 from runtime.image_files.decoding import image_size as image_size
 from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
@@ -23,6 +24,7 @@ from runtime.image_files.limits import LIMITS as LIMITS
 from runtime.image_files.limits import Limits as Limits
 from runtime.image_files.sources import is_picture, name_of, reason
 from runtime.images.arrays import from_array, from_raw_array, unmasked
+from runtime.images.levels import from_eight_bits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,10 +57,11 @@ class EncodedImage:
     shape: tuple[int, int]
     channels: str
     limits: Limits
+    levels: Levels | None = None
 
     def decode(self) -> NDArray[np.uint8]:
         """Return the whole image, as `load_image` does."""
-        return load_image(self.content, self.channels, limits=self.limits)
+        return load_image(self.content, self.channels, limits=self.limits, levels=self.levels)
 
 
 def load_image(
@@ -69,6 +72,7 @@ def load_image(
     at_least: Enough | None = None,
     limits: Limits = LIMITS,
     order: ChannelOrder = "RGB",
+    levels: Levels | None = None,
 ) -> NDArray[np.uint8]:
     """Decode or convert to uint8 [height, width, 3 or 1], upright as displayed (EXIF orientation applied).
 
@@ -87,12 +91,14 @@ def load_image(
             enough of an image of (height, width), each side by itself.
         limits: maximum sizes of encoded images. Arrays and PIL images in memory have no limit.
         order: "BGR" for arrays of OpenCV, such as those of `cv2.imread`; other sources say themselves what they hold.
+        levels: (black, white) of `InputSpec.levels`, the stored integers that become 0 and 255; None: 0 and the largest
+            of their type. Pictures of 8 bits and floating-point numbers count as scaled already if white is above 255.
 
     Raises:
         ImageError: the image is missing, truncated, of an unsupported format, or exceeds the limits; or the array has
             another type or shape; or `order` is "BGR" and the image is no array.
     """
-    return load_enough(source, channels, count=count, at_least=at_least, limits=limits, order=order)[0]
+    return load_enough(source, channels, count=count, at_least=at_least, limits=limits, order=order, levels=levels)[0]
 
 
 def load_enough(
@@ -103,6 +109,7 @@ def load_enough(
     at_least: Enough | None,
     limits: Limits,
     order: ChannelOrder,
+    levels: Levels | None,
 ) -> tuple[NDArray[np.uint8], EncodedImage | None]:
     """Load as `load_image`, and return also what decodes all of an image that was decoded at a part of its size."""
     if channels == "raw":
@@ -111,12 +118,12 @@ def load_enough(
                 f"{name_of(source)}: is no array, and this model takes only arrays [height, width, "
                 f"{count or 'channels'}]; read the file yourself, and call runtime.predict(array, model)"
             )
-        return from_raw_array(unmasked(source), count), None
+        return from_raw_array(unmasked(source), count, levels), None
     if isinstance(source, np.ndarray):
         array = unmasked(source)
         if order == "BGR" and array.ndim == 3 and array.shape[2] in (3, 4):
             array = array[:, :, 2::-1]  # without alpha
-        return from_array(array, channels), None
+        return from_array(array, channels, levels), None
     if order == "BGR":
         raise ImageError(
             f'{name_of(source)}: is no array, and channels="BGR" is for arrays; leave it out, the image says itself '
@@ -127,16 +134,33 @@ def load_enough(
         if is_picture(picture):
             from runtime.images.pictures import to_array
 
-            picture = to_array(picture, channels, name)
-        elif picture.shape[2] != len(channels):
-            picture = from_array(picture, channels)
+            picture = to_array(picture, channels, name, levels)
+        else:
+            if picture.shape[2] != len(channels):
+                picture = from_array(picture, channels)
+            picture = from_eight_bits(picture, levels, name)
     except ValueError as error:
         raise ImageError(f"{name}: has pixels that are not read ({reason(error)}); convert it to RGB") from error
     except MemoryError as error:
         raise out_of_memory(name) from error
     if whole_size is None:
         return picture, None
-    return picture, EncodedImage(content=content, shape=whole_size, channels=channels, limits=limits)
+    encoded = EncodedImage(content=content, shape=whole_size, channels=channels, limits=limits, levels=levels)
+    return picture, encoded
+
+
+def stored_values(source: ImageSource, limits: Limits = LIMITS) -> tuple[NDArray[Any], int]:
+    """Return the integers that an image file stores, in any shape, and the largest that its header allows.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    (picture, *_), name = decode(source, limits), name_of(source)
+    if not is_picture(picture):
+        return picture, 255
+    from runtime.images.pictures import stored_values as of_picture
+
+    return of_picture(picture, name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from runtime.errors import ConfigError
 from runtime.image_files.limits import MAX_PIXELS, MOST_PIXELS, LimitsByOption
 from unet_core.data.augmentation import Augmentation
 from unet_core.data.labels import IGNORED, LabelSpec
+from unet_core.data.levels import parse_levels
 from unet_core.data.pairs import Layout
 from unet_core.losses import LOSSES, find_loss, loss_names
 
@@ -123,6 +124,13 @@ class TrainConfig:
     )
     channels: Channels = setting(
         InputSpec.channels, "data", "Channels of the network's input: RGB for colour images, L for grey.", fixed=True
+    )
+    levels: str = setting(
+        AUTO,
+        "data",
+        "Stored values of images that become 0 and 255: auto (the bits that training images of more than 8 bits use), "
+        "full (the whole range), percentile (all but 0.1 % of the values at each end), or LOW,HIGH such as 0,4095.",
+        fixed=True,
     )
     height: int = setting(
         InputSpec.size[0], "data", "Height of the network's input, in pixels.", bounds=(4, MAX_SIDE), fixed=True
@@ -270,6 +278,7 @@ class TrainConfig:
             raise ConfigError(f"--masks {self.masks!r}: expected the end of a folder's name, such as masks")
         self._check_classes()
         self.layout.values.check(self.classes, self.ignore_index, self.class_offset)
+        parse_levels(self.levels)
         count = len(self.classes)
         names = (AUTO, *loss_names(count))
         if self.loss not in names:
@@ -342,7 +351,7 @@ class TrainConfig:
 
     @property
     def input(self) -> InputSpec:
-        """The input of the network, for its card."""
+        """The input of the network, for its card; levels that the images have to tell are missing."""
         count = CHANNEL_COUNT[self.channels]
         return InputSpec(
             size=(self.height, self.width),
@@ -351,6 +360,7 @@ class TrainConfig:
             std=InputSpec.std[:count],
             fit=self.fit,
             stride=self.architecture.stride,
+            levels=parse_levels(self.levels),
         )
 
     @property

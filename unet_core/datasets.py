@@ -85,9 +85,16 @@ def check(data: Path, out: Path | None, file: Path | None, **given: Any) -> None
 def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapping[str, Any]) -> None:
     """Run `unet-data check`."""
     from unet_core.data.faults import files_left_out, refuse, shared_images, surplus_masks
+    from unet_core.data.levels import levels_line
     from unet_core.data.pairs import find_splits, has_validation
     from unet_core.data.validation_split import doubtful_split
-    from unet_core.inspection.checking import check_data_set, notes_on_masks, write_images, write_problems
+    from unet_core.inspection.checking import (
+        check_data_set,
+        notes_on_masks,
+        with_levels,
+        write_images,
+        write_problems,
+    )
     from unet_core.inspection.sheet import save_sheet, spread
     from unet_core.inspection.statistics import advice, statistics
     from unet_core.reporting.progress import Display
@@ -99,9 +106,12 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
     display, layout = Display(), config.layout
     if out is not None:
         make_folder(out)  # before the work
+    asked, config = config.levels, with_levels(config)
     with ExitStack() as stack:
         findings = check_data_set(config, lambda total: stack.enter_context(display.bar("checking images", total)))
     if findings.images:
+        if config.input.levels is not None and config.levels != asked:
+            echo(levels_line(config.input.levels, asked))
         echo(statistics(findings, config.labels))
     if out is not None:
         write_problems(out / "problems.csv", data, findings)

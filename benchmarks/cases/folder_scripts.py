@@ -46,7 +46,7 @@ def script_with_our_images(
 
     def run() -> None:
         for path in paths:
-            image = load_image(path, card.input.channels, limits=limits)
+            image = load_image(path, card.input.channels, limits=limits, levels=card.input.levels)
             fitted = fit(image, card.input)
             with torch.inference_mode():
                 probability = network(torch.from_numpy(fitted.image[None])).numpy()[0]

@@ -85,7 +85,9 @@ def overhead_calls(model: BenchmarkModel, predictor: Predictor, image: Path | No
     """
     card, threads = predictor.card, predictor.report.threads
     batch = synthetic_image(*card.input.size, card.architecture.in_channels, 0)[None]
-    pixels = batch[0] if image is None else load_image(image, card.input.channels, limits=limits)
+    pixels = (
+        batch[0] if image is None else load_image(image, card.input.channels, limits=limits, levels=card.input.levels)
+    )
     if predictor.report.device == "cpu":
         session = onnxruntime.InferenceSession(
             os.fspath(predictor.path), session_options(threads), providers=["CPUExecutionProvider"]

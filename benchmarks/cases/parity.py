@@ -56,7 +56,7 @@ def measure(
         loaded = open_checkpoint_of(card, model, checkpoint, network or NetworkOptions())
         eager = network_run(Segmenter(loaded.network(), card).eval())
         for path in (display or Display(quiet=True)).through(files, "comparing", len(files)):
-            fitted = fit(load_image(path, card.input.channels, limits=limits), card.input)
+            fitted = fit(load_image(path, card.input.channels, limits=limits, levels=card.input.levels), card.input)
             reference = restore(eager(fitted.image[None])[0], fitted)
             found.append(parity(predictor.predict(path).probability, reference, card.output))
         precision = card.precision

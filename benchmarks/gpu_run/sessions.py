@@ -73,8 +73,8 @@ class Model:
         folder = context.out / "data" / "val_images"
         if not folder.is_dir() or self.card.input.channels == "raw":
             return []
-        paths = list_images(folder)[:REAL_IMAGES]
-        return [fit(load_image(path, self.card.input.channels), self.card.input).image[None] for path in paths]
+        paths, spec = list_images(folder)[:REAL_IMAGES], self.card.input
+        return [fit(load_image(path, spec.channels, levels=spec.levels), spec).image[None] for path in paths]
 
 
 def answer_of(session: Session, batch: Images) -> Probabilities:

@@ -99,6 +99,9 @@ def contract(card: ModelCard) -> str:
         ("input", "`image`", "uint8", ", ".join((*sizes, str(channels))), f"{kind}, 0 to 255"),
         ("output", "`probability`", "float32", ", ".join((sizes[0], str(classes), *sizes[1:])), "0 to 1"),
     ]
+    if card.input.levels is not None:
+        black, white = card.input.levels
+        rows[0] = (*rows[0][:-1], f"{kind}, 0 to 255, from stored values {black} to {white}")
     listed = "\n".join(f"{index}. {as_code(name)}" for index, name in enumerate(card.output.classes))
     if card.input.fixed_shape is None and not card.input.padded and card.input.stride > 1:
         free = f"The batch is free. Height and width have to be multiples of {card.input.stride}, {NEVER_PADDED}."
@@ -114,6 +117,7 @@ def contract(card: ModelCard) -> str:
 def usage(card: ModelCard, file: Path) -> str:
     """Show how to call the file, with this library and without it."""
     for_cpus, suffix = card.target == "cpu", "tif" if card.output.overlapping else "png"
+    bits = 16 if (card.input.levels or (0, 255))[1] > 255 else 8
     if card.input.channels == "raw":
         return f"""\
 ## How to use it
@@ -133,7 +137,7 @@ With ONNX Runtime and OpenCV:
 ```python
 {plain_script(card, file.name)}```
 
-Both give the same mask for 8-bit images that are not smaller than the trained size.
+Both give the same mask for {bits}-bit images that are not smaller than the trained size.
 """
     return f"""\
 ## How to use it
@@ -157,7 +161,7 @@ With ONNX Runtime, OpenCV and Pillow:
 ```python
 {plain_script(card, file.name)}```
 
-Both give the same mask for 8-bit images that are not smaller than the trained size.
+Both give the same mask for {bits}-bit images that are not smaller than the trained size.
 """
 
 
@@ -178,6 +182,15 @@ def plain_script(card: ModelCard, name: str) -> str:
     read = f'image = np.asarray(ImageOps.exif_transpose(Image.open("image.jpg")).convert("{card.input.channels}"))'
     if raw:
         read = f'image = np.load("image.npy")  # {raw_array(card)}'
+    black, white = card.input.levels or (0, 255)
+    deep = white > 255  # values of 16 bits, of which Pillow would give 8
+    if deep and not raw:
+        read = 'image = cv2.imread("image.png", cv2.IMREAD_UNCHANGED)'
+    if card.input.levels is not None:
+        read += f"\nimage = np.clip((image.astype(int) - {black}) * 255 // {white - black}, 0, 255).astype(np.uint8)"
+    if deep and not raw:
+        colours = "image = np.dstack([image] * 3) if image.ndim == 2 else image[:, :, 2::-1]"
+        read += f"\n{colours}" + '\nimage = np.asarray(Image.fromarray(image).convert("L"))' * grey
     pillow = [f"from PIL import Image{'' if raw else ', ImageOps'}"]
     lines = [*(f"import {name}" for name in libraries), *pillow, "", read]
     part = "probability[0]"

@@ -19,6 +19,10 @@ CHANNEL_COUNT: Mapping[str, int] = {"RGB": 3, "L": 1}
 
 CHECK = FieldChecks(ModelError, "card field ")
 
+WHEN_SET = "when set"
+"""Key in the metadata of a dataclass's field that the JSON of a card holds only if it is not None. Versions without the
+field read such a card as long as it says nothing that they would have to obey, and refuse it otherwise."""
+
 
 def check_texts(name: str, value: Mapping[str, str]) -> None:
     """Raise a ModelError unless a field maps names to texts."""

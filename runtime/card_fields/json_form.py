@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from runtime.card_fields.checks import CHECK
+from runtime.card_fields.checks import CHECK, WHEN_SET
 from runtime.card_fields.network import ModuleConfig, UNetConfig
 from runtime.card_fields.pictures import InputSpec, OutputSpec
 from runtime.card_fields.proof import Bf16Permission, Gate, Parity, Proof, ProofRow, Training
@@ -20,6 +20,11 @@ T = TypeVar("T")
 def stored_fields(cls: type) -> set[str]:
     """Return the names of a dataclass's fields that the JSON of a card holds."""
     return {item.name for item in fields(cls) if ELSEWHERE not in item.metadata}
+
+
+def fields_when_set(cls: type) -> set[str]:
+    """Return the names of a dataclass's fields that the JSON of a card holds only if they are not None."""
+    return {item.name for item in fields(cls) if WHEN_SET in item.metadata}
 
 
 NESTED: Mapping[str, type] = {
@@ -50,7 +55,7 @@ def build(cls: type[T], data: Any, where: str) -> T:
         raise CHECK.refusal(where or "card", data, "a record")
     known = stored_fields(cls)
     prefix = f"{where}." if where else ""
-    for name in sorted(known - data.keys()):
+    for name in sorted(known - data.keys() - fields_when_set(cls)):
         raise ModelError(f"card field {prefix}{name}: is missing; export the model again")
     for name in sorted(data.keys() - known):
         raise ModelError(f"card field {prefix}{reprlib.repr(name)}: is unknown; export the model again")

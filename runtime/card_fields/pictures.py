@@ -1,19 +1,22 @@
 """Input and output: the image that a network takes, and the meaning of its probabilities."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from runtime.card_fields.checks import CHANNEL_COUNT, CHECK, MAX_CHANNELS, MAX_CLASSES, MAX_NAME, MAX_SIDE
+from runtime.card_fields.checks import CHANNEL_COUNT, CHECK, MAX_CHANNELS, MAX_CLASSES, MAX_NAME, MAX_SIDE, WHEN_SET
 from runtime.errors import ConfigError, ModelError
 
 MAX_STRIDE = 1_024
 MIN_SCALE = 1 / 64
 MAX_FIXED_BATCH = 1_024
+MAX_LEVEL = 65_535
 
 Channels = Literal["RGB", "L"]
 """Channels of pictures: colour or grey."""
 InputChannels = Channels | Literal["raw"]
 """Channels of a network's input: of pictures, or any other number of them, which only arrays have."""
+Levels = tuple[int, int]
+"""(black, white): the stored values of a picture that become 0 and 255."""
 Fit = Literal["stretch", "letterbox", "native"]
 Activation = Literal["sigmoid", "softmax", "sigmoids"]
 """Probabilities of one class; of several, of which a pixel has exactly one; or of several independent ones."""
@@ -45,6 +48,8 @@ class InputSpec:
         min_size: (height, width) of the smallest image that the network takes.
         fixed_batch: number of images in a batch of a file that takes one shape only, in which all images have `size`;
             None for files that take any number of images of any size.
+        levels: (black, white), the stored integers that become 0 and 255; those beyond become 0 or 255. None for the
+            whole range of their type. Pictures of 12 bits in files of 16 bits have (0, 4095).
     """
 
     size: tuple[int, int] = (160, 240)
@@ -57,6 +62,7 @@ class InputSpec:
     padded: bool = True
     min_size: tuple[int, int] = (1, 1)
     fixed_batch: int | None = None
+    levels: Levels | None = field(default=None, metadata={WHEN_SET: True})
 
     def __post_init__(self) -> None:
         CHECK.length("input.size", self.size, 2, 2)
@@ -86,6 +92,12 @@ class InputSpec:
             CHECK.integer("input.fixed_batch", self.fixed_batch, 1, MAX_FIXED_BATCH)
             if self.fit == "native":
                 raise CHECK.refusal("input.fixed_batch", self.fixed_batch, "null with fit native, whose sizes vary")
+        if self.levels is not None:
+            CHECK.length("input.levels", self.levels, 2, 2)
+            for level in self.levels:
+                CHECK.integer("input.levels", level, 0, MAX_LEVEL)
+            if self.levels[0] >= self.levels[1]:
+                raise CHECK.refusal("input.levels", self.levels, "the value of black first, and a larger one of white")
 
     @property
     def fixed_shape(self) -> FixedShape | None:

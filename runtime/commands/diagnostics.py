@@ -310,6 +310,7 @@ def facts_of(card: ModelCard) -> dict[str, Any]:
         "fit": card.input.fit,
         "scale": card.input.scale,
         "channels": card.input.channels,
+        "levels": None if card.input.levels is None else list(card.input.levels),
         "classes": list(card.output.classes),
         "threshold": card.output.threshold if card.output.thresholded else None,
         "activation": card.output.activation,

@@ -122,10 +122,10 @@ def scale_for(header: jpeg.Header, at_least: Enough | None, limits: Limits) -> i
     return next((one for one in (8, 4, 2) if -(-height // one) >= least[0] and -(-width // one) >= least[1]), 1)
 
 
-def turned_array(array: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+def turned_array(array: NDArray[Any], turn: int) -> NDArray[Any]:
     """Turn an array [height, width, channels] of this EXIF orientation upright."""
     try:
-        result: NDArray[np.uint8] = TURNS[turn](array)
+        result: NDArray[Any] = TURNS[turn](array)
     except cv2.error as error:  # the one that is possible
         raise MemoryError from error
     return result.reshape(*result.shape[:2], -1)  # OpenCV drops a last axis of 1
@@ -157,6 +157,22 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
 
             (width, height), turn = size_and_orientation(start + file.read(), limits)
     return (width, height) if upright and turn in TURNED else (height, width)
+
+
+def has_deep_values(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bool:
+    """Return True for an image file with more than 8 bits a channel, by its header.
+
+    Raises:
+        ImageError: the file cannot be read, or exceeds the limits.
+    """
+    name = name_of(path)
+    with image_errors(name), open_source(path, name, limits) as file:
+        start = file.read(HEADER)
+        if not start.startswith((starts.PNG, *starts.TIFF)) and not starts.NETPBM.match(start):
+            return False
+        from runtime.image_files import deep_colours
+
+        return deep_colours.has_deep_values(start + file.read() if start.startswith(starts.TIFF) else start)
 
 
 def current_frame(source: Any, limits: Limits) -> Any:

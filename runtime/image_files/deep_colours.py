@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.image_files import starts, tiff
-from runtime.image_files.tiff_kinds import TiffKind, read_tags
+from runtime.image_files import netpbm, starts, tiff
+from runtime.image_files.limits import LIMITS
+from runtime.image_files.tiff_kinds import PREMULTIPLIED, RGB, TiffKind, read_tags
 
 CONTENT = "unet.deep"
 """Key in a picture's `info` for the file's content, if its colours have 16 bits."""
@@ -28,18 +29,32 @@ def has_deep_colours(content: bytes, mode: str) -> bool:
 
 
 def stored_colours(content: bytes) -> NDArray[np.uint16] | None:
-    """Return the values without alpha, in any shape and order; None for those that OpenCV decodes otherwise."""
+    """Return the stored values, RGB without alpha, [height, width, 3], a TIFF's turned upright unless it is in planes.
+
+    None for kinds whose stored values are not those of RGB, and for those that OpenCV decodes otherwise.
+    """
     if content.startswith(starts.TIFF):
         kind = TiffKind.of(tags := read_tags(content))
+        if kind.photometric != RGB or kind.extras[:1] == (PREMULTIPLIED,):
+            return None
         if kind.is_raw_planes:
             return tiff.stored_planes(content, tags, kind)
         if kind.is_planar:
             return None
     with suppress(cv2.error):
         values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if values is not None and values.dtype == np.uint16:
-            return cast(NDArray[np.uint16], values[:, :, :3] if values.ndim == 3 else values)
+        if values is not None and values.dtype == np.uint16 and values.ndim == 3:
+            return cast(NDArray[np.uint16], values[:, :, 2::-1])
     return None
+
+
+def has_deep_values(content: bytes) -> bool:
+    """Return True if a file has more than 8 bits a channel, colour or grey, by its header."""
+    if content.startswith(starts.PNG):
+        return content[24:25] == b"\x10"
+    if content.startswith(starts.TIFF):
+        return max(TiffKind.of(read_tags(content)).bits) > 8
+    return bool(starts.NETPBM.match(content)) and netpbm.read_header(content, LIMITS)[1][2] > 255
 
 
 def note_deep_colours(picture: Image.Image, content: bytes) -> None:
@@ -51,7 +66,9 @@ def note_deep_colours(picture: Image.Image, content: bytes) -> None:
 def content_of(picture: Image.Image) -> bytes | None:
     """Return the file of a picture of deep colours that its owner has opened and not decoded yet; None for others."""
     file, tiles = getattr(picture, "fp", None), getattr(picture, "tile", ())
-    if file is None or picture.mode.startswith("I") or not any(";16" in str(tile[3]) for tile in tiles):
+    if file is None or picture.tell():  # the file of a later page is not its own
+        return None
+    if picture.mode.startswith("I") or not any(";16" in str(tile[3]) for tile in tiles):
         return None
     with suppress(OSError, ValueError):
         position = file.tell()

@@ -69,6 +69,12 @@ LEVELS = "unet.levels"
 PALETTE_ALPHA = "unet.palette_alpha"
 """Key in a palette picture's `info` for the alpha of its indices: bytes, or the one index that is transparent."""
 
+MOST = "unet.most"
+"""Key in a picture's `info` for the highest value of a PGM by its header; its values were scaled from that to 65535."""
+
+TURN = "unet.turn"
+"""Key in a picture's `info` for the orientation from which it was turned upright."""
+
 WARNED: set[str] = set()
 """Subjects that this process has warned of."""
 
@@ -199,6 +205,8 @@ def finished(picture: Image.Image, *, is_ours: bool = True) -> Image.Image:
         result.info[PALETTE_ALPHA] = transparency
     if levels is not None:
         result.info[LEVELS] = levels
+    if turn != 1:
+        result.info[TURN] = turn
     return result
 
 
@@ -214,6 +222,7 @@ def netpbm_picture(
     if values.dtype == np.uint16:
         picture = Image.fromarray(values)
         picture.info[LEVELS] = 0, 65_535
+        picture.info[MOST] = netpbm.read_header(content, limits)[1][2]
         return picture
     if netpbm.read_header(content, limits)[1][2] > 255:
         picture = Image.fromarray(values)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -15,8 +14,8 @@ from runtime.image_files.fax import decode_group4
 from runtime.image_files.jpeg import SPACES, read_header, strictly
 from runtime.image_files.libtiff_messages import libtiff_errors
 from runtime.image_files.limits import Limits, of_picture
-from runtime.image_files.tiff_kinds import COLOURS, FAX, JPEG, RAW, TiffKind, read_tags
-from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes, plane_part
+from runtime.image_files.tiff_kinds import FAX, JPEG, RAW, TiffKind, read_tags
+from runtime.image_files.tiff_planes import BYTES_PER_PIXEL, decode_planes, stored_colours
 
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, JPEG_TABLES = 278, 322, 323, 347
 OFFSETS, COUNTS = (273, 324), (279, 325)
@@ -70,12 +69,8 @@ def without_xmp(picture: Image.Image) -> Iterator[None]:
 
 
 def stored_planes(content: bytes, tags: Any, kind: TiffKind) -> NDArray[Any]:
-    """Return the values of a kind with `is_raw_planes`, one after the other, as they are stored."""
-    across, down = piece_size(tags)
-    colours = COLOURS[kind.photometric] * -(-int(tags[256]) // across) * -(-int(tags[257]) // down)
-    offsets = tags[OFFSETS[OFFSETS[1] in tags]][:colours]
-    rows = min(down, int(tags[257]))
-    return np.concatenate([plane_part(content, kind, int(start), (rows, across)).ravel() for start in offsets])
+    """Return the values of a kind with `is_raw_planes`, [height, width, colours], as they are stored."""
+    return stored_colours(content, kind, tags, tags[OFFSETS[OFFSETS[1] in tags]], piece_size(tags))
 
 
 def size_of(content: bytes, limits: Limits) -> tuple[int, int]:

@@ -51,6 +51,18 @@ def decode_planes(content: bytes, kind: TiffKind, tags: Any, offsets: Any, piece
     return picture
 
 
+def stored_colours(content: bytes, kind: TiffKind, tags: Any, offsets: Any, piece: tuple[int, int]) -> NDArray[Any]:
+    """Return the stored values of the colours, [height, width, colours]; arguments and errors as of `decode_planes`."""
+    (width, height), (across, down) = (int(tags[256]), int(tags[257])), piece
+    corners = [(top, left) for top in range(0, height, down) for left in range(0, width, across)]
+    values = np.empty((height, width, COLOURS[kind.photometric]), f"u{kind.depth // 8}")
+    for band in range(values.shape[2]):
+        for index, (top, left) in enumerate(corners, band * len(corners)):
+            part = plane_part(content, kind, int(offsets[index]), (min(down, height - top), across))
+            values[top : top + down, left : left + across, band] = part[:, : width - left]
+    return values
+
+
 def plane_part(content: bytes, kind: TiffKind, start: int, shape: tuple[int, int]) -> NDArray[Any]:
     """Return a strip or tile of one plane, [rows, columns], without a copy."""
     dtype, count = np.dtype(f"{kind.order}u{kind.depth // 8}"), shape[0] * shape[1]

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.card import Levels
 from runtime.errors import ImageError, ImageWarning, warn_user
+from runtime.images.levels import from_eight_bits, from_sixteen_bits
 
 ROUNDING = 1e-3
 """Tolerance of floating-point numbers outside 0..1, as resizing leaves them: a quarter of a level of 255."""
@@ -20,10 +22,11 @@ PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
 
 
-def from_raw_array(array: NDArray[Any], count: int | None = None) -> NDArray[np.uint8]:
+def from_raw_array(array: NDArray[Any], count: int | None = None, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Convert [height, width, count] to uint8, a copy of its own; every channel stays. Types are as of `from_array`.
 
-    `count` is the expected number of channels; None takes any. A single one may have no axis.
+    `count` is the expected number of channels; None takes any. A single one may have no axis. `levels` as of
+    `from_array`.
 
     Raises:
         ImageError: the type or shape is another, or floating-point numbers are out of range.
@@ -32,10 +35,10 @@ def from_raw_array(array: NDArray[Any], count: int | None = None) -> NDArray[np.
     if planes.ndim != 3 or 0 in planes.shape or planes.shape[2] != (count or planes.shape[2]):
         expected = f"[height, width, {count or 'channels'}]"
         raise ImageError(f"array: found {array.dtype} {list(array.shape)}, expected {expected} for this model")
-    return np.array(to_levels(planes), order="C")
+    return np.array(to_levels(planes, levels), order="C")
 
 
-def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
+def from_array(array: NDArray[Any], channels: str, levels: Levels | None = None) -> NDArray[np.uint8]:
     """Convert [height, width] or [height, width, 1, 3 or 4] to uint8 [height, width, 3 or 1], a copy of its own.
 
     uint16 is divided by 257; floating-point numbers are multiplied by 255 and rounded. Alpha is dropped.
@@ -43,6 +46,8 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
     Args:
         array: uint8, uint16 or floating-point, with any strides and byte order.
         channels: "RGB" or "L" (grey).
+        levels: (black, white), the integers that become 0 and 255; None for the whole range of their type. Those of a
+            white above 255 do not apply to uint8. Floating-point numbers are 0..1 in any case.
 
     Raises:
         ImageError: the type or shape is another, or floating-point numbers are outside 0..1 by more than `ROUNDING`.
@@ -52,7 +57,7 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
             f"array: found {array.dtype} {list(array.shape)}, expected [height, width] or [height, width, 1, 3 or 4]"
         )
     colours = array[:, :, None] if array.ndim == 2 else array[:, :, :3]  # [height, width, 1 or 3]
-    pixels = to_levels(colours)
+    pixels = to_levels(colours, levels)
     if pixels.shape[2] == len(channels):
         return np.array(pixels, order="C")
     if channels == "RGB":
@@ -62,26 +67,28 @@ def from_array(array: NDArray[Any], channels: str) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert(channels))[:, :, None]
 
 
-def to_levels(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Convert values to uint8 levels, 0..255; uint8 stays as it is.
+def to_levels(array: NDArray[Any], levels: Levels | None = None) -> NDArray[np.uint8]:
+    """Convert values to uint8 levels, 0..255; without `levels` uint8 stays as it is.
 
-    Where different values of others fill fewer than `FEW_LEVELS`, one `ImageWarning` says so.
+    Where different values of others fill fewer than `FEW_LEVELS` of the whole range, one `ImageWarning` says so.
 
     Raises:
         ImageError: the type is another, or floating-point numbers are out of range.
     """
     if array.dtype == np.uint8:
-        return array
+        return from_eight_bits(array, levels, "array")
     if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
-        levels = (array // 257).astype(np.uint8)
-        if levels_used(levels) < FEW_LEVELS and (array % 257).any():
-            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(levels), 65_535)
-        return levels
+        if levels is not None:
+            return from_sixteen_bits(array, levels, "array")
+        pixels = (array // 257).astype(np.uint8)
+        if levels_used(pixels) < FEW_LEVELS and (array % 257).any():
+            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(pixels), 65_535)
+        return pixels
     if array.dtype.kind == "f":
-        levels = scale_floats(array)
-        if levels_used(levels) < FEW_LEVELS and differs_from_levels(array, levels):
-            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(levels), 1)
-        return levels
+        pixels = scale_floats(array)
+        if levels_used(pixels) < FEW_LEVELS and differs_from_levels(array, pixels):
+            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(pixels), 1)
+        return pixels
     advice = "convert it with array.astype(np.uint8) if its values are 0..255"
     if array.dtype == np.bool_:
         advice = "a mask is not an image; for black and white give array * np.uint8(255)"

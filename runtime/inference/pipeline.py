@@ -60,7 +60,13 @@ def preprocess(
     channels, count = card.input.channels, card.architecture.in_channels
     at_least = partial(enough, options.spec) if decode == "scaled" else None
     image, encoded = load_enough(
-        source, channels, count=count, at_least=at_least, limits=limits, order=options.channels
+        source,
+        channels,
+        count=count,
+        at_least=at_least,
+        limits=limits,
+        order=options.channels,
+        levels=card.input.levels,
     )
     decoded = time.perf_counter()
     fitted = fit(image, options.spec, encoded.shape if encoded else None)

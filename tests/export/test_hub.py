@@ -3,6 +3,7 @@ import re
 import runpy
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -32,6 +33,16 @@ CASES = {
     "native": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native"))},
     "half": {"of_card": lambda card: replace(card, input=replace(card.input, fit="native", scale=0.5))},
     "one shape": {"fixed_batch": 2},
+    "levels": {"of_card": lambda card: replace(card, input=replace(card.input, levels=(20, 200)))},
+    "grey levels": {
+        "in_channels": 1,
+        "of_card": lambda card: replace(card, input=replace(card.input, levels=(20, 200))),
+    },
+    "12 bits": {"of_card": lambda card: replace(card, input=replace(card.input, levels=(0, 4095)))},
+    "grey of 12 bits": {
+        "in_channels": 1,
+        "of_card": lambda card: replace(card, input=replace(card.input, levels=(0, 4095))),
+    },
     "threshold": {"of_card": lambda card: replace(card, output=replace(card.output, threshold=0.52))},
 }
 
@@ -40,7 +51,10 @@ def answers(folder, size, case, monkeypatch):
     """The mask that the Markdown's own script saves for an image, and `Predictor`'s."""
     monkeypatch.chdir(folder)
     write_onnx(folder / "model.onnx", **case)
-    Image.fromarray(synthetic_image(*size, 3, seed=1)).save("image.png")
+    picture = synthetic_image(*size, 3, seed=1)
+    if case is CASES["12 bits"] or case is CASES["grey of 12 bits"]:
+        picture = picture.astype(np.uint16) * 16 + 7
+    cv2.imwrite("image.png", picture[:, :, ::-1])
     text = write_model_card(folder / "model.onnx").read_text()
     script = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in block)
     assert "runtime.predict" not in script

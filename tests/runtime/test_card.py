@@ -529,6 +529,35 @@ def test_a_field_of_schema_2_in_a_card_of_schema_1_is_no_way_around_its_checks()
         ModelCard.from_json(json.dumps(data))
 
 
+def with_levels(levels):
+    return replace(full_card(), input=replace(full_card().input, levels=levels))
+
+
+def test_levels_of_the_whole_range_are_not_written_so_that_older_versions_read_the_card():
+    """They refuse fields that they do not know: with other levels rightly, since they would not obey them."""
+    assert "levels" not in json.loads(full_card().to_json())["input"]
+    card = with_levels((0, 4095))
+    assert json.loads(card.to_json())["input"]["levels"] == [0, 4095]
+    assert ModelCard.from_json(card.to_json()) == card
+    assert ModelCard.from_json(full_card().to_json()).input.levels is None
+
+
+@pytest.mark.parametrize(
+    ("levels", "found"),
+    [
+        ((0,), "found (0,), expected 2 values"),
+        ((-1, 255), "found -1, expected an integer from 0 to 65535"),
+        ((0, 65_536), "found 65536, expected an integer from 0 to 65535"),
+        ((0, 0.5), "found 0.5, expected an integer from 0 to 65535"),
+        ((7, 7), "found (7, 7), expected the value of black first, and a larger one of white"),
+    ],
+)
+def test_absurd_levels_are_refused(levels, found):
+    with pytest.raises(ModelError) as caught:
+        with_levels(levels)
+    assert str(caught.value) == f"card field input.levels: {found}"
+
+
 def permission(**changes):
     gate = replace(full_card().proof.gate, passed=True)
     known = {"max_flipped": 1e-4, "golden_error": 0.01, "max_abs_error": 0.02, "provider": "OpenVINO 2026.4 in bf16"}

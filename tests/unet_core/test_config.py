@@ -29,6 +29,7 @@ CHANGED = {
     "class_offset": 1,
     "masks": "classes",
     "channels": "L",
+    "levels": "0,4095",
     "height": 72,
     "width": 80,
     "fit": "letterbox",

@@ -23,7 +23,7 @@ import stat
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -102,12 +102,7 @@ class Cache:
 
         It is another one if what is there is not to be trusted.
         """
-        files: list[tuple[str | int, ...]] = []
-        for pair in pairs:
-            for path in pair.files:
-                status, page = path.stat(), () if pair.page is None else (pair.page,)
-                # A copy that keeps size and modification time still has another time of change (ctime).
-                files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, *page))
+        files = facts_of_files(pairs)
         decoders = [PIL.__version__, cv2.__version__]
         if simplejpeg.__version__ != SAME_AS_PILLOW:
             decoders.append(simplejpeg.__version__)
@@ -115,6 +110,8 @@ class Cache:
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]
+        if decoder.input.levels is None:
+            del decoding["input"]["levels"]
         if decoder.limits.truncated == "refuse":  # other limits change no pixels
             del decoding["limits"]
         if values := sorted({str(pair.values) for pair in pairs if pair.values}):
@@ -198,6 +195,17 @@ class Cache:
             return f"{error}, or --cache-gb 0"
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause)
         return f"--cache-dir {self.folder}: cannot be used ({reason.lower()}); choose another one, or --cache-gb 0"
+
+
+def facts_of_files(pairs: Iterable[Pair]) -> list[tuple[str | int, ...]]:
+    """Return what changes when a file does: path, size, times, and the page; raises OSError if a file has vanished."""
+    files: list[tuple[str | int, ...]] = []
+    for pair in pairs:
+        for path in pair.files:
+            status, page = path.stat(), () if pair.page is None else (pair.page,)
+            # A copy that keeps size and modification time still has another time of change (ctime).
+            files.append((str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, *page))
+    return files
 
 
 def open_cache(folder: str, gigabytes: float) -> Cache | None:

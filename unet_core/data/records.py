@@ -97,7 +97,11 @@ class SampleDecoder:
         draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
         at_least = self.input.size if draft else None
         image = load_image(
-            pair.source(pair.image, self.limits), self.input.channels, at_least=at_least, limits=self.limits
+            pair.source(pair.image, self.limits),
+            self.input.channels,
+            at_least=at_least,
+            limits=self.limits,
+            levels=self.input.levels,
         )
         size = image_size(pair.image, self.limits) if draft else image.shape[:2]
         no_labels: Labels = np.full(size, IGNORED, np.uint8)

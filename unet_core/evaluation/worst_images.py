@@ -44,6 +44,6 @@ class Worst:
     def picture(self, records: Records, item: PoorImage) -> NDArray[np.uint8]:
         """The picture of an item, uint8 [height, width, channels], in the size of its labels."""
         if records.decoder.truth_at_original:
-            pair, limits = records.pairs[item.index], records.decoder.limits
-            return load_image(pair.source(pair.image, limits), limits=limits)
+            pair, limits, spec = records.pairs[item.index], records.decoder.limits, records.decoder.input
+            return load_image(pair.source(pair.image, limits), limits=limits, levels=spec.levels)
         return records[item.index][0]

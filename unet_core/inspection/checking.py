@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from runtime.errors import ImageError, one_line
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import write_text
-from unet_core.config import TrainConfig
+from unet_core.config import TrainConfig, setting_text
 from unet_core.data.faults import shared_image_files, surplus_mask_files
 from unet_core.data.labels import IGNORED
+from unet_core.data.levels import FOUND
 from unet_core.data.pairs import SPLITS, Pair, find_splits, image_folder, mask_folder
 from unet_core.data.records import Records, SampleDecoder, label_counts
+from unet_core.data.stored_values import find_levels
 from unet_core.training.data_notes import check_masks
 
 
@@ -100,6 +102,19 @@ def check_data_set(config: TrainConfig, advance: Callable[[int], Callable[..., N
     others = [(path, "is a mask without an image") for path in surplus_mask_files(config.data, config.layout)]
     others += [(path, "is both trained and validated on") for path in shared_image_files(train, val)]
     return DataFindings(images=images, faults=faults, others=others)
+
+
+def with_levels(config: TrainConfig) -> TrainConfig:
+    """Return the settings with the levels that training would find in the images.
+
+    Raises:
+        DataError: a folder is missing or empty.
+    """
+    if config.levels not in FOUND:
+        return config
+    train, _ = find_splits(config.data, config.layout)
+    levels = find_levels(train, config.levels, config.limits, None, lambda _: None)
+    return replace(config, levels="full" if levels is None else setting_text(levels))
 
 
 def whole_images(config: TrainConfig) -> SampleDecoder:

@@ -31,7 +31,8 @@ def save_examples(folder: Path, model: EvaluatedModel, records: Records, metrics
         predicted, output = mask_of(probability, model.card.output), model.card.output
         title = f"{kind}: {pair.name}   {figure}   {rank} of {len(order)} images"
         path = folder / f"{kind}.png"
-        image = load_image(pair.source(pair.image, records.decoder.limits), limits=records.decoder.limits)
+        limits, levels = records.decoder.limits, model.card.input.levels
+        image = load_image(pair.source(pair.image, limits), limits=limits, levels=levels)
         save_panel(path, panel(image, predicted, truth, output.classes, title))
         lines.append(f"{kind + ' image':13}  {path}  ({pair.name}, {figure})")
     return lines

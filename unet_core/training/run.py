@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from runtime.card import CHANNEL_COUNT
+from runtime.card import CHANNEL_COUNT, Levels
 from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
 from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
 from unet_core.data.faults import files_left_out, refuse_unpaired, shared_images, surplus_masks
+from unet_core.data.levels import FOUND, levels_line
 from unet_core.data.pairs import find_splits, has_validation
 from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
+from unet_core.data.stored_values import few_levels, find_levels
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
 from unet_core.reporting.progress import Display
@@ -41,11 +43,11 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
                 if not resume:
                     refuse_used_folder(Path(config.out))
                 device = torch_device(processes.device_name(config.device))
-                records = find_records(config)
+                records = find_records(config, checkpoint)
                 # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour.
                 make_trainer(config, records, processes, Display(quiet=True), device, checkpoint)
             display = Display(quiet=not processes.first)
-            load_records(config, records, processes, display)
+            load_records(config, records, processes, display, checkpoint)
             with processes.raise_on_all_ranks():
                 trainer = make_trainer(config, records, processes, display, device, checkpoint)
             for note in settings_without_effect(config, len(trainer.train)):
@@ -141,8 +143,8 @@ def settings_of_network(checkpoint: str) -> dict[str, Any]:
     return {"widths": found.widths, "up": found.up, "channels": channels}
 
 
-def find_records(config: TrainConfig) -> tuple[Records, Records]:
-    """Find the training and the validation data; nothing is decoded.
+def find_records(config: TrainConfig, resumed: Checkpoint | None = None) -> tuple[Records, Records]:
+    """Find the training and the validation data; nothing is decoded. A run that is resumed keeps its card's levels.
 
     Raises:
         DataError: a folder is missing, or an image has no mask, several, or another image's.
@@ -150,17 +152,25 @@ def find_records(config: TrainConfig) -> tuple[Records, Records]:
     train_pairs, val_pairs = find_splits(config.data, config.layout)
     refuse_unpaired((*train_pairs, *val_pairs))
     whole = config.validate_at == "original"
-    decoder = SampleDecoder(input=config.input, labels=config.labels, limits=config.limits)
+    spec = config.input if resumed is None else replace(config.input, levels=resumed.card.input.levels)
+    decoder = SampleDecoder(input=spec, labels=config.labels, limits=config.limits)
     return (
         Records(train_pairs, replace(decoder, draft=True)),
         Records(val_pairs, replace(decoder, truth_at_original=whole)),
     )
 
 
-def load_records(config: TrainConfig, sets: tuple[Records, Records], processes: Processes, display: Display) -> None:
+def load_records(
+    config: TrainConfig,
+    sets: tuple[Records, Records],
+    processes: Processes,
+    display: Display,
+    resumed: Checkpoint | None = None,
+) -> None:
     """Decode the training and the validation data, or take them from the cache.
 
-    The first process decodes for all; on other machines, which may not see its disk, the first process there.
+    The first process decodes for all; on other machines, which may not see its disk, the first process there. Unless
+    a run is `resumed`, the levels are found first if the images tell them.
 
     Raises:
         DataError: an image or a mask cannot be used, or no training mask has any foreground.
@@ -168,6 +178,13 @@ def load_records(config: TrainConfig, sets: tuple[Records, Records], processes: 
     layout, (train_pairs, val_pairs) = config.layout, (records.pairs for records in sets)
     with processes.raise_on_all_ranks():
         cache = open_cache(config.cache_dir, config.cache_gb)
+        levels = sets[0].decoder.input.levels
+        if processes.first and resumed is None and config.levels in FOUND:
+            levels = choose_levels(config, sets[0], cache, display)
+    levels = processes.gather(levels)[0]
+    with processes.raise_on_all_ranks():
+        for records in sets:
+            records.decoder = replace(records.decoder, input=replace(records.decoder.input, levels=levels))
         missing = pending(sets, cache)
         if processes.first:
             if surplus := surplus_masks(config.data, layout):
@@ -179,6 +196,8 @@ def load_records(config: TrainConfig, sets: tuple[Records, Records], processes: 
                 display.note(shared)
             for note in check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"):
                 display.note(note)
+            if few := few_levels(sets[0]):
+                display.note(few)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
             decode_missing(sets, cache, pending(sets, cache), display)
@@ -188,6 +207,15 @@ def load_records(config: TrainConfig, sets: tuple[Records, Records], processes: 
         display.line(split_summary(train_pairs, val_pairs, layout))
         if doubt := doubtful_split(train_pairs, val_pairs, layout):
             display.note(doubt)
+
+
+def choose_levels(config: TrainConfig, train: Records, cache: Cache | None, display: Display) -> Levels | None:
+    """Return the levels that the training images show, and print them."""
+    with display.bar("looking at values", len(train)) as advance:
+        levels = find_levels(train.pairs, config.levels, config.limits, cache, advance)
+    if levels is not None:
+        display.line(levels_line(levels, config.levels))
+    return levels
 
 
 def decode_missing(sets: Sequence[Records], cache: Cache | None, missing: int, display: Display) -> None:

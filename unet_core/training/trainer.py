@@ -116,7 +116,7 @@ class Trainer:
             name=self.folder.path.resolve().name or "unet",
             producer=producer(),
             architecture=config.architecture,
-            input=config.input,
+            input=self.train.decoder.input,  # its levels may follow from the images
             output=config.output,
             weights_sha256=weights_sha256(self.network.state_dict()),
         )

@@ -164,6 +164,20 @@ def test_dark_pictures_of_few_values_are_noted(tmp_path):
     assert done.stderr == "note: 3 of 3 images use fewer than 64 of 256 values\n"
 
 
+def test_pictures_of_12_bits_are_seen_with_the_levels_of_training(tmp_path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for index in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "images" / f"{index}.png")
+        write_mask(tmp_path / "masks" / f"{index}.png", blocks((0, 9, 0, 9, 255), size=(64, 64)))
+    done = run("check", tmp_path, "--group", "")
+    assert done.stdout.startswith(
+        "levels: stored values 0 to 4095 become 0 to 255, since the images use 12 bits (--levels 0,4095)\n"
+    )
+    assert "values   0 to 255 (256 of 256 in use), mean 127.0; 0 images have colours, 3 are grey\n" in done.stdout
+    assert done.stderr == ""
+
+
 def test_a_folder_without_data_and_one_that_cannot_be_written(data, tmp_path):
     nowhere = tmp_path / "nowhere"
     done = run("check", nowhere)
