@@ -70,8 +70,9 @@ def find_levels(
     return found
 
 
-def few_levels(records: Records) -> str:
+def few_levels(records: Records, setting: str) -> str:
     """Return a note if the pictures of training fill few of the 256 levels that the network sees, else ""."""
+    others = "percentile, or LOW,HIGH" if setting == "auto" else "auto or percentile"
     counts = np.zeros(256, np.int64)
     for index in np.unique(np.linspace(0, len(records) - 1, SAMPLE).round().astype(int)):
         counts += np.bincount(records[int(index)][0].reshape(-1), minlength=256)
@@ -80,7 +81,7 @@ def few_levels(records: Records) -> str:
         return ""
     return (
         f"training: the images fill {high - low + 1} of the 256 levels that the network sees ({low} to {high}, but for "
-        "0.2 % of their values), so it learns little; give --levels percentile, or LOW,HIGH"
+        f"0.2 % of their values), so it learns little; give --levels {others}"
     )
 
 

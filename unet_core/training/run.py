@@ -196,7 +196,7 @@ def load_records(
                 display.note(shared)
             for note in check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"):
                 display.note(note)
-            if few := few_levels(sets[0]):
+            if few := few_levels(sets[0], config.levels):
                 display.note(few)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:

@@ -115,7 +115,7 @@ def test_few_levels_are_told_whatever_is_set(config, twelve, capsys, setting):
     high = {"full": 14, "0,60000": 15}[setting]
     assert note == (
         f"note: training: the images fill {high + 1} of the 256 levels that the network sees (0 to {high}, but for "
-        "0.2 % of their values), so it learns little; give --levels percentile, or LOW,HIGH"
+        "0.2 % of their values), so it learns little; give --levels auto or percentile"
     )
 
 
@@ -124,7 +124,8 @@ def test_dark_pictures_of_8_bits_are_told_and_percentiles_mend_them(config, data
         cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)) // 8)
         path.unlink()
     records_of(config)
-    assert "the images fill 29 of the 256 levels" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the images fill 29 of the 256 levels" in said and said.endswith("; give --levels percentile, or LOW,HIGH\n")
     found, _ = records_of(replace(config, levels="percentile"))
     said = capsys.readouterr()
     assert "note" not in said.err and "levels: stored values 0 to 2" in said.out
