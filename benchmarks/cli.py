@@ -49,7 +49,7 @@ The side is that of the smallest round image of which a tile of 512x512 is only 
 
 PARTS_HELP = (
     "Measure only this part; may be repeated.  "
-    f"[default: all but {' and '.join(part.name for part in PARTS.values() if part.on_request)}]"
+    f"[default: all but {', '.join(part.name for part in PARTS.values() if part.on_request)}]"
 )
 
 

@@ -94,7 +94,7 @@ class NetworkSize(Size):
     "--fast-decode",
     is_flag=True,
     help="Decode JPEG files at 1/2, 1/4 or 1/8 of their size where that is at least twice what the network sees. "
-    "Answers keep the image's own size and differ slightly.",
+    "Answers keep the image's own size and differ slightly. Not with overlays and cut-outs.",
 )
 @click.option("--soft", is_flag=True, help="With --format cutout: opacity is the probability, also far from the edge.")
 @click.option(
