@@ -135,7 +135,8 @@ def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
 
 @pytest.mark.parametrize("missing", [(), ("car",)])
 def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, missing):
-    monkeypatch.setattr(running.Metrics, "always_predicted", None)
+    for name in ("always_predicted", "nearly_always_predicted"):
+        monkeypatch.setattr(running.Metrics, name, None)
     monkeypatch.setattr(running.Metrics, "never_predicted", missing)
     result = run_cli(data, "--out", tmp_path / "r", *FLAGS)
     assert result.exit_code == 0, result.output
@@ -145,7 +146,8 @@ def test_weights_that_find_nothing_are_announced(data, tmp_path, monkeypatch, mi
 def test_a_loss_that_rises_is_told_while_it_does_and_at_the_end(data, tmp_path, monkeypatch):
     """The loss of each batch is the number of its step; a resumed run has other first steps."""
     monkeypatch.setattr(running.Metrics, "never_predicted", ("car",))
-    monkeypatch.setattr(running.Metrics, "always_predicted", None)
+    for name in ("always_predicted", "nearly_always_predicted"):
+        monkeypatch.setattr(running.Metrics, name, None)
     steps = itertools.count(1)
     monkeypatch.setattr(running, "make_loss", lambda *_: lambda logits, _: logits.sum() * 0.0 + next(steps))
     flags = (*FLAGS, "--batch-size", 1, "--lr", "0.25")
