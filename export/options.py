@@ -131,7 +131,9 @@ class ExportOptions:
         if self.allow not in get_args(Allowed):
             raise ConfigError(f"{given}: expected {', '.join(get_args(Allowed))}")
         if self.raw or self.target == "cpu":
-            raise ConfigError(f"{given}: {'--raw' if self.raw else '--target cpu'} writes no file for it; leave out one of the two")
+            raise ConfigError(
+                f"{given}: {'--raw' if self.raw else '--target cpu'} writes no file for it; leave out one of the two"
+            )
         if self.precision == "fp16":
             raise ConfigError(f"{given}: is for fp32 and int8 files; leave it out, or --precision fp16")
         if self.int8_for == "tensorrt" or self.values == "s8":

@@ -197,7 +197,10 @@ DATA = {"data": "Data"}
         ({"allow": "bf16"}, "--allow bf16: needs real images to judge the answers on; give --data FOLDER"),
         ({"allow": "fp8"} | DATA, "--allow fp8: expected bf16"),
         ({"allow": "bf16", "raw": True} | DATA, "--allow bf16: --raw writes no file for it; leave out one of the two"),
-        ({"allow": "bf16", "target": "cpu"} | DATA, "--allow bf16: --target cpu writes no file for it; leave out one of the two"),
+        (
+            {"allow": "bf16", "target": "cpu"} | DATA,
+            "--allow bf16: --target cpu writes no file for it; leave out one of the two",
+        ),
         (
             {"allow": "bf16", "precision": "fp16"} | DATA,
             "--allow bf16: is for fp32 and int8 files; leave it out, or --precision fp16",
