@@ -42,7 +42,7 @@ ValidateAt = Literal["original", "trained"]
 NetworkName = Literal[
     "unet", "smp.Unet", "smp.UnetPlusPlus", "smp.MAnet", "smp.Linknet", "smp.FPN", "smp.DeepLabV3Plus", "smp.Segformer"
 ]
-"""The U-Net of this library, or a network of segmentation-models-pytorch."""
+"""The U-Net of this library, or a network of segmentation_models_pytorch."""
 
 OWN_SETTINGS = ("widths", "up")
 ENCODER_SETTINGS = ("encoder", "encoder_weights", "network_arg", "encoder_lr_scale", "freeze_encoder")
@@ -199,21 +199,21 @@ class TrainConfig:
     network: NetworkName = setting(
         "unet",
         "network",
-        "Network to train: this library's U-Net, or one of segmentation-models-pytorch with an encoder that may be "
+        "Network to train: this library's U-Net, or one of segmentation_models_pytorch with an encoder that may be "
         "pretrained (extra: unet-deploy[encoders]).",
         fixed=True,
     )
     encoder: str = setting(
         "resnet34",
         "network",
-        "With --network smp.NAME: encoder, by the name that segmentation-models-pytorch has for it; tu-NAME is timm's.",
+        "With --network smp.NAME: encoder, by the name that segmentation_models_pytorch has for it; tu-NAME is timm's.",
         fixed=True,
     )
     encoder_weights: str = setting(
         "imagenet",
         "network",
         "With --network smp.NAME: weights to start the encoder from. A name such as imagenet: downloaded by "
-        "segmentation-models-pytorch. A file: read from it. none: random weights.",
+        "segmentation_models_pytorch. A file: read from it. none: random weights.",
         fixed=True,
     )
     network_arg: tuple[str, ...] = setting(

@@ -7,6 +7,7 @@ from encoders import ENCODER
 from PIL import Image
 
 from export.exporter import export_onnx
+from export.verify import check_file
 from runtime.card import InputSpec, ModelCard, OutputSpec, SmpConfig
 from runtime.predictor import Predictor
 from unet_core.checkpoint import save_checkpoint, weights_sha256
@@ -37,6 +38,7 @@ def test_a_checkpoint_is_exported_with_proof_against_its_network(name, tmp_path)
     report = export_onnx(path, tmp_path / "model.onnx")
     assert report.card.architecture == architecture
     assert report.card.proof.reference == "module"
+    check_file(tmp_path / "model.onnx", checkpoint=path)  # without --network
     picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
     with Predictor(tmp_path / "model.onnx", "cpu") as predictor, torch.inference_mode():
         found = predictor.predict(Image.fromarray(picture)).probability[0]

@@ -45,7 +45,8 @@ def test_the_network_is_the_librarys_own_with_its_options():
         (
             {"options": {"decoder_channels": (8,)}},
             "--network smp.Unet: segmentation-models-pytorch refuses the encoder resnet34 or an option (ValueError: "
-            "Model depth is 5, but you provide `decoder_channels` for 1 blocks.); give another --encoder or --network-arg",
+            "Model depth is 5, but you provide `decoder_channels` for 1 blocks.); give another --encoder or "
+            "--network-arg",
         ),
         (
             {"encoder": "tu-nothing"},

@@ -6,6 +6,7 @@ from encoders import encoder_config
 from torch import nn
 
 from runtime.errors import ConfigError
+from unet_core.training.auto_loss import start_from_share
 from unet_core.training.starting_network import leave_out_unused, require_batches, starting_network
 
 THIN = ("decoder_pyramid_channels=16", "decoder_segmentation_channels=32")
@@ -24,8 +25,8 @@ def test_such_a_network_takes_no_pictures_at_their_own_size():
         starting_network(encoder_config("data", "run", network="smp.FPN", network_arg=THIN, fit="native"))
     assert str(caught.value) == (
         "--fit native: smp.FPN with the encoder tu-test_resnet takes pictures of one size, since the network looks at "
-        "the whole picture at once, so that padding would change all of its answers; give --fit stretch or letterbox, or a "
-        "network without such parts, such as --network smp.Unet --encoder resnet34"
+        "the whole picture at once, so that padding would change all of its answers; give --fit stretch or letterbox, "
+        "or a network without such parts, such as --network smp.Unet --encoder resnet34"
     )
 
 
@@ -78,3 +79,9 @@ def test_a_batch_of_one_image_is_refused_where_batchnorm_has_no_statistics():
 def test_other_networks_take_any_batch():
     config = encoder_config("data", "run")
     require_batches(starting_network(config).make(), config, 9, 1)
+
+
+def test_rare_foreground_is_what_such_a_network_begins_with():
+    network = starting_network(encoder_config("data", "run")).make()
+    start_from_share(network, 0.01, 0)
+    assert network.segmentation_head[0].bias.sigmoid().tolist() == pytest.approx([0.01])
