@@ -23,7 +23,17 @@ from runtime.card_fields.checks import (
     check_texts,
 )
 from runtime.card_fields.json_form import ELSEWHERE, build, fields_when_set, read_permission, stored_fields
-from runtime.card_fields.network import MAX_DEPTH, MAX_WIDTH, ModuleConfig, UNetConfig, Up
+from runtime.card_fields.network import (
+    MAX_DEPTH,
+    MAX_WIDTH,
+    RESERVED,
+    ModuleConfig,
+    Option,
+    SmpConfig,
+    SmpName,
+    UNetConfig,
+    Up,
+)
 from runtime.card_fields.pictures import (
     MAX_FIXED_BATCH,
     MAX_LEVEL,
@@ -72,6 +82,7 @@ __all__ = [
     "MIN_SCALE",
     "NEVER_PADDED",
     "RAW_KEY",
+    "RESERVED",
     "SCHEMA",
     "Activation",
     "Architecture",
@@ -87,6 +98,7 @@ __all__ = [
     "Levels",
     "ModelCard",
     "ModuleConfig",
+    "Option",
     "OutputSpec",
     "Parity",
     "Precision",
@@ -94,6 +106,8 @@ __all__ = [
     "Proof",
     "ProofRow",
     "Reference",
+    "SmpConfig",
+    "SmpName",
     "Target",
     "Training",
     "UNetConfig",
@@ -111,7 +125,7 @@ RAW_KEY = "unet.raw"
 SCHEMA = 2
 """Schema of the cards that are written; those of 1, which know U-Nets of this library only, are read for ever."""
 
-Architecture = UNetConfig | ModuleConfig
+Architecture = UNetConfig | ModuleConfig | SmpConfig
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["any", "cpu"]
 """Devices that a file is written for: any, or CPUs, where it is faster than the other; see docs/winograd.md."""

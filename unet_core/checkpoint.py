@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from torch.utils.serialization import config as save_options
 
-from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, UNetConfig
+from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, SmpConfig, UNetConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
 from unet_core.foreign import Mapped, is_known, recognise
 from unet_core.model import UNet
 from unet_core.model_options import CardChanges, WeightsChoice
+from unet_core.smp_networks import make_network, shapes_of
 from unet_core.weight_files.finder import (
     MASK_VALUES,
     StateDict,
@@ -107,8 +108,13 @@ class Checkpoint:
 
     def network(self) -> nn.Module:
         """Make the network with these weights, on the CPU in evaluation mode."""
-        assert isinstance(self.card.architecture, UNetConfig)  # `find_weights` compared it with the weights
-        network = UNet(self.card.architecture)
+        architecture = self.card.architecture
+        network: nn.Module
+        if isinstance(architecture, SmpConfig):
+            network = make_network(architecture)
+        else:
+            assert isinstance(architecture, UNetConfig)  # `find_weights` compared it with the weights
+            network = UNet(architecture)
         network.load_state_dict(dict(self.state_dict))
         return network.eval()
 
@@ -141,6 +147,13 @@ def load_checkpoint(path: str | os.PathLike[str], *, weights: WeightsChoice | No
     """
     refuse_folder(Path(path))
     content = read_content(Path(path))
+    if (own := smp_card(content)) is not None:
+        refuse_choice(weights, path)
+        return Checkpoint(
+            state_dict=smp_weights(content, own, path),
+            card=own,
+            extra={key: value for key, value in content.items() if key not in ("state_dict", "card")},
+        )
     mapped, card, entry = find_weights(content, path, weights)
     return Checkpoint(
         state_dict=mapped.state_dict,
@@ -170,13 +183,17 @@ def load_weights(
     return find_weights(read_content(Path(path)), path, weights, up_first)[0]
 
 
-def architecture_of(path: str | os.PathLike[str]) -> UNetConfig:
-    """Return the dimensions of a checkpoint's network.
+def architecture_of(path: str | os.PathLike[str]) -> UNetConfig | SmpConfig:
+    """Return the dimensions of a checkpoint's network, or its names where another library makes it.
 
     Raises:
         CheckpointError: as `load_weights`.
     """
-    return load_weights(path).config
+    content = read_content(Path(path))
+    own = smp_card(content)
+    if own is not None and isinstance(own.architecture, SmpConfig):
+        return own.architecture
+    return find_weights(content, path)[0].config
 
 
 def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, ...] | None = None) -> str | None:
@@ -224,8 +241,9 @@ def find_weights(
         ConfigError: as `load_checkpoint`.
     """
     if has_card(content):
-        if choice is not None:
-            raise ConfigError(f"--weights {choice}: {path} has a card, which belongs to its weights; leave it out")
+        refuse_choice(choice, path)
+        if (other := smp_card(content)) is not None:
+            raise CheckpointError(f"{path}: holds {other.architecture.summary}, expected a U-Net of this library")
         mapped, card = weights_with_card(content["state_dict"], content["card"], path)
         return mapped, card, "state_dict"
     found = [part for one in state_dicts(content) for part in without_prefixes(one)]
@@ -244,6 +262,46 @@ def find_weights(
 def has_card(content: Mapping[str, Any]) -> bool:
     """Return True if the content of a file is that of a checkpoint of this library."""
     return "state_dict" in content and "card" in content
+
+
+def refuse_choice(choice: WeightsChoice | None, path: str | os.PathLike[str]) -> None:
+    """Raise a ConfigError if weights were chosen of a checkpoint that has a card."""
+    if choice is not None:
+        raise ConfigError(f"--weights {choice}: {path} has a card, which belongs to its weights; leave it out")
+
+
+def smp_card(content: Mapping[str, Any]) -> ModelCard | None:
+    """Return the card of a checkpoint whose network segmentation-models-pytorch makes; None for all other contents."""
+    text = content.get("card") if has_card(content) else None
+    try:
+        card = ModelCard.from_json(text if isinstance(text, str) else "")
+    except ModelError:
+        return None
+    return card if isinstance(card.architecture, SmpConfig) else None
+
+
+def smp_weights(content: Mapping[str, Any], card: ModelCard, path: str | os.PathLike[str]) -> StateDict:
+    """Return the weights of a checkpoint with such a card, which have to be those of its network.
+
+    Raises:
+        CheckpointError: they are not, or the network cannot be made here.
+    """
+    weights, architecture = content["state_dict"], card.architecture
+    assert isinstance(architecture, SmpConfig)
+    if not is_state_dict(weights):
+        raise CheckpointError(f"{path}: holds no state dict (names and tensors); expected a network's checkpoint")
+    if card.weights_sha256 != weights_sha256(weights):
+        raise CheckpointError(f"{path}: its weights are not those that its card names; it is damaged")
+    try:
+        expected = shapes_of(architecture)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: holds {architecture.summary}; {error}") from error
+    if expected != {name: value.shape for name, value in weights.items()}:
+        raise CheckpointError(
+            f"{path}: its card says {architecture.summary}, whose weights have other names or shapes; it is damaged, "
+            "or of another version of segmentation-models-pytorch"
+        )
+    return weights
 
 
 def weights_with_card(state_dict: object, text: object, path: str | os.PathLike[str]) -> tuple[Mapped, ModelCard]:
@@ -294,9 +352,10 @@ def input_spec(config: UNetConfig, size: tuple[int, int] = InputSpec.size) -> In
     return InputSpec(size=size, channels="L", mean=(0.0,), std=(1.0,), stride=config.stride)
 
 
-def producer() -> dict[str, str]:
-    """Return the versions that make a card."""
-    return {"unet-deploy": version("unet-deploy"), "torch": torch.__version__}
+def producer(*distributions: str) -> dict[str, str]:
+    """Return the versions that make a card, those of these `distributions` among them."""
+    versions = {"unet-deploy": version("unet-deploy"), "torch": torch.__version__}
+    return versions | {name: version(name) for name in distributions}
 
 
 def version(distribution: str) -> str:

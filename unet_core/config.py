@@ -5,6 +5,7 @@ Importing this module imports neither PyTorch nor an image library, so that `une
 
 # ruff: noqa: RUF009 - `setting` makes a dataclasses.field
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -15,25 +16,37 @@ from runtime.card import (
     MAX_DEPTH,
     MAX_SIDE,
     MAX_WIDTH,
+    RESERVED,
     Channels,
     Fit,
     InputSpec,
     OutputSpec,
+    SmpConfig,
+    SmpName,
     UNetConfig,
     Up,
 )
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, ModelError
 from runtime.image_files.limits import MAX_PIXELS, MOST_PIXELS, LimitsByOption
 from unet_core.data.augmentation import Augmentation
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.levels import parse_levels
 from unet_core.data.pairs import Layout
 from unet_core.losses import LOSSES, find_loss, loss_names
+from unet_core.model_options import parse_arguments
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
 ValidateAt = Literal["original", "trained"]
+NetworkName = Literal[
+    "unet", "smp.Unet", "smp.UnetPlusPlus", "smp.MAnet", "smp.Linknet", "smp.FPN", "smp.DeepLabV3Plus", "smp.Segformer"
+]
+"""The U-Net of this library, or a network of segmentation_models_pytorch."""
+
+OWN_SETTINGS = ("widths", "up")
+ENCODER_SETTINGS = ("encoder", "encoder_weights", "network_arg", "encoder_lr_scale", "freeze_encoder")
+"""Settings of this library's U-Net alone, and of the other networks alone."""
 
 AUTO = "auto"
 LOSS_NAMES = (AUTO, *dict.fromkeys(entry.name for entry in LOSSES))
@@ -183,6 +196,33 @@ class TrainConfig:
         fixed=True,
     )
 
+    network: NetworkName = setting(
+        "unet",
+        "network",
+        "Network to train: this library's U-Net, or one of segmentation_models_pytorch with an encoder that may be "
+        "pretrained (extra: unet-deploy[encoders]).",
+        fixed=True,
+    )
+    encoder: str = setting(
+        "resnet34",
+        "network",
+        "With --network smp.NAME: encoder, by the name that segmentation_models_pytorch has for it; tu-NAME is timm's.",
+        fixed=True,
+    )
+    encoder_weights: str = setting(
+        "imagenet",
+        "network",
+        "With --network smp.NAME: weights to start the encoder from. A name such as imagenet: downloaded by "
+        "segmentation_models_pytorch. A file: read from it. none: random weights.",
+        fixed=True,
+    )
+    network_arg: tuple[str, ...] = setting(
+        (),
+        "network",
+        "With --network smp.NAME: an option of that class, NAME=VALUE as in TOML, such as "
+        "decoder_channels=[128,64,32,16,8]; may be repeated.",
+        fixed=True,
+    )
     widths: tuple[int, ...] = setting(
         UNetConfig.widths, "network", "Channels of each level of the network, from the top.", fixed=True
     )
@@ -217,6 +257,20 @@ class TrainConfig:
     )
     optimizer: OptimizerName = setting("adam", "optimisation", "Optimizer; sgd and rmsprop use --momentum.", fixed=True)
     lr: float = setting(1e-4, "optimisation", "Highest learning rate.", bounds=(1e-12, 1e3))
+    encoder_lr_scale: float = setting(
+        1.0,
+        "optimisation",
+        "With --network smp.NAME: learning rate of the encoder, as a factor of --lr; 0.1 keeps pretrained weights near "
+        "to what they were.",
+        bounds=(0, 100),
+    )
+    freeze_encoder: int = setting(
+        0,
+        "optimisation",
+        "With --network smp.NAME: number of first epochs in which the encoder stays as it is, and the rest is trained.",
+        bounds=(0, 10**6),
+        fixed=True,
+    )
     momentum: float = setting(0.9, "optimisation", "Momentum of sgd (Nesterov) and rmsprop.", bounds=(0, 0.9999))
     weight_decay: float = setting(
         0.0, "optimisation", "Weight decay of convolutions; biases and norms have none.", bounds=(0, 10)
@@ -286,6 +340,7 @@ class TrainConfig:
                 f"--loss {_printable(self.loss)}: expected one of {', '.join(names)} for {count} --classes"
             )
         find_loss(self.loss_name, count, self.boundary_weight)  # raises where these contradict each other
+        self._check_network()
         self._check_size()
 
     def _check_classes(self) -> None:
@@ -325,6 +380,28 @@ class TrainConfig:
             f"{way}name the --classes in the order of their values and ignore none of them"
         )
 
+    def _check_network(self) -> None:
+        own = self.network == "unet"
+        for name in ENCODER_SETTINGS if own else OWN_SETTINGS:
+            value = getattr(self, name)
+            if value != FIELDS[name].default:
+                other = "smp.Unet or another smp.NAME" if own else "unet"
+                raise ConfigError(
+                    f"{flag(name)} {setting_text(value)}: goes with --network {other}, found --network {self.network}; "
+                    "leave it out"
+                )
+        if own:
+            return
+        if not self.encoder_weights:
+            raise ConfigError("--encoder-weights '': expected a name such as imagenet, a file, or none")
+        for name in parse_arguments(self.network_arg).keys() & RESERVED:
+            raise ConfigError(f"--network-arg {name}: has a setting of its own, or changes the answer; leave it out")
+        try:
+            _ = self.architecture
+        except ModelError as error:
+            text = re.sub(r"^options\.?", "network-arg ", str(error).partition("architecture.")[2])
+            raise ConfigError(f"--{text}") from error
+
     def _check_size(self) -> None:
         if not 1 <= len(self.widths) <= MAX_DEPTH:
             raise ConfigError(f"--widths: found {len(self.widths)} numbers, expected 1 to {MAX_DEPTH}")
@@ -337,16 +414,23 @@ class TrainConfig:
             if side < 2 * stride or side % stride:
                 near = max(2, round(side / stride)) * stride
                 least = f", and at least {2 * stride}" if side < 2 * stride else ""
+                network = f"{len(self.widths)} --widths" if self.network == "unet" else f"--network {self.network}"
                 raise ConfigError(
-                    f"--{name} {side}: expected a multiple of {stride} for {len(self.widths)} --widths, such as {near}"
-                    + least
+                    f"--{name} {side}: expected a multiple of {stride} for {network}, such as {near}" + least
                 )
 
     @property
-    def architecture(self) -> UNetConfig:
+    def architecture(self) -> UNetConfig | SmpConfig:
         """The network of these settings."""
-        return UNetConfig(
-            in_channels=CHANNEL_COUNT[self.channels], classes=len(self.classes), widths=self.widths, up=self.up
+        count, classes = CHANNEL_COUNT[self.channels], len(self.classes)
+        if self.network == "unet":
+            return UNetConfig(in_channels=count, classes=classes, widths=self.widths, up=self.up)
+        return SmpConfig(
+            name=cast(SmpName, self.network.removeprefix("smp.")),
+            encoder=self.encoder,
+            in_channels=count,
+            classes=classes,
+            options=parse_arguments(self.network_arg),
         )
 
     @property

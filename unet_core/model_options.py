@@ -3,6 +3,7 @@
 Commands that take a checkpoint have them all by the same names. Needs neither PyTorch nor onnx.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -353,3 +354,12 @@ def parse_arguments(given: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             arguments[name] = value
     return arguments
+
+
+def as_argument(name: str, value: Any) -> str:
+    """Write an argument as `parse_arguments` reads it."""
+    if isinstance(value, tuple | list):
+        return f"{name}=[{', '.join(map(repr, value))}]"
+    if isinstance(value, bool):
+        return f"{name}={str(value).lower()}"
+    return f"{name}={json.dumps(value) if isinstance(value, str) else value}"

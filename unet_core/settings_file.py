@@ -14,13 +14,13 @@ from runtime.commands.console import started_as
 from runtime.commands.suggestions import nearest
 from runtime.errors import ConfigError
 from runtime.support.sizes import parse_size, size_text
-from unet_core.config import FIELDS, SHOWN, TrainConfig, check, flag, shown_value
+from unet_core.config import ENCODER_SETTINGS, FIELDS, SHOWN, TrainConfig, check, flag, shown_value
 from unet_core.data.mask_values import classes_of
 
 SIZE = "size"
 """Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
-LATER = ("max_pixels", "class_offset", "mask_threshold", "colours", "levels")
+LATER = ("max_pixels", "class_offset", "mask_threshold", "colours", "levels", "network", *ENCODER_SETTINGS)
 """Settings that the runs of older versions do not have; they take their defaults."""
 
 Plain = str | int | float | None

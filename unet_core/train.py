@@ -33,6 +33,9 @@ from unet_core.settings_file import SIZE, make_config, read_settings, without_si
 if TYPE_CHECKING:
     from unet_core.training.distributed import Processes
 
+NETWORK_ARG = "network_arg"
+"""The setting that may be given several times on the command line."""
+
 
 def train(config: TrainConfig, *, resume: bool = False, processes: "Processes | None" = None) -> Path:
     """Train a U-Net as configured, and return the path of its best weights (`model.pth`).
@@ -82,7 +85,7 @@ def setting_options() -> list[click.Parameter]:
         kind, _ = value_type(HINTS[name])
         choices = LOSS_NAMES if name == "loss" else choices_of(HINTS[name])
         text = item.metadata["help"]
-        if item.default not in (MISSING, None, ""):
+        if item.default not in (MISSING, None, "", ()):
             default = setting_text(item.default)
             if isinstance(item.default, bool):
                 default = "on" if item.default else "off"
@@ -91,10 +94,14 @@ def setting_options() -> list[click.Parameter]:
             text += f"  [default: {default}]"
         declared = f"{flag(name)}/--no-{name.replace('_', '-')}" if kind is bool else flag(name)
         type_: Any = click.Choice(choices) if choices else kind
+        several = name == NETWORK_ARG  # whose values may have commas
         if kind is tuple:
-            type_ = Listed(get_args(HINTS[name])[0])
+            type_ = str if several else Listed(get_args(HINTS[name])[0])
         short = ["-o"] if name == "out" else []
-        options.append(click.Option([*short, declared], type=type_, default=None, help=text))
+        metavar = "NAME=VALUE" if several else None
+        options.append(
+            click.Option([*short, declared], type=type_, default=None, help=text, multiple=several, metavar=metavar)
+        )
     return options
 
 
@@ -146,14 +153,15 @@ def merge_settings(file: Path | None, flags: Mapping[str, Any], resume: bool) ->
     from unet_core.training.run import settings_of_network, settings_of_run
 
     from_file = read_settings(file) if file is not None else {}
-    settings = from_file | without_size({name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None and (name, value) != (NETWORK_ARG, ())}
+    settings = from_file | without_size(given)
     if "out" not in settings:
         raise ConfigError("--out: is missing, expected the folder of the run; see --help")
     if resume:
         settings = settings_of_run(Path(settings["out"])) | settings
     if "data" not in settings:
         raise ConfigError("DATA: is missing, expected the folder of images and masks; see --help")
-    if settings.get("init_from") and not settings.keys() & {"widths", "up", "channels"}:
+    if settings.get("init_from") and not settings.keys() & {"network", "widths", "up", "channels"}:
         settings |= settings_of_network(settings["init_from"])
     return make_config(settings, from_file, file)
 

@@ -209,6 +209,7 @@ def step_contestants(records: Records, config: TrainConfig, device: torch.device
 
 def bare_step(batches: list[Batch], config: TrainConfig, device: torch.device) -> Callable[[], object]:
     """Make a step as one writes it without a library, on images that are floats already: forward, loss, backward."""
+    assert isinstance(config.architecture, UNetConfig)  # `settings_for` takes no other network
     network = UNet(config.architecture).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr)
     ready = cycle([(images.permute(0, 3, 1, 2).float() / 255, labels) for images, labels in batches])

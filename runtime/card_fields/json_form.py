@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from runtime.card_fields.checks import CHECK, WHEN_SET
-from runtime.card_fields.network import ModuleConfig, UNetConfig
+from runtime.card_fields.network import ModuleConfig, SmpConfig, UNetConfig
 from runtime.card_fields.pictures import InputSpec, OutputSpec
 from runtime.card_fields.proof import Bf16Permission, Gate, Parity, Proof, ProofRow, Training
 from runtime.errors import ModelError
@@ -41,7 +41,7 @@ NESTED: Mapping[str, type] = {
 
 OPTIONAL, LISTS = {"training", "proof", "proof.gate"}, {"proof.rows"}
 
-ARCHITECTURES: Mapping[str, type] = {"unet": UNetConfig, "module": ModuleConfig}
+ARCHITECTURES: Mapping[str, type] = {"unet": UNetConfig, "module": ModuleConfig, "smp": SmpConfig}
 """Classes of the field `architecture`, by its kind."""
 
 

@@ -1,6 +1,8 @@
-"""The network: a U-Net by its dimensions, or another architecture by its name."""
+"""The network: a U-Net by its dimensions, a network of a library by its names there, or any by its class."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from runtime.card_fields.checks import CHANNEL_COUNT, CHECK, MAX_CHANNELS, MAX_CLASSES, MAX_NAME
@@ -9,6 +11,22 @@ MAX_WIDTH = 65_536
 MAX_DEPTH = 8
 
 Up = Literal["transpose", "bilinear", "bilinear-wide"]
+
+SmpName = Literal["Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "DeepLabV3Plus", "Segformer"]
+"""Networks of segmentation-models-pytorch, by the names of their classes."""
+
+SMP_STRIDE = 32
+"""Number of which the sides of these networks' inputs are multiples."""
+
+MAX_OPTIONS, MAX_OPTION = 16, 2_048
+"""Maximum number of options of such a network and of values in one, and the largest number in an option."""
+
+RESERVED = frozenset(
+    {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "kwargs"}
+)
+"""Options of such a network that the card has other fields for, or that would change what it answers."""
+
+Option = None | bool | int | float | str | tuple[int | float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +89,57 @@ class ModuleConfig:
     def summary(self) -> str:
         """The network in a few words."""
         return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmpConfig:
+    """A network of segmentation-models-pytorch, which that library alone makes: by its own names and options.
+
+    `name` is that of the class, `encoder` that of the encoder, `options` are further keyword arguments of the class.
+    None of them can name a file, an address, or code.
+    """
+
+    name: SmpName
+    encoder: str = "resnet34"
+    in_channels: int = 3
+    classes: int = 1
+    options: Mapping[str, Option] = field(default_factory=dict)
+    kind: Literal["smp"] = "smp"
+
+    def __post_init__(self) -> None:
+        CHECK.choice("architecture.kind", self.kind, ("smp",))
+        CHECK.choice("architecture.name", self.name, get_args(SmpName))
+        CHECK.text("architecture.encoder", self.encoder, 1, MAX_NAME)
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.encoder, re.ASCII):
+            raise CHECK.refusal("architecture.encoder", self.encoder, "the name of an encoder, such as resnet34")
+        CHECK.integer("architecture.in_channels", self.in_channels, 1, MAX_CHANNELS)
+        CHECK.integer("architecture.classes", self.classes, 1, MAX_CLASSES)
+        if not isinstance(self.options, Mapping) or len(self.options) > MAX_OPTIONS:
+            raise CHECK.refusal("architecture.options", self.options, f"at most {MAX_OPTIONS} names and values")
+        for name, value in self.options.items():
+            self._check_option(name, value)
+        known = {name: tuple(one) if isinstance(one, list) else one for name, one in self.options.items()}
+        object.__setattr__(self, "options", known)
+
+    def _check_option(self, name: object, value: object) -> None:
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED or len(name) > MAX_NAME:
+            raise CHECK.refusal("architecture.options", name, "names of options of the class")
+        where = f"architecture.options.{name}"
+        if isinstance(value, str):
+            CHECK.text(where, value, 1, MAX_NAME)
+        elif isinstance(value, list | tuple):
+            CHECK.length(where, tuple(value), 1, MAX_OPTIONS)
+            for one in value:
+                CHECK.number(where, one, 0, MAX_OPTION)
+        elif value is not None and not isinstance(value, bool):
+            CHECK.number(where, value, 0, MAX_OPTION)
+
+    @property
+    def stride(self) -> int:
+        """Divisor of the network's input height and width."""
+        return SMP_STRIDE
+
+    @property
+    def summary(self) -> str:
+        """The network in a few words."""
+        return f"smp.{self.name} with the encoder {self.encoder}"

@@ -16,6 +16,7 @@ from runtime.card import (
     Parity,
     Proof,
     ProofRow,
+    SmpConfig,
     Training,
     UNetConfig,
 )
@@ -591,3 +592,58 @@ def test_absurd_permissions_are_refused(changes, message):
     with pytest.raises(ModelError) as caught:
         permission(**changes)
     assert str(caught.value) == message
+
+
+def smp_card():
+    """A card of a network of segmentation-models-pytorch."""
+    network = SmpConfig(name="FPN", encoder="tu-resnet10t", classes=3, options={"decoder_pyramid_channels": 64})
+    spec = replace(full_card().input, channels="RGB", mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3), stride=32)
+    return replace(full_card(), architecture=network, input=spec)
+
+
+def test_a_network_of_another_library_is_written_by_its_names_there_and_read_again():
+    card = smp_card()
+    assert ModelCard.from_json(card.to_json()) == card
+    assert json.loads(card.to_json())["architecture"] == {
+        "kind": "smp",
+        "name": "FPN",
+        "encoder": "tu-resnet10t",
+        "in_channels": 3,
+        "classes": 3,
+        "options": {"decoder_pyramid_channels": 64},
+    }
+    assert card.architecture.summary == "smp.FPN with the encoder tu-resnet10t"
+    channels = {"decoder_channels": [8, 4]}
+    assert SmpConfig(name="Unet", options=channels) == SmpConfig(name="Unet", options={"decoder_channels": (8, 4)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "os", "architecture.name: found 'os', expected one of Unet, UnetPlusPlus, "),
+        ("encoder", "../x", "architecture.encoder: found '../x', expected the name of an encoder"),
+        ("encoder", "tu-hf-hub:x/y", "architecture.encoder: found 'tu-hf-hub:x/y', expected the name of an encoder"),
+        ("encoder", "resnet34\n", "architecture.encoder: found 'resnet34\\n', expected the name of an encoder"),
+        ("options", {"encoder_weights": "imagenet"}, "architecture.options: found 'encoder_weights', expected names"),
+        ("options", {"a b": 1}, "architecture.options: found 'a b', expected names of options"),
+        (
+            "options",
+            {"decoder_channels": 4_096},
+            "architecture.options.decoder_channels: found 4096, expected a number",
+        ),
+        ("options", {"decoder_channels": [[8]]}, "architecture.options.decoder_channels: found [8], expected a number"),
+        (
+            "options",
+            {"decoder_channels": {"x": 8}},
+            "architecture.options.decoder_channels: found {'x': 8}, expected a",
+        ),
+        ("options", ["a"], "architecture.options: found ('a',), expected at most 16 names and values"),
+        ("options", {f"a{index}": 1 for index in range(17)}, "architecture.options: found {'a0': 1, "),
+    ],
+)
+def test_a_network_of_another_library_names_no_file_address_or_code(field, value, message):
+    data = json.loads(smp_card().to_json())
+    data["architecture"][field] = value
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_json(json.dumps(data))
+    assert str(caught.value).startswith(f"card field {message}")

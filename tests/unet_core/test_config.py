@@ -16,6 +16,14 @@ from unet_core.settings_file import from_stored, read_settings
 
 SECTIONS = ("run", "data", "network", "optimisation", "speed")
 
+ENCODER = {
+    "network": "smp.FPN",
+    "encoder": "mit_b0",
+    "encoder_weights": "none",
+    "network_arg": ("decoder_dropout=0.5",),
+    "encoder_lr_scale": 0.1,
+    "freeze_encoder": 2,
+}
 CHANGED = {
     "data": "cars",
     "out": "runs/grün",
@@ -98,11 +106,14 @@ def test_defaults_are_the_tutorials():
 
 def test_every_setting_can_be_changed():
     changed = TrainConfig(**CHANGED)
-    assert asdict(changed) == CHANGED | {"mask_threshold": None, "colours": ()}
-    assert [name for name, value in CHANGED.items() if value == FIELDS[name].default] == []
+    plain = {name: FIELDS[name].default for name in ENCODER}
+    assert asdict(changed) == CHANGED | {"mask_threshold": None, "colours": ()} | plain
+    assert [name for name, value in (CHANGED | ENCODER).items() if value == FIELDS[name].default] == []
     assert config(mask_threshold=9).layout == Layout(mask_threshold=9)
     several = config(classes=("a", "b"), colours=("a=#000000", "b=#ffffff"))
     assert several.layout == Layout(colours=("a=#000000", "b=#ffffff"))
+    other = TrainConfig(data="cars", out="run", height=64, width=96, **ENCODER)
+    assert {name: value for name, value in asdict(other).items() if name in ENCODER} == ENCODER
     with pytest.raises(FrozenInstanceError):
         changed.lr = 1.0
 
@@ -351,7 +362,7 @@ def test_a_resumed_run_may_change_what_does_not_make_it_another_run():
     assert free == {
         *("data", "out", "epochs", "device", "save_minutes", "patience", "max_pixels"),
         *("batch_size", "accumulate", "lr", "momentum", "weight_decay"),
-        *("schedule", "plateau_epochs", "warmup_epochs", "clip_norm"),
+        *("schedule", "plateau_epochs", "warmup_epochs", "clip_norm", "encoder_lr_scale"),
         *("amp", "channels_last", "compile", "workers", "cache_gb", "cache_dir", "tensorboard"),
     }
 

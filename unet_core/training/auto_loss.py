@@ -8,6 +8,7 @@ there for long. A loss with a Dice term sees the foreground, and a last layer th
 import math
 
 import torch
+from torch import nn
 
 from unet_core.config import AUTO, TrainConfig
 from unet_core.model import UNet
@@ -28,17 +29,19 @@ def choose_loss(config: TrainConfig, share: float | None) -> str:
     return "bce+dice" if len(config.classes) == 1 else "ce+dice"
 
 
-def start_from_share(network: UNet, share: float, background: int) -> None:
+def start_from_share(network: nn.Module, share: float, background: int) -> None:
     """Set the biases of the last layer so that its probabilities begin near the share of foreground."""
-    classes = len(network.final_conv.bias if network.final_conv.bias is not None else ())
+    last = network.get_submodule("final_conv" if isinstance(network, UNet) else "segmentation_head.0")
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    classes = len(last.bias)
     biases = torch.full((classes,), math.log(share / max(1, classes - 1)))
     if classes == 1:
         biases -= math.log(1 - share)
     else:
         biases[background] = math.log(1 - share)
     with torch.no_grad():
-        assert network.final_conv.bias is not None
-        network.final_conv.bias.copy_(biases)
+        last.bias.copy_(biases)
 
 
 def advice_on_loss(config: TrainConfig, share: float | None) -> str | None:

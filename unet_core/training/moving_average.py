@@ -3,9 +3,8 @@
 import copy
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-
-from unet_core.model import UNet
 
 
 class ModelEMA:
@@ -16,7 +15,7 @@ class ModelEMA:
     weights that they belong to.
     """
 
-    def __init__(self, network: UNet, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))

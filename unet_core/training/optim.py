@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from unet_core.config import OptimizerName, ScheduleName, TrainConfig
 from unet_core.evaluation.best_epoch import History, reductions
 
+ENCODER, ENCODER_SCALE = "encoder.", "encoder_lr_scale"
+"""Start of the names of an encoder's weights, and key of its factor of the learning rate in groups of weights."""
+
 PLATEAU_FACTOR = 0.5
 """Factor of the learning rate after each plateau."""
 
@@ -30,12 +33,32 @@ OPTIMIZERS: Mapping[OptimizerName, Callable[[list[dict[str, Any]], TrainConfig],
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Make the optimizer of a run; weights of two dimensions or more decay, biases and norms do not."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    groups = [
+    trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    encoder = [weight for name, weight in trained.items() if config.network != "unet" and name.startswith(ENCODER)]
+    own = {id(weight) for weight in encoder}
+    groups = decayed([weight for weight in trained.values() if id(weight) not in own], config)
+    if encoder:
+        groups += [group | {ENCODER_SCALE: config.encoder_lr_scale} for group in decayed(encoder, config)]
+    return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def decayed(weights: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """Return two groups of these weights: those that decay, and the others."""
+    return [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all weights; an encoder's is multiplied by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(ENCODER_SCALE, 1.0)
+
+
+def encoder_weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the weights of the encoder; a U-Net of this library has none."""
+    return [weight for group in optimizer.param_groups if ENCODER_SCALE in group for weight in group["params"]]
 
 
 def state_shapes(config: TrainConfig, momentum: float) -> dict[str, bool]:

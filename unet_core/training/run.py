@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from runtime.card import CHANNEL_COUNT, Levels
+from runtime.card import CHANNEL_COUNT, Levels, UNetConfig
 from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
@@ -21,6 +21,7 @@ from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
 from unet_core.data.stored_values import few_levels, find_levels
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
+from unet_core.model_options import as_argument
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
@@ -29,6 +30,7 @@ from unet_core.training.auto_loss import advice_on_loss
 from unet_core.training.data_notes import check_masks
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
+from unet_core.training.starting_network import StartingNetwork, starting_network
 from unet_core.training.trainer import Trainer
 
 
@@ -44,12 +46,13 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
                     refuse_used_folder(Path(config.out))
                 device = torch_device(processes.device_name(config.device))
                 records = find_records(config, checkpoint)
+                start = starting_network(config, checkpoint)
                 # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour.
-                make_trainer(config, records, processes, Display(quiet=True), device, checkpoint)
+                make_trainer(config, records, processes, Display(quiet=True), device, checkpoint, start)
             display = Display(quiet=not processes.first)
             load_records(config, records, processes, display, checkpoint)
             with processes.raise_on_all_ranks():
-                trainer = make_trainer(config, records, processes, display, device, checkpoint)
+                trainer = make_trainer(config, records, processes, display, device, checkpoint, start)
             for note in settings_without_effect(config, len(trainer.train)):
                 display.note(note)
             display.line(start_line(trainer))
@@ -72,13 +75,16 @@ def make_trainer(
     display: Display,
     device: torch.device,
     checkpoint: Checkpoint | None,
+    start: StartingNetwork,
 ) -> Trainer:
     """Make the trainer of a run that begins, or that continues from a checkpoint.
 
     Raises:
         ConfigError, CheckpointError, DataError: as `Trainer`; or all epochs are trained already.
     """
-    trainer = Trainer(config, *records, processes=processes, display=display, device=device, resumed=checkpoint)
+    trainer = Trainer(
+        config, *records, processes=processes, display=display, device=device, resumed=checkpoint, start=start
+    )
     trainer.folder.refuse_links()
     if processes.first:
         # The run may have been killed after it wrote the checkpoint and before it wrote these.
@@ -140,7 +146,10 @@ def settings_of_network(checkpoint: str) -> dict[str, Any]:
     """Return the settings that make a network for a checkpoint's weights; raises as `architecture_of`."""
     found = architecture_of(checkpoint)
     channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
-    return {"widths": found.widths, "up": found.up, "channels": channels}
+    if isinstance(found, UNetConfig):
+        return {"widths": found.widths, "up": found.up, "channels": channels}
+    options = tuple(as_argument(name, value) for name, value in found.options.items())
+    return {"network": f"smp.{found.name}", "encoder": found.encoder, "network_arg": options, "channels": channels}
 
 
 def find_records(config: TrainConfig, resumed: Checkpoint | None = None) -> tuple[Records, Records]:
@@ -242,6 +251,8 @@ def start_line(trainer: Trainer) -> str:
             task += f" at image {trainer.position + 1} of {images}"
     processes = f", {trainer.processes.count} processes" if trainer.processes.count > 1 else ""
     size = f"{'crops of ' * (config.fit == 'native')}{config.width}x{config.height}"
+    if not isinstance(config.architecture, UNetConfig):
+        size += f", {config.architecture.summary}"
     weights = sum(weight.numel() for weight in trainer.network.parameters())
     return (
         f"{task} on {trainer.device} ({trainer.precision}{processes}): {images} training and {len(trainer.val)} "

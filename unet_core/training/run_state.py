@@ -12,7 +12,7 @@ from runtime.errors import CheckpointError
 from unet_core.config import TrainConfig, shown_value
 from unet_core.evaluation.metrics import METRICS
 from unet_core.losses import loss_names
-from unet_core.training.optim import state_shapes
+from unet_core.training.optim import ENCODER_SCALE, state_shapes
 
 MOST = 10**12
 """Largest count and duration (in seconds) that a state can have."""
@@ -149,10 +149,16 @@ def check_optimizer(value: object, expected: Expected) -> None:
     if not state:
         return
     found = f"{len(state)} weights"
-    fits = all(type(number) is int for number in state) and state.keys() == set(range(len(weights)))
+    # An encoder that was frozen so far has no state, and later fewer steps than the other weights.
+    encoder = [number for group in own if ENCODER_SCALE in group for number in group["params"]]
+    late = set(encoder) if expected.config.freeze_encoder else set()
+    numbered = set(range(len(weights)))
+    fits = all(type(number) is int for number in state) and state.keys() in (numbered, numbered - late)
     require(fits, "optimizer.state", found, f"the numbers of {len(weights)} weights, or none")
     needed, allowed = (state_shapes(expected.config, momentum) for momentum in (0.0, 0.5))
     for number, weight in enumerate(weights):
+        if number not in state:
+            continue
         entry = f"optimizer.state.{number}"
         check_dict(state[number], entry, tuple(needed))
         names = ", ".join(map(str, state[0]))
@@ -165,8 +171,10 @@ def check_optimizer(value: object, expected: Expected) -> None:
                 one is not None or name in needed
             ):  # older versions of PyTorch keep None before a momentum's first step
                 check_tensor(one, f"{entry}.{name}", weight.detach(), positive="sq" in name)
-    steps = {float(state[number]["step"]) for number in state if "step" in state[number]}
-    require(len(steps) <= 1, "optimizer.state", f"{len(steps)} different numbers of steps", "the same for all weights")
+    for numbers in (numbered - late, late):
+        steps = {float(state[number]["step"]) for number in numbers & state.keys() if "step" in state[number]}
+        found = f"{len(steps)} different numbers of steps"
+        require(len(steps) <= 1, "optimizer.state", found, "the same for all weights")
     check_unshared(state)
 
 

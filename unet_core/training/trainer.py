@@ -37,9 +37,10 @@ from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor, LossTrend
 from unet_core.training.mixed_precision import MixedPrecision
 from unet_core.training.moving_average import ModelEMA
-from unet_core.training.optim import lr_factor, make_optimizer, restore_optimizer
+from unet_core.training.optim import encoder_weights, lr_factor, make_optimizer, restore_optimizer, set_rate
 from unet_core.training.run_directory import RunFolder
 from unet_core.training.run_state import Expected, check_data, check_loss, check_run_state
+from unet_core.training.starting_network import StartingNetwork, require_batches, starting_network
 
 SAVE = 1
 """Message between processes that it is time to save; larger numbers are signals."""
@@ -66,6 +67,7 @@ class Trainer:
         display: Display | None = None,
         device: torch.device | None = None,
         resumed: Checkpoint | None = None,
+        start: StartingNetwork | None = None,
     ) -> None:
         self.config, self.train, self.val = config, train, val
         self.processes, self.display = processes or Processes(), display or Display()
@@ -75,7 +77,7 @@ class Trainer:
         self.workers = default_workers() if config.workers is None else config.workers
         if config.batch_size < self.processes.count:
             raise ConfigError(f"--batch-size {config.batch_size}: expected {self.processes.count}, one per process")
-        self.build()
+        self.build(start or starting_network(config, resumed))
         self.history: list[dict[str, float]] = []
         self.position, self.monitor, self.seconds = 0, LossMonitor(), 0.0
         self.by_loss = val.only_label is not None  # then no metric tells a good epoch from a bad one
@@ -85,10 +87,12 @@ class Trainer:
         self.trend, self.from_start = LossTrend(), resumed is None
         if resumed is not None:
             self.restore(resumed)
-        elif config.init_from:
+        elif config.init_from and isinstance(self.network, UNet):
             note = initialise(self.network, config.init_from, config.classes)
             if note:
                 self.display.note(note)
+        for images in {len(train), len(train) - self.position}:
+            require_batches(self.network, config, images, self.processes.count)
         # The average starts from the weights that training starts from, so it is made after they are loaded.
         self.ema = ModelEMA(self.network, config.ema) if config.ema else None
         if resumed is not None and self.ema is not None:
@@ -96,27 +100,30 @@ class Trainer:
             self.ema.steps = int(resumed.extra["average_steps"])
         self.segmenter = Segmenter(self.ema.network if self.ema else self.network, self.card).to(self.device)
 
-    def build(self) -> None:
+    def build(self, start: StartingNetwork) -> None:
         """Make the network, its card, and everything else that follows from the settings."""
         config = self.config
+        if start.note:
+            self.display.line(start.note)
         torch.manual_seed(config.seed)
         try:
-            self.network = UNet(config.architecture).to(self.device)
+            self.network = start.make().to(self.device)
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
                 raise
-            raise ConfigError(
-                f"--widths {','.join(map(str, config.widths))}: out of memory; use smaller ones"
-            ) from error
+            name = f"--widths {','.join(map(str, config.widths))}"
+            if config.network != "unet":
+                name = f"--encoder {config.encoder}"
+            raise ConfigError(f"{name}: out of memory; use smaller ones") from error
         if self.device.type == "cuda" and config.fit != "native":
             torch.backends.cudnn.benchmark = True  # sizes repeat, so the search for the fastest kernels pays
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.card = ModelCard(
             name=self.folder.path.resolve().name or "unet",
-            producer=producer(),
+            producer=producer(*start.made_by),
             architecture=config.architecture,
-            input=self.train.decoder.input,  # its levels may follow from the images
+            input=start.described(self.train.decoder.input),  # its levels may follow from the images
             output=config.output,
             weights_sha256=weights_sha256(self.network.state_dict()),
         )
@@ -263,6 +270,7 @@ class Trainer:
         before = self.seconds
         self.batches.epoch, self.batches.position = self.epoch, self.position
         self.network.train()
+        self.freeze_encoder(self.epoch <= self.config.freeze_encoder)
         label = f"epoch {self.epoch}/{self.config.epochs}"
         if self.forecast is None:
             left = self.config.epochs - len(self.history) - self.position / len(self.train)
@@ -301,6 +309,16 @@ class Trainer:
         if self.from_start and self.trend.look(self.monitor):
             self.display.note(self.trend.note(self.config.lr))
 
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Keep the encoder's weights and BatchNorm statistics as they are in this epoch, or train them."""
+        weights = encoder_weights(self.optimizer)
+        if weights and frozen:
+            self.network.get_submodule("encoder").eval()
+        if any(weight.requires_grad == frozen for weight in weights):
+            self.__dict__.pop("trained_network", None)  # it averages gradients of those that are trained
+            for weight in weights:
+                weight.requires_grad_(not frozen)
+
     def step_on_all_ranks(self, batches: Iterator[tuple[Tensor, Tensor]], label: str) -> int:
         """Take a step; a value that is not finite in one process ends all of them, which would wait for it."""
         failure: NotFiniteError | None = None
@@ -325,8 +343,7 @@ class Trainer:
             self.backward(images, labels, own * self.processes.count / size, last, own, label)
             self.position += whole
         middle = self.epoch - 1 + (start + size / 2) / len(self.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * lr_factor(config, middle, self.history)
+        set_rate(self.optimizer, config.lr * lr_factor(config, middle, self.history))
         stepped = self.precision.step(self.optimizer, self.network, config.clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None and stepped:
