@@ -246,9 +246,9 @@ def test_gradients_that_overflow_at_any_scale_end_the_run(config, monkeypatch):
     self_network = None
     realbuild = running.Trainer.build
 
-    def build(self):
+    def build(self, start):
         nonlocal self_network
-        realbuild(self)
+        realbuild(self, start)
         self_network = self.network
 
     monkeypatch.setattr(running.Trainer, "build", build)
