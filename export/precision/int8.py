@@ -91,7 +91,7 @@ def convert_to_int8(
     wanted = [layer for layer in able if layer not in keep]
     inner = [layer for layer in quantisable(model, "s8") if layer in wanted]
     model, judge, found = prepared(model, wanted, card, samples, values, display)
-    for layers in (wanted, inner) if inner and values == "u8" else (wanted,):
+    for layers in (wanted, inner) if values == "u8" and 0 < len(inner) < len(wanted) else (wanted,):
         ranges = min(found, key=lambda ranges: judge.cost(graph_run(to_int8(model, layers, ranges, values))))
         converted = to_int8(model, layers, ranges, values)
         run = graph_run(converted)
@@ -109,7 +109,7 @@ def convert_to_int8(
         ]
         costs.sort(key=lambda cost: cost[1], reverse=True)
     notes = [*notes_on_images(gate), speed(run, exact, samples.measured[0][0], values), ELSEWHERE[values]]
-    if layers != wanted:
+    if layers != wanted and gate.passed:
         spared = ", ".join(layer for layer in wanted if layer not in layers)
         notes.insert(0, f"{spared} stay in fp32: with all layers in int8 the file loses too much")
     gate = replace(gate, layers=len(layers_of(model)))
