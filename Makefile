@@ -60,7 +60,6 @@ test: lint $(IMPORTERS)/.ready
 
 reference: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python tests/support/command_reference.py
-	PYTHONPATH=. $(BIN)/python tests/support/which_table.py
 
 # The soak and the areas, one after another, are two processes: pytest-xdist would let an area wait behind the soak.
 campaign: $(READY)
