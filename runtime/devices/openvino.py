@@ -33,6 +33,7 @@ from runtime.errors import DeviceError, ImageError, ModelError, one_line
 from runtime.model_file.golden import allowed_error, synthetic_image
 from runtime.options import ProviderOptions, Size
 from runtime.support.cpu_count import has_bf16, has_vnni
+from runtime.support.signal_stack import kept_signal_stack
 from runtime.support.sizes import size_text
 
 TOLERANCE = 1e-4
@@ -158,7 +159,8 @@ class CompiledModel:
         return answer
 
     def _new_request(self) -> Any:
-        compiled = self._compiled()
+        with kept_signal_stack():
+            compiled = self._compiled()
         found = compiled.get_property(PRECISION).to_string()
         if found != self._expected:
             raise DeviceError(f"OpenVINO computes in {found} here, expected {self._expected}; take another device")
@@ -180,7 +182,8 @@ def openvino() -> Any:
 
 def core() -> Any:
     """Make OpenVINO's core, which holds its devices."""
-    return openvino().Core()
+    with kept_signal_stack():
+        return openvino().Core()
 
 
 def read_graph(core: Any, request: SessionRequest) -> Any:
