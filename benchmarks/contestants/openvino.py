@@ -23,6 +23,7 @@ from runtime.devices.openvino import openvino
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
 from runtime.support.cpu_count import has_bf16
+from runtime.support.signal_stack import kept_signal_stack
 
 OURS_IN_OPENVINO = "unet-deploy, OpenVINO"
 DEVICE = Device(kind="openvino", numbered=False, unit="CPU")
@@ -61,7 +62,8 @@ class OpenVinoContestant(Contestant):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        compiled = core.compile_model(graph, "CPU", asked)
+        with kept_signal_stack():
+            compiled = core.compile_model(graph, "CPU", asked)
         require(compiled.get_property("EXECUTION_DEVICES"), ["CPU"], "OpenVINO: devices")
         require(compiled.get_property("INFERENCE_NUM_THREADS"), threads, "OpenVINO: threads")
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
