@@ -1,4 +1,4 @@
-"""What was measured above a machine's peaks, by the data of a report, invented or kept in the documentation."""
+"""Measurements above a machine's peaks, found in reports that are invented and in those that docs/benchmarks keeps."""
 
 from pathlib import Path
 

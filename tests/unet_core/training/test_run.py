@@ -1,4 +1,4 @@
-"""What a run tells of its data before the first epoch."""
+"""Notes on the data that a training prints before its first epoch."""
 
 import csv
 import shutil
