@@ -142,8 +142,8 @@ def test_files_of_every_opset_and_precision_run_on_cuda_unless_it_is_noted(stand
         up, classes = ("transpose", 1) if opset % 2 else ("bilinear", 2)
         exact = build_graph(*segmenter_of(widths=(3,), up=up, classes=classes), opset)
         models |= {f"{opset} fp32": exact, f"{opset} fp16": to_half(exact)}
-        layers = quantisable(exact)
         for values in ("s8", "u8"):
+            layers = quantisable(exact, values)
             ranges = dict.fromkeys(values_to_calibrate(exact, layers, values), (-1.0, 1.0))
             models[f"{opset} {values}"] = to_int8(exact, layers, ranges, values)
     found = places_of(stand_in, tmp_path, models, **WITHOUT_INTEGERS)
@@ -162,7 +162,7 @@ def test_files_of_every_opset_and_precision_run_on_cuda_unless_it_is_noted(stand
 def test_biases_of_int8_files_are_not_fetched_from_the_cpu(stand_in, tmp_path, values, entries, fetched):
     """ONNX Runtime makes int32 of the biases unless it is told not to, and CUDA has no kernel that reads int32."""
     exact = build_graph(*segmenter_of(widths=(3,), up="bilinear", classes=2), 20)
-    layers = quantisable(exact)
+    layers = quantisable(exact, values)
     ranges = dict.fromkeys(values_to_calibrate(exact, layers, values), (-1.0, 1.0))
     found = places_of(stand_in, tmp_path, {"model": to_int8(exact, layers, ranges, values)}, **entries)
     assert ("DequantizeLinear" in found["model"][0]) == fetched

@@ -18,7 +18,7 @@ from unet_core.reporting.panels import panel
 def drawn(model, views, index, title):
     """The panel of one image by hand."""
     loaded = load_model(model, "cpu")
-    records = records_for(loaded, find_pairs(views, "val"), None, LIMITS)
+    records = records_for(loaded, find_pairs(views, "val"), None, 0, LIMITS)
     _, probability, truth = list(loaded.predict(records, 1, 0))[index]
     output = loaded.card.output
     return panel(load_image(records.pairs[index].image), mask_of(probability, output), truth, output.classes, title)
