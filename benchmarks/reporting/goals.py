@@ -31,7 +31,7 @@ class SpeedGoal:
     network: str = ""
 
     def row(self, results: Results) -> list[str] | None:
-        """Return goal, what was seen at its worst, and whether it is met, if not within the noise; None if not measured."""
+        """Return goal, what was seen at its worst, and whether it is met, with doubt; None if it was not measured."""
         if self.network not in str(results.environment.get("network", "")):
             return None
         worst = sorted(self.seen(results), key=lambda one: one.median, reverse=not self.at_least)
