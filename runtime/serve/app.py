@@ -53,8 +53,8 @@ def make_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     app.add_middleware(Front, service=service)
-    app.add_exception_handler(HTTPException, http_problem)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, http_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, http_problem)
+    app.add_exception_handler(RequestValidationError, http_problem)
     app.include_router(predict_api.routes(service))
     app.include_router(inference_protocol.routes(service))
     app.include_router(observation_routes(service))

@@ -20,8 +20,6 @@ IMAGE = "image"
 """Name of the part of a multipart body that holds the image's file."""
 
 MAX_FIELDS = 16
-DRAIN_SECONDS = 5
-"""Time that is given to the body of a request that is turned away, so that its client reads the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +53,7 @@ class BoundedBody:
         return message
 
     def _refusal(self, found: str) -> RequestRefusedError:
-        return RequestRefusedError(
-            413, f"body: {found}, expected at most {self._limit}; send a smaller file", Connection="close"
-        )
+        return RequestRefusedError(413, f"body: {found}, expected at most {self._limit}; send a smaller file")
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
@@ -70,7 +66,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "deflate"):
         raise RequestRefusedError(
-            415, f"Content-Encoding: found {one_line(encoding)!r}, expected gzip, deflate or none", Connection="close"
+            415, f"Content-Encoding: found {one_line(encoding)!r}, expected gzip, deflate or none"
         )
     bounded = Request(request.scope, BoundedBody(request, limit))
     try:
@@ -117,20 +113,6 @@ async def read_image(request: Request, limit: int) -> ImageBody:
             return ImageBody(content=await upload.read(), name=name, fields=texts)
     except ClientDisconnect:
         raise ClientGoneError from None
-
-
-async def drain(request: Request, limit: int) -> None:
-    """Pass over the body of a request that is refused, within its limits: many clients read no answer before they sent
-    everything."""
-    bounded = Request(request.scope, BoundedBody(request, limit))
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            async for _ in bounded.stream():
-                pass
-    except ClientDisconnect:
-        raise ClientGoneError from None
-    except TimeoutError:
-        pass
 
 
 async def in_time(seconds: float, reading: Awaitable[T]) -> T:

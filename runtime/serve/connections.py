@@ -11,7 +11,9 @@ from runtime.serve.settings import HEADER_SECONDS
 class TimedProtocol(H11Protocol):
     """HTTP/1.1 on one connection, which is closed if the header of a request is not complete in time.
 
-    The body of a request has a time limit of its own, and an idle connection between two requests the library's.
+    The body of a request has a time limit of its own, and an idle connection between two requests the library's. What
+    is left of the body of a request that was answered early is passed over until then, since many clients read no
+    answer before they have sent everything.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import one_line
@@ -74,7 +75,7 @@ class Front:
         self._count(request, record, status)
 
     def _check_key(self, request: Request) -> None:
-        path = request.url.path
+        path: str = request.scope["path"]
         if path.startswith(LOCKED) and not OPEN.fullmatch(path) and not self._service.allows(request):
             raise RequestRefusedError(
                 401,
@@ -116,8 +117,9 @@ def record_of(request: Request) -> RequestRecord:
     return record
 
 
-def http_problem(request: Request, error: Exception) -> object:
+async def http_problem(request: Request, error: Exception) -> Response:
     """Return the response of an error that the framework raises, such as for a path that does not exist."""
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    return problem_response(error.status_code, one_line(str(error.detail)), record_of(request).id, headers)
+    number = record_of(request).id
+    if isinstance(error, HTTPException):
+        return problem_response(error.status_code, one_line(str(error.detail)), number, dict(error.headers or {}))
+    return problem_response(400, one_line(f"request: {error}")[:500], number)

@@ -88,7 +88,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/models/{model}/versions/{version}/infer", include_in_schema=False)
     async def infer(request: Request, model: str, version: str = VERSION) -> Response:
         found = model_of(model, version)
-        return await service.admit(request, inferred(service, request, found))
+        return await service.admit(inferred(service, request, found))
 
     return router
 

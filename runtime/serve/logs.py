@@ -63,7 +63,7 @@ LOG_CONFIG: dict[str, Any] = {
     "formatters": {"json": {"()": "runtime.serve.logs.JsonFormatter"}},
     "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
     "root": {"level": "INFO", "handlers": ["stdout"]},
-    "loggers": {"uvicorn": {"level": "INFO"}, "uvicorn.access": {"level": "WARNING"}},
+    "loggers": {"uvicorn.error": {"level": "INFO"}, "uvicorn.access": {"level": "WARNING"}},
 }
 """The configuration of all loggers: everything to standard output."""
 

@@ -94,7 +94,7 @@ def routes(service: Service) -> APIRouter:
         """Answer an image, which is the body or the part `image` of a multipart body, in a format of your choice."""
         given = {"model": model, "format": format, "threshold": threshold, "size": size, "tile": tile, "tta": tta}
         asked = {name: text for name, text in given.items() if text is not None}
-        return await service.admit(request, predicted(service, request, asked))
+        return await service.admit(predicted(service, request, asked))
 
     @router.get("/models", summary="The models, and the limits of requests")
     async def models() -> JSONResponse:

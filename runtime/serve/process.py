@@ -134,7 +134,7 @@ def app_of_worker(settings: ServerSettings) -> FastAPI:
         sys.exit(STARTUP_FAILURE)
 
 
-def config_of(settings: ServerSettings, app: Any) -> Config:
+def config_of(settings: ServerSettings, app: Any, log_config: dict[str, Any] | None = LOG_CONFIG) -> Config:
     """Return the configuration of the HTTP library."""
     return Config(
         app,
@@ -143,7 +143,7 @@ def config_of(settings: ServerSettings, app: Any) -> Config:
         http=TimedProtocol,
         ws="none",
         lifespan="on",
-        log_config=LOG_CONFIG,
+        log_config=log_config,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.seconds) + GRACE,

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from runtime.errors import DeviceError, UnetError, one_line
 from runtime.serve.admission import Admission
-from runtime.serve.bodies import drain, unless_gone
+from runtime.serve.bodies import unless_gone
 from runtime.serve.logs import LOG, RequestRecord
 from runtime.serve.metrics import Metrics
 from runtime.serve.models import Generation, ModelStore
@@ -54,15 +54,14 @@ class Service:
             given = request.headers.get("x-api-key", "")
         return secrets.compare_digest(given.strip().encode(), self._api_key.encode())
 
-    async def admit(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+    async def admit(self, work: Coroutine[Any, Any, T]) -> T:
         """Hold a place for a request while its work goes on.
 
         Raises:
-            RequestRefusedError: the queue is full, or an answer was not there in time.
+            RequestRefusedError: the queue is full.
         """
         if self.admission.is_full:
             work.close()
-            await drain(request, self.settings.max_bytes)
             raise self.admission.refusal()
         with self.admission.place(), self.metrics.in_progress.track_inprogress():
             return await work

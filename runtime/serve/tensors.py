@@ -4,6 +4,7 @@ After KServe's "Open Inference Protocol (V2)" and the binary tensor data extensi
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,8 +50,10 @@ def read_infer_request(body: bytes, header_length: str | None, card: ModelCard) 
     """
     split = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or not int(header_length[:20]) <= len(body):
-            raise refusal(f"Inference-Header-Content-Length: found {one_line(header_length)!r}, expected 0 to {split}")
+        if not re.fullmatch("[0-9]{1,12}", header_length) or int(header_length) > len(body):
+            raise refusal(
+                f"Inference-Header-Content-Length: found {one_line(header_length)[:20]!r}, expected 0 to {split}"
+            )
         split = int(header_length)
     try:
         request = json.loads(body[:split])

@@ -101,9 +101,7 @@ def served(models, api_key=None, **settings):
     known = {"device": "cpu", "threads": 1, "look_seconds": 0.02} | settings
     chosen = ServerSettings(models=tuple(models.items()), port=0, **known)
     service = Service(chosen, api_key)
-    config = config_of(chosen, make_app(service))
-    config.log_config = None
-    server = Server(config)
+    server = Server(config_of(chosen, make_app(service), log_config=None))
     with bound("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), name="served")
         thread.start()

@@ -7,7 +7,7 @@ import pytest
 from served import png, served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(models):
     """A server of two models, in a thread; tests must not change it."""
     with served({"brightness": models["brightness"], "softmax": models["softmax"]}) as running:

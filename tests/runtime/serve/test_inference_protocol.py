@@ -104,7 +104,7 @@ def test_errors_reach_the_client(client):
         client.get_model_metadata("softmax", "2")
 
 
-def test_a_file_of_one_shape(tmp_path, write_model, make_card):
+def test_a_file_of_one_shape(write_model):
     path = write_model("conv", fixed_batch=2, size=(8, 12), fit="stretch", stride=4)
     images = np.random.default_rng(4).integers(0, 256, (2, 8, 12, 3), np.uint8)
     with served({"conv": path}) as server, http.InferenceServerClient(server.url.removeprefix("http://")) as client:

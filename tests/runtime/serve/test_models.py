@@ -89,12 +89,14 @@ def test_a_file_that_is_no_model_changes_nothing(models, picture, tmp_path):
         before = server.predict(picture)
         swaps = server.service.metrics.swaps.labels("m", "refused")._value
         content = models["conv"].read_bytes()
-        path.write_bytes(content[: len(content) // 2])  # a copy that is not complete yet
+        half = tmp_path / "half"
+        half.write_bytes(content[: len(content) // 2])
+        replace(path, half)
         wait_until(lambda: swaps.get() == 1)
         assert server.predict(picture).body == before.body
         assert server.ask("/healthz").status == 200
         path.unlink()
         assert server.predict(picture).body == before.body
-        path.write_bytes(content)
+        replace(path, models["conv"])
         wait_until(lambda: server.predict(picture).headers["x-model-sha256"] != before.headers["x-model-sha256"])
         assert swaps.get() == 1

@@ -80,8 +80,8 @@ def test_a_line_of_the_log_for_each_request(models, picture, caplog):
         reply = server.predict(picture, "?format=npy", X_Request_Id="my-1")
         assert reply.headers["x-request-id"] == "my-1"
         server.predict(b"no image", X_Request_Id='"; evil')
-        wait_until(lambda: sum(one.message == "request" for one in caplog.records) == 2)
-    first, second = (json.loads(JsonFormatter().format(one)) for one in caplog.records if one.message == "request")
+        wait_until(lambda: sum(one.getMessage() == "request" for one in caplog.records) == 2)
+    first, second = (json.loads(JsonFormatter().format(one)) for one in caplog.records if one.getMessage() == "request")
     assert (first["id"], first["status"], first["endpoint"], first["model"]) == ("my-1", 200, "/v1/predict", "m")
     assert (first["format"], first["received"], first["sent"]) == ("npy", len(picture), len(reply.body))
     assert first["stages"]["infer"] > 0
@@ -97,7 +97,7 @@ def test_an_error_that_nobody_expected_is_told_in_the_log_alone(models, picture,
         session.run_steady = lambda _: 1 / 0
         reply = server.predict(picture)
     assert (reply.status, reply.error) == (500, "internal error; the server's log has it under this request_id")
-    (found,) = (one for one in caplog.records if one.message == "request failed")
+    (found,) = (one for one in caplog.records if one.getMessage() == "request failed")
     line = json.loads(JsonFormatter().format(found))
     assert line["id"] == reply.json["request_id"]
     assert "ZeroDivisionError" in line["traceback"]

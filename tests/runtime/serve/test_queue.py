@@ -85,7 +85,7 @@ def test_a_client_that_sends_half_and_hangs_up(server, picture):
 
 def test_an_image_in_tiles_is_given_up_between_them(held):
     """A cancelled image of many tiles must not hold up the others."""
-    server, gate = held(seconds=0.3)
+    server, gate = held(seconds=1.0)
     assert server.predict(png(np.zeros((64, 64, 3), np.uint8)), "?tile=8x8").status == 504
     gate.open()
     assert server.predict(png(np.zeros((4, 4, 3), np.uint8))).status == 200
