@@ -75,7 +75,7 @@ def routes(service: Service) -> APIRouter:
     @router.post(
         "/predict",
         response_class=Response,
-        responses={200: {"description": "The answer.", "content": {"*/*": BINARY}}} | PROBLEMS,
+        responses={200: {"description": "The answer.", "content": {"*/*": BINARY}}, **PROBLEMS},
         openapi_extra=IMAGE_BODY,
         summary="Segment an image",
     )

@@ -16,7 +16,7 @@ from runtime.errors import DeviceError, UnetError, one_line
 from runtime.serve.admission import Admission
 from runtime.serve.bodies import unless_gone
 from runtime.serve.logs import LOG, RequestRecord
-from runtime.serve.metrics import Metrics
+from runtime.serve.metrics import ServerMetrics
 from runtime.serve.models import Generation, ModelStore
 from runtime.serve.problems import RequestRefusedError
 from runtime.serve.settings import ServerSettings
@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, settings: ServerSettings, api_key: str | None) -> None:
         self.settings, self._api_key = settings, api_key
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.admission = Admission(settings.queue)
         self.store = ModelStore(settings, lambda name, count: self.metrics.batches.labels(name).observe(count))
         self.metrics.capacity.set(settings.queue)

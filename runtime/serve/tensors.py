@@ -91,10 +91,10 @@ def read_tensor(tensor: object, binary: bytes) -> NDArray[np.uint8]:
     if not isinstance(parameters, dict) or "shared_memory_region" in parameters:
         raise refusal("parameters: this server has no shared memory; send the numbers")
     if "binary_data_size" in parameters:
-        found = len(binary)
-        if parameters["binary_data_size"] != found or found != count:
+        length = len(binary)
+        if parameters["binary_data_size"] != length or length != count:
             declared = json.dumps(parameters["binary_data_size"])[:30]
-            raise refusal(f"image: found {found} bytes, binary_data_size {declared}, expected {count} by its shape")
+            raise refusal(f"image: found {length} bytes, binary_data_size {declared}, expected {count} by its shape")
         return np.frombuffer(binary, np.uint8).reshape(shape)
     values = field_of(tensor, "data", list)
     try:

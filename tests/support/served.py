@@ -112,6 +112,24 @@ def served(models, api_key=None, **settings):
             thread.join()
 
 
+class RunGate:
+    """Holds a model back: a run waits until `open` is called; `runs` counts those that came."""
+
+    def __init__(self, session):
+        self._opened, self._run, self.runs = threading.Event(), session.run_steady, 0
+        self.entered = threading.Semaphore(0)
+        session.run_steady = self._wait
+
+    def _wait(self, batch):
+        self.runs += 1
+        self.entered.release()
+        assert self._opened.wait(60)
+        return self._run(batch)
+
+    def open(self):
+        self._opened.set()
+
+
 class ServerProcess:
     """`unet-serve` as a process; use it as a context manager. `lines` are those of its log so far."""
 

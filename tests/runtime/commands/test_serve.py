@@ -1,6 +1,7 @@
 """unet-serve's arguments."""
 
 import shutil
+import sys
 
 import click
 import pytest
@@ -40,8 +41,19 @@ def test_the_defaults_are_those_of_the_settings():
 
     from runtime.serve.settings import ServerSettings
 
-    options = {one.name: one.default for one in serve.params if isinstance(one, click.Option)}
+    context = click.Context(serve)
+    options = {one.name: one.get_default(context) for one in serve.params if isinstance(one, click.Option)}
     for field in fields(ServerSettings):
         if field.name in options:
             assert options[field.name] == field.default, field.name
     assert options["max_mb"] * 2**20 == ServerSettings(models=()).max_bytes
+
+
+def test_missing_packages_are_one_line_with_their_extra(models, monkeypatch):
+    monkeypatch.delitem(sys.modules, "runtime.serve.process", raising=False)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    done = CliRunner().invoke(serve, [str(models["brightness"])])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: fastapi is not installed; install unet-deploy with its extra [serve]\n",
+    )

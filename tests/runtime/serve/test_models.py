@@ -4,7 +4,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from served import served
+from served import RunGate, served
 from waiting import wait_until
 
 from runtime.output_formats import FORMATS
@@ -61,14 +61,12 @@ def test_every_answer_is_wholly_of_one_file_while_files_are_replaced(models, pic
 
 
 def test_a_request_that_runs_finishes_on_the_old_file(models, picture, tmp_path):
-    from conftest import Gate
-
     path = tmp_path / "model.onnx"
     shutil.copyfile(models["brightness"], path)
     with served({"m": path}) as server, ThreadPoolExecutor(1) as pool:
         model = server.service.store.models["m"]
         old = model.current
-        gate = Gate(old.predictor._model.session)
+        gate = RunGate(old.predictor._model.session)
         try:
             running = pool.submit(server.predict, picture, "?format=npy")
             assert gate.entered.acquire(timeout=60)
