@@ -67,8 +67,10 @@ def bound(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
+        known = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0).lower() if known else reason_of(error)
         raise ConfigError(
-            f"{host}, port {port}: cannot be listened at ({reason_of(error)}); take another --host or --port"
+            f"{host}, port {port}: cannot be listened at ({reason}); take another --host or --port"
         ) from error
 
 
