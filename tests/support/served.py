@@ -168,7 +168,7 @@ class ServerProcess:
         for line in self.process.stdout:
             self.lines.append(json.loads(line))
 
-    def wait_for(self, found, seconds=60):
+    def wait_for(self, found, seconds=300):
         """Wait until `found` returns something true of the log's lines, and return that."""
         end = time.monotonic() + seconds
         while not (value := found(self.lines)):
@@ -187,7 +187,15 @@ class ServerProcess:
     def stop(self, number=signal.SIGTERM):
         """Send a signal, and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(300)
+
+
+def patiently(condition, seconds=300):
+    """Wait until a condition of processes is true, which takes long where others compute, too."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.02)
 
 
 def is_closed_within(connection, seconds):

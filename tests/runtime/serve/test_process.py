@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from served import ROOT, ServerProcess, ask
-from waiting import wait_until
+from served import ROOT, ServerProcess, ask, patiently
 
 pytestmark = pytest.mark.timing
 
@@ -38,7 +37,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(models, picture):
                 ask(url, "/v2/health/live")
             client.sendall(picture[10:])
             assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 OK")
-        assert server.process.wait(60) == 0
+        assert server.process.wait(300) == 0
         assert server.process.stderr.read() == b""
     last = [line for line in server.lines if line["message"] == "request"][-1]
     assert last["status"] == 200
@@ -64,7 +63,7 @@ def test_workers_share_the_work_and_are_replaced(models, picture, tmp_path):
         total = count_of(url)
         assert total == 20  # the metrics of both
         os.kill(first[0], signal.SIGKILL)
-        wait_until(lambda: first[0] not in processes_below(server.process.pid))
+        patiently(lambda: first[0] not in processes_below(server.process.pid))
         server.wait_for(lambda lines: sum("startup complete" in line["message"] for line in lines) == 3)
         assert len(processes_below(server.process.pid)) == 2
         for _ in range(10):
@@ -86,7 +85,7 @@ def test_workers_end_when_their_parent_is_killed(models):
         server.url()
         workers = processes_below(server.process.pid)
         server.process.kill()
-        wait_until(lambda: processes_gone(workers))
+        patiently(lambda: processes_gone(workers))
 
 
 def count_of(url):
@@ -104,7 +103,7 @@ def start(*arguments, env=None):
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
