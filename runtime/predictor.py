@@ -1,5 +1,6 @@
 """Predictor: load a model once, ask it many times, from any thread."""
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -19,7 +20,15 @@ from runtime.image import ChannelOrder, Decode, ImageSource, Limits, current_fra
 from runtime.image_files.sources import is_picture
 from runtime.inference.batcher import Batching
 from runtime.inference.loaded_model import LoadedModel
-from runtime.inference.pipeline import NetworkOutput, PreparedImage, check_batch, infer, postprocess, preprocess
+from runtime.inference.pipeline import (
+    NetworkOutput,
+    PreparedImage,
+    check_batch,
+    infer,
+    postprocess,
+    prepared_batch,
+    preprocess,
+)
 from runtime.inference.predict_options import (
     PredictOptions,
     ResolvedOptions,
@@ -151,7 +160,9 @@ class Predictor:
     def _begin(self, device: str, path: Path) -> None:
         """Open the model in this process."""
         model = LoadedModel(path, self.card, self._golden, self._integrity, device, self._threads, self._options)
-        batching = self._batching or Batching(max_batch=model.batch_size)
+        batching = self._batching or Batching(max_batch=None)
+        if batching.max_batch is None:
+            batching = dataclasses.replace(batching, max_batch=model.batch_size)
         # Nothing here refers back to the predictor, so its memory is given back as soon as it is dropped.
         self._submissions = Submissions(partial(infer, model), postprocess, batching)
         self._model, self._process = model, os.getpid()
@@ -501,7 +512,8 @@ class Predictor:
     ) -> Segmentation:
         """`predict` for asyncio: decodes and restores in threads, runs in a batch with others; the event loop goes on.
 
-        Cancelling the task takes the image back if its batch has not started. Errors are those of `predict`.
+        Cancelling the task takes the image back if its batch has not started; of an image in tiles, the tiles that are
+        left. Errors are those of `predict`.
         """
         self._check_open()
         options = resolve_options(
@@ -559,6 +571,40 @@ class Predictor:
         self._check_open()
         check_batch(batch, self.card.input, self.card.architecture.in_channels)
         return self._serving().session.run(batch).probability
+
+    async def run_async(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """`run` for asyncio, in batches with others; cancelling the task takes back the images whose batch waits.
+
+        Raises:
+            ImageError, DeviceError: as `run`.
+            ClosedError: the predictor is closed.
+        """
+        import asyncio
+
+        self._check_open()
+        prepared = prepared_batch(batch, self.card)
+        self._serving()
+        tasks = [asyncio.ensure_future(self._submissions.run(image)) for image in prepared]
+        try:
+            outputs = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # after an error or a cancellation, those that wait are not needed either
+                task.cancel()
+        return np.stack([output.probability for output in outputs])
+
+    def replay(self) -> float:
+        """Run the golden sample again, and return the largest difference from PyTorch's probabilities.
+
+        Raises:
+            DeviceError: the difference is above `report.golden_limit`, or the device fails.
+        """
+        error = self._golden.error(self.run, self.card.input.fixed_size)
+        if not error <= self.report.golden_limit:
+            raise DeviceError(
+                f"device {self.report.device}: answers the golden sample wrongly (off by {error:.2g}, expected at most "
+                f"{self.report.golden_limit:g}); start the program again"
+            )
+        return error
 
     def run_dlpack(self, tensor: Any) -> Any:
         """`run` without a copy, for those who hold tensors on the device already; see `Session.run_dlpack`."""

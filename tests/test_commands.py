@@ -20,7 +20,14 @@ def test_same_options_have_the_same_names():
         assert ("-o" in texts) == ("--out" in texts), name
         assert "--size" in texts or "--height" not in texts, name
     assert [name for name, texts in options.items() if "--out" not in texts] == [
-        *("unet-evaluate", "unet-data convert", "unet-doctor", "unet-bench compare", "python -m unet_core.turntable")
+        *(
+            "unet-evaluate",
+            "unet-data convert",
+            "unet-doctor",
+            "unet-serve",
+            "unet-bench compare",
+            "python -m unet_core.turntable",
+        )
     ]
     assert "--output" in options["unet-export"]  # its name in earlier versions
 

@@ -21,6 +21,9 @@ PACKAGES = ["runtime", "unet_core", "export", "benchmarks"]
 """From the ground up: a package imports those before it, never those after it."""
 
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime", "PIL", "cv2", "simplejpeg", "click", "blake3", "zlib_ng"}
+SERVER_LIBRARIES = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
+"""Libraries that the room `runtime.serve` may import as well; its commands say which extra brings them."""
+
 PUBLIC_MODULES = {
     "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
     "unet_core": ["checkpoint", "datasets", "evaluate", "model", "train", "turntable"],
@@ -180,7 +183,8 @@ def test_runtime_uses_its_few_libraries_alone():
     allowed = RUNTIME_LIBRARIES | set(sys.stdlib_module_names) | {"runtime"}
     for module, tree in modules().items():
         if module.partition(".")[0] == "runtime":
-            assert {name.partition(".")[0] for name in imported_names(tree)} <= allowed, module
+            more = SERVER_LIBRARIES if room_of(module) == "runtime.serve" else set()
+            assert {name.partition(".")[0] for name in imported_names(tree)} <= allowed | more, module
 
 
 def test_a_room_says_in_one_sentence_what_it_hides():
@@ -254,9 +258,19 @@ def test_four_packages_are_installed_and_nothing_else():
     assert {name.partition(".")[0] for name in packages} == set(PACKAGES)
     folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert sorted(packages) == sorted(".".join(folder.parts) for folder in folders)
-    assert {"train", "data", "encoders", "export", "gpu", "tensorrt", "openvino", "bench", "dev", "all"} == set(
-        project["project"]["optional-dependencies"]
-    )
+    assert {
+        "train",
+        "data",
+        "encoders",
+        "export",
+        "gpu",
+        "tensorrt",
+        "openvino",
+        "serve",
+        "bench",
+        "dev",
+        "all",
+    } == set(project["project"]["optional-dependencies"])
     assert {
         "unet-train",
         "unet-data",
@@ -264,6 +278,7 @@ def test_four_packages_are_installed_and_nothing_else():
         "unet-export",
         "unet-predict",
         "unet-doctor",
+        "unet-serve",
         "unet-bench",
     } == set(project["project"]["scripts"])
 

@@ -1,4 +1,5 @@
-"""Entry points of commands, which import a command's module when it is run; here unet-predict's and unet-doctor's.
+"""Entry points of commands, which import a command's module when it is run; here unet-predict's, unet-doctor's and
+unet-serve's.
 
 This module imports next to nothing, since Ctrl-C is not handled yet while it is imported.
 """
@@ -46,3 +47,8 @@ def predict() -> None:
 def doctor() -> None:
     """unet-doctor."""
     start("runtime.commands.doctor")
+
+
+def serve() -> None:
+    """unet-serve."""
+    start("runtime.commands.serve", "serve")

@@ -31,18 +31,23 @@ R = TypeVar("R")
 class Batching:
     """Settings by which `Predictor.submit` gathers images; the fields are those of `Batcher`.
 
+    With `max_batch` None the device decides: one image on the CPU, up to eight on a GPU. `on_batch` is called with the
+    number of images of each batch that starts, in the batches' thread.
+
     Raises:
         ConfigError: a number is out of its bounds.
     """
 
-    max_batch: int = 8
+    max_batch: int | None = 8
     max_delay_ms: float = 0.0
     max_waiting: int = 32
+    on_batch: Callable[[int], object] | None = None
 
     def __post_init__(self) -> None:
         make_integers_plain(self)
         check = FieldChecks(ConfigError, "Batching.")
-        check.integer("max_batch", self.max_batch, 1)
+        if self.max_batch is not None:
+            check.integer("max_batch", self.max_batch, 1)
         check.integer("max_waiting", self.max_waiting, 1)
         check.number("max_delay_ms", self.max_delay_ms, 0, MAX_DELAY_MS, "milliseconds")
 

@@ -1,11 +1,10 @@
 """One image from its file to its answer, in three stages for different threads: preprocess, infer, postprocess."""
 
-import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from runtime.errors import ClosedError, ImageError
 from runtime.image import Decode, EncodedImage, Fitted, ImageSource, Limits, enough, fit, load_enough, restore
 from runtime.inference.loaded_model import LoadedModel
 from runtime.inference.predict_options import MAX_PIXELS, ResolvedOptions
-from runtime.inference.tiling import tiled
+from runtime.inference.tiling import OVERLAP, tiled
 from runtime.inference.tta import augmented
 from runtime.result import Segmentation, Times
 
@@ -87,6 +86,28 @@ def preprocess(
     )
 
 
+def prepared_batch(batch: NDArray[np.uint8], card: ModelCard) -> list[PreparedImage]:
+    """Take the images of a batch uint8 [batch, height, width, channels] as the network's own pictures.
+
+    Raises:
+        ImageError: as `check_batch`; or the images have more pixels than the network may see at once.
+    """
+    check_batch(batch, card.input, card.architecture.in_channels)
+    options = ResolvedOptions(spec=card.input, tile=None, overlap=OVERLAP, tta=None, output=card.output)
+    check_sides(batch[0], options)
+    height, width = batch.shape[1:3]
+    return [
+        PreparedImage(
+            image=picture,
+            fitted=Fitted(image=picture, top=0, left=0, height=height, width=width, original=(height, width)),
+            options=options,
+            decode=0.0,
+            fit=0.0,
+        )
+        for picture in batch
+    ]
+
+
 def check_sides(image: NDArray[np.uint8], options: ResolvedOptions) -> None:
     """Raise an ImageError unless the network takes a picture uint8 [height, width, channels] with these options."""
     tile = options.tile
@@ -135,8 +156,15 @@ def check_batch(batch: object, spec: InputSpec, channels: int) -> None:
         )
 
 
+class Stopped(Protocol):
+    """Tells, like an event, that an answer is not needed any more."""
+
+    def is_set(self) -> bool:
+        """Return True if nobody needs the answer."""
+
+
 def infer(
-    model: LoadedModel, images: Sequence[PreparedImage], stopped: threading.Event | None = None, *, steady: bool = True
+    model: LoadedModel, images: Sequence[PreparedImage], stopped: Stopped | None = None, *, steady: bool = True
 ) -> list[NetworkOutput]:
     """Ask the network about images of one `key` together; large ones in tiles, `model.batch_size` of them at a time.
 
@@ -152,7 +180,7 @@ def infer(
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         nonlocal copy_seconds
         if stopped is not None and stopped.is_set():
-            raise ClosedError("stream: was stopped")
+            raise ClosedError("images: nobody waits for the answer any more")
         ask = model.session.run_steady if steady or images[0].options.tile is not None else model.session.run
         output = ask(batch)
         copy_seconds += output.copy_seconds

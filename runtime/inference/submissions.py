@@ -1,12 +1,14 @@
 """Submissions: single images in, batches to the network, single answers out, as `Predictor.submit` promises."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from runtime.devices.session import CLOSED
-from runtime.inference.batcher import Batcher, Batching
+from runtime.inference.batcher import GPU_BATCH, Batcher, Batching
 from runtime.inference.pipeline import NetworkOutput, PreparedImage
 from runtime.result import Segmentation
 from runtime.support.concurrency import FairSemaphore
@@ -14,14 +16,32 @@ from runtime.support.concurrency import FairSemaphore
 if TYPE_CHECKING:
     import asyncio
 
-Infer = Callable[[Sequence[PreparedImage]], list[NetworkOutput]]
+Infer = Callable[[Sequence[PreparedImage], "AllAbandoned"], list[NetworkOutput]]
 Postprocess = Callable[[PreparedImage, NetworkOutput], Segmentation]
 
 
-class SubmittedImage(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class SubmittedImage:
+    """An image in the queue.
+
+    `postprocess_here` is True if the thread that runs the batch also brings the answer back to the image's size.
+    `abandoned` is set when nobody waits for the answer any more.
+    """
+
     image: PreparedImage
     postprocess_here: bool
-    """True if the thread that runs the batch also brings the answer back to the image's size."""
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+
+class AllAbandoned:
+    """True, as an event is set, once nobody waits for any image of a batch; looked at before each of many tiles."""
+
+    def __init__(self, entries: Sequence[SubmittedImage]) -> None:
+        self._entries = entries
+
+    def is_set(self) -> bool:
+        """Return True if nobody waits for the batch."""
+        return all(entry.abandoned.is_set() for entry in self._entries)
 
 
 class Submissions:
@@ -35,11 +55,12 @@ class Submissions:
 
     def __init__(self, infer: Infer, postprocess: Postprocess, batching: Batching) -> None:
         self._postprocess = postprocess
-        self._decoding = FairSemaphore(batching.max_waiting + batching.max_batch, "")
+        max_batch = batching.max_batch or GPU_BATCH
+        self._decoding = FairSemaphore(batching.max_waiting + max_batch, "")
         self._batcher: Batcher[SubmittedImage, NetworkOutput | Segmentation] = Batcher(
-            partial(_run, infer, postprocess),
+            partial(_run, infer, postprocess, batching.on_batch),
             key=lambda entry: entry.image.key,
-            max_batch=batching.max_batch,
+            max_batch=max_batch,
             max_delay_ms=batching.max_delay_ms,
             max_waiting=batching.max_waiting,
             closed=CLOSED,
@@ -60,14 +81,24 @@ class Submissions:
         decoding = asyncio.ensure_future(asyncio.to_thread(preprocess))
         try:
             image = await asyncio.shield(decoding)
-            answer = await self._batcher.run_async(SubmittedImage(image, False))
+            answer = await self.run(image)
         finally:  # a thread that decodes what nobody awaits any more keeps its place until it is done
             if decoding.done() or decoding.get_loop().is_closed():
                 self._release(decoding)
             else:
                 decoding.add_done_callback(self._release)
-        assert isinstance(answer, NetworkOutput)
         return await asyncio.to_thread(self._postprocess, image, answer)
+
+    async def run(self, image: PreparedImage) -> NetworkOutput:
+        """Run a decoded image in a batch with others; if the task is cancelled, an image in tiles is given up."""
+        entry = SubmittedImage(image, False)
+        try:
+            answer = await self._batcher.run_async(entry)
+        except BaseException:
+            entry.abandoned.set()
+            raise
+        assert isinstance(answer, NetworkOutput)
+        return answer
 
     def _release(self, decoding: "asyncio.Future[PreparedImage]") -> None:
         if decoding.done() and not decoding.cancelled():
@@ -83,8 +114,12 @@ class Submissions:
         self._batcher.close()
 
 
-def _run(infer: Infer, postprocess: Postprocess, entries: list[SubmittedImage]) -> list[NetworkOutput | Segmentation]:
-    answers = infer([entry.image for entry in entries])
+def _run(
+    infer: Infer, postprocess: Postprocess, on_batch: Callable[[int], object] | None, entries: list[SubmittedImage]
+) -> list[NetworkOutput | Segmentation]:
+    if on_batch is not None:
+        on_batch(len(entries))
+    answers = infer([entry.image for entry in entries], AllAbandoned(entries))
     return [
         postprocess(entry.image, answer) if entry.postprocess_here else answer
         for entry, answer in zip(entries, answers, strict=True)

@@ -15,6 +15,7 @@ COMMANDS = {
     "unet-data check": ("unet_core.datasets", "check"),
     "unet-data convert": ("unet_core.datasets", "convert"),
     "unet-doctor": ("runtime.commands.doctor", "main"),
+    "unet-serve": ("runtime.commands.serve", "serve"),
     "unet-bench run": ("benchmarks.cli", "run"),
     "unet-bench compare": ("benchmarks.cli", "compare_runs"),
     "python -m unet_core.turntable": ("unet_core.turntable", "main"),

@@ -1,0 +1,88 @@
+"""ServerSettings: everything that a server is told when it starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import ConfigError
+from runtime.image_files.limits import FILE_BYTES, MEMORY, Limits
+from runtime.support.validation import FieldChecks
+
+API_KEY = "UNET_SERVE_API_KEY"
+"""Environment variable of the API key; command lines are visible to other users."""
+
+MIN_KEY = 8
+"""Least number of characters of an API key."""
+
+HEADER_SECONDS = 10
+"""Seconds that a client may take to send the header of a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """The settings of a server.
+
+    Attributes:
+        models: (name, path) of each model; the first one answers requests that name none.
+        host, port: address to listen on.
+        workers: number of processes, each with all models.
+        device, threads, verify: as of `Predictor`; `threads` are those of one worker.
+        max_batch, max_delay_ms: as of `Batching`.
+        queue: requests that one worker takes at once; further ones are answered 429.
+        max_bytes: bytes of a request's body.
+        max_pixels: pixels of an image, height times width.
+        max_network_pixels: pixels that the network sees at once.
+        seconds: time for one request.
+        look_seconds: time between two looks at the models' files.
+
+    Raises:
+        ConfigError: a number is out of its bounds.
+    """
+
+    models: tuple[tuple[str, Path], ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    device: str = "auto"
+    threads: int | None = None
+    verify: bool = True
+    max_batch: int | None = None
+    max_delay_ms: float = 0.0
+    queue: int = 64
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 25_000_000
+    max_network_pixels: int = 4 * 2**20
+    seconds: float = 30.0
+    look_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        check = FieldChecks(ConfigError)
+        check.integer("port", self.port, 0, 65_535)
+        check.integer("workers", self.workers, 1, 1_024)
+        check.integer("queue", self.queue, 1, 100_000)
+        check.integer("max_bytes", self.max_bytes, 1, FILE_BYTES)
+        check.integer("max_pixels", self.max_pixels, 1)
+        check.integer("max_network_pixels", self.max_network_pixels, 1)
+        check.number("seconds", self.seconds, 0.01, 86_400, "seconds")
+
+    def limits(self, pixels: int | None = None) -> Limits:
+        """Return the limits of a request's image; `pixels` are fewer where the network sees all of them."""
+        return RequestLimits(
+            pixels=self.max_pixels if pixels is None else min(pixels, self.max_pixels),
+            file_bytes=self.max_bytes,
+            memory=MEMORY,
+            native=pixels is not None and pixels < self.max_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits(Limits):
+    """The limits of an image in a request, whose sender can change the image and not the limits.
+
+    `native` is True if the network sees all pixels of the image.
+    """
+
+    native: bool = False
+
+    def advice(self, limit: str, needed: int | None) -> str:  # noqa: ARG002
+        """Return the end of a message about an image that exceeds a limit."""
+        return "make it smaller, or give size or tile" if self.native and limit == "pixels" else "make it smaller"
