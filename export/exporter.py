@@ -43,7 +43,7 @@ from export.proof import (
     raw_run,
 )
 from export.refusal import refusal_path, refuse, require_equal, require_gate
-from export.samples import FittedImage, Samples, load_samples, refuse_raw, synthetic_samples
+from export.samples import FittedImage, Samples, load_samples, synthetic_samples
 from export.winograd.autotune import Choice, tuned
 from export.winograd.cost_model import choose_forms
 from export.winograd.transform import rewritable
@@ -266,7 +266,7 @@ def export_loaded(
         same = "the same classes" if card.output.overlapping else "one class"
         notes.append(
             f"the network answers {same} everywhere on the pictures of the proof, so their masks prove little"
-            f"{'; give --data with images of what it was trained for' * (card.input.channels != 'raw')}"
+            "; give --data with images of what it was trained for"
         )
     if options.precision != "fp32":
         card = replace(card, precision=options.precision, proof=None)
@@ -327,8 +327,6 @@ def default_path(checkpoint: Path, options: ExportOptions) -> Path:
 
 def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> tuple[Samples, list[FittedImage]]:
     """Load the samples to measure on, and the real pictures for the proof."""
-    if options.data is not None:
-        refuse_raw(card, "--data")
     if options.data is None:
         return synthetic_samples(card), []
     samples = load_samples(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import Images, ModelCard
-from runtime.errors import ConfigError, DataError
+from runtime.errors import DataError
 from runtime.image import LIMITS, Limits, list_images
 from runtime.model_file.golden import synthetic_image
 from unet_core.data.cache import check_and_cache
@@ -53,15 +53,6 @@ class Samples:
         return [self.measured[index][0] for index in spread(range(len(self.measured)), most)]
 
 
-def refuse_raw(card: ModelCard, option: str) -> None:
-    """Raise a ConfigError if the network takes arrays alone, which the files of `option` are none of."""
-    if card.input.channels == "raw":
-        raise ConfigError(
-            f"{option}: holds image files, and the network takes arrays of {card.architecture.in_channels} channels; "
-            "leave it out (fp16 is then judged on synthetic pictures, and int8 cannot be calibrated)"
-        )
-
-
 def load_samples(
     data: str | os.PathLike[str],
     card: ModelCard,
@@ -82,20 +73,21 @@ def load_samples(
         DataError: there are no images, or some cannot be used; the message lists them.
     """
     folder, display = Path(data), display or Display(quiet=True)
+    layout = replace(layout or Layout(), arrays=card.input.channels == "raw")
     splits = [split for split in SPLITS if image_folder(folder, split).is_dir()]
     labelled = bool(splits) and not card.output.overlapping
     if labelled:
         train, val = find_splits(folder, layout, splits)
     elif splits:
         display.note("--data: masks hold one class for each pixel, and the network's overlap, so only images are used")
-        train, val = [_images(image_folder(folder, split)) for split in (splits[0], splits[-1])]
+        train, val = [_images(image_folder(folder, split), layout) for split in (splits[0], splits[-1])]
     else:
-        train, val = [], _images(folder)
+        train, val = [], _images(folder, layout)
     sides = [spread(pairs, MOST_IMAGES) for pairs in (val, train) if pairs]
     labels = LabelSpec(
         classes=card.output.classes,
         ignore_index=ignore_index,
-        class_offset=(layout or Layout()).class_offset,
+        class_offset=layout.class_offset,
         of_model=True,
     )
     sets = _checked_records(sides if calibrate else sides[:1], card, labels, limits, display)
@@ -117,20 +109,20 @@ def load_pictures(
     """
     folder = Path(data)
     inner = [side for side in (image_folder(folder, "val"), image_folder(folder, "train")) if side.is_dir()]
-    pairs = spread(_images([*inner, folder][0]), most)
+    pairs = spread(_images([*inner, folder][0], Layout(arrays=card.input.channels == "raw")), most)
     (records,) = _checked_records(
         [pairs], card, LabelSpec(classes=card.output.classes), limits, display or Display(quiet=True)
     )
     return [records[index][0] for index in range(len(records))]
 
 
-def _images(folder: Path) -> list[Pair]:
+def _images(folder: Path, layout: Layout) -> list[Pair]:
     """List the images of a folder as pairs without masks."""
     if folder.is_file():
         raise DataError(f"--data {folder}: is a file, expected a folder of images or a data set with train_images/")
     if not folder.is_dir():
         raise DataError(f"--data {folder}: no such folder; expected images, or a data set with train_images/")
-    pairs = [Pair(image=path) for path in list_images(folder)]
+    pairs = [Pair(image=path) for path in list_images(folder, arrays=layout.arrays)]
     if not pairs:
         raise DataError(f"--data {folder}: has no images; expected .jpg or .png files, or train_images/")
     return pairs

@@ -20,7 +20,7 @@ from export.proof import (
     proof_rows,
     raw_run,
 )
-from export.samples import load_pictures, refuse_raw
+from export.samples import load_pictures
 from runtime.card import RAW_KEY, Bf16Permission, FixedShape, ModelCard, ProofRow
 from runtime.devices.availability import device_name
 from runtime.devices.registry import golden_tolerance
@@ -110,8 +110,6 @@ def check_file(
         )
     predictor = None if is_raw else Predictor(file, device)
     card = ModelCard.from_json(metadata[RAW_KEY]) if predictor is None else predictor.card
-    if data is not None:
-        refuse_raw(card, "--data")
     if fixed != card.input.fixed_shape:
         takes, says = (shape or "any" for shape in (fixed, card.input.fixed_shape))
         raise ModelError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime.card import InputSpec, Levels
 from runtime.errors import ImageError
-from runtime.image_files.decoding import Enough, decode, out_of_memory
+from runtime.image_files.decoding import Enough, decode, image_errors, out_of_memory
 from runtime.image_files.decoding import current_frame as current_frame
 from runtime.image_files.decoding import has_deep_values as has_deep_values
 from runtime.image_files.decoding import image_size as image_size
@@ -22,8 +22,8 @@ from runtime.image_files.folders import SUFFIXES as SUFFIXES
 from runtime.image_files.folders import list_images as list_images
 from runtime.image_files.limits import LIMITS as LIMITS
 from runtime.image_files.limits import Limits as Limits
-from runtime.image_files.sources import is_picture, name_of, reason
-from runtime.images.arrays import from_array, from_raw_array, unmasked
+from runtime.image_files.sources import is_picture, name_of, read_source, reason
+from runtime.images.arrays import from_array, unmasked
 from runtime.images.levels import from_eight_bits
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def load_image(
         source: path; encoded bytes; binary file object, which is read from its start if it can seek, and stays open;
             PIL image; or an array [height, width], [height, width, 1], [height, width, 3] (RGB, see `order`) or
             [height, width, 4] (RGBA) of uint8, uint16 (0..65535) or floating-point numbers (0..1).
-        channels: "RGB", "L" (grey), or "raw", which takes arrays [height, width, count] alone and keeps their channels.
+        channels: "RGB", "L" (grey), or "raw", which keeps all channels: those of arrays [height, width, count], of .npy
+            and .npz files with such an array, of TIFF files, and of other pictures, whose alpha is the last one.
         count: with "raw", the number of channels that is expected; None takes any.
         at_least: (height, width) that is enough. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its size, which is
             several times faster, if neither side gets shorter than the longer of these two. A function returns what is
@@ -113,12 +114,9 @@ def load_enough(
 ) -> tuple[NDArray[np.uint8], EncodedImage | None]:
     """Load as `load_image`, and return also what decodes all of an image that was decoded at a part of its size."""
     if channels == "raw":
-        if not isinstance(source, np.ndarray):
-            raise ImageError(
-                f"{name_of(source)}: is no array, and this model takes only arrays [height, width, "
-                f"{count or 'channels'}]; read the file yourself, and call runtime.predict(array, model)"
-            )
-        return from_raw_array(unmasked(source), count, levels), None
+        from runtime.images.channels import load_channels
+
+        return load_channels(source, count, limits, levels), None
     if isinstance(source, np.ndarray):
         array = unmasked(source)
         if order == "BGR" and array.ndim == 3 and array.shape[2] in (3, 4):
@@ -149,13 +147,27 @@ def load_enough(
     return picture, encoded
 
 
-def stored_values(source: ImageSource, limits: Limits = LIMITS) -> tuple[NDArray[Any], int]:
+def stored_values(source: ImageSource, limits: Limits = LIMITS, channels: str = "RGB") -> tuple[NDArray[Any], int]:
     """Return the integers that an image file stores, in any shape, and the largest that its header allows.
 
+    `channels` as of `load_image`.
+
     Raises:
-        ImageError: as `load_image`.
+        ImageError: as `load_image`; or the file holds no integers of 8 or 16 bits.
     """
-    (picture, *_), name = decode(source, limits), name_of(source)
+    name = name_of(source)
+    if channels == "raw" and not is_picture(source):
+        from runtime.images.channels import stored_channels
+
+        with image_errors(name):
+            content = read_source(source, name, limits)
+            values = stored_channels(content, name, limits)
+        if values is not None:
+            if values.dtype.kind != "u" or values.itemsize > 2:
+                raise ImageError(f"{name}: found {values.dtype} values, expected uint8 or uint16")
+            return values, 2 ** (8 * values.itemsize) - 1
+        source = content
+    picture = decode(source, limits).picture
     if not is_picture(picture):
         return picture, 255
     from runtime.images.pictures import stored_values as of_picture

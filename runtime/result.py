@@ -71,7 +71,7 @@ class Segmentation:
 
     Attributes:
         probability: float32 [classes, height, width], 0..1.
-        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw arrays, its channels. With
+        image: the decoded image, upright, uint8 [height, width, 3 or 1]; of a model of raw channels, all of them. With
             `decode="scaled"` it is decoded when it is first asked for.
         output: names of the classes, activation and threshold.
         times: duration of each stage, or None.
@@ -197,8 +197,8 @@ class Segmentation:
     def overlay(self, opacity: float = OPACITY) -> NDArray[np.uint8]:
         """The image with its foreground tinted, uint8 RGB [height, width, 3]; `opacity` of the tint is 0 to 1.
 
-        Where classes overlap, a pixel has the colour of the most probable one. An image of other channels than colour
-        or grey is shown in grey, as the mean of its channels.
+        Where classes overlap, a pixel has the colour of the most probable one. Of an image of more than three
+        channels the first three are shown, and of one of two their mean.
 
         Raises:
             ConfigError: `opacity` is out of bounds.

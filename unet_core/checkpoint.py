@@ -11,18 +11,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from torch.utils.serialization import config as save_options
 
-from runtime.card import CHANNEL_COUNT, InputSpec, ModelCard, OutputSpec, ProofRow, Reference, SmpConfig, UNetConfig
+from runtime.card import (
+    CHANNEL_COUNT,
+    Channels,
+    InputChannels,
+    InputSpec,
+    ModelCard,
+    OutputSpec,
+    ProofRow,
+    Reference,
+    SmpConfig,
+    UNetConfig,
+)
 from runtime.errors import CheckpointError, ConfigError, ModelError
 from runtime.support.files import replacing
 from unet_core.foreign import Mapped, is_known, recognise
 from unet_core.model import UNet
-from unet_core.model_options import CardChanges, WeightsChoice
+from unet_core.model_options import CardChanges, WeightsChoice, channels_setting
 from unet_core.smp_networks import make_network, shapes_of
 from unet_core.weight_files.finder import (
     MASK_VALUES,
@@ -209,10 +220,10 @@ def initialise(network: UNet, path: str | os.PathLike[str], classes: tuple[str, 
     found, wanted = mapped.config, network.config
     if replace(found, classes=wanted.classes) != wanted:
         widths = ",".join(map(str, found.widths))
-        channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
         raise ConfigError(
             f"--init-from {path}: is a U-Net of widths {widths} with up {found.up} and {found.in_channels} "
-            f"channel{'s' * (found.in_channels > 1)}; give --widths {widths} --up {found.up} --channels {channels}"
+            f"channel{'s' * (found.in_channels > 1)}; give --widths {widths} --up {found.up} --channels "
+            f"{channels_setting(found.in_channels)}"
         )
     weights, notes = dict(mapped.state_dict), list(mapped.notes)
     several_differ = wanted.classes > 1 and mapped.family == OURS and classes not in (None, mapped.classes)
@@ -346,10 +357,13 @@ def foreign_card(mapped: Mapped, path: Path) -> ModelCard:
 
 
 def input_spec(config: UNetConfig, size: tuple[int, int] = InputSpec.size) -> InputSpec:
-    """Return the default input of a network: colour or grey, values divided by 255; `size` is (height, width)."""
-    if config.in_channels == 3:
-        return InputSpec(size=size, stride=config.stride)
-    return InputSpec(size=size, channels="L", mean=(0.0,), std=(1.0,), stride=config.stride)
+    """Return the default input of a network: colour, grey or as many channels as it takes, values divided by 255.
+
+    `size` is (height, width).
+    """
+    count = config.in_channels
+    channels: InputChannels = next((name for name in get_args(Channels) if CHANNEL_COUNT[name] == count), "raw")
+    return InputSpec(size=size, channels=channels, mean=(0.0,) * count, std=(1.0,) * count, stride=config.stride)
 
 
 def producer(*distributions: str) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from runtime.card import (
     CHANNEL_COUNT,
+    MAX_CHANNELS,
     MAX_DEPTH,
     MAX_SIDE,
     MAX_WIDTH,
     RESERVED,
-    Channels,
     Fit,
+    InputChannels,
     InputSpec,
     OutputSpec,
     SmpConfig,
@@ -135,8 +136,12 @@ class TrainConfig:
         "background and ignore are understood too.",
         fixed=True,
     )
-    channels: Channels = setting(
-        InputSpec.channels, "data", "Channels of the network's input: RGB for colour images, L for grey.", fixed=True
+    channels: str = setting(
+        InputSpec.channels,
+        "data",
+        "Channels of the network's input: RGB for colour images, L for grey, or a number from 1 to 16 for images of as "
+        "many channels, all of which are used: TIFF, .npy and .npz files, or RGBA with 4.",
+        fixed=True,
     )
     levels: str = setting(
         AUTO,
@@ -330,6 +335,11 @@ class TrainConfig:
                 raise ConfigError(f"{flag(name)} '': expected a folder")
         if not self.masks or set(self.masks) & set("/\\"):
             raise ConfigError(f"--masks {self.masks!r}: expected the end of a folder's name, such as masks")
+        if self.channels not in (*CHANNEL_COUNT, *map(str, range(1, MAX_CHANNELS + 1))):
+            raise ConfigError(
+                f"--channels {_printable(self.channels)}: expected RGB, L, or a number of channels from 1 to "
+                f"{MAX_CHANNELS}"
+            )
         self._check_classes()
         self.layout.values.check(self.classes, self.ignore_index, self.class_offset)
         parse_levels(self.levels)
@@ -420,9 +430,19 @@ class TrainConfig:
                 )
 
     @property
+    def input_channels(self) -> InputChannels:
+        """The channels of the network's input, as its card names them."""
+        return cast(InputChannels, self.channels if self.channels in CHANNEL_COUNT else "raw")
+
+    @property
+    def channel_count(self) -> int:
+        """The number of channels of the network's input."""
+        return CHANNEL_COUNT.get(self.channels) or int(self.channels)
+
+    @property
     def architecture(self) -> UNetConfig | SmpConfig:
         """The network of these settings."""
-        count, classes = CHANNEL_COUNT[self.channels], len(self.classes)
+        count, classes = self.channel_count, len(self.classes)
         if self.network == "unet":
             return UNetConfig(in_channels=count, classes=classes, widths=self.widths, up=self.up)
         return SmpConfig(
@@ -436,12 +456,11 @@ class TrainConfig:
     @property
     def input(self) -> InputSpec:
         """The input of the network, for its card; levels that the images have to tell are missing."""
-        count = CHANNEL_COUNT[self.channels]
         return InputSpec(
             size=(self.height, self.width),
-            channels=self.channels,
-            mean=InputSpec.mean[:count],
-            std=InputSpec.std[:count],
+            channels=self.input_channels,
+            mean=(0.0,) * self.channel_count,
+            std=(1.0,) * self.channel_count,
             fit=self.fit,
             stride=self.architecture.stride,
             levels=parse_levels(self.levels),
@@ -467,6 +486,7 @@ class TrainConfig:
             group=self.group,
             mask_threshold=self.mask_threshold,
             colours=self.colours,
+            arrays=self.input_channels == "raw",
         )
 
     @property

@@ -64,6 +64,7 @@ def main() -> None:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file of settings, as training takes it.")
 @mask_options
 @click.option("--masks", help="Name of the mask folders: masks are in SPLIT_MASKS/.  [default: masks]")
+@click.option("--channels", help="RGB, L, or the number of channels, 1 to 16, that training is to use.  [default: RGB]")
 @click.option(
     "--val-share",
     type=click.FloatRange(0.001, 0.9),
@@ -99,6 +100,7 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
     from unet_core.inspection.statistics import advice, statistics
     from unet_core.reporting.progress import Display
     from unet_core.settings_file import make_config, read_settings
+    from unet_core.training.data_notes import unused_channels
 
     from_file = read_settings(file) if file is not None else {}
     flags = {name: None if value == NONE else value for name, value in given.items() if value is not None}
@@ -128,6 +130,7 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
         surplus_masks(data, layout),
         files_left_out(data, layout),
         shared_images(train, val),
+        unused_channels(train, config),
         None if has_validation(data) else doubtful_split(train, val, layout),
     ):
         if note:

@@ -41,7 +41,9 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
     from unet_core.evaluation.models import EvaluatedModel
     from unet_core.reporting.progress import Display
 
-RUN_SETTINGS: Mapping[str, Any] = asdict(Layout()) | {"ignore_index": None}
+RUN_SETTINGS: Mapping[str, Any] = {name: value for name, value in asdict(Layout()).items() if name != "arrays"} | {
+    "ignore_index": None
+}
 """Settings of a training run that decide which images are validated on and how masks are read, with their defaults."""
 
 
@@ -80,7 +82,7 @@ def evaluate(
 
     Raises:
         CheckpointError, ModelError, DeviceError: see `load_checkpoint` and `Predictor`; or the device is out of memory.
-        ConfigError: the model has more than 255 classes, classes that overlap, or takes arrays alone; a submission is
+        ConfigError: the model has more than 255 classes, or classes that overlap; a submission is
             asked of a model with several classes; or the network cannot be made or used.
         OutputError: the submission cannot be written, or its folder does not exist.
         DataError: there are no pairs, or images or masks cannot be used; the message lists all such pairs.
@@ -121,11 +123,6 @@ def measure_model(
     from unet_core.evaluation.submission import open_submission
 
     classes = model.card.output.classes
-    if model.card.input.channels == "raw":
-        raise ConfigError(
-            f"{model.path}: takes arrays of {model.card.architecture.in_channels} channels and no image files, so it "
-            "cannot be measured on a folder of them; call runtime.predict(array, model) in Python"
-        )
     if submission is not None and len(classes) > 1:
         raise ConfigError(f"--submission: is for one class, {model.path} has {len(classes)}; leave it out")
     if model.card.output.overlapping:
@@ -340,11 +337,11 @@ def measure_and_print(
     network, changes = network_options(named), card_changes(named)
     settings = dict(RUN_SETTINGS) if split == "test" else run_settings(model, data, of_run, display.note)
     ignore_index = settings.pop("ignore_index")
-    layout = Layout(**settings)
+    loaded = load_model(model, device, network, changes, "scaled" if fast_decode else "full")
+    layout = Layout(**settings, arrays=loaded.card.input.channels == "raw")
     pairs = pairs_to_measure(data, split, layout)
     if split != "test" and (note := surplus_masks(data, layout, (split,))):
         display.note(note)
-    loaded = load_model(model, device, network, changes, "scaled" if fast_decode else "full")
     if pictures is not None:
         make_folder(pictures)  # before the work
     metrics = measure_model(

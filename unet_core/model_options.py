@@ -44,6 +44,11 @@ WeightsChoice = Literal["raw", "ema"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def channels_setting(count: int) -> str:
+    """Return the value of `--channels` by which training makes a network of so many channels."""
+    return next((name for name, channels in CHANNEL_COUNT.items() if channels == count), str(count))
+
+
 @dataclass(frozen=True, kw_only=True)
 class CardChanges:
     """Fields of a card that a user gives by hand; None leaves a field as it is. `size` is (height, width); a text
@@ -276,7 +281,7 @@ def with_card_options(command: F) -> F:
         click.option(
             "--channels",
             type=click.Choice((*CHANNEL_COUNT, "raw")),
-            help="Kind of images: colour (RGB), grey (L), or arrays of 1 to 16 channels (raw).  [default: by the "
+            help="Kind of images: colour (RGB), grey (L), or all of 1 to 16 channels (raw).  [default: by the "
             "number of channels]",
         ),
         click.option(

@@ -48,8 +48,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         if name in settings:
             raise ConfigError(f"{path}: found {name!r} twice, with a hyphen and with an underscore; remove one of them")
         settings[name] = tuple(value) if isinstance(value, list) else value
-        if name == "device" and type(value) is int:
-            settings[name] = str(value)  # the number of a GPU, as on the command line
+        if name in ("device", "channels") and type(value) is int:
+            settings[name] = str(value)  # the number of a GPU or of channels, as on the command line
         try:
             if name != SIZE:
                 check(name, settings[name])

@@ -30,10 +30,10 @@ def write_jpeg(
     """Write a JPEG file of (height, width) from a real image, or else a synthetic one, and return its path.
 
     Raises:
-        ImageError: the real image cannot be read, or the model takes arrays alone.
+        ImageError: the real image cannot be read, or the model takes other channels than colours or grey.
     """
     if channels == "raw":
-        raise ImageError("needs image files, and the model takes arrays alone")
+        raise ImageError("writes JPEG files, which do not hold the channels of this model")
     if source is None:
         pixels = synthetic_image(*size, CHANNEL_COUNT[channels], seed=seed)
     else:

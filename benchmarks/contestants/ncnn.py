@@ -48,7 +48,7 @@ class NcnnContestant(Contestant):
     def unavailable_reason(self, model: BenchmarkModel) -> str | None:
         """Return why it cannot run: ncnn or its converter is not installed, or the model takes no pictures."""
         if model.card.input.channels == "raw":
-            return "reads the pixels of colour and grey pictures, and the model takes arrays"
+            return "reads the pixels of colour and grey pictures, and the model takes other channels"
         return not_installed_reason("ncnn", "pnnx") or self.missing_reason(model)
 
     def load(self, model: BenchmarkModel, threads: int, shape: Shape) -> LoadedContestant:

@@ -122,14 +122,18 @@ def usage(card: ModelCard, file: Path) -> str:
         return f"""\
 ## How to use it
 
-With the runtime of unet-deploy, which needs no PyTorch; image files do not hold such channels, so read them yourself:
+With the runtime of unet-deploy, which needs no PyTorch. It takes TIFF, .npy and .npz files of so many channels, too:
 
 ```python
-import numpy as np
 import runtime
 
-image = np.load("image.npy")  # {raw_array(card)}
-runtime.predict(image, model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.{suffix}")
+runtime.predict("image.npy", model={file.name!r}{', device="cpu"' if for_cpus else ""}).save("mask.{suffix}")
+```
+
+or, for many images:
+
+```sh
+unet-predict {shlex.quote(file.name)} images/ -o masks{" --device cpu" if for_cpus else ""}
 ```
 
 With ONNX Runtime and OpenCV:

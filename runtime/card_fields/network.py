@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from runtime.card_fields.checks import CHANNEL_COUNT, CHECK, MAX_CHANNELS, MAX_CLASSES, MAX_NAME
+from runtime.card_fields.checks import CHECK, MAX_CHANNELS, MAX_CLASSES, MAX_NAME
 
 MAX_WIDTH = 65_536
 MAX_DEPTH = 8
@@ -46,7 +46,7 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         CHECK.choice("architecture.kind", self.kind, ("unet",))
-        CHECK.choice("architecture.in_channels", self.in_channels, tuple(CHANNEL_COUNT.values()))
+        CHECK.integer("architecture.in_channels", self.in_channels, 1, MAX_CHANNELS)
         CHECK.integer("architecture.classes", self.classes, 1, MAX_CLASSES)
         CHECK.length("architecture.widths", self.widths, 1, MAX_DEPTH)
         for width in self.widths:

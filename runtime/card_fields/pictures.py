@@ -14,7 +14,7 @@ MAX_LEVEL = 65_535
 Channels = Literal["RGB", "L"]
 """Channels of pictures: colour or grey."""
 InputChannels = Channels | Literal["raw"]
-"""Channels of a network's input: of pictures, or any other number of them, which only arrays have."""
+"""Channels of a network's input: of pictures, or all that an array or a file has, as they are stored."""
 Levels = tuple[int, int]
 """(black, white): the stored values of a picture that become 0 and 255."""
 Fit = Literal["stretch", "letterbox", "native"]
@@ -36,7 +36,7 @@ class InputSpec:
 
     Attributes:
         size: (height, width) in training.
-        channels: "RGB", "L" (grey) or "raw" (arrays only, of as many channels as `mean` has values).
+        channels: "RGB", "L" (grey) or "raw" (all channels of arrays and files, as many as `mean` has values).
         mean: of each channel, for values scaled to 0..1.
         std: of each channel, for values scaled to 0..1.
         fit: treatment of images with another size. "stretch" resizes them, "letterbox" keeps their aspect ratio and

@@ -22,11 +22,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Scope:
-    """The real path of the folder of answers, which is not searched; suffixes of files and masks that were left out."""
+    """The real path of the folder of answers, which is not searched; suffixes of files and masks that were left out.
+
+    `arrays` is True if NumPy's files are images, too.
+    """
 
     out: str
     left_out: Counter[str]
     masks: list[Path]
+    arrays: bool = False
 
     def without_masks(self, found: Iterable[Found]) -> list[Found]:
         """Return the images among what a folder or pattern holds; the masks are added to `masks`."""
@@ -41,7 +45,12 @@ def is_mask(name: PurePath) -> bool:
 
 
 def find_images(
-    images: Iterable[str], out: Path, left_out: Counter[str] | None = None, masks: list[Path] | None = None
+    images: Iterable[str],
+    out: Path,
+    left_out: Counter[str] | None = None,
+    masks: list[Path] | None = None,
+    *,
+    arrays: bool = False,
 ) -> list[Found]:
     """List the images of files, folders and patterns, in that order, each under one name once.
 
@@ -51,12 +60,13 @@ def find_images(
     Folders are searched with their subfolders, also through links, but without hidden ones and without `out`. A pattern
     (`*`, `?`, `[...]`, `**`) that no shell has expanded gives what a shell would give. A pattern with `**` gives files
     only, does not follow links, and names files by their path from the first wildcard on. `left_out` counts suffixes of
-    the files that are no images.
+    the files that are no images. With `arrays`, NumPy's files are images, too.
 
     Raises:
         ImageError: a file or folder does not exist, holds no images, or cannot be listed.
     """
-    scope = Scope(os.path.realpath(out), Counter() if left_out is None else left_out, [] if masks is None else masks)
+    left_out, masks = Counter() if left_out is None else left_out, [] if masks is None else masks
+    scope = Scope(os.path.realpath(out), left_out, masks, arrays)
     named: dict[Found, None] = {}
     for text in images:
         path = Path(text)
@@ -84,7 +94,7 @@ def match_recursively(pattern: Path, scope: Scope) -> Iterator[Found]:
         is_answer = Path(scope.out) in Path(os.path.realpath(path)).parents
         if is_hidden or is_answer or not path.is_file():
             continue
-        if is_image(path):
+        if is_image(path, scope.arrays):
             yield Found(path, name)
         else:
             count_left_out(path, scope.left_out)
@@ -114,7 +124,7 @@ def walk(folder: Path, name: PurePath, scope: Scope, above: tuple[str, ...]) -> 
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder above
         return
-    yield from (Found(path, name / path.name) for path in list_images(folder, scope.left_out))
+    yield from (Found(path, name / path.name) for path in list_images(folder, scope.left_out, arrays=scope.arrays))
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith(".") and os.path.realpath(path) != scope.out:
             yield from walk(path, name / path.name, scope, (*above, real))

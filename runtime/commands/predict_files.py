@@ -41,7 +41,7 @@ class PredictorArguments:
         """Open the predictor. Notes say if the model has no digest to verify, or if `fast_decode` changes nothing.
 
         Raises:
-            ConfigError: the model takes no files, or the most probable one of several classes, so no threshold.
+            ConfigError: the model takes the most probable one of several classes, so no threshold.
         """
         decode: Decode = "scaled" if self.fast_decode else "full"
         predictor = Predictor(self.model, self.device, self.threads, verify=self.verify, decode=decode)
@@ -52,11 +52,6 @@ class PredictorArguments:
             echo(
                 f"note: --fast-decode changes nothing: {self.model} sees images at more than a quarter of their size",
                 err=True,
-            )
-        if spec.channels == "raw":
-            raise ConfigError(
-                f"{self.model}: takes arrays of {predictor.card.architecture.in_channels} channels and no image files; "
-                "call runtime.predict(array, model) in Python"
             )
         output = predictor.card.output
         if "threshold" in self.options and not output.thresholded:
@@ -103,11 +98,12 @@ def predict_files(
     """
     left_out: Counter[str] = Counter()
     masks: list[Path] = []
-    found = find_images(images, out, left_out, masks)
+    card = read_model(arguments.model)[0]
+    output = card.output
+    found = find_images(images, out, left_out, masks, arrays=card.input.channels == "raw")
     if masks:
         count = f"{len(masks)} masks, such as {masks[0]}, are" if len(masks) > 1 else f"1 mask, {masks[0]}, is"
         echo(f"note: {count} left out (*_mask.*, *_masks/); to segment a mask, name its file", err=True)
-    output = read_model(arguments.model)[0].output
     form = format_of(output, asked)
     if isinstance(form, TableFormat):
         jobs = table_jobs(found, out, form.suffix)

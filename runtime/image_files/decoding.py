@@ -160,7 +160,7 @@ def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright
 
 
 def has_deep_values(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bool:
-    """Return True for an image file with more than 8 bits a channel, by its header.
+    """Return True for an image file with integers of more than 8 bits in a channel, by its header.
 
     Raises:
         ImageError: the file cannot be read, or exceeds the limits.
@@ -168,11 +168,12 @@ def has_deep_values(path: str | os.PathLike[str], limits: Limits = LIMITS) -> bo
     name = name_of(path)
     with image_errors(name), open_source(path, name, limits) as file:
         start = file.read(HEADER)
-        if not start.startswith((starts.PNG, *starts.TIFF)) and not starts.NETPBM.match(start):
+        if not start.startswith((starts.PNG, *starts.TIFF, starts.NPY, starts.ZIP)) and not starts.NETPBM.match(start):
             return False
         from runtime.image_files import deep_colours
 
-        return deep_colours.has_deep_values(start + file.read() if start.startswith(starts.TIFF) else start)
+        whole = start.startswith((*starts.TIFF, starts.ZIP))  # what tells may be at the end
+        return deep_colours.has_deep_values(start + file.read() if whole else start)
 
 
 def current_frame(source: Any, limits: Limits) -> Any:

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.image_files import netpbm, starts, tiff
+from runtime.image_files import netpbm, numpy_files, starts, tiff
 from runtime.image_files.limits import LIMITS
 from runtime.image_files.tiff_kinds import PREMULTIPLIED, RGB, TiffKind, read_tags
 
 CONTENT = "unet.deep"
 """Key in a picture's `info` for the file's content, if its colours have 16 bits."""
+
+GREY_ALPHA = 4
+"""Colour type in the header of a PNG of grey and alpha."""
 
 MOST_PIXELS = 2**24
 """Pixels of the largest picture that is decoded a second time, which takes 8 bytes for each."""
@@ -28,8 +31,10 @@ def has_deep_colours(content: bytes, mode: str) -> bool:
     return content.startswith(starts.TIFF) and TiffKind.of(read_tags(content)).depth == 16
 
 
-def stored_colours(content: bytes) -> NDArray[np.uint16] | None:
+def stored_colours(content: bytes, *, alpha: bool = False) -> NDArray[np.uint16] | None:
     """Return the stored values, RGB without alpha, [height, width, 3], a TIFF's turned upright unless it is in planes.
+
+    With `alpha`, a PNG that has it keeps it: grey and alpha [height, width, 2], or RGBA [height, width, 4].
 
     None for kinds whose stored values are not those of RGB, and for those that OpenCV decodes otherwise.
     """
@@ -44,16 +49,22 @@ def stored_colours(content: bytes) -> NDArray[np.uint16] | None:
     with suppress(cv2.error):
         values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is not None and values.dtype == np.uint16 and values.ndim == 3:
+            if alpha and values.shape[2] == 4:
+                is_grey = content[25] == GREY_ALPHA
+                return cast(NDArray[np.uint16], values[:, :, [0, 3] if is_grey else [2, 1, 0, 3]])
             return cast(NDArray[np.uint16], values[:, :, 2::-1])
     return None
 
 
 def has_deep_values(content: bytes) -> bool:
-    """Return True if a file has more than 8 bits a channel, colour or grey, by its header."""
+    """Return True if a file has integers of more than 8 bits in a channel, by its header."""
     if content.startswith(starts.PNG):
         return content[24:25] == b"\x10"
     if content.startswith(starts.TIFF):
-        return max(TiffKind.of(read_tags(content)).bits) > 8
+        kind = TiffKind.of(read_tags(content))
+        return max(kind.bits) > 8 and not kind.is_float
+    if numpy_files.is_numpy_file(content):
+        return numpy_files.is_deep(content, LIMITS)
     return bool(starts.NETPBM.match(content)) and netpbm.read_header(content, LIMITS)[1][2] > 255
 
 

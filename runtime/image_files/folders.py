@@ -16,6 +16,9 @@ SUFFIXES = (
 )
 """Suffixes of the image files that are always read."""
 
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+"""Suffixes of NumPy's files, which are images for networks of any number of channels."""
+
 NOTES = frozenset(
     {".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml", ".toml", ".ini"}
     | {".html", ".pdf", ".log", ".xlsx", ".py", ".sh", ".ipynb", ".db"}
@@ -35,11 +38,14 @@ def read_suffixes() -> frozenset[str]:
     return SUFFIXES | {suffix for suffix, package in heif.PACKAGES.items() if heif.is_installed(package)}
 
 
-def is_image(path: Path) -> bool:
-    """Return True for the name of an image file; one without a suffix is opened, and has to begin like an image."""
+def is_image(path: Path, arrays: bool = False) -> bool:
+    """Return True for the name of an image file; one without a suffix is opened, and has to begin like an image.
+
+    With `arrays`, NumPy's files are images, too.
+    """
     suffix = path.suffix.lower()
     if suffix:
-        return suffix in read_suffixes()
+        return suffix in read_suffixes() or (arrays and suffix in ARRAY_SUFFIXES)
     try:
         with open(path, "rb") as file:
             return is_known_start(file.read(START))
@@ -47,11 +53,14 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def list_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = None) -> list[Path]:
+def list_images(
+    folder: str | os.PathLike[str], left_out: Counter[str] | None = None, *, arrays: bool = False
+) -> list[Path]:
     """List the image files directly in a folder by suffix, sorted, without hidden files.
 
     A file without a suffix is an image if it begins like one. Broken links are listed, so that reading them raises an
     error: a whole disk may be missing behind links. `left_out` counts the suffixes of the other files, but for `NOTES`.
+    With `arrays`, NumPy's files are images, too.
 
     Raises:
         ImageError: the folder does not exist, or cannot be read.
@@ -64,7 +73,7 @@ def list_images(folder: str | os.PathLike[str], left_out: Counter[str] | None = 
     for path in paths:
         if path.name.startswith(".") or not (path.is_file() or (path.is_symlink() and not path.exists())):
             continue
-        if is_image(path):
+        if is_image(path, arrays):
             images.append(path)
         elif left_out is not None:
             count_left_out(path, left_out)
@@ -91,4 +100,6 @@ def left_out_note(left_out: Counter[str]) -> str | None:
     listed += [f"others ({more})"] if more else []
     text = f"{left_out.total()} file{'s' * (left_out.total() > 1)} left out: {', '.join(listed)}"
     advice = sorted({heif.ADVICE[heif.PACKAGES[suffix]] for suffix in left_out if suffix in heif.PACKAGES})
+    if left_out.keys() & ARRAY_SUFFIXES:
+        advice.append("arrays are read as images alone, with unet-train --channels N")
     return "; ".join([text, *advice])

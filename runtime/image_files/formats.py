@@ -24,7 +24,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
 )
 
 from runtime.errors import ImageError, ImageWarning, warn_user
-from runtime.image_files import bmp, gif, heif, netpbm, png, starts, tiff, webp
+from runtime.image_files import bmp, gif, heif, netpbm, numpy_files, png, starts, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.deep_colours import CONTENT, content_of, note_deep_colours
 from runtime.image_files.libtiff_messages import libtiff_errors
@@ -116,6 +116,10 @@ def decode(source: bytes | Image.Image, name: str, limits: Limits) -> Image.Imag
             return finished(heif.decode_heif(source, limits))
         if starts.NETPBM.match(source):
             return netpbm_picture(netpbm.decode_netpbm(source, limits), source, limits)
+        if source.startswith(starts.NPY):
+            raise UnreadKindError(
+                "is an array of NumPy, expected a picture; give the array of its colours, or train with --channels N"
+            )
         if kind := kind_of_text(source[:PIECE]):
             raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
         with Image.open(io.BytesIO(source), formats=DECODERS):
@@ -126,6 +130,8 @@ def size_and_orientation(content: bytes, limits: Limits) -> tuple[tuple[int, int
     """Return (width, height) and EXIF orientation of a file that is no JPEG, without decoding it."""
     if starts.NETPBM.match(content):
         return netpbm.read_header(content, limits)[1][:2], 1
+    if numpy_files.is_numpy_file(content):
+        return numpy_files.size_of(content, limits), 1
     if content.startswith(starts.GIF):
         return gif.first_frame(content, limits).whole_screen, 1
     if content.startswith(starts.TIFF):

@@ -11,6 +11,8 @@ BMP = b"BM"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 WEBP = b"RIFF"
 NETPBM = re.compile(rb"P[1-6][\s#]")
+NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
+"""NumPy's files, .npy and .npz, which are images of any number of channels."""
 
 BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 """Bytes 14 to 18 of a BMP, its header's size: "BM" also begins words."""

@@ -74,10 +74,12 @@ def stored_planes(content: bytes, tags: Any, kind: TiffKind) -> NDArray[Any]:
 
 
 def size_of(content: bytes, limits: Limits) -> tuple[int, int]:
-    """Return (width, height) as displayed, of a kind that is read."""
+    """Return (width, height) as displayed, of a kind that is read, if only by `tiff_bands`."""
     check_directory(content)
     tags = read_tags(content)
-    TiffKind.of(tags).check()
+    kind = TiffKind.of(tags)
+    if not kind.has_bands:
+        kind.check()
     width, height = int(tags[256]), int(tags[257])
     limits.check_pixels(width, height)
     return (height, width) if tags.get(274, 1) in (5, 6, 7, 8) else (width, height)

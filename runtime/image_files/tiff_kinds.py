@@ -17,8 +17,8 @@ from runtime.image_files.damage import DamageError, UnreadKindError
 BIG_BIG_ENDIAN = b"MM\0+"
 """Beginning of a BigTIFF in big-endian byte order, which Pillow takes for a small one."""
 
-UINT, INT = 1, 2
-TYPES = {UINT: "uint", INT: "int", 3: "float", 5: "complex int", 6: "complex float"}
+UINT, INT, FLOAT = 1, 2, 3
+TYPES = {UINT: "uint", INT: "int", FLOAT: "float", 5: "complex int", 6: "complex float"}
 """Names of the sample formats."""
 
 GREY_WHITE_0, GREY, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
@@ -157,6 +157,19 @@ class TiffKind:
             and self.depth in (8, 16)
         )
 
+    @property
+    def is_float(self) -> bool:
+        """True for floating-point numbers."""
+        return self.formats == (FLOAT,)
+
+    @property
+    def has_bands(self) -> bool:
+        """True for grey or RGB with any number of further channels, of which `tiff_bands` reads all."""
+        types = (self.formats == (UINT,) and self.depth in (8, 16)) or (self.is_float and self.depth in (32, 64))
+        packing = self.compression in PREDICTED | {RAW, PACKBITS} and self.fill_order == 1
+        predictor = self.predictor == 1 or (self.predictor == 2 and self.compression in PREDICTED)
+        return types and packing and predictor and self.photometric in (GREY, RGB) and self.more >= 0
+
     def check(self) -> None:
         """Raise an UnreadKindError unless Pillow or `decode_planes` gives the right pixels of this kind."""
         is_int32 = self.formats == (INT,) and self.depth == 32 and self.photometric == GREY and not self.more
@@ -189,7 +202,10 @@ class TiffKind:
 
     def refusal(self) -> UnreadKindError:
         """Return the error that names this kind."""
-        return UnreadKindError(f"is a TIFF of {self}, which is not read; open it with tifffile and give the array")
+        advice = "open it with tifffile and give the array"
+        if self.has_bands and self.samples > 1:
+            advice += f" of its colours, or train with --channels {self.samples}"
+        return UnreadKindError(f"is a TIFF of {self}, which is not read; {advice}")
 
 
 def read_tags(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:

@@ -22,20 +22,24 @@ PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
 
 
-def from_raw_array(array: NDArray[Any], count: int | None = None, levels: Levels | None = None) -> NDArray[np.uint8]:
+def from_raw_array(
+    array: NDArray[Any], count: int | None = None, levels: Levels | None = None, name: str = "array"
+) -> NDArray[np.uint8]:
     """Convert [height, width, count] to uint8, a copy of its own; every channel stays. Types are as of `from_array`.
 
     `count` is the expected number of channels; None takes any. A single one may have no axis. `levels` as of
-    `from_array`.
+    `from_array`. `name` is that of the array in messages.
 
     Raises:
         ImageError: the type or shape is another, or floating-point numbers are out of range.
     """
     planes = array[:, :, None] if array.ndim == 2 else array
     if planes.ndim != 3 or 0 in planes.shape or planes.shape[2] != (count or planes.shape[2]):
-        expected = f"[height, width, {count or 'channels'}]"
-        raise ImageError(f"array: found {array.dtype} {list(array.shape)}, expected {expected} for this model")
-    return np.array(to_levels(planes, levels), order="C")
+        expected = f"[height, width, {count or 'channels'}] for this model"
+        if planes.ndim == 3 and planes.shape[0] == count:
+            expected += "; numpy.moveaxis(array, 0, -1) puts the channels last"
+        raise ImageError(f"{name}: found {array.dtype} {list(array.shape)}, expected {expected}")
+    return np.array(to_levels(planes, levels, name), order="C")
 
 
 def from_array(array: NDArray[Any], channels: str, levels: Levels | None = None) -> NDArray[np.uint8]:
@@ -67,7 +71,7 @@ def from_array(array: NDArray[Any], channels: str, levels: Levels | None = None)
     return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert(channels))[:, :, None]
 
 
-def to_levels(array: NDArray[Any], levels: Levels | None = None) -> NDArray[np.uint8]:
+def to_levels(array: NDArray[Any], levels: Levels | None = None, name: str = "array") -> NDArray[np.uint8]:
     """Convert values to uint8 levels, 0..255; without `levels` uint8 stays as it is.
 
     Where different values of others fill fewer than `FEW_LEVELS` of the whole range, one `ImageWarning` says so.
@@ -76,23 +80,23 @@ def to_levels(array: NDArray[Any], levels: Levels | None = None) -> NDArray[np.u
         ImageError: the type is another, or floating-point numbers are out of range.
     """
     if array.dtype == np.uint8:
-        return from_eight_bits(array, levels, "array")
+        return from_eight_bits(array, levels, name)
     if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
         if levels is not None:
-            return from_sixteen_bits(array, levels, "array")
+            return from_sixteen_bits(array, levels, name)
         pixels = (array // 257).astype(np.uint8)
         if levels_used(pixels) < FEW_LEVELS and (array % 257).any():
-            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(pixels), 65_535)
+            warn_of_few_levels(name, array.dtype.name, range_of(array), levels_used(pixels), 65_535)
         return pixels
     if array.dtype.kind == "f":
-        pixels = scale_floats(array)
+        pixels = scale_floats(array, name)
         if levels_used(pixels) < FEW_LEVELS and differs_from_levels(array, pixels):
-            warn_of_few_levels("array", array.dtype.name, range_of(array), levels_used(pixels), 1)
+            warn_of_few_levels(name, array.dtype.name, range_of(array), levels_used(pixels), 1)
         return pixels
     advice = "convert it with array.astype(np.uint8) if its values are 0..255"
     if array.dtype == np.bool_:
         advice = "a mask is not an image; for black and white give array * np.uint8(255)"
-    raise ImageError(f"array: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
+    raise ImageError(f"{name}: found {array.dtype} values, expected uint8, uint16 or floating-point; {advice}")
 
 
 def range_of(array: NDArray[Any]) -> tuple[float, float]:
@@ -153,7 +157,7 @@ def differs_from_levels(array: NDArray[Any], levels: NDArray[np.uint8]) -> bool:
     return float(np.abs(array - levels / array.dtype.type(255)).max()) > rounding
 
 
-def scale_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
+def scale_floats(array: NDArray[Any], name: str = "array") -> NDArray[np.uint8]:
     """Scale 0..1 to 0..255.
 
     Raises:
@@ -162,7 +166,7 @@ def scale_floats(array: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())  # NaN if there is one
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         advice = "divide by 255" if low >= 0 and 2 < high <= 255 else "scale it, or replace NaN and infinity"
-        raise ImageError(f"array: found {array.dtype} values from {low!r} to {high!r}, expected 0 to 1; {advice}")
+        raise ImageError(f"{name}: found {array.dtype} values from {low!r} to {high!r}, expected 0 to 1; {advice}")
     result = np.empty(array.shape, np.uint8)
     rows = max(1, PIECE // array.shape[1])
     for start in range(0, len(array), rows):

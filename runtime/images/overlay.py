@@ -23,9 +23,12 @@ def strips(shape: tuple[int, ...], size: int = STRIP) -> Iterator[slice]:
 
 
 def displayable(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image [height, width, channels] as it can be shown: colour and grey stay, others become their mean."""
-    if image.shape[2] in (1, 3):
-        return image
+    """Return an image [height, width, channels] as it can be shown, [height, width, 1 or 3].
+
+    Of more than three channels the first three are shown, as red, green and blue; two become their mean.
+    """
+    if image.shape[2] != 2:
+        return image[:, :, :3]
     grey: NDArray[np.uint8] = np.rint(image.mean(axis=2, keepdims=True, dtype=np.float32)).astype(np.uint8)
     return grey
 

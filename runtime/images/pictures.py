@@ -11,7 +11,7 @@ from runtime.errors import ImageError
 from runtime.image_files.decoding import TURNS, turned_array
 from runtime.image_files.deep_colours import CONTENT, MOST_PIXELS, stored_colours
 from runtime.image_files.formats import LEVELS, MOST, TURN
-from runtime.images.arrays import FEW_LEVELS, from_array, is_told, levels_used, warn_of_few_levels
+from runtime.images.arrays import FEW_LEVELS, from_array, is_told, levels_used, to_levels, warn_of_few_levels
 from runtime.images.levels import from_eight_bits, from_sixteen_bits
 from runtime.images.pixels import pixels
 
@@ -49,6 +49,23 @@ def to_array(picture: Image.Image, channels: str, name: str, levels: Levels | No
     if CONTENT in picture.info:
         warn_of_lost_colours(array, picture.info[CONTENT], name)
     return array
+
+
+def all_channels(picture: Image.Image, name: str, levels: Levels | None = None) -> NDArray[np.uint8]:
+    """Convert a PIL image to uint8 [height, width, channels] with all of its channels: grey or RGB, and alpha.
+
+    Other colours become RGB. `levels` are the (black, white) of stored values.
+    """
+    if CONTENT in picture.info:
+        stored = stored_colours(picture.info[CONTENT], alpha=True)
+        if stored is not None:
+            turn = picture.info.get(TURN, 1)
+            return to_levels(turned_array(stored, turn) if turn in TURNS else stored, levels, name)
+    mode = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode, picture.mode)
+    if mode in ("LA", "RGBA"):
+        return from_eight_bits(pixels(picture if mode == picture.mode else picture.convert(mode)), levels, name)
+    is_grey = mode in ("1", "L", "F") or mode.startswith("I")
+    return to_array(picture, "L" if is_grey else "RGB", name, levels)
 
 
 def deep_colours(picture: Image.Image, name: str) -> NDArray[np.uint16]:

@@ -17,7 +17,6 @@ from export.graph import example_size
 from export.hub import write_model_card
 from export.proof import proof_shapes
 from export.triton import write_repository
-from export.verify import check_file
 from runtime.card import InputSpec, ModelCard, ModuleConfig, OutputSpec
 from runtime.errors import ConfigError, ImageError, ModelError
 from runtime.model_file.golden import synthetic_image
@@ -85,7 +84,7 @@ def test_a_network_of_many_channels_takes_arrays_of_as_many(of_bands):
     assert (card.input.channels, card.architecture.in_channels) == ("raw", 5)
     assert (card.input.mean, card.input.std) == (MEAN, STD)
     assert of_bands.notes[0] == (
-        "the file takes arrays [height, width, 5] alone, by runtime.predict(array, model), and no image files"
+        "the file takes images of 5 channels: arrays [height, width, 5], and TIFF, .npy and .npz files of them"
     )
     predictor, image = Predictor(of_bands.path, "cpu"), synthetic_image(32, 48, 5, seed=1)
     expected = answer_of(bands(), image, MEAN, STD)
@@ -134,22 +133,12 @@ def test_the_script_in_the_model_card_answers_as_the_runtime_does(of_bands, tmp_
         (["--channels", "RGB"], "--network: takes no pictures of 3 channels: to [1, 3, 128, 128] it raises RuntimeErr"),
         (["--mean", "0.5"], "--mean: found (0.5,), expected 5 values"),
         (["--std", "1,1,1"], "--std: found (1.0, 1.0, 1.0), expected 5 values"),
-        (["--data", "."], "--data: holds image files, and the network takes arrays of 5 channels; leave it out"),
-        (
-            ["--precision", "int8", "--data", "."],
-            "--data: holds image files, and the network takes arrays of 5 channels",
-        ),
     ],
 )
 def test_what_does_not_go_with_many_channels_is_refused_by_name(weights, tmp_path, options, message):
     done = CliRunner().invoke(main, [*weights, *options])
     assert (done.exit_code, done.stdout, names_in(tmp_path)) == (2, "", ["bands.pth"])
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
-
-
-def test_checking_on_image_files_is_refused_where_arrays_are_taken(of_bands, tmp_path):
-    with pytest.raises(ConfigError, match="--data: holds image files, and the network takes arrays of 5 channels"):
-        check_file(of_bands.path, data=tmp_path, checkpoint="x.pth")
 
 
 def test_channels_that_contradict_a_checkpoint_are_refused():

@@ -146,7 +146,7 @@ OUT_OF_BOUNDS = [
     ("architecture", None, "architecture: found None, expected a record"),
     ("architecture.kind", "vit", "architecture.kind: found 'vit', expected one of unet, module"),
     ("architecture.kind", ["unet"], "architecture.kind: found ['unet'], expected one of unet, module"),
-    ("architecture.in_channels", 2, "architecture.in_channels: found 2, expected one of 3, 1"),
+    ("architecture.in_channels", 17, "architecture.in_channels: found 17, expected an integer from 1 to 16"),
     ("architecture.in_channels", True, "architecture.in_channels: found True"),
     ("architecture.in_channels", 1.0, "architecture.in_channels: found 1.0"),
     ("architecture.classes", 0, "architecture.classes: found 0, expected an integer from 1 to 1024"),

@@ -1,9 +1,10 @@
-"""Models of channels "raw": arrays of as many channels as the network has, and nothing else."""
+"""Models of channels "raw": arrays and files of as many channels as the network has, and nothing else."""
 
 import io
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
@@ -36,8 +37,8 @@ def test_an_array_of_its_channels_is_answered(write_model, answers, channels):
 def test_colour_and_grey_may_be_raw_too(write_model, channels):
     predictor = Predictor(write_model(channels=channels, raw=True), "cpu")
     assert predictor.predict(array_of(channels)).size == (5, 7)
-    with pytest.raises(ImageError, match="is no array"):
-        predictor.predict(Image.new("RGB", (7, 5)))
+    with pytest.raises(ImageError, match=rf"^image: has 4 channels, expected {channels}; use images of {channels} c"):
+        predictor.predict(Image.new("RGBA", (7, 5)))
 
 
 def test_order_of_raw_channels_is_the_networks_own(write_model):
@@ -71,7 +72,20 @@ def test_other_shapes_are_refused_by_name(model, shape):
     assert str(caught.value) == expected
 
 
-def test_files_bytes_and_pictures_are_refused_by_name(model, tmp_path):
+def test_files_bytes_and_pictures_of_its_channels_are_answered_as_arrays_are(model, tmp_path):
+    image = array_of(4)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", image)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack", planarconfig="contig")
+    expected = Predictor(model, "cpu").predict(image).probability
+    content = (tmp_path / "a.npy").read_bytes()
+    sources = [tmp_path / "a.png", str(tmp_path / "a.npy"), tmp_path / "a.tif", content, io.BytesIO(content)]
+    for source in (*sources, Image.fromarray(image)):
+        result = runtime.predict(source, model=model, device="cpu")
+        assert np.array_equal(result.probability, expected) and np.array_equal(result.image, image)
+
+
+def test_files_bytes_and_pictures_of_other_channels_are_refused_by_name(model, tmp_path):
     file = tmp_path / "a.png"
     Image.new("RGB", (7, 5)).save(file)
     content, picture = file.read_bytes(), Image.new("RGB", (7, 5))
@@ -85,8 +99,8 @@ def test_files_bytes_and_pictures_are_refused_by_name(model, tmp_path):
         with pytest.raises(ImageError) as caught:
             runtime.predict(source, model=model, device="cpu")
         assert str(caught.value) == (
-            f"{name}: is no array, and this model takes only arrays [height, width, 4]; read the file yourself, and "
-            "call runtime.predict(array, model)"
+            f"{name}: has 3 channels, expected 4; use images of 4 channels, or a model that is trained with "
+            "--channels 3"
         )
 
 
@@ -95,13 +109,12 @@ def test_load_image_without_a_number_of_channels_takes_any():
     assert load_image(array_of(1)[:, :, 0], "raw").shape == (5, 7, 1)
 
 
-@pytest.mark.parametrize("channels", [2, 4, 6])
-def test_what_is_drawn_over_the_image_is_over_the_mean_of_its_channels(write_model, channels):
+@pytest.mark.parametrize(("channels", "colour"), [(2, (20, 20, 20)), (4, (0, 40, 80)), (6, (0, 40, 80))])
+def test_what_is_drawn_over_the_image_is_over_three_channels_or_the_mean_of_two(write_model, channels, colour):
     image = np.broadcast_to(np.arange(channels, dtype=np.uint8) * 40, (5, 7, channels))
     result = Predictor(write_model(channels=channels, threshold=0.99), "cpu").predict(image)
-    grey = round(40 * (channels - 1) / 2)
-    assert np.unique(result.overlay()).tolist() == [grey]
-    assert np.unique(result.cutout(keep_colours=True)[:, :, :3]).tolist() == [grey]
+    assert np.array_equal(result.overlay(), np.broadcast_to(np.uint8(colour), (5, 7, 3)))
+    assert np.array_equal(result.cutout(keep_colours=True)[:, :, :3], result.overlay())
     assert result._repr_html_().startswith("<img ") and result._repr_png_().startswith(b"\x89PNG")
 
 
@@ -115,9 +128,39 @@ def test_arrays_in_lists_streams_tiles_and_batches(model):
     assert predictor.run(images[0][None]).shape == (1, 1, 5, 7)
 
 
-def test_unet_predict_refuses_files_before_it_writes(model, pictures, out):
-    done = CliRunner().invoke(predict, [str(model), str(pictures), "-o", str(out), "--device", "cpu"])
-    assert (done.exit_code, done.stdout, out.exists()) == (2, "", False)
+def test_unet_predict_answers_a_folder_of_files_of_its_channels(model, tmp_path, out):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    np.save(folder / "a.npy", array_of(4))
+    np.savez_compressed(folder / "b.npz", image=array_of(4).astype(np.uint16) * 257)
+    tifffile.imwrite(folder / "c.tif", array_of(4), photometric="minisblack", planarconfig="contig")
+    np.save(folder / "d.npy", array_of(5))
+    arguments = [str(model), str(folder), "-o", str(out), "--device", "cpu"]
+    done = CliRunner().invoke(predict, arguments)
+    assert done.exit_code == 1
+    assert done.stdout == f"3 of 4 written to {out} on cpu, 1 failed\n"
     assert done.stderr == (
-        f"error: {model}: takes arrays of 4 channels and no image files; call runtime.predict(array, model) in Python\n"
+        f"error: {folder / 'd.npy'}: has 5 channels, expected 4; use images of 4 channels, or a model that is trained "
+        "with --channels 5\n"
+    )
+    masks = {path.name: np.asarray(Image.open(path)) for path in out.iterdir()}
+    expected = Predictor(model, "cpu").predict(array_of(4)).mask * 255
+    assert sorted(masks) == ["a.png", "b.png", "c.png"]
+    assert all(np.array_equal(mask, expected) for mask in masks.values())
+    again = CliRunner().invoke(predict, [*arguments, "--skip-existing", "--format", "overlay"])
+    assert again.exit_code == 1, again.stderr
+    (folder / "d.npy").unlink()
+    done = CliRunner().invoke(predict, [*arguments, "--skip-existing"])
+    assert done.exit_code == 0, done.stderr
+
+
+def test_unet_predict_of_a_model_of_colours_tells_of_arrays_beside_images(write_model, tmp_path, out):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (7, 5)).save(folder / "a.png")
+    np.save(folder / "a.npy", array_of(4))
+    done = CliRunner().invoke(predict, [str(write_model()), str(folder), "-o", str(out), "--device", "cpu"])
+    assert (done.exit_code, done.stdout) == (0, f"1 of 1 written to {out} on cpu\n")
+    assert done.stderr == (
+        "note: 1 file left out: .npy (1); arrays are read as images alone, with unet-train --channels N\n"
     )

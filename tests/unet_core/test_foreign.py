@@ -202,8 +202,8 @@ MISFITS = [
         "1 key does not fit: down1.maxpool_conv.1.double_conv.0.weight: none, expected a weight of 4 dimensions",
     ),
     (
-        {"inc.double_conv.0.weight": torch.ones(4, 5, 3, 3)},
-        "milesial's U-Net, but architecture.in_channels: found 5, expected one of 3, 1",
+        {"inc.double_conv.0.weight": torch.ones(4, 17, 3, 3)},
+        "milesial's U-Net, but architecture.in_channels: found 17, expected an integer from 1 to 16",
     ),
     ({"a\nb": torch.ones(1)}, r"1 key does not fit: 'a\nb': [1], expected none"),
 ]

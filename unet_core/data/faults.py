@@ -85,9 +85,10 @@ def surplus_mask_files(
     from runtime.image import list_images
 
     surplus: list[Path] = []
+    layout = layout or Layout()
     for split in wanted if has_validation(data) else SPLITS[:1]:
-        images, masks = split_folders(data, split, (layout or Layout()).masks)
-        names = {path.stem for path in list_images(images)}
+        images, masks = split_folders(data, split, layout.masks)
+        names = {path.stem for path in list_images(images, arrays=layout.arrays)}
         surplus += [path for path in list_images(masks) if not names & {path.stem, path.stem.removesuffix("_mask")}]
     return surplus
 
@@ -103,12 +104,11 @@ def files_left_out(
     from runtime.image_files.folders import left_out_note, list_images
 
     left_out: Counter[str] = Counter()
+    layout = layout or Layout()
     for split in wanted if has_validation(data) or wanted == ("test",) else SPLITS[:1]:
-        if split == "test":
-            folders = [image_folder(data, split)]
-        else:
-            folders = [*split_folders(data, split, (layout or Layout()).masks)]
-        for folder in folders:
+        images, *masks = [image_folder(data, split)] if split == "test" else split_folders(data, split, layout.masks)
+        list_images(images, left_out, arrays=layout.arrays)
+        for folder in masks:
             list_images(folder, left_out)
     note = left_out_note(left_out)
     return f"{data}: {note}" if note else None

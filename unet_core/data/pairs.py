@@ -101,7 +101,7 @@ class Layout:
 
     `class_offset` is the value of the first of several classes in the masks.
     About `val_share` of the images is split off. Images whose names agree up to the last `group` stay together.
-    `mask_threshold` and `colours` are those of `MaskValues`.
+    `mask_threshold` and `colours` are those of `MaskValues`. With `arrays`, images may be NumPy's files, too.
     """
 
     masks: str = "masks"
@@ -110,6 +110,7 @@ class Layout:
     group: str = "_"
     mask_threshold: int | None = None
     colours: tuple[str, ...] = ()
+    arrays: bool = False
 
     @property
     def values(self) -> MaskValues:
@@ -159,7 +160,7 @@ def pairs_to_measure(data: Path, split: Measured, layout: Layout) -> list[Pair]:
     if split != "test":
         return find_splits(data, layout, (split,))[split == "val"]
     folder = image_folder(data, split)
-    images = list_images(folder) if folder.is_dir() else []
+    images = list_images(folder, arrays=layout.arrays) if folder.is_dir() else []
     if not images:
         raise DataError(f"{folder}: no images in this folder; expected .jpg or .png files to predict")
     return [Pair(image=path) for path in images]
@@ -226,7 +227,7 @@ def pair_up(data: str | os.PathLike[str], split: Split, layout: Layout) -> list[
     from unet_core.data.stacks import expand
 
     images, masks = split_folders(data, split, layout.masks)
-    sources = list_images(images)
+    sources = list_images(images, arrays=layout.arrays)
     if not sources:
         raise DataError(f"{images}: no images in this folder; expected .jpg or .png files")
     found: dict[str, list[Path]] = {}

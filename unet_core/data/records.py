@@ -94,11 +94,13 @@ class SampleDecoder:
         """
         if pair.fault:
             raise ImageError(f"{pair.image}: {pair.fault}")
-        draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
+        is_draft = self.draft and self.input.fit != "native" and self.input.channels != "raw"
+        draft = is_draft and pair.image.suffix.lower() in JPEG_SUFFIXES
         at_least = self.input.size if draft else None
         image = load_image(
             pair.source(pair.image, self.limits),
             self.input.channels,
+            count=len(self.input.mean),
             at_least=at_least,
             limits=self.limits,
             levels=self.input.levels,
@@ -178,7 +180,7 @@ class Records:
 
     @property
     def channels(self) -> int:
-        """Number of channels of the pictures: 3 or 1."""
+        """Number of channels of the pictures."""
         return len(self.decoder.input.mean)
 
     @property

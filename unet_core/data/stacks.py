@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.card import MAX_CHANNELS
 from runtime.errors import ImageError
 from runtime.image_files.limits import Limits
 from unet_core.data.labels import Labels, load_labels
@@ -50,6 +51,8 @@ def expand(pair: "Pair") -> list["Pair"]:
         return [pair]
     if images != masks:
         fault = f"has {images} pages and its mask {pair.mask.name} has {masks}, expected as many in both"
+        if masks == 1 and images <= MAX_CHANNELS:
+            fault += f"; if they are channels, save an array [height, width, {images}] and give --channels {images}"
         return [replace(pair, mask=None, fault=fault)]
     return [replace(pair, page=page) for page in range(images)]
 

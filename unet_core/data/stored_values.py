@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.card import MAX_LEVEL, Levels
+from runtime.card import MAX_LEVEL, InputChannels, Levels
 from runtime.errors import ConfigError, DataError, ImageError, OutputError
 from runtime.image import Limits, has_deep_values, stored_values
 from runtime.support.cpu_count import available_threads
@@ -38,12 +38,18 @@ FEW, SAMPLE = 64, 64
 
 
 def find_levels(
-    pairs: Sequence[Pair], setting: str, limits: Limits, cache: Cache | None, advance: Advance
+    pairs: Sequence[Pair],
+    setting: str,
+    limits: Limits,
+    cache: Cache | None,
+    advance: Advance,
+    channels: InputChannels = "RGB",
 ) -> Levels | None:
     """Return the levels of training images, by the setting "auto" or "percentile"; None for the whole range.
 
     "auto" takes the bits that pictures of more than 8 bits use, "percentile" the values but for `ENDS` at each end.
     Pictures that cannot be read are passed over: decoding will tell. What was found is kept in the cache's folder.
+    `channels` are those of the network: "raw" looks at all channels of a file.
 
     Raises:
         DataError: "percentile", and nearly all values are the same.
@@ -53,12 +59,12 @@ def find_levels(
     deep = [pair for pair in images if is_deep(pair.image, limits)]
     if setting == "auto" and not deep:
         return None
-    file = None if cache is None else kept_file(images, setting, cache)
+    file = None if cache is None else kept_file(images, setting, cache, channels)
     if file is not None and (known := read_kept(file)) is not None:
         return known[0]
     counts = ValueCounts()
     with ThreadPoolExecutor(available_threads()) as pool:
-        for _ in pool.map(lambda pair: counts.add(pair, limits), deep or images):
+        for _ in pool.map(lambda pair: counts.add(pair, limits, channels), deep or images):
             advance(1)
     found = counts.used_bits() if setting == "auto" else counts.percentiles()
     if file is not None:
@@ -105,10 +111,10 @@ class ValueCounts:
     def __init__(self) -> None:
         self.counts, self.top, self.lock = np.zeros(MAX_LEVEL + 1, np.int64), 0, threading.Lock()
 
-    def add(self, pair: Pair, limits: Limits) -> None:
+    def add(self, pair: Pair, limits: Limits, channels: InputChannels) -> None:
         """Count the values of an image; one that cannot be read has none."""
         with suppress(ImageError):
-            values, top = stored_values(pair.source(pair.image, limits), limits)
+            values, top = stored_values(pair.source(pair.image, limits), limits, channels)
             counts = np.bincount(values.reshape(-1), minlength=MAX_LEVEL + 1)
             with self.lock:
                 self.counts += counts
@@ -130,10 +136,11 @@ class ValueCounts:
         return None if (low, high) == (0, self.top) else (low, high)
 
 
-def kept_file(images: Sequence[Pair], setting: str, cache: Cache) -> Path | None:
+def kept_file(images: Sequence[Pair], setting: str, cache: Cache, channels: InputChannels) -> Path | None:
     """Return the file in the cache's folder for the levels of these images; None if one has vanished."""
     with suppress(OSError):
-        content = json.dumps([VERSION, setting, facts_of_files(images)])
+        of_all = ["raw"] if channels == "raw" else []
+        content = json.dumps([VERSION, setting, facts_of_files(images), *of_all])
         user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
         return cache.folder / f"levels-{hashlib.sha256(content.encode()).hexdigest()[:32]}{user}.json"
     return None

@@ -45,5 +45,6 @@ class Worst:
         """The picture of an item, uint8 [height, width, channels], in the size of its labels."""
         if records.decoder.truth_at_original:
             pair, limits, spec = records.pairs[item.index], records.decoder.limits, records.decoder.input
-            return load_image(pair.source(pair.image, limits), limits=limits, levels=spec.levels)
+            channels = "raw" if spec.channels == "raw" else "RGB"
+            return load_image(pair.source(pair.image, limits), channels, limits=limits, levels=spec.levels)
         return records[item.index][0]

@@ -27,7 +27,8 @@ from unet_core.training.data_notes import check_masks
 class ImageFacts:
     """Figures of an image and its mask at their own size; `counts` are those of `label_counts`.
 
-    `levels`: pixels of each value, int64 [256], over all channels. `labels`: pixels of each label, int64 [256].
+    `levels`: pixels of each value, int64 [256], over all channels. `means`: mean of each channel. `labels`: pixels of
+    each label, int64 [256].
     """
 
     pair: Pair
@@ -35,6 +36,7 @@ class ImageFacts:
     size: tuple[int, int]
     grey: bool
     levels: NDArray[np.int64]
+    means: NDArray[np.float64]
     labels: NDArray[np.int64]
     counts: tuple[int, int, int]
 
@@ -84,6 +86,7 @@ def check_data_set(config: TrainConfig, advance: Callable[[int], Callable[..., N
             size=labels.shape,
             grey=bool((image == image[:, :, :1]).all()),
             levels=np.bincount(image.reshape(-1), minlength=256),
+            means=image.mean(axis=(0, 1)),
             labels=np.bincount(labels.reshape(-1), minlength=256),
             counts=label_counts(labels, config.labels.background),
         )
@@ -113,7 +116,7 @@ def with_levels(config: TrainConfig) -> TrainConfig:
     if config.levels not in FOUND:
         return config
     train, _ = find_splits(config.data, config.layout)
-    levels = find_levels(train, config.levels, config.limits, None, lambda _: None)
+    levels = find_levels(train, config.levels, config.limits, None, lambda _: None, config.input_channels)
     return replace(config, levels="full" if levels is None else setting_text(levels))
 
 
@@ -170,7 +173,7 @@ def write_images(path: Path, data: Path, findings: DataFindings, classes: Sequen
         height, width = image.size
         used = np.flatnonzero(image.levels)
         shares = [f"{100 * count / image.labels.sum():.4f}" for count in image.labels[[*range(len(names)), IGNORED]]]
-        kind = "grey" if image.grey else "colour"
+        kind = "grey" if image.grey else "colour" if len(image.means) == 3 else f"{len(image.means)} channels"
         file = shown(Path(image.pair.place(image.pair.image)), data)
         rows.append((file, image.split, width, height, kind, used[0], used[-1], *shares))
     header = ("file", "split", "width", "height", "kind", "darkest", "brightest", *names, "not counted")

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from runtime.image import resize
+from runtime.images.overlay import displayable
 from unet_core.config import TrainConfig
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, present_labels, resize_labels
 from unet_core.inspection.checking import ImageFacts, whole_images
@@ -25,6 +26,7 @@ from unet_core.reporting.panels import (
     placed,
     sans,
     save_panel,
+    shown_channels,
 )
 
 SAMPLES, COLUMNS = 10, 2
@@ -54,7 +56,8 @@ def save_sheet(path: Path, samples: Sequence[ImageFacts], config: TrainConfig) -
         image, labels = decoder.make(sample.pair)
         cells.append([small(image), tinted(small(image), labels, spec)])
         height, width = sample.size
-        titles.append(f"{sample.pair.image.parent.name}/{sample.pair.label}   {width}x{height}")
+        size = ", ".join(filter(None, (f"{width}x{height}", shown_channels(image.shape[2]))))
+        titles.append(f"{sample.pair.image.parent.name}/{sample.pair.label}   {size}")
         present |= {*present_labels(labels)}
     width = 2 * SIDE + GAP
     rows = [range(start, min(start + COLUMNS, len(cells))) for start in range(0, len(cells), COLUMNS)]
@@ -84,10 +87,10 @@ def save_sheet(path: Path, samples: Sequence[ImageFacts], config: TrainConfig) -
 
 
 def small(image: Picture) -> Picture:
-    """Resize uint8 [height, width, 1 or 3] to RGB with a longer side of `SIDE`; small images are enlarged."""
+    """Resize uint8 [height, width, channels] to RGB with a longer side of `SIDE`; small images are enlarged."""
     scale = SIDE / max(image.shape[:2])
     size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    return np.ascontiguousarray(np.broadcast_to(resize(image, size), (*size, 3)))
+    return np.ascontiguousarray(np.broadcast_to(resize(displayable(image), size), (*size, 3)))
 
 
 def tinted(image: Picture, labels: Labels, spec: LabelSpec) -> Picture:

@@ -27,12 +27,15 @@ def statistics(findings: DataFindings, spec: LabelSpec) -> str:
     levels = np.sum([image.levels for image in images], axis=0)
     used = np.flatnonzero(levels)
     mean = float((levels * np.arange(256)).sum() / levels.sum())
-    grey = sum(image.grey for image in images)
+    count, grey = len(images[0].means), sum(image.grey for image in images)
+    kinds = f"{len(images) - grey} images have colours, {grey} are grey"
+    if count not in (1, 3):
+        means = np.mean([image.means for image in images], axis=0)
+        kinds = f"{count} channels, mean of each: {', '.join(f'{one:.1f}' for one in means)}"
     lines = [
         f"images   {splits['train']} to train on, {splits['val']} to validate on",
         f"sizes    {', '.join(listed)}{f' and {more} more sizes' * (more > 0)}",
-        f"values   {used[0]} to {used[-1]} ({len(used)} of 256 in use), mean {mean:.1f}; "
-        f"{len(images) - grey} images have colours, {grey} are grey",
+        f"values   {used[0]} to {used[-1]} ({len(used)} of 256 in use), mean {mean:.1f}; {kinds}",
     ]
     return "\n".join([*lines, "", *class_lines(images, spec)])
 

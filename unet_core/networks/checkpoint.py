@@ -155,8 +155,8 @@ def notes_on_input(facts: Facts, spec: InputSpec) -> tuple[str, ...]:
     notes = []
     if spec.channels == "raw":
         notes.append(
-            f"the file takes arrays [height, width, {facts.in_channels}] alone, by runtime.predict(array, model), and "
-            "no image files"
+            f"the file takes images of {facts.in_channels} channel{'s' * (facts.in_channels > 1)}: arrays [height, "
+            f"width, {facts.in_channels}], and TIFF, .npy and .npz files of them"
         )
     if not facts.padded:
         changed = f"padding changes its answers everywhere, by {facts.change_by_padding:.1%} of their range"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runtime.card import InputSpec, ModelCard, SmpConfig
+from runtime.card import ModelCard, SmpConfig
 from runtime.errors import CheckpointError, ConfigError, ModelError, one_line
 from unet_core.checkpoint import has_card, smp_card
 from unet_core.networks.weights import load_weights_into, misfits
@@ -51,7 +51,7 @@ def started(config: SmpConfig, weights: str) -> Started:
     """
     if weights == NONE:
         count = config.in_channels
-        return Started(network=make_network(config), mean=InputSpec.mean[:count], std=InputSpec.std[:count])
+        return Started(network=make_network(config), mean=(0.0,) * count, std=(1.0,) * count)
     path = Path(weights)
     if path.is_file():
         return from_file(config, path)

@@ -31,8 +31,9 @@ def save_examples(folder: Path, model: EvaluatedModel, records: Records, metrics
         predicted, output = mask_of(probability, model.card.output), model.card.output
         title = f"{kind}: {pair.name}   {figure}   {rank} of {len(order)} images"
         path = folder / f"{kind}.png"
-        limits, levels = records.decoder.limits, model.card.input.levels
-        image = load_image(pair.source(pair.image, limits), limits=limits, levels=levels)
+        limits, spec = records.decoder.limits, model.card.input
+        channels = "raw" if spec.channels == "raw" else "RGB"
+        image = load_image(pair.source(pair.image, limits), channels, limits=limits, levels=spec.levels)
         save_panel(path, panel(image, predicted, truth, output.classes, title))
         lines.append(f"{kind + ' image':13}  {path}  ({pair.name}, {figure})")
     return lines

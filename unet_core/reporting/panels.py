@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from runtime.image import resize
-from runtime.images.overlay import COLOURS
+from runtime.images.overlay import COLOURS, displayable
 from runtime.support.files import replacing
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, present_labels, resize_labels
 
@@ -83,7 +83,7 @@ def panel(image: Picture, predicted: Labels, truth: Labels, classes: tuple[str, 
     that do not count are hatched in the truth and the difference.
 
     Args:
-        image: uint8 [height, width, 1 or 3].
+        image: uint8 [height, width, channels]; of other channels than colour or grey, see `displayable`.
         predicted, truth: labels, uint8 [height, width]; the truth may hold `IGNORED`.
         classes: the name of each class.
         title: one line above the panel; the middle of a long title is left out.
@@ -99,11 +99,12 @@ def panel(image: Picture, predicted: Labels, truth: Labels, classes: tuple[str, 
     longer = max(truth.shape)
     scale, factor = min(1.0, PANEL_SIDE / longer), math.ceil(READABLE_SIDE / longer)
     size = max(1, round(truth.shape[0] * scale)), max(1, round(truth.shape[1] * scale))
-    image = enlarged(np.broadcast_to(resize(image, size), (*size, 3)), factor)
+    caption = f"image, {shown_channels(image.shape[2])}".removesuffix(", ")
+    image = enlarged(np.broadcast_to(resize(displayable(image), size), (*size, 3)), factor)
     predicted, truth = (enlarged(resize_labels(labels, size), factor) for labels in (predicted, truth))
     background = LabelSpec(classes=classes).background
     pictures = {
-        "image": image,
+        caption: image,
         "truth": draw_labels(image, truth, background),
         "prediction": draw_labels(image, predicted, background),
         "difference": draw_difference(image, predicted, truth, len(classes), background),
@@ -111,6 +112,11 @@ def panel(image: Picture, predicted: Labels, truth: Labels, classes: tuple[str, 
     wrong = [(MISSED, "missed"), (FALSE, "false")] if len(classes) == 1 else [(FALSE, "wrong")]
     ignored = [(NOT_COUNTED, "not counted")] if (truth == IGNORED).any() else []
     return draw_page(title, pictures, class_legend(predicted, truth, classes), [(RIGHT, "right"), *wrong, *ignored])
+
+
+def shown_channels(count: int) -> str:
+    """Name the channels of an image of so many that a picture shows; "" for colour and grey."""
+    return "" if count in (1, 3) else "mean of 2 channels" if count == 2 else f"channels 1-3 of {count}"
 
 
 def save_panel(path: str | os.PathLike[str], picture: Picture) -> None:
@@ -210,8 +216,8 @@ def class_legend(predicted: Labels, truth: Labels, classes: tuple[str, ...]) -> 
 
 def draw_page(title: str, pictures: Mapping[str, Picture], classes: Legend, differences: Legend) -> Picture:
     """Draw the pictures with their captions under a title, and below them the two legends."""
-    height, width = pictures["image"].shape[:2]
-    cell = max(width, CELL_WIDTH)
+    height, width = next(iter(pictures.values())).shape[:2]
+    cell = max(width, CELL_WIDTH, *(math.ceil(sans(CAPTION_SIZE).getlength(name)) for name in pictures))
     lefts = [MARGIN + index * (cell + GAP) for index in range(len(pictures))]
     keys = [*placed(classes, lefts[1], 2 * cell + GAP), *placed(differences, lefts[3], cell)]
     bottom = PICTURES_TOP + height

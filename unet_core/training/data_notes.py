@@ -1,8 +1,21 @@
-"""Notes on the masks of a run, before the first epoch: sets that hold one label only."""
+"""Notes on the data of a run, before the first epoch: masks that hold one label only, channels that are not used."""
 
-from runtime.errors import DataError
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from runtime.errors import DataError, ImageError
+from runtime.image import load_image
 from unet_core.config import TrainConfig
+from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
+
+WITH_MORE = (".png", ".apng", ".tif", ".tiff", ".geotiff", ".webp")
+"""Suffixes of files that may have channels beside the colours."""
+
+LOOKED_AT = 8
+"""Maximum number of images that are looked at for channels that are not used."""
 
 
 def check_masks(train: Records, val: Records, config: TrainConfig, masks: str) -> list[str]:
@@ -38,3 +51,26 @@ def only_label(records: Records, config: TrainConfig) -> str:
     if len(config.classes) == 1:
         return "every pixel of every mask is foreground"
     return f"every pixel of every mask is {config.classes[records.only_label or 0]}"
+
+
+def unused_channels(pairs: Sequence[Pair], config: TrainConfig) -> str:
+    """Return a note if images have a channel beside their colours that holds a picture and is not used, else ""."""
+    if config.input_channels == "raw":
+        return ""
+    files = [pair for pair in pairs if pair.image.suffix.lower() in WITH_MORE]
+    places = np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).round().astype(int)
+    for pair in (files[place] for place in places):
+        with suppress(ImageError):  # decoding tells
+            load_image(pair.source(pair.image, config.limits), config.channels, limits=config.limits)
+            image = load_image(pair.source(pair.image, config.limits), "raw", limits=config.limits)
+            count = image.shape[2]
+            used = 1 if count == 2 else 3
+            if count > used and image[:, :, used:].min() != image[:, :, used:].max():
+                which, verb = f"channels {used + 1} to {count}", "are"
+                if count == used + 1:
+                    which, verb = f"channel {count}", "is"
+                return (
+                    f"training: {which} of {pair.place(pair.image)} {verb} not used, since --channels is "
+                    f"{config.channels}; give --channels {count} to train on all {count}"
+                )
+    return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from runtime.card import CHANNEL_COUNT, Levels, UNetConfig
+from runtime.card import Levels, UNetConfig
 from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
@@ -21,13 +21,13 @@ from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
 from unet_core.data.stored_values import few_levels, find_levels
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
-from unet_core.model_options import as_argument
+from unet_core.model_options import as_argument, channels_setting
 from unet_core.reporting.progress import Display
 from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import advice_on_one_sided, explained_errors, settings_without_effect
 from unet_core.training.auto_loss import advice_on_loss
-from unet_core.training.data_notes import check_masks
+from unet_core.training.data_notes import check_masks, unused_channels
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.starting_network import StartingNetwork, starting_network
@@ -145,7 +145,7 @@ def settings_of_run(folder: Path) -> dict[str, Any]:
 def settings_of_network(checkpoint: str) -> dict[str, Any]:
     """Return the settings that make a network for a checkpoint's weights; raises as `architecture_of`."""
     found = architecture_of(checkpoint)
-    channels = next(name for name, count in CHANNEL_COUNT.items() if count == found.in_channels)
+    channels = channels_setting(found.in_channels)
     if isinstance(found, UNetConfig):
         return {"widths": found.widths, "up": found.up, "channels": channels}
     options = tuple(as_argument(name, value) for name, value in found.options.items())
@@ -207,6 +207,8 @@ def load_records(
                 display.note(note)
             if few := few_levels(sets[0], config.levels):
                 display.note(few)
+            if unused := unused_channels(train_pairs, config):
+                display.note(unused)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
             decode_missing(sets, cache, pending(sets, cache), display)
@@ -221,7 +223,7 @@ def load_records(
 def choose_levels(config: TrainConfig, train: Records, cache: Cache | None, display: Display) -> Levels | None:
     """Return the levels that the training images show, and print them."""
     with display.bar("looking at values", len(train)) as advance:
-        levels = find_levels(train.pairs, config.levels, config.limits, cache, advance)
+        levels = find_levels(train.pairs, config.levels, config.limits, cache, advance, config.input_channels)
     if levels is not None:
         display.line(levels_line(levels, config.levels))
     return levels

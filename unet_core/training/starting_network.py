@@ -56,7 +56,7 @@ def starting_network(config: TrainConfig, resumed: Checkpoint | None = None) -> 
         found = started(architecture, config.encoder_weights)
     network = found.network.eval()
     try:
-        facts = examine(AuthorNetwork(network), stride=architecture.stride, channels=config.channels)
+        facts = examine(AuthorNetwork(network), stride=architecture.stride, channels=config.input_channels)
     except ConfigError as error:
         raise ConfigError(
             f"--network {config.network}: with the encoder {config.encoder} and these options, the network"

@@ -12,6 +12,8 @@ from unet_core.data.pairs import Layout, Pair, find_pairs
 IMAGES, MASKS = Path("data/train_images"), Path("data/train_masks")
 START = "{} pairs cannot be used, fix or remove them: "
 
+ARRAYS = "arrays are read as images alone, with unet-train --channels N"
+
 
 def pair(name):
     return Pair(image=IMAGES / f"{name}.jpg", mask=MASKS / f"{name}.png")
@@ -107,8 +109,8 @@ def test_files_that_are_no_images_are_told_of(data):
     (data / "train_images" / "notes.txt").touch()
     (data / "train_images" / "car9.jp2").touch()
     (data / "val_masks" / "car9.npy").touch()
-    assert files_left_out(data) == f"{data}: 2 files left out: .jp2 (1), .npy (1)"
-    assert files_left_out(data, wanted=("val",)) == f"{data}: 1 file left out: .npy (1)"
+    assert files_left_out(data) == f"{data}: 2 files left out: .jp2 (1), .npy (1); {ARRAYS}"
+    assert files_left_out(data, wanted=("val",)) == f"{data}: 1 file left out: .npy (1); {ARRAYS}"
     (data / "test_images").mkdir()
     (data / "test_images" / "a.dng").touch()
     assert files_left_out(data, wanted=("test",)) == f"{data}: 1 file left out: .dng (1)"

@@ -24,6 +24,7 @@ from unet_core.reporting.panels import (
     class_colours,
     panel,
     save_panel,
+    shown_channels,
 )
 
 CAR = ("car",)
@@ -148,6 +149,35 @@ def test_sizes_of_any_image(size, shown, channels):
     changed = (pictures["truth"] != pictures["image"]).any(axis=(1, 2))
     half = shown[0] // 2 or 1
     assert changed.sum() == (half if size != (1, 1) else 160)
+
+
+@pytest.mark.parametrize(("channels", "caption"), [(4, "channels 1-3 of 4"), (16, "channels 1-3 of 16")])
+def test_three_of_many_channels_are_shown_and_named(channels, caption):
+    image, truth = noise(200, 240, channels), labels(200, 240, v1=(20, 90))
+    drawn = panel(image, truth, truth, CAR, "a")
+    assert np.array_equal(four(drawn, 200, 240)["image"], image[:, :, :3])
+    assert shown_channels(channels) == caption
+    colours = panel(image[:, :, :3], truth, truth, CAR, "a")
+    left = MARGIN + 50  # behind "image"
+    assert (colours[PICTURES_TOP - 22 : PICTURES_TOP - 3, left : MARGIN + 240] == 255).all()
+    assert (drawn[PICTURES_TOP - 22 : PICTURES_TOP - 3, left : MARGIN + 240] < 255).any()
+    assert np.array_equal(drawn[PICTURES_TOP:], colours[PICTURES_TOP:])
+
+
+def test_the_mean_of_two_channels_is_shown():
+    image, truth = noise(200, 240, 2), labels(200, 240)
+    shown = four(panel(image, truth, truth, CAR, "a"), 200, 240)["image"]
+    assert np.array_equal(shown, np.repeat(np.rint(image.mean(axis=2, keepdims=True)), 3, axis=2))
+    assert (shown_channels(1), shown_channels(2), shown_channels(3)) == ("", "mean of 2 channels", "")
+
+
+def test_a_column_is_as_wide_as_its_caption():
+    truth = labels(160, 30)
+    drawn = panel(noise(160, 30, 16), truth, truth, CAR, "a")
+    cell = (drawn.shape[1] - 2 * MARGIN - 3 * GAP) // 4
+    assert cell > CELL_WIDTH
+    caption = drawn[PICTURES_TOP - 22 : PICTURES_TOP - 3, MARGIN : MARGIN + cell + GAP]
+    assert (caption[:, -GAP:] == 255).all() and (caption[:, CELL_WIDTH:] < 255).any()
 
 
 def test_labels_are_scaled_by_majority():
