@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -200,10 +200,10 @@ def run(
         raise ConfigError(f"--{next(iter(named)).replace('_', '-')}: is for a checkpoint; give --checkpoint too")
     busy_before = busy_cores()
     names = [name for name, part in PARTS.items() if (name in parts if parts else not part.on_request)]
-    with end_on_sigterm(), tempfile.TemporaryDirectory() as folder:
+    with end_on_sigterm(), tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         plan = plan_of(BenchmarkModel.read(model, checkpoint, also, network), data, Path(folder), options)
         # After the options were checked, and before anything is measured.
-        out = new_folder(model) if out is None else make_folder(out)
+        out = stack.enter_context(run_folder(out, model))
         older = (out / FILE_NAME).exists()
         if older:
             echo(f"note: {out}: holds an older run, which is replaced once something is measured", err=True)
@@ -370,6 +370,22 @@ def write_report(results: "Results", out: Path, *, replace_pictures: bool) -> No
         if out / name not in written:
             (out / name).unlink(missing_ok=True)
     echo("\n".join(f"written: {path}" for path in written), err=True)
+
+
+@contextmanager
+def run_folder(out: Path | None, model: Path) -> Iterator[Path]:
+    """Make the folder of a run, by default a new one. If the block ends by an error or Ctrl-C before anything is there,
+    remove it again, unless it existed before.
+    """
+    existed = out is not None and out.is_dir()
+    folder = new_folder(model) if out is None else make_folder(out)
+    try:
+        yield folder
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
 
 
 def new_folder(model: Path) -> Path:

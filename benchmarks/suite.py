@@ -4,9 +4,11 @@ To add a part, write its file in cases/ and add its entry to `PARTS`. Nothing he
 the parts.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import requires
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -229,6 +231,19 @@ PARTS: Mapping[str, Part] = {
 """All parts by name, in the order in which they are measured."""
 
 
+def extra_of(module: str) -> str | None:
+    """Return the extra of this package that installs a module; None if there is none.
+
+    What training or export need is all in "export".
+    """
+    name = module.partition(".")[0]
+    for requirement in requires("unet-deploy") or ():
+        found = re.match(r"(?P<package>[\w.-]+).*extra == [\"'](?P<extra>\w+)", requirement)
+        if found and found["package"].replace("-", "_") == name:
+            return "export" if found["extra"] in ("train", "bench") else found["extra"]
+    return None
+
+
 def measure_parts(
     plan: BenchmarkPlan, names: Collection[str], budget_s: float | None = None
 ) -> Iterator[list["Measurement | Skipped"]]:
@@ -257,7 +272,7 @@ def measure_parts(
         except Exception as error:  # libraries' errors share no base class, and hours of other parts hang on this one
             text = one_line(str(error))[:1000]
             if isinstance(error, ModuleNotFoundError):
-                text = missing_text(error, "export")
+                text = missing_text(error, extra_of(str(error.name)))
             reason = text if isinstance(error, UnetError | ModuleNotFoundError) else f"{type(error).__name__}: {text}"
             plan.display.note(f"{part.name}: {reason}")
             found = part.skipped(reason)

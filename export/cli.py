@@ -50,7 +50,17 @@ def with_options_of_masks(command: F) -> F:
         type=click.IntRange(0, 255),
         help="Value of the first of several classes in the masks of real images.  [default: as in training]",
     )
-    return masks(ignored(offset(command)))
+    threshold = click.option(
+        "--mask-threshold",
+        type=click.IntRange(1, 255),
+        help="Value from which on a pixel is foreground in the masks of real images.  [default: as in training]",
+    )
+    colours = click.option(
+        "--colours",
+        type=Listed(str),
+        help="Colours of the classes in the masks of real images: NAME=#RRGGBB,...  [default: as in training]",
+    )
+    return masks(ignored(offset(threshold(colours(command)))))
 
 
 @click.command(cls=Command)
@@ -244,13 +254,13 @@ def _room_for_extras(
 def masks_of(checkpoint: Path, data: Path, masks: Mapping[str, Any], display: "Display") -> dict[str, Any]:
     """Choose how masks are read: as given, else as in the run that left its settings beside the checkpoint.
 
-    Returns the arguments `layout` and `ignore_index` of `export_onnx` and `load_samples`.
+    Returns the arguments `layout`, `ignore_index` and `skip_bad` of `export_onnx` and `load_samples`.
     """
     from unet_core.data.pairs import Layout
     from unet_core.evaluate import run_settings
 
     settings = run_settings(checkpoint, data, masks, display.note)
-    return {"ignore_index": settings.pop("ignore_index"), "layout": Layout(**settings)}
+    return {**{name: settings.pop(name) for name in ("ignore_index", "skip_bad")}, "layout": Layout(**settings)}
 
 
 def _check(file: Path, given: Mapping[str, Any]) -> None:

@@ -47,21 +47,34 @@ def check_line(report: "CheckReport") -> str:
     """Say in one line what a check that passed found, with the limits."""
     found = []
     if report.rows:
-        off = f"{report.max_abs_error:.1e}"
-        limit = max(zip(report.rows, report.limits, strict=True), key=lambda pair: pair[0].parity.max_abs_error)[1]
-        equal = report.card.precision == "fp32" and "bf16" not in report.arithmetic
-        text = (
-            f"equals {report.reference} within {off}" if equal else f"is off by at most {off} from {report.reference}"
-        )
-        found.append(f"{text} (limit {limit:.2g})")
+        found.append(nearness(report))
     if report.golden_error is not None and report.golden_limit is not None:
         found.append(f"golden sample off by {report.golden_error:.1e} (limit {report.golden_limit:.2g})")
     found.append(f"digest {report.integrity}")
     gate = report.card.proof.gate if report.card.proof else None
+    if gate is not None and gate.passed and report.of_network:
+        from export.precision.gate import describe_loss
+
+        found.append(f"and at its export it passed its gate: it {describe_loss(report.card, gate)}")
     if gate is not None and not gate.passed:
         found.append("but it failed its gate when it was exported (--force)")
     layers = f", layers in {report.arithmetic}" if report.arithmetic else ""
     return f"{report.path}: {', '.join(found)}, on {report.device}{layers}"
+
+
+def nearness(report: "CheckReport") -> str:
+    """Say how near a checked file is to its reference. One of lower precision may be far off on synthetic pictures."""
+    row, limit = max(zip(report.rows, report.limits, strict=True), key=lambda pair: pair[0].parity.max_abs_error)
+    off = f"{report.max_abs_error:.1e}"
+    if report.card.precision == "fp32" and "bf16" not in report.arithmetic:
+        return f"equals {report.reference} within {off} (limit {limit:.2g})"
+    if not report.of_network:
+        return f"is off by at most {off} from {report.reference} (limit {limit:.2g})"
+    pictures = "synthetic pictures" if row.images == "synthetic" else "pictures in --data"
+    return (
+        f"is as near to {report.reference} as when it was exported: off by at most {off} on {pictures} (limit "
+        f"{limit:.2g})"
+    )
 
 
 def proof_table(card: ModelCard) -> str:

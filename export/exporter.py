@@ -96,6 +96,7 @@ def export_onnx(
     data: str | os.PathLike[str] | None = None,
     layout: Layout | None = None,
     ignore_index: int | None = None,
+    skip_bad: bool = False,
     raw: bool = False,
     opset: int = OPSET,
     fixed_size: FixedShape | None = None,
@@ -126,6 +127,7 @@ def export_onnx(
         tune: with target "cpu", choose how each layer is computed by measuring on this machine.
         data: folder of real images, see `load_samples`; int8 is calibrated on it.
         layout, ignore_index: how the masks in `data` are read, as in training.
+        skip_bad: leave out images and masks in `data` that cannot be used.
         raw: write the bare network (float32 NCHW -> logits), which `Predictor` refuses; fp32 only.
         opset: ONNX opset, within `export.options.OPSETS`.
         fixed_size: (batch, height, width) of the only batches that the file takes, without any arithmetic on sizes in
@@ -160,6 +162,7 @@ def export_onnx(
         data=data,
         layout=layout,
         ignore_index=ignore_index,
+        skip_bad=skip_bad,
         raw=raw,
         opset=opset,
         fixed_size=fixed_size,
@@ -335,6 +338,7 @@ def _load_images(options: ExportOptions, card: ModelCard, display: Display) -> t
         layout=options.layout,
         ignore_index=options.ignore_index,
         calibrate=options.precision != "fp32",
+        skip_bad=options.skip_bad,
         limits=options.limits,
         display=display,
     )

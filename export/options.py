@@ -33,7 +33,7 @@ Int8For = Literal["cpu", "tensorrt"]
 VALUES_FOR: Mapping[Int8For, Values] = {"cpu": "u8", "tensorrt": "s8"}
 """Type of the values for each place where an int8 file runs."""
 
-MASK_OPTIONS = ("masks", "ignore_index", "class_offset")
+MASK_OPTIONS = ("masks", "ignore_index", "class_offset", "mask_threshold", "colours")
 CHECK_OPTIONS = ("checkpoint_of", "device")
 EXPORT_OPTIONS = (
     *("precision", "target", "tune", "data", "raw", "opset", "fixed_size", "keep", "int8_for", "values", "force"),
@@ -56,6 +56,7 @@ class ExportOptions:
     data: str | os.PathLike[str] | None = None
     layout: "Layout | None" = None
     ignore_index: int | None = None
+    skip_bad: bool = False
     raw: bool = False
     opset: int = OPSET
     fixed_size: FixedShape | None = None
@@ -207,7 +208,7 @@ def check_keep(keep: Collection[str], layers: Sequence[str], able: Collection[st
 def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
     """Make `ExportOptions` of what a user gave `unet-export CHECKPOINT`: values by name, without those left out.
 
-    `layout` and `ignore_index` are not set: how masks are read depends on the folder of the checkpoint.
+    `layout`, `ignore_index` and `skip_bad` are not set: how masks are read depends on the folder of the checkpoint.
 
     Raises:
         ConfigError: options contradict one another.

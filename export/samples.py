@@ -13,10 +13,10 @@ from runtime.card import Images, ModelCard
 from runtime.errors import DataError
 from runtime.image import LIMITS, Limits, list_images
 from runtime.model_file.golden import synthetic_image
-from unet_core.data.cache import check_and_cache
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.pairs import SPLITS, Layout, Pair, find_splits, image_folder
 from unet_core.data.records import Record, Records, SampleDecoder
+from unet_core.data.skipping import check_or_leave_out
 from unet_core.reporting.progress import Display
 
 MOST_IMAGES = 100
@@ -60,6 +60,7 @@ def load_samples(
     layout: Layout | None = None,
     ignore_index: int | None = None,
     calibrate: bool = True,
+    skip_bad: bool = False,
     limits: Limits = LIMITS,
     display: Display | None = None,
 ) -> Samples:
@@ -70,7 +71,8 @@ def load_samples(
     one class for each pixel, so where classes overlap no masks are read, and a note says so.
 
     Raises:
-        DataError: there are no images, or some cannot be used; the message lists them.
+        DataError: there are no images, or some cannot be used, unless `skip_bad` leaves these out; the message lists
+            them.
     """
     folder, display = Path(data), display or Display(quiet=True)
     layout = replace(layout or Layout(), arrays=card.input.channels == "raw")
@@ -90,7 +92,7 @@ def load_samples(
         class_offset=layout.class_offset,
         of_model=True,
     )
-    sets = _checked_records(sides if calibrate else sides[:1], card, labels, limits, display)
+    sets = _checked_records(sides if calibrate else sides[:1], card, labels, limits, display, skip_bad)
     return Samples(measured=sets[0], calibration=sets[-1], labelled=labelled)
 
 
@@ -129,13 +131,18 @@ def _images(folder: Path, layout: Layout) -> list[Pair]:
 
 
 def _checked_records(
-    sides: Sequence[Sequence[Pair]], card: ModelCard, labels: LabelSpec, limits: Limits, display: Display
+    sides: Sequence[Sequence[Pair]],
+    card: ModelCard,
+    labels: LabelSpec,
+    limits: Limits,
+    display: Display,
+    skip_bad: bool = False,
 ) -> list[Records]:
     """Make records of the pairs of each side, and decode every file once to see that it can be."""
     decoder = SampleDecoder(input=card.input, labels=labels, truth_at_original=True, limits=limits)
     sets = [Records(pairs, decoder) for pairs in sides]
     with display.bar("checking images", sum(map(len, sets))) as advance:
-        check_and_cache(sets, None, advance, display.note)
+        check_or_leave_out(sets, skip_bad, advance, display.note)
     return sets
 
 

@@ -51,6 +51,7 @@ FIXED_FIELDS = ("size", "fit", "fixed_batch")
 class CheckReport:
     """Result of a check: card, device, error of the golden sample there, digest, and parity with `reference`.
 
+    `of_network`: the reference is the network that the file was exported from.
     `arithmetic` is that of `runtime.devices.report.Report`.
     `golden_error` and `golden_limit` are None for a raw export, which has no golden sample. `rows` are empty if there
     was nothing to compare with; `limits` are the largest errors allowed in them, and `faults` say what is wrong with
@@ -64,6 +65,7 @@ class CheckReport:
     golden_limit: float | None
     integrity: str
     reference: str
+    of_network: bool = False
     arithmetic: str = ""
     rows: tuple[ProofRow, ...] = ()
     limits: tuple[float, ...] = ()
@@ -153,6 +155,7 @@ def check_file(
         golden_limit=None if predictor is None else predictor.report.golden_limit,
         integrity=integrity.told,
         reference=name,
+        of_network=checkpoint is not None,
         arithmetic="" if predictor is None else predictor.report.arithmetic,
         rows=rows,
         limits=allowed,

@@ -4,6 +4,7 @@ Training's validation, evaluation and the runtime all call these functions, so t
 since it raises an error for a truncated file. OpenCV resizes: by area to shrink, bilinearly to enlarge.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, Union
@@ -58,10 +59,13 @@ class EncodedImage:
     channels: str
     limits: Limits
     levels: Levels | None = None
+    name: str = "image"
 
     def decode(self) -> NDArray[np.uint8]:
-        """Return the whole image, as `load_image` does."""
-        return load_image(self.content, self.channels, limits=self.limits, levels=self.levels)
+        """Return the whole image, as `load_image` does; errors name the file that it was read from."""
+        file = io.BytesIO(self.content)
+        file.name = self.name  # by which messages call it
+        return load_image(file, self.channels, limits=self.limits, levels=self.levels)
 
 
 def load_image(
@@ -143,8 +147,9 @@ def load_enough(
         raise out_of_memory(name) from error
     if whole_size is None:
         return picture, None
-    encoded = EncodedImage(content=content, shape=whole_size, channels=channels, limits=limits, levels=levels)
-    return picture, encoded
+    return picture, EncodedImage(
+        content=content, shape=whole_size, channels=channels, limits=limits, levels=levels, name=name
+    )
 
 
 def stored_values(source: ImageSource, limits: Limits = LIMITS, channels: str = "RGB") -> tuple[NDArray[Any], int]:

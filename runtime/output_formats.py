@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from runtime.errors import OutputError
+from runtime.images.png_colours import GREY, INDEXED, RGB, RGBA
 from runtime.support.files import replacing
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from runtime.card import OutputSpec
     from runtime.images.cutout import Colour
     from runtime.result import Segmentation
-
-GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
-"""Colour types in the header of a PNG file, as in `runtime.images.png`, which takes time to import."""
 
 LEGEND = "legend.csv"
 """Name of the file beside pictures whose values need names."""

@@ -105,6 +105,11 @@ class Segmentation:
         return np.array(self.mask, dtype=dtype, copy=copy)
 
     @property
+    def is_fast_decoded(self) -> bool:
+        """True if a JPEG file was decoded at a part of its size, and `image` was not asked for yet."""
+        return isinstance(self.__dict__["image"], EncodedImage)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(height, width) of image and mask, as of an array [height, width]."""
         return self.probability.shape[1], self.probability.shape[2]

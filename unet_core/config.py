@@ -186,6 +186,13 @@ class TrainConfig:
         "never split between training and validation, unless all have the same one. Empty: split image by image.",
         fixed=True,
     )
+    skip_bad: bool = setting(
+        False,
+        "data",
+        "Leave out pairs of image and mask that cannot be used, instead of refusing the data. They are counted, and "
+        "listed in files.csv.",
+        fixed=True,
+    )
     max_pixels: int = setting(
         MAX_PIXELS,
         "data",

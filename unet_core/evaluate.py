@@ -42,7 +42,8 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
     from unet_core.reporting.progress import Display
 
 RUN_SETTINGS: Mapping[str, Any] = {name: value for name, value in asdict(Layout()).items() if name != "arrays"} | {
-    "ignore_index": None
+    "ignore_index": None,
+    "skip_bad": False,
 }
 """Settings of a training run that decide which images are validated on and how masks are read, with their defaults."""
 
@@ -193,10 +194,14 @@ def run_settings(model: Path, data: Path, given: Mapping[str, Any], note: Callab
     given = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     settings = {**RUN_SETTINGS, **of_run, **given}
     split_up = ("val_share", "group") if not has_validation(data) else ()
-    reading = ("masks", "ignore_index", "class_offset", "mask_threshold", "colours")
+    reading = ("masks", "ignore_index", "class_offset", "mask_threshold", "colours", "skip_bad")
     taken = [name for name in (*reading, *split_up) if name not in given]
     shown = [
-        f"{flag(name)} {setting_text(value)!r}" if isinstance(value, tuple) else f"{flag(name)} {value!r}"
+        flag(name)
+        if value is True
+        else f"{flag(name)} {setting_text(value)!r}"
+        if isinstance(value, tuple)
+        else f"{flag(name)} {value!r}"
         for name, value in ((name, settings[name]) for name in taken)
         if value != RUN_SETTINGS[name]
     ]
@@ -245,6 +250,12 @@ def run_default(name: str) -> str:
     type=Listed(str),
     show_default=run_default("colours"),
     help="Colours of the classes in RGB masks: NAME=#RRGGBB,...",
+)
+@click.option(
+    "--skip-bad/--no-skip-bad",
+    default=None,
+    help="Leave out pairs of image and mask that cannot be used, and count them.  [default: the training run's, else "
+    "no]",
 )
 @click.option(
     "--val-share",
@@ -321,6 +332,7 @@ def measure_and_print(
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of all other options, None for those that were left out."""
+    from unet_core.data.skipping import check_or_leave_out
     from unet_core.data.workers import default_workers
     from unet_core.evaluation.models import load_model
     from unet_core.reporting.example_panels import save_examples
@@ -335,8 +347,11 @@ def measure_and_print(
     of_run = {name: given.pop(name) for name in RUN_SETTINGS}
     named = {name: value for name, value in given.items() if value is not None and value != ()}
     network, changes = network_options(named), card_changes(named)
-    settings = dict(RUN_SETTINGS) if split == "test" else run_settings(model, data, of_run, display.note)
-    ignore_index = settings.pop("ignore_index")
+    if split == "test":
+        settings = {**RUN_SETTINGS, "skip_bad": bool(of_run["skip_bad"])}
+    else:
+        settings = run_settings(model, data, of_run, display.note)
+    ignore_index, skip_bad = settings.pop("ignore_index"), settings.pop("skip_bad")
     loaded = load_model(model, device, network, changes, "scaled" if fast_decode else "full")
     layout = Layout(**settings, arrays=loaded.card.input.channels == "raw")
     pairs = pairs_to_measure(data, split, layout)
@@ -344,6 +359,11 @@ def measure_and_print(
         display.note(note)
     if pictures is not None:
         make_folder(pictures)  # before the work
+    if skip_bad:
+        records = records_for(loaded, pairs, ignore_index, layout.class_offset, limits)
+        with display.bar("checking images", len(pairs)) as advance:
+            check_or_leave_out((records,), skip_bad, advance, display.note)
+        pairs = records.pairs
     metrics = measure_model(
         loaded,
         pairs,
@@ -366,7 +386,7 @@ def measure_and_print(
         return
     echo(f"{model} on {len(pairs)} {split} image{'s' * (len(pairs) > 1)} of {data}")
     training, split_off = loaded.card.training, split == "val" and not has_validation(data)
-    if training is not None and split_off and training.data != fingerprint(*find_splits(data, layout)):
+    if training is not None and split_off and not skip_bad and training.data != fingerprint(*find_splits(data, layout)):
         display.note("the model was trained on other data, or on another split of it: it may have seen these images")
     echo(figure_lines(metrics.summary()))
     if note := one_sided(metrics):

@@ -18,6 +18,7 @@ from runtime.card import (
     Fit,
     InputChannels,
     InputSpec,
+    Levels,
     ModelCard,
     OutputSpec,
     Probabilities,
@@ -31,7 +32,7 @@ OUTPUT_FIELDS = {"classes": "classes", "threshold": "threshold", "probabilities"
 """Fields of `CardChanges` that belong to the card's output, and their names there. The others belong to its input."""
 
 NETWORK_OPTIONS = ("network", "network_arg", "output_key", "activation", "stride", "weights")
-CARD_OPTIONS = ("size", "channels", "mean", "std", "fit", "scale", "classes", "probabilities", "threshold")
+CARD_OPTIONS = ("size", "channels", "levels", "mean", "std", "fit", "scale", "classes", "probabilities", "threshold")
 """Options of the command line for a network and for its card, under the names of their Python arguments."""
 
 Inside = Literal["logits", "none", "sigmoid", "softmax", "sigmoids"]
@@ -55,7 +56,8 @@ class CardChanges:
     "WIDTHxHEIGHT" is taken, too.
 
     `probabilities` is what the logits of several classes become: by a softmax a pixel has one class, by sigmoids each
-    class is by itself, and a pixel may have several or none. `scale` goes with fit "native".
+    class is by itself, and a pixel may have several or none. `scale` goes with fit "native". `levels` are the stored
+    values that become 0 and 255, for networks that were trained on images of 10, 12 or 14 bits, say.
 
     Raises:
         ConfigError: a value is out of its bounds.
@@ -63,6 +65,7 @@ class CardChanges:
 
     size: tuple[int, int] | None = None
     channels: InputChannels | None = None
+    levels: Levels | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Fit | None = None
@@ -79,7 +82,7 @@ class CardChanges:
         if self.channels is not None and self.channels not in (*CHANNEL_COUNT, "raw"):
             raise ConfigError(f"--channels {self.channels}: expected RGB, L or raw")
         try:
-            InputSpec(**{name: given[name] for name in ("size", "fit", "scale") if name in given})
+            InputSpec(**{name: given[name] for name in ("size", "levels", "fit", "scale") if name in given})
             OutputSpec(**{name: given[name] for name in ("threshold",) if name in given})
         except ModelError as error:
             raise _named_by_option(error) from error
@@ -283,6 +286,13 @@ def with_card_options(command: F) -> F:
             type=click.Choice((*CHANNEL_COUNT, "raw")),
             help="Kind of images: colour (RGB), grey (L), or all of 1 to 16 channels (raw).  [default: by the "
             "number of channels]",
+        ),
+        click.option(
+            "--levels",
+            type=Listed(int),
+            metavar="LOW,HIGH",
+            help="Stored values of images that become 0 and 255, such as 0,4095 for 12 bits in files of 16, for "
+            "checkpoints without a card.  [default: the whole range]",
         ),
         click.option(
             "--mean",

@@ -58,17 +58,29 @@ def compare(
     how many times as long it takes.
     """
 
+    def is_ours(one: Measurement) -> bool:
+        return one.contestant == ours and all(one.settings.get(name) == value for name, value in settings.items())
+
+    def is_theirs(one: Measurement) -> bool:
+        return one.contestant == theirs and one.settings.get("precision", "fp32") == "fp32"
+
     def found(results: Results) -> Iterator[Ratio]:
-        for one in results.of(part):
-            if one.contestant != ours or any(one.settings.get(name) != value for name, value in settings.items()):
-                continue
-            for other in results.of(part):
-                same_engine = one.settings.get("engine") == other.settings.get("engine")
-                exact = other.settings.get("precision", "fp32") == "fp32"
-                if other.contestant == theirs and other.group == one.group and same_engine and exact:
-                    yield ratio_of(one, other) if slower else speed_of(one, other)
+        for one, other in rivals(results, part, is_ours, is_theirs):
+            if one.settings.get("engine") == other.settings.get("engine"):
+                yield ratio_of(one, other) if slower else speed_of(one, other)
 
     return found
+
+
+def rivals(
+    results: Results, part: str, is_ours: Callable[[Measurement], bool], is_theirs: Callable[[Measurement], bool]
+) -> Iterator[tuple[Measurement, Measurement]]:
+    """Yield each measurement of ours in a part with each of theirs that is in the same group."""
+    measured = [*results.of(part)]
+    for one in filter(is_ours, measured):
+        for other in filter(is_theirs, measured):
+            if other is not one and other.group == one.group:
+                yield one, other
 
 
 def best_of_ours(results: Results) -> Iterator[Ratio]:
@@ -87,12 +99,14 @@ def best_of_ours(results: Results) -> Iterator[Ratio]:
 
 def auto_of_ours(results: Results) -> Iterator[Ratio]:
     """Compare what "auto" takes for each file with the fp32 file in ONNX Runtime."""
-    for one in results.of("which"):
-        if one.unit == "ms" and one.facts.get("auto") is True:
-            for other in results.of("which"):
-                is_default = other.settings.get("file") == "fp32" and other.contestant == "ONNX Runtime"
-                if other.unit == "ms" and other.group == one.group and is_default and other is not one:
-                    yield speed_of(one, other)
+
+    def is_auto(one: Measurement) -> bool:
+        return one.unit == "ms" and one.facts.get("auto") is True
+
+    def is_default(one: Measurement) -> bool:
+        return one.unit == "ms" and one.settings.get("file") == "fp32" and one.contestant == "ONNX Runtime"
+
+    return (speed_of(one, other) for one, other in rivals(results, "which", is_auto, is_default))
 
 
 SCRIPT, STREAM = "plain PyTorch script", "stream"

@@ -259,13 +259,11 @@ def advise_on_speed(findings: Findings, path: Path, card: ModelCard, devices: di
 
 def advise_on_openvino(findings: Findings, path: Path, card: ModelCard) -> None:
     """Suggest OpenVINO, which is not installed, where "auto" would take it."""
-    if card.allows_bf16 and has_bf16():
-        what = "may be computed in bf16, in which this CPU is faster"
-    elif card.precision == "int8" and card.target == "any" and has_vnni():
-        what = "is int8, which OpenVINO computes faster than ONNX Runtime on this CPU"
-    else:
-        return
-    findings.advise(f"{path}: {what}, but OpenVINO is not installed", "pip install openvino")
+    from runtime.devices.openvino import advice_to_install
+    from runtime.options import ProviderOptions
+
+    if advice := advice_to_install(card, ProviderOptions()):
+        findings.advise(*parted(f"{path}: {advice}", REPORT))
 
 
 def advise_on_threads(findings: Findings, path: Path, found: dict[str, Any]) -> None:

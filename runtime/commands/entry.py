@@ -12,9 +12,11 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 
-def missing_text(error: ModuleNotFoundError, extra: str) -> str:
-    """Name the missing package and the extra that installs it."""
-    return f"{str(error.name).partition('.')[0]} is not installed; install unet-deploy with its extra [{extra}]"
+def missing_text(error: ModuleNotFoundError, extra: str | None) -> str:
+    """Name the missing package and the extra that installs it; None: no extra does."""
+    name = str(error.name).partition(".")[0]
+    way = f"install unet-deploy with its extra [{extra}]" if extra else f"pip install {name}"
+    return f"{name} is not installed; {way}"
 
 
 def exit_without(error: ModuleNotFoundError, extra: str) -> NoReturn:

@@ -105,10 +105,17 @@ def file_identity(path: Path) -> tuple[int, int]:
 
 @dataclass
 class Tally:
-    """Number of answers on disk, and one line for each failure."""
+    """Number of answers on disk, one line for each failure, and a mark for each image that was decoded in part."""
 
     written: int = 0
     failures: list[str] = field(default_factory=list)
+    fast: list[None] = field(default_factory=list)
+
+    def counted(self, result: Segmentation) -> Segmentation:
+        """Note how the image was decoded, before anybody asks for all of it; several threads call this."""
+        if result.is_fast_decoded:
+            self.fast.append(None)
+        return result
 
 
 class FileSink:

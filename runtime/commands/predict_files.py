@@ -21,6 +21,7 @@ from runtime.image_files.folders import left_out_note
 from runtime.inference.stream import MAX_WORKERS
 from runtime.model_file.digest import VERIFIED
 from runtime.model_file.reader import read_model
+from runtime.options import ProviderOptions
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
 from runtime.support.files import formula_note, remove_leftovers_of
@@ -53,11 +54,22 @@ class PredictorArguments:
                 f"note: --fast-decode changes nothing: {self.model} sees images at more than a quarter of their size",
                 err=True,
             )
+        if advice := missing_speed(self.device, predictor):
+            echo(f"note: {self.model}: {advice}", err=True)
         output = predictor.card.output
         if "threshold" in self.options and not output.thresholded:
             classes = len(output.classes)
             raise ConfigError(f"--threshold: is for one class, {self.model} has {classes} and takes the most probable")
         return predictor
+
+
+def missing_speed(device: str, predictor: Predictor) -> str:
+    """Say that OpenVINO is not installed where "auto" would have taken it; else ""."""
+    from runtime.devices.openvino import advice_to_install
+
+    if device != "auto" or predictor.report.device != "cpu":
+        return ""
+    return advice_to_install(predictor.card, ProviderOptions())
 
 
 def format_of(output: OutputSpec, asked: Format | TableFormat | None) -> Format | TableFormat:
@@ -128,7 +140,7 @@ def predict_files(
         with open_sink(form, out, output, skip_existing, tally) as sink:
             answers = predictor.stream(
                 list(by_source),
-                then=lambda source, result: sink.make(by_source[source], result),
+                then=lambda source, result: sink.make(by_source[source], tally.counted(result)),
                 batch_size=batch_size,
                 workers=None if arguments.threads is None else min(arguments.threads, MAX_WORKERS),
                 errors="yield",
@@ -139,6 +151,7 @@ def predict_files(
         parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
         parts += [f"{len(tally.failures)} failed"] if tally.failures else []
         parts += [f"{skipped} skipped"] if skipped else []
+        parts += [f"{len(tally.fast)} decoded at a part of their size"] if arguments.fast_decode else []
         if (
             out.suffix.lower() == ".csv"
             and isinstance(form, TableFormat)

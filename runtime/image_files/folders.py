@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.errors import ImageError
 from runtime.image_files import heif
-from runtime.image_files.starts import is_known_start
+from runtime.image_files.starts import MEDICAL, is_known_start
 
 SUFFIXES = (
     frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
@@ -24,6 +24,13 @@ NOTES = frozenset(
     | {".html", ".pdf", ".log", ".xlsx", ".py", ".sh", ".ipynb", ".db"}
 )
 """Suffixes of texts and tables, which lie beside images and which nobody expects to be read as such."""
+
+ADVICE = (
+    {suffix: f"{suffix} is {text}" for suffix, text in MEDICAL.items()}
+    | {suffix: heif.ADVICE[package] for suffix, package in heif.PACKAGES.items()}
+    | dict.fromkeys(ARRAY_SUFFIXES, "arrays are read as images alone, with unet-train --channels N")
+)
+"""What would read the files of a suffix, or convert them into such that are read."""
 
 LISTED = 5
 """Maximum number of suffixes in a note about files that were left out."""
@@ -82,15 +89,21 @@ def list_images(
 
 def count_left_out(path: Path, left_out: Counter[str]) -> None:
     """Count the suffix of a file that is no image, unless it is one of `NOTES`."""
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix not in NOTES:
         left_out[suffix] += 1
 
 
-def left_out_note(left_out: Counter[str]) -> str | None:
+def suffix_of(path: Path) -> str:
+    """The suffix of a file in lower case, with the one before ".gz"."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return "".join(suffixes if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def left_out_note(left_out: Counter[str], what: str = "left out") -> str | None:
     """Describe the files that were left out: "3 files left out: .heic (2), no suffix (1)"; None if there are none.
 
-    What would read some of them is added.
+    What would read some of them, or convert them, is added.
     """
     if not left_out:
         return None
@@ -98,8 +111,6 @@ def left_out_note(left_out: Counter[str]) -> str | None:
     listed = [f"{suffix or 'no suffix'} ({left_out[suffix]})" for suffix in ordered[:LISTED]]
     more = left_out.total() - sum(left_out[suffix] for suffix in ordered[:LISTED])
     listed += [f"others ({more})"] if more else []
-    text = f"{left_out.total()} file{'s' * (left_out.total() > 1)} left out: {', '.join(listed)}"
-    advice = sorted({heif.ADVICE[heif.PACKAGES[suffix]] for suffix in left_out if suffix in heif.PACKAGES})
-    if left_out.keys() & ARRAY_SUFFIXES:
-        advice.append("arrays are read as images alone, with unet-train --channels N")
+    text = f"{left_out.total()} file{'s' * (left_out.total() > 1)} {what}: {', '.join(listed)}"
+    advice = sorted({ADVICE[suffix] for suffix in left_out if suffix in ADVICE})
     return "; ".join([text, *advice])

@@ -23,7 +23,7 @@ from PIL import (  # the plug-ins register themselves; Pillow's own lazy registr
     WebPImagePlugin,  # noqa: F401
 )
 
-from runtime.errors import ImageError, ImageWarning, warn_user
+from runtime.errors import ImageError
 from runtime.image_files import bmp, gif, heif, netpbm, numpy_files, png, starts, tiff, webp
 from runtime.image_files.damage import DamageError, UnreadKindError
 from runtime.image_files.deep_colours import CONTENT, content_of, note_deep_colours
@@ -32,6 +32,7 @@ from runtime.image_files.limits import LimitError, Limits
 from runtime.image_files.pages import warn_of_pages
 from runtime.image_files.pillow_guard import strict
 from runtime.image_files.sources import PIECE, is_picture, kind_of_text, name_of, reason
+from runtime.image_files.warned import warn_once
 from runtime.support.concurrency import alone_with
 
 DECODERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -74,9 +75,6 @@ MOST = "unet.most"
 
 TURN = "unet.turn"
 """Key in a picture's `info` for the orientation from which it was turned upright."""
-
-WARNED: set[str] = set()
-"""Subjects that this process has warned of."""
 
 MAX_EXIF = 2**20
 """Maximum size of EXIF that is looked at, in bytes."""
@@ -122,6 +120,8 @@ def decode(source: bytes | Image.Image, name: str, limits: Limits) -> Image.Imag
             )
         if kind := kind_of_text(source[:PIECE]):
             raise ImageError(f"{name}: {kind.replace('expected a path', 'expected an image')}")
+        if medical := starts.medical_format(source):
+            raise UnreadKindError(f"is {medical}")
         with Image.open(io.BytesIO(source), formats=DECODERS):
             raise UnidentifiedImageError  # a rare kind of the formats above
 
@@ -239,13 +239,11 @@ def netpbm_picture(
 
 def warn_of_orientation(name: str) -> None:
     """Warn, once a process, of a copy of a picture that is not turned upright."""
-    if "orientation" not in WARNED:
-        WARNED.add("orientation")
-        warn_user(
-            f"{name}: is a copy of a picture that its EXIF says to turn; its pixels are taken as they are, so that the "
-            "mask fits the copy; for an upright one, call PIL.ImageOps.exif_transpose(picture) first",
-            ImageWarning,
-        )
+    warn_once(
+        "orientation",
+        f"{name}: is a copy of a picture that its EXIF says to turn; its pixels are taken as they are, so that the "
+        "mask fits the copy; for an upright one, call PIL.ImageOps.exif_transpose(picture) first",
+    )
 
 
 def orientation(info: Mapping[Any, Any]) -> int:

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import Levels
-from runtime.errors import ImageError, ImageWarning, warn_user
+from runtime.errors import ImageError
+from runtime.image_files.warned import is_told, warn_once
 from runtime.images.levels import from_eight_bits, from_sixteen_bits
 
 ROUNDING = 1e-3
@@ -14,9 +15,6 @@ ROUNDING = 1e-3
 
 FEW_LEVELS = 64
 """Number of levels, of 256, below which values that differ are likely to become one level."""
-
-WARNED: set[str] = set()
-"""Types of arrays and pictures that this process has warned of."""
 
 PIECE = 2**20
 """Number of pixels that are scaled at once; a large image's products need not be in memory together."""
@@ -109,29 +107,23 @@ def levels_used(levels: NDArray[np.uint8]) -> int:
     return int(levels.max()) - int(levels.min()) + 1
 
 
-def is_told(kind: str) -> bool:
-    """Return True if this process has warned of a kind of values already."""
-    return kind in WARNED
-
-
 def warn_of_few_levels(name: str, kind: str, values: tuple[float, float], used: int, white: int) -> None:
     """Warn of an image whose values, from the first to the second, become `used` levels; once for each `kind`.
 
     `white` is the value that becomes 255. Values that are all the same are an image without a picture: no warning.
     """
     low, high = values
-    if low == high or kind in WARNED:
+    if low == high:
         return
-    WARNED.add(kind)
     advice = "scale the array so that it fills that range, as in training"
     if name != "array":
         advice = "scale them so that they fill that range, as in training, and give the array"
     if white > 255 >= high:
         advice = "they look like 8 bits, so give array.astype(np.uint8)"
-    warn_user(
+    warn_once(
+        kind,
         f"{name}: {kind} values from {low:.6g} to {high:.6g} fill {used} of the 256 levels that the model "
         f"gets, since 0 to {white} becomes 0 to 255; {advice}",
-        ImageWarning,
     )
 
 
@@ -139,14 +131,13 @@ def unmasked(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array as a plain one; a mask that hides values is not looked at, and one `ImageWarning` says so."""
     if (
         isinstance(array, np.ma.MaskedArray)
-        and "mask" not in WARNED
+        and not is_told("mask")
         and (hidden := int(np.ma.getmaskarray(array).sum()))
     ):
-        WARNED.add("mask")
-        warn_user(
+        warn_once(
+            "mask",
             f"array: is a masked array, and the {hidden} values that its mask hides are seen by the model; "
             "replace them first, as in array.filled(0)",
-            ImageWarning,
         )
     return np.asarray(array)
 

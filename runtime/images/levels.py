@@ -6,13 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.card import MAX_LEVEL, Levels
-from runtime.errors import ImageWarning, warn_user
+from runtime.image_files.warned import warn_once
 
 OUTSIDE = 0.1
 """Share of a picture's values beyond black and white above which it is likely to be stored in another way."""
-
-WARNED: set[str] = set()
-"""Subjects that this process has warned of."""
 
 
 @lru_cache(maxsize=4)
@@ -54,10 +51,3 @@ def from_eight_bits(pixels: NDArray[np.uint8], levels: Levels | None, name: str)
         "0..255 from these already; give the original of 16 bits if it was scaled otherwise",
     )
     return pixels
-
-
-def warn_once(subject: str, text: str) -> None:
-    """Warn of a subject once a process."""
-    if subject not in WARNED:
-        WARNED.add(subject)
-        warn_user(text, ImageWarning)

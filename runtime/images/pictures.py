@@ -11,7 +11,8 @@ from runtime.errors import ImageError
 from runtime.image_files.decoding import TURNS, turned_array
 from runtime.image_files.deep_colours import CONTENT, MOST_PIXELS, stored_colours
 from runtime.image_files.formats import LEVELS, MOST, TURN
-from runtime.images.arrays import FEW_LEVELS, from_array, is_told, levels_used, to_levels, warn_of_few_levels
+from runtime.image_files.warned import is_told
+from runtime.images.arrays import FEW_LEVELS, from_array, levels_used, to_levels, warn_of_few_levels
 from runtime.images.levels import from_eight_bits, from_sixteen_bits
 from runtime.images.pixels import pixels
 

@@ -14,14 +14,12 @@ from zlib_ng import zlib_ng
 
 from runtime.errors import OutputError
 from runtime.images.overlay import strips
+from runtime.images.png_colours import GREY, INDEXED, RGB, RGBA
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-GREY, RGB, INDEXED, RGBA = 0, 2, 3, 6
-"""Colour types in a file's header."""
 
 COLOUR_TYPES = {1: GREY, 3: RGB, 4: RGBA}
 """Colour type by the number of channels."""

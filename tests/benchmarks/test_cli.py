@@ -193,6 +193,40 @@ def test_what_was_measured_before_ctrl_c_is_kept(thin, parts, monkeypatch, tmp_p
     assert {(one.part, one.reason) for one in kept.skipped} >= {("memory", "the run ended before it")}
 
 
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_ends_before_the_first_result_leaves_no_folder(thin, parts, named, existed):
+    """Unless it was there before; without --out, another one was."""
+    out = Path("mine" if named else "bench-model")
+    if existed:
+        out.mkdir()
+    parts.replaced["peak"] = failing(KeyboardInterrupt())
+    options = ("--out", out) if named else ()
+    assert bench(thin / "model.onnx", *options).exit_code == 130
+    assert sorted(Path().iterdir()) == [out] * existed
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("torch", "export"),
+        ("onnx.helper", "export"),
+        ("matplotlib", "export"),
+        ("openvino", "openvino"),
+        ("pycocotools.mask", "data"),
+        ("segmentation_models_pytorch", "encoders"),
+        ("ncnn", None),
+    ],
+)
+def test_a_missing_module_is_told_with_what_installs_it(thin, parts, module, extra):
+    parts.replaced["peak"] = failing(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    bench(thin / "model.onnx", "--part", "peak", "--part", "parity", "--out", "here")
+    name = module.partition(".")[0]
+    way = f"pip install {name}" if extra is None else f"install unet-deploy with its extra [{extra}]"
+    (skipped,) = Results.read(Path("here")).skipped
+    assert skipped.reason == f"{name} is not installed; {way}"
+
+
 def test_an_older_run_stays_until_something_is_measured_and_its_pictures_go_with_it(thin, parts, monkeypatch, tmp_path):
     assert bench(thin / "model.onnx", "--part", "latency", "--out", tmp_path).exit_code == 0
     (tmp_path / "latency.png").write_bytes(b"older")

@@ -2,7 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,34 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, te
     assert asked[2][3].layout.class_offset == 1
 
 
+def test_masks_that_are_no_labels_yet_are_read_by_flags(asked, tmp_path):
+    """Weights of other projects have no settings beside them."""
+    given = ("--precision", "fp16", "--data", tmp_path)
+    run(tmp_path / "m.pth", *given, "--mask-threshold", "128")
+    run(tmp_path / "m.pth", *given, "--colours", "car=#ff0000,background=#0000ff")
+    assert [one[3].layout for one in asked] == [
+        Layout(mask_threshold=128),
+        Layout(colours=("car=#ff0000", "background=#0000ff")),
+    ]
+
+
+def test_bad_pairs_are_left_out_as_in_the_run(asked, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**asdict(Layout()), "ignore_index": None, "skip_bad": True}))
+    done = run(tmp_path / "m.pth", "--precision", "fp16", "--data", tmp_path)
+    assert done.stderr.startswith(f"note: {tmp_path / 'config.json'}: --skip-bad, as in training; ")
+    assert asked[0][3].skip_bad is True
+
+
+def test_levels_of_a_checkpoint_without_a_card_are_given(asked, tmp_path):
+    run(tmp_path / "m.pth", "--levels", "0,4095")
+    assert asked[0][3].changes == CardChanges(levels=(0, 4095))
+    done = run(tmp_path / "m.pth", "--levels", "4095,0")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --levels: found [4095, 0], expected the value of black first, and a larger one of white\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,6 +128,7 @@ def test_masks_are_read_as_in_the_run_that_left_its_settings(asked, tmp_path, te
         (["m.pth", "--triton-name", "car"], "--triton-name: goes with --triton; leave it out"),
         (["m.pth", "--masks", "m"], "--masks: goes with --data; leave it out"),
         (["m.pth", "--ignore-index", "0"], "--ignore-index: goes with --data; leave it out"),
+        (["m.pth", "--mask-threshold", "9"], "--mask-threshold: goes with --data; leave it out"),
     ],
     ids=str,
 )

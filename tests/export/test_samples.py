@@ -53,6 +53,20 @@ def test_validation_images_alone_serve_for_both(tmp_path, card):
     assert names(samples.measured) == names(samples.calibration) == ["only"]
 
 
+def test_what_cannot_be_used_is_left_out_if_asked_for(data, card, capsys):
+    image = data / "train_images" / "car1.jpg"
+    image.write_bytes(image.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"^1 of 9 pairs cannot be used"):
+        load_samples(data, card)
+    samples = load_samples(data, card, skip_bad=True, display=Display())
+    assert names(samples.calibration) == ["car0", "car2", "car3", "car4", "car5"]
+    assert capsys.readouterr().err.startswith("note: --skip-bad: 1 of 9 pairs left out: is ")
+    for path in (data / "val_masks").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"^none of 3 pairs can be used, fix them: has no mask, expected NAME_mask"):
+        load_samples(data, card, skip_bad=True)
+
+
 def test_any_folder_of_images_serves_without_masks(data, card):
     samples = load_samples(data / "train_images", card)
     assert not samples.labelled

@@ -45,6 +45,7 @@ CHANGED = {
     "augment": "strong",
     "val_share": 0.2,
     "group": "-",
+    "skip_bad": True,
     "max_pixels": 300_000_000,
     "validate_at": "trained",
     "widths": (8, 16, 32),

@@ -165,7 +165,7 @@ def test_whether_several_classes_exclude_one_another_is_asked(views, tmp_path):
 def test_a_model_or_folder_that_is_not_there_is_one_line(model, views, tmp_path):
     assert refusal(tmp_path / "no.pth", views).startswith(f"{tmp_path / 'no.pth'}: no such file; ")
     assert refusal(tmp_path / "no.onnx", views).startswith(f"{tmp_path / 'no.onnx'}: no such file")
-    assert refusal(model, tmp_path / "no").startswith(f"{tmp_path / 'no' / 'train_images'}: no such folder; ")
+    assert refusal(model, tmp_path / "no").startswith(f"{tmp_path / 'no'}: no such folder; ")
     assert refusal(model, views, "--device", "tpu").startswith("device 'tpu': is no device of PyTorch; ")
 
 
@@ -175,8 +175,8 @@ def spoil(views):
     Image.new("L", SIZES[0][::-1], 9).save(views / "val_masks" / "v0_mask.gif")
     (views / "val_images" / "v2.jpg").write_bytes(b"no picture")
     return [
-        "has invalid labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, or give the value "
-        "that does not count with --ignore-index: val_masks/v0_mask.gif",
+        "has invalid labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, give --ignore-index 9 if "
+        "pixels of 9 do not count, --mask-threshold 9 if they are foreground: val_masks/v0_mask.gif",
         "differs in size from its image (20x10, expected 90x40): val_masks/v1_mask.gif",
         "is not an image of a known format (JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM): val_images/v2.jpg",
     ]

@@ -114,7 +114,8 @@ def test_a_runs_ignored_value_can_be_counted_again(trained, one_folder):
     assert run(trained, one_folder, "--split", "train").exit_code == 0
     done = run(trained, one_folder, "--split", "train", "--ignore-index", "none")
     assert "has invalid labels (9)" in done.stderr
-    assert "--ignore-index 9" not in done.stderr
+    note, _ = done.stderr.splitlines()
+    assert note.startswith("note: ") and "--ignore-index" not in note
 
 
 def test_of_a_split_that_is_there_only_the_labels_are_noted(trained, views):
@@ -155,3 +156,28 @@ def test_a_damaged_config_is_noted_and_done_without(trained, views, change, why)
     assert done.exit_code == 0
     assert done.stderr.startswith(f"note: {file}: cannot be used ({why}")
     assert done.stderr.endswith("); settings that are not given take their defaults\n") and done.stderr.count("\n") == 1
+
+
+def test_pairs_that_cannot_be_used_are_left_out_as_in_training(trained, views):
+    """By the settings beside the model, or by the flag; the figures are those of the others."""
+    (views / "val_masks").rename(views / "val_fine")
+    trained.with_name("config.json").unlink()
+    given = ("--masks", "fine")
+    bad = min((views / "val_images").iterdir())
+    bad.write_bytes(bad.read_bytes()[:300])
+    assert "1 of 3 pairs cannot be used" in run(trained, views, *given).stderr
+    done = run(trained, views, *given, "--skip-bad")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.startswith("note: --skip-bad: 1 of 3 pairs left out: is ")
+    assert done.stdout.startswith(f"{trained} on 2 val images of {views}\n")
+    config = TrainConfig(data="d", out="o", skip_bad=True)
+    trained.with_name("config.json").write_text(json.dumps(asdict(config)))
+    again = run(trained, views, *given)
+    assert again.stdout == done.stdout
+    assert again.stderr.startswith(
+        f"note: {trained.with_name('config.json')}: --skip-bad, as in training; give other values with these flags\n"
+    )
+    assert "1 of 3 pairs cannot be used" in run(trained, views, *given, "--no-skip-bad").stderr
+    bad.unlink()
+    (views / "val_fine" / f"{bad.stem}_mask.gif").unlink()
+    assert run(trained, views, *given, "--no-skip-bad").stdout == done.stdout

@@ -9,7 +9,6 @@ import numpy as np
 from runtime.errors import DataError, ImageError
 from runtime.rle import coco_decode
 from unet_core.conversion.json_files import read_json
-from unet_core.conversion.names import split_of
 from unet_core.conversion.polygons import draw_polygons
 from unet_core.conversion.samples import (
     ConvertOptions,
@@ -19,6 +18,7 @@ from unet_core.conversion.samples import (
     chosen_classes,
 )
 from unet_core.data.labels import Labels
+from unet_core.data.names import split_of
 
 KEYS = ("images", "annotations", "categories")
 """Keys of the JSON file that are needed."""

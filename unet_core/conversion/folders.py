@@ -1,6 +1,5 @@
 """Folders of images and mask files, with the names that people give them."""
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import numpy as np
 from runtime.errors import DataError
 from runtime.image_files.decoding import open_image
 from unet_core.config import TrainConfig
-from unet_core.conversion.names import MASK_WORDS, OTHER_WORDS, is_mask, key_of, split_of, words
 from unet_core.conversion.samples import ConvertOptions, Sample, SourceData, files_below
-from unet_core.data.faults import first_files, short_name
+from unet_core.data.faults import short_name
 from unet_core.data.labels import Labels, LabelSpec
 from unet_core.data.mask_values import classes_of
+from unet_core.data.names import first_files, is_mask, shared_keys, split_of
 from unet_core.data.pairs import Pair
 
 
@@ -81,20 +80,6 @@ def read_folders(source: Path, options: ConvertOptions) -> SourceData:
         count = f"{len(lonely)} masks have" if len(lonely) > 1 else "1 mask has"
         notes = [f"{source}: {count} no image of a similar name: {first_files(map(short_name, lonely))}"]
     return SourceData(samples=samples, classes=classes, notes=notes)
-
-
-def shared_keys(images: list[Path], masks: list[Path], source: Path) -> dict[Path, str]:
-    """The keys by which images and masks are paired: of names alone where these are unique, else with their folders."""
-    plain = {path: key_of(path.stem) for path in (*images, *masks)}
-    if max(*Counter(plain[path] for path in images).values(), *Counter(plain[path] for path in masks).values()) == 1:
-        return plain
-    keys = {}
-    for path, key in plain.items():
-        folders = [
-            key_of(part) for part in path.relative_to(source).parts[:-1] if words(part) - MASK_WORDS - OTHER_WORDS
-        ]
-        keys[path] = "/".join([*folders, key])
-    return keys
 
 
 def read_mask(path: Path, spec: LabelSpec, options: ConvertOptions, _: tuple[int, int]) -> Labels:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from runtime.errors import DataError, ImageError
 from runtime.image import load_image
 from unet_core.conversion.json_files import read_json
-from unet_core.conversion.names import split_of
 from unet_core.conversion.polygons import draw_polygons
 from unet_core.conversion.samples import ConvertOptions, Sample, SourceData, chosen_classes, files_below
 from unet_core.data.labels import BACKGROUND, IGNORED, Labels
+from unet_core.data.names import split_of
 
 IGNORE, BACKGROUND_LABEL = "__ignore__", "_background_"
 """LabelMe's own names of pixels that do not count, and of the background."""

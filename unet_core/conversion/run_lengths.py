@@ -8,9 +8,9 @@ import numpy as np
 
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.rle import decode
-from unet_core.conversion.names import split_of
 from unet_core.conversion.samples import ConvertOptions, ImageIndex, Sample, SourceData, chosen_classes
 from unet_core.data.labels import Labels
+from unet_core.data.names import split_of
 
 HEADERS = {
     ("img", "rle_mask"): False,

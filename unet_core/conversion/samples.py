@@ -8,9 +8,9 @@ from pathlib import Path
 from runtime.errors import ConfigError, DataError
 from runtime.image_files.folders import is_image
 from runtime.image_files.limits import LIMITS, Limits
-from unet_core.conversion.names import is_mask
 from unet_core.data.labels import BACKGROUND, Labels
 from unet_core.data.mask_values import MaskValues
+from unet_core.data.names import is_mask
 
 HIDDEN = (".", "__MACOSX")
 """Beginnings of the names of files and folders that are left out."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from runtime.errors import DataError, ImageError
 from runtime.image_files.limits import Limits
-from unet_core.conversion.names import split_of
 from unet_core.conversion.samples import (
     ConvertOptions,
     Sample,
@@ -18,6 +17,7 @@ from unet_core.conversion.samples import (
     files_below,
 )
 from unet_core.data.labels import IGNORED, Labels, load_labels, present_labels
+from unet_core.data.names import split_of
 
 CITYSCAPES = {
     7: "road",

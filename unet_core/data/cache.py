@@ -42,7 +42,7 @@ from runtime.errors import ImageError, OutputError
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import make_folder, reason_of, remove_leftovers_of
 from runtime.support.locks import require_regular
-from unet_core.data.faults import refuse
+from unet_core.data.faults import Fault, refuse
 from unet_core.data.labels import Labels
 from unet_core.data.pairs import Pair
 from unet_core.data.records import (
@@ -309,20 +309,36 @@ def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advan
         DataError: a pair has a fault, is unreadable, truncated or of another size than its image, or has invalid
             values; the message lists the pairs of all sets.
     """
+    found = decode_all(sets, cache, advance, note)
+    refuse(faults_of(sets, found), sum(map(len, sets)))
+
+
+def faults_of(sets: Sequence[Records], found: Sequence[Mapping[int, str]]) -> list[Fault]:
+    """List the faulty pairs of all sets, with the messages that `decode_all` returned."""
+    return [
+        (records.pairs[index], message)
+        for records, faults in zip(sets, found, strict=True)
+        for index, message in faults.items()
+    ]
+
+
+def decode_all(sets: Sequence[Records], cache: Cache | None, advance: Advance, note: Note) -> list[dict[int, str]]:
+    """Check and store as `check_and_cache`; returns for each set the error messages of faulty pairs, by their index."""
     note = lru_cache(maxsize=None)(note)  # a reason that concerns several sets is told once
     cache = checked(cache, note)
     folders = cache.folders_of(sets) if cache is not None else {}
     if cache is not None:
         with suppress(OSError):  # told when the folder is opened
             cache.make_room(folders.values())  # the limit may be lower than last time
-    faults: list[tuple[Pair, str]] = []
+    found: list[dict[int, str]] = []
     for records in sets:
+        faults: dict[int, str] = {}
         with ExitStack() as stack:
             writer = open_writer(records, cache, folders, stack, note) if cache is not None else None
             for index, made in decode_pending(records, writer):
                 advance(1)
                 if isinstance(made, str):
-                    faults.append((records.pairs[index], made))
+                    faults[index] = made
                     continue
                 image, labels = made
                 counts = label_counts(labels, records.decoder.labels.background)
@@ -330,7 +346,8 @@ def check_and_cache(sets: Sequence[Records], cache: Cache | None, advance: Advan
                 if writer is not None:
                     writer.append(index, image, labels)
         records.open()
-    refuse(faults, sum(map(len, sets)))
+        found.append(faults)
+    return found
 
 
 def decode_pending(records: Records, writer: "RecordWriter | None") -> Iterator[tuple[int, Record | str]]:

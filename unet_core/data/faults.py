@@ -1,16 +1,19 @@
 """Faults of a data set, listed in one line: pairs that cannot be used, surplus masks, images in both splits."""
 
+import csv
+import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import DataError
+from runtime.errors import DataError, one_line
+from unet_core.data.names import first_files
 from unet_core.data.pairs import SPLITS, Layout, Measured, Pair, Split, has_validation, image_folder, split_folders
 
-LISTED_REASONS, LISTED_FILES = 6, 3
-"""Maximum number of reasons that `refuse` lists, and of files for each reason."""
+LISTED_REASONS = 6
+"""Maximum number of reasons that `refuse` lists."""
 
 REASON, FILE, FOUND = 400, 100, 60
 """Maximum length of a reason, a file name and a finding, in characters."""
@@ -19,48 +22,70 @@ MESSAGE = re.compile(r"(?P<what>.*?)(?: \((?P<found>.*)\)(?P<advice>[^)]*))?", r
 """The message of an `ImageError` after the file name: the fault, what was found, what to do."""
 
 
-def refuse(faults: Sequence[tuple[Pair, str]], total: int, opening: str = "") -> None:
-    """Raise an error of one bounded line if there are faults: each reason once, followed by its first files.
+Fault = tuple[Pair, str]
+"""A pair that cannot be used, and the message of its `ImageError`."""
 
-    A fault is a pair and the message of its `ImageError`. A finding that is the same in all files is named once.
-    `opening` begins the line in place of the number of faults.
+
+def refuse(faults: Sequence[Fault], total: int, opening: str = "") -> None:
+    """Raise an error of one bounded line if there are faults; `opening` begins it in place of their number.
 
     Raises:
         DataError: there are faults.
     """
-    if not faults:
-        return
+    if faults:
+        opening = opening or f"{len(faults)} of {total} pairs cannot be used, fix or remove them"
+        raise DataError(f"{opening}: {listed(faults)}")
+
+
+def listed(faults: Sequence[Fault]) -> str:
+    """List faults in one bounded line: each reason once, followed by its first files.
+
+    A finding that is the same in all files of a reason is named once.
+    """
     reasons: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for pair, message in faults:
         path = next((path for path in pair.files if message.startswith(f"{pair.place(path)}: ")), pair.image)
         text = message.removeprefix(f"{pair.place(path)}: ").replace(f": {str(path)!r}", "").replace("; ", ", ")
         page = pair.place(path).removeprefix(str(path))
-        parts = MESSAGE.fullmatch(text)
-        assert parts is not None  # it matches any text
+        match = MESSAGE.fullmatch(text)
+        assert match is not None  # it matches any text
         # Pillow counts missing bytes in inner brackets; without them, equal reasons read the same.
-        found = re.sub(r" \([^()]*\)", "", parts["found"] or "")
+        found = re.sub(r" \([^()]*\)", "", match["found"] or "")
         found = f" ({shortened(found, FOUND)})" if found else ""
-        reasons.setdefault((parts["what"], parts["advice"] or ""), []).append((short_name(path) + page, found))
+        reasons.setdefault((match["what"], match["advice"] or ""), []).append((short_name(path) + page, found))
     ordered = sorted(reasons.items(), key=lambda reason: -len(reason[1]))
-    listed = []
+    parts = []
     for (what, advice), files in ordered[:LISTED_REASONS]:
         findings = {found for _, found in files}
         same = findings.pop() if len(findings) == 1 else None
         reason = shortened(f"{what}{same or ''}{advice}", REASON)
-        listed.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
+        parts.append(f"{reason}: {first_files(name + ('' if same is not None else found) for name, found in files)}")
     more = sum(len(files) for _, files in ordered[LISTED_REASONS:])
     tail = f"; and {more} more for other reasons" if more else ""
-    opening = opening or f"{len(faults)} of {total} pairs cannot be used, fix or remove them"
-    raise DataError(f"{opening}: {'; '.join(listed)}{tail}")
+    return f"{'; '.join(parts)}{tail}"
 
 
-def refuse_unpaired(pairs: Sequence[Pair]) -> None:
-    """Raise an error that lists the images that have no mask, several, or another image's; nothing is decoded.
+def unpaired(pairs: Sequence[Pair]) -> dict[int, str]:
+    """Return the images that have no mask, several, or another image's: the message by the index of the pair."""
+    return {index: f"{pair.image}: {pair.fault}" for index, pair in enumerate(pairs) if pair.fault}
 
-    Raises:
-        DataError: as `refuse`.
-    """
-    refuse([(pair, f"{pair.image}: {pair.fault}") for pair in pairs if pair.fault], len(pairs))
+
+def problems_table(faults: Sequence[Fault], others: Sequence[tuple[Path, str]], data: Path) -> str:
+    """Return all faults as CSV: the file, below `data`, and its problem; `others` are files and theirs."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("file", "problem"))
+    for pair, message in faults:
+        places = {pair.place(file): file for file in pair.files}
+        place = next((place for place in places if message.startswith(f"{place}: ")), pair.place(pair.image))
+        table.writerow((below(Path(place), data), one_line(message.removeprefix(f"{place}: "))))
+    table.writerows((below(file, data), problem) for file, problem in others)
+    return text.getvalue().encode(errors="replace").decode()
+
+
+def below(path: Path, data: Path) -> str:
+    """The path below the data folder, with "./" before it, so that no spreadsheet takes it for a formula."""
+    return f"./{path.relative_to(data)}" if path.is_relative_to(data) else str(path)
 
 
 def surplus_masks(
@@ -127,13 +152,6 @@ def shared_image_files(train: Sequence[Pair], val: Sequence[Pair]) -> list[Path]
     """List the validation images of which training has one of the same name, size in bytes and page."""
     seen = {(pair.image.name, pair.image.stat().st_size, pair.page) for pair in train}
     return [pair.image for pair in val if (pair.image.name, pair.image.stat().st_size, pair.page) in seen]
-
-
-def first_files(names: Iterable[str]) -> str:
-    """The first `LISTED_FILES` names, and the number of the others."""
-    names = list(names)
-    more = len(names) - LISTED_FILES
-    return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
 def short_name(path: Path) -> str:

@@ -5,14 +5,16 @@ the index of a class. `IGNORED` marks pixels that neither losses nor metrics cou
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError, ImageWarning, warn_user
+from runtime.errors import ImageError
 from runtime.image_files.limits import LIMITS, Limits
+from runtime.image_files.warned import warn_once
 
 if TYPE_CHECKING:  # loads OpenCV and Pillow, which --help of the commands must not need
     from PIL import Image
@@ -21,6 +23,9 @@ if TYPE_CHECKING:  # loads OpenCV and Pillow, which --help of the commands must 
 
 IGNORED = 255
 """Label of a pixel that does not count; 255 classes at most leave it free."""
+
+GREY, SHADES = 128, 8
+"""Threshold that is advised for masks in shades of grey, and the number of values above which they may be that."""
 
 BACKGROUND = "background"
 """Name of the class that means leave out and that crops do not look for."""
@@ -52,6 +57,11 @@ class LabelSpec:
         if self.binary:
             return 0
         return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else None
+
+    @property
+    def indices(self) -> set[int]:
+        """The values of the classes in the mask files; with one class, 0 for the background and 1."""
+        return {*range(self.class_offset, self.class_offset + max(2, len(self.classes)))}
 
     def has_all(self, labels: Labels) -> bool:
         """Return True if every label is that of a class, or `IGNORED`."""
@@ -134,15 +144,11 @@ def palette_labels(picture: "Image.Image", name: str, black_is_background: bool)
 
 def warn_of_alpha(name: str) -> None:
     """Warn, once a process, of a mask that is in the alpha channel."""
-    from runtime.image_files.formats import WARNED
-
-    if "alpha" not in WARNED:
-        WARNED.add("alpha")
-        warn_user(
-            f"{name}: has one colour everywhere, so its alpha channel is taken as the mask; other masks of this kind "
-            "are read in the same way",
-            ImageWarning,
-        )
+    warn_once(
+        "alpha",
+        f"{name}: has one colour everywhere, so its alpha channel is taken as the mask; other masks of this kind are "
+        "read in the same way",
+    )
 
 
 def labels_of_16_bits(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
@@ -177,17 +183,17 @@ def load_truth(source: str | os.PathLike[str] | IO[bytes], spec: LabelSpec, limi
     values = load_labels(source, limits, black_is_background=black_is_background)
     found = [value for value in present_labels(values) if value != spec.ignore_index]
     black_and_white = two_values and set(found) <= {0, 255}
-    indices = range(spec.class_offset, spec.class_offset + max(2, len(spec.classes)))
-    if not black_and_white and not set(found) <= set(indices):
+    indices = spec.indices
+    if not black_and_white and not set(found) <= indices:
         # With two classes 255 is valid, but not beside 1: then it is the value to report.
         allowed = {*indices, *({255} if two_values else ())}
         invalid = [value for value in found if value not in allowed] or found
         shown = [*invalid[:5], "...", invalid[-1]] if len(invalid) > 7 else invalid
         raise ImageError(
-            f"{name_of(source)}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(spec)}"
+            f"{name_of(source)}: has invalid labels ({', '.join(map(str, shown))}); {expected_values(found, spec)}"
         )
     meaning = np.zeros(256, np.uint8)
-    meaning[indices.start : indices.stop] = range(len(indices))
+    meaning[sorted(indices)] = range(len(indices))
     if black_and_white:
         meaning[255] = 1
     if spec.ignore_index is not None:
@@ -195,17 +201,41 @@ def load_truth(source: str | os.PathLike[str] | IO[bytes], spec: LabelSpec, limi
     return meaning[values]
 
 
-def expected_values(spec: LabelSpec) -> str:
-    """The part of an error that names the valid values of a mask file and the options that change them."""
+def expected_values(found: Sequence[int], spec: LabelSpec) -> str:
+    """The part of an error that names the valid values of a mask file, and the options that fit those it has."""
     first = spec.class_offset
     meant = "0 and 255, or 0 and 1" if spec.binary else f"class indices {first} to {first + len(spec.classes) - 1}"
+    more = "" if spec.of_model else "; name more --classes"
     if spec.of_model:
         meant += f" as the model has {len(spec.classes)} class{'es' * (not spec.binary)}"
-    else:
-        meant += "; name more --classes"
     if spec.ignore_index is not None:
-        return f"expected --ignore-index {spec.ignore_index}, and {meant}"
-    return f"expected {meant}; or give the value that does not count with --ignore-index"
+        return f"expected --ignore-index {spec.ignore_index}, and {meant}{more}"
+    if options := fitting_options(found, spec):
+        return f"expected {meant}; give {', '.join(options)}" + more.replace("; ", "; or ")
+    return f"expected {meant}{more}; or give the value that does not count with --ignore-index"
+
+
+def fitting_options(found: Sequence[int], spec: LabelSpec) -> list[str]:
+    """List the options that make labels of the values in a mask file, which are in rising order, and when to use each.
+
+    Args:
+        found: all values of the file, of which some are invalid.
+        spec: the classes; no value is ignored yet.
+    """
+    others = [value for value in found if value not in (0, 255)]
+    if spec.binary and len(others) > SHADES and found[-1] > GREY:
+        return [f"--mask-threshold {GREY} if these are shades of grey, as JPEG has"]
+    if spec.binary and others == [1]:
+        return ["--ignore-index 255 if pixels of 255 do not count", "--mask-threshold 1 if they are foreground"]
+    if spec.binary and len(others) == 1:
+        value = others[0]
+        threshold = f"{GREY} if they are soft edges" if 255 in found else f"{value} if they are foreground"
+        return [f"--ignore-index {value} if pixels of {value} do not count", f"--mask-threshold {threshold}"]
+    if not spec.binary and found[-1] == 255 and spec.indices >= {*found} - {255}:
+        return ["--ignore-index 255 if pixels of 255 do not count"]
+    if not spec.of_model and not spec.class_offset and found[0] == 1 and found[-1] <= max(SHADES, len(spec.classes)):
+        return [f"--class-offset 1 and {found[-1]} --classes if 1 is the first class"]
+    return []
 
 
 def fit_truth(labels: Labels, fitted: "Fitted") -> Labels:

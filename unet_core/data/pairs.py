@@ -16,7 +16,14 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from runtime.errors import DataError
 from runtime.image_files.limits import LIMITS, Limits
+from unet_core.data.folders import IMAGES as IMAGES
+from unet_core.data.folders import SPLITS as SPLITS
+from unet_core.data.folders import Split as Split
+from unet_core.data.folders import has_validation as has_validation
+from unet_core.data.folders import image_folder as image_folder
+from unet_core.data.folders import mask_folder as mask_folder
 from unet_core.data.mask_values import MaskValues, labels_from
+from unet_core.data.names import command_to_convert, first_files, is_mask, key_of
 from unet_core.data.validation_split import split_by_group
 
 if TYPE_CHECKING:  # loads NumPy, which --help must not need
@@ -24,12 +31,6 @@ if TYPE_CHECKING:  # loads NumPy, which --help must not need
 
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 LOSSY_SUFFIXES = (*JPEG_SUFFIXES, ".webp", ".heic", ".heif", ".hif", ".avif")
-
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-
-IMAGES = ("images", "imgs")
-"""Names of folders of images whose splits are folders inside or outside, or do not exist."""
 
 Measured = Split | Literal["test"]
 """A split that a model can be measured on; "test" has images only."""
@@ -166,36 +167,6 @@ def pairs_to_measure(data: Path, split: Measured, layout: Layout) -> list[Pair]:
     return [Pair(image=path) for path in images]
 
 
-def image_folder(data: str | os.PathLike[str], split: str) -> Path:
-    """The folder of a split's images: `SPLIT_images`, or the first of the other places that exists."""
-    whole = Path(data)
-    places = [
-        whole / f"{split}_images",
-        *(whole / split / name for name in IMAGES),
-        whole / split / split,
-        whole / split,
-        *(whole / name / split for name in IMAGES),
-        *(whole / name for name in IMAGES if split == "train"),
-    ]
-    return next((place for place in places if place.is_dir()), places[0])
-
-
-def mask_folder(images: Path, data: str | os.PathLike[str], split: str, kind: str) -> Path:
-    """The folder of a split's masks that belongs to its folder of images."""
-    whole = Path(data)
-    if images.name in IMAGES:  # SPLIT/images or images
-        return images.parent / kind
-    if images.parent.name in IMAGES and images.parent != whole:
-        return whole / kind / split
-    folder = whole / f"{split}_{kind}"
-    return folder / folder.name if (folder / folder.name).is_dir() else folder  # as Kaggle's archives unpack
-
-
-def has_validation(data: str | os.PathLike[str]) -> bool:
-    """Return True if the data folder has a folder of validation images."""
-    return image_folder(data, "val").is_dir()
-
-
 def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tuple[Path, Path]:
     """The folders of a split's images and masks.
 
@@ -206,13 +177,55 @@ def split_folders(data: str | os.PathLike[str], split: Split, kind: str) -> tupl
     masks = mask_folder(images, data, split, kind)
     for folder in (images, masks):
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; expected train_images and train_{kind} in {data}, and val_images and "
-                f"val_{kind} unless a part is to be split off, or images and {kind}"
-            )
+            from unet_core.data.other_layouts import refuse_layout  # loads what --help must not need
+
+            refuse_layout(Path(data), folder, kind)
     if images.samefile(masks):
         raise DataError(f"{masks}: holds the images, expected masks in a folder of their own; give another --masks")
     return images, masks
+
+
+class MaskFiles:
+    """The masks in a folder, found by the names of images; `lossy` takes those that are not stored exactly, too."""
+
+    def __init__(self, data: Path, folder: Path, images: Sequence[Path], *, lossy: bool) -> None:
+        from runtime.image_files.folders import left_out_note, list_images
+
+        left_out: Counter[str] = Counter()
+        self.data, self.lossy = data, lossy
+        self.by_name: dict[str, list[Path]] = {}
+        self.by_key: dict[str, list[Path]] = {}
+        for path in list_images(folder, left_out):
+            self.by_name.setdefault(path.stem, []).append(path)
+            if is_mask(path, data):  # otherwise `unet-data convert` would not know it
+                self.by_key.setdefault(key_of(path.stem), []).append(path)
+        self.expected = f"expected NAME_mask.gif or NAME.png in {folder}"
+        if not self.by_name:
+            self.expected += f", found {left_out_note(left_out, 'not read') or 'no images there'}"
+        elif not any(self.named(image) for image in images):
+            names = [path.name for paths in self.by_name.values() for path in paths]
+            self.expected += f" (found {first_files(names)})"
+
+    def named(self, image: Path) -> list[Path]:
+        """List the files that have the name of an image's mask."""
+        return [*self.by_name.get(f"{image.stem}_mask", ()), *self.by_name.get(image.stem, ())]
+
+    def of(self, image: Path) -> tuple[Path | None, str]:
+        """Return the mask of an image, or None and why there is none, or not one."""
+        named = self.named(image)
+        found = [path for path in named if self.lossy or path.suffix.lower() not in LOSSY_SUFFIXES]
+        similar = self.by_key.get(key_of(image.stem), ())
+        if len(found) == 1:
+            return found[0], ""
+        if found:
+            return None, f"has several masks ({', '.join(path.name for path in found)}); leave one of them"
+        if named:
+            suffix = named[0].suffix
+            return None, f"has a mask in a lossy format ({suffix}), which cannot hold labels; {self.expected}"
+        if len(similar) == 1:
+            command = command_to_convert(self.data)
+            return None, f"has no mask of its name, but of a similar one ({similar[0].name}); to pair these: {command}"
+        return None, f"has no mask, {self.expected}"
 
 
 def pair_up(data: str | os.PathLike[str], split: Split, layout: Layout) -> list[Pair]:
@@ -223,35 +236,25 @@ def pair_up(data: str | os.PathLike[str], split: Split, layout: Layout) -> list[
     Raises:
         DataError: a folder is missing or empty.
     """
-    from runtime.image import list_images  # loads OpenCV and Pillow, which --help must not need
+    from runtime.image_files.folders import left_out_note, list_images  # loads what --help must not need
     from unet_core.data.stacks import expand
 
     images, masks = split_folders(data, split, layout.masks)
-    sources = list_images(images, arrays=layout.arrays)
+    left_out: Counter[str] = Counter()
+    sources = list_images(images, left_out, arrays=layout.arrays)
     if not sources:
-        raise DataError(f"{images}: no images in this folder; expected .jpg or .png files")
-    found: dict[str, list[Path]] = {}
-    for path in list_images(masks):
-        found.setdefault(path.stem, []).append(path)
+        note = left_out_note(left_out, "not read")
+        raise DataError(
+            f"{images}: no images in this folder; expected .jpg or .png files" + (f", found {note}" if note else "")
+        )
+    files = MaskFiles(Path(data), masks, sources, lossy=layout.mask_threshold is not None)
     names = Counter(path.stem for path in sources)
     pairs = []
     for source in sources:
-        candidates = [*found.get(f"{source.stem}_mask", ()), *found.get(source.stem, ())]
-        lossless = [path for path in candidates if path.suffix.lower() not in LOSSY_SUFFIXES]
-        if layout.mask_threshold is not None:
-            lossless = candidates
-        expected = f"expected NAME_mask.gif or NAME.png in {masks}"
+        mask, fault = files.of(source)
         if names[source.stem] > 1:
             fault = "has the same name as another image"
-        elif len(lossless) > 1:
-            fault = f"has several masks ({', '.join(path.name for path in lossless)}); leave one of them"
-        elif not lossless and candidates:
-            fault = f"has a mask in a lossy format ({candidates[0].suffix}), which cannot hold labels; {expected}"
-        elif not lossless:
-            fault = f"has no mask, {expected}"
-        else:
-            fault = ""
-        pairs += expand(Pair(image=source, mask=None if fault else lossless[0], fault=fault, values=layout.values))
+        pairs += expand(Pair(image=source, mask=None if fault else mask, fault=fault, values=layout.values))
     # If masks lie among the images, X and X_mask find the same mask, and the mask would be trained on.
     uses = Counter((pair.mask, pair.page) for pair in pairs)
     return [

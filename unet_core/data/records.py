@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from runtime.errors import ImageError, OutputError
 from runtime.image import LIMITS, Limits, fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
-from unet_core.data.faults import refuse
+from unet_core.data.faults import Fault, refuse
 from unet_core.data.labels import IGNORED, Labels, LabelSpec, fit_truth
 from unet_core.data.pairs import JPEG_SUFFIXES, Pair
 
@@ -45,8 +45,8 @@ RECORDS = Trust(
 PENDING, NOT_STORED = -2, -1
 """Offsets of pairs that are not decoded yet, and of valid pairs that did not fit into the cache."""
 
-TRIED = 8
-"""Number of pairs that are tried before all others are decoded."""
+TRIED, TRIED_TO_SKIP = 8, 64
+"""Number of pairs that are tried before all others are decoded, and of those where faulty pairs are left out."""
 
 SIDES = ("height", "width", "truth_height", "truth_width")
 ROW = np.dtype(
@@ -125,10 +125,14 @@ class SampleDecoder:
 
 
 class Records:
-    """The records of a list of pairs, by index: from the cache if they are stored, else decoded anew."""
+    """The records of a list of pairs, by index: from the cache if they are stored, else decoded anew.
+
+    `left_out` has the pairs that were dropped since they cannot be used, and the messages of their errors.
+    """
 
     def __init__(self, pairs: Sequence[Pair], decoder: SampleDecoder) -> None:
         self.pairs, self.decoder = list(pairs), decoder
+        self.left_out: list[Fault] = []
         self.use(unknown_rows(len(self.pairs)), None)
 
     def use(self, rows: NDArray[Any], folder: Path | None) -> None:
@@ -136,6 +140,16 @@ class Records:
         self.rows, self.folder = rows, folder
         self._data: DataFile | None = None
         self._checked = np.zeros(len(rows), np.bool_)
+
+    def leave_out(self, faults: Mapping[int, str]) -> None:
+        """Drop pairs by their index; `left_out` keeps them with the messages of their errors.
+
+        The records of the others stay where they are in the cache, in the folder of all pairs.
+        """
+        self.left_out += [(self.pairs[index], message) for index, message in sorted(faults.items())]
+        kept = [index for index in range(len(self.pairs)) if index not in faults]
+        self.pairs = [self.pairs[index] for index in kept]
+        self.use(self.rows[kept], self.folder)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -210,25 +224,25 @@ class Records:
         return labels.pop() if len(labels) == 1 and SEVERAL not in labels else None
 
 
-def refuse_hopeless(records: Records) -> None:
-    """Try some pairs of a set of which none is decoded yet, and raise an error if none of them can be used.
+def refuse_hopeless(records: Records, most: int = TRIED) -> None:
+    """Try at most so many pairs of a set of which none is decoded yet, and raise an error if none of them can be used.
 
     A wrong `--classes` or `--masks` spoils every pair, which a pass over a large set would take an hour to tell.
 
     Raises:
         DataError: as `refuse`.
     """
-    if len(records) <= TRIED or not (records.rows["offset"] == PENDING).all():
+    if len(records) <= most or not (records.rows["offset"] == PENDING).all():
         return
     faults = []
-    for index in np.linspace(0, len(records) - 1, TRIED).round().astype(int):
+    for index in np.linspace(0, len(records) - 1, most).round().astype(int):
         pair = records.pairs[index]
         try:
             records.decoder.make(pair)
             return
         except ImageError as error:
             faults.append((pair, str(error)))
-    refuse(faults, TRIED, f"none of {TRIED} pairs that were tried can be used (of {len(records)}), fix or remove them")
+    refuse(faults, most, f"none of {most} pairs that were tried can be used (of {len(records)}), fix or remove them")
 
 
 class DataFile:

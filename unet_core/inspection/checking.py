@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ImageError, one_line
+from runtime.errors import ImageError
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import write_text
 from unet_core.config import TrainConfig, setting_text
-from unet_core.data.faults import shared_image_files, surplus_mask_files
+from unet_core.data.faults import below, problems_table, shared_image_files, surplus_mask_files
 from unet_core.data.labels import IGNORED
 from unet_core.data.levels import FOUND
 from unet_core.data.pairs import SPLITS, Pair, find_splits, image_folder, mask_folder
@@ -152,13 +152,7 @@ def write_problems(path: Path, data: Path, findings: DataFindings) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    rows = []
-    for pair, message in findings.faults:
-        places = {pair.place(file): file for file in pair.files}
-        place = next((place for place in places if message.startswith(f"{place}: ")), pair.place(pair.image))
-        rows.append((shown(Path(place), data), one_line(message.removeprefix(f"{place}: "))))
-    rows += [(shown(file, data), problem) for file, problem in findings.others]
-    write_table(path, ("file", "problem"), rows)
+    write_text(path, problems_table(findings.faults, findings.others, data))
 
 
 def write_images(path: Path, data: Path, findings: DataFindings, classes: Sequence[str]) -> None:
@@ -174,7 +168,7 @@ def write_images(path: Path, data: Path, findings: DataFindings, classes: Sequen
         used = np.flatnonzero(image.levels)
         shares = [f"{100 * count / image.labels.sum():.4f}" for count in image.labels[[*range(len(names)), IGNORED]]]
         kind = "grey" if image.grey else "colour" if len(image.means) == 3 else f"{len(image.means)} channels"
-        file = shown(Path(image.pair.place(image.pair.image)), data)
+        file = below(Path(image.pair.place(image.pair.image)), data)
         rows.append((file, image.split, width, height, kind, used[0], used[-1], *shares))
     header = ("file", "split", "width", "height", "kind", "darkest", "brightest", *names, "not counted")
     write_table(path, header, rows)
@@ -187,8 +181,3 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[objec
     table.writerow(header)
     table.writerows(rows)
     write_text(path, text.getvalue().encode(errors="replace").decode())
-
-
-def shown(path: Path, data: Path) -> str:
-    """The path below the data folder, with "./" before it, so that no spreadsheet takes it for a formula."""
-    return f"./{path.relative_to(data)}" if path.is_relative_to(data) else str(path)

@@ -1,7 +1,6 @@
 """A training from its settings to its best weights: checkpoint, data, the lines that it prints first and last."""
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from runtime.card import Levels, UNetConfig
 from runtime.errors import CheckpointError, ConfigError
 from unet_core.checkpoint import Checkpoint, architecture_of, load_checkpoint
 from unet_core.config import TrainConfig, fixed_settings, flag, setting_text
-from unet_core.data.cache import Cache, check_and_cache, open_cache, pending
-from unet_core.data.faults import files_left_out, refuse_unpaired, shared_images, surplus_masks
+from unet_core.data.cache import Cache, decode_all, faults_of, open_cache, pending
+from unet_core.data.faults import files_left_out, refuse, shared_images, surplus_masks, unpaired
 from unet_core.data.levels import FOUND, levels_line
 from unet_core.data.pairs import find_splits, has_validation
-from unet_core.data.records import Records, SampleDecoder, refuse_hopeless
+from unet_core.data.records import TRIED, TRIED_TO_SKIP, Records, SampleDecoder, refuse_hopeless
+from unet_core.data.skipping import Found, leave_out, note_of_left_out
 from unet_core.data.stored_values import few_levels, find_levels
 from unet_core.data.validation_split import doubtful_split, split_summary
 from unet_core.evaluation.torch_device import torch_device
@@ -27,9 +27,10 @@ from unet_core.reporting.tables import final_table
 from unet_core.settings_file import from_stored
 from unet_core.training.advice import advice_on_one_sided, explained_errors, settings_without_effect
 from unet_core.training.auto_loss import advice_on_loss
+from unet_core.training.bad_pairs import Sets, refuse_or_leave_out
 from unet_core.training.data_notes import check_masks, unused_channels
 from unet_core.training.distributed import Processes, join
-from unet_core.training.run_directory import LAST, instead_of_last, locked_folder, refuse_used_folder
+from unet_core.training.run_directory import FILES, LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.starting_network import StartingNetwork, starting_network
 from unet_core.training.trainer import Trainer
 
@@ -45,10 +46,12 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
                 if not resume:
                     refuse_used_folder(Path(config.out))
                 device = torch_device(processes.device_name(config.device))
-                records = find_records(config, checkpoint)
+                records = find_records(config, checkpoint, writes=processes.first)
                 start = starting_network(config, checkpoint)
-                # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour.
-                make_trainer(config, records, processes, Display(quiet=True), device, checkpoint, start)
+                # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour. Which
+                # data a resumed run had is known only then if faulty pairs are left out.
+                if checkpoint is None or not config.skip_bad:
+                    make_trainer(config, records, processes, Display(quiet=True), device, checkpoint, start)
             display = Display(quiet=not processes.first)
             load_records(config, records, processes, display, checkpoint)
             with processes.raise_on_all_ranks():
@@ -152,26 +155,29 @@ def settings_of_network(checkpoint: str) -> dict[str, Any]:
     return {"network": f"smp.{found.name}", "encoder": found.encoder, "network_arg": options, "channels": channels}
 
 
-def find_records(config: TrainConfig, resumed: Checkpoint | None = None) -> tuple[Records, Records]:
+def find_records(config: TrainConfig, resumed: Checkpoint | None = None, *, writes: bool = True) -> Sets:
     """Find the training and the validation data; nothing is decoded. A run that is resumed keeps its card's levels.
 
+    `writes`: this process is the one that writes files.
+
     Raises:
-        DataError: a folder is missing, or an image has no mask, several, or another image's.
+        DataError: a folder is missing, or an image has no mask, several, or another image's, unless these are left out.
     """
     train_pairs, val_pairs = find_splits(config.data, config.layout)
-    refuse_unpaired((*train_pairs, *val_pairs))
     whole = config.validate_at == "original"
     spec = config.input if resumed is None else replace(config.input, levels=resumed.card.input.levels)
     decoder = SampleDecoder(input=spec, labels=config.labels, limits=config.limits)
-    return (
+    sets = (
         Records(train_pairs, replace(decoder, draft=True)),
         Records(val_pairs, replace(decoder, truth_at_original=whole)),
     )
+    refuse_or_leave_out(config, sets, [unpaired(records.pairs) for records in sets], writes=writes)
+    return sets
 
 
 def load_records(
     config: TrainConfig,
-    sets: tuple[Records, Records],
+    sets: Sets,
     processes: Processes,
     display: Display,
     resumed: Checkpoint | None = None,
@@ -184,7 +190,8 @@ def load_records(
     Raises:
         DataError: an image or a mask cannot be used, or no training mask has any foreground.
     """
-    layout, (train_pairs, val_pairs) = config.layout, (records.pairs for records in sets)
+    layout = config.layout
+    bad: Found = ({}, {})
     with processes.raise_on_all_ranks():
         cache = open_cache(config.cache_dir, config.cache_gb)
         levels = sets[0].decoder.input.levels
@@ -196,28 +203,49 @@ def load_records(
             records.decoder = replace(records.decoder, input=replace(records.decoder.input, levels=levels))
         missing = pending(sets, cache)
         if processes.first:
-            if surplus := surplus_masks(config.data, layout):
-                display.note(surplus)
-            if left_out := files_left_out(config.data, layout):
-                display.note(left_out)
-            decode_missing(sets, cache, missing, display)
-            if shared := shared_images(train_pairs, val_pairs):
-                display.note(shared)
-            for note in check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"):
-                display.note(note)
-            if few := few_levels(sets[0], config.levels):
-                display.note(few)
-            if unused := unused_channels(train_pairs, config):
-                display.note(unused)
+            bad = decode_first(config, sets, cache, missing, display)
+    bad = processes.gather(bad)[0]
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
-            decode_missing(sets, cache, pending(sets, cache), display)
+            found = decode_missing(config, sets, cache, pending(sets, cache), display)
+            for one, elsewhere in zip(found, bad, strict=True):
+                for index in elsewhere:
+                    one.pop(index, None)
+            refuse(faults_of(sets, found), sum(map(len, sets)))
     if processes.local_rank:
         pending(sets, cache)
+    if not processes.first:
+        leave_out(sets, bad)
+    train_pairs, val_pairs = (records.pairs for records in sets)
     if not has_validation(config.data):
         display.line(split_summary(train_pairs, val_pairs, layout))
         if doubt := doubtful_split(train_pairs, val_pairs, layout):
             display.note(doubt)
+
+
+def decode_first(config: TrainConfig, sets: Sets, cache: Cache | None, missing: int, display: Display) -> Found:
+    """Decode the data in the first process, with notes on it; returns the faults, of which none are left in `sets`.
+
+    Raises:
+        DataError: as `load_records`.
+    """
+    layout = config.layout
+    for note in (surplus_masks(config.data, layout), files_left_out(config.data, layout)):
+        if note:
+            display.note(note)
+    bad = decode_missing(config, sets, cache, missing, display)
+    refuse_or_leave_out(config, sets, bad, writes=True)
+    if left_out := note_of_left_out(sets, f", {Path(config.out) / FILES} lists them"):
+        display.note(left_out)
+    for note in (
+        shared_images(*(records.pairs for records in sets)),
+        *check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"),
+        few_levels(sets[0], config.levels),
+        unused_channels(sets[0].pairs, config),
+    ):
+        if note:
+            display.note(note)
+    return bad
 
 
 def choose_levels(config: TrainConfig, train: Records, cache: Cache | None, display: Display) -> Levels | None:
@@ -229,16 +257,19 @@ def choose_levels(config: TrainConfig, train: Records, cache: Cache | None, disp
     return levels
 
 
-def decode_missing(sets: Sequence[Records], cache: Cache | None, missing: int, display: Display) -> None:
-    """Decode the images that the cache does not hold, with a progress bar."""
+def decode_missing(
+    config: TrainConfig, sets: Sets, cache: Cache | None, missing: int, display: Display
+) -> list[dict[int, str]]:
+    """Decode the images that the cache does not hold, with a progress bar; returns the faults as `decode_all`."""
     for records in sets:
-        refuse_hopeless(records)
+        refuse_hopeless(records, TRIED_TO_SKIP if config.skip_bad else TRIED)
     with display.bar("decoding images", missing) as advance:
-        check_and_cache(sets, cache, advance, display.note)
+        found = decode_all(sets, cache, advance, display.note)
     stored = sum(records.stored for records in sets)
     if missing and cache is not None and stored:
         kept = "1 decoded image is" if stored == 1 else f"{stored} decoded images are"
         display.line(f"{kept} kept in {cache.folder} for the next epochs and runs")
+    return found
 
 
 def start_line(trainer: Trainer) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from runtime.errors import DataError, OutputError
+from runtime.errors import DataError, OutputError, one_line
 from runtime.support.files import (
     is_formula,
     make_inner_folder,
@@ -29,6 +29,7 @@ from runtime.support.files import (
 )
 from runtime.support.locks import require_regular
 from unet_core.config import TrainConfig
+from unet_core.data.faults import Fault
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
 from unet_core.evaluation.worst_images import Worst
@@ -40,9 +41,13 @@ from unet_core.training.distributed import Processes
 LAST = "my_checkpoint.pth.tar"
 BEST = "model.pth"
 FILES = "files.csv"
+PROBLEMS = "problems.csv"
+LEFT_OUT = "left out"
+"""In `FILES`, the split of files that are neither trained nor validated on, since they cannot be used."""
+
 LOCK = ".lock"
 PICTURES, EVENTS = "saved_images", "tensorboard"
-WRITTEN = (LAST, BEST, FILES, "config.json", "metrics.csv", "curves.png")
+WRITTEN = (LAST, BEST, FILES, PROBLEMS, "config.json", "metrics.csv", "curves.png")
 """All files that a run writes atomically, but its pictures."""
 
 NAME_ERRORS = "surrogateescape"
@@ -139,8 +144,13 @@ class RunFolder:
         for name in (PICTURES, EVENTS) if self.config.tensorboard else (PICTURES,):
             refuse_inner_links(self.path, Path(name))
 
-    def begin(self, train: Sequence[Pair], val: Sequence[Pair]) -> None:
-        """Write all settings, and which files are in training and validation, before the first epoch."""
+    def begin(self, train: Sequence[Pair], val: Sequence[Pair], left_out: Sequence[Fault] = ()) -> None:
+        """Write all settings, and which files are in training and validation, before the first epoch.
+
+        `left_out`: pairs that are in neither.
+        """
+        with suppress(OSError):  # of a start that was refused
+            (self.path / PROBLEMS).unlink()
         pictures = make_inner_folder(self.path, PICTURES)
         remove_leftovers(pictures, lambda stem, _: re.match(r"\d\d_", stem) is not None)
         if self.tensorboard is not None:
@@ -148,9 +158,14 @@ class RunFolder:
         write_text(self.path / "config.json", json.dumps(asdict(self.config), indent=2) + "\n")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("split", "file", "bytes"))
+        writer.writerow(("split", "file", "bytes", "problem"))
         sizes = file_sizes(train, val).items()
-        writer.writerows((split, f"./{name}" if is_formula(name) else name, size) for (split, name), size in sizes)
+        rows: list[tuple[str, str, int | None, str]] = [(split, name, size, "") for (split, name), size in sizes]
+        for pair, message in left_out:
+            for path in pair.files:
+                problem = one_line(message.removeprefix(f"{pair.place(path)}: "))
+                rows.append((LEFT_OUT, f"{path.parent.name}/{path.name}", size_of(path), problem))
+        writer.writerows((split, f"./{name}" if is_formula(name) else name, *facts) for split, name, *facts in rows)
         write_bytes(self.path / FILES, text.getvalue().encode("utf-8", NAME_ERRORS))
 
     def changes(self, train: Sequence[Pair], val: Sequence[Pair]) -> str:
@@ -158,7 +173,9 @@ class RunFolder:
         try:
             with open(self.path / FILES, encoding="utf-8", errors=NAME_ERRORS, newline="") as file:
                 before = {
-                    (row["split"], row["file"].removeprefix("./")): int(row["bytes"]) for row in csv.DictReader(file)
+                    (row["split"], row["file"].removeprefix("./")): int(row["bytes"])
+                    for row in csv.DictReader(file)
+                    if row["split"] != LEFT_OUT
                 }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
             return ""
@@ -196,6 +213,13 @@ class RunFolder:
             save_panel(folder / f"{place:02}_{name}.png", drawn)
             pictures.append(drawn)
         return pictures
+
+
+def size_of(path: Path) -> int | None:
+    """The size of a file in bytes; None if it cannot be told."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return None
 
 
 def file_sizes(train: Sequence[Pair], val: Sequence[Pair]) -> Mapping[tuple[str, str], int]:

@@ -225,7 +225,8 @@ class Trainer:
         try:
             with self.processes.raise_on_all_ranks():
                 if self.processes.first:
-                    self.folder.begin(self.train.pairs, self.val.pairs)
+                    left_out = [*self.train.left_out, *self.val.left_out]
+                    self.folder.begin(self.train.pairs, self.val.pairs, left_out)
             writer = TensorBoardWriter(self.folder.tensorboard if self.processes.first else None, self.epoch)
             with self.interrupts.listening(), writer as self.tensorboard:
                 while not self.ended:

@@ -175,7 +175,8 @@ def test_the_file_carries_the_verdict_and_earlier_versions_read_it(trained, at_h
     checked = check_file(report.path, checkpoint=at_hand, data=trained.data, device="openvino")
     assert (checked.arithmetic, checked.golden_limit) == ("bf16", found.golden_limit)
     assert set(checked.limits) == {1e-4 + 2 * card.bf16.max_abs_error} and checked.max_abs_error > 1e-4
-    assert "is off by at most" in check_line(checked) and check_line(checked).endswith(", on openvino, layers in bf16")
+    line = check_line(checked)
+    assert "as when it was exported: off by at most" in line and line.endswith(", on openvino, layers in bf16")
     monkeypatch.setattr(openvino, "has_bf16", lambda: False)
     with Predictor(report.path) as automatic, Predictor(report.path, "openvino") as named:
         assert automatic.report.device == "cpu" and named.report.arithmetic == "f32"

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from runtime.card import CARD_KEY, Bf16Permission, Gate
 from runtime.commands import diagnostics, system_info
 from runtime.commands.doctor import main, model_lines
-from runtime.devices import availability
+from runtime.devices import availability, openvino
 from runtime.engine_store.engine_cache import MANIFEST, EngineCache
 from runtime.model_file.digest import DIGEST_KEY
 from runtime.model_file.golden import GOLDEN_KEY, Golden
@@ -329,6 +329,9 @@ def timed(monkeypatch, four_cores):
         monkeypatch.setattr(diagnostics, "SLOW_MS", 1.0)
         monkeypatch.setattr(diagnostics, "has_vnni", lambda: vnni)
         monkeypatch.setattr(diagnostics, "has_bf16", lambda: bf16)
+        monkeypatch.setattr(openvino, "has_vnni", lambda: vnni)
+        monkeypatch.setattr(openvino, "has_bf16", lambda: bf16)
+        monkeypatch.setattr(openvino, "is_installed", lambda: False)
 
     return set_times
 

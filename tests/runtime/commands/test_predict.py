@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -14,8 +15,10 @@ from masks import mask_of, names_in, pixels_of
 from PIL import Image
 
 from runtime import rle
+from runtime.card import CARD_KEY
 from runtime.commands import predict_files
 from runtime.commands.predict import predict
+from runtime.devices import openvino
 from runtime.images.overlay import COLOURS
 from runtime.model_file.digest import DIGEST_KEY
 from runtime.predictor import Predictor
@@ -324,3 +327,20 @@ def test_threads_out_of_their_bounds(run_predict, pictures, out, count):
     line = f"Error: Invalid value for '--threads': {count} is not in the range 1<=x<=1024."
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, line)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "vnni", "is_told"),
+    [("auto", True, True), ("auto", False, False), ("cpu", True, False)],
+)
+def test_openvino_is_told_of_where_it_is_missing_and_faster(
+    run_predict, row, write_model, make_card, monkeypatch, device, vnni, is_told
+):
+    model = write_model("conv", metadata={CARD_KEY: replace(make_card("conv"), precision="int8").to_json()})
+    monkeypatch.setattr(openvino, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(openvino, "is_installed", lambda: False)
+    note = (
+        f"note: {model}: is int8, which OpenVINO computes faster than ONNX Runtime on this CPU, but OpenVINO is not "
+        "installed; pip install openvino\n"
+    )
+    assert run_predict(row, model=model, device=device).stderr == note * is_told

@@ -1,5 +1,7 @@
 """unet-predict --fast-decode: JPEG files decoded at a part of their size."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import simplejpeg
 from masks import pixels_of
 from PIL import Image
 
+from runtime.errors import ImageError
 from runtime.predictor import Predictor
 
 
@@ -31,7 +34,8 @@ def test_a_mask_has_the_images_own_size(run_predict, write_model, photo, out, mo
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", noted)
     result = run_predict(photo.parent, "--fast-decode", "--tta", "flip", model=model)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, f"1 of 1 written to {out} on cpu\n", "")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"1 of 1 written to {out} on cpu, 1 decoded at a part of their size\n"
     assert sizes == [(25, 38, 3)]
     expected = Predictor(model, "cpu", decode="scaled").predict(photo, tta="flip")
     assert np.array_equal(pixels_of(out / "photo.png"), 255 * expected.mask)
@@ -72,3 +76,26 @@ def test_a_model_that_sees_images_at_their_own_size_is_told_of(run_predict, writ
     assert run_predict(photo, "--fast-decode", model=model).stderr == note * is_told
     assert run_predict(photo, "--fast-decode", "--size", "12x8", model=model).stderr == ""
     assert run_predict(photo, model=model).stderr == ""
+
+
+def test_images_that_were_decoded_whole_are_not_counted(run_predict, write_model, photo, tmp_path):
+    """A small JPEG and a PNG are; in a table, too."""
+    Image.new("RGB", (300, 200)).save(photo.with_name("other.png"))
+    Image.new("RGB", (30, 20)).save(photo.with_name("small.jpg"))
+    model = write_model("conv", fit="stretch")
+    for to, kind in ((tmp_path / "masks", "mask"), (tmp_path / "all.csv", "areas")):
+        result = run_predict(photo.parent, "--fast-decode", "--format", kind, model=model, to=to)
+        assert result.stdout == f"3 of 3 written to {to} on cpu, 1 decoded at a part of their size\n"
+        assert "decoded" not in run_predict(photo.parent, "--format", kind, model=model, to=to).stdout
+
+
+def test_an_error_of_decoding_the_whole_image_names_the_file(write_model, photo):
+    result = Predictor(write_model("conv", fit="stretch"), "cpu", decode="scaled").predict(photo)
+    assert result.is_fast_decoded
+    encoded = result.__dict__["image"]
+    result.__dict__["image"] = replace(encoded, content=encoded.content[:-1000])
+    with pytest.raises(ImageError) as caught:
+        _ = result.image
+    assert str(caught.value).startswith(f"{photo}: is damaged or truncated")
+    result.__dict__["image"] = encoded
+    assert result.image.shape == (200, 300, 3) and not result.is_fast_decoded

@@ -1,5 +1,6 @@
 """OpenVINO as a device: its answers, its sizes, its threads, its memory, and what it must not do by itself."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from runtime.devices.openvino import CompiledModel, OpenVinoSession, reason_of
 from runtime.errors import ClosedError, ConfigError, DeviceError, ImageError
 from runtime.options import ProviderOptions
 from runtime.predictor import Predictor
+from runtime.support.signal_stack import DISABLED, SignalStack
 
 FILES = Path(__file__).parents[2] / "data/v0.1/models"
 SIZE = (32, 48)  # of their cards
@@ -322,6 +324,26 @@ print(json.dumps([str(path) for path in Path.home().rglob("*")]))
     home = tmp_path / "home"
     home.mkdir()
     assert in_process(code, model("fp32"), HOME=str(home), XDG_CACHE_HOME="", XDG_CONFIG_HOME="") == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sigaltstack is called on Linux alone")
+def test_this_thread_keeps_its_stack_for_signals():
+    """On CPUs with AMX OpenVINO sets one, and frees it when its objects are freed, perhaps on another thread."""
+    libc, mine, after = ctypes.CDLL(None), SignalStack(), SignalStack()
+    memory = ctypes.create_string_buffer(2**16)
+    before = SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    mine.place, mine.size = ctypes.addressof(memory), len(memory)
+    assert libc.sigaltstack(ctypes.byref(mine), None) == 0
+    try:
+        with Predictor(model("fp32"), "openvino", options=ProviderOptions(fixed_sizes=((40, 24),))) as predictor:
+            predictor.run(np.zeros((1, 40, 24, 3), np.uint8))
+            predictor.run(np.zeros((1, 31, 77, 3), np.uint8))
+            libc.sigaltstack(None, ctypes.byref(after))
+        assert (after.place, after.size) == (mine.place, mine.size)
+    finally:
+        before.flags = DISABLED if not before.place else 0
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def test_memory_stays_bounded_and_is_given_back():

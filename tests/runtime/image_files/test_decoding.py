@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import image_size, load_image
-from runtime.image_files import formats
+from runtime.image_files import warned
 
 LARGE = np.random.default_rng(3).integers(0, 256, (300, 500, 3), np.uint8)
 
@@ -97,7 +97,7 @@ COPIES = {
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("way", COPIES)
 def test_copy_of_a_turned_picture_is_taken_as_it_is_which_is_told_once(way, form, monkeypatch):
-    monkeypatch.setattr(formats, "WARNED", set())
+    monkeypatch.setattr(warned, "WARNED", set())
     copy = COPIES[way](Image.open(io.BytesIO(photo(form=form))))
     with pytest.warns(ImageWarning) as caught:
         found = [load_image(copy), load_image(copy)]
@@ -107,7 +107,7 @@ def test_copy_of_a_turned_picture_is_taken_as_it_is_which_is_told_once(way, form
         "fits the copy; for an upright one, call PIL.ImageOps.exif_transpose(picture) first"
     ]
     assert caught[0].filename == __file__
-    formats.WARNED.clear()
+    warned.WARNED.clear()
     with pytest.raises(ImageWarning):  # warnings are errors here
         load_image(copy)
 

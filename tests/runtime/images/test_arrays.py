@@ -13,14 +13,15 @@ from PIL import Image
 
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
-from runtime.images import arrays, pictures
+from runtime.image_files import warned
+from runtime.images import pictures
 
 NOISE = np.random.default_rng(0).random((20, 30, 4))
 
 
 @pytest.fixture(autouse=True)
 def unwarned(monkeypatch):
-    monkeypatch.setattr(arrays, "WARNED", set())
+    monkeypatch.setattr(warned, "WARNED", set())
 
 
 SQUEEZED = {
@@ -184,7 +185,7 @@ def test_mask_of_an_array_is_told_to_be_lost_once(channels):
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        arrays.WARNED.clear()
+        warned.WARNED.clear()
         load_image(np.ma.masked_array(values), channels)
 
 

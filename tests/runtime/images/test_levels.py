@@ -12,7 +12,7 @@ from PIL import Image
 
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image, stored_values
-from runtime.images import levels as module
+from runtime.image_files import warned
 
 TWELVE = (0, 4095)
 GREY = np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
@@ -23,7 +23,7 @@ COLOUR_LEVELS = (COLOURS.astype(int) * 255 // 4095).astype(np.uint8)
 
 @pytest.fixture(autouse=True)
 def unwarned(monkeypatch):
-    monkeypatch.setattr(module, "WARNED", set())
+    monkeypatch.setattr(warned, "WARNED", set())
 
 
 def tiff(array, **options):

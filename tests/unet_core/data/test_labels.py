@@ -95,25 +95,65 @@ def test_indices_that_do_not_begin_with_0(tmp_path, count, values, ignore_index,
 
 
 MORE = "; name more --classes; or give the value that does not count with --ignore-index"
+OR_MORE = "; or name more --classes"
+NOT_COUNTED = "give --ignore-index 255 if pixels of 255 do not count"
 OF_MODEL = "; or give the value that does not count with --ignore-index"
+
+
+def one_value(value):
+    """The advice for masks of 0 and one other value."""
+    ignored = f"--ignore-index {value} if pixels of {value} do not count"
+    return f"give {ignored}, --mask-threshold {value} if they are foreground"
 
 
 @pytest.mark.parametrize(
     ("spec", "values", "shown", "expected"),
     [
-        (CAR, (255, 1, 0), "0, 1, 255", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, (0, 128), "128", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, (0, 2), "2", f"0 and 255, or 0 and 1{MORE}"),
+        (
+            CAR,
+            (255, 1, 0),
+            "0, 1, 255",
+            "0 and 255, or 0 and 1; give --ignore-index 255 if pixels of 255 do not count, --mask-threshold 1 if they "
+            f"are foreground{OR_MORE}",
+        ),
+        (CAR, (0, 128), "128", f"0 and 255, or 0 and 1; {one_value(128)}{OR_MORE}"),
+        (CAR, (0, 2), "2", f"0 and 255, or 0 and 1; {one_value(2)}{OR_MORE}"),
+        (CAR, (128,), "128", f"0 and 255, or 0 and 1; {one_value(128)}{OR_MORE}"),
+        (
+            CAR,
+            (0, 127, 255),
+            "127",
+            "0 and 255, or 0 and 1; give --ignore-index 127 if pixels of 127 do not count, --mask-threshold 128 if "
+            f"they are soft edges{OR_MORE}",
+        ),
+        (
+            CAR,
+            (1, 2, 3),
+            "2, 3",
+            f"0 and 255, or 0 and 1; give --class-offset 1 and 3 --classes if 1 is the first class{OR_MORE}",
+        ),
         (CAR, (9, 7, 3, 8, 2, 4, 5), "2, 3, 4, 5, 7, 8, 9", f"0 and 255, or 0 and 1{MORE}"),
-        (CAR, range(200), "2, 3, 4, 5, 6, ..., 199", f"0 and 255, or 0 and 1{MORE}"),
-        (several(3), (0, 255), "255", f"class indices 0 to 2{MORE}"),
+        (CAR, range(100), "2, 3, 4, 5, 6, ..., 99", f"0 and 255, or 0 and 1{MORE}"),
+        (
+            CAR,
+            range(200),
+            "2, 3, 4, 5, 6, ..., 199",
+            f"0 and 255, or 0 and 1; give --mask-threshold 128 if these are shades of grey, as JPEG has{OR_MORE}",
+        ),
+        (several(3), (0, 255), "255", f"class indices 0 to 2; {NOT_COUNTED}{OR_MORE}"),
         (several(11), range(12), "11", f"class indices 0 to 10{MORE}"),
-        (several(2), (0, 1, 255), "0, 1, 255", f"class indices 0 to 1{MORE}"),
+        (
+            several(3),
+            (1, 2, 3),
+            "3",
+            f"class indices 0 to 2; give --class-offset 1 and 3 --classes if 1 is the first class{OR_MORE}",
+        ),
+        (several(2), (0, 1, 255), "0, 1, 255", f"class indices 0 to 1; {NOT_COUNTED}{OR_MORE}"),
         (several(2), (0, 1, 7), "7", f"class indices 0 to 1{MORE}"),
         (several(3, 255), (255, 1, 7), "7", "--ignore-index 255, and class indices 0 to 2; name more --classes"),
         (replace(several(3), class_offset=1), (0, 1, 4), "0, 4", f"class indices 1 to 3{MORE}"),
         (replace(several(2), class_offset=1), (0, 255), "0, 255", f"class indices 1 to 2{MORE}"),
-        (replace(CAR, of_model=True), (0, 9), "9", f"0 and 255, or 0 and 1 as the model has 1 class{OF_MODEL}"),
+        (replace(CAR, of_model=True), (0, 9), "9", f"0 and 255, or 0 and 1 as the model has 1 class; {one_value(9)}"),
         (replace(several(3), of_model=True), (9,), "9", f"class indices 0 to 2 as the model has 3 classes{OF_MODEL}"),
         (
             replace(several(3, 8), of_model=True),
@@ -123,7 +163,7 @@ OF_MODEL = "; or give the value that does not count with --ignore-index"
         ),
     ],
 )
-def test_odd_mask_values_are_named(tmp_path, spec, values, shown, expected):
+def test_invalid_mask_values_are_named_with_the_options_that_fit_them(tmp_path, spec, values, shown, expected):
     with pytest.raises(ImageError) as caught:
         load_truth(mask_file(tmp_path, values), spec)
     assert str(caught.value) == f"{tmp_path / 'm.png'}: has invalid labels ({shown}); expected {expected}"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from runtime.errors import ImageError, ImageWarning
 from runtime.image import load_image
-from runtime.image_files import formats
+from runtime.image_files import warned
 from unet_core.data.labels import LabelSpec, load_labels, load_truth
 
 
@@ -135,7 +135,7 @@ CAR = LabelSpec(classes=("car",))
 
 @pytest.fixture
 def not_warned(monkeypatch):
-    monkeypatch.setattr(formats, "WARNED", set())
+    monkeypatch.setattr(warned, "WARNED", set())
 
 
 def saved(path, picture, **options):

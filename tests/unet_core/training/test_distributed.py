@@ -14,7 +14,7 @@ import pytest
 import torch
 from forked import train_as_two
 
-from runtime.errors import ConfigError, DeviceError
+from runtime.errors import ConfigError, DataError, DeviceError
 from unet_core.checkpoint import load_checkpoint
 from unet_core.data import records
 from unet_core.data.dataset import TrainingSet
@@ -124,10 +124,31 @@ def test_the_first_process_of_each_machine_decodes(config, monkeypatch, rank, lo
     seen = []
     real = records.SampleDecoder.make
     monkeypatch.setattr(records.SampleDecoder, "make", lambda *arguments: (seen.append(1), real(*arguments))[1])
-    alone = Told(rank, [None] * 3)
-    alone.local_rank = local_rank
-    load_records(config, find_records(config), alone, Display(quiet=True))
+    load_records(config, find_records(config), Pretended(rank, 3, local_rank), Display(quiet=True))
     assert len(seen) == decoded
+
+
+class Hearing(Pretended):
+    """A process that hears from the first one which pairs are faulty."""
+
+    bad = ({1: "is bad"}, {})
+
+    def gather(self, value):
+        return [self.bad if isinstance(value, tuple) else None]
+
+
+def test_all_processes_leave_out_what_the_first_one_found(config, data):
+    """The second machine has the faulty image whole, and another one that it alone cannot read."""
+    config = replace(config, skip_bad=True)
+    for rank, local_rank in ((1, 1), (2, 0)):
+        train, val = sets = find_records(config)
+        load_records(config, sets, Hearing(rank, 3, local_rank), Display(quiet=True))
+        assert [pair.name for pair in train.pairs] == ["car0", "car2", "car3", "car4", "car5"]
+        assert len(val) == 3
+    image = data / "train_images" / "car4.jpg"
+    image.write_bytes(image.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"^1 of 9 pairs cannot be used, .*train_images/car4\.jpg$"):
+        load_records(config, find_records(config), Hearing(2, 3, 0), Display(quiet=True))
 
 
 def torchrun(config, *more, **how):

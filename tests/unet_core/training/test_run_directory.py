@@ -31,7 +31,8 @@ def test_files_are_listed_with_their_side_and_size(begun, data):
     rows = list(csv.DictReader((folder.path / FILES).read_text().splitlines()))
     assert len(rows) == 2 * 9
     first = data / "train_images" / "car0.jpg"
-    assert rows[0] == {"split": "train", "file": "train_images/car0.jpg", "bytes": str(first.stat().st_size)}
+    facts = {"bytes": str(first.stat().st_size), "problem": ""}
+    assert rows[0] == {"split": "train", "file": "train_images/car0.jpg", **facts}
     assert {row["split"] for row in rows[12:]} == {"val"}
     assert folder.changes(*find_splits(data)) == ""
 

@@ -1,6 +1,10 @@
-"""Words in the names of files and folders: which split they mean, what is a mask, and of which image."""
+"""Names of files and folders: which split they mean, what is a mask, and of which image; a few of them in messages."""
 
+import os
 import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SPLIT_WORDS = {
@@ -43,6 +47,10 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 SEPARATORS = re.compile(r"[\s_.-]+")
 
 
+LISTED_FILES = 3
+"""Maximum number of files that a message lists for one reason."""
+
+
 def words(name: str) -> set[str]:
     """The words of a name in lower case."""
     return {word.lower() for word in WORD.findall(name)}
@@ -66,3 +74,30 @@ def key_of(name: str) -> str:
     """The part of a name that an image shares with its mask: "image_07" and "07_mask" both give "07"."""
     parts = [part for part in SEPARATORS.split(name) if part.lower() not in MASK_WORDS | OTHER_WORDS]
     return "_".join(parts) or name
+
+
+def shared_keys(images: Sequence[Path], masks: Sequence[Path], source: Path) -> dict[Path, str]:
+    """The keys by which images and masks are paired: of names alone where these are unique, else with their folders."""
+    plain = {path: key_of(path.stem) for path in (*images, *masks)}
+    if max(*Counter(plain[path] for path in images).values(), *Counter(plain[path] for path in masks).values()) == 1:
+        return plain
+    keys = {}
+    for path, key in plain.items():
+        folders = [
+            key_of(part) for part in path.relative_to(source).parts[:-1] if words(part) - MASK_WORDS - OTHER_WORDS
+        ]
+        keys[path] = "/".join([*folders, key])
+    return keys
+
+
+def command_to_convert(data: Path) -> str:
+    """The command that converts a data folder into one that training takes."""
+    place = os.path.abspath(data)  # noqa: PTH100 - `resolve` would follow links; "." has no name
+    return f"unet-data convert {shlex.quote(str(data))} {shlex.quote(f'{place}-converted')}"
+
+
+def first_files(names: Iterable[str]) -> str:
+    """The first `LISTED_FILES` names, and the number of the others."""
+    names = list(names)
+    more = len(names) - LISTED_FILES
+    return ", ".join(names[:LISTED_FILES]) + (f" and {more} more" if more > 0 else "")
