@@ -254,7 +254,7 @@ def test_four_packages_are_installed_and_nothing_else():
     assert {name.partition(".")[0] for name in packages} == set(PACKAGES)
     folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     assert sorted(packages) == sorted(".".join(folder.parts) for folder in folders)
-    assert {"train", "data", "encoders", "export", "gpu", "tensorrt", "openvino", "bench", "dev", "all"} == set(
+    assert {"train", "data", "encoders", "export", "gpu", "tensorrt", "openvino", "bench", "docs", "dev", "all"} == set(
         project["project"]["optional-dependencies"]
     )
     assert {
