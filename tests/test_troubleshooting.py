@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md has a row for each error and warning of the sources, and no row for a message that is none."""
+"""docs/troubleshooting.md has a row for each error and warning of the sources, and no row without a message."""
 
 import re
 import subprocess
@@ -60,7 +60,11 @@ def test_each_message_of_the_sources_has_a_row():
 
 def test_each_row_has_a_message():
     templates = [text for _, _, text in messages()]
-    stale = [pattern for _, pattern in rows() if pattern not in MADE_ELSEWHERE and not any(fits(pattern, text) for text in templates)]
+    stale = [
+        pattern
+        for _, pattern in rows()
+        if pattern not in MADE_ELSEWHERE and not any(fits(pattern, text) for text in templates)
+    ]
     assert stale == []
 
 

@@ -1,6 +1,6 @@
 """Train a network of segmentation_models_pytorch with Lightning: python lightning_smp.py -> last.ckpt
 
-Needs `pip install lightning segmentation-models-pytorch`. The data are squares on noise; put your own Dataset in their place.
+Needs `pip install lightning segmentation-models-pytorch`. The data are squares on noise: put your own in their place.
 """
 
 import lightning
@@ -32,6 +32,7 @@ class Segmenter(lightning.LightningModule):
     def __init__(self, lr: float = 1e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.lr = lr
         self.network = smp.Unet("resnet18", encoder_weights=None, classes=1)  # logits: no activation
         self.loss = smp.losses.DiceLoss("binary")
 
@@ -40,7 +41,7 @@ class Segmenter(lightning.LightningModule):
         return self.loss(self.network(pictures), masks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), self.hparams.lr)
+        return torch.optim.AdamW(self.parameters(), self.lr)
 
 
 if __name__ == "__main__":

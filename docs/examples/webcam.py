@@ -26,7 +26,8 @@ def main(model: str, source: str, out: str) -> None:
             result = predictor.predict(frame, channels="BGR")  # OpenCV's order, which the model cannot see by itself
             writer.write(cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))  # everything in a result is RGB
             count += 1
-            print(f"\rframe {count}: {result.times.total:.0f} ms, {100 * result.area() / result.mask.size:.1f} %", end="")
+            share = result.area() / result.mask.size
+            print(f"\rframe {count}: {result.times.total:.0f} ms, {share:.1%} foreground", end="")
     writer.release()
     print(f"\n{count} frames in {out}")
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import runtime.errors
 
 ROOT = Path(__file__).parents[2]
-ERRORS = {name for name, value in vars(runtime.errors).items() if isinstance(value, type)} | {"UnreadKindError", "LimitError"}
+ERRORS = {name for name, value in vars(runtime.errors).items() if isinstance(value, type)} | {
+    "UnreadKindError",
+    "LimitError",
+}
 """Names of all errors and warnings of the library, and of two whose text is all that an `ImageError` says."""
 
 VARIES = "…"
