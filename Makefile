@@ -4,6 +4,7 @@
 # make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
 # make reference  writes docs/commands.md anew from the commands, and the table of files in docs/export.md from its report
+# make docs       the guide as a site in site/, every link of it checked: open site/index.html
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
@@ -30,7 +31,7 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 	tests/unet_core/evaluation/test_best_epoch.py tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
 	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
 
-.PHONY: setup lint test-fast test campaign reference demo clean
+.PHONY: setup lint test-fast test campaign reference docs demo clean
 
 setup: $(READY) $(IMPORTERS)/.ready
 	@echo "Ready. To use it: . .venv/bin/activate"
@@ -61,6 +62,10 @@ test: lint $(IMPORTERS)/.ready
 reference: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python tests/support/command_reference.py
 	PYTHONPATH=tests/support $(BIN)/python tests/support/which_table.py
+
+# mkdocs-material would print an advertisement for its successor.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # The soak and the areas, one after another, are two processes: pytest-xdist would let an area wait behind the soak.
 campaign: $(READY)
@@ -106,4 +111,4 @@ demo/bench/report.md: demo/run/model.onnx
 	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu > /dev/null
 
 clean:
-	rm -rf campaign demo runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf campaign demo runs build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -268,6 +268,7 @@ def test_four_packages_are_installed_and_nothing_else():
         "openvino",
         "serve",
         "bench",
+        "docs",
         "dev",
         "all",
     } == set(project["project"]["optional-dependencies"])
