@@ -4,13 +4,16 @@
 # make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
 # make reference  writes docs/commands.md anew, from the commands
-# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
+# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own, and
+# the npm package onnxruntime-web for tests in Chromium (apt install chromium npm; without them these tests are skipped).
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 IMPORTERS := .venv/importers
+BROWSER := .venv/onnxruntime-web
+BROWSER_VERSION := 1.30.0
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
@@ -32,7 +35,7 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 
 .PHONY: setup lint test-fast test campaign reference demo clean
 
-setup: $(READY) $(IMPORTERS)/.ready
+setup: $(READY) $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	@echo "Ready. To use it: . .venv/bin/activate"
 
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +50,12 @@ $(IMPORTERS)/.ready: tests/importers/requirements.txt | $(READY)
 	@mkdir -p $(IMPORTERS)
 	@touch $@
 
+# Without npm, or where it cannot load the package, the tests of the page that runs a model in a browser are skipped.
+$(BROWSER)/$(BROWSER_VERSION): | $(READY)
+	@mkdir -p $(BROWSER)
+	@if npm install --prefix $(BROWSER) --no-save --no-audit --no-fund --ignore-scripts onnxruntime-web@$(BROWSER_VERSION); \
+		then touch $@; else echo "onnxruntime-web: not installed; tests of exported web pages are skipped"; fi
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +64,7 @@ lint: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow" $(FAST)
 
-test: lint $(IMPORTERS)/.ready
+test: lint $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	$(PYTEST)
 
 reference: $(READY)
