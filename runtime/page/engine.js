@@ -4,6 +4,7 @@
 import { drawn, maskPixels, restored } from "./answer.js";
 import { channelsOf, fitted } from "./fit.js";
 import { within } from "./resample.js";
+import { isCut } from "./whole.js";
 
 const RUNTIME = new URL("../ort/", import.meta.url);
 
@@ -66,9 +67,9 @@ async function run(bytes, shape) {
 
 /** Decode a file, upright and without colour management, to {rgba, size, notes}. */
 async function decoded(file) {
-  const head = new Uint8Array(await file.slice(0, 33).arrayBuffer());
-  const isPng = head[0] === 0x89 && head[1] === 0x50, notes = [];
-  if (isPng && head[24] === 16 && card.input.levels) {
+  const bytes = new Uint8Array(await file.arrayBuffer()), notes = [];
+  if (isCut(bytes)) throw new Error("is truncated: its file ends before the picture does; copy it again");
+  if (bytes[0] === 0x89 && bytes[24] === 16 && card.input.levels) {
     throw new Error("has 16 bits, of which a browser keeps 8, and this model needs all; use unet-predict or unet-serve");
   }
   const options = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };

@@ -14,7 +14,7 @@ FOLDER = "page"
 """Folder of the files beside the page's HTML."""
 
 SHARED = ("answer.js", "page.css", "resample.js", "view.js")
-ALONE = (*SHARED, "alone.js", "engine.js", "fit.js")
+ALONE = (*SHARED, "alone.js", "engine.js", "fit.js", "whole.js")
 SERVER = (*SHARED, "server.js")
 
 MEDIA_TYPES = {

@@ -55,7 +55,7 @@ def test_the_folder_of_a_page(model, package, tmp_path):
     image = np.frombuffer(base64.b64decode(golden["image"]), np.uint8).reshape(golden["shape"])
     assert np.array_equal(image, golden_image(3)) and golden["limit"] == 1e-4
     probability = np.frombuffer(base64.b64decode(golden["probability"]), "<f4").reshape(1, *golden["size"])
-    assert np.abs(probability - Predictor(model, "cpu").predict_batch(image[None])[0]).max() < 2e-6
+    assert np.abs(probability - Predictor(model, "cpu").predict(image, size="native").probability).max() < 2e-6
 
 
 def test_the_sample_of_a_file_of_one_shape_is_shown_at_its_size(tmp_path):

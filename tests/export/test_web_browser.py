@@ -167,13 +167,20 @@ def test_the_size_of_a_large_picture_is_told_and_its_file_has_it(page, tmp_path)
 
 
 def test_files_that_are_no_pictures_are_told_and_the_others_go_on(page, pictures, tmp_path):
-    (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:60])
+    (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:-20])
+    (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("x")
-    give(page, tmp_path / "cut.png", tmp_path / "notes.txt", pictures[1])
+    give(page, tmp_path / "cut.png", tmp_path / "text.png", tmp_path / "notes.txt", pictures[1])
     assert page.inner_text("#problem") == "1 file is no picture and was left out."
-    assert page.inner_text("#progress") == "1 picture done, 1 failed"
-    reason = "is damaged, or of a format that this browser does not show; give a JPEG, PNG or WebP"
-    assert page.inner_text("#result-state") == f"cut.png: {reason}"
+    assert page.inner_text("#progress") == "1 picture done, 2 failed"
+    assert page.inner_text("#result-state") == (
+        "cut.png: is truncated: its file ends before the picture does; copy it again"
+    )
+    page.get_by_role("button", name="text.png").click()
+    finished(page)
+    assert page.inner_text("#result-state") == (
+        "text.png: is damaged, or of a format that this browser does not show; give a JPEG, PNG or WebP"
+    )
     page.get_by_role("button", name="picture1.png").click()
     finished(page)
     assert page.inner_text("#caption") == "60x90 pixels"
