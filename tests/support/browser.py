@@ -95,7 +95,7 @@ def give(page, *files):
 
 def finished(page):
     """Wait until a page has nothing to do and has drawn it."""
-    page.wait_for_function("document.body.dataset.busy === 'false'")
+    page.wait_for_selector("body[data-busy=false]")  # a function would need eval, which the page forbids
     page.evaluate("new Promise((resolve) => setTimeout(() => requestAnimationFrame(() => setTimeout(resolve)), 200))")
 
 
