@@ -5,13 +5,16 @@
 # make test       every check: lint and all tests
 # make reference  writes docs/commands.md anew from the commands, and the table of files in docs/export.md from its report
 # make docs       the guide as a site in site/, every link of it checked: open site/index.html
-# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
+# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own, and
+# the npm package onnxruntime-web for tests in Chromium (apt install chromium npm; without them these tests are skipped).
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 IMPORTERS := .venv/importers
+BROWSER := .venv/onnxruntime-web
+BROWSER_VERSION := 1.30.0
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
@@ -33,7 +36,7 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 
 .PHONY: setup lint test-fast test campaign reference docs demo clean
 
-setup: $(READY) $(IMPORTERS)/.ready
+setup: $(READY) $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	@echo "Ready. To use it: . .venv/bin/activate"
 
 $(READY): pyproject.toml constraints.txt
@@ -48,6 +51,12 @@ $(IMPORTERS)/.ready: tests/importers/requirements.txt | $(READY)
 	@mkdir -p $(IMPORTERS)
 	@touch $@
 
+# Without npm, or where it cannot load the package, the tests of the page that runs a model in a browser are skipped.
+$(BROWSER)/$(BROWSER_VERSION): | $(READY)
+	@mkdir -p $(BROWSER)
+	@if npm install --prefix $(BROWSER) --no-save --no-audit --no-fund --ignore-scripts onnxruntime-web@$(BROWSER_VERSION); \
+		then touch $@; else echo "onnxruntime-web: not installed; tests of exported web pages are skipped"; fi
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,7 +65,7 @@ lint: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow" $(FAST)
 
-test: lint $(IMPORTERS)/.ready
+test: lint $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	$(PYTEST)
 
 reference: $(READY)

@@ -1,7 +1,8 @@
 """unet-export: the command line of `export.export_onnx` and `export.verify.check_file`."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -28,6 +29,7 @@ from runtime.support.files import new_folder, prepare_target, require_temporary_
 from unet_core.model_options import network_options, with_card_options, with_network_options
 
 if TYPE_CHECKING:
+    from export.exporter import ExportReport
     from unet_core.reporting.progress import Display
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -149,6 +151,18 @@ def with_options_of_masks(command: F) -> F:
 @click.option("--triton", type=click.Path(path_type=Path), help="Also add the model to this NVIDIA Triton repository.")
 @click.option("--triton-name", help="With --triton: name of the model there.  [default: the card's]")
 @click.option(
+    "--web",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write a web page to this folder that runs the file in the browser.",
+)
+@click.option(
+    "--onnxruntime-web",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --web: copy the files that the page needs from this folder of the npm package onnxruntime-web.",
+)
+@click.option(
     "--check",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -186,7 +200,7 @@ def main(checkpoint: Path | None, check: Path | None, limits: LimitsByOption, **
 
 
 def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
-    """Export a checkpoint, with what --card and --triton make of the file."""
+    """Export a checkpoint, with what --card, --triton and --web make of the file."""
     options = options_to_export(given)
     network = options.ends(network_options(given))
     from export.exporter import export_loaded
@@ -213,6 +227,11 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
         echo(f"image Dice of PyTorch's answers in {given['data']}: {report.image_dice:.4f}")
     verdict = verdict_line(report.card, f"{checkpoint.name} as {report.family}'s U-Net")
     echo(f"{report.path}: {report.size / 1e6:.1f} MB, {verdict} ({report.seconds:.0f} s)")
+    _write_extras(report, given)
+
+
+def _write_extras(report: "ExportReport", given: Mapping[str, Any]) -> None:
+    """Write what --card, --triton and --web make of an exported file."""
     if "card" in given:
         from export.hub import write_model_card
 
@@ -228,26 +247,39 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
                 err=True,
             )
         echo(f"Triton: {folder}")
+    if "web" in given:
+        from export.web import missing_runtime, write_page
+
+        page = write_page(report.path, given["web"], onnxruntime_web=given.get("onnxruntime_web"))
+        command = f"python3 -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(given['web']))}"
+        echo(f"web page: {page}; to see it: {command}")
+        if missing := missing_runtime(given["web"]):
+            echo(f"note: {missing}", err=True)
 
 
 @contextmanager
 def _room_for_extras(
     checkpoint: Path, card: ModelCard, options: ExportOptions, given: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Refuse --card and --triton before the export if they could not be written after it."""
+    """Refuse --card, --triton and --web before the export if they could not be written after it."""
     if "card" in given:
         from export.exporter import default_path
         from export.hub import markdown_path
 
         prepare_target(markdown_path(given.get("output", default_path(checkpoint, options))))
-    if "triton" not in given:
-        yield
-        return
-    from export.triton import model_folder
-
     planned = replace(with_fixed_size(card, options.fixed_size), precision=options.precision, target=options.target)
-    model_folder(planned, given["triton"], given.get("triton_name"))
-    with new_folder(given["triton"]):
+    if "triton" in given:
+        from export.triton import model_folder
+
+        model_folder(planned, given["triton"], given.get("triton_name"))
+    if "web" in given:
+        from export.web import check_page
+
+        check_page(planned, given["web"], given.get("onnxruntime_web"))
+    with ExitStack() as made:
+        for name in ("triton", "web"):
+            if name in given:
+                made.enter_context(new_folder(given[name]))
         yield
 
 

@@ -221,8 +221,10 @@ def options_to_export(given: Mapping[str, Any]) -> ExportOptions:
         raise ConfigError("--pairs: tells how weights without a network are read; leave it out, or --network")
     if "triton_name" in given and "triton" not in given:
         raise ConfigError("--triton-name: goes with --triton; leave it out")
-    if given.get("raw") and given.keys() & {"card", "triton"}:
-        raise ConfigError("--raw: has neither card nor golden sample for --card or --triton; leave it out")
+    if "onnxruntime_web" in given and "web" not in given:
+        raise ConfigError("--onnxruntime-web: goes with --web; leave it out")
+    if given.get("raw") and given.keys() & {"card", "triton", "web"}:
+        raise ConfigError("--raw: has neither card nor golden sample for --card, --triton or --web; leave it out")
     options = ExportOptions(
         changes=card_changes(given),
         **{name: given[name] for name in EXPORT_OPTIONS if name in given},

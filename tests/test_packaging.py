@@ -18,6 +18,7 @@ PACKAGES = ("runtime", "unet_core", "export", "benchmarks")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SAMPLES = ROOT / "tests" / "data" / "v0.1"
 NEEDED_SETUPTOOLS = 77
+PAGE_SUFFIXES = {".css", ".html", ".js"}
 LEFT_OUT = (".*", "demo", "runs", "build", "dist", "docs", "*.egg-info", "__pycache__")
 OFFLINE = os.environ | {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
 
@@ -88,9 +89,12 @@ def bare(wheel):
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+    pages = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "runtime" / "page").iterdir() if path.suffix in PAGE_SUFFIXES
+    }
     modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     metadata = f"unet_deploy-{PROJECT['version']}.dist-info"
-    assert {name for name in names if not name.startswith(metadata)} == modules | {
+    assert {name for name in names if not name.startswith(metadata)} == modules | pages | {
         f"{one}/py.typed" for one in PACKAGES
     }
     assert {f"{metadata}/METADATA", f"{metadata}/entry_points.txt", f"{metadata}/licenses/LICENSE"} <= names
