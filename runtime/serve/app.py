@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -11,21 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runtime.page.files import StaticFile, server_files
 from runtime.serve import inference_protocol, predict_api
 from runtime.serve.front import Front, http_problem
 from runtime.serve.logs import warnings_in_records
 from runtime.serve.metrics import CONTENT_TYPE
 from runtime.serve.service import Service, failure_of
 from runtime.support.version import installed_version
-
-PAGE = "page.html"
-KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-"""Media types of the page's files, by suffix; no other file is served."""
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -85,18 +76,14 @@ def observation_routes(service: Service) -> APIRouter:
 def page_routes() -> APIRouter:
     """Make the routes of the page's files, which are listed once, so that no request names a path."""
     router = APIRouter(include_in_schema=False)
-    for path in sorted(Path(__file__).parent.iterdir()):
-        if path.suffix in KINDS:
-            add_file(router, f"/{path.name}", path)
-            if path.name == PAGE:
-                add_file(router, "/", path)
+    for address, file in server_files().items():
+        add_file(router, address, file)
     return router
 
 
-def add_file(router: APIRouter, address: str, path: Path) -> None:
+def add_file(router: APIRouter, address: str, file: StaticFile) -> None:
     """Serve one file at one address."""
-    content, kind = path.read_bytes(), KINDS[path.suffix]
 
     @router.get(address)
-    async def file() -> Response:
-        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+    async def content() -> Response:
+        return Response(file.content, media_type=file.media_type, headers=PAGE_HEADERS)

@@ -1,4 +1,4 @@
-"""Health, metrics, logs, the API key, the page: what those see who watch a server."""
+"""Health, metrics, logs, the API key: what those see who watch a server."""
 
 import json
 import logging
@@ -8,7 +8,6 @@ import pytest
 from served import served
 from waiting import wait_until
 
-from runtime.serve import app as app_module
 from runtime.serve.logs import JsonFormatter
 from runtime.serve.service import Service
 
@@ -124,22 +123,6 @@ def test_the_api_key(models, picture):
         assert server.ask("/healthz").json == {"status": "ok"}
         assert "models" in server.ask("/healthz", X_API_Key=KEY).json
         assert server.ask("/v2/health/live/../../models/m").status in (401, 404)
-
-
-def test_the_pages_files_are_served_and_no_others(models, tmp_path, monkeypatch):
-    folder = tmp_path / "room"
-    folder.mkdir()
-    (folder / "page.html").write_text("<p>page")
-    (folder / "page.js").write_text("1")
-    (folder / "secret.py").write_text("secret")
-    monkeypatch.setattr(app_module, "__file__", str(folder / "app.py"))
-    with served({"m": models["brightness"]}, api_key=KEY) as server:
-        for path, kind in (("/", "text/html"), ("/page.html", "text/html"), ("/page.js", "text/javascript")):
-            reply = server.ask(path)
-            assert (reply.status, reply.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
-            assert reply.headers["content-security-policy"].startswith("default-src 'self';")
-        for path in ("/secret.py", "/app.py", "/../room/page.js", "/..%2froom%2fpage.js", "//etc/passwd", "/%2e%2e/x"):
-            assert server.ask(path).status == 404, path
 
 
 def test_the_openapi_document_names_every_request(server):
