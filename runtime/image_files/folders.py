@@ -30,7 +30,7 @@ ADVICE = (
     | {suffix: heif.ADVICE[package] for suffix, package in heif.PACKAGES.items()}
     | dict.fromkeys(ARRAY_SUFFIXES, "arrays are read as images alone, with unet-train --channels N")
 )
-"""What would read the files of a suffix, or convert them into such that are read."""
+"""Packages and programs that read the files of a suffix, or convert them."""
 
 LISTED = 5
 """Maximum number of suffixes in a note about files that were left out."""

@@ -18,7 +18,7 @@ LOG = logging.getLogger("runtime.serve")
 
 @dataclass(kw_only=True)
 class RequestRecord:
-    """What is known of a request: `stages` in milliseconds, `warnings` about its image."""
+    """Facts about a request: `stages` in milliseconds, `warnings` about its image."""
 
     id: str
     began: float = field(default_factory=time.perf_counter)
