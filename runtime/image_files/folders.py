@@ -25,7 +25,7 @@ NOTES = frozenset(
 ADVICE = {suffix: f"{suffix} is {text}" for suffix, text in MEDICAL.items()} | {
     suffix: heif.ADVICE[package] for suffix, package in heif.PACKAGES.items()
 }
-"""What would read the files of a suffix, or convert them into such that are read."""
+"""Advice by suffix: the package that reads such files, or the one that converts them."""
 
 LISTED = 5
 """Maximum number of suffixes in a note about files that were left out."""

@@ -28,7 +28,7 @@ CITYSCAPES = "leftImg8bit"
 
 @dataclass(kw_only=True)
 class FolderContent:
-    """What a folder holds, at any depth: images by their folder, other files by their suffix."""
+    """The content of a folder, at any depth: images by their folder, other files by their suffix."""
 
     images: dict[Path, list[Path]] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
