@@ -175,8 +175,8 @@ def spoil(views):
     Image.new("L", SIZES[0][::-1], 9).save(views / "val_masks" / "v0_mask.gif")
     (views / "val_images" / "v2.jpg").write_bytes(b"no picture")
     return [
-        "has invalid labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, give --ignore-index 9 if "
-        "pixels of 9 do not count, --mask-threshold 9 if they are foreground: val_masks/v0_mask.gif",
+        "has invalid labels (9), expected 0 and 255, or 0 and 1 as the model has 1 class, give --mask-threshold 9 "
+        "if pixels of 9 are foreground, --ignore-index 9 if they do not count: val_masks/v0_mask.gif",
         "differs in size from its image (20x10, expected 90x40): val_masks/v1_mask.gif",
         "is not an image of a known format (JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM): val_images/v2.jpg",
     ]

@@ -229,8 +229,15 @@ def fitting_options(found: Sequence[int], spec: LabelSpec) -> list[str]:
         return ["--ignore-index 255 if pixels of 255 do not count", "--mask-threshold 1 if they are foreground"]
     if spec.binary and len(others) == 1:
         value = others[0]
-        threshold = f"{GREY} if they are soft edges" if 255 in found else f"{value} if they are foreground"
-        return [f"--ignore-index {value} if pixels of {value} do not count", f"--mask-threshold {threshold}"]
+        if 255 in found:
+            return [
+                f"--ignore-index {value} if pixels of {value} do not count",
+                f"--mask-threshold {GREY} if they are soft edges",
+            ]
+        return [
+            f"--mask-threshold {value} if pixels of {value} are foreground",
+            f"--ignore-index {value} if they do not count",
+        ]
     if not spec.binary and found[-1] == 255 and spec.indices >= {*found} - {255}:
         return ["--ignore-index 255 if pixels of 255 do not count"]
     if not spec.of_model and not spec.class_offset and found[0] == 1 and found[-1] <= max(SHADES, len(spec.classes)):

@@ -29,8 +29,11 @@ def refuse_or_leave_out(config: TrainConfig, sets: Sets, found: Found, *, writes
         leave_out(sets, found)
         return
     faults, total = faults_of(sets, found), sum(map(len, sets))
+    opening = f"{len(faults)} of {total} pairs cannot be used, fix or remove them"
+    if len(faults) < total:
+        opening += ", or give --skip-bad"
     try:
-        refuse(faults, total, f"{len(faults)} of {total} pairs cannot be used, fix or remove them, or give --skip-bad")
+        refuse(faults, total, opening)
     except DataError as error:
         if len(faults) <= LISTED_FILES:
             raise

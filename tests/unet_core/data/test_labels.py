@@ -102,8 +102,8 @@ OF_MODEL = "; or give the value that does not count with --ignore-index"
 
 def one_value(value):
     """The advice for masks of 0 and one other value."""
-    ignored = f"--ignore-index {value} if pixels of {value} do not count"
-    return f"give {ignored}, --mask-threshold {value} if they are foreground"
+    threshold = f"--mask-threshold {value} if pixels of {value} are foreground"
+    return f"give {threshold}, --ignore-index {value} if they do not count"
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def test_problems_of_all_sets_are_listed_together_and_the_good_ones_are_kept(pai
             "4 of 9 pairs cannot be used, fix or remove them: "
             "differs in size from its image (20x10, expected 84x48): pictures/1.png; "
             "is damaged or truncated (it ends before its end marker), replace it: pictures/3.jpg; "
-            "has invalid labels (7), expected 0 and 255, or 0 and 1, give --ignore-index 7 if pixels of 7 do not "
-            "count, --mask-threshold 7 if they are foreground, or name more --classes: others/0.png; no such file: "
+            "has invalid labels (7), expected 0 and 255, or 0 and 1, give --mask-threshold 7 if pixels of 7 are "
+            "foreground, --ignore-index 7 if they do not count, or name more --classes: others/0.png; no such file: "
             "others/2.jpg"
         )
 
