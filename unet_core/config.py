@@ -32,7 +32,7 @@ from unet_core.data.augmentation import Augmentation
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.levels import parse_levels
 from unet_core.data.pairs import Layout
-from unet_core.losses import LOSSES, find_loss, loss_names
+from unet_core.losses import LOSSES, ClassWeights, find_loss, loss_names
 from unet_core.model_options import parse_arguments
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
@@ -249,6 +249,13 @@ class TrainConfig:
         bounds=(0, 1000),
         fixed=True,
     )
+    class_weights: ClassWeights = setting(
+        "none",
+        "optimisation",
+        "Weight of each class's pixels in bce, ce and focal. median: the rarer a class in its images, the more its "
+        "pixels count (median frequency balancing).",
+        fixed=True,
+    )
     batch_size: int = setting(
         16, "optimisation", "Images per batch, over all processes; lower it if memory runs out.", bounds=(1, 2**20)
     )
@@ -339,7 +346,9 @@ class TrainConfig:
             raise ConfigError(
                 f"--loss {_printable(self.loss)}: expected one of {', '.join(names)} for {count} --classes"
             )
-        find_loss(self.loss_name, count, self.boundary_weight)  # raises where these contradict each other
+        find_loss(
+            self.loss_name, count, self.boundary_weight, self.class_weights
+        )  # raises where these contradict each other
         self._check_network()
         self._check_size()
 

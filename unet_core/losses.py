@@ -12,12 +12,14 @@ An image without a pixel that counts has loss 0. No loss synchronises with the d
     dice        1 - soft Dice of the image (Milletari et al., "V-Net", 2016, without the squares)
     bce+dice, ce+dice    the sum of both
 
+Weights of classes (`--class-weights`) multiply bce, ce and focal of each pixel by the weight of its true label.
+
 To add a loss, add an entry to `LOSSES`. Importing this module does not import PyTorch, so that the command line can
 list the names without it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+ClassWeights = Literal["none", "median"]
+"""`--class-weights`: all labels count alike, or by median frequency balancing."""
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Function of logits [n, classes, h, w] and labels uint8 [n, h, w] that returns a float32 scalar."""
@@ -139,11 +144,11 @@ def loss_names(classes: int) -> list[str]:
     return [entry.name for entry in LOSSES if entry.classes == ("one" if classes == 1 else "several")]
 
 
-def find_loss(name: str, classes: int, boundary_weight: float = 0.0) -> LossEntry:
+def find_loss(name: str, classes: int, boundary_weight: float = 0.0, class_weights: ClassWeights = "none") -> LossEntry:
     """Find a loss in `LOSSES`, without importing PyTorch.
 
     Raises:
-        ConfigError: `name` does not suit the number of classes, or the weight is out of bounds or without effect.
+        ConfigError: `name` does not suit the number of classes, or a weight is out of bounds or without effect.
     """
     here, there = ("one", "several classes") if classes == 1 else ("several", "one class")
     found = next((entry for entry in LOSSES if (entry.name, entry.classes) == (name, here)), None)
@@ -154,10 +159,14 @@ def find_loss(name: str, classes: int, boundary_weight: float = 0.0) -> LossEntr
         raise ConfigError(f"--boundary-weight {boundary_weight}: expected a number of at least 0")
     if boundary_weight and found.pixel is None:
         raise ConfigError(f"--boundary-weight {boundary_weight}: has no effect on --loss {name}; leave one of them out")
+    if class_weights != "none" and found.pixel is None:
+        raise ConfigError(f"--class-weights {class_weights}: has no effect on --loss {name}; leave one of them out")
     return found
 
 
-def make_loss(name: str, classes: int, boundary_weight: float = 0.0) -> Loss:
+def make_loss(
+    name: str, classes: int, boundary_weight: float = 0.0, class_weights: Sequence[float] | None = None
+) -> Loss:
     """Make the loss called `name`, for logits of one class (sigmoid) or several (softmax).
 
     `boundary_weight` gives pixels near a boundary between labels a weight of 1 + as much in the mean over an image's
@@ -165,10 +174,14 @@ def make_loss(name: str, classes: int, boundary_weight: float = 0.0) -> Loss:
     around it (see `BOUNDARY_SHARE`) holds two labels. After A. Sanakoyeu's part of the first place in Kaggle's Carvana
     challenge (2017), whose weight is 2.
 
+    `class_weights` are factors of the pixels of each label, for one class those of background and class. The mean is
+    not divided by their sum, so that a rare class counts as much as they say in images where it is alone, too.
+
     Raises:
         ConfigError: as `find_loss`.
     """
     assert 1 <= classes <= IGNORED
+    assert class_weights is None or len(class_weights) == max(2, classes)
     entry = find_loss(name, classes, boundary_weight)
 
     def loss(logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -186,6 +199,8 @@ def make_loss(name: str, classes: int, boundary_weight: float = 0.0) -> Loss:
                 weights = weights * (1 + boundary_weight * near_boundary(labels))
             pixels = entry.pixel(predictions, labels)  # 0 where ignored
             pixels = pixels * weights if boundary_weight else pixels
+            if class_weights is not None:
+                pixels = pixels * weight_of_pixels(labels, class_weights)
             images = images + image_sums(pixels) / image_sums(weights).clamp(min=1)
         if entry.image is not None:
             images = images + entry.image(predictions, labels)
@@ -201,6 +216,15 @@ def loss_of_answer(loss: Loss, probability: "NDArray[np.float32]", truth: Labels
     answer = torch.from_numpy(probability)[None].clamp(min=LEAST_PROBABILITY, max=1 - LEAST_PROBABILITY)
     logits = answer.logit() if len(probability) == 1 else answer.log()
     return float(loss(logits, torch.from_numpy(truth)[None]))
+
+
+def weight_of_pixels(labels: "Tensor", class_weights: Sequence[float]) -> "Tensor":
+    """Look up the weight of each pixel's label; ignored pixels have 0: uint8 [n, h, w] -> float32 [n, h, w]."""
+    import torch
+
+    table = torch.zeros(IGNORED + 1, device=labels.device)
+    table[: len(class_weights)] = torch.tensor(class_weights, device=labels.device)
+    return table[labels.long()]
 
 
 def image_sums(pixels: "Tensor") -> "Tensor":

@@ -20,7 +20,10 @@ from unet_core.data.mask_values import classes_of
 SIZE = "size"
 """Setting that stands for height and width: "WIDTHxHEIGHT" in a file, (height, width) as a flag."""
 
-LATER = ("max_pixels", "class_offset", "mask_threshold", "colours", "levels", "network", *ENCODER_SETTINGS)
+LATER = (
+    *("max_pixels", "class_offset", "mask_threshold", "colours", "levels", "network", "class_weights"),
+    *ENCODER_SETTINGS,
+)
 """Settings that the runs of older versions do not have; they take their defaults."""
 
 Plain = str | int | float | None

@@ -52,6 +52,7 @@ CHANGED = {
     "init_from": "other.pth",
     "loss": "ce+dice",
     "boundary_weight": 2.0,
+    "class_weights": "median",
     "batch_size": 3,
     "accumulate": 2,
     "optimizer": "sgd",
@@ -287,6 +288,11 @@ IN_ORDER = "name the --classes in the order of their values and ignore none of t
             {"loss": "dice", "boundary_weight": 1.0},
             "--boundary-weight 1.0: has no effect on --loss dice; leave one of them out",
         ),
+        (
+            {"loss": "dice", "class_weights": "median"},
+            "--class-weights median: has no effect on --loss dice; leave one of them out",
+        ),
+        ({"class_weights": "mean"}, "--class-weights mean: expected one of none, median"),
         (
             {"ignore_index": 0},
             "--ignore-index 0: is the background when --classes has one name; expected another value",

@@ -181,6 +181,38 @@ def test_pixels_near_a_boundary_count_more(name, classes):
 
 
 @pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("bce", 1, (0.5 + 2 + 0.5) / 3 * math.log(2)),
+        ("ce", 3, (0.5 + 2 + 0.5) / 3 * math.log(3)),
+        ("focal", 1, (0.5 * 0.75 + 2 * 0.25 + 0.5 * 0.75) / 3 * 0.25 * math.log(2)),
+        ("focal", 3, (0.5 + 2 + 0.5) / 3 * (2 / 3) ** 2 * math.log(3)),
+    ],
+)
+def test_pixels_count_as_much_as_their_class_weighs(name, classes, expected):
+    """The mean is over the pixels, not over the weights: alone in its image, a class still has its weight."""
+    weights = (0.5, 2.0, 1.0)[: max(2, classes)]
+    loss = make_loss(name, classes, class_weights=weights)
+    labels = labels_of([[0, 1], [0, IGNORED]])
+    assert loss(torch.zeros(1, classes, 2, 2), labels).item() == pytest.approx(expected)
+    alone, plain = labels_of([[1, IGNORED]]), make_loss(name, classes)
+    logits = torch.zeros(1, classes, 1, 2)
+    assert loss(logits, alone).item() == pytest.approx(2 * plain(logits, alone).item())
+    with_dice = make_loss("bce+dice" if classes == 1 else "ce+dice", classes, class_weights=weights)
+    dice = make_loss("dice", classes)
+    if name != "focal":
+        assert with_dice(logits, alone).item() == pytest.approx((loss(logits, alone) + dice(logits, alone)).item())
+
+
+def test_weights_of_classes_and_of_boundaries_multiply():
+    """A column of each label in a window of 3 is near the boundary, where pixels count 3 times."""
+    labels = labels_of([[0, 0, 0, 1]] * 2)
+    near = [1, 3, 3 * 2]  # 0 far from it, 0 near it, 1 near it with its weight; the first two columns are far
+    loss = make_loss("bce", 1, 2.0, (1.0, 2.0))(torch.zeros(1, 1, 2, 4), labels)
+    assert loss.item() == pytest.approx((2 * near[0] + near[1] + near[2]) / (2 * 1 + 3 + 3) * math.log(2))
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         (("ce", 1), "--loss ce: is for several classes, expected one of bce, dice, bce+dice, focal for one"),

@@ -93,7 +93,7 @@ def test_several_classes_with_pixels_that_do_not_count(config, data, capsys):
     again = evaluate(Path(config.out) / "model.pth", pairs, device="cpu", ignore_index=9)
     assert again.summary() == pytest.approx(best.card.training.metrics)
     assert again.pixels == 3 * (32 * 48 - 1)
-    assert "pixel Dice of each class" in capsys.readouterr().out
+    assert "pixel Dice     IoU\n    road " in capsys.readouterr().out
 
 
 def test_validation_at_the_trained_size_measures_the_fitted_truth(config, data):

@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from runtime.errors import ImageError, OutputError
+from runtime.image import SPARE
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import make_folder, reason_of, remove_leftovers_of
 from runtime.support.locks import require_regular
@@ -107,6 +108,8 @@ class Cache:
         if simplejpeg.__version__ != SAME_AS_PILLOW:
             decoders.append(simplejpeg.__version__)
         decoding = asdict(decoder)
+        if decoder.draft:  # another factor gives other pixels; older caches have no factor, and decoded from less
+            decoding["draft"] = SPARE
         # Older caches do not have these, which say nothing of how images are decoded; a scale does, unless it is 1.
         for later in ("min_size", "padded", "fixed_batch", *(["scale"] if decoder.input.scale == 1 else [])):
             del decoding["input"][later]

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from runtime.card import InputSpec
 from runtime.errors import ImageError, OutputError
-from runtime.image import LIMITS, Limits, fit, image_size, load_image
+from runtime.image import LIMITS, Limits, enough, fit, image_size, load_image
 from runtime.support.files import replacing
 from runtime.support.permissions import Trust
 from unet_core.data.faults import refuse
@@ -72,7 +73,8 @@ class SampleDecoder:
     """Settings by which a pair is decoded; without a mask, no pixel counts.
 
     `truth_at_original`: labels keep the image's own size, to measure there. `draft`: large JPEGs are decoded at a
-    fraction of their size; their pixels differ slightly from those that the runtime sees, so it is for training only.
+    fraction of their size, by the rule of `Predictor(decode="scaled")`; their pixels differ slightly from those that
+    the runtime sees by default, so it is for training only.
 
     `limits`: the largest images and masks that are decoded.
 
@@ -95,7 +97,7 @@ class SampleDecoder:
         if pair.fault:
             raise ImageError(f"{pair.image}: {pair.fault}")
         draft = self.draft and self.input.fit != "native" and pair.image.suffix.lower() in JPEG_SUFFIXES
-        at_least = self.input.size if draft else None
+        at_least = partial(enough, self.input) if draft else None
         image = load_image(
             pair.source(pair.image, self.limits),
             self.input.channels,
@@ -112,7 +114,7 @@ class SampleDecoder:
                 f"{pair.place(pair.mask or pair.image)}: differs in size from its image ({mask_width}x{mask_height}, "
                 f"expected {width}x{height})"
             )
-        fitted = fit(image, self.input)
+        fitted = fit(image, self.input, size)
         (height, width), least = fitted.image.shape[:2], self.input.min_size
         if height < least[0] or width < least[1]:
             raise ImageError(

@@ -78,11 +78,26 @@ METRICS: dict[str, Metric] = {
 }
 """All metrics by their name in metrics.csv and the card, in the order of the tables."""
 
+CLASS_PREFIX = "pixel_dice "
+"""Start of the keys that hold the pixel Dice of each class in `Metrics.summary` and in the epochs of a run."""
+
 NEARLY = 0.9
 """Share of the pixels that counts as nearly all."""
 
 FIRST_COLUMNS = ("accuracy", "image_dice", "pixel_dice", "iou")
 """The metrics that metrics.csv always had, in its order, which programs may rely on; new ones follow them."""
+
+
+def label_of(name: str, row: Mapping[str, float]) -> str:
+    """Return the label of a metric for `Metrics.summary` or an epoch: "IoU", or "mean IoU" of several classes."""
+    metric = METRICS[name]
+    several = metric.of_class is not None and any(key.startswith(CLASS_PREFIX) for key in row)
+    return f"mean {metric.label}" if several else metric.label
+
+
+def iou_of_dice(pixel_dice: float) -> float:
+    """Return the IoU that belongs to a pixel Dice; NaN gives NaN."""
+    return pixel_dice / (2 - pixel_dice)
 
 
 def mean(figures: Iterable[float]) -> float:
@@ -193,7 +208,7 @@ class Metrics:
         figures = {name: self.figure(name) for name in dict.fromkeys((*FIRST_COLUMNS, *METRICS))}
         several = self.per_class() if len(self.classes) > 1 else []
         named = [score for score in several if score.pixels][:MAX_NAMED]
-        return figures | {f"pixel_dice {score.name}": score.figures["pixel_dice"] for score in named}
+        return figures | {f"{CLASS_PREFIX}{score.name}": score.figures["pixel_dice"] for score in named}
 
     @property
     def pixels(self) -> int:

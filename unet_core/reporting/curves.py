@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from runtime.support.files import replacing
 from unet_core.data.labels import LabelSpec
 from unet_core.evaluation.best_epoch import VALIDATION_LOSS
-from unet_core.evaluation.metrics import METRICS
+from unet_core.evaluation.metrics import CLASS_PREFIX, METRICS
 from unet_core.reporting.panels import class_colours, printable
 
 History = Sequence[Mapping[str, float | None]]
@@ -33,9 +33,6 @@ STYLES = (
 
 INK, GREY = "#202020", "#a0a0a0"
 """Colours of the means beside curves of classes, and of classes that have no colour."""
-
-CLASS_PREFIX = "pixel_dice "
-"""Key in the history up to the name of a class."""
 
 NAMED_CLASSES = 12
 """Maximum number of classes that the legend names; if there are more, all their lines are grey."""

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from runtime.commands.console import echo, progress_hidden
 from unet_core.evaluation.best_epoch import VALIDATION_LOSS
-from unet_core.evaluation.metrics import METRICS
+from unet_core.evaluation.metrics import METRICS, label_of
 
 Advance = Callable[..., None]
 """advance(count, figures=""): move the bar on by `count`, and show `figures` beside it."""
@@ -228,7 +228,7 @@ def duration_text(seconds: float) -> str:
 def progress_text(
     history: Sequence[Mapping[str, float]], *, part: float, seconds: float, epochs: int, loss: float | None
 ) -> str:
-    """Describe a run's progress beside the bar: time left, loss so far, Dice of the last epoch.
+    """Describe a run's progress beside the bar: time left, loss so far, Dice and IoU of the last epoch.
 
     `history` has the figures of the finished epochs. The `part` of the current one that is trained, up to 1, took
     `seconds`. `epochs` is the number of all epochs of the run.
@@ -237,13 +237,13 @@ def progress_text(
     spent = sum(row["seconds"] for row in history) + seconds
     left = timedelta(seconds=round(spent / done * (epochs - done)))
     loss_text = "" if loss is None else f"  loss {loss:.4f}"
-    dice = f"  Dice {history[-1]['pixel_dice']:.4f}" if history else ""
-    return f"run ends in {left}{loss_text}{dice}"
+    figures = "  Dice {pixel_dice:.4f}  IoU {iou:.4f}".format_map(history[-1]) if history else ""
+    return f"run ends in {left}{loss_text}{figures}"
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, best: bool) -> str:
     """Format an epoch as one line."""
-    figures = "".join(f"{METRICS[name].label} {value:.4f}  " for name, value in row.items() if name in METRICS)
+    figures = "".join(f"{label_of(name, row)} {value:.4f}  " for name, value in row.items() if name in METRICS)
     if VALIDATION_LOSS in row:
         figures = f"validation loss {row[VALIDATION_LOSS]:.4f}  {figures}"
     skipped = f"  {row['skipped_steps']:.0f} steps skipped" if row.get("skipped_steps") else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from unet_core.config import TrainConfig
 from unet_core.data.labels import BACKGROUND
 from unet_core.evaluation.best_epoch import VALIDATION_LOSS, score
-from unet_core.evaluation.metrics import METRICS, Metrics
+from unet_core.evaluation.metrics import CLASS_PREFIX, METRICS, Metrics, iou_of_dice, label_of
 
 NOT_METRICS = frozenset({"epoch", "lr", "seconds", "train_seconds", "skipped_steps", "train_loss", VALIDATION_LOSS})
 """Figures of an epoch that do not measure the model."""
@@ -38,9 +38,15 @@ def card_figures(row: Mapping[str, float]) -> dict[str, float]:
 
 def figure_lines(row: Mapping[str, float]) -> str:
     """Format the figures of a whole set, such as `Metrics.summary`, one per line."""
-    width = max(len(metric.label) for metric in METRICS.values())
     # A run that is resumed may have epochs from before a metric existed.
-    return "\n".join(f"  {metric.label:<{width}}  {row[name]:.4f}" for name, metric in METRICS.items() if name in row)
+    figures = {label_of(name, row): row[name] for name in METRICS if name in row}
+    width = max(map(len, figures))
+    return "\n".join(f"  {label:<{width}}  {figure:.4f}" for label, figure in figures.items())
+
+
+def four_digits(figure: float) -> str:
+    """Write a figure in a table; "-" stands for the figure of a class that occurs nowhere."""
+    return "-" if math.isnan(figure) else f"{figure:.4f}"
 
 
 def class_table(metrics: Metrics) -> str:
@@ -48,9 +54,6 @@ def class_table(metrics: Metrics) -> str:
 
     "-" stands for the figures of a class that occurs nowhere; the share of pixels is that of the truth.
     """
-
-    def four_digits(figure: float) -> str:
-        return "-" if math.isnan(figure) else f"{figure:.4f}"
 
     scores, all_pixels = metrics.per_class(), metrics.pixels
     names = [name for name, metric in METRICS.items() if metric.of_class is not None]
@@ -80,15 +83,15 @@ def one_sided(metrics: Metrics) -> str | None:
 
 
 def final_table(history: Sequence[Mapping[str, float]], config: TrainConfig) -> str:
-    """Format the best epoch's figures, one per line; with several classes also the pixel Dice of each class."""
+    """Format the best epoch's figures, one per line; with several classes also pixel Dice and IoU of each class."""
     best = max(history, key=score)
     lines = [f"best epoch: {best['epoch']:.0f} of {len(history)}", figure_lines(best)]
     if VALIDATION_LOSS in best:
         lines[0] += f", with a validation loss of {best[VALIDATION_LOSS]:.4f}"
     if len(config.classes) > 1:
         width = max(map(len, config.classes))
-        lines.append("  pixel Dice of each class")
+        lines.append(f"    {'':<{width}}  pixel Dice     IoU")
         for name in config.classes:
-            value = best.get(f"pixel_dice {name}", float("nan"))
-            lines.append(f"    {name:<{width}}  " + ("-" if math.isnan(value) else f"{value:.4f}"))
+            dice = best.get(f"{CLASS_PREFIX}{name}", float("nan"))
+            lines.append(f"    {name:<{width}}  {four_digits(dice):>10}  {four_digits(iou_of_dice(dice)):>6}")
     return "\n".join(lines)

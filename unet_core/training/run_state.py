@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from runtime.errors import CheckpointError
 from unet_core.config import TrainConfig, shown_value
-from unet_core.evaluation.metrics import METRICS
+from unet_core.evaluation.metrics import CLASS_PREFIX, METRICS
 from unet_core.losses import loss_names
 from unet_core.training.optim import ENCODER_SCALE, state_shapes
 
@@ -235,7 +235,7 @@ def check_history(value: object, _: Expected) -> None:
             place = f"{entry}.{name}"
             if name == "epoch":
                 check_number(figure, place, index + 1, index + 1)
-            elif name in METRICS or name.startswith("pixel_dice "):
+            elif name in METRICS or name.startswith(CLASS_PREFIX):
                 if not (type(figure) is float and math.isnan(figure)):
                     check_number(figure, place, 0, 1)
             elif name in ("lr", "seconds", "train_seconds", "skipped_steps"):

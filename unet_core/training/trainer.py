@@ -32,6 +32,7 @@ from unet_core.reporting.progress import Display, Forecast, epoch_line, progress
 from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.auto_loss import choose_loss, start_from_share
+from unet_core.training.class_weights import median_weights, weights_line
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor, LossTrend
@@ -129,15 +130,16 @@ class Trainer:
         )
         self.optimizer = make_optimizer(self.network, config)
         self.precision = MixedPrecision(config.amp, self.device)
+        self.class_weights: tuple[float, ...] | None = None
         self.use_loss(config.loss_name)
         self.batches = EpochBatches(
             len(self.train), config.batch_size, config.seed, self.processes.rank, self.processes.count
         )
 
     def use_loss(self, name: str) -> None:
-        """Minimise this loss from now on."""
+        """Minimise this loss from now on, with the weights of classes if they are known."""
         self.loss_name = name
-        self.loss = make_loss(name, len(self.config.classes), self.config.boundary_weight)
+        self.loss = make_loss(name, len(self.config.classes), self.config.boundary_weight, self.class_weights)
 
     def choose_loss(self) -> None:
         """Choose the loss of a run that begins, and start its network from the share of foreground if that is rare."""
@@ -147,11 +149,23 @@ class Trainer:
             return
         self.use_loss(name)
         said = f"--loss auto: {name}, since {share:.2%} of the training pixels are foreground"
-        if not config.init_from:
+        if not config.init_from and self.class_weights is None:  # weighted, the shares of the labels are others
             for network in (self.network, *([self.ema.network] if self.ema else [])):
                 start_from_share(network, share, self.train.decoder.labels.background or 0)
             said += "; the network starts from that share"
         self.display.line(said)
+
+    def weigh_classes(self) -> None:
+        """Find the weights of the classes, if the settings ask for them; the same images give the same weights."""
+        if self.config.class_weights == "none":
+            return
+        with self.processes.raise_on_all_ranks():
+            if self.processes.first:
+                with self.display.bar("counting pixels of classes", len(self.train)) as advance:
+                    self.class_weights = median_weights(self.train, advance)
+                self.display.line(weights_line(self.class_weights, self.config.classes))
+        self.class_weights = self.processes.gather(self.class_weights)[0]
+        self.use_loss(self.loss_name)
 
     @cached_property
     def trained_network(self) -> Any:
@@ -217,6 +231,7 @@ class Trainer:
             KeyboardInterrupt, SystemExit: a signal came (see `InterruptHandler`); everything is saved.
         """
         loader = self.make_loader()
+        self.weigh_classes()
         if not self.history and not self.position:
             self.choose_loss()
         # The first process has seen all masks. A run from before there was a validation loss goes on without it.

@@ -7,7 +7,9 @@ import pytest
 from caching import STRETCH, decoder, nothing, said_by, write_pairs
 from PIL import Image
 
+import unet_core.data.cache
 from runtime.errors import DataError, ImageError
+from runtime.image import load_image, resize
 from runtime.image_files.limits import Limits
 from unet_core.data.cache import check_and_cache, pending
 from unet_core.data.labels import IGNORED
@@ -87,6 +89,42 @@ def test_images_that_are_turned_fit_masks_as_displayed(tmp_path, draft, suffix):
     with pytest.raises(ImageError) as caught:
         turned.make(Pair(image=image, mask=mask))
     assert str(caught.value) == f"{mask}: differs in size from its image (400x200, expected 200x400)"
+
+
+def write_jpeg(folder, size):
+    """A JPEG of (width, height) with rough colours, and a mask of fine stripes."""
+    rough = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    pair = Pair(image=folder / "a.jpg", mask=folder / "a.png")
+    Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC).save(pair.image, quality=90)
+    Image.fromarray((np.indices(size[::-1])[1] % 3 == 0).astype(np.uint8)).save(pair.mask)
+    return pair
+
+
+def test_drafts_are_decoded_at_no_less_than_twice_the_size_that_the_network_sees(tmp_path):
+    """Half of 900x600 is more than 240x160, but less than twice that."""
+    pair = write_jpeg(tmp_path, (900, 600))
+    whole, drafted = (decoder(size=(160, 240), draft=draft).make(pair)[0] for draft in (False, True))
+    assert np.array_equal(drafted, whole)
+    half = load_image(pair.image, at_least=(300, 300))
+    assert half.shape == (300, 450, 3)
+    drafted = decoder(size=(148, 222), draft=True).make(pair)[0]
+    assert np.array_equal(drafted, resize(half, (148, 222)))
+
+
+def test_a_draft_in_a_letterbox_lies_where_the_whole_image_would(tmp_path):
+    """900x707 is 204 columns wide in 240x160; its half of 450x354 would be 203."""
+    pair = write_jpeg(tmp_path, (900, 707))
+    whole, drafted = (decoder("letterbox", size=(160, 240), draft=draft).make(pair) for draft in (False, True))
+    assert not np.array_equal(drafted[0], whole[0])
+    assert np.array_equal(drafted[1], whole[1])
+    assert np.count_nonzero(drafted[1][0] != IGNORED) == 204
+
+
+def test_a_draft_is_kept_apart_from_drafts_of_another_factor(pairs, cache, monkeypatch):
+    names = [cache.of(pairs, decoder(draft=draft)) for draft in (False, True)]
+    monkeypatch.setattr(unet_core.data.cache, "SPARE", 1)
+    assert cache.of(pairs, decoder(draft=False)) == names[0]
+    assert cache.of(pairs, decoder(draft=True)) not in names
 
 
 def test_draft_changes_pixels_a_little_and_labels_not_at_all(tmp_path):

@@ -231,14 +231,16 @@ def test_the_line_of_an_epoch_has_every_metric(monkeypatch):
     assert epoch_line(row, 4, best=False) == said
     assert epoch_line(row, 4, best=True) == f"{said}  best"
     assert epoch_line({**row, "skipped_steps": 2}, 4, best=True) == f"{said}  2 steps skipped  best"
+    of_classes = epoch_line({**row, "pixel_dice car": 1.0}, 4, best=False)
+    assert "  accuracy 1.0000  mean image Dice 1.0000  mean pixel Dice 1.0000  mean IoU 1.0000  " in of_classes
 
 
 def test_the_text_beside_the_bar_by_hand():
     """Half of the third epoch of four took 5 s, after 20 s for two: 2.5 epochs in 25 s."""
-    history = [{"seconds": 8.0, "pixel_dice": 0.5}, {"seconds": 12.0, "pixel_dice": 0.25}]
+    history = [{"seconds": 8.0, "pixel_dice": 0.5, "iou": 0.4}, {"seconds": 12.0, "pixel_dice": 0.25, "iou": 0.125}]
     assert (
         progress_text(history, part=0.5, seconds=5.0, epochs=4, loss=0.5)
-        == "run ends in 0:00:15  loss 0.5000  Dice 0.2500"
+        == "run ends in 0:00:15  loss 0.5000  Dice 0.2500  IoU 0.1250"
     )
     assert progress_text([], part=0.25, seconds=900.0, epochs=2, loss=None) == "run ends in 1:45:00"
 

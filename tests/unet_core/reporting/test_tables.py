@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from unet_core.config import TrainConfig
 from unet_core.evaluation.metrics import METRICS, Metric, Metrics
-from unet_core.reporting.tables import card_figures, class_table, figure_lines, metrics_csv, one_sided
+from unet_core.reporting.tables import card_figures, class_table, figure_lines, final_table, metrics_csv, one_sided
 
 
 def measured(classes, predicted, truth):
@@ -14,10 +15,29 @@ def measured(classes, predicted, truth):
 def test_figures_are_called_as_people_call_them():
     metrics = measured(["road", "car"], [0, 1, 1, 1], [0, 0, 1, 1])  # Dices 2/3 and 4/5, IoUs 1/2 and 2/3
     assert figure_lines(metrics.summary()).splitlines() == [
-        "  pixel Dice  0.7333",
-        "  image Dice  0.7333",
-        "  IoU         0.5833",
-        "  accuracy    0.7500",
+        "  mean pixel Dice  0.7333",
+        "  mean image Dice  0.7333",
+        "  mean IoU         0.5833",
+        "  accuracy         0.7500",
+    ]
+    one = measured(["car"], [0, 1, 1, 1], [0, 0, 1, 1]).summary()
+    assert figure_lines(one).splitlines()[::2] == ["  pixel Dice  0.8000", "  IoU         0.6667"]
+
+
+def test_a_run_ends_with_dice_and_iou_of_each_class():
+    classes = ("road", "car", "tram")
+    metrics = measured(classes, [0, 1, 1, 1], [0, 0, 1, 1])
+    history = [{"epoch": 1, **metrics.summary()}, {"epoch": 2, "pixel_dice": 0.1, "iou": 0.1}]
+    assert final_table(history, TrainConfig(data="Data", out="runs", classes=classes)).splitlines() == [
+        "best epoch: 1 of 2",
+        "  mean pixel Dice  0.7333",
+        "  mean image Dice  0.7333",
+        "  mean IoU         0.5833",
+        "  accuracy         0.7500",
+        "          pixel Dice     IoU",
+        "    road      0.6667  0.5000",
+        "    car       0.8000  0.6667",
+        "    tram           -       -",
     ]
 
 
