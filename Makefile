@@ -3,7 +3,7 @@
 # make test-fast  the tests that need neither PyTorch nor a training: under a minute
 # make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
-# make reference  writes docs/commands.md anew, from the commands
+# make reference  writes docs/commands.md anew from the commands, and the table of files in docs/export.md from its report
 # make docs       the guide as a site in site/, every link of it checked: open site/index.html
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own.
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
@@ -61,6 +61,7 @@ test: lint $(IMPORTERS)/.ready
 
 reference: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python tests/support/command_reference.py
+	PYTHONPATH=tests/support $(BIN)/python tests/support/which_table.py
 
 # mkdocs-material would print an advertisement for its successor.
 docs: $(READY)

@@ -31,16 +31,17 @@ class SpeedGoal:
     network: str = ""
 
     def row(self, results: Results) -> list[str] | None:
-        """Return goal, what was seen at its worst, and whether it is met; None if it was not measured."""
+        """Return goal, what was seen at its worst, and whether it is met, with doubt; None if it was not measured."""
         if self.network not in str(results.environment.get("network", "")):
             return None
         worst = sorted(self.seen(results), key=lambda one: one.median, reverse=not self.at_least)
         if not worst:
             return None
-        seen = worst[0].median
-        met = seen >= self.limit if self.at_least else seen <= self.limit
+        seen = worst[0]
+        met = "yes" if (seen.median >= self.limit if self.at_least else seen.median <= self.limit) else "no"
+        noise = ", within the noise" * (seen.low < self.limit < seen.high)
         sign = "at least" if self.at_least else "at most"
-        return [f"{self.text}: {sign} {self.limit:.2f}", ratio_text(worst[0]), "yes" if met else "no"]
+        return [f"{self.text}: {sign} {self.limit:.2f}", ratio_text(seen), met + noise]
 
 
 def speed_of(one: Measurement, reference: Measurement) -> Ratio:

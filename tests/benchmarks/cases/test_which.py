@@ -3,6 +3,7 @@
 import pytest
 from benchmark_models import require_installed
 from known_times import in_known_time
+from which_table import PAGE, page
 
 from benchmarks.cases import which
 from benchmarks.cases.which import measure, serves
@@ -105,3 +106,7 @@ def test_a_file_that_does_not_run_in_bf16_is_no_row_of_it(thin):
     file = which.WhichFile(base=4, kind="bf16", engine="ONNX Runtime", path=thin / "model.onnx", weights="trained")
     with pytest.raises(DeviceError, match=r"^computes in fp32 whatever the file permits"):
         which.open_file(file, 1, None)
+
+
+def test_the_table_of_the_guide_is_that_of_the_report():
+    assert PAGE.read_text() == page(), "docs/export.md is out of date; run: make reference"

@@ -96,3 +96,16 @@ def test_a_report_begins_with_the_goals_that_were_measured(found):
     text = markdown(Results(environment=environment, method={}, disturbance=None, measurements=found))
     assert ("## Goals" in text) is bool(found)
     assert not found or text.index("## Goals") < text.index("## Folder")
+
+
+def test_an_interval_that_has_the_limit_is_within_the_noise():
+    noisy = Measurement(
+        part="folder",
+        contestant="stream",
+        settings={"device": "cpu"},
+        unit="images/s",
+        values=(30.0, 45.0, 44.0, 46.0, 45.0, 36.0),
+        group="g",
+    )
+    (found,) = rows(THIN, FOLDER[0], noisy).values()
+    assert found == ("4.45", "yes, within the noise")
