@@ -220,7 +220,8 @@ class Page {
   drawSmall(item) {
     const { planes, rgba, size } = item.small;
     put(item.canvas, drawn(rgba, planes, size, this.output, this.look), size);
-    item.shares = sharesOf(planes, size[0] * size[1], this.output, this.threshold);
+    const whole = item.answer ?? item.small; // the share of the small picture is a little off
+    item.shares = sharesOf(whole.planes, whole.size[0] * whole.size[1], this.output, this.threshold);
     this.describe(item);
   }
 
