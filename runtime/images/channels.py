@@ -56,11 +56,14 @@ def stored_channels(content: bytes, name: str, limits: Limits) -> NDArray[Any] |
         return numpy_files.read_array(content, limits)
     if content.startswith(starts.TIFF):
         from runtime.image_files import tiff_bands
+        from runtime.image_files.pillow_guard import strict
 
-        if tiff_bands.kind_of(content).has_bands:
+        with strict(limits):
+            if not tiff_bands.kind_of(content).has_bands:
+                return None
             values = tiff_bands.decode_bands(content, limits)
-            warn_of_pages(content, name, limits)
-            return values
+        warn_of_pages(content, name, limits)
+        return values
     return None
 
 

@@ -55,7 +55,9 @@ def test_the_fifth_channel_is_learned_and_measured(five, bands, tmp_path, capsys
     card = load_checkpoint(best).card
     assert (card.input.channels, card.architecture.in_channels) == ("raw", 5)
     assert (card.input.mean, card.input.std) == ((0.0,) * 5, (1.0,) * 5)
-    assert card.training.metrics["pixel_dice"] > 0.9  # the other channels are noise
+    assert (
+        card.training.metrics["pixel_dice"] > 0.8
+    )  # the other channels are noise, and one answer everywhere gives 0.4
     metrics = evaluate(best, find_pairs(bands, "val", five.layout), device="cpu")
     assert metrics.summary()["pixel_dice"] == pytest.approx(card.training.metrics["pixel_dice"], abs=1e-6)
     done = run_evaluate(best, bands, "--pictures", tmp_path / "shown")
@@ -63,7 +65,10 @@ def test_the_fifth_channel_is_learned_and_measured(five, bands, tmp_path, capsys
     assert f"on 3 val images of {bands}" in done.stdout
     assert {path.name for path in (tmp_path / "shown").iterdir()} == {"typical.png", "worst.png"}
     panels = sorted((tmp_path / "run" / "saved_images").rglob("*.png"))
-    assert panels and all(Image.open(path).mode == "RGB" for path in panels)
+    assert len(panels) == 3
+    for path in panels:
+        with Image.open(path) as picture:
+            assert picture.mode == "RGB"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 16])

@@ -216,6 +216,15 @@ def test_damaged_pixels_are_refused(compression):
         load_image(bytes(content), "raw")
 
 
+def test_pillow_says_nothing_of_a_damaged_directory():
+    """Warnings are errors here: a tag that points behind the end, which Pillow warns of, is passed over."""
+    content = bytearray(tiff(bands(5), software="x" * 40))
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        tag = file.pages[0].tags["Software"]
+    content[tag.offset + 8 : tag.offset + 12] = (len(content) - 5).to_bytes(4, "little")
+    assert np.array_equal(load_image(bytes(content), "raw"), bands(5))
+
+
 @pytest.mark.parametrize("make", [tiff, npy, lambda values: npz(image=values)], ids=["tiff", "npy", "npz"])
 def test_limits_count_pixels_and_not_channels(make):
     content = make(bands(16))
