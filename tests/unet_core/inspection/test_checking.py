@@ -181,7 +181,7 @@ def test_pictures_of_12_bits_are_seen_with_the_levels_of_training(tmp_path):
 def test_a_folder_without_data_and_one_that_cannot_be_written(data, tmp_path):
     nowhere = tmp_path / "nowhere"
     done = run("check", nowhere)
-    assert done.exit_code == 2 and done.stderr.startswith(f"error: {nowhere / 'train_images'}: no such folder")
+    assert done.exit_code == 2 and done.stderr.startswith(f"error: {nowhere}: no such folder; expected a folder of ")
     write_image(tmp_path / "file.png")
     done = run("check", data, "-o", tmp_path / "file.png")
     assert done.exit_code == 2 and done.stdout == ""
