@@ -18,7 +18,7 @@ LOG = logging.getLogger("runtime.serve")
 
 @dataclass(kw_only=True)
 class RequestRecord:
-    """Facts about a request: `stages` in milliseconds, `warnings` about its image."""
+    """The facts of a request: `stages` in milliseconds, `warnings` about its image."""
 
     id: str
     began: float = field(default_factory=time.perf_counter)
@@ -63,7 +63,11 @@ LOG_CONFIG: dict[str, Any] = {
     "formatters": {"json": {"()": "runtime.serve.logs.JsonFormatter"}},
     "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
     "root": {"level": "INFO", "handlers": ["stdout"]},
-    "loggers": {"uvicorn.error": {"level": "INFO"}, "uvicorn.access": {"level": "WARNING"}},
+    "loggers": {
+        "uvicorn.error": {"level": "INFO"},
+        "uvicorn.access": {"level": "WARNING"},
+        "python_multipart": {"level": "ERROR"},  # a damaged body is told in its request's line
+    },
 }
 """The configuration of all loggers: everything to standard output."""
 
