@@ -207,7 +207,7 @@ def load_records(
                 display.note(note)
             if few := few_levels(sets[0], config.levels):
                 display.note(few)
-            if unused := unused_channels(train_pairs, config):
+            if unused := unused_channels(train_pairs, sets[0].decoder.input, config.limits):
                 display.note(unused)
     with processes.raise_on_all_ranks():
         if not processes.first and processes.local_rank == 0:
