@@ -130,7 +130,7 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
         surplus_masks(data, layout),
         files_left_out(data, layout),
         shared_images(train, val),
-        unused_channels(train, config),
+        unused_channels(train, config.input, config.limits),
         None if has_validation(data) else doubtful_split(train, val, layout),
     ):
         if note:

@@ -110,7 +110,11 @@ PLACES = {"data": "d", "out": "o"}
         ),
         ({"widths": (8, 16)}, {"height": 33}, "--height 33: expected a multiple of 4 for 2 --widths, such as 32"),
         ({"data": ""}, {}, "run.toml: DATA '': expected a folder"),
-        ({"channels_last": True}, {"channels": "X"}, "--channels X: expected one of RGB, L"),
+        (
+            {"channels_last": True},
+            {"channels": "X"},
+            "--channels X: expected RGB, L, or a number of channels from 1 to 16",
+        ),
     ],
 )
 def test_an_error_about_a_value_of_the_file_names_the_file(of_file, flags, message):

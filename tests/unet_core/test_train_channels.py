@@ -55,9 +55,7 @@ def test_the_fifth_channel_is_learned_and_measured(five, bands, tmp_path, capsys
     card = load_checkpoint(best).card
     assert (card.input.channels, card.architecture.in_channels) == ("raw", 5)
     assert (card.input.mean, card.input.std) == ((0.0,) * 5, (1.0,) * 5)
-    assert (
-        card.training.metrics["pixel_dice"] > 0.8
-    )  # the other channels are noise, and one answer everywhere gives 0.4
+    assert card.training.metrics["pixel_dice"] > 0.8  # the others are noise; one answer everywhere gives 0.4
     metrics = evaluate(best, find_pairs(bands, "val", five.layout), device="cpu")
     assert metrics.summary()["pixel_dice"] == pytest.approx(card.training.metrics["pixel_dice"], abs=1e-6)
     done = run_evaluate(best, bands, "--pictures", tmp_path / "shown")

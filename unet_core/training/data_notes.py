@@ -5,8 +5,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from runtime.card import InputSpec
 from runtime.errors import DataError, ImageError
-from runtime.image import load_image
+from runtime.image import Limits, load_image
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -53,16 +54,16 @@ def only_label(records: Records, config: TrainConfig) -> str:
     return f"every pixel of every mask is {config.classes[records.only_label or 0]}"
 
 
-def unused_channels(pairs: Sequence[Pair], config: TrainConfig) -> str:
+def unused_channels(pairs: Sequence[Pair], spec: InputSpec, limits: Limits) -> str:
     """Return a note if images have a channel beside their colours that holds a picture and is not used, else ""."""
-    if config.input_channels == "raw":
+    if spec.channels == "raw":
         return ""
     files = [pair for pair in pairs if pair.image.suffix.lower() in WITH_MORE]
     places = np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).round().astype(int)
     for pair in (files[place] for place in places):
         with suppress(ImageError):  # decoding tells
-            load_image(pair.source(pair.image, config.limits), config.channels, limits=config.limits)
-            image = load_image(pair.source(pair.image, config.limits), "raw", limits=config.limits)
+            load_image(pair.source(pair.image, limits), spec.channels, limits=limits, levels=spec.levels)
+            image = load_image(pair.source(pair.image, limits), "raw", limits=limits, levels=spec.levels)
             count = image.shape[2]
             used = 1 if count == 2 else 3
             if count > used and image[:, :, used:].min() != image[:, :, used:].max():
@@ -71,6 +72,6 @@ def unused_channels(pairs: Sequence[Pair], config: TrainConfig) -> str:
                     which, verb = f"channel {count}", "is"
                 return (
                     f"training: {which} of {pair.place(pair.image)} {verb} not used, since --channels is "
-                    f"{config.channels}; give --channels {count} to train on all {count}"
+                    f"{spec.channels}; give --channels {count} to train on all {count}"
                 )
     return ""

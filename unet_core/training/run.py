@@ -241,7 +241,7 @@ def decode_first(config: TrainConfig, sets: Sets, cache: Cache | None, missing: 
         shared_images(*(records.pairs for records in sets)),
         *check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"),
         few_levels(sets[0], config.levels),
-        unused_channels(sets[0].pairs, config),
+        unused_channels(sets[0].pairs, sets[0].decoder.input, config.limits),
     ):
         if note:
             display.note(note)

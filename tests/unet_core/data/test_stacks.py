@@ -134,7 +134,7 @@ def test_stacks_that_differ_are_refused_with_their_pages(stacks):
     )
     write(stacks / "train_masks" / "volume.tif", slices(1)[1])
     assert faults(stacks) == (
-        "has 6 pages and its mask volume.tif has 1, expected as many in both; if they are channels, save an array "
+        "has 6 pages and its mask volume.tif has 1, expected as many in both, if they are channels, save an array "
         "[height, width, 6] and give --channels 6: train_images/volume.tif"
     )
 
