@@ -111,7 +111,7 @@ def test_what_must_be_given(arguments, message):
 def test_bad_input_is_one_line_and_exit_code_2(data, tmp_path, spoil):
     run, flags = tmp_path / "r", list(FLAGS)
     if spoil == "no data":
-        data, message = tmp_path / "nowhere", "nowhere/train_images: no such folder"
+        data, message = tmp_path / "nowhere", "nowhere: no such folder"
     elif spoil == "no run":
         flags, message = ["--resume"], "no such folder; expected the --out of the run to resume"
     elif spoil == "file in the way":
