@@ -79,6 +79,7 @@ def measure_precisions(
     *,
     layout: Layout | None = None,
     ignore_index: int | None = None,
+    skip_bad: bool = False,
     network: NetworkOptions | None = None,
     changes: CardChanges | None = None,
     device: str = "cpu",
@@ -87,7 +88,7 @@ def measure_precisions(
 ) -> PrecisionReport:
     """Export a checkpoint in every precision into a folder, even if a gate fails, and measure all files.
 
-    `layout` and `ignore_index` say how the masks in `data` are read; `network` and `changes` are those of
+    `layout` and `ignore_index` say how the masks in `data` are read; `skip_bad`, `network` and `changes` are those of
     `export_onnx`.
 
     Raises:
@@ -103,6 +104,7 @@ def measure_precisions(
             data=data,
             layout=layout,
             ignore_index=ignore_index,
+            skip_bad=skip_bad,
             network=network,
             changes=changes,
             force=precision != "fp32",
@@ -116,7 +118,7 @@ def measure_precisions(
         reports["tf32"] = reports["fp32"]
         predictors["tf32"] = Predictor(reports["tf32"].path, device, options=ProviderOptions(tf32=True))
     card = reports["fp32"].card
-    samples = load_samples(data, card, layout=layout, ignore_index=ignore_index, display=display)
+    samples = load_samples(data, card, layout=layout, ignore_index=ignore_index, skip_bad=skip_bad, display=display)
     loaded = open_checkpoint_of(card, reports["fp32"].path, checkpoint, network or NetworkOptions())
     segmenter = Segmenter(loaded.network(), card).eval()
     parities, dices = answers_of(predictors, network_run(segmenter), samples)

@@ -115,7 +115,7 @@ def test_levels_of_a_checkpoint_without_a_card_are_given(asked, tmp_path):
     done = run(tmp_path / "m.pth", "--levels", "4095,0")
     assert (done.exit_code, done.stderr) == (
         2,
-        "error: --levels: found [4095, 0], expected the value of black first, and a larger one of white\n",
+        "error: --levels: found (4095, 0), expected the value of black first, and a larger one of white\n",
     )
 
 
@@ -371,4 +371,4 @@ def test_the_last_line_says_what_was_lost(loaded, tmp_path, monkeypatch, precisi
 def test_a_raw_export_has_neither_card_nor_repository(tmp_path):
     done = run("m.pth", "--raw", "--card")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "--raw: has neither card nor golden sample for --card or --triton" in done.stderr
+    assert "--raw: has neither card nor golden sample for --card, --triton or --web; leave it out" in done.stderr
