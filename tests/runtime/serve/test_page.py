@@ -87,9 +87,8 @@ def test_saved_files_are_the_servers_at_the_threshold_of_the_slider(page, photog
             page.get_by_role("button", name=f"Save {view}").click()
         assert download.value.suggested_filename == f"picture0_{view.replace('-', '')}.png"
         download.value.save_as(tmp_path / "saved.png")
-        assert np.array_equal(
-            np.asarray(Image.open(tmp_path / "saved.png").convert(Image.fromarray(pixels_of).mode)), pixels_of
-        )
+        with Image.open(tmp_path / "saved.png") as saved:
+            assert np.array_equal(saved.convert(Image.fromarray(pixels_of).mode), pixels_of)
 
 
 def test_another_model_answers_all_pictures_anew(page, photographs, models):
@@ -129,7 +128,8 @@ def test_a_large_picture_is_shown_smaller_and_saved_whole(page, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("button", name="Save mask").click()
     download.value.save_as(tmp_path / "mask.png")
-    assert Image.open(tmp_path / "mask.png").size == (2000, 900)
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.size == (2000, 900)
 
 
 def test_a_server_with_a_key_asks_for_it(browser, models, photographs):
