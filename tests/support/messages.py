@@ -52,3 +52,5 @@ def messages() -> Iterator[tuple[str, str, str]]:
                     case ast.Call(func=ast.Name(id=name), args=[first, *_]) if name in {*ERRORS, "warn_user"}:
                         kind = "warning" if name == "warn_user" else name
                         yield kind, f"{path.relative_to(ROOT)}:{node.lineno}", template(first, constants)
+                    case ast.Call(func=ast.Name(id="warn_once"), args=[_, text]):
+                        yield "warning", f"{path.relative_to(ROOT)}:{node.lineno}", template(text, constants)
