@@ -120,7 +120,8 @@ def test_several_classes_are_measured_and_printed_as_a_table(several, views):
     assert {name: getattr(metrics, name) for name in expected} == pytest.approx(expected)
     done = run(model, views)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == f"{model} on 3 val images of {views}\n{figure_lines(expected)}\n{class_table(metrics)}\n"
+    figures = figure_lines({**metrics.summary(), **expected})
+    assert done.stdout == f"{model} on 3 val images of {views}\n{figures}\n{class_table(metrics)}\n"
     assert done.stdout.splitlines()[5].split() == ["class", "pixel", "Dice", "image", "Dice", "IoU", "pixels", "%"]
 
 
