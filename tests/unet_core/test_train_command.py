@@ -242,8 +242,8 @@ def test_settings_that_spoil_every_pair_are_told_after_a_few_of_them(data, tmp_p
     assert result.exit_code == 2
     assert result.stderr.startswith(
         "error: none of 8 pairs that were tried can be used (of 20), fix or remove them: has invalid labels (255), "
-        "expected class indices 0 to 2, name more --classes, or give the value that does not count with "
-        "--ignore-index: train_masks/car0_mask.gif, train_masks/car11_mask.gif, train_masks/car13_mask.gif and 5 more"
+        "expected class indices 0 to 2, give --ignore-index 255 if pixels of 255 do not count, or name more --classes: "
+        "train_masks/car0_mask.gif, train_masks/car11_mask.gif, train_masks/car13_mask.gif and 5 more"
     )
     assert len(decoded) == 8
 
