@@ -265,7 +265,7 @@ class TrainConfig:
         "none",
         "optimisation",
         "Weight of each class's pixels in bce, ce and focal. median: the rarer a class in its images, the more its "
-        "pixels count (median frequency balancing).",
+        "pixels count (median frequency balancing). sqrt: square roots of these weights, which are milder.",
         fixed=True,
     )
     batch_size: int = setting(

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-ClassWeights = Literal["none", "median"]
-"""`--class-weights`: all labels count alike, or by median frequency balancing."""
+ClassWeights = Literal["none", "median", "sqrt"]
+"""`--class-weights`: all labels count alike, by median frequency balancing, or by the square roots of its weights."""
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 """Function of logits [n, classes, h, w] and labels uint8 [n, h, w] that returns a float32 scalar."""

@@ -293,7 +293,7 @@ IN_ORDER = "name the --classes in the order of their values and ignore none of t
             {"loss": "dice", "class_weights": "median"},
             "--class-weights median: has no effect on --loss dice; leave one of them out",
         ),
-        ({"class_weights": "mean"}, "--class-weights mean: expected one of none, median"),
+        ({"class_weights": "mean"}, "--class-weights mean: expected one of none, median, sqrt"),
         (
             {"ignore_index": 0},
             "--ignore-index 0: is the background when --classes has one name; expected another value",

@@ -11,10 +11,14 @@ import numpy as np
 
 from unet_core.data.labels import IGNORED
 from unet_core.data.records import Records
+from unet_core.losses import ClassWeights
 
 
-def median_weights(train: Records, advance: Callable[[int], None]) -> tuple[float, ...]:
+def weights_of_classes(kind: ClassWeights, train: Records, advance: Callable[[int], None]) -> tuple[float, ...]:
     """Return the weight of each label in the training images, for one class those of background and class.
+
+    `kind` is "median", or "sqrt" for the square roots of those weights: where a label is a hundred times as rare as
+    another, median frequency balancing makes it appear in many places where it is not.
 
     The weights are scaled so that their mean over all pixels is 1, and the loss is as large as without them. A label
     that occurs nowhere has the weight 1. `advance` is called with 1 after each image.
@@ -35,13 +39,15 @@ def median_weights(train: Records, advance: Callable[[int], None]) -> tuple[floa
     frequencies = own[present] / around[present]
     weights = np.ones(labels)
     weights[present] = np.median(frequencies) / frequencies
+    if kind == "sqrt":
+        weights = np.sqrt(weights)
     weights[present] *= own.sum() / (own @ weights)
     return tuple(weights.tolist())
 
 
-def weights_line(weights: Sequence[float], classes: Sequence[str]) -> str:
-    """Tell the smallest and the largest of the weights that `median_weights` found."""
+def weights_line(kind: ClassWeights, weights: Sequence[float], classes: Sequence[str]) -> str:
+    """Tell the smallest and the largest of the weights that `weights_of_classes` found."""
     names = classes if len(classes) > 1 else ("background", *classes)
     named = sorted(zip(weights, names, strict=True))
     (low, lightest), (high, heaviest) = named[0], named[-1]
-    return f"--class-weights median: from {low:.2f} ({lightest}) to {high:.2f} ({heaviest})"
+    return f"--class-weights {kind}: from {low:.2f} ({lightest}) to {high:.2f} ({heaviest})"

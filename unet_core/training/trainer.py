@@ -32,7 +32,7 @@ from unet_core.reporting.progress import Display, Forecast, epoch_line, progress
 from unet_core.reporting.tables import card_figures, one_sided
 from unet_core.reporting.tensorboard import TensorBoardWriter
 from unet_core.training.auto_loss import choose_loss, start_from_share
-from unet_core.training.class_weights import median_weights, weights_line
+from unet_core.training.class_weights import weights_line, weights_of_classes
 from unet_core.training.distributed import Processes
 from unet_core.training.interrupts import InterruptHandler
 from unet_core.training.loss_monitor import LossMonitor, LossTrend
@@ -157,13 +157,14 @@ class Trainer:
 
     def weigh_classes(self) -> None:
         """Find the weights of the classes, if the settings ask for them; the same images give the same weights."""
-        if self.config.class_weights == "none":
+        kind = self.config.class_weights
+        if kind == "none":
             return
         with self.processes.raise_on_all_ranks():
             if self.processes.first:
                 with self.display.bar("counting pixels of classes", len(self.train)) as advance:
-                    self.class_weights = median_weights(self.train, advance)
-                self.display.line(weights_line(self.class_weights, self.config.classes))
+                    self.class_weights = weights_of_classes(kind, self.train, advance)
+                self.display.line(weights_line(kind, self.class_weights, self.config.classes))
         self.class_weights = self.processes.gather(self.class_weights)[0]
         self.use_loss(self.loss_name)
 

@@ -10,7 +10,7 @@ from caching import decoder
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.train import train
 from unet_core.training import trainer
-from unet_core.training.class_weights import median_weights, weights_line
+from unet_core.training.class_weights import weights_line, weights_of_classes
 
 
 class Labelled(list):
@@ -29,20 +29,30 @@ def test_weights_are_the_median_frequency_over_each_classes_own():
     first = [[0, 0, 1, 1, IGNORED], [1, 1, 3, 3, IGNORED]]
     second = [[0, 0, 0, 0], [1, 1, 1, 1]]
     advanced = []
-    found = median_weights(Labelled(("sky", "road", "tram", "sign"), first, second), advanced.append)
+    found = weights_of_classes("median", Labelled(("sky", "road", "tram", "sign"), first, second), advanced.append)
     assert found == pytest.approx((16 / 15, 12 / 15, 1, 24 / 15))
     assert advanced == [1, 1]
     assert 6 * found[0] + 8 * found[1] + 2 * found[3] == pytest.approx(16)
 
 
+def test_sqrt_takes_the_square_roots_of_the_weights():
+    labelled = Labelled(("sky", "road", "tram", "sign"), [[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 3]])
+    found = weights_of_classes("sqrt", labelled, lambda _: None)
+    assert found[0] / found[1] == pytest.approx(2 / 3)  # frequencies of 9/14 and 4/14
+    assert found[3] / found[1] == pytest.approx(2)
+    assert 9 * found[0] + 4 * found[1] + found[3] == pytest.approx(14)
+    assert found[2] == 1
+    assert weights_line("sqrt", found, labelled.decoder.labels.classes).startswith("--class-weights sqrt: from ")
+
+
 def test_one_class_weighs_against_its_background():
-    found = median_weights(Labelled(("car",), [[0, 0, 0, 1]]), lambda _: None)
+    found = weights_of_classes("median", Labelled(("car",), [[0, 0, 0, 1]]), lambda _: None)
     assert found == pytest.approx((2 / 3, 2))
-    assert weights_line(found, ("car",)) == "--class-weights median: from 0.67 (background) to 2.00 (car)"
+    assert weights_line("median", found, ("car",)) == "--class-weights median: from 0.67 (background) to 2.00 (car)"
 
 
 def test_labels_that_do_not_count_weigh_nothing():
-    assert median_weights(Labelled(("car",), [[IGNORED]]), lambda _: None) == (1, 1)
+    assert weights_of_classes("median", Labelled(("car",), [[IGNORED]]), lambda _: None) == (1, 1)
 
 
 def rows_of(best):
