@@ -1,0 +1,235 @@
+"""The images: their RUN lines in a bare environment, without the network, and commands where nothing can be written.
+
+No container engine takes part. The wheels are those of the packages that are installed here, and `make setup` gets
+ONNX Runtime for CPUs; NVIDIA's libraries are left out of theirs.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from dockerfile import build, context_files, is_sent, read_dockerfile
+from wheels import applying, empty_wheel, needed_by, repack
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "tests" / "data" / "v0.1" / "models" / "fp32.onnx"
+IMAGES = ROOT / "tests" / "data" / "v0.1" / "data" / "val_images"
+FOR_CPUS = Path(sys.prefix) / "wheels"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NVIDIA = "onnxruntime-gpu[cuda,cudnn]"
+GPU_CODE = ("*/libonnxruntime_providers_*.so", "nvidia/*")
+"""Files of hundreds of megabytes that a machine without a GPU does not load."""
+
+WITHOUT_RIGHTS = () if os.geteuid() else ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+"""What makes root a user who may write only where the permissions say so."""
+
+
+def lines_of(path):
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def licence_of(metadata):
+    """Return a distribution's licence by its name in SPDX's list; older metadata have names of their own."""
+    told = metadata["License-Expression"] or metadata["License"]
+    return {"MIT License": "MIT", "3-Clause BSD License": "BSD-3-Clause", "Apache 2.0": "Apache-2.0"}.get(told, told)
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """Environment variables with which pip finds the packages of both images, and `python` is a bare environment."""
+    (for_cpus,) = FOR_CPUS.glob("onnxruntime-*.whl") if FOR_CPUS.is_dir() else (None,)
+    if for_cpus is None:
+        pytest.skip(f"{FOR_CPUS} has no ONNX Runtime for CPUs; make setup gets it")
+    base = tmp_path_factory.mktemp("base")
+    wheels = base / "wheels"
+    wheels.mkdir()
+    shutil.copy(for_cpus, wheels)
+    for name, found in needed_by(["setuptools", NVIDIA, *lines_of(ROOT / "requirements-cpu.txt")]).items():
+        if found is not None:
+            repack(found, wheels, GPU_CODE)
+        elif name.startswith("nvidia-"):
+            empty_wheel(name, "10.0", wheels)  # nvidia-curand, which PyTorch does without
+    venv.create(base / "python", symlinks=True)
+    (site_packages,) = (base / "python").glob("lib/python*/site-packages")
+    for top in {file.parts[0] for file in distribution("pip").files} - {".."}:
+        (site_packages / top).symlink_to(distribution("pip").locate_file(top))
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
+    return own | {
+        "PATH": f"{base / 'python' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_NO_INDEX": "1",
+    }
+
+
+class Image:
+    """An image's folder /opt/unet, and running its commands where nothing but a temporary folder can be written."""
+
+    def __init__(self, target, folder, offline):
+        self.environment = build(ROOT, target, folder, offline)
+        self.folder = folder / "opt" / "unet"
+        for path in [folder, *folder.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode & ~0o222)
+
+    def run(self, *command, writable=None, cwd="/"):
+        """Run a command of the image; `writable` is its /tmp, which a read-only container is given."""
+        nowhere = str(self.folder / "nowhere")
+        there = {"HOME": nowhere, "TMPDIR": str(writable or nowhere), "PYTHONDONTWRITEBYTECODE": ""}
+        return subprocess.run(
+            [*WITHOUT_RIGHTS, self.folder / "bin" / command[0], *map(str, command[1:])],
+            cwd=cwd,
+            env=self.environment | there,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def packages(self):
+        """Return {name: version} of what pip installed."""
+        found = self.folder.glob("lib/python*/site-packages/*.dist-info")
+        return {name.lower().replace("_", "-"): version for name, version in (one.stem.split("-") for one in found)}
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory, offline):
+    return Image("cpu", tmp_path_factory.mktemp("cpu"), offline)
+
+
+@pytest.fixture(scope="module")
+def cuda(tmp_path_factory, offline):
+    return Image("cuda", tmp_path_factory.mktemp("cuda"), offline)
+
+
+def test_requirements_for_cpus_are_those_of_the_project_with_another_onnxruntime():
+    wanted = applying(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["serve"])
+    lines = {f"{one.name}{one.specifier}".replace("onnxruntime-gpu", "onnxruntime") for one in wanted}
+    assert set(lines_of(ROOT / "requirements-cpu.txt")) == lines
+
+
+def test_the_image_for_cpus_holds_what_is_needed_and_nothing_of_gpus(cpu):
+    """All of it at the versions of constraints.txt."""
+    pinned = dict(line.lower().replace("_", "-").split("==") for line in lines_of(ROOT / "constraints.txt"))
+    needed = needed_by(lines_of(ROOT / "requirements-cpu.txt"))
+    assert cpu.packages() == {name: pinned[name] for name in needed} | {"unet-deploy": PROJECT["version"]}
+
+
+def test_the_image_for_gpus_holds_the_libraries_of_cuda(cuda):
+    packages = cuda.packages()
+    assert "onnxruntime" not in packages
+    assert {"onnxruntime-gpu", "nvidia-cuda-runtime", "nvidia-cublas", "nvidia-curand", "nvidia-cudnn-cu13"} <= {
+        *packages
+    }
+    told = cuda.run("unet-predict", "--version")
+    assert (told.returncode, told.stdout) == (0, f"unet-predict {PROJECT['version']}\n"), told.stderr
+
+
+def test_nothing_can_be_written_beside_the_temporary_folder(cpu, tmp_path):
+    """The tests below would say nothing if it could."""
+    for folder, refused in ((cpu.folder, True), (cpu.folder / "lib", True), (tmp_path, False)):
+        done = cpu.run("python", "-c", f"open({str(folder / 'file')!r}, 'w')")
+        assert ("PermissionError" in done.stderr) == refused, done.stderr
+
+
+def test_the_doctor_is_content_without_a_gpu_package(cpu):
+    done = cpu.run("unet-doctor", MODEL, "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ok"], done.stderr) == (0, True, "")
+    assert [problem for problem in found["problems"] if problem["severity"] == "error"] == []
+    packages = found["installed"]["packages"]
+    assert packages["onnxruntime"] == found["installed"]["onnxruntime"]
+    assert "onnxruntime-gpu" not in packages
+    assert found["devices"]["cpu"] is None
+    assert "is built without CUDAExecutionProvider" in found["devices"]["cuda"]
+    one = found["model"]["devices"]["cpu"]
+    assert one["golden_error"] <= one["tolerance"]
+
+
+def test_images_are_predicted_where_only_the_output_can_be_written(cpu, tmp_path):
+    done = cpu.run("unet-predict", MODEL, IMAGES, "-o", tmp_path / "masks")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(
+        f"{path.stem}.png" for path in IMAGES.iterdir()
+    )
+
+
+def test_the_image_for_cpus_is_built_by_default():
+    assert list(read_dockerfile(ROOT / "Dockerfile"))[-1] == "cpu"
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_images_run_as_a_user_without_rights(target):
+    stages = read_dockerfile(ROOT / "Dockerfile")
+    base = stages[stages[target].base]
+    assert base.all_of("USER") == ["10001:10001"]
+    assert {word for word, _ in stages[target].instructions} <= {"ENV", "COPY"}  # all else is the base's
+
+
+def test_a_build_is_sent_the_packages_and_what_they_are_installed_with():
+    tops = {path.parts[0] for path in context_files(ROOT)}
+    files = {"LICENSE", "README.md", "constraints.txt", "pyproject.toml", "requirements-cpu.txt"}
+    assert tops == files | {"benchmarks", "export", "runtime", "unet_core"}
+    assert not [path for path in context_files(ROOT) if path.suffix == ".pyc"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("runtime/card.py", True),
+        ("runtime/images/png.py", True),
+        ("runtime/__pycache__/card.cpython-311.pyc", False),
+        ("runs/car/model.pth", False),
+        (".env", False),
+        (".git/config", False),
+    ],
+)
+def test_what_a_build_is_sent(path, sent):
+    assert is_sent(Path(path), lines_of(ROOT / ".dockerignore")) == sent
+
+
+def test_services_are_locked_up():
+    """Each of compose.yaml: nothing to write but /tmp, no rights, reached from this machine alone."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert set(services) == {"unet", "unet-cuda", "triton", "triton-cuda"}
+    for name, service in services.items():
+        assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"]), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert all(volume.endswith(":/models:ro") for volume in service["volumes"]), name
+        assert ("deploy" in service) == ("cuda" in name), name
+        assert "build" not in service or service["build"]["target"] == {"unet": "cpu", "unet-cuda": "cuda"}[name]
+        assert ("build" in service) == ("user" not in service), name  # the Dockerfile names one
+
+
+def test_only_the_service_for_cpus_starts_by_default():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert [name for name, service in services.items() if "profiles" not in service] == ["unet"]
+
+
+def test_the_page_tells_the_licence_of_every_package():
+    page = (ROOT / "docs" / "container.md").read_text()
+    rows = re.findall(r"^\| (\S.*?) \| (.+) \|$", page.partition("## Licences")[2], re.M)[1:]
+    told = {name: licence for licence, names in rows for name in names.split(", ")}
+    found = needed_by([NVIDIA, *lines_of(ROOT / "requirements-cpu.txt")])
+    assert set(told) == set(found)
+    assert {name: licence_of(one.metadata) for name, one in found.items() if one is not None} == {
+        name: licence for name, licence in told.items() if found[name] is not None
+    }
+
+
+def test_the_page_installs_without_a_gpu_as_the_image_does():
+    """pip's commands are the Dockerfile's, but for the folder that they install to."""
+    page = (ROOT / "docs" / "container.md").read_text()
+    block = re.search(r"```sh\n((?:pip install .*\n)+)```", page)[1]
+    lines = read_dockerfile(ROOT / "Dockerfile")["cpu-packages"].all_of("RUN")
+    commands = [line.replace("python -m pip --python /opt/unet", "pip") for line in lines]
+    assert [sorted(line.split()) for line in block.splitlines()] == [sorted(line.split()) for line in commands]
