@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from packaging.requirements import Requirement
+from packaging.tags import sys_tags
 
 NOT_IN_WHEELS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 """Files of a .dist-info folder that pip writes itself."""
@@ -21,7 +22,8 @@ def repack(distribution, folder, left_out=()):
 
     `left_out` are patterns of files that the wheel does not hold; ["*"] leaves its metadata alone.
     """
-    tag = re.search(r"^Tag: (\S+)$", distribution.read_text("WHEEL"), re.M)[1]
+    tags = set(re.findall(r"^Tag: (\S+)$", distribution.read_text("WHEEL"), re.M))
+    tag = next(str(one) for one in sys_tags() if str(one) in tags)
     path = folder / f"{file_name(distribution.metadata['Name'])}-{distribution.version}-{tag}.whl"
     record = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
