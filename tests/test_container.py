@@ -8,9 +8,12 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
+import urllib.request
 import venv
 from importlib.metadata import distribution
 from pathlib import Path
@@ -84,18 +87,24 @@ class Image:
         self.bytecode = folder.with_name(f"{folder.name}-bytecode")  # which is compiled once, and not part of the image
         self.bytecode.mkdir()
 
-    def run(self, *command, writable=None, cwd="/"):
-        """Run a command of the image; `writable` is its /tmp, which a read-only container is given."""
+    def start(self, *command, temporary=None):
+        """Start a command of the image; `temporary` is the folder /tmp that a read-only container is given."""
         nowhere = str(self.folder / "nowhere")
-        there = {"HOME": nowhere, "TMPDIR": str(writable or nowhere), "PYTHONPYCACHEPREFIX": str(self.bytecode)}
-        return subprocess.run(
+        there = {"HOME": nowhere, "TMPDIR": str(temporary or nowhere), "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+        return subprocess.Popen(
             [*WITHOUT_RIGHTS, self.folder / "bin" / command[0], *map(str, command[1:])],
-            cwd=cwd,
+            cwd="/",
             env=self.environment | there,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
+
+    def run(self, *command):
+        """Run a command of the image, which cannot write anywhere, not even to a temporary folder."""
+        with self.start(*command) as process:
+            told = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, *told)
 
     def packages(self):
         """Return {name: version} of what pip installed."""
@@ -163,6 +172,42 @@ def test_images_are_predicted_where_only_the_output_can_be_written(cpu, tmp_path
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(
         f"{path.stem}.png" for path in IMAGES.iterdir()
     )
+
+
+@pytest.fixture
+def service(cpu, tmp_path):
+    """The image's service as the image starts it, but for the model and its name, address and port.
+
+    Yields the process, its port, and the image's check of its health, which was tried before the service was there.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = str(one.getsockname()[1])
+    shutil.copy(MODEL, tmp_path / "model.onnx")
+    stage = read_dockerfile(ROOT / "Dockerfile")["service"]
+    changed = {"/models/model.onnx": f"car={tmp_path / 'model.onnx'}", "0.0.0.0": "127.0.0.1", "8000": port}
+    command = [changed.get(word, word) for word in json.loads(stage.all_of("CMD")[0])]
+    check = [
+        word.replace(":8000", f":{port}") for word in json.loads(stage.all_of("HEALTHCHECK")[0].partition("CMD ")[2])
+    ]
+    assert cpu.run(*check).returncode == 1
+    process = cpu.start(*command, temporary=tmp_path)
+    try:
+        yield process, port, check
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_service_tells_its_health_predicts_and_stops(cpu, service):
+    process, port, check = service
+    while cpu.run(*check).returncode != 0:
+        assert process.poll() is None, process.communicate()
+    image = next(IMAGES.iterdir()).read_bytes()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/predict", image) as answer:
+        assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
 
 
 def test_the_image_for_cpus_is_built_by_default():
