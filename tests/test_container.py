@@ -1,7 +1,7 @@
 """The images: their RUN lines in a bare environment, without the network, and commands where nothing can be written.
 
 No container engine takes part. The wheels are those of the packages that are installed here, and `make setup` gets
-ONNX Runtime for CPUs; NVIDIA's libraries are left out of theirs.
+ONNX Runtime for CPUs. The image for GPUs gets little but the names of its packages.
 """
 
 import json
@@ -23,14 +23,19 @@ import yaml
 from dockerfile import build, context_files, is_sent, read_dockerfile
 from wheels import applying, empty_wheel, needed_by, repack
 
+from runtime.model_file.reader import read_model
+
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests" / "data" / "v0.1" / "models" / "fp32.onnx"
 IMAGES = ROOT / "tests" / "data" / "v0.1" / "data" / "val_images"
 FOR_CPUS = Path(sys.prefix) / "wheels"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NVIDIA = "onnxruntime-gpu[cuda,cudnn]"
-GPU_CODE = ("*/libonnxruntime_providers_*.so", "nvidia/*")
-"""Files of hundreds of megabytes that a machine without a GPU does not load."""
+UNUSED = ("*/tests/*", "*/include/*", "*.pyi")
+"""Files that take pip long and that nothing here loads."""
+
+RUN_FOR_GPUS = {"click", "packaging", "setuptools"}
+"""Packages of which the image for GPUs gets more than the names: what `unet-predict --version` needs."""
 
 WITHOUT_RIGHTS = () if os.geteuid() else ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 """What makes root a user who may write only where the permissions say so."""
@@ -48,31 +53,33 @@ def licence_of(metadata):
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
-    """Environment variables with which pip finds the packages of both images, and `python` is a bare environment."""
+    """Environment variables for each image: pip finds its packages alone, and `python` is a bare environment."""
     (for_cpus,) = FOR_CPUS.glob("onnxruntime-*.whl") if FOR_CPUS.is_dir() else (None,)
     if for_cpus is None:
         pytest.skip(f"{FOR_CPUS} has no ONNX Runtime for CPUs; make setup gets it")
     base = tmp_path_factory.mktemp("base")
-    wheels = base / "wheels"
-    wheels.mkdir()
-    shutil.copy(for_cpus, wheels)
+    for target in ("cpu", "cuda"):
+        (base / target).mkdir()
+    shutil.copy(for_cpus, base / "cpu")
     for name, found in needed_by(["setuptools", NVIDIA, *lines_of(ROOT / "requirements-cpu.txt")]).items():
-        if found is not None:
-            repack(found, wheels, GPU_CODE)
-        elif name.startswith("nvidia-"):
-            empty_wheel(name, "10.0", wheels)  # nvidia-curand, which PyTorch does without
+        if found is None and name.startswith("nvidia-"):
+            empty_wheel(name, "10.0", base / "cuda")  # nvidia-curand, which PyTorch does without
+        elif found is not None:
+            repack(found, base / "cuda", UNUSED if name in RUN_FOR_GPUS else ("*",))
+            if not name.startswith(("nvidia-", "onnxruntime-")):
+                repack(found, base / "cpu", UNUSED)
     venv.create(base / "python", symlinks=True)
     (site_packages,) = (base / "python").glob("lib/python*/site-packages")
     for top in {file.parts[0] for file in distribution("pip").files} - {".."}:
         (site_packages / top).symlink_to(distribution("pip").locate_file(top))
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
-    return own | {
+    common = own | {
         "PATH": f"{base / 'python' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_COMPILE": "1",  # bytecode would take longer than all else
-        "PIP_FIND_LINKS": str(wheels),
         "PIP_NO_INDEX": "1",
     }
+    return {target: common | {"PIP_FIND_LINKS": str(base / target)} for target in ("cpu", "cuda")}
 
 
 class Image:
@@ -114,12 +121,12 @@ class Image:
 
 @pytest.fixture(scope="module")
 def cpu(tmp_path_factory, offline):
-    return Image("cpu", tmp_path_factory.mktemp("cpu"), offline)
+    return Image("cpu", tmp_path_factory.mktemp("cpu"), offline["cpu"])
 
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory, offline):
-    return Image("cuda", tmp_path_factory.mktemp("cuda"), offline)
+    return Image("cuda", tmp_path_factory.mktemp("cuda"), offline["cuda"])
 
 
 def test_requirements_for_cpus_are_those_of_the_project_with_another_onnxruntime():
@@ -131,7 +138,7 @@ def test_requirements_for_cpus_are_those_of_the_project_with_another_onnxruntime
 def test_the_image_for_cpus_holds_what_is_needed_and_nothing_of_gpus(cpu):
     """All of it at the versions of constraints.txt."""
     pinned = dict(line.lower().replace("_", "-").split("==") for line in lines_of(ROOT / "constraints.txt"))
-    needed = needed_by(lines_of(ROOT / "requirements-cpu.txt"))
+    needed = set(needed_by([*lines_of(ROOT / "requirements-cpu.txt"), "onnxruntime-gpu"])) - {"onnxruntime-gpu"}
     assert cpu.packages() == {name: pinned[name] for name in needed} | {"unet-deploy": PROJECT["version"]}
 
 
@@ -166,14 +173,6 @@ def test_the_doctor_is_content_without_a_gpu_package(cpu):
     assert one["golden_error"] <= one["tolerance"]
 
 
-def test_images_are_predicted_where_only_the_output_can_be_written(cpu, tmp_path):
-    done = cpu.run("unet-predict", MODEL, IMAGES, "-o", tmp_path / "masks")
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(
-        f"{path.stem}.png" for path in IMAGES.iterdir()
-    )
-
-
 @pytest.fixture
 def service(cpu, tmp_path):
     """The image's service as the image starts it, but for the model and its name, address and port.
@@ -198,13 +197,23 @@ def service(cpu, tmp_path):
         process.communicate()
 
 
-def test_the_service_tells_its_health_predicts_and_stops(cpu, service):
+def test_the_service_tells_its_health_answers_and_stops(cpu, service, tmp_path):
+    """It answers the page's requests for Triton, too, whose repository has the golden sample as the page says."""
     process, port, check = service
     while cpu.run(*check).returncode != 0:
         assert process.poll() is None, process.communicate()
     image = next(IMAGES.iterdir()).read_bytes()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/predict", image) as answer:
         assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    (tmp_path / "models" / "car" / "warmup").mkdir(parents=True)
+    (tmp_path / "models" / "car" / "warmup" / "image").write_bytes(read_model(MODEL)[1].image.tobytes())
+    page = (ROOT / "docs" / "container.md").read_text().replace("localhost:8000", f"127.0.0.1:{port}")
+    shell = re.search(r"```sh\n(header=.+?)```", page, re.S)[1]
+    python = re.search(r"```python\n(.+?)```", page, re.S)[1]
+    subprocess.run(["sh", "-ec", shell], cwd=tmp_path, check=True)
+    assert (tmp_path / "answer.bin").read_bytes().count(b'"probability"') == 1
+    told = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert told.stdout == "(1, 1, 56, 88)\n"
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=60)
     assert process.returncode == 0, told
@@ -283,16 +292,14 @@ def test_the_page_installs_without_a_gpu_as_the_image_does():
     assert [sorted(line.split()) for line in block.splitlines()] == [sorted(line.split()) for line in commands]
 
 
-def test_the_commands_of_the_page_run_in_the_image(cpu, tmp_path):
-    """What follows the image's name in `docker run`, where the mounted folders are elsewhere."""
+def test_the_page_predicts_a_folder_where_only_the_output_can_be_written(cpu, tmp_path):
+    """By the command that follows the image's name, where the mounted folder is elsewhere."""
     (tmp_path / "runs" / "car").mkdir(parents=True)
     shutil.copy(MODEL, tmp_path / "runs" / "car" / "model.onnx")
     shutil.copytree(IMAGES, tmp_path / "images")
     page = re.sub(r"\\\n\s*", "", (ROOT / "docs" / "container.md").read_text())
-    commands = re.findall(r"^docker run .* unet-deploy (unet-(?:predict|doctor) .*)$", page, re.M)
-    assert [command.split()[0] for command in commands] == ["unet-predict", "unet-doctor"]
-    for command in commands:
-        there = command.replace("/work/", f"{tmp_path}/").replace("/models/", f"{tmp_path}/runs/car/")
-        done = cpu.run(*there.split())
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((tmp_path / "masks").iterdir())) == len(list(IMAGES.iterdir()))
+    (command,) = re.findall(r"^docker run .* unet-deploy (unet-predict .*)$", page, re.M)
+    done = cpu.run(*command.replace("/work/", f"{tmp_path}/").split())
+    assert done.returncode == 0, done.stderr
+    masks = {path.name for path in (tmp_path / "masks").iterdir()}
+    assert masks == {f"{path.stem}.png" for path in IMAGES.iterdir()}
