@@ -126,9 +126,7 @@ def installed(findings: Findings) -> dict[str, Any]:
         death = f"cannot be imported ({error})"
     findings.usable = False
     brought = system_info.clashes_of("onnxruntime")
-    here = (
-        f"--force-reinstall {brought[0]}" if brought else "onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"
-    )
+    here = f"--force-reinstall {brought[0]}" if brought else "onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"
     findings.error(f"onnxruntime {death}", f"pip install {here}")
     return found
 
