@@ -1,5 +1,6 @@
 """docs/troubleshooting.md has a row for each error and warning of the sources, and no row without a message."""
 
+import os
 import re
 import subprocess
 import sys
@@ -71,33 +72,47 @@ def test_each_row_has_a_message():
 OWN = "import runtime; print(runtime.predict)"
 
 
-def python(folder, *arguments):
-    command = [sys.executable, *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
+NO_EDITABLE_INSTALL = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+"""
+
+
+@pytest.fixture
+def python(tmp_path, tmp_path_factory):
+    """Runs Python in `tmp_path`, where the packages are found on a path, as they are once pip has installed them."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(NO_EDITABLE_INSTALL)
+    environment = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "PATH": ""}
+
+    def run(*arguments):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    return run
 
 
 @pytest.mark.parametrize("name", ["runtime.py", "runtime/__init__.py"])
-def test_a_users_own_file_is_found_first_and_p_leaves_it_out(tmp_path, name):
+def test_a_users_own_file_is_found_first_and_p_leaves_it_out(tmp_path, python, name):
     (tmp_path / "program.py").write_text(OWN)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     said = "module 'runtime' has no attribute 'predict'"
-    assert said in python(tmp_path, "program.py")
+    assert said in python("program.py")
     assert f"`{said}`" in TEXT
-    assert python(tmp_path, "-P", "program.py").startswith("<function predict")
-    assert str(tmp_path) in python(tmp_path, "-c", "import runtime; print(runtime.__file__)")
+    assert python("-P", "program.py").startswith("<function predict")
+    assert str(tmp_path) in python("-c", "import runtime; print(runtime.__file__)")
 
 
-def test_a_folder_without_init_does_no_harm(tmp_path):
+def test_a_folder_without_init_does_no_harm(tmp_path, python):
     (tmp_path / "program.py").write_text(OWN)
     (tmp_path / "runtime").mkdir()
     (tmp_path / "runtime" / "notes.txt").touch()
-    assert python(tmp_path, "program.py").startswith("<function predict")
+    assert python("program.py").startswith("<function predict")
 
 
-def test_python_m_finds_a_users_file_and_p_leaves_it_out(tmp_path):
+def test_python_m_finds_a_users_file_and_p_leaves_it_out(tmp_path, python):
     (tmp_path / "runtime.py").touch()
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "__init__.py").touch()
@@ -105,6 +120,6 @@ def test_python_m_finds_a_users_file_and_p_leaves_it_out(tmp_path):
         ("unet_core.train", "No module named 'runtime.commands'; 'runtime' is not a package"),
         ("benchmarks.networks", "No module named benchmarks.networks"),
     ):
-        assert said in python(tmp_path, "-m", module, "--version")
+        assert said in python("-m", module, "--version")
         assert f"`{said}`" in TEXT
-        assert python(tmp_path, "-P", "-m", module, "--version").startswith(f"python -m {module} ")
+        assert python("-P", "-m", module, "--version").startswith(f"python -m {module} ")

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from uvicorn import Config, Server
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from runtime.errors import ConfigError, DeviceError, UnetError, one_line
 from runtime.model_file.digest import check_digest
@@ -124,6 +125,21 @@ class Workers(Multiprocess):
     def handle_int(self) -> None:
         self.interrupted = True
         super().handle_int()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended; the library's own look waits for an answer of those that only start."""
+        for index, worker in enumerate(self.processes):
+            if worker.process.is_alive() or self.should_exit.is_set():
+                continue
+            worker.kill()  # closes its pipes
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
+            tell("warning", "worker died; another one starts", worker=worker.pid, exitcode=worker.exitcode)
+            fresh = Process(self.config, self.sockets)
+            fresh.start()
+            self.processes[index] = fresh
 
 
 def app_of_worker(settings: ServerSettings) -> FastAPI:

@@ -25,6 +25,8 @@ def processes_below(process):
 def test_sigterm_finishes_what_runs_and_exits_with_0(models, picture):
     with ServerProcess(models["brightness"], "--device", "cpu") as server:
         url = server.url()
+        assert server.lines[0]["message"] == f"unet-serve listens at {url}"
+        assert server.lines[0]["models"] == {"brightness": str(models["brightness"])}
         assert ask(url, "/v1/predict", picture).status == 200
         found = re.match(r"http://127\.0\.0\.1:(\d+)", url)
         with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as client:
@@ -65,6 +67,8 @@ def test_workers_share_the_work_and_are_replaced(models, picture, tmp_path):
         os.kill(first[0], signal.SIGKILL)
         patiently(lambda: first[0] not in processes_below(server.process.pid))
         server.wait_for(lambda lines: sum("startup complete" in line["message"] for line in lines) == 3)
+        (told,) = [line for line in server.lines if line["message"] == "worker died; another one starts"]
+        assert (told["worker"], told["exitcode"]) == (first[0], -signal.SIGKILL)
         assert len(processes_below(server.process.pid)) == 2
         for _ in range(10):
             assert ask(url, "/v1/predict", picture).status == 200
@@ -123,12 +127,3 @@ def test_what_keeps_a_server_from_starting_is_one_line(models, tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: workers: cannot open the models; the log above says why\n"
     assert "models cannot be opened" in done.stdout
-
-
-def test_the_log_tells_where_the_server_listens(models):
-    with ServerProcess(models["brightness"], "--device", "cpu") as server:
-        url = server.url()
-        first = server.lines[0]
-        assert first["message"] == f"unet-serve listens at {url}"
-        assert first["models"] == {"brightness": str(models["brightness"])}
-        assert server.stop() == 0
