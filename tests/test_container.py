@@ -83,7 +83,7 @@ def offline(tmp_path_factory):
 
 
 class Image:
-    """An image's folder /opt/unet, and running its commands where nothing but a temporary folder can be written."""
+    """An image's folder /opt/unet, and running its commands where neither it nor a home folder can be written."""
 
     def __init__(self, target, folder, offline):
         self.environment = build(ROOT, target, folder, offline)
@@ -94,10 +94,10 @@ class Image:
         self.bytecode = folder.with_name(f"{folder.name}-bytecode")  # which is compiled once, and not part of the image
         self.bytecode.mkdir()
 
-    def start(self, *command, temporary=None):
-        """Start a command of the image; `temporary` is the folder /tmp that a read-only container is given."""
+    def start(self, *command):
+        """Start a command of the image that cannot write to its home folder, and has no temporary folder of its own."""
         nowhere = str(self.folder / "nowhere")
-        there = {"HOME": nowhere, "TMPDIR": str(temporary or nowhere), "PYTHONPYCACHEPREFIX": str(self.bytecode)}
+        there = {"HOME": nowhere, "TMPDIR": nowhere, "PYTHONPYCACHEPREFIX": str(self.bytecode)}
         return subprocess.Popen(
             [*WITHOUT_RIGHTS, self.folder / "bin" / command[0], *map(str, command[1:])],
             cwd="/",
@@ -108,7 +108,7 @@ class Image:
         )
 
     def run(self, *command):
-        """Run a command of the image, which cannot write anywhere, not even to a temporary folder."""
+        """Run a command of the image to its end."""
         with self.start(*command) as process:
             told = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, *told)
@@ -189,7 +189,7 @@ def service(cpu, tmp_path):
         word.replace(":8000", f":{port}") for word in json.loads(stage.all_of("HEALTHCHECK")[0].partition("CMD ")[2])
     ]
     assert cpu.run(*check).returncode == 1
-    process = cpu.start(*command, temporary=tmp_path)
+    process = cpu.start(*command)
     try:
         yield process, port, check
     finally:
@@ -251,6 +251,18 @@ def test_a_build_is_sent_the_packages_and_what_they_are_installed_with():
 )
 def test_what_a_build_is_sent(path, sent):
     assert is_sent(Path(path), lines_of(ROOT / ".dockerignore")) == sent
+
+
+def test_no_file_names_a_registry():
+    """Names of images have none, so the reader's engine decides; whoever uses Triton says where it comes from."""
+    stages, services = read_dockerfile(ROOT / "Dockerfile"), yaml.safe_load((ROOT / "compose.yaml").read_text())
+    bases = [stage.base for stage in stages.values() if stage.base not in stages]
+    assert set(bases) == {"python:${PYTHON}-slim"}
+    triton = "${TRITON_IMAGE:-triton-image-is-not-set}"
+    assert {one["image"] for one in services["services"].values()} == {"unet-deploy", "unet-deploy:cuda", triton}
+    page = (ROOT / "docs" / "container.md").read_text()
+    assert '"$TRITON_IMAGE" tritonserver' in page
+    assert "export TRITON_IMAGE=" in page
 
 
 def test_services_are_locked_up():
