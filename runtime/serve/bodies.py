@@ -108,7 +108,9 @@ async def read_image(request: Request, limit: int) -> ImageBody:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise RequestRefusedError(400, f"body: is not a valid form ({one_line(error.message)}); send the image's file itself, or a form as browsers do") from error
+        raise RequestRefusedError(
+            400, f"body: is no valid form ({one_line(error.message)}); send the image itself, or a form as browsers do"
+        ) from error
     except ClientDisconnect:
         raise ClientGoneError from None
     try:

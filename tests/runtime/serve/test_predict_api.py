@@ -135,7 +135,7 @@ def test_options_that_are_refused(server, picture, query, status, text):
         (multipart(format="npy"), 400, "body: found the parts format, expected a file named image"),
         (multipart(b"x", part="file"), 400, "body: found the parts file, expected a file named image"),
         (multipart(b"x", sise="3x3"), 400, "sise: is no parameter, expected model, format, threshold, size, tile, tta"),
-        ((b"x", "multipart/form-data"), 400, "body: is not a valid form (Missing boundary in multipart.); send the"),
+        ((b"x", "multipart/form-data"), 400, "body: is no valid form (Missing boundary in multipart.); send the image"),
         (
             (b"--seam", "multipart/form-data; boundary=seam"),
             400,
