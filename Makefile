@@ -5,8 +5,10 @@
 # make test       every check: lint and all tests
 # make reference  writes docs/commands.md anew from the commands, and the table of files in docs/export.md from its report
 # make docs       the guide as a site in site/, every link of it checked: open site/index.html
-# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own, and
-# the npm package onnxruntime-web for tests in Chromium (apt install chromium npm; without them these tests are skipped).
+# make dist       the wheel and the source distribution, checked for PyPI
+# Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own;
+# ONNX Runtime's wheel for CPUs, which tests of the images install; and the npm package onnxruntime-web for tests in Chromium
+# (apt install chromium npm; without them these tests are skipped).
 # Another interpreter: make PYTHON=python3.12 test. More cores: make WORKERS=4 test
 
 PYTHON ?= python3
@@ -15,6 +17,7 @@ READY := .venv/.ready
 IMPORTERS := .venv/importers
 BROWSER := .venv/onnxruntime-web
 BROWSER_VERSION := 1.30.0
+WHEELS := .venv/wheels
 
 DEMO_TRAINING := --widths 16,32,64,128 --lr 1e-3 --batch-size 8 --epochs 6 --loss bce+dice
 
@@ -34,9 +37,9 @@ FAST := tests/runtime tests/benchmarks/reporting/test_report.py tests/benchmarks
 	tests/unet_core/evaluation/test_best_epoch.py tests/unet_core/evaluation/test_metrics.py tests/unet_core/reporting/test_curves.py \
 	tests/unet_core/reporting/test_panels.py tests/unet_core/reporting/test_progress.py tests/unet_core/test_turntable.py
 
-.PHONY: setup lint test-fast test campaign reference docs demo clean
+.PHONY: setup lint test-fast test campaign reference docs dist demo clean
 
-setup: $(READY) $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
+setup: $(READY) $(IMPORTERS)/.ready $(WHEELS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	@echo "Ready. To use it: . .venv/bin/activate"
 
 $(READY): pyproject.toml constraints.txt
@@ -57,6 +60,11 @@ $(BROWSER)/$(BROWSER_VERSION): | $(READY)
 	@if npm install --prefix $(BROWSER) --no-save --no-audit --no-fund --ignore-scripts onnxruntime-web@$(BROWSER_VERSION); \
 		then touch $@; else echo "onnxruntime-web: not installed; tests of exported web pages are skipped"; fi
 
+$(WHEELS)/.ready: constraints.txt | $(READY)
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps -c constraints.txt --dest $(WHEELS) onnxruntime
+	@touch $@
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,7 +73,7 @@ lint: $(READY)
 test-fast: $(READY)
 	$(PYTEST) -m "not slow" $(FAST)
 
-test: lint $(IMPORTERS)/.ready $(BROWSER)/$(BROWSER_VERSION)
+test: lint $(IMPORTERS)/.ready $(WHEELS)/.ready $(BROWSER)/$(BROWSER_VERSION)
 	$(PYTEST)
 
 reference: $(READY)
@@ -75,6 +83,11 @@ reference: $(READY)
 # mkdocs-material would print an advertisement for its successor.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 # The soak and the areas, one after another, are two processes: pytest-xdist would let an area wait behind the soak.
 campaign: $(READY)
@@ -120,4 +133,4 @@ demo/bench/report.md: demo/run/model.onnx
 	$(BIN)/unet-bench demo/run/model.onnx --checkpoint demo/run/model.pth --data demo/data --out demo/bench --quick --device cpu > /dev/null
 
 clean:
-	rm -rf campaign demo runs build site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf campaign demo runs build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

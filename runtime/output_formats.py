@@ -156,6 +156,16 @@ class TableFormat:
         with open_joined(self.layout(output), Path(path), keep) as file:
             yield file
 
+    def encode(self, name: str, result: "Segmentation") -> bytes:
+        """Return the bytes of a file that holds the answer of one image, under its name."""
+        from runtime.answer_files.joined_file import JoinedFile
+
+        file = io.BytesIO()
+        joined = JoinedFile(self.layout(result.output), file)
+        joined.add(name, result)
+        joined.finish()
+        return file.getvalue()
+
 
 def format_for(path: Path) -> Format:
     """Return the format that `Segmentation.save` writes to this path.

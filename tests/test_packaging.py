@@ -1,24 +1,27 @@
-"""The wheel: it holds the four packages and nothing else, and its commands work where only its dependencies are."""
+"""Wheel and source distribution: what they hold, and that commands work where only their dependencies are."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import yaml
+from wheels import needed_by
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "unet_core", "export", "benchmarks")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 SAMPLES = ROOT / "tests" / "data" / "v0.1"
 NEEDED_SETUPTOOLS = 77
-PAGE_SUFFIXES = {".css", ".html", ".js"}
 LEFT_OUT = (".*", "demo", "runs", "build", "dist", "docs", "*.egg-info", "__pycache__")
 OFFLINE = os.environ | {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": ""}
 
@@ -31,31 +34,9 @@ def run(*command, cwd):
     return done.stdout
 
 
-def is_installed_here(requirement):
-    """Return True if a requirement is one of the bare distribution's, on this system."""
-    _, _, marker = requirement.partition(";")
-    return "extra ==" not in marker and not ("Darwin" in marker and ("!=" in marker) == (sys.platform == "darwin"))
-
-
-def with_dependencies(names):
-    """Return the distributions of these names and all that they need, as far as they are installed here."""
-    found, waiting = {}, list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:
-            continue
-        requirements = filter(is_installed_here, found[name].requires or ())
-        waiting += [re.match(r"[\w.-]+", requirement)[0] for requirement in requirements]
-    return list(found.values())
-
-
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy of the tree without the network."""
+def distributions(tmp_path_factory):
+    """The source distribution, and the wheel built from it, made from a copy of the tree without the network."""
     try:
         found = version("setuptools")
     except PackageNotFoundError:
@@ -64,9 +45,13 @@ def wheel(tmp_path_factory):
         pytest.skip(f"setuptools {found}: building without the network needs {NEEDED_SETUPTOOLS} or newer; make setup")
     work = tmp_path_factory.mktemp("packaging")
     shutil.copytree(ROOT, work / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT))
-    build = ("-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", work / "wheels")
-    run(sys.executable, *build, cwd=work / "tree")
-    (built,) = (work / "wheels").iterdir()
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", work / "dist", cwd=work / "tree")
+    return work / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions):
+    (built,) = distributions.glob("*.whl")
     return built
 
 
@@ -78,8 +63,7 @@ def bare(wheel):
     python = folder / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel, cwd=folder)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    needed = [re.match(r"[\w.-]+", requirement)[0] for requirement in PROJECT["dependencies"]]
-    for package in with_dependencies(needed):
+    for package in filter(None, needed_by(PROJECT["dependencies"]).values()):
         for top in {file.parts[0] for file in package.files if file.parts[0] != ".."} - {"__pycache__"}:
             if not (site_packages / top).exists():
                 (site_packages / top).symlink_to(package.locate_file(top))
@@ -89,16 +73,51 @@ def bare(wheel):
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    pages = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "runtime" / "page").iterdir() if path.suffix in PAGE_SUFFIXES
-    }
-    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
     metadata = f"unet_deploy-{PROJECT['version']}.dist-info"
-    assert {name for name in names if not name.startswith(metadata)} == modules | pages | {
-        f"{one}/py.typed" for one in PACKAGES
+    assert {name for name in names if not name.startswith(metadata)} == {
+        path.relative_to(ROOT).as_posix() for path in files if path.parent.name != "__pycache__"
     }
     assert {f"{metadata}/METADATA", f"{metadata}/entry_points.txt", f"{metadata}/licenses/LICENSE"} <= names
     assert wheel.name == f"unet_deploy-{PROJECT['version']}-py3-none-any.whl"
+
+
+def test_the_source_distribution_holds_the_packages_and_what_is_to_be_known_of_them(distributions):
+    """The wheel above is built from it, so no module is missing."""
+    name = f"unet_deploy-{PROJECT['version']}"
+    with tarfile.open(distributions / f"{name}.tar.gz") as archive:
+        tops = {Path(one).relative_to(name).parts[0] for one in archive.getnames() if one != name}
+    written = {"PKG-INFO", "setup.cfg", "unet_deploy.egg-info"}
+    texts = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md"}
+    assert tops == {
+        *PACKAGES,
+        *written,
+        *texts,
+        "MANIFEST.in",
+        "constraints.txt",
+        "pyproject.toml",
+        "requirements-cpu.txt",
+    }
+
+
+def test_pypi_would_take_both(distributions):
+    told = run(sys.executable, "-m", "twine", "check", "--strict", *sorted(distributions.iterdir()), cwd=distributions)
+    assert told.count("PASSED") == 2, told
+
+
+def test_the_citation_is_of_this_version():
+    """In the form of the Citation File Format 1.2.0, which asks for the first four."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert (cited["cff-version"], cited["title"], cited["version"]) == ("1.2.0", PROJECT["name"], PROJECT["version"])
+    assert (cited["license"], cited["keywords"]) == (PROJECT["license"], PROJECT["keywords"])
+    assert "date-released" not in cited or f"## [{cited['version']}] - {cited['date-released']}" in CHANGELOG
+
+
+def test_a_release_is_in_the_changelog():
+    """The newest section is that of this version, or of what comes after it."""
+    newest = re.findall(r"^## \[(.+?)\]", CHANGELOG, re.M)[0]
+    assert newest in ("Unreleased", PROJECT["version"])
 
 
 @pytest.mark.parametrize("command", ["unet-predict", "unet-doctor"])

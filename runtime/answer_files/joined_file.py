@@ -47,7 +47,7 @@ class JoinedFile:
     `file` is unbuffered. Ctrl-C may come between any two lines of Python; `cut` removes what has not been counted.
     """
 
-    def __init__(self, layout: FileLayout, file: io.FileIO) -> None:
+    def __init__(self, layout: FileLayout, file: io.FileIO | io.BytesIO) -> None:
         self.published = 0
         self._layout, self._file = layout, file
         self._done = 0, 0  # entries, and bytes up to their end: one value, so that Ctrl-C never finds it half changed

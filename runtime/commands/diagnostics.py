@@ -112,7 +112,10 @@ def installed(findings: Findings) -> dict[str, Any]:
             continue
         what = f"{' and '.join(clash)} are installed together and overwrite each other's files in {folder}/"
         do = f"pip uninstall {' '.join(clash)}, then install unet-deploy again"
-        findings.error(what, do) if folder == "onnxruntime" else findings.advise(what, do)
+        if folder == "onnxruntime":
+            findings.error(what, f"{do}; without the GPU's libraries: docs/container.md")
+        else:
+            findings.advise(what, do)
     found = {"python": system_info.python(), "packages": system_info.packages(), "onnxruntime": None}
     death = system_info.death_by("import onnxruntime")
     try:
@@ -122,7 +125,9 @@ def installed(findings: Findings) -> dict[str, Any]:
     except Exception as error:  # of any type, where its libraries do not load
         death = f"cannot be imported ({error})"
     findings.usable = False
-    findings.error(f"onnxruntime {death}", "pip install --force-reinstall onnxruntime-gpu (on macOS: onnxruntime)")
+    brought = system_info.clashes_of("onnxruntime")
+    here = f"--force-reinstall {brought[0]}" if brought else "onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"
+    findings.error(f"onnxruntime {death}", f"pip install {here}")
     return found
 
 

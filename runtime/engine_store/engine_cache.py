@@ -61,8 +61,14 @@ class Entry:
 
 
 def user_cache() -> Path:
-    """The user's cache folder for this library: by XDG_CACHE_HOME, or as Windows and macOS have it."""
-    home = Path.home()
+    """The user's cache folder for this library: by XDG_CACHE_HOME, or as Windows and macOS have it.
+
+    A user who has no home folder, as in containers, has it at "/", where few may write.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("/")
     if sys.platform == "win32":
         return (
             Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "unet-deploy" / "unet-deploy" / "Cache"

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -91,7 +92,7 @@ def unpacked(body: bytes, limit: int) -> bytes:
 
 
 async def read_image(request: Request, limit: int) -> ImageBody:
-    """Return the image of a body that is multipart/form-data, or the file itself.
+    """Return the image of a body that is multipart/form-data, or the file itself. Nothing is written to a disk.
 
     Raises:
         RequestRefusedError, ClientGoneError: as `read_bytes`; or a multipart body has no image, or is damaged.
@@ -102,17 +103,26 @@ async def read_image(request: Request, limit: int) -> ImageBody:
             raise RequestRefusedError(400, "body: is empty; send an image's file, or multipart/form-data")
         return ImageBody(content=content)
     bounded = Request(request.scope, BoundedBody(request, limit))
+    parser = MultiPartParser(bounded.headers, bounded.stream(), max_files=1, max_fields=MAX_FIELDS)
+    parser.spool_max_size = limit  # files of 1 MB would go to a temporary folder, which a container may lack
     try:
-        async with bounded.form(max_files=1, max_fields=MAX_FIELDS) as form:
-            upload = form.get(IMAGE)
-            if not isinstance(upload, UploadFile):
-                found = ", ".join(sorted(map(one_line, form))) or "none"
-                raise RequestRefusedError(400, f"body: found the parts {found}, expected a file named {IMAGE}")
-            texts = {name: text for name, text in form.items() if isinstance(text, str)}
-            name = one_line(PurePosixPath((upload.filename or "").replace("\\", "/")).name) or IMAGE
-            return ImageBody(content=await upload.read(), name=name, fields=texts)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RequestRefusedError(
+            400, f"body: is no valid form ({one_line(error.message)}); send the image itself, or a form as browsers do"
+        ) from error
     except ClientDisconnect:
         raise ClientGoneError from None
+    try:
+        upload = form.get(IMAGE)
+        if not isinstance(upload, UploadFile):
+            found = ", ".join(sorted(map(one_line, form))) or "none"
+            raise RequestRefusedError(400, f"body: found the parts {found}, expected a file named {IMAGE}")
+        texts = {name: text for name, text in form.items() if isinstance(text, str)}
+        name = one_line(PurePosixPath((upload.filename or "").replace("\\", "/")).name) or IMAGE
+        return ImageBody(content=await upload.read(), name=name, fields=texts)
+    finally:
+        await form.close()
 
 
 async def in_time(seconds: float, reading: Awaitable[T]) -> T:

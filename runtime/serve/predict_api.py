@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -127,7 +126,8 @@ async def predicted(service: Service, request: Request, asked: dict[str, str]) -
             result = await predictor.predict_async(body.content, limits=limits, **options)
             note_times(record, result.times, record.milliseconds - before)
             before = record.milliseconds
-            content = await asyncio.to_thread(encoded, form, body.name, result)
+            encode = form.encode if isinstance(form, Format) else partial(form.encode, body.name)
+            content = await asyncio.to_thread(encode, result)
             record.stages["encode"] = record.milliseconds - before
             return result, content
 
@@ -185,17 +185,6 @@ def limits_for(service: Service, generation: Generation, options: dict[str, Any]
     if sides[0] * sides[1] > most and name in options:
         raise ConfigError(f"{name}: found {size_text(sides)}, expected at most {most} pixels")
     return service.settings.limits()
-
-
-def encoded(form: Format | TableFormat, name: str, result: Segmentation) -> bytes:
-    """Return the bytes of an answer."""
-    if isinstance(form, Format):
-        return form.encode(result)
-    with tempfile.TemporaryDirectory(prefix="unet-") as folder:
-        path = Path(folder, f"answer{form.suffix}")
-        with form.open(path, result.output) as file:
-            file.add(name, result)
-        return path.read_bytes()
 
 
 def note_times(record: RequestRecord, times: Times | None, elapsed: float) -> None:

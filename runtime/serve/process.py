@@ -25,7 +25,7 @@ from runtime.serve.metrics import FOLDER
 from runtime.serve.service import Service
 from runtime.serve.settings import API_KEY, MIN_KEY, ServerSettings
 from runtime.support.cpu_count import available_threads
-from runtime.support.files import reason_of
+from runtime.support.files import reason_of, require_temporary_folder
 
 GRACE = 5
 """Seconds after the time limit of requests in which a server that stops still waits for them."""
@@ -96,8 +96,9 @@ def serve_by_workers(settings: ServerSettings, listener: socket.socket) -> None:
     """Serve by several processes; one that dies is replaced.
 
     Raises:
-        UnetError: a model's file is unusable, or the workers cannot open it.
+        UnetError: a model's file is unusable, the workers cannot open it, or there is no temporary folder.
     """
+    require_temporary_folder("unet-serve with several workers")
     for _, path in settings.models:  # an error of a worker would be a line in the log
         read_model(path)
         if settings.verify:

@@ -209,7 +209,11 @@ def test_two_onnxruntimes_come_before_advice(monkeypatch, report, run):
     assert [problem["severity"] for problem in problems] == ["error", "advice"]
     overwritten = "are installed together and overwrite each other's files in onnxruntime/"
     assert problems[0]["what"] == f"onnxruntime and onnxruntime-gpu {overwritten}"
-    assert problems[0]["do"] == "pip uninstall onnxruntime onnxruntime-gpu, then install unet-deploy again"
+    assert problems[0]["do"] == (
+        "pip uninstall onnxruntime onnxruntime-gpu, then install unet-deploy again; without the GPU's libraries: "
+        "docs/container.md"
+    )
+    assert problems[1]["do"] == "pip uninstall opencv-python opencv-python-headless, then install unet-deploy again"
     assert "Problems, worst first\n  1. error: onnxruntime and" in run().stdout
 
 
@@ -452,6 +456,21 @@ def test_the_faster_device_is_named_if_auto_takes_another(monkeypatch, cuda, nam
     what = "device cuda is faster here: 5.0 ms an image instead of tensorrt's 9.0 ms"
     do = "give --device cuda, in Python device='cuda'; auto takes tensorrt"
     assert findings.problems == ([diagnostics.Problem("advice", what, do)] if named else [])
+
+
+@pytest.mark.parametrize(
+    ("brought", "do"),
+    [
+        (["onnxruntime"], "pip install --force-reinstall onnxruntime"),
+        (["onnxruntime-gpu"], "pip install --force-reinstall onnxruntime-gpu"),
+        ([], "pip install onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"),
+    ],
+)
+def test_an_onnxruntime_that_does_not_load_is_installed_again(monkeypatch, report, brought, do):
+    """The one that is there: for CPUs alone nobody wants the libraries of GPUs."""
+    monkeypatch.setattr(system_info, "clashes_of", lambda folder: brought if folder == "onnxruntime" else [folder])
+    monkeypatch.setattr(system_info, "death_by", lambda program: "crashes Python (exit code -4)")
+    assert [problem["do"] for problem in report()["problems"]] == [do]
 
 
 def test_crash_of_onnxruntime_is_a_line(monkeypatch, report, models):

@@ -1,6 +1,7 @@
 """The engine cache: found by content, whole or not there, whatever other processes do or die of."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,17 @@ def test_folder_follows_the_system(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.setenv("XDG_CACHE_HOME", given)
         assert user_cache() == expected
+
+
+def test_a_user_without_a_name_and_a_home_has_a_cache_folder(monkeypatch):
+    """As `docker run --user 12345` makes of a program; Python raises RuntimeError."""
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert user_cache() == Path("/.cache/unet-deploy")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache() == Path("/cache/unet-deploy")
 
 
 def test_default_folder_is_in_the_users_cache():

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import zlib
 
 import numpy as np
@@ -42,6 +43,17 @@ def test_a_table_has_one_entry_with_the_files_name(server, picture, expected, fo
     assert reply.body == (tmp_path / f"answer{TABLES[form].suffix}").read_bytes()
     assert b"car.png" in reply.body
     assert b"pictures" not in reply.body
+
+
+@pytest.mark.parametrize("form", ["mask", *TABLES])
+def test_no_temporary_folder_is_needed(server, expected, monkeypatch, form, tmp_path):
+    """Where a container's file system is read-only; a form's file of more than 1 MB went there, and every table."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    pixels = np.random.default_rng(6).integers(0, 256, (640, 640, 3), np.uint8)
+    body, kind = multipart(png(pixels), format=form)
+    assert len(body) > 2**20
+    reply = server.ask("/v1/predict", body, Content_Type=kind)
+    assert reply.status == 200, reply.body
 
 
 def test_json_tells_areas_and_times(server, picture, expected):
@@ -123,7 +135,7 @@ def test_options_that_are_refused(server, picture, query, status, text):
         (multipart(format="npy"), 400, "body: found the parts format, expected a file named image"),
         (multipart(b"x", part="file"), 400, "body: found the parts file, expected a file named image"),
         (multipart(b"x", sise="3x3"), 400, "sise: is no parameter, expected model, format, threshold, size, tile, tta"),
-        ((b"x", "multipart/form-data"), 400, "Missing boundary in multipart."),
+        ((b"x", "multipart/form-data"), 400, "body: is no valid form (Missing boundary in multipart.); send the image"),
         (
             (b"--seam", "multipart/form-data; boundary=seam"),
             400,

@@ -7,11 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from served import ROOT, ServerProcess, ask, patiently
+
+from runtime.errors import OutputError
+from runtime.serve.process import serve_by_workers
+from runtime.serve.settings import ServerSettings
 
 pytestmark = pytest.mark.timing
 
@@ -50,6 +55,18 @@ def test_ctrl_c_exits_with_130(models):
         server.url()
         assert server.stop(signal.SIGINT) == 130
         assert server.process.stderr.read() == b"interrupted\n"
+
+
+def test_workers_without_a_temporary_folder_are_refused(models, monkeypatch):
+    """Their metrics meet there; a single worker needs none."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(OutputError) as refused:
+        serve_by_workers(ServerSettings(models=(("m", models["brightness"]),), port=0, workers=2), None)
+    assert str(refused.value) == (
+        "no temporary folder can be written, and unet-serve with several workers needs one (no usable temporary "
+        "directory found in ['/nowhere']); free some space, or set TMPDIR to another folder"
+    )
 
 
 @pytest.mark.slow
