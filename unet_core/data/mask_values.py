@@ -104,6 +104,7 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
     import numpy as np
 
     from runtime.image import load_image
+    from runtime.image_files.decoding import open_image
     from runtime.image_files.sources import name_of
     from unet_core.data.labels import IGNORED, load_truth
 
@@ -111,7 +112,11 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
         return load_truth(source, spec, limits)
     values.check(spec.classes, spec.ignore_index, spec.class_offset)
     if values.threshold is not None:
-        return (load_image(source, "L", limits=limits)[:, :, 0] >= values.threshold).astype(np.uint8)
+        picture = open_image(source, limits)
+        stored = np.asarray(picture) if picture.mode.startswith("I") else None
+        if stored is None or stored.max() > 255:  # else a file of 16 bits with values of 8, as `load_labels` takes them
+            stored = load_image(source, "L", limits=limits)[:, :, 0]
+        return (stored >= values.threshold).astype(np.uint8)
     meaning = {0: 0} if spec.binary else {}
     for name, value in parse_colours(values.colours):
         if name in spec.classes:
