@@ -27,6 +27,7 @@ from runtime.errors import ConfigError, DeviceError, ModelError, ProofError, one
 from runtime.image_files.limits import LIMITS, LimitsByOption
 from runtime.support.files import new_folder, prepare_target, require_temporary_folder
 from unet_core.model_options import network_options, with_card_options, with_network_options
+from unet_core.weight_files.presence import require_weights
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
@@ -203,6 +204,7 @@ def _export(checkpoint: Path, given: Mapping[str, Any]) -> None:
     """Export a checkpoint, with what --card, --triton and --web make of the file."""
     options = options_to_export(given)
     network = options.ends(network_options(given))
+    require_weights(checkpoint)
     from export.exporter import export_loaded
     from unet_core.networks.checkpoint import open_checkpoint
     from unet_core.reporting.progress import Display

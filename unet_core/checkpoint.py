@@ -254,7 +254,10 @@ def find_weights(
     if has_card(content):
         refuse_choice(choice, path)
         if (other := smp_card(content)) is not None:
-            raise CheckpointError(f"{path}: holds {other.architecture.summary}, expected a U-Net of this library")
+            raise CheckpointError(
+                f"{path}: holds {other.architecture.summary}, expected a U-Net of this library; to train that network "
+                "leave out --widths, --up and --channels"
+            )
         mapped, card = weights_with_card(content["state_dict"], content["card"], path)
         return mapped, card, "state_dict"
     found = [part for one in state_dicts(content) for part in without_prefixes(one)]

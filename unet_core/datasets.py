@@ -229,6 +229,8 @@ def convert_and_print(
     if written.left_out:
         count = f"{len(written.left_out)} of {len(found.samples)} images left out"
         display.note(f"{count}; {out / LEFT_OUT} lists them")
+    if "train" not in written.splits:
+        display.note(f"{out}: has no train_images, so there is nothing to train on; convert those of training, too")
     splits = ", ".join(f"{count} in {split}_images" for split, count in sorted(written.splits.items()))
     ways = ", ".join(f"{count} {way}" for way, count in sorted(written.ways.items()))
     echo(

@@ -14,8 +14,10 @@ from runtime.commands.console import NONE, Command, IgnoredValue, Listed, Named,
 from runtime.commands.entry import exit_without
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.image_files.limits import LIMITS, Limits
+from runtime.model_file.opening import open_wire
 from runtime.support.files import formula_note, make_folder, require_temporary_folder
 from unet_core.data.faults import files_left_out, surplus_masks
+from unet_core.data.folders import require_folder
 from unet_core.data.pairs import (
     Layout,
     Measured,
@@ -33,6 +35,7 @@ from unet_core.model_options import (
     with_card_options,
     with_network_options,
 )
+from unet_core.weight_files.presence import require_weights
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, so --help must not need it
     from runtime.image import Decode
@@ -318,6 +321,16 @@ def main(model: Path, data: Path, **options: Any) -> None:
         exit_without(error, extra="train")
 
 
+def require_files(model: Path, data: Path) -> None:
+    """Refuse a model or a data folder that is not there before PyTorch is imported, which takes seconds."""
+    if model.suffix.lower() == ".onnx":
+        with open_wire(model):  # raises
+            pass
+    else:
+        require_weights(model)
+    require_folder(data)
+
+
 def measure_and_print(
     model: Path,
     data: Path,
@@ -332,6 +345,7 @@ def measure_and_print(
     **given: Any,
 ) -> None:
     """Run the command; `given` holds the values of all other options, None for those that were left out."""
+    require_files(model, data)
     from unet_core.data.skipping import check_or_leave_out
     from unet_core.data.workers import default_workers
     from unet_core.evaluation.models import load_model
@@ -377,7 +391,7 @@ def measure_and_print(
     )
     if submission is not None:
         echo(f"{submission}: {len(pairs)} mask{'s' * (len(pairs) > 1)}")
-        if note := formula_note(submission, [pair.image.name for pair in pairs]):
+        if note := formula_note(submission, [pair.file_name for pair in pairs]):
             display.note(note)
     left_out = files_left_out(data, layout, (split,))
     if split == "test":

@@ -162,7 +162,7 @@ def merge_settings(file: Path | None, flags: Mapping[str, Any], resume: bool) ->
     if "data" not in settings:
         raise ConfigError("DATA: is missing, expected the folder of images and masks; see --help")
     if settings.get("init_from") and not settings.keys() & {"network", "widths", "up", "channels"}:
-        settings |= settings_of_network(settings["init_from"])
+        settings = settings_of_network(settings["init_from"]) | settings
     return make_config(settings, from_file, file)
 
 

@@ -33,6 +33,7 @@ def loaded(monkeypatch):
     network = make_network()
     checkpoint = Checkpoint(state_dict=network.state_dict(), card=make_card(network), extra={})
     monkeypatch.setattr("unet_core.networks.checkpoint.open_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr("export.cli.require_weights", lambda _: None)
     return checkpoint
 
 
@@ -168,6 +169,7 @@ def test_help_imports_nothing_heavy():
         (["m.pth", "--device", "cpu"], "--device: goes with --check; leave it out"),
         (["m.pth", "--threshold", "2"], "--threshold: found 2.0, expected a number from 1e-06 to 0.999999"),
         (["--check", "m.onnx", "--force"], "--force: has no meaning with --check; leave it out"),
+        (["gone.pth"], "gone.pth: no such file; expected a checkpoint"),
     ],
     ids=str,
 )

@@ -27,8 +27,10 @@ def run(module, function, *arguments):
         ("export.cli", "main", ["model.pth"], "export"),
     ],
 )
-def test_a_missing_extra_is_one_line(module, function, arguments, extra):
-    done = run(module, function, *arguments)
+def test_a_missing_extra_is_one_line(module, function, arguments, extra, tmp_path):
+    (tmp_path / "model.pth").touch()
+    (tmp_path / "data").mkdir()
+    done = run(module, function, *(str(tmp_path / name) for name in arguments))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.endswith(f" is not installed; install unet-deploy with its extra [{extra}]\n")

@@ -69,7 +69,8 @@ def test_a_file_of_no_layout_is_refused(tmp_path):
     file.write_text("{}")
     done = run("convert", file, tmp_path / "out")
     assert done.stderr == (
-        f"error: {file}: is in no known layout; expected a folder, COCO's JSON or a CSV file of run lengths\n"
+        f"error: {file}: is in no known layout; expected a folder, COCO's JSON, or a CSV file of run lengths with a "
+        "header such as img,rle_mask or ImageId,EncodedPixels\n"
     )
 
 

@@ -1,5 +1,7 @@
 """Figures of a checkpoint and of its export at the images' own size, the command's every line."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -279,3 +281,17 @@ def test_help_says_what_every_option_is():
 
 def test_help_imports_nothing_heavy():
     assert imported_for_help("unet_core.evaluate") == []
+
+
+def test_what_is_not_there_is_told_before_pytorch_is_imported(views, tmp_path):
+    script = "import sys; sys.modules['torch'] = None\nfrom unet_core.evaluate import main; main(sys.argv[1:])"
+    (tmp_path / "model.pth").touch()
+    for model, data, message in (
+        ("no.pth", views, "no.pth: no such file; expected a checkpoint"),
+        ("no.onnx", views, "no.onnx: no such file; make it with"),
+        ("model.pth", tmp_path / "gone", "gone: no such folder; expected a folder of images and masks"),
+    ):
+        arguments = [sys.executable, "-c", script, str(tmp_path / model), str(data)]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith(f"error: {tmp_path / message}")

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from evaluating import SIZES, refusal, rows_of, run
 from measuring import labels_by_hand, probability_by_hand
@@ -167,3 +168,12 @@ def test_a_submission_without_any_mask_is_noted(model, views, tmp_path, monkeypa
     monkeypatch.setattr(Display, "note", lambda self, text: notes.append(text))
     evaluate(model, find_pairs(views, "val"), device="cpu", submission=tmp_path / "out.csv", display=Display())
     assert notes == ["every mask of the submission is empty"]
+
+
+def test_pages_of_a_stack_have_names_of_their_own(model, tmp_path):
+    for kind, values in (("images", 90), ("masks", 255)):
+        folder = tmp_path / "stacks" / f"val_{kind}"
+        folder.mkdir(parents=True)
+        tifffile.imwrite(folder / "volume.tif", np.full((3, 32, 48), values, np.uint8), photometric="minisblack")
+    assert run(model, tmp_path / "stacks", "--submission", tmp_path / "out.csv").exit_code == 0
+    assert [name for name, _ in rows_of(tmp_path / "out.csv")[1:]] == [f"volume_00{page}.tif" for page in (1, 2, 3)]

@@ -165,8 +165,9 @@ def test_files_that_are_not_what_they_say_are_refused(trained, tmp_path, monkeyp
     assert str(caught.value) == f"{path}: its weights are not those that its card names; it is damaged"
     with pytest.raises(CheckpointError) as caught:
         load_weights(trained)
-    assert (
-        str(caught.value) == f"{trained}: holds smp.Unet with the encoder {ENCODER}, expected a U-Net of this library"
+    assert str(caught.value) == (
+        f"{trained}: holds smp.Unet with the encoder {ENCODER}, expected a U-Net of this library; to train that "
+        "network leave out --widths, --up and --channels"
     )
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(CheckpointError, match=r"needs segmentation-models-pytorch, .*install unet-deploy\[encoders\]$"):
@@ -204,3 +205,23 @@ def test_a_settings_file_has_the_options_as_a_list(tmp_path):
 
     (tmp_path / "x.toml").write_text(f'network = "smp.Unet"\nnetwork_arg = {list(OPTIONS)}\n')
     assert read_settings(tmp_path / "x.toml") == {"network": "smp.Unet", "network_arg": OPTIONS}
+
+
+def test_an_encoder_that_is_asked_for_is_not_passed_over_for_that_of_a_checkpoint(trained, data, tmp_path):
+    arguments = [str(data), "--out", str(tmp_path / "run"), "--init-from", str(trained), "--size", "96x64"]
+    found = click.testing.CliRunner().invoke(main, [*arguments, "--encoder", "resnet18"])
+    assert (found.exit_code, found.stderr) == (
+        2,
+        f"error: --init-from {trained}: is smp.Unet with the encoder {ENCODER}; leave out --network, --encoder and "
+        "--network-arg\n",
+    )
+
+
+def test_bars_of_a_letterbox_have_the_encoders_mean_in_training_too(data, weights, tmp_path):
+    """Pictures of 96x64 in 96x96: what the run measures is what the same network gives afterwards."""
+    config = encoder_config(data, tmp_path / "run", encoder_weights=str(weights), height=96, fit="letterbox", epochs=1)
+    checkpoint = load_checkpoint(train(config))
+    assert checkpoint.card.input.mean == (0.485, 0.456, 0.406)
+    _, val = find_splits(str(data), Layout())
+    measured = evaluate(tmp_path / "run" / "model.pth", val, device="cpu").summary()
+    assert measured == checkpoint.card.training.metrics

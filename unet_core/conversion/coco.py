@@ -76,37 +76,56 @@ def read_coco(source: Path, options: ConvertOptions) -> SourceData:
     )
     samples: list[Sample] = []
     for path, content in contents.items():
-        samples += samples_of_file(path, content, index, label_of)
+        of_file, lost = samples_of_file(path, content, index, label_of, folder)
+        samples += of_file
+        if lost:
+            count = f"{lost} annotations have" if lost > 1 else "1 annotation has"
+            notes.append(f"{path}: {count} an image_id that no image has, and {'are' if lost > 1 else 'is'} left out")
     return SourceData(samples=samples, classes=classes, notes=notes)
 
 
-def samples_of_file(path: Path, content: Any, index: ImageIndex, label_of: Mapping[str, int]) -> list[Sample]:
-    """The samples of one JSON file."""
+def samples_of_file(
+    path: Path, content: Any, index: ImageIndex, label_of: Mapping[str, int], folder: Path
+) -> tuple[list[Sample], int]:
+    """The samples of one JSON file in the source's folder or below it, and the number of annotations of no image."""
     categories = category_names(content, path)
-    by_image: dict[Any, list[Any]] = {}
+    by_image: dict[str | float, list[Any]] = {}
     for annotation in content["annotations"]:
-        by_image.setdefault(annotation.get("image_id"), []).append(annotation)
+        by_image.setdefault(as_key(annotation.get("image_id")), []).append(annotation)
     stem = path.stem.removeprefix(f"{INSTANCES}_")
     near = (path.parent, path.parent / "images", path.parent.parent / stem, path.parent.parent / "images" / stem)
-    split = split_of(path.parent.name, path.stem)
+    # The folder that a user names may be called anything, such as "test"; those in it tell a split.
+    split = split_of(*path.relative_to(folder).parts[:-1], path.stem)
     samples = []
+    seen: set[str | float] = set()
     for number, image in enumerate(content["images"]):
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or "id" not in image:
             raise DataError(f"{path}: image {number} has no id or no file_name; expected both")
+        if (key := as_key(image["id"])) in seen:
+            raise DataError(f"{path}: has two images with the id {key}; expected different ones")
+        seen.add(key)
         file, fault = index.find(image["file_name"], near)
         regions = Regions(
-            by_image.get(image["id"], []), categories, label_of, (image.get("height"), image.get("width"))
+            by_image.pop(key, []),
+            categories,
+            label_of,
+            (image.get("height"), image.get("width")),
         )
         samples.append(
             Sample(
                 image=file,
                 name=image["file_name"],
-                split=split_of(image["file_name"]) or split,
+                split=split_of(*image["file_name"].replace("\\", "/").split("/")[:-1]) or split,
                 labels=regions,
                 fault=fault,
             )
         )
-    return samples
+    return samples, sum(map(len, by_image.values()))
+
+
+def as_key(value: Any) -> str | float:
+    """An id as a key: a number or text as it is, and of anything else its text."""
+    return value if isinstance(value, int | float | str) else str(value)
 
 
 def category_names(content: Any, path: Path) -> dict[Any, str]:
@@ -133,7 +152,8 @@ def category_ids(content: Any, path: Path, categories: Mapping[Any, str]) -> lis
     """The category of each annotation; raises a `DataError` if one is not in the file."""
     found = []
     for number, annotation in enumerate(content["annotations"]):
-        if not isinstance(annotation, dict) or annotation.get("category_id") not in categories:
+        known = isinstance(annotation, dict) and as_key(annotation.get("category_id")) in categories
+        if not known:
             raise DataError(f"{path}: annotation {number} has no category of the file; expected an id in categories")
         found.append(annotation["category_id"])
     return found
@@ -159,13 +179,13 @@ class Regions:
             raise ImageError(
                 f"is {size[1]}x{size[0]}, its annotations are for {width}x{height}; use the image that was annotated"
             )
-        regions = []
+        labels = np.zeros(size, np.uint8)
+        areas = np.full(size, size[0] * size[1], np.uint32)  # of the region that each pixel shows
         for annotation, label in zip(self._annotations, self._labels, strict=True):
             region = self._region(annotation.get("segmentation"), size)
-            regions.append((int(np.count_nonzero(region)), label, region))
-        labels = np.zeros(size, np.uint8)
-        for _, label, region in sorted(regions, key=lambda entry: -entry[0]):
-            labels[region] = label
+            area = np.count_nonzero(region)
+            region &= areas >= area  # a large image may have thousands of regions: one at a time is in memory
+            labels[region], areas[region] = label, area
         return labels
 
     def _region(self, segmentation: Any, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:

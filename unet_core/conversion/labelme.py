@@ -20,6 +20,9 @@ from unet_core.data.names import split_of
 IGNORE, BACKGROUND_LABEL = "__ignore__", "_background_"
 """LabelMe's own names of pixels that do not count, and of the background."""
 
+LINES = ("line", "linestrip", "point", "points")
+"""Kinds of shapes that have no area."""
+
 CIRCLE_POINTS = 180
 """Number of points of the polygon that stands for a circle."""
 
@@ -42,7 +45,7 @@ def read_labelme(source: Path, options: ConvertOptions) -> SourceData:
         DataError: a file is not of LabelMe.
         ConfigError: a class of `options` does not exist.
     """
-    contents = {}
+    found: list[tuple[Path, list[Any], Path | bytes, str]] = []
     for path in labelme_files(source):
         content = read_json(path)
         if not is_labelme(content) or not all(
@@ -51,21 +54,14 @@ def read_labelme(source: Path, options: ConvertOptions) -> SourceData:
             raise DataError(
                 f"{path}: is not a file of LabelMe (no imagePath, or shapes without labels); move it elsewhere"
             )
-        contents[path] = content
-    names = sorted(
-        {shape["label"] for content in contents.values() for shape in content["shapes"]} - {IGNORE, BACKGROUND_LABEL}
-    )
+        found.append((path, content["shapes"], *image_of(path, content, options)))  # without a copy of the image
+    names = sorted({shape["label"] for _, shapes, *_ in found for shape in shapes} - {IGNORE, BACKGROUND_LABEL})
     classes, label_of = chosen_classes(names, options, source)
     label_of |= {IGNORE: IGNORED, BACKGROUND_LABEL: label_of.get(BACKGROUND, 0)}
     samples, lines = [], 0
-    for path, content in contents.items():
-        shapes = [
-            shape
-            for shape in content["shapes"]
-            if shape.get("shape_type") not in ("line", "linestrip", "point", "points")
-        ]
-        lines += len(content["shapes"]) - len(shapes)
-        image, fault = image_of(path, content, options)
+    for path, drawn, image, fault in found:
+        shapes = [shape for shape in drawn if shape.get("shape_type") not in LINES]
+        lines += len(drawn) - len(shapes)
         samples.append(
             Sample(
                 image=image,
@@ -129,7 +125,7 @@ def drawn(shape: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
             points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
         elif kind == "mask":
             return placed_mask(shape, points, size)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ImageError(f"has a {kind} of LabelMe with points that make no sense") from error
     if kind not in ("polygon", "rectangle", "circle"):
         raise ImageError(f"has a shape of the kind {kind!r}, expected polygon, rectangle, circle or mask")

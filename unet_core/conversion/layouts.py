@@ -58,7 +58,7 @@ def read_source(source: Path, name: str, options: ConvertOptions) -> tuple[str, 
     """Read a source in the layout of this name, or with "auto" in the first that recognises it; the layout's name too.
 
     Raises:
-        DataError: the source does not exist, or is not in that layout.
+        DataError: the source does not exist, is not in that layout, or has no images.
         ConfigError: an option does not go with the layout.
     """
     if not source.exists():
@@ -67,7 +67,8 @@ def read_source(source: Path, name: str, options: ConvertOptions) -> tuple[str, 
         name = next((known for known, layout in LAYOUTS.items() if layout.recognise(source)), "")
         if not name:
             raise DataError(
-                f"{source}: is in no known layout; expected a folder, COCO's JSON or a CSV file of run lengths"
+                f"{source}: is in no known layout; expected a folder, COCO's JSON, or a CSV file of run lengths with a "
+                "header such as img,rle_mask or ImageId,EncodedPixels"
             )
     layout = LAYOUTS[name]
     if not layout.recognise(source):
@@ -78,4 +79,7 @@ def read_source(source: Path, name: str, options: ConvertOptions) -> tuple[str, 
             raise ConfigError(
                 f"{flag}: does not go with the layout {name} of {source}; leave it out, or give another --from"
             )
-    return name, layout.read(source, options)
+    found = layout.read(source, options)
+    if not found.samples:
+        raise DataError(f"{source}: has no images to convert (layout {name}); expected {layout.description}")
+    return name, found

@@ -28,7 +28,7 @@ def draw_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[np.
             raise ImageError(f"has a polygon of {count} numbers, expected x, y of 3 points or more")
         try:
             points = np.array(polygon, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ImageError("has a polygon with coordinates that are no numbers") from error
         # pycocotools walks along every edge in steps of a fifth of a pixel.
         if points.ndim != 1 or not np.isfinite(points).all() or np.abs(points).max() > 2 * max(size):

@@ -1,7 +1,7 @@
 """Tables of run lengths: Carvana's train_masks.csv and those of Kaggle's other competitions."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy as np
 from runtime.errors import ConfigError, DataError, ImageError
 from runtime.rle import decode
 from unet_core.conversion.samples import ConvertOptions, ImageIndex, Sample, SourceData, chosen_classes
+from unet_core.data.faults import short_name
 from unet_core.data.labels import Labels
-from unet_core.data.names import split_of
+from unet_core.data.names import first_files, split_of
 
 HEADERS = {
     ("img", "rle_mask"): False,
@@ -21,6 +22,9 @@ HEADERS = {
     ("imageid_classid", "encodedpixels"): True,
 }
 """Headers of the tables in lower case, in any order; True if runs go down the columns. Carvana's go along the rows."""
+
+LONGEST_HEADER = 2000
+"""Maximum length of a header, in characters; a table without one may begin with run lengths of megabytes."""
 
 EMPTY = {"", "nan", "-1"}
 """Cells of an image without foreground."""
@@ -36,9 +40,12 @@ def table_of(source: Path) -> Path | None:
 
 
 def header_of(path: Path) -> tuple[str, ...] | None:
-    """The known header of a table, in lower case and in the order of `HEADERS`; None if it has another."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        names = {name.strip().lower() for name in next(csv.reader(file), [])}
+    """The known header of a table, in lower case and in the order of `HEADERS`; None if it has another, or is none."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            names = {name.strip().lower() for name in next(csv.reader([file.readline(LONGEST_HEADER)]), [])}
+    except (OSError, csv.Error):
+        return None
     return next((header for header in HEADERS if set(header) <= names), None)
 
 
@@ -93,7 +100,21 @@ def read_run_lengths(source: Path, options: ConvertOptions) -> SourceData:
         file, fault = index.find(name)
         runs = Runs(of_image, of_kind, columns)
         samples.append(Sample(image=file, name=name, split="", labels=runs, fault=fault))
-    return SourceData(samples=samples, classes=classes)
+    return SourceData(samples=samples, classes=classes, notes=notes_on_images(index, samples, path))
+
+
+def notes_on_images(index: ImageIndex, samples: Sequence[Sample], table: Path) -> list[str]:
+    """Return a note on images in the folders of those in the table that have no row: they may be without foreground."""
+    named = {sample.path for sample in samples}
+    folders = {path.parent for path in named}
+    others = [path for path in index.paths if path.parent in folders and path not in named]
+    if not others:
+        return []
+    count = f"{len(others)} images have no row and are" if len(others) > 1 else "1 image has no row and is"
+    return [
+        f"{table}: {count} left out: {first_files(map(short_name, others))}; add rows without run lengths for those "
+        "that have no foreground"
+    ]
 
 
 class Runs:

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.errors import ConfigError, DataError
 from runtime.image_files.folders import is_image
 from runtime.image_files.limits import LIMITS, Limits
-from unet_core.data.labels import BACKGROUND, Labels
+from unet_core.data.labels import BACKGROUND, IGNORED, Labels
 from unet_core.data.mask_values import MaskValues
 from unet_core.data.names import is_mask
 
@@ -71,8 +71,10 @@ class ConvertOptions:
     limits: Limits = LIMITS
 
 
-def files_below(folder: Path, suffix: str = "") -> list[Path]:
+def files_below(folder: Path, suffix: str = "", *, arrays: bool = False) -> list[Path]:
     """List the image files below a folder at any depth, or those of a suffix; sorted, hidden ones left out.
+
+    With `arrays`, NumPy's files are images, too.
 
     Raises:
         DataError: there is no such folder.
@@ -88,7 +90,7 @@ def files_below(folder: Path, suffix: str = "") -> list[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
         paths = [Path(root, name) for name in names if not name.startswith(HIDDEN)]
-        found += [path for path in paths if (path.suffix.lower() == suffix if suffix else is_image(path))]
+        found += [path for path in paths if (path.suffix.lower() == suffix if suffix else is_image(path, arrays))]
     return sorted(path for path in found if path.is_file())
 
 
@@ -96,9 +98,9 @@ class ImageIndex:
     """The images below a folder, found by the names that annotations give them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.paths = folder, files_below(folder)
         self._by_name: dict[str, list[Path]] = {}
-        for path in files_below(folder):
+        for path in self.paths:
             for name in {path.name, path.stem}:
                 self._by_name.setdefault(name, []).append(path)
 
@@ -138,7 +140,8 @@ def chosen_classes(
     `options` put it elsewhere.
 
     Raises:
-        ConfigError: a class is none of the source's.
+        ConfigError: a class is none of the source's, or two have one name.
+        DataError: there are none, or too many.
     """
     wanted = options.classes or tuple(name for name in source if name.lower() != BACKGROUND)
     known = {*source, BACKGROUND}
@@ -150,7 +153,15 @@ def chosen_classes(
         return (clean(wanted[0]),), {wanted[0]: 1}
     if BACKGROUND not in wanted:
         wanted = (BACKGROUND, *wanted)
-    return tuple(map(clean, wanted)), {name: index for index, name in enumerate(wanted)}
+    if len(wanted) > IGNORED:
+        raise DataError(
+            f"{where}: has {len(wanted)} classes with the background, expected at most {IGNORED}; choose some with "
+            "--classes"
+        )
+    names = tuple(map(clean, wanted))
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"--classes: found {twice!r} twice, expected different names")
+    return names, {name: index for index, name in enumerate(wanted)}
 
 
 def clean(name: str) -> str:

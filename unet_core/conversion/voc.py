@@ -47,9 +47,10 @@ def read_voc(source: Path, options: ConvertOptions) -> SourceData:
     if not values and (legend := folder / "labelmap.txt").is_file():
         stored, values = read_legend(legend)
     ignored = None if values else BORDER if options.ignore_index is None else options.ignore_index
-    values.check(stored, ignored)
+    values.check(stored, options.ignore_index if values else ignored)
     spec = LabelSpec(classes=stored, ignore_index=ignored)
-    classes, label_of = chosen_classes(stored, options, folder) if BACKGROUND in stored else (stored, {})
+    is_choice = BACKGROUND in stored or options.classes not in ((), stored)
+    classes, label_of = chosen_classes(stored, options, folder) if is_choice else (stored, {})
     meaning = [label_of.get(name, 0) for name in stored] if label_of else [*range(max(2, len(stored)))]
     index = ImageIndex(options.images or folder / "JPEGImages")
     masks = {path.stem: path for path in sorted((folder / MASKS).iterdir()) if not path.name.startswith(".")}

@@ -4,11 +4,20 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from runtime.errors import DataError
+
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 IMAGES = ("images", "imgs")
 """Names of folders of images whose splits are folders inside or outside, or do not exist."""
+
+
+def require_folder(data: Path) -> None:
+    """Raise a DataError if a data folder is a file, or not there."""
+    if not data.is_dir():
+        what = "is a file" if data.is_file() else "no such folder"
+        raise DataError(f"{data}: {what}; expected a folder of images and masks")
 
 
 def image_folder(data: str | os.PathLike[str], split: str) -> Path:

@@ -27,6 +27,9 @@ IGNORED = 255
 GREY, SHADES = 128, 8
 """Threshold that is advised for masks in shades of grey, and the number of values above which they may be that."""
 
+SHOWN = 5
+"""Maximum number of colours that an error lists."""
+
 BACKGROUND = "background"
 """Name of the class that means leave out and that crops do not look for."""
 
@@ -106,11 +109,18 @@ def load_labels(
     if picture.mode == "LA" or (picture.mode in ("RGB", "RGBA") and (array[:, :, :3] == array[:, :, :1]).all()):
         array = array[:, :, 0]
     if array.ndim != 2 or array.dtype != np.uint8 or is_deep:
-        raise ImageError(
-            f"{name}: is a {'16-bit ' * is_deep}{picture.mode} picture, "
-            "expected a mask of one 8-bit channel (or a palette)"
-        )
+        found, advice = f"{'16-bit ' * is_deep}{picture.mode} pixels", ""
+        if picture.mode in ("RGB", "RGBA") and not is_deep:
+            codes = np.unique(array[:, :, :3].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+            found += f" ({listed_colours(codes.tolist())})"
+            advice = "; if its colours are classes, give --colours NAME=#RRGGBB for each"
+        raise ImageError(f"{name}: has {found}, expected a mask of one 8-bit channel or a palette{advice}")
     return np.array(array)
+
+
+def listed_colours(codes: Sequence[int]) -> str:
+    """Write colours 0xRRGGBB as "#804080, #00008e"; of many the first `SHOWN`."""
+    return ", ".join([*(f"#{code:06x}" for code in codes[:SHOWN]), *(["..."] if len(codes) > SHOWN else [])])
 
 
 def palette_labels(picture: "Image.Image", name: str, black_is_background: bool) -> Labels:

@@ -17,9 +17,6 @@ IGNORE = "ignore"
 
 COLOUR = re.compile(r"(?P<name>[^=]+)=#(?P<value>[0-9a-fA-F]{6})")
 
-SHOWN = 5
-"""Maximum number of unknown colours that an error lists."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskValues:
@@ -104,14 +101,19 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
     import numpy as np
 
     from runtime.image import load_image
+    from runtime.image_files.decoding import open_image
     from runtime.image_files.sources import name_of
-    from unet_core.data.labels import IGNORED, load_truth
+    from unet_core.data.labels import IGNORED, listed_colours, load_truth
 
     if not values:
         return load_truth(source, spec, limits)
     values.check(spec.classes, spec.ignore_index, spec.class_offset)
     if values.threshold is not None:
-        return (load_image(source, "L", limits=limits)[:, :, 0] >= values.threshold).astype(np.uint8)
+        picture = open_image(source, limits)
+        stored = np.asarray(picture) if picture.mode.startswith("I") else None
+        if stored is None or stored.max() > 255:  # else a file of 16 bits with values of 8, as `load_labels` takes them
+            stored = load_image(source, "L", limits=limits)[:, :, 0]
+        return (stored >= values.threshold).astype(np.uint8)
     meaning = {0: 0} if spec.binary else {}
     for name, value in parse_colours(values.colours):
         if name in spec.classes:
@@ -120,10 +122,9 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
             meaning[value] = IGNORED if name == IGNORE else 0
     red, green, blue = np.moveaxis(load_image(source, "RGB", limits=limits).astype(np.uint32), 2, 0)
     codes, places = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
-    if unknown := [f"#{code:06x}" for code in codes.tolist() if code not in meaning]:
-        shown = [*unknown[:SHOWN], *(["..."] if len(unknown) > SHOWN else [])]
+    if unknown := [code for code in codes.tolist() if code not in meaning]:
         raise ImageError(
-            f"{name_of(source)}: has colours of no class ({', '.join(shown)}); name them in --colours, as a class or "
-            f"as {IGNORE}"
+            f"{name_of(source)}: has colours of no class ({listed_colours(unknown)}); name them in --colours, as a "
+            f"class or as {IGNORE}"
         )
     return np.array([meaning[code] for code in codes.tolist()], np.uint8)[places].reshape(red.shape)

@@ -32,7 +32,7 @@ MASK_WORDS = {
         "class",
         "classes",
     ),
-    *("gts", "annot", "annots", "trimap", "trimaps", "mattes"),
+    *("gts", "ann", "anns", "anno", "annos", "annot", "annots", "trimap", "trimaps", "mattes"),
 }
 """Words in the names of masks and their folders."""
 
@@ -88,6 +88,20 @@ def shared_keys(images: Sequence[Path], masks: Sequence[Path], source: Path) -> 
         ]
         keys[path] = "/".join([*folders, key])
     return keys
+
+
+def masks_beside(images: Iterable[Path], masks: Iterable[Path]) -> dict[Path, list[Path]]:
+    """The masks of each image that has a folder to itself, in the one beside it: ID/images/ID.png, ID/masks/*.png."""
+    sides: dict[Path, tuple[list[Path], list[Path]]] = {}
+    for is_of_mask, paths in enumerate((images, masks)):
+        for path in paths:
+            sides.setdefault(path.parent.parent, ([], []))[is_of_mask].append(path)
+    return {
+        inner[0]: beside
+        for inner, beside in sides.values()
+        if len(inner) == 1 and len({path.parent for path in beside} | {inner[0].parent}) == 2
+        if inner[0].parent not in {path.parent for path in beside}
+    }
 
 
 def command_to_convert(data: Path) -> str:

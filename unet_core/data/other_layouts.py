@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from runtime.errors import DataError
 from runtime.image_files.folders import count_left_out, left_out_note, list_images, read_suffixes
-from unet_core.data.folders import SPLITS, has_validation, image_folder, mask_folder
-from unet_core.data.names import command_to_convert, is_mask, shared_keys
+from unet_core.data.folders import SPLITS, has_validation, image_folder, mask_folder, require_folder
+from unet_core.data.names import command_to_convert, is_mask, masks_beside, shared_keys
 
 LOOKED, DEEPEST = 20_000, 4
 """Maximum number of entries that are looked at, and of folders above a file."""
@@ -78,6 +78,9 @@ def way_to_convert(data: Path, content: FolderContent) -> str:
         keys = shared_keys(images, masks, data)
         counts = Counter(keys[mask] for mask in masks)
         pairs = sum(counts[keys[image]] == 1 for image in images)
+        beside = sum(len(of_image) > 1 for of_image in masks_beside(images, masks).values())
+        if beside > pairs:
+            return f"if {beside} images have a mask for each object: {command_to_convert(data)} --instances foreground"
     if pairs:
         return f"to pair {pairs} of the images by their names: {command_to_convert(data)}"
     if (data / CITYSCAPES).is_dir():
@@ -95,9 +98,7 @@ def refuse_layout(data: Path, missing: Path, kind: str) -> NoReturn:
         DataError: always.
     """
     expected = f"expected train_images and train_{kind} (and val_images and val_{kind}), or images and {kind}"
-    if not data.is_dir():
-        what = "is a file" if data.is_file() else "no such folder"
-        raise DataError(f"{data}: {what}; expected a folder of images and masks")
+    require_folder(data)
     content = content_of(data)
     images = image_folder(data, "train")
     is_for_training = images.is_dir() and mask_folder(images, data, "train", kind).is_dir()

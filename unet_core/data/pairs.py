@@ -57,6 +57,11 @@ class Pair:
         return self.image.stem if self.page is None else f"{self.image.stem}_{self.page + 1:03}"
 
     @property
+    def file_name(self) -> str:
+        """The image's file name, before whose suffix is the number of its page if there are several."""
+        return f"{self.name}{self.image.suffix}"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The image file, and the mask file if there is one."""
         return (self.image,) if self.mask is None else (self.image, self.mask)

@@ -23,6 +23,7 @@ from runtime.image import Limits, has_deep_values, stored_values
 from runtime.support.cpu_count import available_threads
 from runtime.support.files import make_folder, replacing
 from unet_core.data.cache import Advance, Cache, checked, facts_of_files
+from unet_core.data.labels import IGNORED
 from unet_core.data.levels import parse_levels
 from unet_core.data.pairs import Pair
 from unet_core.data.records import RECORDS, Records
@@ -81,8 +82,9 @@ def few_levels(records: Records, setting: str) -> str:
     others = "percentile, or LOW,HIGH" if setting == "auto" else "auto or percentile"
     counts = np.zeros(256, np.int64)
     for index in np.unique(np.linspace(0, len(records) - 1, SAMPLE).round().astype(int)):
-        counts += np.bincount(records[int(index)][0].reshape(-1), minlength=256)
-    low, high = ends_of(counts)
+        image, labels = records[int(index)]
+        counts += np.bincount(image[labels != IGNORED].reshape(-1), minlength=256)  # without a letterbox's bars
+    low, high = ends_of(counts) if counts.any() else (0, 255)
     if high - low + 1 >= FEW:
         return ""
     return (

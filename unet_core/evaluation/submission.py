@@ -24,7 +24,7 @@ class Submission:
     def add(self, index: int, predicted: Labels, *_: Any) -> None:
         """Write the mask of image `index`, at the image's original size."""
         self.empty = self.empty and not predicted.any()
-        self._writer.writerow((self._pairs[index].image.name, rle.encode(predicted)))
+        self._writer.writerow((self._pairs[index].file_name, rle.encode(predicted)))
 
 
 @contextmanager

@@ -187,9 +187,17 @@ def normalisation_of(settings: Mapping[str, Any]) -> Normalisation:
 
 
 def for_channels(config: SmpConfig, known: Normalisation) -> Normalisation:
-    """Return mean and std for the network's channels: those of the colours, or their averages."""
-    count = config.in_channels
-    mean, std = (values if len(values) == count else (sum(values) / len(values),) * count for values in known)
+    """Return mean and std for the network's channels: those of the colours whose filters they have.
+
+    Both libraries give several channels the filters of red, green and blue in turn, and a single one their sum.
+    """
+
+    def of_channels(values: tuple[float, ...]) -> tuple[float, ...]:
+        if config.in_channels == 1:
+            return (sum(values) / len(values),)
+        return tuple(values[index % len(values)] for index in range(config.in_channels))
+
+    mean, std = map(of_channels, known)
     return mean, std
 
 

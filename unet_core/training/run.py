@@ -48,6 +48,8 @@ def run_training(config: TrainConfig, *, resume: bool = False, processes: Proces
                 device = torch_device(processes.device_name(config.device))
                 records = find_records(config, checkpoint, writes=processes.first)
                 start = starting_network(config, checkpoint)
+                for one in records:  # a letterbox's bars have the network's mean, as when it predicts
+                    one.decoder = replace(one.decoder, input=start.described(one.decoder.input))
                 # Whatever a trainer refuses is refused here, before images are decoded, which may take an hour. Which
                 # data a resumed run had is known only then if faulty pairs are left out.
                 if checkpoint is None or not config.skip_bad:

@@ -1,6 +1,5 @@
 """Reading a file of weights without executing anything that is in it."""
 
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from runtime.errors import CheckpointError
 from unet_core.weight_files.integrity import check_content, check_file
 from unet_core.weight_files.pickle_check import RefusedError
 from unet_core.weight_files.plain_types import PLAIN_TYPES
+from unet_core.weight_files.presence import require_weights
 from unet_core.weight_files.refusals import kind_of, other_types
 
 SAFETENSORS = ".safetensors"
@@ -28,8 +28,7 @@ def read_content(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, empty, damaged or of another kind, or holds more than that; the message
             says what it is and how to get at its weights.
     """
-    if not os.path.exists(path):  # noqa: PTH110 - unlike Path.exists it takes any name
-        raise CheckpointError(f"{path}: no such file; expected a checkpoint, such as model.pth of a training run")
+    require_weights(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder, expected a checkpoint such as {path / 'model.pth'}")
     if not path.stat().st_size:

@@ -1,6 +1,7 @@
 """COCO's JSON to masks, compared with pycocotools' own drawing of the same annotations."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from layouts import SIZE, blocks, convert, converted, run, write_image
 from pycocotools.coco import COCO
 
 from runtime.rle import coco_encode
+from unet_core.conversion.coco import Regions
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools' arrays
 
@@ -137,6 +139,9 @@ def test_one_name_in_two_folders_of_a_split_stays_two_images(tmp_path):
         ([[1, 2, 3, 4]], "has a polygon of 4 numbers, expected x, y of 3 points or more"),
         ([[1, 2, 3, 4, 5, 1e9]], "has a polygon with coordinates far outside its image of 32x24"),
         ([[1, 2, 3, 4, 5, "x"]], "has a polygon with coordinates that are no numbers"),
+        ([[1, 2, 3, 4, 5, 10**400]], "has a polygon with coordinates that are no numbers"),
+        ([[]], "has a polygon of 0 numbers, expected x, y of 3 points or more"),
+        ([1, 2, 3, 4, 5, 6], "has a polygon of 0 numbers, expected x, y of 3 points or more"),
         ([], "has an annotation without a region (a box alone?), expected polygons or run lengths"),
         ({"size": [2, 2], "counts": [4]}, "has run lengths for 2x2, expected 32x24"),
     ],
@@ -187,10 +192,89 @@ def test_images_that_are_missing_twice_there_or_of_another_size(tmp_path):
             {"annotations": [{"category_id": 9}]},
             "annotation 0 has no category of the file; expected an id in categories",
         ),
+        (
+            {"annotations": [{"category_id": [7]}]},
+            "annotation 0 has no category of the file; expected an id in categories",
+        ),
         ({"images": [{"id": 1}]}, "image 0 has no id or no file_name; expected both"),
+        (
+            {"images": [{"id": [1], "file_name": "a.png"}, {"id": [1], "file_name": "b.png"}]},
+            "has two images with the id [1]; expected different ones",
+        ),
     ],
 )
 def test_files_that_do_not_fit_the_format_are_refused(tmp_path, changes, problem):
     path = write_coco(tmp_path / "source" / "a.json", **changes)
     done = run("convert", path, tmp_path / "out")
     assert (done.exit_code, done.stderr) == (2, f"error: {path}: {problem}\n")
+
+
+def test_annotations_of_no_image_are_told(tmp_path):
+    """As where ids are numbers in one list and text in the other."""
+    path = write_coco(tmp_path / "source" / "a.json", annotations=[annotation(1, "1", 7, POLYGONS), DOG])
+    for index, name in enumerate(("a.png", "b.png")):
+        write_image(tmp_path / "source" / name, index)
+    done = convert(path, tmp_path / "out")
+    assert done.stderr == f"note: {path}: 1 annotation has an image_id that no image has, and is left out\n"
+    path.write_text(path.read_text().replace('"id": 1', '"id": "1"'))
+    assert convert(path, tmp_path / "again").stderr == ""
+    assert np.array_equal(converted(tmp_path / "again")[0]["train/a"], by_pycocotools(path, "1", [7, 3]))
+
+
+def test_words_in_names_of_images_and_of_the_source_are_no_splits(tmp_path):
+    """A picture of a train in the validation set stays there, and a folder may be called anything."""
+    source, names = tmp_path / "my test", ("train_station.png", "test_2.png")
+    write_coco(source / "annotations" / "instances_val2017.json", names)
+    write_coco(source / "annotations" / "instances_train2017.json", ("valley.png",), [])
+    for index, name in enumerate((*names, "valley.png")):
+        write_image(source / "images" / name, index)
+    convert(source, tmp_path / "out")
+    assert sorted(converted(tmp_path / "out")[0]) == ["train/valley", "val/test_2", "val/train_station"]
+    done = convert(source / "annotations" / "instances_val2017.json", tmp_path / "val", "--images", source / "images")
+    expected = "has no train_images, so there is nothing to train on; convert those of training, too"
+    assert done.stderr == f"note: {tmp_path / 'val'}: {expected}\n"
+    path = write_coco(source / "all.json", names)
+    done = convert(path, tmp_path / "alone", "--images", source / "images")
+    assert "2 in train_images (2 linked)" in done.stdout
+
+
+def test_a_source_without_images_is_refused(tmp_path):
+    path = write_coco(tmp_path / "source" / "a.json", (), [])
+    done = run("convert", path, tmp_path / "out")
+    expected = "expected a JSON file of images, annotations and categories"
+    assert (done.exit_code, done.stderr) == (2, f"error: {path}: has no images to convert (layout coco); {expected}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_regions_of_a_large_image_are_in_memory_one_at_a_time():
+    """Of equal ones the later lies above."""
+    square = [[10, 10, 60, 10, 60, 60, 10, 60]]
+    entries = [annotation(number, 1, 7 if number % 2 else 3, square) for number in range(300)]
+    draw = Regions(entries, {7: "cat", 3: "dog"}, {"cat": 1, "dog": 2}, (None, None))
+    tracemalloc.start()
+    try:
+        labels = draw((600, 500))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * labels.nbytes  # all of them would take 300 times as much
+    assert np.unique(labels[10:60, 10:60]) == 1 and np.count_nonzero(labels) == 2500
+
+
+def test_more_classes_than_labels_are_refused(tmp_path):
+    """As LVIS has them: an index of 255 would mean that a pixel does not count."""
+    categories = [{"id": number, "name": f"thing {number}"} for number in range(255)]
+    entries = [annotation(number, 1, number, POLYGONS) for number in range(255)]
+    path = write_coco(tmp_path / "source" / "a.json", annotations=entries, categories=categories)
+    for index, name in enumerate(("a.png", "b.png")):
+        write_image(tmp_path / "source" / name, index)
+    done = run("convert", path, tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"error: {path}: has 256 classes with the background, expected at most 255; choose some with --classes\n",
+    )
+    chosen = ",".join(f"thing {number}" for number in range(1, 255))
+    assert convert(path, tmp_path / "out", "--classes", chosen).stderr == ""
+    assert converted(tmp_path / "out")[0]["train/a"].max() == 254
+    done = run("convert", path, tmp_path / "again", "--classes", "thing 1,thing 2,thing 1")
+    assert done.stderr == ("error: --classes: found 'thing 1' twice, expected different names\n")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layouts import blocks, convert, converted, run, write_image, write_mask
+from many_channels import write_channels
 from PIL import Image
 
 CAR = blocks((3, 9, 4, 20, 255))
@@ -183,3 +184,46 @@ def test_images_alone_are_refused(tmp_path):
         f"error: {tmp_path / 'source'}: found 1 images and 0 masks below it, expected both; masks are known by a word "
         "such as masks or labels in the name of their folder or file\n"
     )
+
+
+def nuclei(source, masks=2):
+    """Kaggle's nuclei: a folder for each image, with a mask for each object."""
+    for index, name in enumerate(("0a1b", "2c3d")):
+        write_image(source / name / "images" / f"{name}.png", index)
+        for number in range(masks):
+            write_mask(
+                source / name / "masks" / f"{number}{name[::-1]}.png", blocks((5 * number, 5 * number + 3, 4, 20, 255))
+            )
+    return source
+
+
+def test_masks_of_single_objects_are_joined(tmp_path):
+    source = nuclei(tmp_path / "source")
+    done = run("convert", source, tmp_path / "out")
+    assert done.stderr == (
+        "error: 2 of 2 pairs cannot be used, fix or remove them: has 2 masks in the folder beside, give "
+        "--instances foreground if each is one object: images/0a1b.png, images/2c3d.png\n"
+    )
+    assert convert(source, tmp_path / "out", "--instances", "foreground").stderr == ""
+    labels, _ = converted(tmp_path / "out")
+    assert sorted(labels) == ["train/0a1b", "train/2c3d"]
+    assert np.array_equal(labels["train/0a1b"], blocks((0, 3, 4, 20, 1), (5, 8, 4, 20, 1)))
+    write_mask(source / "2c3d" / "masks" / "x.png", blocks(size=(9, 8)))
+    done = run("convert", source, tmp_path / "again", "--instances", "foreground")
+    assert done.exit_code == 2
+    assert "differs in size from its image (8x9, expected 32x24)" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_images_of_many_channels_are_linked_as_they_are(tmp_path, suffix):
+    for index in range(2):
+        write_channels(tmp_path / "made", "train", f"{index}", suffix=suffix, seed=index)
+    (tmp_path / "made" / "train_images").rename(tmp_path / "made" / "imgs")
+    convert(tmp_path / "made", tmp_path / "out")
+    found = sorted((tmp_path / "out" / "train_images").iterdir())
+    assert [path.name for path in found] == [f"0{suffix}", f"1{suffix}"]
+    assert found[1].samefile(tmp_path / "made" / "imgs" / f"1{suffix}")
+    done = run(
+        "check", tmp_path / "out", "--channels", "5", "--config", tmp_path / "out" / "dataset.toml", "--group", ""
+    )
+    assert done.exit_code == 0 and "5 channels, mean of each: " in done.stdout

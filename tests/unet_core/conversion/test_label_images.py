@@ -71,6 +71,15 @@ def test_voc_of_cvat_has_colours_in_labelmap(tmp_path):
     convert(tmp_path / "source", tmp_path / "car", "--classes", "car")
     labels, settings = converted(tmp_path / "car")
     assert settings == {"classes": ("car",)} and np.array_equal(labels["train/a"], blocks((5, 9, 0, 32, 1)))
+    done = run("convert", tmp_path / "source", tmp_path / "two", "--ignore-index", "255")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: --colours: contradicts --ignore-index 255; leave that out, or use ignore=#RRGGBB among the --colours\n",
+    )
+    (tmp_path / "source" / "labelmap.txt").write_text("other:0,0,0::\nroad:128,64,128::\ncar:0,0,142::\n")
+    convert(tmp_path / "source", tmp_path / "road", "--classes", "road")
+    labels, settings = converted(tmp_path / "road")
+    assert settings == {"classes": ("road",)} and np.array_equal(labels["train/a"], blocks((2, 4, 0, 32, 1)))
     (tmp_path / "source" / "labelmap.txt").write_text("road:x\n")
     done = run("convert", tmp_path / "source", tmp_path / "again")
     assert done.stderr == (

@@ -3,12 +3,15 @@
 import base64
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from layouts import SIZE, blocks, convert, converted, run, write_image
 from PIL import Image
 
+from unet_core.conversion.labelme import read_labelme
+from unet_core.conversion.samples import ConvertOptions
 from unet_core.data.labels import IGNORED
 
 HEIGHT, WIDTH = SIZE
@@ -93,6 +96,16 @@ def test_an_image_inside_the_file_is_written(tmp_path):
             "has a polygon of LabelMe with points that make no sense",
         ),
         (
+            [shape("cat", "polygon", [[1, 10**400], [2, 3], [4, 5]])],
+            png(blocks()),
+            "has a polygon of LabelMe with points that make no sense",
+        ),
+        (
+            [shape("cat", "mask", [[float("inf"), 3], [32, 4]], mask=png([[1]]))],
+            png(blocks()),
+            "has a mask of LabelMe with points that make no sense",
+        ),
+        (
             [shape("cat", "star", [[1, 2]])],
             png(blocks()),
             "has a shape of the kind 'star', expected polygon, rectangle, circle or mask",
@@ -124,3 +137,16 @@ def test_other_json_among_the_files_is_named(tmp_path):
     path.write_text("{")
     done = run("convert", tmp_path / "source", tmp_path / "out")
     assert done.stderr.startswith(f"error: {path}: is not JSON (Expecting property name")
+
+
+def test_copies_of_images_in_the_files_are_not_kept_in_memory(tmp_path):
+    """LabelMe writes each image into its file, too: here 200 kB of 30."""
+    for index in range(30):
+        write_labelme(tmp_path, f"{index}", [CAT], "A" * 200_000)
+    tracemalloc.start()
+    try:
+        found = read_labelme(tmp_path, ConvertOptions())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.samples) == 30 and peak < 3_000_000

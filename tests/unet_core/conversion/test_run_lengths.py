@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from layouts import blocks, convert, converted, run, write_image
+from PIL import Image
 
 from runtime.rle import encode
 
@@ -85,3 +86,31 @@ def test_runs_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "m.csv").write_text("img,rle_mask\n")
     done = run("convert", tmp_path, tmp_path / "out")
     assert done.stderr == f"error: {tmp_path / 'm.csv'}: has no rows below its header\n"
+
+
+def test_images_without_a_row_are_told(tmp_path):
+    """Severstal's table has rows of images with defects alone."""
+    write_table(tmp_path / "train.csv", "ImageId,EncodedPixels\na.jpg,1 3\n", *(f"train/{name}.jpg" for name in "abc"))
+    write_image(tmp_path / "test" / "d.jpg")
+    done = convert(tmp_path, tmp_path / "out")
+    assert done.stderr == (
+        f"note: {tmp_path / 'train.csv'}: 2 images have no row and are left out: train/b.jpg, train/c.jpg; add rows "
+        "without run lengths for those that have no foreground\n"
+    )
+
+
+def test_what_is_no_table_of_run_lengths_is_passed_over(tmp_path):
+    """A table without a header that begins with long run lengths, and a folder that is called like a table."""
+    for kind, value in (("images", 0), ("masks", 255)):
+        write_image(tmp_path / "source" / kind / "a.png")
+        if value:
+            Image.new("L", (32, 24), value).save(tmp_path / "source" / kind / "a.png")
+    (tmp_path / "source" / "old.csv").mkdir()
+    table = tmp_path / "source" / "masks.csv"
+    table.write_text(f"a.png,{'1 3 ' * 50_000}\n")
+    assert "(folders)" in convert(tmp_path / "source", tmp_path / "out").stdout
+    done = run("convert", table, tmp_path / "again")
+    assert done.stderr == (
+        f"error: {table}: is in no known layout; expected a folder, COCO's JSON, or a CSV file of run lengths with a "
+        "header such as img,rle_mask or ImageId,EncodedPixels\n"
+    )

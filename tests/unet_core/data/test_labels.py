@@ -188,10 +188,19 @@ def test_a_palette_of_colours_holds_indices_and_one_of_greys_holds_greys(tmp_pat
 
 def test_a_picture_of_colours_is_no_mask(tmp_path):
     path = tmp_path / "m.png"
-    Image.new("RGB", (4, 3), (255, 0, 0)).save(path)
+    pixels = np.zeros((1, 7, 3), np.uint8)
+    pixels[0, 1:3] = (128, 64, 128), (0, 0, 142)
+    Image.fromarray(pixels).save(path)
     with pytest.raises(ImageError) as caught:
         load_truth(path, several(3))
-    assert str(caught.value) == f"{path}: is a RGB picture, expected a mask of one 8-bit channel (or a palette)"
+    assert str(caught.value) == (
+        f"{path}: has RGB pixels (#000000, #00008e, #804080), expected a mask of one 8-bit channel or a palette; if "
+        "its colours are classes, give --colours NAME=#RRGGBB for each"
+    )
+    pixels[0, :, 0] = range(7)
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ImageError, match=r"\(#000000, #014080, #02008e, #030000, #040000, \.\.\.\), expected a mask"):
+        load_truth(path, several(3))
 
 
 def test_mask_of_16_bits_in_colour_is_refused_though_its_channels_are_equal(tmp_path):
@@ -200,7 +209,7 @@ def test_mask_of_16_bits_in_colour_is_refused_though_its_channels_are_equal(tmp_
     cv2.imwrite(str(path), np.full((4, 5, 3), 2, np.uint16))
     with pytest.raises(ImageError) as caught:
         load_labels(path)
-    assert str(caught.value) == f"{path}: is a 16-bit RGB picture, expected a mask of one 8-bit channel (or a palette)"
+    assert str(caught.value) == f"{path}: has 16-bit RGB pixels, expected a mask of one 8-bit channel or a palette"
 
 
 @pytest.mark.parametrize(

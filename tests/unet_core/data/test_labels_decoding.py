@@ -82,8 +82,8 @@ def test_mask_with_colours_or_many_bits_is_refused(tmp_path, picture, mode):
     picture.save(path)
     with pytest.raises(ImageError) as caught:
         load_labels(path)
-    expected = f"is a {mode} picture, expected a mask of one 8-bit channel (or a palette)"
-    assert str(caught.value) == f"{path}: {expected}"
+    assert str(caught.value).startswith(f"{path}: has {mode} pixels")
+    assert ", expected a mask of one 8-bit channel or a palette" in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])

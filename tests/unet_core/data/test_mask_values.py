@@ -48,6 +48,12 @@ def test_the_threshold_itself_is_foreground(tmp_path):
     assert labels(path, ("car",), threshold=100) == [[0, 0, 1, 1]]
 
 
+def test_values_of_8_bits_in_a_file_of_16_are_no_shades_of_black(tmp_path):
+    path = tmp_path / "m.png"
+    Image.fromarray(np.array([[0, 1, 2, 255]], np.uint16)).save(path)
+    assert labels(path, ("car",), threshold=2) == [[0, 0, 1, 1]]
+
+
 def test_colours_are_classes_and_may_not_count(tmp_path):
     path = coloured(tmp_path / "m.png", [CAR, ROAD, VOID])
     assert labels(path, ("road", "car"), colours=COLOURS) == [[1, 0, IGNORED]]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def assert_it_converts(command, data):
         ("img/{}.jpg", "ann/masks/{}.png", "ann/masks (4 images), img (4 images)", "train_images"),
         ("{}.jpg", "{}_mask.png", ". (8 images)", "train_images"),
         ("Images/{}.jpg", "Masks/{}.png", "Images (4 images), Masks (4 images)", "train_images"),
+        (
+            "img_dir/train/{}.jpg",
+            "ann_dir/train/{}.png",
+            "ann_dir/train (4 images), img_dir/train (4 images)",
+            "train_images",
+        ),
+        ("img/{}.jpg", "ann/{}.png", "ann (4 images), img (4 images)", "train_images"),
+        ("pics/{}.jpg", "annotations/{}.png", "annotations (4 images), pics (4 images)", "train_images"),
         ("JPEGImages/{}.jpg", "Seg/{}.png", "JPEGImages (4 images), Seg (4 images)", "train_images"),
     ],
 )
@@ -185,3 +194,18 @@ def test_without_any_pair_the_masks_names_are_told(tmp_path):
     for path in (data / "masks").iterdir():
         path.unlink()
     assert faults() == {f"{expected}, found no images there"}
+
+
+def test_a_mask_for_each_object_is_told_with_the_command(tmp_path):
+    """Kaggle's nuclei: a folder for each image."""
+    for index in range(4):
+        folder = tmp_path / "data" / f"id{index}"
+        write_pair(tmp_path / "made", "train", str(index), seed=index, mask_suffix=".png")
+        for kind, name, target in (("images", f"{index}.jpg", f"id{index}.jpg"), ("masks", f"{index}.png", "x.png")):
+            (folder / kind).mkdir(parents=True)
+            (tmp_path / "made" / f"train_{kind}" / name).rename(folder / kind / target)
+        shutil.copy(folder / "masks" / "x.png", folder / "masks" / "y.png")
+    data = tmp_path / "data"
+    command = f"unet-data convert {data} {data}-converted --instances foreground"
+    assert refusal(data).endswith(f"; if 4 images have a mask for each object: {command}")
+    assert_it_converts(command, data)

@@ -162,3 +162,19 @@ def test_a_hub_that_is_not_reachable_is_told_with_the_way_out(monkeypatch):
         "(ConnectionError: Name or service not known); where it is not reachable, give model.safetensors from there as "
         "--encoder-weights FILE, or none"
     )
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_more_channels_have_the_mean_of_the_colour_whose_filters_they_have(weights, tmp_path, count):
+    """The library gives them those of red, green and blue in turn, so a picture of grey answers as in colours."""
+    torch.save(weights, tmp_path / "colours.pth")
+    many = SmpConfig(name="Unet", encoder="resnet18", in_channels=count, options=CONFIG.options)
+    found = started(many, str(tmp_path / "colours.pth"))
+    assert found.mean == tuple((IMAGENET[0] * 2)[:count])
+    assert found.std == tuple((IMAGENET[1] * 2)[:count])
+    filters = found.network.get_submodule("encoder").state_dict()["conv1.weight"] * (count / 3)
+    values = (torch.full((count,), 0.3) - torch.tensor(found.mean)) / torch.tensor(found.std)
+    colours = (torch.full((3,), 0.3) - torch.tensor(IMAGENET[0])) / torch.tensor(IMAGENET[1])
+    theirs = weights["conv1.weight"] * colours[:, None, None]
+    for index in range(count):
+        torch.testing.assert_close(filters[:, index] * values[index], theirs[:, index % 3])

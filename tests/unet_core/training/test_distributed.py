@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -155,6 +156,30 @@ def test_all_processes_leave_out_what_the_first_one_found(config, data, monkeypa
     assert str(refusal).endswith(": train_images/car4.jpg")
 
 
+class HearingWeights(Pretended):
+    """A process that hears from the first one how much the classes weigh."""
+
+    def gather(self, value):
+        return [(0.5, 2.0)]
+
+    def agree(self, failure):
+        assert failure is None
+
+
+def test_all_processes_weigh_classes_as_the_first_one_does(config):
+    """The others look at no mask: on another machine they may have other masks in their caches."""
+    config = replace(config, class_weights="median")
+    sets = find_records(config)
+    load_records(config, sets, Processes(), Display(quiet=True))
+    second = Trainer(config, *sets, processes=HearingWeights(1, 2, 1))
+    second.train.decoder = None  # decoding would fail
+    second.weigh_classes()
+    logits = torch.zeros(1, 1, 2, 2)
+    labels = torch.tensor([[[0, 0], [0, 1]]], dtype=torch.uint8)
+    assert second.class_weights == (0.5, 2.0)
+    assert second.loss(logits, labels).item() == pytest.approx(math.log(2) * (3 * 0.5 + 2.0) / 4)
+
+
 def torchrun(config, *more, **how):
     file = Path(config.out).with_suffix(".toml")
     settings = {name: value for name, value in asdict(config).items() if value is not None}
@@ -274,3 +299,16 @@ def test_validation_of_sharded_images_is_that_of_all(config):
     assert [len(metrics.state()) for metrics in counted] == [2, 1]
     counted[1].merge(counted[0])
     assert counted[1].summary() == {name: float(rows[-1][name]) for name in counted[1].summary()}
+
+
+@pytest.mark.slow
+@pytest.mark.timing
+def test_two_processes_weigh_classes(config, tmp_path):
+    """With a rectangle of a quarter: background by 2/3 and the class by 2, so the first loss is that of one process."""
+    settings = {"epochs": 1, "batch_size": 6, "accumulate": 1, "lr": 1e-12, "ema": 0.0}
+    weighted = replace(config, class_weights="median", **settings)
+    assert train_as_two(weighted) == [0, 0]
+    plain = replace(config, out=str(tmp_path / "plain"), **settings)
+    assert train_as_two(plain) == [0, 0]
+    losses = [load_checkpoint(Path(one.out) / LAST).extra["history"][0]["train_loss"] for one in (weighted, plain)]
+    assert abs(losses[0] - losses[1]) > 1e-3

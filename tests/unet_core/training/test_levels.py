@@ -132,6 +132,15 @@ def test_dark_pictures_of_8_bits_are_told_and_percentiles_mend_them(config, data
     assert np.ptp(found[0][0]) == 255
 
 
+def test_bars_of_a_letterbox_are_no_levels_of_the_images(config, data, capsys):
+    """They are black, and these images are not."""
+    for path in data.glob("train_images/*.jpg"):
+        cv2.imwrite(str(path.with_suffix(".png")), cv2.imread(str(path)) // 8 + 100)
+        path.unlink()
+    records_of(replace(config, height=64, width=64, fit="letterbox"))
+    assert "the images fill 28 of the 256 levels that the network sees (100 to 127, " in capsys.readouterr().err
+
+
 def test_a_resumed_run_keeps_its_levels(config, twelve, monkeypatch):
     train(config)
     monkeypatch.setattr("unet_core.training.run.find_levels", lambda *_: pytest.fail("levels were sought again"))
