@@ -110,12 +110,16 @@ class Format:
         """
         try:
             with open(path, "rb", buffering=0) as file:
-                begin = file.read(128)
-                length = file.seek(0, os.SEEK_END)
-                file.seek(max(0, length - len(PNG_END)))
-                ends = FileEnds(begin, file.read(len(PNG_END)), length)
+                return self.is_complete(file, classes, size)
         except OSError:
             return False
+
+    def is_complete(self, file: IO[bytes], classes: int, size: tuple[int, int]) -> bool:
+        """Return True if a file, open at its beginning, is whole; see `is_finished`."""
+        begin = file.read(128)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - len(PNG_END)))
+        ends = FileEnds(begin, file.read(len(PNG_END)), length)
         return any(self.is_whole(ends, (classes, *sides)) for sides in (size, size[::-1]))
 
 

@@ -25,7 +25,7 @@ SERVER_LIBRARIES = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
 """Libraries that the room `runtime.serve` may import as well; its commands say which extra brings them."""
 
 PUBLIC_MODULES = {
-    "runtime": ["card", "errors", "image", "options", "predictor", "result", "rle"],
+    "runtime": ["card", "distributed", "errors", "image", "options", "predictor", "result", "rle"],
     "unet_core": ["checkpoint", "datasets", "evaluate", "model", "train", "turntable"],
     "export": ["exporter", "graph", "proof", "samples", "triton", "verify"],
     "benchmarks": ["first_gpu_run", "networks", "precision", "results", "training"],
@@ -266,6 +266,7 @@ def test_four_packages_are_installed_and_nothing_else():
         "gpu",
         "tensorrt",
         "openvino",
+        "ray",
         "serve",
         "bench",
         "docs",

@@ -1,4 +1,4 @@
-"""Inputs of `unet-predict`: the images in files, folders and patterns."""
+"""Inputs of `unet-predict`: the images in files, folders and patterns, on disk or at URLs."""
 
 import glob
 import os
@@ -9,27 +9,36 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from runtime.errors import ImageError
-from runtime.image_files.folders import count_left_out, is_image, left_out_note, list_images
+from runtime.image_files.folders import (
+    ARRAY_SUFFIXES,
+    count_left_out,
+    is_image,
+    left_out_note,
+    list_images,
+    read_suffixes,
+)
+from runtime.storage.listing import RemoteSearch
+from runtime.storage.remote import Place, is_url, local_path
 
 
 @dataclass(frozen=True)
 class Found:
     """An image, and its name relative to the folder, pattern or file that was given."""
 
-    path: Path
+    path: Place
     name: PurePath
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The real path of the folder of answers, which is not searched; suffixes of files and masks that were left out.
+    """The real path or URL of the folder of answers, which is not searched; suffixes and masks that were left out.
 
     `arrays` is True if NumPy's files are images, too.
     """
 
     out: str
     left_out: Counter[str]
-    masks: list[Path]
+    masks: list[Place]
     arrays: bool = False
 
     def without_masks(self, found: Iterable[Found]) -> list[Found]:
@@ -46,13 +55,13 @@ def is_mask(name: PurePath) -> bool:
 
 def find_images(
     images: Iterable[str],
-    out: Path,
+    out: Place,
     left_out: Counter[str] | None = None,
-    masks: list[Path] | None = None,
+    masks: list[Place] | None = None,
     *,
     arrays: bool = False,
 ) -> list[Found]:
-    """List the images of files, folders and patterns, in that order, each under one name once.
+    """List the images of files, folders, patterns and URLs, in that order, each under one name once.
 
     The masks of a data set are left out, and added to `masks`, where its folder or a pattern with `**` is searched; see
     `is_mask`. Whoever wants them names the files themselves, a pattern with `_mask`, or the folder of masks.
@@ -66,11 +75,13 @@ def find_images(
         ImageError: a file or folder does not exist, holds no images, or cannot be listed.
     """
     left_out, masks = Counter() if left_out is None else left_out, [] if masks is None else masks
-    scope = Scope(os.path.realpath(out), left_out, masks, arrays)
+    scope = Scope(os.path.realpath(out) if isinstance(out, Path) else out.url, left_out, masks, arrays)
     named: dict[Found, None] = {}
-    for text in images:
+    for text in map(local_path, images):
         path = Path(text)
-        if os.path.lexists(path) or not glob.has_magic(text):
+        if is_url(text):
+            found = expand_url(text, scope)
+        elif os.path.lexists(path) or not glob.has_magic(text):
             found = expand(path, scope)
         elif "**" in path.parts:
             matched = match_recursively(path, scope)
@@ -117,6 +128,26 @@ def expand(path: Path, scope: Scope) -> list[Found]:
     if path.exists():
         return [Found(path, PurePath(path.name))]
     raise ImageError(f"{path}: no such file or folder")
+
+
+def expand_url(url: str, scope: Scope) -> list[Found]:
+    """List the images of a URL.
+
+    Raises:
+        ImageError: the URL does not exist, or holds no images.
+    """
+    before = len(scope.masks)
+    without = None if f"{url.rstrip('/')}/".startswith(f"{scope.out}/") else scope.out  # who names it has it searched
+    suffixes = read_suffixes() | (ARRAY_SUFFIXES if scope.arrays else frozenset())
+    search = RemoteSearch(suffixes=suffixes, without=without, left_out=scope.left_out)
+    items = [Found(file, name) for file, name in search.images_of(url)]
+    is_named = len(items) == 1 and str(items[0].path) == url
+    found = items if is_named or "_mask" in url else scope.without_masks(items)
+    if not found:
+        only = " but masks (*_mask.*, *_masks/); to segment these, name the files" if scope.masks[before:] else ""
+        note = left_out_note(scope.left_out)
+        raise ImageError(f"{url}: no images at this URL and below{only}" + (f"; {note}" if note else ""))
+    return found
 
 
 def walk(folder: Path, name: PurePath, scope: Scope, above: tuple[str, ...]) -> Iterator[Found]:

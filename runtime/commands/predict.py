@@ -4,6 +4,7 @@ This module holds the options. `predict_files` does the work and is imported whe
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import click
 from runtime.commands.console import Command, Named, Size, max_pixels_option
 from runtime.errors import ConfigError
 from runtime.output_formats import FORMATS, TABLES, Format, TableFormat, cutout_format
+from runtime.storage.remote import RemoteFile, is_url, local_path
 from runtime.support.cpu_count import MAX_THREADS
 
 PIPE, TRANSPARENT = "-", "transparent"
+
+WORKERS = 10_000
+"""Most workers that may be asked for."""
 
 CHOICES: dict[str, Format | TableFormat] = {**FORMATS, **TABLES}
 """Formats by name; `--format` offers those that have a help text."""
@@ -29,15 +34,35 @@ class NetworkSize(Size):
         return value if value == "native" else super().convert(value, param, ctx)
 
 
+class Destination(Named):
+    """A path, or a URL that fsspec writes to."""
+
+    name = "path|URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = local_path(value) if isinstance(value, str) else value
+        return RemoteFile(text.rstrip("/")) if is_url(text) else super().convert(text, param, ctx)
+
+
+class ModelFile(Named):
+    """The path of a model."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        text = local_path(value) if isinstance(value, str) else value
+        if is_url(text):
+            self.fail(f"{text}: is a URL, expected a file on disk; download the model first", param, ctx)
+        return super().convert(text, param, ctx)
+
+
 @click.command(cls=Command)
-@click.argument("model", type=Named("standard input is for an image, name an .onnx file"))
+@click.argument("model", type=ModelFile("standard input is for an image, name an .onnx file"))
 @click.argument("images", nargs=-1, required=True)
 @click.option(
     "-o",
     "--out",
-    type=Named("standard output is for one image, without -o, as in MODEL - < IMAGE > MASK"),
-    help="Folder for the files. Subfolders of an image folder are kept. With a format of one file for all images: "
-    "that file.",
+    type=Destination("standard output is for one image, without -o, as in MODEL - < IMAGE > MASK"),
+    help="Folder for the files, or a URL such as s3://bucket/masks. Subfolders of an image folder are kept. With a "
+    "format of one file for all images: that file.",
 )
 @click.option(
     "--device",
@@ -110,10 +135,38 @@ class NetworkSize(Size):
 )
 @max_pixels_option
 @click.option("--skip-existing", is_flag=True, help="Skip images that already have a complete file, or a row.")
+@click.option(
+    "--manifest",
+    type=Destination(),
+    help="Parquet file with a row for each image: path, file, status, error, ms, foreground, model. Needs pyarrow.  "
+    "[default: none; with --engine ray manifest.parquet in OUT, or OUT with the suffix .parquet]",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="local: this process. ray: workers on all machines of a Ray cluster, or on this one (extra [ray]).",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="With --engine ray: the cluster, auto or HOST:PORT.  [default: RAY_ADDRESS, or a new one on this machine]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, WORKERS),
+    help="With --engine ray: processes that hold the model, each with --threads CPUs (1).  [default: all that fit]",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0, 64),
+    help="With --engine ray: GPUs of a worker; 0.5 puts two workers on each.  [default: 0]",
+)
 def predict(
     model: Path,
     images: tuple[str, ...],
-    out: Path | None,
+    out: Path | RemoteFile | None,
     device: str,
     kind: str | None,
     threshold: float | None,
@@ -125,12 +178,17 @@ def predict(
     background: str | None,
     keep_colours: bool,
     skip_existing: bool,
+    manifest: Path | RemoteFile | None,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
     **asked: Any,
 ) -> None:
     """Segment IMAGES with MODEL (an .onnx file) and write the answers to OUT, each at its image's own size.
 
-    IMAGES are files, folders (with their subfolders, without masks: *_masks/ and *_mask.*) and quoted patterns
-    ('in/**/*.jpg'). A single - reads one image
+    IMAGES are files, folders (with their subfolders, without masks: *_masks/ and *_mask.*), quoted patterns
+    ('in/**/*.jpg') and URLs that fsspec reads (s3://bucket/folder). A single - reads one image
     from standard input and writes its answer to standard output.
 
     An image that cannot be read does not stop the others. Exit code: 0 if all answers were written, 1 if some failed,
@@ -156,11 +214,26 @@ def predict(
         check_fast_decode(kind, form, asked["size"], asked["tile"])
     options = {name: value for name, value in {"threshold": threshold, **asked}.items() if value is not None}
     if PIPE in images:
-        check_pipe(images, out, form, for_several=skip_existing or batch_size is not None)
+        several = {"--skip-existing": skip_existing, "--batch-size": batch_size, "--manifest": manifest}
+        several |= {"--engine ray": engine == "ray"}
+        check_pipe(images, out, form, [name for name, value in several.items() if value])
     elif out is None:
         raise click.UsageError("Missing option '-o' / '--out', where to write to.")
 
-    from runtime.commands.predict_files import PredictorArguments, predict_files, predict_pipe  # takes half a second
+    if engine == "local":
+        refused = {"--ray-address": ray_address, "--workers": workers, "--gpus-per-worker": gpus_per_worker}
+        if given := [name for name, value in refused.items() if value is not None]:
+            raise click.UsageError(f"{given[0]} is for --engine ray")
+    elif device.partition(":")[0] in ("gpu", "cuda", "tensorrt") and not gpus_per_worker:
+        raise click.UsageError(f"--device {device}: workers of --engine ray have no GPU; add --gpus-per-worker 1")
+
+    from runtime.commands.predict_files import (  # takes half a second
+        Engine,
+        PredictorArguments,
+        ThisProcess,
+        predict_files,
+        predict_pipe,
+    )
 
     arguments = PredictorArguments(
         model=model, device=device, threads=threads, verify=not no_verify, fast_decode=fast_decode, options=options
@@ -169,7 +242,15 @@ def predict(
         assert not isinstance(form, TableFormat)
         predict_pipe(arguments, form)
         return
-    code = predict_files(arguments, images, out, form, batch_size=batch_size, skip_existing=skip_existing)
+    if engine == "ray":
+        from runtime.commands.predict_cluster import ClusterOptions, RayCluster
+
+        cluster = ClusterOptions(address=ray_address, workers=workers, gpus_per_worker=gpus_per_worker or 0)
+        chosen: Engine = RayCluster(arguments, cluster, form, batch_size, out, skip_existing)
+        manifest = manifest or manifest_of(out, form)
+    else:
+        chosen = ThisProcess(arguments, batch_size)
+    code = predict_files(arguments, images, out, form, skip_existing=skip_existing, engine=chosen, manifest=manifest)
     click.get_current_context().exit(code)
 
 
@@ -182,10 +263,17 @@ def check_fast_decode(kind: str | None, form: Format | TableFormat | None, size:
         raise click.UsageError(f"--fast-decode changes nothing with {option}: the network sees the image's own size")
 
 
+def manifest_of(out: Path | RemoteFile, form: Format | TableFormat | None) -> Path | RemoteFile:
+    """Return the place of the manifest of a job: in the folder of answers, or beside the one file of all answers."""
+    if not isinstance(form, TableFormat):
+        return out / "manifest.parquet"
+    return out.with_suffix(".parquet") if isinstance(out, Path) else RemoteFile(f"{out.url.rpartition('.')[0]}.parquet")
+
+
 def check_pipe(
-    images: tuple[str, ...], out: Path | None, form: Format | TableFormat | None, *, for_several: bool
+    images: tuple[str, ...], out: object, form: Format | TableFormat | None, for_several: Sequence[str]
 ) -> None:
-    """Raise a usage error for options that contradict the pipe; `for_several` says that one of them is for a folder."""
+    """Raise a usage error for options that contradict the pipe; `for_several` are those of a folder that were given."""
     if len(images) > 1:
         raise click.UsageError("- is one image from standard input; give it alone, and the other images without it")
     if out is not None:
@@ -193,7 +281,7 @@ def check_pipe(
     if isinstance(form, TableFormat):
         raise click.UsageError(f"- has no name for --format {form.name} to list; name a file, or leave out --format")
     if for_several:
-        raise click.UsageError("- is one image; leave out --skip-existing and --batch-size")
+        raise click.UsageError(f"- is one image; leave out {' and '.join(for_several)}")
     if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError("- reads an image from standard input, which is a terminal or closed; use < or |")
     if sys.stdout is None or sys.stdout.isatty():

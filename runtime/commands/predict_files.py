@@ -7,23 +7,37 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
-from runtime.card import OutputSpec
+from runtime.card import ModelCard, OutputSpec
 from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
-from runtime.commands.outputs import FileSink, Job, TableSink, Tally, file_jobs, open_sink, table_jobs, write_legend
-from runtime.errors import ConfigError, DeviceError, ImageError, one_line, shown
-from runtime.image import SPARE, Decode, Limits, image_size
+from runtime.commands.outputs import (
+    FileSink,
+    TableSink,
+    Tally,
+    file_jobs,
+    open_sink,
+    table_jobs,
+    table_on_disk,
+    write_legend,
+)
+from runtime.errors import ConfigError, ImageError, shown
+from runtime.image import SPARE, Decode, Limits
 from runtime.image_files.folders import left_out_note
+from runtime.inference.predict_options import resolve_options
 from runtime.inference.stream import MAX_WORKERS
+from runtime.jobs.job import Job, answer_states
+from runtime.jobs.manifest import Manifest, open_manifest
+from runtime.jobs.outcome import JobOutcome
 from runtime.model_file.digest import VERIFIED
 from runtime.model_file.reader import read_model
 from runtime.options import ProviderOptions
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
+from runtime.storage.remote import Place, readable
 from runtime.support.files import formula_note, remove_leftovers_of
 
 
@@ -38,29 +52,42 @@ class PredictorArguments:
     fast_decode: bool
     options: dict[str, Any]
 
+    @property
+    def decode(self) -> Decode:
+        """The predictor's way to decode."""
+        return "scaled" if self.fast_decode else "full"
+
     def open(self) -> Predictor:
         """Open the predictor. Notes say if the model has no digest to verify, or if `fast_decode` changes nothing.
 
         Raises:
-            ConfigError: the model takes the most probable one of several classes, so no threshold.
+            ConfigError: as `check`.
         """
-        decode: Decode = "scaled" if self.fast_decode else "full"
-        predictor = Predictor(self.model, self.device, self.threads, verify=self.verify, decode=decode)
+        predictor = Predictor(self.model, self.device, self.threads, verify=self.verify, decode=self.decode)
         if self.verify and predictor.report.integrity != VERIFIED:
             echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
-        spec = predictor.card.input
+        self.check(predictor.card)
+        if advice := missing_speed(self.device, predictor):
+            echo(f"note: {self.model}: {advice}", err=True)
+        return predictor
+
+    def check(self, card: ModelCard) -> None:
+        """Refuse options that are not for a model. A note says if `fast_decode` changes nothing.
+
+        Raises:
+            ConfigError: the model takes the most probable one of several classes, so no threshold; or an option of
+                `Predictor.predict` is invalid.
+        """
+        spec, output = card.input, card.output
         if self.fast_decode and spec.fit == "native" and SPARE * spec.scale > 1 / 2 and "size" not in self.options:
             echo(
                 f"note: --fast-decode changes nothing: {self.model} sees images at more than a quarter of their size",
                 err=True,
             )
-        if advice := missing_speed(self.device, predictor):
-            echo(f"note: {self.model}: {advice}", err=True)
-        output = predictor.card.output
         if "threshold" in self.options and not output.thresholded:
             classes = len(output.classes)
             raise ConfigError(f"--threshold: is for one class, {self.model} has {classes} and takes the most probable")
-        return predictor
+        resolve_options(card, **self.options)
 
 
 def missing_speed(device: str, predictor: Predictor) -> str:
@@ -95,21 +122,74 @@ def predict_pipe(arguments: PredictorArguments, asked: Format | None) -> None:
     sys.stdout.buffer.flush()
 
 
+class Engine(Protocol):
+    """The place where images are answered: this process, or the workers of a cluster."""
+
+    place: str
+    """The name of the place, for the summary."""
+
+    skips: bool
+    """True if images that have a complete file are skipped by whoever answers them."""
+
+    def start(self) -> None:
+        """Get ready, before anything is written; raises what keeps the work from beginning."""
+
+    def answers(self, jobs: list[Job], sink: FileSink | TableSink) -> Generator[JobOutcome]:
+        """Answer jobs, and yield what became of each, in order."""
+
+    def stop(self) -> None:
+        """Let go of everything."""
+
+
+class ThisProcess:
+    """Answers images by a `Predictor` in this process."""
+
+    place, skips = "this machine", False
+
+    def __init__(self, arguments: PredictorArguments, batch_size: int | None) -> None:
+        self._arguments, self._batch_size = arguments, batch_size
+
+    def start(self) -> None:
+        self._predictor = self._arguments.open()
+        self.place = self._predictor.report.device
+
+    def answers(self, jobs: list[Job], sink: FileSink | TableSink) -> Generator[JobOutcome]:
+        by_source: dict[Any, Job] = {readable(job.source): job for job in jobs}
+        threads = self._arguments.threads
+        if any(not isinstance(place, Path) for job in jobs for place in (job.source, job.target)):
+            threads = MAX_WORKERS  # they wait for the network
+        answers = self._predictor.stream(
+            list(by_source),
+            then=lambda source, result: sink.make(by_source[source], result),
+            batch_size=self._batch_size,
+            workers=None if threads is None else min(threads, MAX_WORKERS),
+            errors="yield",
+            **self._arguments.options,
+        )
+        with closing(answers):
+            for job, answer in zip(jobs, answers, strict=True):
+                yield JobOutcome.failed(job, answer) if isinstance(answer, Exception) else answer
+
+    def stop(self) -> None:
+        """Do nothing: the process ends soon."""
+
+
 def predict_files(
     arguments: PredictorArguments,
     images: Sequence[str],
-    out: Path,
+    out: Place,
     asked: Format | TableFormat | None,
     *,
-    batch_size: int | None,
     skip_existing: bool,
+    engine: Engine,
+    manifest: Place | None = None,
 ) -> int:
     """Answer images to the folder or file `out`, print a summary, and return the exit code.
 
     `asked` is the format, or None for the model's default.
     """
     left_out: Counter[str] = Counter()
-    masks: list[Path] = []
+    masks: list[Place] = []
     card = read_model(arguments.model)[0]
     output = card.output
     found = find_images(images, out, left_out, masks, arrays=card.input.channels == "raw")
@@ -121,83 +201,80 @@ def predict_files(
         jobs = table_jobs(found, out, form.suffix)
     else:
         jobs = file_jobs(found, out, form.suffixes[0])
-    limits = arguments.options["limits"]
-    left = unfinished(jobs, out, form, output, limits) if skip_existing else jobs
-    skipped = len(jobs) - len(left)
-    if isinstance(form, Format) and skip_existing and out.is_dir():
-        write_legend(form, out, output, keep=True)
-    if not left:
-        echo(f"nothing to do: {skipped} of {skipped} are in {out} already")
-        if note := left_out_note(left_out):
-            echo(f"note: {note}", err=True)
-        return 0
-    predictor = arguments.open()
+        if skip_existing and not (isinstance(out, Path) and not out.is_dir()):
+            write_legend(form, out, output, keep=True)
     tally = Tally()
-    by_source = {job.source: job for job in left}
-    if isinstance(form, Format):
-        remove_leftovers_of(job.target for job in left)
-    try:
-        with open_sink(form, out, output, skip_existing, tally) as sink:
-            answers = predictor.stream(
-                list(by_source),
-                then=lambda source, result: sink.make(by_source[source], tally.counted(result)),
-                batch_size=batch_size,
-                workers=None if arguments.threads is None else min(arguments.threads, MAX_WORKERS),
-                errors="yield",
-                **arguments.options,
-            )
-            take_all(left, answers, sink, tally.failures)
-    finally:  # also after Ctrl-C or on a full disk
-        parts = [f"{tally.written} of {len(left)} written to {out} on {predictor.report.device}"]
-        parts += [f"{len(tally.failures)} failed"] if tally.failures else []
-        parts += [f"{skipped} skipped"] if skipped else []
-        parts += [f"{len(tally.fast)} decoded at a part of their size"] if arguments.fast_decode else []
-        if (
-            out.suffix.lower() == ".csv"
-            and isinstance(form, TableFormat)
-            and (note := formula_note(out, [job.name for job in left]))
-        ):
-            echo(f"note: {note}", err=True)
-        echo(", ".join(parts))
-        if note := left_out_note(left_out):
-            echo(f"note: {note}", err=True)
+    with table_on_disk(form, out, keep=skip_existing) as path:
+        left = jobs
+        if skip_existing and (isinstance(form, TableFormat) or not engine.skips):
+            left = unfinished(jobs, path, form, output, arguments.options["limits"])
+        skipped = set(jobs).difference(left)
+        tally.skipped = len(skipped)
+        if left:
+            engine.start()
+            if isinstance(form, Format):
+                remove_leftovers_of(job.target for job in left if isinstance(job.target, Path))
+        try:
+            with open_manifest(manifest, arguments.model, keep=skip_existing) as table:
+                if table:
+                    for job in skipped:
+                        table.add(JobOutcome.skipped(job))
+                if left:
+                    with open_sink(form, path, output, skip_existing, tally, table is not None) as sink:
+                        take_all(engine.answers(left, sink), len(left), sink, tally, table)
+        finally:  # also after Ctrl-C or on a full disk
+            engine.stop()
+            print_summary(tally, left, form, out, engine.place, count_fast=arguments.fast_decode)
+            if note := left_out_note(left_out):
+                echo(f"note: {note}", err=True)
     if not tally.failures:
         return 0
-    return 1 if tally.written or skipped else ImageError.exit_code
+    return 1 if tally.written or tally.skipped else ImageError.exit_code
 
 
-def unfinished(jobs: list[Job], out: Path, form: Format | TableFormat, output: OutputSpec, limits: Limits) -> list[Job]:
+def print_summary(
+    tally: Tally, asked: list[Job], form: Format | TableFormat, out: Place, place: str, *, count_fast: bool
+) -> None:
+    """Print what was written, and a note on names that spreadsheets take for formulas."""
+    if not asked:
+        echo(f"nothing to do: {tally.skipped} of {tally.skipped} are in {out} already")
+        return
+    parts = [f"{tally.written} of {len(asked)} written to {out} on {place}"]
+    parts += [f"{len(tally.failures)} failed"] if tally.failures else []
+    parts += [f"{tally.skipped} skipped"] if tally.skipped else []
+    parts += [f"{tally.fast} decoded at a part of their size"] if count_fast else []
+    is_csv = isinstance(form, TableFormat) and form.suffix == ".csv"
+    if is_csv and (note := formula_note(str(out), [job.name for job in asked])):
+        echo(f"note: {note}", err=True)
+    echo(", ".join(parts))
+
+
+def unfinished(
+    jobs: list[Job], out: Place, form: Format | TableFormat, output: OutputSpec, limits: Limits
+) -> list[Job]:
     """Return the jobs that have no complete answer yet. A note counts the incomplete files."""
     if isinstance(form, TableFormat):
+        assert isinstance(out, Path)
         present = {name for name, _ in form.layout(output).read(out)} if out.exists() else set()
         return [job for job in jobs if job.name not in present]
-    left, incomplete = [], 0
-    for job in jobs:
-        exists = job.target.is_file()
-        try:
-            if exists:
-                size = image_size(job.source, limits, upright=False)
-                if form.is_finished(job.target, len(output.classes), size):
-                    continue
-        except ImageError:
-            pass  # reading the image again will report this
-        left.append(job)
-        incomplete += exists
-    if incomplete:
+    states = answer_states(jobs, form, len(output.classes), limits)
+    if incomplete := states.count("incomplete"):
         echo(
             f"note: {incomplete} of {len(jobs)} files are truncated or of another format or size; writing them again",
             err=True,
         )
-    return left
+    return [job for job, state in zip(jobs, states, strict=True) if state != "whole"]
 
 
-def take_all(jobs: list[Job], answers: Generator[Any], sink: FileSink | TableSink, failures: list[str]) -> None:
-    """Hand each answer to the sink, in order, and show progress; a failed image is reported and added to `failures`."""
+def take_all(
+    outcomes: Generator[JobOutcome], count: int, sink: FileSink | TableSink, tally: Tally, manifest: Manifest | None
+) -> None:
+    """Hand each answer to the sink, in order, and show progress; a failed image is reported and counted."""
     start = time.monotonic()
     with (
-        closing(answers),
+        closing(outcomes),
         click.progressbar(
-            length=len(jobs),
+            length=count,
             label="predicting",
             show_pos=True,
             item_show_func=lambda rate: rate,
@@ -205,22 +282,16 @@ def take_all(jobs: list[Job], answers: Generator[Any], sink: FileSink | TableSin
             hidden=progress_hidden(),
         ) as bar,
     ):
-        for done, (job, answer) in enumerate(zip(jobs, answers, strict=True), 1):
-            if isinstance(answer, Exception):
-                failures.append(failure_line(job, answer))
+        for done, outcome in enumerate(outcomes, 1):
+            if outcome.status == "failed":
+                tally.failures.append(outcome.error)
                 clear = "" if progress_hidden() else "\r\x1b[K"  # over the progress bar, which is drawn again
-                click.echo(f"{clear}error: {shown(one_line(failures[-1]))}", err=True)
+                click.echo(f"{clear}error: {shown(outcome.error)}", err=True)
+            elif outcome.status == "skipped":
+                tally.skipped += 1
             else:
-                sink.take(answer)
+                tally.fast += outcome.fast
+                sink.take(outcome)
+            if manifest:
+                manifest.add(outcome)
             bar.update(1, f"{done / (time.monotonic() - start):.1f} images/s")
-
-
-def failure_line(job: Job, error: Exception) -> str:
-    """Return one line about an image that failed; raises an error that concerns more than this image."""
-    if isinstance(error, ImageError):
-        return str(error)
-    if isinstance(error, DeviceError):
-        return f"{job.source}: {error}"
-    if isinstance(error, MemoryError):
-        return f"{job.source}: out of memory; try --tile"
-    raise error

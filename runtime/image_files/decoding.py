@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -140,14 +140,18 @@ def jpeg_orientation(header: jpeg.Header, limits: Limits) -> int:
     return formats.jpeg_orientation(header.exif, limits)
 
 
-def image_size(path: str | os.PathLike[str], limits: Limits = LIMITS, *, upright: bool = True) -> tuple[int, int]:
+def image_size(
+    source: str | os.PathLike[str] | IO[bytes], limits: Limits = LIMITS, *, upright: bool = True
+) -> tuple[int, int]:
     """Return (height, width) of an image file as displayed; with `upright` false, as its header says.
+
+    `source` is a path, or a file that is open at its beginning and can seek.
 
     Raises:
         ImageError: the file cannot be read, or exceeds the limits.
     """
-    name = name_of(path)
-    with image_errors(name), open_source(path, name, limits) as file:
+    name = name_of(source)
+    with image_errors(name), open_source(source, name, limits) as file:
         start = file.read(HEADER)
         if start.startswith(starts.JPEG):
             header = jpeg.read_start(start, file, limits)

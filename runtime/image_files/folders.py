@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from runtime.errors import ImageError
 from runtime.image_files import heif
@@ -87,7 +87,7 @@ def list_images(
     return images
 
 
-def count_left_out(path: Path, left_out: Counter[str]) -> None:
+def count_left_out(path: PurePath, left_out: Counter[str]) -> None:
     """Count the suffix of a file that is no image, unless it is one of `NOTES`."""
     suffix = suffix_of(path)
     if suffix not in NOTES:

@@ -41,9 +41,12 @@ def is_picture(source: object) -> "TypeIs[Image.Image]":
 
 
 @contextmanager
-def open_source(path: str | os.PathLike[str], name: str, limits: Limits) -> Iterator[IO[bytes]]:
-    """Open a file for its header alone: on disk as it is, everything else from memory."""
-    with open(path, "rb") as file:
+def open_source(source: str | os.PathLike[str] | IO[bytes], name: str, limits: Limits) -> Iterator[IO[bytes]]:
+    """Open a file for its header alone: on disk as it is, everything else from memory; an open file stays open."""
+    if not isinstance(source, str | os.PathLike):
+        yield source
+        return
+    with open(source, "rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode):
             check_bytes(status.st_size, name, limits)
