@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,47 +85,82 @@ class ImageWorker:
     def answer(self, jobs: Sequence[Job], sources: Sequence[Any] | None = None) -> list[JobOutcome]:
         """Answer images, and write each answer to its file; what became of them, in order.
 
-        `sources` are their contents where they need not be read; a bad image is an `JobOutcome` and no error.
+        `sources` are their contents where they need not be read; a bad image is a `JobOutcome` and no error.
 
         Raises:
             OutputError: an answer cannot be written.
         """
-        form, output = self._settings.form, self._predictor.card.output
+        form, output, settings = self._settings.form, self._predictor.card.output, self._settings
         outcomes: dict[int, JobOutcome] = {}
-        if self._settings.skip_existing and isinstance(form, Format):
-            limits = self._settings.options.get("limits", Limits())
-            states = answer_states(jobs, form, len(output.classes), limits)
+        if settings.skip_existing and isinstance(form, Format):
+            states = answer_states(jobs, form, len(output.classes), settings.options.get("limits", Limits()))
             outcomes = {i: JobOutcome.skipped(jobs[i]) for i, state in enumerate(states) if state == "whole"}
         left = [i for i in range(len(jobs)) if i not in outcomes]
-        by_source = {i: readable(jobs[i].source) if sources is None else sources[i] for i in left}
-        for i, answer in zip(left, self._stream(jobs, left, by_source), strict=True):
-            outcomes[i] = JobOutcome.failed(jobs[i], answer) if isinstance(answer, Exception) else answer
+        answers = answer_jobs(
+            self._predictor,
+            [jobs[i] for i in left],
+            self._make,
+            sources=None if sources is None else [sources[i] for i in left],
+            batch_size=settings.batch_size,
+            threads=settings.threads,
+            options=settings.options,
+        )
+        outcomes.update(zip(left, answers, strict=True))
         return [outcomes[i] for i in range(len(jobs))]
 
-    def _stream(self, jobs: Sequence[Job], left: Sequence[int], sources: dict[int, Any]) -> Iterable[Any]:
-        """Yield the outcome of each job that is left, or its exception."""
-        form, settings = self._settings.form, self._settings
-        layout = form.layout(self._predictor.card.output) if isinstance(form, TableFormat) else None
-        jobs_by_source = {id(source): jobs[i] for i, source in sources.items()}
+    def close(self) -> None:
+        """Close the predictor, and remove the model's file from this machine."""
+        self._predictor.close()
+        del self._predictor
 
-        def make(source: Any, result: Segmentation) -> JobOutcome:
-            job, fast = jobs_by_source[id(source)], result.is_fast_decoded
-            if layout is not None:
-                return JobOutcome.of(job, result, measured=True, fast=fast, entry=layout.entry(job.name, result))
-            assert isinstance(form, Format)
-            if settings.returned:
-                return replace(JobOutcome.of(job, result, measured=True, entry=form.encode(result)), file="")
-            write_answer(form, result, job.target)
-            return JobOutcome.of(job, result, measured=True, fast=fast)
+    def _make(self, job: Job, result: Segmentation) -> JobOutcome:
+        """Write an answer, or give it as the outcome's entry."""
+        form, fast = self._settings.form, result.is_fast_decoded
+        if isinstance(form, TableFormat):
+            entry = form.layout(self._predictor.card.output).entry(job.name, result)
+            return JobOutcome.of(job, result, measured=True, fast=fast, entry=entry)
+        if self._settings.returned:
+            return replace(JobOutcome.of(job, result, measured=True, entry=form.encode(result)), file="")
+        write_answer(form, result, job.target)
+        return JobOutcome.of(job, result, measured=True, fast=fast)
 
-        at_urls = any(not isinstance(place, Path) for i in left for place in (jobs[i].source, jobs[i].target))
-        answers = self._predictor.stream(
-            [sources[i] for i in left],
-            then=make,
-            batch_size=settings.batch_size,
-            workers=MAX_WORKERS if at_urls else min(settings.threads, MAX_WORKERS),
-            errors="yield",
-            **settings.options,
-        )
-        with closing(answers):
-            yield from answers
+
+def answer_jobs(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    make: Callable[[Job, Segmentation], JobOutcome],
+    *,
+    sources: Sequence[Any] | None = None,
+    batch_size: int | None,
+    threads: int | None,
+    options: Mapping[str, Any],
+) -> Generator[JobOutcome]:
+    """Answer jobs, and yield what became of each, in order; an image that fails is an outcome, too.
+
+    Args:
+        predictor: what answers.
+        jobs: images and the files of their answers. Two may have the same image.
+        make: writes an answer, and tells of it; several threads call this.
+        sources: the images' contents, where they need not be read.
+        batch_size: as of `Predictor.stream`.
+        threads: threads that read and write; files at URLs have more, since these wait for the network.
+        options: those of `Predictor.predict`.
+
+    Raises:
+        OutputError: an answer cannot be written.
+    """
+    images = [readable(job.source) for job in jobs] if sources is None else sources
+    by_image = {id(image): job for image, job in zip(images, jobs, strict=True)}
+    if any(not isinstance(place, Path) for job in jobs for place in (job.source, job.target)):
+        threads = MAX_WORKERS
+    answers = predictor.stream(
+        images,
+        then=lambda image, result: make(by_image[id(image)], result),
+        batch_size=batch_size,
+        workers=None if threads is None else min(threads, MAX_WORKERS),
+        errors="yield",
+        **options,
+    )
+    with closing(answers):
+        for job, answer in zip(jobs, answers, strict=True):
+            yield JobOutcome.failed(job, answer) if isinstance(answer, Exception) else answer

@@ -80,7 +80,9 @@ def is_new(item: Found, name: str, taken: dict[str, Found], target: Place) -> bo
     Raises:
         OutputError: another image has this name.
     """
-    other = taken.setdefault(name.casefold(), item)  # on many disks Car.png and car.png are one file
+    if isinstance(target, Path):
+        name = name.casefold()  # on many disks Car.png and car.png are one file
+    other = taken.setdefault(name, item)
     if other.path is not item.path and resolved(other.path) != resolved(item.path):
         raise OutputError(f"{target}: would hold the masks of both {other.path} and {item.path}; run them separately")
     return other is item

@@ -41,7 +41,11 @@ class Destination(Named):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = local_path(value) if isinstance(value, str) else value
-        return RemoteFile(text.rstrip("/")) if is_url(text) else super().convert(text, param, ctx)
+        if not is_url(text):
+            return super().convert(text, param, ctx)
+        if not text.partition("://")[2].strip("/"):
+            self.fail(f"{text}: names no bucket or folder (is a shell variable unset?)", param, ctx)
+        return RemoteFile(text.rstrip("/"))
 
 
 class ModelFile(Named):

@@ -4,7 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import click
 
 from runtime.card import ModelCard, OutputSpec
+from runtime.cluster.worker import answer_jobs
 from runtime.commands.console import echo, progress_hidden
 from runtime.commands.inputs import find_images
 from runtime.commands.outputs import (
@@ -28,7 +29,6 @@ from runtime.errors import ConfigError, ImageError, shown
 from runtime.image import SPARE, Decode, Limits
 from runtime.image_files.folders import left_out_note
 from runtime.inference.predict_options import resolve_options
-from runtime.inference.stream import MAX_WORKERS
 from runtime.jobs.job import Job, answer_states
 from runtime.jobs.manifest import Manifest, open_manifest
 from runtime.jobs.outcome import JobOutcome
@@ -37,7 +37,7 @@ from runtime.model_file.reader import read_model
 from runtime.options import ProviderOptions
 from runtime.output_formats import FORMATS, Format, TableFormat
 from runtime.predictor import Predictor
-from runtime.storage.remote import Place, readable
+from runtime.storage.remote import Place
 from runtime.support.files import formula_note, remove_leftovers_of
 
 
@@ -58,27 +58,29 @@ class PredictorArguments:
         return "scaled" if self.fast_decode else "full"
 
     def open(self) -> Predictor:
-        """Open the predictor. Notes say if the model has no digest to verify, or if `fast_decode` changes nothing.
+        """Open the predictor, with the notes of `check`, and one on a package that would make it faster.
 
         Raises:
             ConfigError: as `check`.
         """
         predictor = Predictor(self.model, self.device, self.threads, verify=self.verify, decode=self.decode)
-        if self.verify and predictor.report.integrity != VERIFIED:
-            echo(f"note: {self.model}: its digest is {predictor.report.integrity}", err=True)
-        self.check(predictor.card)
+        self.check(predictor.card, predictor.report.integrity)
         if advice := missing_speed(self.device, predictor):
             echo(f"note: {self.model}: {advice}", err=True)
         return predictor
 
-    def check(self, card: ModelCard) -> None:
-        """Refuse options that are not for a model. A note says if `fast_decode` changes nothing.
+    def check(self, card: ModelCard, integrity: str) -> None:
+        """Refuse options that are not for a model.
+
+        Notes say if the model has no digest to verify (`integrity`), or if `fast_decode` changes nothing.
 
         Raises:
             ConfigError: the model takes the most probable one of several classes, so no threshold; or an option of
                 `Predictor.predict` is invalid.
         """
         spec, output = card.input, card.output
+        if self.verify and integrity != VERIFIED:
+            echo(f"note: {self.model}: its digest is {integrity}", err=True)
         if self.fast_decode and spec.fit == "native" and SPARE * spec.scale > 1 / 2 and "size" not in self.options:
             echo(
                 f"note: --fast-decode changes nothing: {self.model} sees images at more than a quarter of their size",
@@ -154,21 +156,14 @@ class ThisProcess:
         self.place = self._predictor.report.device
 
     def answers(self, jobs: list[Job], sink: FileSink | TableSink) -> Generator[JobOutcome]:
-        by_source: dict[Any, Job] = {readable(job.source): job for job in jobs}
-        threads = self._arguments.threads
-        if any(not isinstance(place, Path) for job in jobs for place in (job.source, job.target)):
-            threads = MAX_WORKERS  # they wait for the network
-        answers = self._predictor.stream(
-            list(by_source),
-            then=lambda source, result: sink.make(by_source[source], result),
+        return answer_jobs(
+            self._predictor,
+            jobs,
+            sink.make,
             batch_size=self._batch_size,
-            workers=None if threads is None else min(threads, MAX_WORKERS),
-            errors="yield",
-            **self._arguments.options,
+            threads=self._arguments.threads,
+            options=self._arguments.options,
         )
-        with closing(answers):
-            for job, answer in zip(jobs, answers, strict=True):
-                yield JobOutcome.failed(job, answer) if isinstance(answer, Exception) else answer
 
     def stop(self) -> None:
         """Do nothing: the process ends soon."""
@@ -201,52 +196,62 @@ def predict_files(
         jobs = table_jobs(found, out, form.suffix)
     else:
         jobs = file_jobs(found, out, form.suffixes[0])
-        if skip_existing and not (isinstance(out, Path) and not out.is_dir()):
+        if skip_existing and (not isinstance(out, Path) or out.is_dir()):
             write_legend(form, out, output, keep=True)
     tally = Tally()
-    with table_on_disk(form, out, keep=skip_existing) as path:
+    resume, one_file = jobs if skip_existing else None, isinstance(form, TableFormat)
+    with (
+        table_on_disk(form, out, keep=skip_existing) as path,
+        open_manifest(manifest, arguments.model, resume=resume, one_file=one_file) as table,
+        ExitStack() as last,
+    ):
         left = jobs
         if skip_existing and (isinstance(form, TableFormat) or not engine.skips):
             left = unfinished(jobs, path, form, output, arguments.options["limits"])
-        skipped = set(jobs).difference(left)
-        tally.skipped = len(skipped)
+        tally.skipped = len(jobs) - len(left)
         if left:
+            last.callback(engine.stop)
             engine.start()
             if isinstance(form, Format):
                 remove_leftovers_of(job.target for job in left if isinstance(job.target, Path))
-        try:
-            with open_manifest(manifest, arguments.model, keep=skip_existing) as table:
-                if table:
-                    for job in skipped:
-                        table.add(JobOutcome.skipped(job))
-                if left:
-                    with open_sink(form, path, output, skip_existing, tally, table is not None) as sink:
-                        take_all(engine.answers(left, sink), len(left), sink, tally, table)
-        finally:  # also after Ctrl-C or on a full disk
-            engine.stop()
-            print_summary(tally, left, form, out, engine.place, count_fast=arguments.fast_decode)
-            if note := left_out_note(left_out):
-                echo(f"note: {note}", err=True)
+        last.callback(print_summary, tally, left, left_out, form, out, engine, count_fast=arguments.fast_decode)
+        if table:
+            unasked = set(jobs).difference(left)
+            for job in jobs:
+                if job in unasked:
+                    table.add(JobOutcome.skipped(job))
+        if left:
+            with open_sink(form, path, output, skip_existing, tally, table is not None) as sink:
+                take_all(engine.answers(left, sink), len(left), sink, tally, table)
     if not tally.failures:
         return 0
     return 1 if tally.written or tally.skipped else ImageError.exit_code
 
 
 def print_summary(
-    tally: Tally, asked: list[Job], form: Format | TableFormat, out: Place, place: str, *, count_fast: bool
+    tally: Tally,
+    asked: list[Job],
+    left_out: Counter[str],
+    form: Format | TableFormat,
+    out: Place,
+    engine: Engine,
+    *,
+    count_fast: bool,
 ) -> None:
-    """Print what was written, and a note on names that spreadsheets take for formulas."""
-    if not asked:
+    """Print what was written, also after Ctrl-C or on a full disk; notes tell what was left out, and odd names."""
+    if asked:
+        parts = [f"{tally.written} of {len(asked)} written to {out} on {engine.place}"]
+        parts += [f"{len(tally.failures)} failed"] if tally.failures else []
+        parts += [f"{tally.skipped} skipped"] if tally.skipped else []
+        parts += [f"{tally.fast} decoded at a part of their size"] if count_fast else []
+        is_csv = isinstance(form, TableFormat) and form.suffix == ".csv"
+        if is_csv and (warning := formula_note(str(out), [job.name for job in asked])):
+            echo(f"note: {warning}", err=True)
+        echo(", ".join(parts))
+    else:
         echo(f"nothing to do: {tally.skipped} of {tally.skipped} are in {out} already")
-        return
-    parts = [f"{tally.written} of {len(asked)} written to {out} on {place}"]
-    parts += [f"{len(tally.failures)} failed"] if tally.failures else []
-    parts += [f"{tally.skipped} skipped"] if tally.skipped else []
-    parts += [f"{tally.fast} decoded at a part of their size"] if count_fast else []
-    is_csv = isinstance(form, TableFormat) and form.suffix == ".csv"
-    if is_csv and (note := formula_note(str(out), [job.name for job in asked])):
+    if note := left_out_note(left_out):
         echo(f"note: {note}", err=True)
-    echo(", ".join(parts))
 
 
 def unfinished(

@@ -94,7 +94,7 @@ def count_left_out(path: PurePath, left_out: Counter[str]) -> None:
         left_out[suffix] += 1
 
 
-def suffix_of(path: Path) -> str:
+def suffix_of(path: PurePath) -> str:
     """The suffix of a file in lower case, with the one before ".gz"."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return "".join(suffixes if suffixes[-1:] == [".gz"] else suffixes[-1:])

@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from typing import IO, Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from runtime.errors import ConfigError, ImageError, OutputError
 from runtime.image_files.sources import reason
@@ -122,8 +121,8 @@ class Download:
 
 
 def readable(place: Place) -> Path | Download:
-    """Return what `Predictor` reads a file from."""
-    return Download(place) if isinstance(place, RemoteFile) else place
+    """Return what `Predictor` reads a file from, each time another object."""
+    return Download(place) if isinstance(place, RemoteFile) else Path(place)
 
 
 def content_of(place: Place) -> bytes | None:
@@ -200,4 +199,6 @@ def local_path(url: str) -> str:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise ConfigError(f"{url}: names the machine {parts.netloc}; expected three slashes, as in file:///data/images")
+    from urllib.request import url2pathname  # loads the modules of HTTP
+
     return url2pathname(parts.path)

@@ -1,5 +1,6 @@
 """A worker in this process: what it answers, what it skips, and what keeps it from starting."""
 
+import gc
 import os
 import pickle
 import socket
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from masks import mask_of, pixels_of
 from ray import cloudpickle
+from stores import empty_memory
 
-from runtime.cluster.library import capacity
+from runtime.cluster.library import capacity, connected
 from runtime.cluster.rows import Content, RowSettings, RowWorker, place_of
 from runtime.cluster.worker import ImageWorker, WorkerSettings
 from runtime.errors import ConfigError, DeviceError, OutputError
@@ -79,6 +81,23 @@ def test_every_format_can_be_sent_to_a_worker(form):
     assert pickle.loads(cloudpickle.dumps(form)).name == form.name
 
 
+def test_two_answers_of_one_image(start, jobs, out):
+    twice = [jobs[0], replace(jobs[0], target=out / "again.png"), jobs[1]]
+    outcomes = start().answer(pickle.loads(pickle.dumps(twice)))
+    assert [outcome.file for outcome in outcomes] == [str(job.target) for job in twice]
+    assert (out / "again.png").read_bytes() == jobs[0].target.read_bytes()
+
+
+def test_a_worker_that_ends_leaves_no_copy_of_the_model(start, jobs):
+    worker = start()
+    worker.answer(jobs)
+    copy = worker._predictor.path
+    assert copy.exists()
+    worker.close()
+    gc.collect()
+    assert not copy.exists()
+
+
 def test_an_answer_that_cannot_be_written_is_raised(start, jobs, out):
     out.write_bytes(b"a file")
     with pytest.raises(OutputError, match="cannot create this folder"):
@@ -125,6 +144,23 @@ class OneCluster:
 
     def nodes(self):
         return [{"Alive": alive, "Resources": resources} for alive, resources in self._nodes]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{port}", "connection refused at 127.0.0.1:{port}"),
+        ("ray://127.0.0.1:{port}", "connection refused at ray://127.0.0.1:{port}"),
+    ],
+)
+def test_an_address_at_which_nobody_listens_is_refused_without_waiting(address, reason):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as refused, connected(address.format(port=port)):
+            pytest.fail("connected")
+    text = f"--ray-address {address}: no Ray cluster answers ({reason})".format(port=port)
+    assert str(refused.value) == text
 
 
 def test_workers_are_counted_by_machine():
@@ -188,12 +224,36 @@ def test_files_are_named_below_the_root(answer_rows, pictures, out):
     assert rows["file"] == [str(out / "a.png"), ""]
     assert rows["error"] == ["", f"{paths[1]}: is not below {pictures}, which is given as root"]
     assert np.array_equal(pixels_of(out / "a.png"), mask_of(pictures / "a.png"))
-    assert rows["answer"] == [None, None]
+    assert "answer" not in rows
+
+
+def test_files_are_never_written_beside_the_folder(answer_rows, pictures, out):
+    paths = [str(pictures / ".." / "a.png"), "s3://bucket/a.png"]
+    rows = answer_rows({"path": column(paths)}, output=out, root=pictures)
+    assert rows["error"] == [f"{path}: is not below {pictures}, which is given as root" for path in paths]
+    assert not out.exists()
+
+
+def test_paths_without_a_protocol_have_that_of_the_root(answer_rows, pictures, out):
+    """Ray Data leaves it out."""
+    batch = {"path": column(["bucket/in/sub/a b.png"])}
+    with empty_memory() as store:
+        store.pipe_file("/bucket/in/sub/a b.png", (pictures / "a.png").read_bytes())
+        rows = answer_rows(batch, output="memory://bucket/out", root="memory://bucket/in/")
+        assert (rows["error"], rows["file"]) == ([""], ["memory://bucket/out/sub/a b.png"])
+        out.write_bytes(store.cat_file("/bucket/out/sub/a b.png"))
+    assert np.array_equal(pixels_of(out), mask_of(pictures / "a.png"))
 
 
 def test_rows_without_an_image_are_refused(answer_rows):
     with pytest.raises(ConfigError, match=r"^dataset: has the columns id, expected one of path, bytes, image$"):
         answer_rows({"id": column([1])})
+
+
+def test_files_that_have_no_name_are_refused(answer_rows, out):
+    pixels = column([np.zeros((2, 2, 3), np.uint8)])
+    with pytest.raises(ConfigError, match=r"^dataset: has the columns image, expected path, which names the files in"):
+        answer_rows({"image": pixels}, output=out, root=out)
 
 
 def test_a_content_tells_its_name():

@@ -63,6 +63,17 @@ def test_files_and_folders_may_be_mixed_and_named_twice(run_predict, pictures, o
     assert result.stdout == f"3 of 3 written to {out} on cpu\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--format", "areas"]])
+def test_an_image_under_two_names_has_two_answers(run_predict, pictures, out, tmp_path, options):
+    (pictures / "sub").mkdir()
+    (pictures / "a.png").rename(pictures / "sub" / "a.png")
+    to = tmp_path / "areas.csv" if options else out
+    result = run_predict(pictures, pictures / "sub", *options, to=to)
+    assert (result.exit_code, result.stdout) == (0, f"4 of 4 written to {to} on cpu\n")
+    if not options:
+        assert (out / "a.png").read_bytes() == (out / "sub" / "a.png").read_bytes()
+
+
 def test_masks_of_a_data_set_are_left_out_with_a_note(run_predict, pictures, out):
     (pictures / "train_masks").mkdir()
     Image.new("L", (3, 3)).save(pictures / "train_masks" / "a.png")

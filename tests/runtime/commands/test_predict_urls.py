@@ -131,6 +131,12 @@ def test_what_is_refused(run_predict, store, image, to, line):
     assert store.find("/bucket") == before
 
 
+@pytest.mark.parametrize("url", ["s3://", "memory:///"])
+def test_a_url_that_names_nothing_is_refused(run_predict, pictures, url):
+    said = f"Error: Invalid value for '-o' / '--out': {url}: names no bucket or folder (is a shell variable unset?)"
+    assert run_predict(pictures, to=url).stderr.splitlines()[-1] == said
+
+
 def test_a_model_at_a_url_is_refused(run_predict):
     result = run_predict(IN, model="s3://bucket/model.onnx")
     assert result.stderr.splitlines()[-1] == (
@@ -156,6 +162,41 @@ def test_a_manifest_lists_all_images(run_predict, pictures, store, models):
     assert {row["path"]: (row["ms"], row["foreground"]) for row in kept if row["ms"]} == {
         row["path"]: (row["ms"], row["foreground"]) for row in rows if row["ms"]
     }
+
+
+def test_answers_of_another_model_are_not_skipped(run_predict, pictures, models, tmp_path):
+    manifest = tmp_path / "manifest.parquet"
+    assert run_predict(pictures, "--manifest", manifest).exit_code == 0
+    asked = (pictures, "--manifest", manifest, "--skip-existing")
+    assert run_predict(*asked).exit_code == 0
+    refused = run_predict(*asked, model=models["conv"])
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (
+        2,
+        "",
+        f"error: {manifest}: says that 3 of 3 answers are of another model; leave out --skip-existing to write all "
+        "anew, or choose another place with -o\n",
+    )
+
+
+def test_stores_tell_large_letters_from_small_ones(run_predict, pictures, out):
+    (pictures / "A.png").write_bytes((pictures / "b.bmp").read_bytes())
+    result = run_predict(pictures)
+    assert result.stderr.startswith(f"error: {out / 'a.png'}: would hold the masks of both")
+    with empty_memory() as store:
+        assert run_predict(pictures, to=OUT).exit_code == 0
+        assert sorted(written(store)) == ["A.png", "a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("name", ["a b.png", "100%.png", "a%20b.png", "#1?.png", "[1].png"])
+def test_names_are_taken_as_they_are(run_predict, pictures, store, name, out):
+    content = (pictures / "a.png").read_bytes()
+    store.pipe_file(f"/bucket/names/{name}", content)
+    assert run_predict("memory://bucket/names", to=OUT).exit_code == 0
+    assert list(written(store)) == [name]
+    (pictures / "names").mkdir()
+    (pictures / "names" / name).write_bytes(content)
+    assert run_predict((pictures / "names").as_uri(), to=out.as_uri()).exit_code == 0
+    assert (out / name).read_bytes() == written(store)[name]
 
 
 def test_options_of_the_cluster_need_it(run_predict, pictures):

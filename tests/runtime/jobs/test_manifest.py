@@ -1,9 +1,10 @@
-"""The manifest: its columns, when it is published, and what it keeps of an older one."""
+"""The manifest: its columns, when it is written, and what it keeps of an older one."""
 
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet
 import pytest
@@ -70,21 +71,117 @@ def test_skipped_images_keep_what_an_older_manifest_says_of_them(tmp_path, model
     with open_manifest(path, model) as manifest:
         manifest.add(written("a", 2.5, 0.25))
         manifest.add(JobOutcome.failed(job("b"), ImageError("bad")))
-    model.write_bytes(b"another model")
-    with open_manifest(path, model, keep=True) as manifest:
-        manifest.add(JobOutcome.skipped(job("a")))
+        manifest.add(replace(written("c", 1.0, 0.5), file="/elsewhere/c.png"))
+        manifest.add(written("d", 3.0, 0.75))
+    with open_manifest(path, model, resume=[job(name) for name in "abce"]) as manifest:
         manifest.add(written("b", 1.0, 1.0))
-        manifest.add(JobOutcome.skipped(job("c")))
-    other = sha256(b"another model").hexdigest()
+        for name in "ace":
+            manifest.add(JobOutcome.skipped(job(name)))
     assert rows(path) == [
+        row("b", ms=1.0, foreground=1.0),
         row("a", "skipped", ms=2.5, foreground=0.25),
-        row("b", ms=1.0, foreground=1.0, model=other),
         row("c", "skipped", model=None),
+        row("e", "skipped", model=None),
+        row("d", ms=3.0, foreground=0.75),
     ]
 
 
+def test_a_run_that_ends_early_loses_no_row_of_the_earlier_one(tmp_path, model):
+    path = tmp_path / "manifest.parquet"
+    with open_manifest(path, model) as manifest:
+        for name in "abc":
+            manifest.add(written(name, 1.0, 0.5))
+    with suppress(KeyboardInterrupt), open_manifest(path, model, resume=[job(name) for name in "abc"]) as manifest:
+        manifest.add(JobOutcome.skipped(job("b")))
+        raise KeyboardInterrupt
+    assert rows(path) == [row(name, "skipped" if name == "b" else "written", ms=1.0, foreground=0.5) for name in "bac"]
+
+
+def test_answers_of_another_model_are_not_skipped(tmp_path, model):
+    path = tmp_path / "manifest.parquet"
+    jobs = [job(name) for name in "abc"]
+    with open_manifest(path, model) as manifest:
+        manifest.add(written("a", 2.5, 0.25))
+        manifest.add(JobOutcome.failed(jobs[1], ImageError("bad")))
+    before = path.read_bytes()
+    model.write_bytes(b"another model")
+    with pytest.raises(OutputError) as refused, open_manifest(path, model, resume=jobs):
+        pytest.fail("the work began")
+    assert str(refused.value) == (
+        f"{path}: says that 1 of 3 answers are of another model; leave out --skip-existing to write all anew, or "
+        "choose another place with -o"
+    )
+    assert path.read_bytes() == before
+    with open_manifest(path, model, resume=jobs[1:]) as manifest:
+        manifest.add(written("b", 1.0, 1.0))
+    assert [found["path"] for found in rows(path)] == ["/in/b.jpg", "/in/a.jpg"]
+
+
+def test_files_of_other_images_are_not_skipped(tmp_path, model):
+    path = tmp_path / "manifest.parquet"
+    with open_manifest(path, model) as manifest:
+        manifest.add(written("a", 2.5, 0.25))
+    other = replace(job("a"), source=Path("/another/day/a.jpg"))
+    with pytest.raises(OutputError) as refused, open_manifest(path, model, resume=[job("b"), other]):
+        pytest.fail("the work began")
+    assert str(refused.value) == (
+        f"/out/a.png: is the answer to /in/a.jpg, as {path} says, and not to /another/day/a.jpg; choose another place "
+        "with -o, or move the manifest if the images were moved"
+    )
+    with open_manifest(path, model, resume=[job("b"), other], one_file=True) as manifest:
+        manifest.add(JobOutcome.lost(other, "bad"))
+    assert [found["path"] for found in rows(path)] == ["/another/day/a.jpg", "/in/a.jpg"]
+
+
+def test_a_job_that_is_killed_leaves_the_rows_of_a_minute_ago(tmp_path, model, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    path = tmp_path / "manifest.parquet"
+    with open_manifest(path, model) as manifest:
+        manifest.add(written("a", 1.0, 0.5))
+        assert not path.exists()
+        now[0] = module.EVERY
+        manifest.add(written("b", 1.0, 0.5))
+        assert rows(path) == [row(name, ms=1.0, foreground=0.5) for name in "ab"]
+        manifest.add(written("c", 1.0, 0.5))
+        assert len(rows(path)) == 2
+    assert len(rows(path)) == 3
+
+
+def test_a_store_that_fails_on_the_way_does_not_end_the_job(tmp_path, model, monkeypatch):
+    def refuse(*_, **__):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(module, "EVERY", 0)
+    path = tmp_path / "manifest.parquet"
+    with open_manifest(path, model) as manifest:
+        with monkeypatch.context() as broken:
+            broken.setattr(module, "write_bytes", refuse)
+            manifest.add(written("a", 1.0, 0.5))
+            with pytest.raises(OutputError, match="no room"):
+                manifest.write()
+        manifest.add(written("b", 1.0, 0.5))
+    assert len(rows(path)) == 2
+
+
+def test_work_that_did_not_begin_leaves_the_older_one(tmp_path, model):
+    path = tmp_path / "manifest.parquet"
+    with open_manifest(path, model) as manifest:
+        manifest.add(written("a", 1.0, 0.5))
+    before = path.read_bytes()
+    with suppress(OutputError), open_manifest(path, model):
+        raise OutputError("no device")
+    assert path.read_bytes() == before
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path, model):
+    with pytest.raises(OutputError) as refused, open_manifest(tmp_path, model):
+        pytest.fail("the work began")
+    assert str(refused.value) == f"{tmp_path}: is a folder, expected a file name; add one"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
-def test_it_is_published_also_when_the_work_ends_by_an_error(tmp_path, model, error):
+def test_it_is_written_also_when_the_work_ends_by_an_error(tmp_path, model, error):
     path = tmp_path / "manifest.parquet"
     with suppress(error), open_manifest(path, model) as manifest:
         manifest.add(written("a", 1.0, 0.5))
@@ -95,7 +192,7 @@ def test_it_is_published_also_when_the_work_ends_by_an_error(tmp_path, model, er
 def test_another_file_in_its_place_is_refused_before_the_work(tmp_path, model):
     path = tmp_path / "manifest.parquet"
     path.write_bytes(b"no parquet")
-    with pytest.raises(OutputError) as refused, open_manifest(path, model, keep=True):
+    with pytest.raises(OutputError) as refused, open_manifest(path, model, resume=[]):
         pytest.fail("the work began")
     assert str(refused.value) == f"{path}: is no manifest of an earlier run; move it, or choose another one"
     assert path.read_bytes() == b"no parquet"
