@@ -38,11 +38,11 @@ def folder(root, models, tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_shown(root, folder, program):
-    """Run the command by which the page shows a program; return what it prints."""
+def run_shown(root, folder, program, **variables):
+    """Run the command by which the page shows a program, with these variables; return what it prints."""
     (line,) = re.findall(rf"^(python {program} .*)$", (root / "docs" / "examples" / "README.md").read_text(), re.M)
     command = [sys.executable, "-W", "ignore::UserWarning", *shlex.split(line, comments=True)[1:]]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment = os.environ | {"PYTHONPATH": str(root)} | variables
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -70,6 +70,27 @@ def test_a_progress_bar_counts_images_and_tells_of_the_damaged_one(root, folder)
     assert lines[-1].startswith("damaged.jpg: photos/damaged.jpg: is damaged or truncated")
     assert sorted(path.name for path in (folder / "masks").iterdir()) == ["a.png", "b.png"]
     assert np.asarray(Image.open(folder / "masks" / "b.png")).max() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+def test_a_job_of_spark_has_a_row_for_each_photo(root, folder):
+    pytest.importorskip("pyspark")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    options = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
+    here = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_SUBMIT_ARGS": options}
+    lines = run_shown(root, folder, "spark_masks.py", **here).splitlines()
+    assert lines[0] == "2 masks in masks.parquet"
+    (failure,) = lines[1:]
+    assert failure.startswith("file:") and "damaged.jpg: image: is damaged or truncated" in failure
+    rows = {row["path"].rpartition("/")[2]: row for row in parquet.read_table(folder / "masks.parquet").to_pylist()}
+    assert [(name, row["foreground"], row["mask"] is None) for name, row in sorted(rows.items())] == [
+        ("a.jpg", 0.0, False),
+        ("b.jpg", 1.0, False),
+        ("damaged.jpg", None, True),
+    ]
+    (folder / "b.png").write_bytes(rows["b.jpg"]["mask"])
+    assert np.asarray(Image.open(folder / "b.png")).tolist() == [[2] * 60] * 40
 
 
 def test_the_notebooks_cells_run_in_order(folder, models):
