@@ -105,6 +105,8 @@ def __getattr__(name: str) -> Any:
         value: Any = import_module("runtime.support.version").installed_version()
     elif name in _HOMES:
         value = getattr(import_module(f"runtime.{_HOMES[name]}"), name)
+    elif name == "distributed":  # a module that is called by its full name
+        value = import_module("runtime.distributed")
     else:
         raise AttributeError(f"module 'runtime' has no attribute {name!r}")
     globals()[name] = value

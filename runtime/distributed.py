@@ -48,8 +48,8 @@ def segment(
     channels], `ray.data.read_images`), or else "path", of files that the workers read, on disk or at URLs. The other
     columns stay, and these are added:
 
-    - "answer": bytes of a file in `format`; with `output` they are written to files, and this is None;
-    - "file": path or URL of the written file;
+    - "answer": bytes of a file in `format`, or with `output`
+    - "file": path or URL of the file that they were written to;
     - "status": "written" or "failed"; "error": the reason;
     - "ms", "foreground": milliseconds of all stages, and the share of the foreground's pixels.
 
@@ -60,7 +60,8 @@ def segment(
         dataset: a `ray.data.Dataset`.
         model: path of an ONNX file that `unet-export` wrote, on this machine: the workers get its bytes.
         output: folder that all machines see, or URL, for a file of each image; needs the column "path" and `root`.
-        root: folder or URL of the images: files are named after their paths below it.
+        root: folder or URL of the images: files are named after their paths below it, with another suffix. Of two
+            images whose names differ in the suffix alone, the last one's file stays.
         format: format of the answers, as of `Segmentation.save`; by default mask, tiff for classes that overlap.
         device: as of `Predictor`.
         workers: number of workers; by default as many as fit, and leave a CPU for reading.
@@ -107,7 +108,7 @@ def segment(
         fn_constructor_kwargs={"settings": settings, "rows": rows, "model": ray.put(path.read_bytes())},
         batch_size=batch_size,
         batch_format="numpy",
-        concurrency=count,
+        compute=data.ActorPoolStrategy(size=count),
         num_cpus=cpus_per_worker,
         num_gpus=gpus_per_worker,
     )

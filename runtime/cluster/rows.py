@@ -39,7 +39,7 @@ class Content(io.BytesIO):
 
 
 class RowWorker:
-    """A `ImageWorker` for Ray Data, which makes one in each of its processes and calls it with batches of columns."""
+    """An `ImageWorker` for Ray Data, which makes one in each of its processes and calls it with batches of columns."""
 
     def __init__(self, settings: WorkerSettings, rows: RowSettings, model: Any) -> None:
         assert isinstance(settings.form, Format)
@@ -61,12 +61,17 @@ class RowWorker:
             sources = None
         else:
             raise ConfigError(f"dataset: has the columns {', '.join(batch)}, expected one of path, bytes, image")
+        if self._rows.output is not None and "path" not in batch:
+            raise ConfigError(
+                f"dataset: has the columns {', '.join(batch)}, expected path, which names the files in output"
+            )
         outcomes = self._answer(paths, sources)
-        answers = np.empty(count, object)
-        answers[:] = [outcome.entry for outcome in outcomes]
+        columns = {name: values for name, values in batch.items() if name not in CONTENTS}
+        if self._rows.output is None:
+            columns["answer"] = np.empty(count, object)
+            columns["answer"][:] = [outcome.entry for outcome in outcomes]
         return {
-            **{name: values for name, values in batch.items() if name not in CONTENTS},
-            "answer": answers,
+            **columns,
             "file": np.array([outcome.file for outcome in outcomes]),
             "status": np.array([outcome.status for outcome in outcomes]),
             "error": np.array([outcome.error for outcome in outcomes]),
@@ -81,7 +86,7 @@ class RowWorker:
         outcomes: dict[int, JobOutcome] = {}
         jobs: dict[int, Job] = {}
         for i, path in enumerate(paths):
-            source = place_of(path)
+            source = source_of(path, self._rows.root)
             try:
                 jobs[i] = Job(source, self._target(source), path)
             except ConfigError as error:
@@ -95,7 +100,9 @@ class RowWorker:
         if self._rows.output is None or self._rows.root is None:
             return source
         try:
-            name = PurePosixPath(bare(source)).relative_to(bare(self._rows.root))
+            name = PurePosixPath(str(source)).relative_to(str(self._rows.root))
+            if ".." in name.parts:
+                raise ValueError(name)
         except ValueError as error:
             raise ConfigError(f"{source}: is not below {self._rows.root}, which is given as root") from error
         return self._rows.output / name.with_suffix(self._suffix)
@@ -107,6 +114,8 @@ def place_of(text: str | os.PathLike[str]) -> Place:
     return RemoteFile(name.rstrip("/")) if is_url(name) else Path(name).absolute()
 
 
-def bare(place: Place) -> str:
-    """Return a path or URL without its protocol, which Ray's columns of paths leave out."""
-    return place.url.partition("://")[2] if isinstance(place, RemoteFile) else place.as_posix()
+def source_of(text: str, root: Place | None) -> Place:
+    """Return the file that a row's path names; Ray Data leaves out the protocol, which then is that of the root."""
+    if isinstance(root, RemoteFile) and not is_url(text):
+        text = f"{root.url.partition('://')[0]}://{text}"
+    return place_of(text)

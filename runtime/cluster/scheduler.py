@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.cluster.library import capacity
 from runtime.cluster.worker import ImageWorker, WorkerSettings
-from runtime.errors import DeviceError, OutputError, one_line
+from runtime.errors import ConfigError, DeviceError, OutputError, one_line
 from runtime.jobs.job import Job
 from runtime.jobs.outcome import JobOutcome
 
@@ -29,6 +29,9 @@ WINDOW = 8
 
 PATIENCE = 30
 """Seconds without any worker after which the user is told."""
+
+LEAVING = 5
+"""Seconds that workers have for the batch that they are at when the job ends, so that they can clean up."""
 
 
 class Scheduler:
@@ -86,7 +89,10 @@ class Scheduler:
                 first += 1
 
     def stop(self) -> None:
-        """End all workers."""
+        """End all workers; those that have started remove their copy of the model first."""
+        if self._loads:
+            closing = [worker.close.remote() for worker in self._loads]
+            self._ray.wait(closing, num_returns=len(closing), timeout=LEAVING)
         for worker in [*self._starting.values(), *self._loads]:
             self._ray.kill(worker)
         self._starting, self._loads, self._running = {}, {}, {}
@@ -106,15 +112,20 @@ class Scheduler:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
             self._failed_starts += 1
-            if self._failed_starts >= TRIES:
+            if self._failed_starts < TRIES:
+                return
+            reason = first_line(error)
+            if not self._loads:
                 raise DeviceError(
-                    f"workers: {TRIES} died while they opened the model ({first_line(error)}); look at the memory of "
-                    "the machines"
+                    f"workers: {TRIES} died while they opened the model ({reason}); look at the memory of the "
+                    "machines, and whether unet-deploy is installed there"
                 ) from error
-            return
+            self._wanted = len(self._loads) + len(self._starting)
+            self._tell(f"workers: {TRIES} died while they opened the model ({reason}); going on with {self._wanted}")
+        else:
+            self.devices[device] += 1
+            self._loads[worker] = 0
         self._failed_starts = 0
-        self.devices[device] += 1
-        self._loads[worker] = 0
 
     def _assign(self, waiting: deque[range], jobs: Sequence[Job], end: int) -> None:
         """Give batches to the workers that have the fewest, as far as the job number `end`."""
@@ -131,15 +142,15 @@ class Scheduler:
     ) -> None:
         """Take the outcomes of a batch; if they were lost, its images wait again, one by one."""
         worker, batch = self._running.pop(promise)
+        if worker in self._loads:  # else another batch was lost with it
+            self._loads[worker] -= 1
         try:
             done.update(zip(batch, self._ray.get(promise), strict=True))
-            self._loads[worker] -= 1
             return
         except self._ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, OutputError):
                 raise error.cause from error
             problem: Exception = error.cause
-            self._loads[worker] -= 1
         except self._ray.exceptions.RayError as error:
             problem = error
             if self._loads.pop(worker, None) is not None:
@@ -154,6 +165,24 @@ class Scheduler:
             else:
                 text = f"{jobs[i].source}: the process that answered it died, {TRIES} times ({first_line(problem)})"
                 done[i] = JobOutcome.lost(jobs[i], text)
+
+
+def room_for(ray: Any, cpus: int, gpus: float, *, may_be_none: bool) -> int:
+    """Return the number of workers that a cluster has room for.
+
+    Raises:
+        ConfigError: it has none, though it must have some.
+    """
+    room = capacity(ray, cpus, gpus)
+    if not room and not may_be_none:
+        asked = f"--threads {cpus}" + (f" and --gpus-per-worker {gpus:g}" if gpus else "")
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus_found, gpus_found = (max((node.get(name, 0) for node in alive), default=0) for name in ("CPU", "GPU"))
+        raise ConfigError(
+            f"workers: none with {asked} has room in the cluster, whose machines have at most {cpus_found:g} CPUs and "
+            f"{gpus_found:g} GPUs; ask for less, or add machines"
+        )
+    return room
 
 
 def room_note(ray: Any, workers: int, settings: WorkerSettings) -> str:

@@ -1,14 +1,14 @@
 """The work of `unet-predict --engine ray`: images answered by the workers of a Ray cluster."""
 
-import tempfile
+import os
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from runtime.cluster.library import capacity, connected
-from runtime.cluster.scheduler import Scheduler, room_note
+from runtime.cluster.library import LOCAL, address_of, connected
+from runtime.cluster.scheduler import Scheduler, room_for, room_note
 from runtime.cluster.worker import WorkerSettings
 from runtime.commands.console import echo
 from runtime.commands.outputs import FileSink, TableSink
@@ -20,7 +20,7 @@ from runtime.model_file.digest import check_digest
 from runtime.model_file.reader import read_model
 from runtime.output_formats import Format, TableFormat
 from runtime.storage.remote import Place
-from runtime.support.files import make_folder, reason_of
+from runtime.support.files import make_folder, new_temporary, reason_of, remove_leftovers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,14 @@ class RayCluster:
     def start(self) -> None:
         """Check all that can be checked here, and connect."""
         card, _ = read_model(self._arguments.model)
-        self._arguments.check(card)
-        if self._arguments.verify:
-            check_digest(self._arguments.model)
+        integrity = check_digest(self._arguments.model).told if self._arguments.verify else ""
+        self._arguments.check(card, integrity)
         self._form = format_of(card.output, self._form)
-        self._ray = self._open.enter_context(connected(self._options.address))
-        threads = self._arguments.threads or 1
-        room = capacity(self._ray, threads, self._options.gpus_per_worker)
-        self._workers = self._options.workers or max(1, room)
+        address, threads = address_of(self._options.address), self._arguments.threads or 1
+        self._ray = self._open.enter_context(connected(address))
+        may_grow = address != LOCAL and self._options.workers is not None
+        room = room_for(self._ray, threads, self._options.gpus_per_worker, may_be_none=may_grow)
+        self._workers = self._options.workers or room
         visible: tuple[Path, ...] = ()
         if isinstance(self._out, Path) and isinstance(self._form, Format):
             visible = (self._mark(self._out),)
@@ -81,13 +81,17 @@ class RayCluster:
 
     def _mark(self, folder: Path) -> Path:
         """Put a file into the folder of answers, by which workers know that they see the same folder."""
-        make_folder(folder)
+        name = make_folder(folder).absolute() / "unet-predict.mark"
+        remove_leftovers_of([name])
         try:
-            mark = tempfile.NamedTemporaryFile(prefix=".unet-predict-", dir=folder)  # noqa: SIM115 - closed by `stop`
-            self._open.enter_context(mark)
+            mark, descriptor = new_temporary(name)
+            mark.touch()
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({reason_of(error)}); choose another one") from error
-        return Path(mark.name).absolute()
+        self._open.callback(mark.unlink, missing_ok=True)
+        if descriptor is not None:
+            self._open.callback(os.close, descriptor)
+        return mark
 
     def answers(self, jobs: list[Job], sink: FileSink | TableSink) -> Generator[JobOutcome]:
         """Answer jobs, and yield what became of each, in order."""

@@ -22,6 +22,9 @@ NEVER = [
     "export",
     "benchmarks",
     "click.testing",
+    "ray",
+    "fsspec",
+    "pyarrow",
 ]
 
 
@@ -100,6 +103,11 @@ def test_onnx_runtime_keeps_no_telemetry(root, tmp_path, monkeypatch, module):
 def test_telemetry_is_left_to_those_who_decide_on_it(root, monkeypatch):
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     assert fresh("import runtime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])", root) == "0"
+
+
+def test_distributed_is_there_without_an_import_of_its_own_and_loads_no_ray(root):
+    program = "import runtime; print(runtime.distributed.segment.__name__); " + loaded(["ray", "fsspec", "pyarrow"])
+    assert fresh(program, root).splitlines() == ["segment", "[]"]
 
 
 @pytest.mark.parametrize("name", runtime.__all__)

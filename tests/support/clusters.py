@@ -16,18 +16,24 @@ SCRIPT = Path(__file__).with_name("ray_cluster.py")
 
 
 class TwoMachines:
-    """A running cluster; `environment` is what a command needs to work with it."""
+    """A running cluster; a command with `environment` works with it, and one with `alone` starts another one."""
 
     def __init__(self, process, environment):
-        self._process, self.environment = process, environment
+        self._process = process
         self.address = process.stdout.readline().strip()
         assert self.address, "the cluster did not start"
+        self.alone, self.environment = environment, environment | {"RAY_ADDRESS": self.address}
 
     def kill_second(self):
         """End the second machine, and wait until all of its processes are gone."""
         self._process.stdin.write("kill\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "killed\n"
+
+    def kill_worker(self):
+        """End a process that answers images."""
+        pid = next(pid for pid in marked(self.environment[MARK]) if command_of(pid).startswith("ray::ImageWorker"))
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -53,6 +59,14 @@ def two_machines(folder, environment, cpus=1):
         finally:
             end_marked(mark)
             process.stdout.close()
+
+
+def command_of(pid):
+    """The command line of a process; "" if it has ended."""
+    try:
+        return Path("/proc", str(pid), "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def end_marked(mark):

@@ -7,6 +7,10 @@ class RayError(Exception):
     """As `ray.exceptions.RayError`."""
 
 
+class ObjectLostError(RayError):
+    """As `ray.exceptions.ObjectLostError`: the answer is gone, and the worker is not."""
+
+
 class RayTaskError(RayError):
     """As `ray.exceptions.RayTaskError`."""
 
@@ -26,8 +30,8 @@ class Promise:
             if self.worker.dead:
                 raise RayError("The actor died unexpectedly before finishing this task.\n\tclass_name: Worker")
             return self.worker.called(self.name, self.arguments)
-        except RayError:
-            self.worker.dead = True
+        except RayError as error:
+            self.worker.dead |= not isinstance(error, ObjectLostError)
             raise
         except Exception as error:
             raise RayTaskError(error) from error

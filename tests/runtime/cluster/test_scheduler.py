@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from ray_stand_in import RayError, RayStandIn
+from ray_stand_in import ObjectLostError, RayError, RayStandIn
 
 from runtime.cluster import scheduler as module
-from runtime.cluster.scheduler import AHEAD, BATCH, PATIENCE, TRIES, Scheduler
+from runtime.cluster.scheduler import AHEAD, BATCH, PATIENCE, TRIES, Scheduler, room_for
 from runtime.cluster.worker import WorkerSettings
-from runtime.errors import DeviceError, OutputError
+from runtime.errors import ConfigError, DeviceError, OutputError
 from runtime.jobs.job import Job
 from runtime.jobs.outcome import JobOutcome
 from runtime.output_formats import FORMATS
@@ -97,6 +97,14 @@ def test_the_images_of_a_worker_that_died_are_answered_by_another_one(scheduler,
     assert one.devices == {"cpu": 3}
 
 
+def test_a_worker_that_is_given_up_may_answer_all_the_same(scheduler, answers):
+    answers.broken["000.png"] = [ObjectLostError("the result is gone")]
+    one = scheduler(workers=1)
+    one._ray.kill = lambda handle: None  # comes too late
+    assert outcomes(one) == expected()
+    assert (one.retried, one.devices) == (BATCH, {"cpu": 2})
+
+
 def test_an_image_that_ends_its_process_fails_and_the_others_do_not(scheduler, answers):
     answers.broken["020.png"] = [RayError("The actor died.\nclass_name: Worker") for _ in range(100)]
     one = scheduler()
@@ -137,8 +145,22 @@ def test_workers_that_die_while_they_open_the_model_are_replaced_a_few_times(sch
     with pytest.raises(DeviceError) as refused:
         outcomes(scheduler())
     assert str(refused.value) == (
-        f"workers: {TRIES} died while they opened the model (The actor died); look at the memory of the machines"
+        f"workers: {TRIES} died while they opened the model (The actor died); look at the memory of the machines, and "
+        "whether unet-deploy is installed there"
     )
+
+
+def test_workers_that_cannot_start_do_not_end_what_others_do(scheduler, answers, told):
+    one = scheduler(room=1)
+    done = one.answers(JOBS)
+    found = [next(done)]
+    answers.at_start = [RayError("out of memory")] * TRIES
+    one._ray.room = 2
+    found += done
+    assert [(outcome.status, outcome.path) for outcome in found] == expected()
+    assert answers.at_start == []
+    assert told == [f"workers: {TRIES} died while they opened the model (out of memory); going on with 1"]
+    one.stop()
 
 
 def test_workers_that_have_no_room_are_not_waited_for(scheduler):
@@ -184,3 +206,28 @@ def test_what_was_answered_ahead_of_the_first_one_is_bounded(scheduler, answers,
     assert sum(map(len, answers.seen)) <= 3 * BATCH
     assert 1 + sum(1 for _ in done) == len(JOBS)
     one.stop()
+
+
+class OneCluster:
+    """As much of `ray` as is asked: machines of some CPUs and GPUs."""
+
+    def __init__(self, *machines):
+        self._machines = machines
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}} for cpus, gpus in self._machines]
+
+
+def test_a_cluster_that_never_has_room_is_not_waited_for():
+    ray = OneCluster((4, 0), (8, 1))
+    assert room_for(ray, 2, 0, may_be_none=False) == 6
+    assert room_for(ray, 2, 1, may_be_none=False) == 1
+    with pytest.raises(ConfigError) as refused:
+        room_for(ray, 2, 2, may_be_none=False)
+    assert str(refused.value) == (
+        "workers: none with --threads 2 and --gpus-per-worker 2 has room in the cluster, whose machines have at most 8 "
+        "CPUs and 1 GPUs; ask for less, or add machines"
+    )
+    assert room_for(ray, 2, 2, may_be_none=True) == 0
+    with pytest.raises(ConfigError, match=r"^workers: none with --threads 9 has room"):
+        room_for(ray, 9, 0, may_be_none=False)
