@@ -75,7 +75,7 @@ def test_a_progress_bar_counts_images_and_tells_of_the_damaged_one(root, folder)
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 def test_a_job_of_spark_has_a_row_for_each_photo(root, folder):
-    pytest.importorskip("pyspark")
+    pytest.importorskip("pyspark", reason="needs a package that is no dependency: pyspark")
     parquet = pytest.importorskip("pyarrow.parquet")
     options = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
     here = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_SUBMIT_ARGS": options}
