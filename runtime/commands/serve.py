@@ -128,7 +128,7 @@ def named(models: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
 
     found: dict[str, Path] = {}
     for text in models:
-        name, sign, rest = text.partition("=")
+        name, sign, rest = ("", "", "") if Path(text).is_file() else text.partition("=")
         path = Path(rest if sign else text)
         if not sign:
             name = re.sub(r"[^A-Za-z0-9._-]", "_", read_model(path)[0].name).lstrip("._-") or "model"

@@ -87,6 +87,7 @@ class Submissions:
                 self._release(decoding)
             else:
                 decoding.add_done_callback(self._release)
+            del decoding  # an error has this frame, and would keep itself and the image until a garbage collection
         return await asyncio.to_thread(self._postprocess, image, answer)
 
     async def run(self, image: PreparedImage) -> NetworkOutput:

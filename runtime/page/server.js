@@ -32,8 +32,9 @@ async function open(given) {
   key = given;
   const found = await (await request("v1/models")).json();
   limits = found.limits;
-  const models = found.models.map(({ name, device, provider, golden_error, card }) => ({
+  const models = found.models.map(({ name, sha256, device, provider, golden_error, card }) => ({
     card: { ...card, name },
+    sha256,
     device: `${device} (${provider}); golden sample off by ${golden_error.toExponential(1)}`,
     note: "",
   }));
@@ -58,13 +59,17 @@ async function sendable(model, file, bitmap) {
   return { body: await canvas.convertToBlob({ type: "image/png" }), notes: [note] };
 }
 
-function predicted(model, body, format, threshold) {
+async function predicted(model, body, format, threshold) {
   if (body.size > limits.bytes) {
     throw new Error(`has ${(body.size / 1e6).toFixed(0)} MB, the server takes at most ${(limits.bytes / 1e6).toFixed(0)} MB`);
   }
   const options = new URLSearchParams({ model: model.card.name, format });
   if (threshold !== undefined) options.set("threshold", threshold);
-  return request(`v1/predict?${options}`, { method: "POST", body });
+  const answer = await request(`v1/predict?${options}`, { method: "POST", body });
+  if (answer.headers.get("X-Model-Sha256") !== model.sha256) { // its classes may be others
+    throw new Error("the server has another file of this model now; reload the page");
+  }
+  return answer;
 }
 
 /** Read a .npy file of float32 [classes, height, width]. */
@@ -93,8 +98,10 @@ async function answer(model, file, side) {
   }
   const original = bitmap ? [bitmap.height, bitmap.width] : shape.slice(1);
   const resize = { resizeWidth: size[1], resizeHeight: size[0], resizeQuality: "high" };
+  const small = await createImageBitmap(shown, resize);
+  shown.close(); // the memory of a large picture would wait for the garbage collector
   return {
-    shown: await createImageBitmap(shown, resize),
+    shown: small,
     planes: size[0] === shape[1] ? planes : restored(planes, shape, whole, size),
     size, original, times: timesOf(found), notes,
   };

@@ -39,7 +39,7 @@ class Page {
     } catch (error) {
       at("device").textContent = error.needsKey ? "The server asks for a key." : "The model cannot be used.";
       at("key-form").hidden = !error.needsKey;
-      if (!error.needsKey || key) this.complain(error.message);
+      if (!error.needsKey || key) this.complain(error.needsKey ? "This is not the server's key." : error.message);
       if (error.needsKey) at("key").focus();
       return;
     }
@@ -74,7 +74,10 @@ class Page {
       made("option", { value, textContent: output.classes[value] })));
     this.setThreshold(output.threshold);
     this.round++;
-    for (const item of this.items) Object.assign(item, { state: "waiting", answer: null, small: null });
+    for (const item of this.items) {
+      this.forget(item);
+      Object.assign(item, { state: "waiting", small: null });
+    }
     this.queue = [...this.items];
     this.work();
   }
@@ -125,6 +128,7 @@ class Page {
 
   clear() {
     this.round++;
+    for (const item of this.items) this.forget(item);
     Object.assign(this, { items: [], queue: [], chosen: null });
     at("list").replaceChildren();
     at("problem").hidden = true;
@@ -198,11 +202,13 @@ class Page {
     let sum = 0;
     for (const item of kept) {
       sum += item.answer.planes.byteLength;
-      if (sum > KEPT && item !== this.chosen && item !== kept[0]) {
-        item.answer.shown.close();
-        item.answer = null;
-      }
+      if (sum > KEPT && item !== this.chosen && item !== kept[0]) this.forget(item);
     }
+  }
+
+  forget(item) {
+    item.answer?.shown.close();
+    item.answer = null;
   }
 
   describe(item) {

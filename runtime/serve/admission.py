@@ -23,11 +23,6 @@ class Admission:
         self.capacity = capacity
         self.count, self.seconds = 0, 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """True if a further request is turned away."""
-        return self.count >= self.capacity
-
     def refusal(self) -> RequestRefusedError:
         """Return the error of a request that is turned away: a full queue is worked off in the time of one request."""
         wait = min(MAX_RETRY, max(1, math.ceil(self.seconds)))
@@ -44,7 +39,7 @@ class Admission:
         Raises:
             RequestRefusedError: there is none.
         """
-        if self.is_full:
+        if self.count >= self.capacity:
             raise self.refusal()
         self.count += 1
         began = time.monotonic()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from runtime.page.files import StaticFile, server_files
 from runtime.serve import inference_protocol, predict_api
@@ -26,6 +26,10 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
+UNHEALTHY: dict[int | str, dict[str, Any]] = {
+    503: {"description": "A model fails.", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+
 
 def make_app(service: Service) -> FastAPI:
     """Make the application; it closes the models when it ends."""
@@ -41,6 +45,7 @@ def make_app(service: Service) -> FastAPI:
         version=installed_version(),
         docs_url=None,  # their pages load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the client's Host header would name
         lifespan=lifespan,
     )
     app.add_middleware(Front, service=service)
@@ -55,9 +60,9 @@ def make_app(service: Service) -> FastAPI:
 
 def observation_routes(service: Service) -> APIRouter:
     """Make the routes for those who watch a server."""
-    router = APIRouter(tags=["observation"])
+    router = APIRouter(tags=["observation"], responses=predict_api.PROBLEMS)
 
-    @router.get("/healthz", summary="Replay the golden samples")
+    @router.get("/healthz", responses=UNHEALTHY, summary="Replay the golden samples")
     async def health(request: Request) -> JSONResponse:
         found = await service.health()
         failed = failure_of(found) is not None
@@ -66,7 +71,7 @@ def observation_routes(service: Service) -> APIRouter:
             content["models"] = found
         return JSONResponse(content, 503 if failed else 200)
 
-    @router.get("/metrics", response_class=Response, summary="Metrics in Prometheus' text format")
+    @router.get("/metrics", response_class=PlainTextResponse, summary="Metrics in Prometheus' text format")
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 

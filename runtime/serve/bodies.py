@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -21,6 +21,9 @@ IMAGE = "image"
 """Name of the part of a multipart body that holds the image's file."""
 
 MAX_FIELDS = 16
+
+PIECE = 2**16
+"""Bytes of a form that are parsed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,32 +100,37 @@ async def read_image(request: Request, limit: int) -> ImageBody:
     Raises:
         RequestRefusedError, ClientGoneError: as `read_bytes`; or a multipart body has no image, or is damaged.
     """
+    content = await read_bytes(request, limit)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        content = await read_bytes(request, limit)
         if not content:
             raise RequestRefusedError(400, "body: is empty; send an image's file, or multipart/form-data")
         return ImageBody(content=content)
-    bounded = Request(request.scope, BoundedBody(request, limit))
-    parser = MultiPartParser(bounded.headers, bounded.stream(), max_files=1, max_fields=MAX_FIELDS)
+    parser = MultiPartParser(request.headers, in_pieces(content), max_files=1, max_fields=MAX_FIELDS)
     parser.spool_max_size = limit  # files of 1 MB would go to a temporary folder, which a container may lack
     try:
         form = await parser.parse()
-    except MultiPartException as error:
+    except (MultiPartException, UnicodeError) as error:  # a charset may be any codec of Python
+        reason = one_line(getattr(error, "message", str(error)))
         raise RequestRefusedError(
-            400, f"body: is no valid form ({one_line(error.message)}); send the image itself, or a form as browsers do"
+            400, f"body: is no valid form ({reason}); send the image itself, or a form as browsers do"
         ) from error
-    except ClientDisconnect:
-        raise ClientGoneError from None
     try:
         upload = form.get(IMAGE)
         if not isinstance(upload, UploadFile):
             found = ", ".join(sorted(map(one_line, form))) or "none"
-            raise RequestRefusedError(400, f"body: found the parts {found}, expected a file named {IMAGE}")
+            raise RequestRefusedError(400, f"body: found the parts {found[:200]}, expected a file named {IMAGE}")
         texts = {name: text for name, text in form.items() if isinstance(text, str)}
         name = one_line(PurePosixPath((upload.filename or "").replace("\\", "/")).name) or IMAGE
         return ImageBody(content=await upload.read(), name=name, fields=texts)
     finally:
         await form.close()
+
+
+async def in_pieces(content: bytes) -> AsyncGenerator[bytes, None]:
+    """Give a body to a parser bit by bit, so that other requests go on in between."""
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
+        await asyncio.sleep(0)
 
 
 async def in_time(seconds: float, reading: Awaitable[T]) -> T:
@@ -154,9 +162,10 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             return answer.result()
         raise ClientGoneError
     finally:
-        for task in (answer, gone):
-            task.cancel()
+        answer.cancel()
+        gone.cancel()
         await asyncio.gather(answer, gone, return_exceptions=True)
+        del answer  # an error has this frame, and would keep itself and the body until a garbage collection
 
 
 async def _hang_up(request: Request) -> None:

@@ -1,24 +1,26 @@
-"""Connections of clients that are slow to send a request's header, which the HTTP library would keep for ever."""
+"""Connections whose clients are slow to send a header or to read an answer: the HTTP library keeps them for ever."""
 
 import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from runtime.serve.settings import HEADER_SECONDS
+from runtime.serve.settings import HEADER_SECONDS, STALL_SECONDS
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 on one connection, which is closed if the header of a request is not complete in time.
+    """HTTP/1.1 on one connection, which is closed if a header is not complete in time, or an answer is not read.
 
     The body of a request has a time limit of its own, and an idle connection between two requests the library's. What
     is left of the body of a request that was answered early is passed over until then, since many clients read no
-    answer before they have sent everything.
+    answer before they have sent everything. A client that reads nothing of its answer for `STALL_SECONDS` is cut off,
+    since the answer is in memory until then.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -30,7 +32,21 @@ class TimedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        self._clear_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._clear_stall()
+        super().resume_writing()
+
+    def _clear_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _waits_for_header(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

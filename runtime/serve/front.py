@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 RECORD = "unet_record"
 """Key of the `RequestRecord` in a request's scope."""
 
+PIECE = 2**18
+"""Bytes of an answer that are given to the connection at once."""
+
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOCKED = ("/v1", "/v2", "/metrics")
 """Beginnings of the paths that need the API key, if there is one; the live and ready requests of /v2 do not."""
@@ -44,6 +47,8 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET, of which the HTTP library keeps the body back
+            scope = {**scope, "method": "GET"}
         request = Request(scope, receive)
         given = request.headers.get("x-request-id", "")
         record = RequestRecord(id=given if SANE_ID.fullmatch(given) else secrets.token_hex(8))
@@ -56,12 +61,18 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
-            record.sent += len(message.get("body", b""))
-            await send(message)
+            body: bytes = message.get("body", b"")
+            last = max(0, (len(body) - 1) // PIECE * PIECE)
+            for start in range(0, last, PIECE):  # waits until the client has read most of what was sent before
+                record.sent += PIECE
+                await send({"type": message["type"], "body": body[start : start + PIECE], "more_body": True})
+            record.sent += len(body) - last
+            await send({**message, "body": body[last:]} if last else message)
 
         try:
-            self._check_key(request)
-            await self._app(scope, receive, send_on)
+            with record.held:
+                self._check_key(request)
+                await self._app(scope, receive, send_on)
         except ClientGoneError:
             status = CLIENT_GONE
         except Exception as error:

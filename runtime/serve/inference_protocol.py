@@ -29,12 +29,9 @@ VERSION = "1"
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-INFER_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": BINARY},
-    }
-}
+TENSORS = {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": BINARY}
+INFER_BODY = {"requestBody": {"required": True, "content": TENSORS}}
+INFER_ANSWER: dict[int | str, dict[str, Any]] = {200: {"description": "The probabilities.", "content": TENSORS}}
 
 
 def routes(service: Service) -> APIRouter:
@@ -51,22 +48,24 @@ def routes(service: Service) -> APIRouter:
         extensions = ["binary_tensor_data", "model_configuration", "model_repository(index)"]
         return {"name": "unet-serve", "version": installed_version(), "extensions": extensions}
 
-    @router.get("/health/live", summary="The process answers")
+    @router.get("/health/live", response_class=Response, summary="The process answers")
     async def live() -> Response:
         return Response()
 
-    @router.get("/health/ready", summary="All models answer their golden samples right")
-    async def ready() -> Response:
+    @router.get("/health/ready", response_class=Response, summary="All models answer their golden samples right")
+    async def ready(request: Request) -> Response:
         failure = failure_of(await service.health())
-        if failure is not None:
+        if failure is None:
+            return Response()
+        if service.allows(request):
             raise failure
-        return Response()
+        raise RequestRefusedError(503, "server: a model fails; GET /healthz with the API key tells why")
 
     @router.post("/repository/index", summary="The models")
     async def index() -> list[dict[str, str]]:
         return [{"name": name, "version": VERSION, "state": "READY"} for name in service.store.models]
 
-    @router.get("/models/{model}/ready", summary="The model answers")
+    @router.get("/models/{model}/ready", response_class=Response, summary="The model answers")
     @router.get("/models/{model}/versions/{version}/ready", include_in_schema=False)
     async def model_ready(model: str, version: str = VERSION) -> Response:
         model_of(model, version)
@@ -84,11 +83,18 @@ def routes(service: Service) -> APIRouter:
         found = model_of(model, version)
         return model_metadata(found.current.predictor.card, found.name, VERSION)
 
-    @router.post("/models/{model}/infer", openapi_extra=INFER_BODY, summary="Run the model on a batch of images")
+    @router.post(
+        "/models/{model}/infer",
+        response_class=Response,
+        responses=INFER_ANSWER,
+        openapi_extra=INFER_BODY,
+        summary="Run the model on a batch of images",
+    )
     @router.post("/models/{model}/versions/{version}/infer", include_in_schema=False)
     async def infer(request: Request, model: str, version: str = VERSION) -> Response:
         found = model_of(model, version)
-        return await service.admit(inferred(service, request, found))
+        service.admit(record_of(request))
+        return await inferred(service, request, found)
 
     return router
 

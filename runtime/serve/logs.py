@@ -5,7 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +18,10 @@ LOG = logging.getLogger("runtime.serve")
 
 @dataclass(kw_only=True)
 class RequestRecord:
-    """The facts of a request: `stages` in milliseconds, `warnings` about its image."""
+    """The facts of a request: `stages` in milliseconds, `warnings` about its image.
+
+    `held` is what the request occupies until its answer is sent.
+    """
 
     id: str
     began: float = field(default_factory=time.perf_counter)
@@ -28,6 +31,7 @@ class RequestRecord:
     sent: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    held: ExitStack = field(default_factory=ExitStack)
 
     @property
     def milliseconds(self) -> float:

@@ -1,6 +1,7 @@
 """Metrics in Prometheus' form, of this process or of all workers together."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import (
@@ -80,7 +81,8 @@ class ServerMetrics:
         folder = Path(os.environ[FOLDER])
         for process in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*_*.db")}:
             if not _is_alive(process):
-                multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+                with suppress(FileNotFoundError):  # another worker is at it
+                    multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
         merged = CollectorRegistry()
         multiprocess.MultiProcessCollector(merged, str(folder))  # type: ignore[no-untyped-call]
         return generate_latest(merged)

@@ -99,11 +99,12 @@ class ServedModel:
         if not found or found in (self.current.identity, self._refused):
             return None
         began = time.monotonic()
+        self._refused = found  # whatever is raised, as for want of memory; a try costs much and is not for each look
         try:
             fresh = await asyncio.to_thread(Generation, self.path, self._settings, self._on_batch)
-        except (UnetError, OSError) as error:
-            self._refused = found
-            tell("error", "model was not swapped; the old one goes on", model=self.name, error=one_line(str(error)))
+        except (UnetError, OSError, MemoryError) as error:
+            reason = one_line(str(error)) or "out of memory"
+            tell("error", "model was not swapped; the old one goes on", model=self.name, error=reason)
             return False
         old, self.current = self.current, fresh
         seconds = round(time.monotonic() - began, 3)

@@ -33,6 +33,10 @@ PARAMETERS = ("model", "format", "threshold", "size", "tile", "tta")
 TABLE_TYPES = {".csv": "text/csv; charset=utf-8", ".json": "application/json"}
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+ANSWER_KINDS: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}} | {
+    form.media_type: {"schema": {"type": "object"}} for form in FORMATS.values() if form.media_type.endswith("json")
+}
+ANSWER_KINDS["*/*"] = BINARY
 PROBLEM = {
     "description": "An error in one line.",
     "content": {
@@ -45,8 +49,8 @@ PROBLEM = {
         }
     },
 }
-PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 404, 408, 413, 415, 429, 503, 504), PROBLEM)
-"""Responses of errors, by status."""
+PROBLEMS: dict[int | str, dict[str, Any]] = {"default": PROBLEM}
+"""Responses of errors, whatever the status."""
 
 IMAGE_BODY = {
     "requestBody": {
@@ -69,12 +73,12 @@ IMAGE_BODY = {
 
 def routes(service: Service) -> APIRouter:
     """Make the routes of /v1."""
-    router = APIRouter(prefix="/v1", tags=["images"])
+    router = APIRouter(prefix="/v1", tags=["images"], responses=PROBLEMS)
 
     @router.post(
         "/predict",
         response_class=Response,
-        responses={200: {"description": "The answer.", "content": {"*/*": BINARY}}, **PROBLEMS},
+        responses={200: {"description": "The answer.", "content": ANSWER_KINDS}},
         openapi_extra=IMAGE_BODY,
         summary="Segment an image",
     )
@@ -93,7 +97,8 @@ def routes(service: Service) -> APIRouter:
         """Answer an image, which is the body or the part `image` of a multipart body, in a format of your choice."""
         given = {"model": model, "format": format, "threshold": threshold, "size": size, "tile": tile, "tta": tta}
         asked = {name: text for name, text in given.items() if text is not None}
-        return await service.admit(predicted(service, request, asked))
+        service.admit(record_of(request))
+        return await predicted(service, request, asked)
 
     @router.get("/models", summary="The models, and the limits of requests")
     async def models() -> JSONResponse:
@@ -108,9 +113,9 @@ async def predicted(service: Service, request: Request, asked: dict[str, str]) -
     record, settings = record_of(request), service.settings
     body = await in_time(settings.seconds, read_image(request, settings.max_bytes))
     record.received, record.stages["receive"] = len(body.content), record.milliseconds
-    unknown = set(body.fields) - set(PARAMETERS)
+    unknown = {*request.query_params, *body.fields} - set(PARAMETERS)
     if unknown:
-        raise ConfigError(f"{min(unknown)}: is no parameter, expected {', '.join(PARAMETERS)}")
+        raise ConfigError(f"{min(unknown)[:100]}: is no parameter, expected {', '.join(PARAMETERS)}")
     asked = asked | body.fields
     model = service.store.named(asked.get("model"))
     record.model = model.name

@@ -33,6 +33,9 @@ STATUS = (
 )
 """Status of each kind of error that a request may meet; the first entry that fits counts."""
 
+MAX_TEXT = 2_000
+"""Characters of an error, which may repeat what the client sent."""
+
 INTERNAL = "internal error; the server's log has it under this request_id"
 
 
@@ -49,7 +52,7 @@ def text_of(error: BaseException) -> str:
         return INTERNAL
     if isinstance(error, ClosedError):
         return "server: is stopping; ask again"
-    return one_line(str(error)) or "out of memory; send a smaller image, or give tile"
+    return one_line(str(error))[:MAX_TEXT] or "out of memory; send a smaller image, or give tile"
 
 
 def problem_response(status: int, text: str, request_id: str, headers: dict[str, str] | None = None) -> JSONResponse:

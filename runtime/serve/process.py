@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,9 @@ from runtime.support.files import reason_of, require_temporary_folder
 GRACE = 5
 """Seconds after the time limit of requests in which a server that stops still waits for them."""
 
+RETRY = 5
+"""Seconds between two attempts to start a worker that could not open the models."""
+
 
 def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or Ctrl-C: then no new request is taken, and those that are there are answered.
@@ -50,11 +54,15 @@ def api_key() -> str | None:
     """Return the API key of the environment, if there is one.
 
     Raises:
-        ConfigError: it is too short.
+        ConfigError: it is too short, or no header can carry it.
     """
-    key = os.environ.get(API_KEY)
-    if key is not None and len(key) < MIN_KEY:
+    if API_KEY not in os.environ:
+        return None
+    key = os.environ[API_KEY].strip()  # of a file that ends with its line, say; headers lose white space, too
+    if len(key) < MIN_KEY:
         raise ConfigError(f"{API_KEY}: has {len(key)} characters, expected at least {MIN_KEY}; or unset it")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{API_KEY}: has characters that no header carries, expected ASCII; choose another")
     return key
 
 
@@ -83,11 +91,16 @@ def address_of(listener: socket.socket) -> str:
 
 def serve_here(settings: ServerSettings, key: str | None, listener: socket.socket) -> None:
     """Serve in this process."""
-    service = Service(settings, key)
-    tell_start(settings, listener)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # the library raises it again when all is done
+    server = Server(config_of(settings, make_app(Service(settings, key))))
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # The library has a handler of its own while it runs, and raises the signal again when all is done.
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        Server(config_of(settings, make_app(service))).run([listener])
+        tell_start(settings, listener)
+        server.run([listener])
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -112,35 +125,48 @@ def serve_by_workers(settings: ServerSettings, listener: socket.socket) -> None:
             workers.run()
         finally:
             del os.environ[FOLDER]
-    if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+    if workers.failed:
         raise DeviceError("workers: cannot open the models; the log above says why")
     if workers.interrupted:
         raise KeyboardInterrupt
 
 
 class Workers(Multiprocess):
-    """The workers under their parent, which remembers Ctrl-C for its exit code."""
+    """The workers under their parent, which remembers for its exit code whether they failed, or Ctrl-C came."""
 
-    interrupted = False
+    failed = interrupted = False
+    _served = False
+    _not_before = 0.0
 
     def handle_int(self) -> None:
         self.interrupted = True
         super().handle_int()
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended; the library's own look waits for an answer of those that only start."""
+        """Replace workers that have ended; the library's own look waits for an answer of those that only start.
+
+        One that cannot open the models is tried again every `RETRY` seconds while another serves: a file may have been
+        replaced by a damaged one. If none serves, all end.
+        """
+        alive = [worker for worker in self.processes if worker.process.is_alive()]
+        self._served = self._served or any(worker.is_ready(timeout=0.1) for worker in alive)
         for index, worker in enumerate(self.processes):
-            if worker.process.is_alive() or self.should_exit.is_set():
+            if worker in alive or self.should_exit.is_set():
                 continue
-            worker.kill()  # closes its pipes
-            worker.join()
-            if worker.exitcode == STARTUP_FAILURE:
+            cannot_start = worker.exitcode == STARTUP_FAILURE
+            if cannot_start and not (self._served and alive):
+                self.failed = True
                 self.should_exit.set()
-                return
-            tell("warning", "worker died; another one starts", worker=worker.pid, exitcode=worker.exitcode)
-            fresh = Process(self.config, self.sockets)
-            fresh.start()
-            self.processes[index] = fresh
+            elif time.monotonic() >= self._not_before:
+                self._replace(index, worker)
+                self._not_before = time.monotonic() + (RETRY if cannot_start else 0)
+
+    def _replace(self, index: int, worker: Process) -> None:
+        worker.kill()  # closes its pipes
+        worker.join()
+        tell("warning", "worker died; another one starts", worker=worker.pid, exitcode=worker.exitcode)
+        self.processes[index] = Process(self.config, self.sockets)
+        self.processes[index].start()
 
 
 def app_of_worker(settings: ServerSettings) -> FastAPI:

@@ -54,17 +54,14 @@ class Service:
             given = request.headers.get("x-api-key", "")
         return secrets.compare_digest(given.strip().encode(), self._api_key.encode())
 
-    async def admit(self, work: Coroutine[Any, Any, T]) -> T:
-        """Hold a place for a request while its work goes on.
+    def admit(self, record: RequestRecord) -> None:
+        """Hold a place for a request until its answer is sent, since the answer is in memory until then.
 
         Raises:
             RequestRefusedError: the queue is full.
         """
-        if self.admission.is_full:
-            work.close()
-            raise self.admission.refusal()
-        with self.admission.place(), self.metrics.in_progress.track_inprogress():
-            return await work
+        record.held.enter_context(self.admission.place())
+        record.held.enter_context(self.metrics.in_progress.track_inprogress())
 
     async def answer(self, request: Request, record: RequestRecord, work: Coroutine[Any, Any, T]) -> T:
         """Await the answer to a request whose body is read, in what is left of its time.

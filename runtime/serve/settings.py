@@ -16,6 +16,9 @@ MIN_KEY = 8
 HEADER_SECONDS = 10
 """Seconds that a client may take to send the header of a request."""
 
+STALL_SECONDS = 30
+"""Seconds in which a client has to read some of its answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:

@@ -22,6 +22,16 @@ MAX_BATCH = 8
 """Most images of a request, as in the model repositories that `unet-export --triton` writes for Triton."""
 
 
+MAX_JSON = 2**23
+"""Most bytes of JSON in a request: nothing else runs in the process while it is parsed."""
+
+MAX_VALUES = 2**22
+"""Most numbers of an answer in JSON, which takes some 20 bytes for each."""
+
+PIECE = 2**14
+"""Numbers that are written as JSON at once; other requests go on in between."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
     """A request, read and checked: `batch` is uint8 [batch, height, width, channels].
@@ -55,6 +65,12 @@ def read_infer_request(body: bytes, header_length: str | None, card: ModelCard) 
                 f"Inference-Header-Content-Length: found {one_line(header_length)[:20]!r}, expected 0 to {split}"
             )
         split = int(header_length)
+    if split > MAX_JSON:
+        raise RequestRefusedError(
+            413,
+            f"request: has {split} bytes of JSON, expected at most {MAX_JSON}; send the numbers as bytes "
+            "(binary_data_size)",
+        )
     try:
         request = json.loads(body[:split])
     except (ValueError, RecursionError) as error:
@@ -67,7 +83,13 @@ def read_infer_request(body: bytes, header_length: str | None, card: ModelCard) 
     name = request.get("id")
     if name is not None and not isinstance(name, str):
         raise refusal("id: expected a text")
-    return InferRequest(batch=batch, binary=wants_bytes(request), id=name)
+    binary = wants_bytes(request)
+    values = card.architecture.classes * int(np.prod(batch.shape[:3], dtype=np.int64))
+    if not binary and values > MAX_VALUES:
+        raise refusal(
+            f"outputs: has {values} values as JSON, expected at most {MAX_VALUES}; ask for bytes (binary_data)"
+        )
+    return InferRequest(batch=batch, binary=binary, id=name)
 
 
 def field_of(data: object, name: str, kind: type) -> Any:
@@ -97,14 +119,12 @@ def read_tensor(tensor: object, binary: bytes) -> NDArray[np.uint8]:
             raise refusal(f"image: found {length} bytes, binary_data_size {declared}, expected {count} by its shape")
         return np.frombuffer(binary, np.uint8).reshape(shape)
     values = field_of(tensor, "data", list)
-    try:
-        numbers = np.array(values).reshape(-1)
-    except ValueError as error:
-        raise refusal("data: is a list of lists of different lengths") from error
-    whole = numbers.dtype.kind in "iu" and numbers.size == count and numbers.min() >= 0 and numbers.max() <= 255
+    # [...] -> [count]; as objects, since numpy's own choice gives each of several texts the place of the longest
+    numbers = np.array(values, dtype=object).reshape(-1).tolist()
+    whole = len(numbers) == count and set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) <= 255
     if not whole:
-        raise refusal(f"data: found {numbers.size} values of {numbers.dtype}, expected {count} integers, 0 to 255")
-    return numbers.astype(np.uint8).reshape(shape)
+        raise refusal(f"data: found {len(numbers)} values, expected {count} integers, 0 to 255")
+    return np.frombuffer(bytes(numbers), np.uint8).reshape(shape)
 
 
 TENSOR_FIELDS = (("name", str), ("datatype", str), ("shape", list))
@@ -147,14 +167,17 @@ def write_infer_response(
     if request.binary:
         output["parameters"] = {"binary_data_size": numbers.nbytes}
     else:
-        output["data"] = numbers.reshape(-1).tolist()
-    head: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": [output]}
+        output["data"] = []
+    head: dict[str, Any] = {"model_name": name, "model_version": version}
     if request.id is not None:
         head["id"] = request.id
-    text = json.dumps(head).encode()
-    if not request.binary:
-        return InferResponse(content=text)
-    return InferResponse(content=text + numbers.tobytes(), header_length=len(text))
+    text = json.dumps(head | {"outputs": [output]})
+    if request.binary:
+        return InferResponse(content=text.encode() + numbers.tobytes(), header_length=len(text))
+    flat = numbers.reshape(-1)  # [batch, classes, height, width] -> [count]
+    pieces = [json.dumps(flat[start : start + PIECE].tolist())[1:-1] for start in range(0, flat.size, PIECE)]
+    end = "]}]}"  # of data, output, outputs, head
+    return InferResponse(content="".join([text.removesuffix(end), ", ".join(pieces), end]).encode())
 
 
 def model_metadata(card: ModelCard, name: str, version: str) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def pixels(page, selector="#canvas"):
 
     data = page.evaluate(
         """(selector) => {
-            const canvas = document.querySelector(selector), pen = canvas.getContext("2d");
+            const canvas = document.querySelector(selector), copy = new OffscreenCanvas(canvas.width, canvas.height);
+            const pen = copy.getContext("2d", { willReadFrequently: true }); // Chromium warns of reading the page's own
+            pen.drawImage(canvas, 0, 0);
             return [canvas.height, canvas.width, [...pen.getImageData(0, 0, canvas.width, canvas.height).data]];
         }""",
         selector,

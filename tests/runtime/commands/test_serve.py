@@ -16,6 +16,7 @@ def test_models_are_called_as_their_cards_or_as_they_are_named(models, tmp_path)
     odd = tmp_path / "a=b.onnx"
     shutil.copyfile(path, odd)
     assert named((f"m={odd}",)) == (("m", odd),)
+    assert named((str(odd),)) == (("brightness", odd),)
 
 
 def test_names_are_those_of_addresses_and_different(models):

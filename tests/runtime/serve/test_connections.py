@@ -1,7 +1,13 @@
 """Bare connections: slow, cut, garbage, several requests on one."""
 
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import numpy as np
 import pytest
-from served import is_closed_within, served
+from served import is_closed_within, png, served
+from waiting import wait_until
 
 from runtime.serve import connections
 
@@ -73,3 +79,46 @@ def test_a_body_that_is_turned_away_is_read_so_that_the_answer_is(held, picture)
         assert server.predict(bytes(8 * 2**20)).status == 429
         gate.open()
         assert first.result().status == 200
+
+
+def unread(server):
+    """Ask for 16 MB on a connection, and read only the first byte."""
+    image = png(np.zeros((2000, 2000, 3), np.uint8))
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(60)
+    client.connect(("127.0.0.1", urlsplit(server.url).port))
+    head = f"POST /v1/predict?format=npy HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
+    client.sendall(head.encode() + image)
+    assert client.recv(1) == b"H"
+    return client
+
+
+def test_an_answer_that_nobody_reads_keeps_its_place(models, picture):
+    """Its bytes are in memory, so that clients could fill that."""
+    with served({"m": models["brightness"]}, queue=2) as server:
+        with unread(server), unread(server):
+            assert server.predict(picture).status == 429
+        wait_until(lambda: server.service.admission.count == 0)
+        assert server.predict(picture).status == 200
+
+
+def test_an_answer_that_nobody_reads_is_given_up(models, monkeypatch):
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.1)
+    with served({"m": models["brightness"]}) as server, unread(server) as client:
+        wait_until(lambda: server.service.admission.count == 0)
+        found = 0
+        with suppress(ConnectionResetError):
+            while part := client.recv(2**20):
+                found += len(part)
+        assert found < 16_000_000
+
+
+def test_a_large_answer_comes_whole(server, models, monkeypatch):
+    from runtime.output_formats import FORMATS
+    from runtime.predictor import Predictor
+
+    monkeypatch.setattr(connections, "STALL_SECONDS", 60)
+    image = png(np.random.default_rng(1).integers(0, 256, (700, 900, 3), np.uint8))
+    expected = FORMATS["npy"].encode(Predictor(models["brightness"], "cpu").predict(image))
+    assert server.predict(image, "?format=npy").body == expected

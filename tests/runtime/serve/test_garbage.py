@@ -9,6 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from served import multipart, png
+from waiting import wait_until
 
 ODD = (
     *(
@@ -73,7 +74,7 @@ def test_damaged_requests_are_refused(server, picture, seed):
         reply = server.ask("/v2/models/brightness/infer", damaged(TENSOR, dice), **split)
         assert reply.status in REFUSED, reply
     assert server.ask("/healthz").status == 200
-    assert server.service.admission.count == 0
+    wait_until(lambda: server.service.admission.count == 0)
 
 
 def test_bombs_are_refused_before_they_are_decoded(server):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from served import served
 
 from runtime.card import ModelCard
 from runtime.predictor import Predictor
+from runtime.serve.problems import RequestRefusedError
+from runtime.serve.tensors import MAX_JSON, MAX_VALUES, read_infer_request
 
 http = pytest.importorskip("tritonclient.http")
 
@@ -133,15 +136,17 @@ ONE = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 
         ({"inputs": [ONE | {"shape": [3]}]}, "shape: found [3], expected [batch, height, width, channels]"),
         ({"inputs": [ONE | {"shape": [1, -1, -1, 3]}]}, "shape: found [1, -1, -1, 3], expected"),
         ({"inputs": [ONE | {"shape": [1, True, 1, 3]}]}, "shape: found [1, true, 1, 3], expected"),
-        ({"inputs": [ONE | {"shape": [2**30, 2**30, 2**30, 3]}]}, "data: found 3 values of int64, expected"),
-        ({"inputs": [ONE | {"data": [1, 2]}]}, "data: found 2 values of int64, expected 3 integers, 0 to 255"),
-        ({"inputs": [ONE | {"data": [1, 2, 256]}]}, "data: found 3 values of int64, expected 3 integers"),
-        ({"inputs": [ONE | {"data": [1, 2, -1]}]}, "data: found 3 values of int64, expected 3 integers"),
-        ({"inputs": [ONE | {"data": [1, 2, 2.5]}]}, "data: found 3 values of float64, expected 3 integers"),
-        ({"inputs": [ONE | {"data": [1, 2, "x"]}]}, "data: found 3 values of <U21, expected 3 integers"),
-        ({"inputs": [ONE | {"data": [1, [2, 3]]}]}, "data: is a list of lists of different lengths"),
-        ({"inputs": [ONE | {"data": [10**30, 2, 3]}]}, "data: found 3 values of object, expected 3 integers"),
-        ({"inputs": [ONE | {"data": []}]}, "data: found 0 values of float64, expected 3 integers"),
+        ({"inputs": [ONE | {"shape": [2**30, 2**30, 2**30, 3]}]}, "data: found 3 values, expected"),
+        ({"inputs": [ONE | {"data": [1, 2]}]}, "data: found 2 values, expected 3 integers, 0 to 255"),
+        ({"inputs": [ONE | {"data": [1, 2, 256]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [1, 2, -1]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [1, 2, 2.5]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [1, 2, True]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [1, 2, "x"]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [1, [2, 3]]}]}, "data: found 2 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": [[[[[[[[[1, 2]]]]], []]]]]}]}, "data: found "),
+        ({"inputs": [ONE | {"data": [10**30, 2, 3]}]}, "data: found 3 values, expected 3 integers"),
+        ({"inputs": [ONE | {"data": []}]}, "data: found 0 values, expected 3 integers"),
         (
             {"inputs": [ONE | {"parameters": {"binary_data_size": 3}}]},
             "image: found 0 bytes, binary_data_size 3, expected 3",
@@ -190,3 +195,50 @@ def test_the_documented_client_gets_what_the_predictor_gives(server, models, roo
     expected = Predictor(models["softmax"], "cpu").predict("image.png").mask
     assert len(np.unique(expected)) == 3
     assert np.array_equal(found, expected)
+
+
+def test_texts_among_the_numbers_take_no_memory(models):
+    """Numpy's own choice of a type would give each of them the place of the longest."""
+    body = json.dumps({"inputs": [ONE | {"shape": [1, 1, 10_000, 3], "data": ["x" * 1_000, *[""] * 29_999]}]}).encode()
+    card = Predictor(models["softmax"], "cpu").card
+    tracemalloc.start()
+    with pytest.raises(RequestRefusedError, match="data: found 30000 values, expected 30000 integers"):
+        read_infer_request(body, None, card)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(body)
+
+
+def test_json_is_bounded_since_nothing_else_runs_while_it_is_read(server, client):
+    reply = server.ask("/v2/models/softmax/infer", b" " * (MAX_JSON + 1))
+    assert (reply.status, reply.error) == (
+        413,
+        f"request: has {MAX_JSON + 1} bytes of JSON, expected at most {MAX_JSON}; send the numbers as bytes "
+        "(binary_data_size)",
+    )
+    images = np.zeros((1, 1_000, MAX_VALUES // 3_000 + 1, 3), np.uint8)
+    outputs = [http.InferRequestedOutput("probability", binary_data=False)]
+    with pytest.raises(http.InferenceServerException, match=f"values as JSON, expected at most {MAX_VALUES}"):
+        client.infer("softmax", [tensor(images)], outputs=outputs)
+
+
+def test_an_answer_in_json_is_the_same_in_pieces(client, models, monkeypatch):
+    monkeypatch.setattr("runtime.serve.tensors.PIECE", 7)
+    outputs = [http.InferRequestedOutput("probability", binary_data=False)]
+    found = client.infer("softmax", [tensor()], outputs=outputs).as_numpy("probability")
+    with Predictor(models["softmax"], "cpu") as predictor:
+        np.testing.assert_array_equal(found, predictor.run(IMAGES))
+
+
+def test_calls_of_the_client_that_are_not_served_say_so(client):
+    for call in (
+        client.get_inference_statistics,
+        client.get_system_shared_memory_status,
+        client.get_cuda_shared_memory_status,
+        client.get_trace_settings,
+        client.get_log_settings,
+        lambda: client.load_model("softmax"),
+        lambda: client.unload_model("softmax"),
+    ):
+        with pytest.raises(http.InferenceServerException, match=r"\[40[45]\]"):
+            call()

@@ -1,5 +1,6 @@
 """Models that are swapped when their files are replaced, under load."""
 
+import asyncio
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -98,3 +99,24 @@ def test_a_file_that_is_no_model_changes_nothing(models, picture, tmp_path):
         replace(path, models["conv"])
         wait_until(lambda: server.predict(picture).headers["x-model-sha256"] != before.headers["x-model-sha256"])
         assert swaps.get() == 1
+
+
+def test_a_file_that_cannot_be_opened_for_any_reason_is_tried_once(models, tmp_path, monkeypatch):
+    from runtime.serve import models as module
+    from runtime.serve.models import ServedModel
+    from runtime.serve.settings import ServerSettings
+
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(models["brightness"], path)
+    served = ServedModel("m", path, ServerSettings(models=(), device="cpu", threads=1), lambda *_: None)
+    tries = []
+
+    def full(*_):
+        tries.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(module, "Generation", full)
+    replace(path, models["conv"])
+    assert [asyncio.run(served.look()) for _ in range(3)] == [False, None, None]
+    assert len(tries) == 1
+    served.current.predictor.close()

@@ -2,14 +2,22 @@
 
 import json
 import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from served import served
 from waiting import wait_until
 
+from runtime.errors import ConfigError
 from runtime.serve.logs import JsonFormatter
+from runtime.serve.metrics import FOLDER, ServerMetrics
+from runtime.serve.process import api_key
 from runtime.serve.service import Service
+from runtime.serve.settings import API_KEY
 
 
 def test_health_replays_the_golden_sample(server, models):
@@ -121,6 +129,10 @@ def test_the_api_key(models, picture):
         for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
             assert server.ask(path).status == 200, path
         assert server.ask("/healthz").json == {"status": "ok"}
+        server.service._health = time.monotonic() + 60, {"m": {"error": "a secret"}}
+        assert server.ask("/v2/health/ready").error == "server: a model fails; GET /healthz with the API key tells why"
+        assert server.ask("/v2/health/ready", X_API_Key=KEY).error == "m: a secret"
+        server.service._health = None
         assert "models" in server.ask("/healthz", X_API_Key=KEY).json
         assert server.ask("/v2/health/live/../../models/m").status in (401, 404)
 
@@ -143,3 +155,71 @@ def test_a_service_needs_models_that_open(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"x")
     with pytest.raises(ModelError):
         Service(ServerSettings(models=(("x", tmp_path / "x.onnx"),), device="cpu"), None)
+
+
+def test_a_key_that_no_header_can_carry(monkeypatch):
+    monkeypatch.setenv(API_KEY, "a key from a file\n")
+    assert api_key() == "a key from a file"  # HTTP takes white space off the ends of a header, too
+    for key in ("schlüssel", "two\nlines", "\udce4bcdefgh"):
+        monkeypatch.setenv(API_KEY, key)
+        with pytest.raises(ConfigError) as error:
+            api_key()
+        assert str(error.value) == f"{API_KEY}: has characters that no header carries, expected ASCII; choose another"
+
+
+def test_two_workers_may_clear_up_after_a_dead_one_at_once(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"gauge_livesum_{ended.pid}.db").touch()
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+
+    def slower(path):
+        Path(path).unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("prometheus_client.multiprocess.os.remove", slower)
+    assert ServerMetrics().text() == b""
+
+
+@pytest.mark.parametrize("path", ["/", "/page/view.js", "/healthz", "/metrics", "/v1/models", "/v2/models/softmax"])
+def test_head_is_get_without_the_body(server, path):
+    reply = server.ask(path, method="HEAD")
+    assert (reply.status, reply.body) == (200, b"")
+    assert reply.headers["content-type"] == server.ask(path).headers["content-type"]
+    assert server.ask("/v1/predict", method="HEAD").status == 405
+
+
+def test_other_methods_and_addresses_lead_nowhere(server):
+    reply = server.ask("/v1/models", method="OPTIONS")
+    assert (reply.status, reply.headers["allow"]) == (405, "GET")
+    reply = server.ask("/v1/models/", Host="elsewhere")
+    assert reply.status == 404
+    assert "location" not in reply.headers
+
+
+def test_the_openapi_document_tells_every_answer(server, picture):
+    document = server.ask("/openapi.json").json
+    infer = "/v2/models/{model}/infer"
+    for path, template, body, status in (
+        ("/healthz", "/healthz", None, 200),
+        ("/metrics", "/metrics", None, 200),
+        ("/v1/predict", "/v1/predict", picture, 200),
+        ("/v1/predict", "/v1/predict", b"no image", 400),
+        ("/v1/predict?format=geojson", "/v1/predict", picture, 200),
+        ("/v2/models/softmax", "/v2/models/{model}", None, 200),
+        ("/v2/models/car", "/v2/models/{model}", None, 404),
+        ("/v2/models/softmax/infer", infer, b"{}", 400),
+        ("/v2/health/live", "/v2/health/live", None, 200),
+    ):
+        reply = server.ask(path, body)
+        assert reply.status == status
+        (operation,) = document["paths"][template].values()
+        declared = operation["responses"].get(str(status), operation["responses"]["default"])
+        kind = reply.headers.get("content-type", "").partition(";")[0]
+        kinds = declared.get("content", {"": None})
+        assert kind in kinds or ("*/*" in kinds and "json" not in kind), path
+    assert set(document["paths"][infer]["post"]["responses"]["200"]["content"]) == {
+        "application/json",
+        "application/octet-stream",
+    }
+    assert "422" not in json.dumps(document)  # the framework's own, which no request is answered with

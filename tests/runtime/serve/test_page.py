@@ -7,6 +7,7 @@ import pytest
 from browser import browsing, finished, give, is_ours, opened, pixels
 from PIL import Image
 from served import served
+from waiting import wait_until
 
 from runtime.page.files import server_files
 from runtime.predictor import Predictor
@@ -140,7 +141,8 @@ def test_a_server_with_a_key_asks_for_it(browser, models, photographs):
         field.fill("wrong key")
         page.keyboard.press("Enter")
         page.wait_for_selector("#problem:not([hidden])")
-        assert page.is_hidden("main") and "key" in page.inner_text("#problem")
+        assert page.is_hidden("main")
+        assert page.inner_text("#problem") == "This is not the server's key."
         field.fill(KEY)
         page.keyboard.press("Enter")
         page.wait_for_selector("main:not([hidden])")
@@ -175,3 +177,20 @@ def test_the_files_are_open_to_all_and_nothing_else_is(models):
 
 def test_only_addresses_of_the_page_itself_are_its_own():
     assert is_ours("http://127.0.0.1:1/x", "http://127.0.0.1:1/") and not is_ours("http://cdn/x", "http://127.0.0.1:1/")
+
+
+def test_a_file_that_was_replaced_is_told(browser, models, photographs, tmp_path):
+    """The page draws by the card that it has: with classes of another file it would draw nonsense."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(models["brightness"].read_bytes())
+    with served({"m": path}) as server:
+        page = opened(browser, f"{server.url}/")
+        (tmp_path / "new").write_bytes(models["softmax"].read_bytes())
+        before = server.service.store.models["m"].current
+        (tmp_path / "new").replace(path)
+        wait_until(lambda: server.service.store.models["m"].current is not before)
+        give(page, photographs[0])
+        assert page.inner_text("#result-state") == (
+            "picture0.png: the server has another file of this model now; reload the page"
+        )
+        page.context.close()

@@ -108,6 +108,7 @@ def test_what_is_sent_as_a_url_encoded_form_by_curl_is_an_image(server, picture,
     [
         ("?model=car", 404, "model: found 'car', expected brightness, softmax"),
         ("?format=jpeg", 400, f"format: found 'jpeg', expected one of {', '.join([*FORMATS, *TABLES])}"),
+        ("?treshold=0.3", 400, "treshold: is no parameter, expected model, format, threshold, size, tile, tta"),
         ("?threshold=high", 400, "threshold: found 'high', expected a number between 0 and 1"),
         ("?threshold=nan", 400, "threshold: found nan, expected a number between 0 and 1"),
         ("?size=3x", 400, "size: found '3x', expected (height, width) or 'WxH', each 1 to 32768, or 'native'"),
@@ -136,6 +137,11 @@ def test_options_that_are_refused(server, picture, query, status, text):
         (multipart(b"x", part="file"), 400, "body: found the parts file, expected a file named image"),
         (multipart(b"x", sise="3x3"), 400, "sise: is no parameter, expected model, format, threshold, size, tile, tta"),
         ((b"x", "multipart/form-data"), 400, "body: is no valid form (Missing boundary in multipart.); send the image"),
+        (
+            (multipart(b"x")[0], "multipart/form-data; boundary=seam; charset=undefined"),
+            400,
+            "body: is no valid form (decoding with",
+        ),
         (
             (b"--seam", "multipart/form-data; boundary=seam"),
             400,
@@ -208,6 +214,9 @@ def test_packed_bodies(server, picture, expected):
     assert (cut.status, cut.error) == (400, "body: ends too early; send all of it")
     assert server.predict(picture, Content_Encoding="gzip").error.startswith("body: is damaged (")
     assert server.predict(picture, Content_Encoding="br").status == 415
+    form, kind = multipart(picture, format="npy")
+    packed = server.ask("/v1/predict", gzip.compress(form), Content_Type=kind, Content_Encoding="gzip")
+    assert packed.body == FORMATS["npy"].encode(expected)
 
 
 def test_the_models_are_told(server, models):
@@ -232,3 +241,18 @@ def test_unknown_addresses_and_methods(server):
     assert (server.ask("/v1/nothing").status, server.ask("/v1/nothing").error) == (404, "Not Found")
     reply = server.ask("/v1/predict")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
+
+
+def test_an_image_in_a_form_stays_in_memory(server, monkeypatch):
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda _: pytest.fail("written to a disk"))
+    image = png(np.random.default_rng(2).integers(0, 256, (800, 700, 3), np.uint8))
+    assert len(image) > 2**20
+    body, kind = multipart(image)
+    assert server.ask("/v1/predict", body, Content_Type=kind).status == 200
+
+
+def test_an_error_repeats_little_of_what_was_sent(server, picture):
+    body, kind = multipart(picture, threshold="x" * 500_000)
+    reply = server.ask("/v1/predict", body, Content_Type=kind)
+    assert (reply.status, reply.error[:21]) == (400, "threshold: found 'xxx")
+    assert len(reply.body) < 3_000

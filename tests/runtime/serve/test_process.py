@@ -144,3 +144,49 @@ def test_what_keeps_a_server_from_starting_is_one_line(models, tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: workers: cannot open the models; the log above says why\n"
     assert "models cannot be opened" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_damaged_file_stops_a_new_worker_and_not_the_others(models, picture, tmp_path):
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(models["brightness"], path)
+    with ServerProcess(f"m={path}", "--device", "cpu", "--workers", 2) as server:
+        url = server.url()
+        (tmp_path / "new").write_bytes(b"damaged")
+        (tmp_path / "new").replace(path)
+        old = "model was not swapped; the old one goes on"
+        server.wait_for(lambda lines: sum(line["message"] == old for line in lines) == 2)
+        os.kill(processes_below(server.process.pid)[0], signal.SIGKILL)
+        server.wait_for(lambda lines: any(line["message"] == "models cannot be opened" for line in lines))
+        patiently(lambda: len(processes_below(server.process.pid)) == 1)
+        assert ask(url, "/v1/predict", picture).status == 200
+        shutil.copyfile(models["brightness"], tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        server.wait_for(lambda lines: sum("startup complete" in line["message"] for line in lines) == 3)
+        assert server.stop() == 0
+
+
+EARLY = """
+import os, signal
+from runtime.serve import process
+
+class Early(process.Server):
+    def run(self, *sockets):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().run(*sockets)
+
+process.Server = Early
+from runtime.commands.entry import serve
+serve()
+"""
+
+
+def test_sigterm_is_obeyed_before_the_server_runs(models):
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, models["brightness"], "--port", "0", "--device", "cpu"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
