@@ -1,4 +1,4 @@
-"""Files that version 0.1 wrote, read by the code of today: `tests/data/make_samples.py` made them with that version."""
+"""Files of each version, read by the code of today: `tests/data/make_samples.py` made them with that version."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from runtime.errors import ModelError
 from runtime.predictor import Predictor
 
-SAMPLES = Path(__file__).parent / "data" / "v0.1"
+SAMPLES = Path(__file__).parent / "data"
+VERSIONS = ("v0.1", "v0.2")
 MODELS = ("cpu", "fp16", "fp32", "grey", "int8-s8", "int8-u8", "opset18", "several")
 RUNS = {"run": "data", "grey": "data", "several": "data3"}
 """Folders of runs, and the data set that each was trained on."""
@@ -25,17 +26,23 @@ TOLERANCE = 1e-5
 REPORTS = sorted((Path(__file__).parents[1] / "docs" / "benchmarks").rglob("*.json"))
 
 
+@pytest.fixture(scope="module", params=VERSIONS)
+def samples(request):
+    """The folder of a version's samples."""
+    return SAMPLES / request.param
+
+
 @pytest.fixture(scope="module")
-def answers():
-    """The picture, uint8 [50, 75, 3], and the probabilities that version 0.1 gave for it, by the name of the file."""
-    with np.load(SAMPLES / "answers.npz") as stored:
+def answers(samples):
+    """The picture, uint8 [50, 75, 3], and the probabilities that the version gave for it, by the name of the file."""
+    with np.load(samples / "answers.npz") as stored:
         return dict(stored)
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    """The current folder: a copy of all samples."""
-    shutil.copytree(SAMPLES, tmp_path / "work")
+def work(samples, tmp_path, monkeypatch):
+    """The current folder: a copy of a version's samples."""
+    shutil.copytree(samples, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
 
@@ -54,25 +61,29 @@ def assert_as_recorded(file, answers, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_files_answer_as_recorded(answers, name):
-    assert_as_recorded(SAMPLES / "models" / f"{name}.onnx", answers, name)
+def test_onnx_files_answer_as_recorded(samples, answers, name):
+    assert_as_recorded(samples / "models" / f"{name}.onnx", answers, name)
 
 
-def test_every_onnx_file_is_looked_at():
-    assert {path.stem for path in (SAMPLES / "models").iterdir()} == {*MODELS, "raw"}
+def test_all_versions_are_looked_at():
+    assert {path.name for path in SAMPLES.glob("v*")} == {*VERSIONS}
 
 
-def test_a_raw_onnx_file_is_refused():
+def test_every_onnx_file_is_looked_at(samples):
+    assert {path.stem for path in (samples / "models").iterdir()} == {*MODELS, "raw"}
+
+
+def test_a_raw_onnx_file_is_refused(samples):
     with pytest.raises(ModelError, match=r"raw\.onnx: .*\braw\b.*--raw"):
-        Predictor(SAMPLES / "models" / "raw.onnx", "cpu")
+        Predictor(samples / "models" / "raw.onnx", "cpu")
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("file", ["model.pth", "my_checkpoint.pth.tar"])
-def test_checkpoints_load_with_their_card(run, file):
+def test_checkpoints_load_with_their_card(samples, run, file):
     from unet_core.checkpoint import load_checkpoint, weights_sha256
 
-    checkpoint = load_checkpoint(SAMPLES / run / file)
+    checkpoint = load_checkpoint(samples / run / file)
     card = checkpoint.card
     assert not checkpoint.card_is_assumed and checkpoint.family == "unet-deploy" and not checkpoint.notes
     assert weights_sha256(checkpoint.state_dict) == card.weights_sha256
@@ -87,22 +98,22 @@ def test_checkpoints_load_with_their_card(run, file):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_checkpoints_measure_as_in_training(run):
+def test_checkpoints_measure_as_in_training(samples, run):
     from unet_core.checkpoint import load_checkpoint
     from unet_core.data.pairs import find_pairs
     from unet_core.evaluate import evaluate
 
-    measured = evaluate(SAMPLES / run / "model.pth", find_pairs(SAMPLES / RUNS[run], "val"), device="cpu").summary()
-    stored = load_checkpoint(SAMPLES / run / "model.pth").card.training.metrics
+    measured = evaluate(samples / run / "model.pth", find_pairs(samples / RUNS[run], "val"), device="cpu").summary()
+    stored = load_checkpoint(samples / run / "model.pth").card.training.metrics
     assert {name: measured[name] for name in stored} == pytest.approx(dict(stored), abs=1e-6)
     assert {"image_dice", "pixel_dice", "iou", "accuracy"} <= stored.keys()
 
 
 @pytest.mark.slow
-def test_a_checkpoint_exports_to_a_file_that_answers_as_recorded(answers, tmp_path):
+def test_a_checkpoint_exports_to_a_file_that_answers_as_recorded(samples, answers, tmp_path):
     from export import export_onnx
 
-    report = export_onnx(SAMPLES / "several" / "model.pth", tmp_path / "several.onnx")
+    report = export_onnx(samples / "several" / "model.pth", tmp_path / "several.onnx")
     assert_as_recorded(report.path, answers, "several")
 
 
@@ -120,11 +131,11 @@ def test_a_run_is_resumed_with_its_data(work):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_settings_are_accepted(run, tmp_path):
+def test_settings_are_accepted(samples, run, tmp_path):
     from unet_core.config import TrainConfig
     from unet_core.settings_file import from_stored, read_settings
 
-    stored = json.loads((SAMPLES / run / "config.json").read_text())
+    stored = json.loads((samples / run / "config.json").read_text())
     settings = from_stored(stored)
     config = TrainConfig(**settings)
     assert (config.widths, config.height, config.width) == ((4, 8), 32, 48)
@@ -154,7 +165,7 @@ def name_of_records(pairs, truth_at_original, draft):
     return "records-" + hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def test_decoded_images_of_older_versions_are_decoded_anew(work, monkeypatch):
+def test_decoded_images_of_version_0_1_are_decoded_anew(tmp_path, monkeypatch):
     """Also under today's name: earlier versions decoded some TIFF files and masks wrongly, and counted no pixels."""
     from unet_core.config import TrainConfig
     from unet_core.data.cache import check_and_cache, open_cache, pending
@@ -162,6 +173,8 @@ def test_decoded_images_of_older_versions_are_decoded_anew(work, monkeypatch):
     from unet_core.data.records import Records, SampleDecoder
     from unet_core.settings_file import from_stored
 
+    work = tmp_path / "work"
+    shutil.copytree(SAMPLES / "v0.1", work)
     config = TrainConfig(**from_stored(json.loads((work / "run" / "config.json").read_text())))
     pairs = find_splits(work / "data")
     options = ({"draft": True, "truth_at_original": False}, {"draft": False, "truth_at_original": True})
