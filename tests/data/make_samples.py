@@ -70,12 +70,15 @@ def write_for_cpus(folder: Path) -> None:
     import onnx
 
     from export.winograd.transform import FORMS, rewritable, rewrite
+    from runtime.model_file.digest import DIGEST_KEY, seal
 
     graph = onnx.load(folder / "fp32.onnx")
     forms = {name: FORMS[1 + index % (len(FORMS) - 1)] for index, name in enumerate(rewritable(graph))}
     written = rewrite(graph, forms)
     del written.metadata_props[:]
     for entry in graph.metadata_props:
+        if entry.key == DIGEST_KEY:
+            continue  # it is of another graph
         value = entry.value
         if entry.key == "unet.card":
             value = json.dumps(json.loads(value) | {"target": "cpu"})
@@ -83,6 +86,7 @@ def write_for_cpus(folder: Path) -> None:
             written, {item.key: item.value for item in written.metadata_props} | {entry.key: value}
         )
     onnx.save(written, folder / "cpu.onnx")
+    seal(folder / "cpu.onnx")
 
 
 def make(work: Path) -> None:
