@@ -6,6 +6,7 @@ The parts that need ONNX Runtime import it themselves, so that the others work w
 import importlib
 import importlib.util
 import math
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ def installed(findings: Findings) -> dict[str, Any]:
         death = f"cannot be imported ({error})"
     findings.usable = False
     brought = system_info.clashes_of("onnxruntime")
-    here = f"--force-reinstall {brought[0]}" if brought else "onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"
+    for_system = "onnxruntime" if platform.system() == "Darwin" else "onnxruntime-gpu"
+    here = f"--force-reinstall {brought[0]}" if brought else for_system
     findings.error(f"onnxruntime {death}", f"pip install {here}")
     return found
 

@@ -459,15 +459,17 @@ def test_the_faster_device_is_named_if_auto_takes_another(monkeypatch, cuda, nam
 
 
 @pytest.mark.parametrize(
-    ("brought", "do"),
+    ("brought", "system", "do"),
     [
-        (["onnxruntime"], "pip install --force-reinstall onnxruntime"),
-        (["onnxruntime-gpu"], "pip install --force-reinstall onnxruntime-gpu"),
-        ([], "pip install onnxruntime-gpu (macOS, or CPUs alone: onnxruntime)"),
+        (["onnxruntime"], "Linux", "pip install --force-reinstall onnxruntime"),
+        (["onnxruntime-gpu"], "Linux", "pip install --force-reinstall onnxruntime-gpu"),
+        ([], "Linux", "pip install onnxruntime-gpu"),
+        ([], "Darwin", "pip install onnxruntime"),
     ],
 )
-def test_an_onnxruntime_that_does_not_load_is_installed_again(monkeypatch, report, brought, do):
+def test_an_onnxruntime_that_does_not_load_is_installed_again(monkeypatch, report, brought, system, do):
     """The one that is there: for CPUs alone nobody wants the libraries of GPUs."""
+    monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr(system_info, "clashes_of", lambda folder: brought if folder == "onnxruntime" else [folder])
     monkeypatch.setattr(system_info, "death_by", lambda program: "crashes Python (exit code -4)")
     assert [problem["do"] for problem in report()["problems"]] == [do]
