@@ -123,8 +123,9 @@ def labels_from(source: Path | IO[bytes], spec: "LabelSpec", values: MaskValues,
     red, green, blue = np.moveaxis(load_image(source, "RGB", limits=limits).astype(np.uint32), 2, 0)
     codes, places = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
     if unknown := [code for code in codes.tolist() if code not in meaning]:
+        example = ", such as background=#000000," if 0 in unknown else ""
         raise ImageError(
             f"{name_of(source)}: has colours of no class ({listed_colours(unknown)}); name them in --colours, as a "
-            f"class or as {IGNORE}"
+            f"class{example} or as {IGNORE}"
         )
     return np.array([meaning[code] for code in codes.tolist()], np.uint8)[places].reshape(red.shape)

@@ -110,8 +110,21 @@ def refuse_layout(data: Path, missing: Path, kind: str) -> NoReturn:
         advice = f"give --masks {shlex.quote(other[0])}"
     elif not is_for_training:  # else it is only the part to validate on that is missing
         advice = way_to_convert(data, content)
+    if not advice and (whole := data_set_around(data, kind)):
+        advice = f"it is a part of {whole}, so give that folder"
     found = f"{missing}: no such folder ({content.describe(data)})"
     raise DataError("; ".join(filter(None, (found, f"{expected} in {data}", advice))))
+
+
+def data_set_around(folder: Path, kind: str) -> Path | None:
+    """Return the data folder, one or two levels up, of which a folder holds the images or the masks; else None."""
+    for data in list(folder.absolute().parents)[:2]:
+        for split in SPLITS:
+            images = image_folder(data, split)
+            parts = (images, mask_folder(images, data, split, kind))
+            if any(part.is_dir() and part.samefile(folder) for part in parts) and holds_pairs(data, kind):
+                return data
+    return None
 
 
 def holds_pairs(data: Path, kind: str) -> bool:

@@ -97,6 +97,12 @@ def test_a_data_set_in_an_inner_folder_is_told(tmp_path):
     )
 
 
+@pytest.mark.parametrize("part", ["train_images", "train_masks"])
+def test_a_folder_inside_a_data_set_is_told_with_that_of_the_data_set(tmp_path, part):
+    data = place(tmp_path, "train_images/{}.jpg", "train_masks/{}.png")
+    assert refusal(data / part).endswith(f"; it is a part of {data}, so give that folder")
+
+
 def test_folders_without_a_known_layout_are_listed_alone(tmp_path):
     data = place(tmp_path, "red/{}.jpg", "blue/{}.png")
     for name in "abcd":
