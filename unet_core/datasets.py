@@ -99,13 +99,15 @@ def check_and_print(data: Path, out: Path | None, file: Path | None, given: Mapp
     from unet_core.inspection.sheet import save_sheet, spread
     from unet_core.inspection.statistics import advice, statistics
     from unet_core.reporting.progress import Display
-    from unet_core.settings_file import make_config, read_settings
+    from unet_core.settings_file import make_config, read_settings, unused_settings
     from unet_core.training.data_notes import unused_channels
 
     from_file = read_settings(file) if file is not None else {}
     flags = {name: None if value == NONE else value for name, value in given.items() if value is not None}
     config = make_config({**from_file, **flags, "data": str(data), "out": "unused"}, from_file, file)
     display, layout = Display(), config.layout
+    if unused := unused_settings(data, file, flags):
+        display.note(unused)
     if out is not None:
         make_folder(out)  # before the work
     asked, config = config.levels, with_levels(config)
@@ -205,7 +207,8 @@ def convert_and_print(
     """Run `unet-data convert`."""
     from unet_core.conversion.layouts import read_source
     from unet_core.conversion.samples import ConvertOptions
-    from unet_core.conversion.writer import LEFT_OUT, SETTINGS, write_data_set
+    from unet_core.conversion.writer import LEFT_OUT, write_data_set
+    from unet_core.data.folders import SETTINGS
     from unet_core.data.mask_values import MaskValues
     from unet_core.reporting.progress import Display
 

@@ -5,6 +5,7 @@ Importing this module imports neither PyTorch nor an image library.
 
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from runtime.commands.suggestions import nearest
 from runtime.errors import ConfigError
 from runtime.support.sizes import parse_size, size_text
 from unet_core.config import ENCODER_SETTINGS, FIELDS, SHOWN, TrainConfig, check, flag, shown_value
+from unet_core.data.folders import SETTINGS
 from unet_core.data.mask_values import classes_of
 
 SIZE = "size"
@@ -28,6 +30,14 @@ LATER = (
 
 Plain = str | int | float | None
 """Types of the values in settings, and of those in lists of them."""
+
+
+def unused_settings(data: str | os.PathLike[str], file: Path | None, given: Mapping[str, Any]) -> str:
+    """Return a note if a data set has settings of its own and neither a file nor `given` sets the classes, else ""."""
+    own = Path(data) / SETTINGS
+    if file is not None or {"classes", "colours"} & given.keys() or not own.is_file():
+        return ""
+    return f"{own}: is not used; give --config {shlex.quote(str(own))} to train on its classes"
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from unet_core.config import (
     value_type,
 )
 from unet_core.data.restarts import require_one_start
-from unet_core.settings_file import SIZE, make_config, read_settings, without_size
+from unet_core.settings_file import SIZE, make_config, read_settings, unused_settings, without_size
 
 if TYPE_CHECKING:
     from unet_core.training.distributed import Processes
@@ -118,6 +118,7 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where the home folder cannot be written
     try:
         import unet_core.training.run  # noqa: F401  whatever it needs is missed here, not in the middle
+        from unet_core.reporting.progress import Display
         from unet_core.training.distributed import join
         from unet_core.training.run_directory import RunFolder
     except ModuleNotFoundError as error:
@@ -125,6 +126,9 @@ def main(file: Path | None, resume: bool, **flags: Any) -> None:
     processes = join()
     with processes.raise_on_all_ranks():
         config = merge_settings(file, flags, resume)
+        given = {name: value for name, value in flags.items() if value is not None}
+        if processes.first and not resume and (note := unused_settings(config.data, file, given)):
+            Display().note(note)
     try:
         best = train(config, resume=resume, processes=processes)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -11,6 +11,7 @@ from layouts import blocks, convert, run, write_image, write_mask
 from unet_core.checkpoint import load_checkpoint
 from unet_core.conversion.layouts import LAYOUTS
 from unet_core.datasets import LAYOUT_NAMES
+from unet_core.datasets import main as data
 from unet_core.train import main as train
 
 
@@ -107,6 +108,10 @@ def test_what_is_converted_can_be_checked_and_trained_on(tmp_path):
         "--size",
         "16x16",
     ]
+    told = f"note: {out}/dataset.toml: is not used; give --config {out}/dataset.toml to train on its classes\n"
+    for command, arguments in ((data, ["check", out]), (train, [out, "--out", tmp_path / "no"])):
+        done = CliRunner().invoke(command, [*map(str, arguments), "--group", ""])
+        assert done.exit_code == 2 and told in done.stderr and "has invalid labels (2)" in done.stderr
     quick = ["--epochs", "1", "--workers", "0", "--device", "cpu", "--no-tensorboard", "--cache-gb", "0"]
     done = CliRunner().invoke(train, [*map(str, [out, "--out", tmp_path / "run", *settings]), *quick])
     assert done.exit_code == 0, done.stderr

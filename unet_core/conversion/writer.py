@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import ImageError, OutputError, one_line
+from runtime.errors import ImageError, ImageWarning, OutputError, one_line
 from runtime.image import image_size, load_image
 from runtime.image_files.limits import Limits
 from runtime.images.palette import PALETTE
@@ -22,12 +23,10 @@ from runtime.support.files import make_folder, reason_of
 from runtime.support.locks import try_lock
 from unet_core.conversion.samples import Sample, SourceData
 from unet_core.data.faults import refuse
+from unet_core.data.folders import SETTINGS
 from unet_core.data.labels import IGNORED, Labels
 from unet_core.data.pairs import Pair
 from unet_core.data.stacks import number_of_pages
-
-SETTINGS = "dataset.toml"
-"""File in the new folder with the settings of its classes, for the option --config of training."""
 
 IGNORED_BY_ONE = 128
 """Value of pixels that do not count in masks of one class, between 0 and 255."""
@@ -37,18 +36,25 @@ LEFT_OUT = "left_out.csv"
 
 LOCK = ".lock"
 
+WITH_CHANNELS = (".tif", ".tiff", ".npy", ".npz")
+"""Suffixes of files that may have more channels than RGB."""
+
 NAME_LENGTH = 100
 """Maximum length of a name, in characters: file systems take 255 bytes."""
 
 
 @dataclass(kw_only=True)
 class Written:
-    """Counts of what was written: images by split, how they came there; files left out, and why."""
+    """Counts of what was written: images by split, how they came there; files left out, and why.
+
+    `channels`: that of the first image, if it has too many to be read as RGB.
+    """
 
     splits: Counter[str]
     ways: Counter[str]
     left_out: list[tuple[Path, str]]
     has_ignored: bool = False
+    channels: int | None = None
 
 
 def write_data_set(
@@ -78,7 +84,7 @@ def write_data_set(
             refuse([(Pair(image=file), text) for file, text in written.left_out], len(found.samples))
         if written.left_out:
             (folder / LEFT_OUT).write_text(left_out_table(written.left_out), encoding="utf-8", errors="replace")
-        (folder / SETTINGS).write_text(settings_text(found.classes, written.has_ignored), encoding="utf-8")
+        (folder / SETTINGS).write_text(settings_text(found.classes, written), encoding="utf-8")
     return written
 
 
@@ -96,6 +102,8 @@ def write_sample(
     if labels is not None and labels.shape != size:
         (height, width), (mask_height, mask_width) = size, labels.shape
         raise ImageError(f"differs in size from its mask ({width}x{height}, its mask is {mask_width}x{mask_height})")
+    if not written.splits and isinstance(sample.image, Path):
+        written.channels = channels_beyond_rgb(sample.image, limits)
     images, masks = folder / f"{split}_images", folder / f"{split}_masks"
     for part in (images, masks):
         part.mkdir(exist_ok=True)
@@ -116,6 +124,19 @@ def image_size_of(image: Path | bytes, limits: Limits) -> tuple[int, int]:
         return image_size(image, limits)
     height, width = load_image(image, limits=limits).shape[:2]
     return height, width
+
+
+def channels_beyond_rgb(image: Path, limits: Limits) -> int | None:
+    """Return the number of channels of an image that can be read, but not as RGB; None for others."""
+    if image.suffix.lower() not in WITH_CHANNELS:
+        return None
+    with warnings.catch_warnings(), suppress(ImageError):  # training tells
+        warnings.simplefilter("ignore", ImageWarning)
+        try:
+            load_image(image, limits=limits)
+        except ImageError:
+            return int(load_image(image, "raw", limits=limits).shape[2])
+    return None
 
 
 def mask_file(labels: Labels, classes: int) -> bytes:
@@ -169,11 +190,13 @@ def has_suffix(path: Path) -> bool:
     return 2 <= len(path.suffix) <= 5 and path.suffix[1:].isalnum() and not path.suffix[1:].isdigit()
 
 
-def settings_text(classes: Sequence[str], has_ignored: bool) -> str:
-    """The settings of training for these classes, as TOML."""
+def settings_text(classes: Sequence[str], written: Written) -> str:
+    """The settings of training for these classes and what was written, as TOML."""
     names = json.dumps([*classes], ensure_ascii=False)
     text = f"# Settings of this data set: unet-train DATA --config DATA/{SETTINGS}\nclasses = {names}\n"
-    if has_ignored:
+    if written.channels:
+        text += f"channels = {written.channels}\n"
+    if written.has_ignored:
         text += f"ignore_index = {IGNORED if len(classes) > 1 else IGNORED_BY_ONE}\n"
     return text
 

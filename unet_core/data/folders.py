@@ -9,6 +9,9 @@ from runtime.errors import DataError
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
+SETTINGS = "dataset.toml"
+"""File in a converted data set with the settings of its classes, for the option --config."""
+
 IMAGES = ("images", "imgs")
 """Names of folders of images whose splits are folders inside or outside, or do not exist."""
 

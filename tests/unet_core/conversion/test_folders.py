@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from layouts import blocks, convert, converted, run, write_image, write_mask
 from many_channels import write_channels
+from many_channels import write_image as write_bands
 from PIL import Image
 
 CAR = blocks((3, 9, 4, 20, 255))
@@ -73,7 +74,7 @@ def test_coloured_masks_name_their_classes(tmp_path):
     done = run("convert", source, tmp_path / "again", "--colours", "road=#804080,car=#00008e")
     assert done.stderr == (
         "error: 2 of 2 pairs cannot be used, fix or remove them: has colours of no class (#000000, #ffffff), name them "
-        "in --colours, as a class or as ignore: masks/a.png, masks/b.png\n"
+        "in --colours, as a class, such as background=#000000, or as ignore: masks/a.png, masks/b.png\n"
     )
 
 
@@ -217,13 +218,13 @@ def test_masks_of_single_objects_are_joined(tmp_path):
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])
 def test_images_of_many_channels_are_linked_as_they_are(tmp_path, suffix):
     for index in range(2):
-        write_channels(tmp_path / "made", "train", f"{index}", suffix=suffix, seed=index)
+        image, _ = write_channels(tmp_path / "made", "train", f"{index}", dtype=np.uint16, suffix=suffix, seed=index)
+        write_bands(tmp_path / "made" / "train_images" / f"{index}{suffix}", image // 16)  # 12 bits
     (tmp_path / "made" / "train_images").rename(tmp_path / "made" / "imgs")
-    convert(tmp_path / "made", tmp_path / "out")
+    assert convert(tmp_path / "made", tmp_path / "out").stderr == ""
     found = sorted((tmp_path / "out" / "train_images").iterdir())
     assert [path.name for path in found] == [f"0{suffix}", f"1{suffix}"]
     assert found[1].samefile(tmp_path / "made" / "imgs" / f"1{suffix}")
-    done = run(
-        "check", tmp_path / "out", "--channels", "5", "--config", tmp_path / "out" / "dataset.toml", "--group", ""
-    )
+    assert (tmp_path / "out" / "dataset.toml").read_text().endswith('classes = ["foreground"]\nchannels = 5\n')
+    done = run("check", tmp_path / "out", "--config", tmp_path / "out" / "dataset.toml", "--group", "")
     assert done.exit_code == 0 and "5 channels, mean of each: " in done.stdout
