@@ -27,7 +27,7 @@ const pictures = (count) => `${count} picture${count === 1 ? "" : "s"}`;
 
 class Page {
   constructor(source) {
-    Object.assign(this, { source, models: [], items: [], queue: [], running: 0, chosen: null, round: 0, frame: 0, later: 0 });
+    Object.assign(this, { source, models: [], early: [], items: [], queue: [], running: 0, chosen: null, round: 0, frame: 0, later: 0 });
   }
 
   async open(key) {
@@ -47,6 +47,7 @@ class Page {
     at("model-row").hidden = this.models.length < 2;
     document.querySelector("main").hidden = false;
     this.takeModel(0);
+    if (this.early.length) this.add(this.early.splice(0));
   }
 
   complain(text) {
@@ -363,7 +364,9 @@ export function start(source) {
   document.ondrop = async (event) => {
     event.preventDefault();
     at("drop").classList.remove("over");
-    if (page.models.length) page.add(await filesOf(event.dataTransfer));
+    const files = await filesOf(event.dataTransfer);
+    if (page.models.length) page.add(files);
+    else page.early.push(...files); // added when the model is open
   };
   page.open();
 }

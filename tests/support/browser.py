@@ -93,6 +93,18 @@ def give(page, *files):
     finished(page)
 
 
+def drop(page, file):
+    """Drop a PNG file on a page."""
+    page.evaluate(
+        """([name, values]) => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(values)], name, { type: "image/png" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        [file.name, list(file.read_bytes())],
+    )
+
+
 def finished(page):
     """Wait until a page has nothing to do and has drawn it."""
     page.wait_for_selector("body[data-busy=false]")  # a function would need eval, which the page forbids

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from browser import browsing, finished, give, is_ours, opened, pixels
+from browser import browsing, drop, finished, give, is_ours, opened, pixels
 from PIL import Image
 from served import served
 from waiting import wait_until
@@ -138,6 +138,7 @@ def test_a_server_with_a_key_asks_for_it(browser, models, photographs):
         page = browser.new_page()
         page.goto(server.url)
         field = page.get_by_label("API key of the server")
+        drop(page, photographs[1])  # the model is not open yet
         field.fill("wrong key")
         page.keyboard.press("Enter")
         page.wait_for_selector("#problem:not([hidden])")
@@ -147,8 +148,10 @@ def test_a_server_with_a_key_asks_for_it(browser, models, photographs):
         page.keyboard.press("Enter")
         page.wait_for_selector("main:not([hidden])")
         assert page.is_hidden("#problem")
-        give(page, photographs[0])
+        finished(page)
         assert page.inner_text("#progress") == "1 picture done"
+        give(page, photographs[0])
+        assert page.inner_text("#progress") == "2 pictures done"
         page.close()
 
 
