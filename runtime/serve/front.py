@@ -132,5 +132,10 @@ async def http_problem(request: Request, error: Exception) -> Response:
     """Return the response of an error that the framework raises, such as for a path that does not exist."""
     number = record_of(request).id
     if isinstance(error, HTTPException):
-        return problem_response(error.status_code, one_line(str(error.detail)), number, dict(error.headers or {}))
+        headers, path = dict(error.headers or {}), one_line(request.url.path)[:200]
+        said = {
+            404: f"{path}: is no path of this server; /openapi.json lists them",
+            405: f"{path}: takes {headers.get('Allow', 'other methods')}, and not {request.method}",
+        }.get(error.status_code, one_line(str(error.detail)))
+        return problem_response(error.status_code, said, number, headers)
     return problem_response(400, one_line(f"request: {error}")[:500], number)

@@ -238,9 +238,11 @@ def test_the_models_are_told(server, models):
 
 
 def test_unknown_addresses_and_methods(server):
-    assert (server.ask("/v1/nothing").status, server.ask("/v1/nothing").error) == (404, "Not Found")
+    reply = server.ask("/v1/nothing")
+    assert (reply.status, reply.error) == (404, "/v1/nothing: is no path of this server; /openapi.json lists them")
     reply = server.ask("/v1/predict")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    assert reply.error == "/v1/predict: takes POST, and not GET"
 
 
 def test_an_image_in_a_form_stays_in_memory(server, monkeypatch):
