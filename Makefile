@@ -4,7 +4,8 @@
 # make campaign   damaged inputs by the thousand for an hour (CAMPAIGN_SECONDS, CAMPAIGN_SEED); make test has two minutes of it
 # make test       every check: lint and all tests
 # make reference  writes docs/commands.md anew from the commands, and the table of files in docs/export.md from its report
-# make docs       the guide as a site in site/, every link of it checked: open site/index.html
+# make docs       the guide as a site in site/, every link of it checked: open site/index.html (search needs a
+#                 server: python3 -m http.server --bind 127.0.0.1 --directory site)
 # make dist       the wheel and the source distribution, checked for PyPI
 # Each sets up .venv first, and beside its packages older importers of ONNX files, which tests start as processes of their own;
 # ONNX Runtime's wheel for CPUs, which tests of the images install; and the npm package onnxruntime-web for tests in Chromium

@@ -54,3 +54,11 @@ def test_links_between_files_become_links_between_pages(page, text, expected):
     pytest.importorskip("mkdocs")
     shown = SimpleNamespace(file=SimpleNamespace(src_uri=page))
     assert hooks().on_page_markdown(text, page=shown, config=None, files=None) == expected
+
+
+def test_short_words_of_code_are_kept_on_one_line():
+    pytest.importorskip("mkdocs")
+    shown = hooks().on_page_content("<p><code>unet-export --web</code>", page=None, config=None, files=None)
+    assert shown == '<p><code><span class="word">unet-export</span> <span class="word">--web</span></code>'
+    programs = "<pre><code>unet-export model.pth\n</code></pre>"
+    assert hooks().on_page_content(programs, page=None, config=None, files=None) == programs

@@ -19,6 +19,12 @@ LINK = re.compile(r"(\]\()([^)#\s]+)")
 PROGRAM = re.compile(r"^\[[\w.]+\]\(([\w.]+\.py)\)$", re.M)
 """A line that is a link to a program beside the page, and nothing else."""
 
+CODE = re.compile(r"<code>[^<\n]+</code>")
+"""Code within a line of text."""
+
+WORD = re.compile(r"(?<![^ >])[^ <>]{2,18}(?![^ <])")
+"""A word of such code that is short enough to stay on one line of a narrow page."""
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the repository as pages."""
@@ -45,3 +51,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{match[0]}\n\n```python\n{text}```"
 
     return PROGRAM.sub(program, LINK.sub(site_link, markdown))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    """Keep the short words of code on one line each: browsers break at hyphens."""
+    return CODE.sub(lambda code: WORD.sub(r'<span class="word">\g<0></span>', code[0]), html)
