@@ -50,6 +50,7 @@ COMMANDS = [
     "benchmarks.training",
     "benchmarks.precision",
     "benchmarks.networks",
+    "benchmarks.cluster",
     "benchmarks.first_gpu_run",
 ]
 CLASS_NAMES_USED_TWICE: dict[str, str] = {}
