@@ -212,7 +212,7 @@ class TrainConfig:
         "unet",
         "network",
         "Network to train: this library's U-Net, or one of segmentation_models_pytorch with an encoder that may be "
-        "pretrained (extra: unet-deploy[encoders]).",
+        "pretrained (extra: encoders).",
         fixed=True,
     )
     encoder: str = setting(

@@ -1,6 +1,6 @@
 """Networks of segmentation-models-pytorch: made by that library alone, from the names and options in a card.
 
-The library is an extra (`unet-deploy[encoders]`) and is imported only where such a network is made. Nothing else is
+The library is an extra (`encoders`) and is imported only where such a network is made. Nothing else is
 imported by a name in a file, and without `encoder_weights` nothing is downloaded.
 """
 
@@ -36,7 +36,7 @@ def library() -> Any:
     except ImportError as error:
         raise ConfigError(
             f"--network smp: needs {LIBRARY}, which cannot be imported ({one_line(str(error))[:SHOWN]}); "
-            "install unet-deploy[encoders]"
+            "install unet-deploy with its extra [encoders]"
         ) from error
     return segmentation_models_pytorch
 

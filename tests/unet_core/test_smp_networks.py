@@ -67,5 +67,5 @@ def test_without_the_library_its_extra_is_named(monkeypatch):
         make_network(SmpConfig(name="Unet"))
     assert str(caught.value) == (
         "--network smp: needs segmentation-models-pytorch, which cannot be imported (import of "
-        "segmentation_models_pytorch halted; None in sys.modules); install unet-deploy[encoders]"
+        "segmentation_models_pytorch halted; None in sys.modules); install unet-deploy with its extra [encoders]"
     )
