@@ -137,8 +137,8 @@ def run(*arguments):
 
 
 @pytest.fixture
-def exported(model, monkeypatch):
-    """The command's export, without its minutes: the file that is there."""
+def exported(model, tmp_path_factory, monkeypatch):
+    """A checkpoint for the command, whose export, without its minutes, is the file that is there."""
     from unet_core.networks import checkpoint
 
     card = Predictor(model, "cpu").card
@@ -151,12 +151,14 @@ def exported(model, monkeypatch):
 
     Loaded.card = card
     monkeypatch.setattr(checkpoint, "open_checkpoint", lambda *_: Loaded)
-    return model
+    file = tmp_path_factory.mktemp("run") / "m.pth"
+    file.touch()
+    return file
 
 
 def test_the_command_writes_the_page_and_tells_how_to_see_it(exported, package, tmp_path):
     site = tmp_path / "my site"
-    done = run("m.pth", "--web", site, "--onnxruntime-web", package)
+    done = run(exported, "--web", site, "--onnxruntime-web", package)
     assert done.exit_code == 0 and done.stderr == ""
     assert done.stdout.splitlines()[-1] == (
         f"web page: {site}/index.html; to see it: python3 -m http.server --bind 127.0.0.1 --directory '{site}'"
@@ -165,7 +167,7 @@ def test_the_command_writes_the_page_and_tells_how_to_see_it(exported, package, 
 
 
 def test_the_command_tells_what_the_page_lacks(exported, tmp_path):
-    done = run("m.pth", "--web", tmp_path / "site")
+    done = run(exported, "--web", tmp_path / "site")
     assert done.stderr == (
         "note: the page lacks onnxruntime-web; run npm install onnxruntime-web and copy ort.wasm.min.mjs, "
         "ort-wasm-simd-threaded.mjs, ort-wasm-simd-threaded.wasm from node_modules/onnxruntime-web/dist to "
@@ -176,7 +178,7 @@ def test_the_command_tells_what_the_page_lacks(exported, tmp_path):
 def test_a_folder_that_cannot_be_taken_is_told_before_the_export(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "export_loaded", lambda *_: pytest.fail("exported"))
     (tmp_path / "index.html").write_text("mine")
-    done = run("m.pth", "--web", tmp_path)
+    done = run(exported, "--web", tmp_path)
     assert done.exit_code != 0 and "is not a page that unet-export wrote" in done.stderr
 
 
