@@ -38,7 +38,7 @@ RUN_FOR_GPUS = {"click", "packaging", "setuptools"}
 """Packages of which the image for GPUs gets more than the names: what `unet-predict --version` needs."""
 
 WITHOUT_RIGHTS = () if os.geteuid() else ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
-"""What makes root a user who may write only where the permissions say so."""
+"""Words before a command that take root's rights from it, so that it writes only where the permissions allow it."""
 
 
 def lines_of(path):
@@ -311,7 +311,7 @@ def test_the_page_predicts_a_folder_where_only_the_output_can_be_written(cpu, tm
     shutil.copytree(IMAGES, tmp_path / "images")
     page = re.sub(r"\\\n\s*", "", (ROOT / "docs" / "container.md").read_text())
     (command,) = re.findall(r"^docker run .* unet-deploy (unet-predict .*)$", page, re.M)
-    done = cpu.run(*command.replace("/work/", f"{tmp_path}/").split())
+    done = cpu.run(*command.replace("/data/", f"{tmp_path}/").split())
     assert done.returncode == 0, done.stderr
     masks = {path.name for path in (tmp_path / "masks").iterdir()}
     assert masks == {f"{path.stem}.png" for path in IMAGES.iterdir()}

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import signal
 import threading
 import time
@@ -168,6 +169,15 @@ def card_of(kind="brightness", channels=3, *, raw=False, **input_changes):
 def golden_of(kind="brightness", channels=3, size=None):
     image = golden_image(channels)
     return Golden.made(image if size is None else image[: size[0], : size[1]].copy(), ANSWERS[kind], size)
+
+
+@pytest.fixture
+def no_collector():
+    """Turn the collector off: objects without a reference go at once, circles stay."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

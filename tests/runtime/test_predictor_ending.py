@@ -1,7 +1,6 @@
 """Predictors that are closed or dropped: their memory, and what others find who are in the middle of a call."""
 
 import asyncio
-import gc
 import os
 import signal
 import threading
@@ -17,15 +16,6 @@ from runtime.errors import ClosedError, ModelError
 from runtime.predictor import Predictor
 
 CLOSED = r"^predictor: is closed; open another one$"
-
-
-@pytest.fixture
-def no_collector():
-    """Turn the collector off: objects without a reference go at once, circles stay."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("no_collector")

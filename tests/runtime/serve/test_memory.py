@@ -1,4 +1,4 @@
-"""What a request holds is given back when it is answered, not when the garbage collector comes by."""
+"""Bodies of requests are freed with their answers, without a run of the garbage collector."""
 
 import gc
 
@@ -13,15 +13,6 @@ from runtime.serve.tensors import InferRequest
 TENSOR = b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, %d], "data": [%s]}]}'
 
 
-@pytest.fixture
-def without_collector():
-    """Objects in a cycle of references stay: a full collection may be long in coming while bodies are large."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def held_bodies():
     """The bodies that are alive; `isinstance` would ask stand-ins of other libraries for their class, and they warn."""
     return [one for one in gc.get_objects() if type(one) in (ImageBody, InferRequest)]
@@ -30,7 +21,7 @@ def held_bodies():
 FORM, KIND = multipart(b"no image")
 
 
-@pytest.mark.usefixtures("without_collector")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status"),
     [
@@ -50,7 +41,7 @@ def test_a_body_is_freed_with_its_answer(server, path, body, headers, status):
     wait_until(lambda: not held_bodies())
 
 
-@pytest.mark.usefixtures("without_collector")
+@pytest.mark.usefixtures("no_collector")
 def test_a_body_whose_time_is_over_is_freed(held):
     server, gate = held(seconds=0.3)
     assert server.predict(png(np.zeros((4, 4, 3), np.uint8))).status == 504
@@ -58,7 +49,7 @@ def test_a_body_whose_time_is_over_is_freed(held):
     wait_until(lambda: not held_bodies())
 
 
-@pytest.mark.usefixtures("without_collector")
+@pytest.mark.usefixtures("no_collector")
 def test_a_body_whose_client_hung_up_is_freed(held, picture):
     server, gate = held()
     with server.connect() as client:

@@ -47,7 +47,7 @@ def test_a_table_has_one_entry_with_the_files_name(server, picture, expected, fo
 
 @pytest.mark.parametrize("form", ["mask", *TABLES])
 def test_no_temporary_folder_is_needed(server, expected, monkeypatch, form, tmp_path):
-    """Where a container's file system is read-only; a form's file of more than 1 MB went there, and every table."""
+    """Forms of more than 1 MB and tables are answered where no disk can be written, as in a read-only container."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     pixels = np.random.default_rng(6).integers(0, 256, (640, 640, 3), np.uint8)
     body, kind = multipart(png(pixels), format=form)
