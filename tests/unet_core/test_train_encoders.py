@@ -170,7 +170,7 @@ def test_files_that_are_not_what_they_say_are_refused(trained, tmp_path, monkeyp
         "network leave out --widths, --up and --channels"
     )
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(CheckpointError, match=r"needs segmentation-models-pytorch, .*install unet-deploy\[encoders\]$"):
+    with pytest.raises(CheckpointError, match=r"needs segmentation-models-pytorch, .*with its extra \[encoders\]$"):
         load_checkpoint(trained)
 
 
