@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from runtime.commands.console import Command, Listed, echo
+from runtime.commands.console import Command, Listed
 
 
 @click.command(cls=Command)
@@ -17,28 +17,18 @@ from runtime.commands.console import Command, Listed, echo
 def main(model: Path, data: Path, count: int, workers: tuple[int, ...], rounds: int, out: Path | None) -> None:
     """Measure MODEL on copies of the images in the folder DATA, by workers of a Ray cluster and by one process."""
     from benchmarks.cases.cluster import measure
-    from benchmarks.measuring.environment import busy_cores, disturbance, environment
-    from benchmarks.reporting.report import markdown
-    from benchmarks.results import Results
+    from benchmarks.measuring.environment import busy_cores, environment
+    from benchmarks.reporting.single import report_part
     from runtime.image import list_images
-    from runtime.support.files import make_folder, write_text
+    from runtime.support.files import make_folder
     from unet_core.reporting.progress import Display
 
     if out is not None:
         make_folder(out)
     busy_before = busy_cores()
     found = measure(model, list_images(data), count=count, workers=workers, rounds=rounds, display=Display())
-    results = Results(
-        environment=environment(model),
-        method={"rounds": rounds},
-        disturbance=disturbance(busy_before, busy_cores()),
-        measurements=tuple(found),
-        skipped=(),
-    )
-    echo(markdown(results))
-    if out is not None:
-        results.write(out)
-        write_text(out / "cluster.md", markdown(results))
+    method = {"rounds": rounds}
+    report_part("cluster", found, environment=environment(model), method=method, busy_before=busy_before, out=out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from runtime.commands.console import Command, Listed, Size, echo
+from runtime.commands.console import Command, Listed, Size
 from runtime.commands.entry import exit_without
 
 
@@ -46,11 +46,10 @@ def main(
         from unet_core.reporting.progress import Display
     except ModuleNotFoundError as error:  # here, since importing PyTorch takes seconds that --help does not need
         exit_without(error, extra="export")
-    from benchmarks.measuring.environment import busy_cores, disturbance, machine
-    from benchmarks.reporting.report import markdown
-    from benchmarks.results import Measurement, Results, Skipped
+    from benchmarks.measuring.environment import busy_cores, machine
+    from benchmarks.reporting.single import report_part
     from runtime.support.cpu_count import available_threads
-    from runtime.support.files import make_folder, write_text
+    from runtime.support.files import make_folder
 
     if out is not None:
         make_folder(out)
@@ -66,17 +65,8 @@ def main(
     threads = threads or available_threads()
     busy_before = busy_cores()
     found = measure(config, threads=threads, rounds=rounds, display=Display())
-    results = Results(
-        environment=machine(),
-        method={"rounds": rounds, "threads": threads},
-        disturbance=disturbance(busy_before, busy_cores()),
-        measurements=tuple(one for one in found if isinstance(one, Measurement)),
-        skipped=tuple(one for one in found if isinstance(one, Skipped)),
-    )
-    echo(markdown(results))
-    if out is not None:
-        results.write(out)
-        write_text(out / "training.md", markdown(results))
+    method = {"rounds": rounds, "threads": threads}
+    report_part("training", found, environment=machine(), method=method, busy_before=busy_before, out=out)
 
 
 if __name__ == "__main__":

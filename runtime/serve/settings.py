@@ -1,7 +1,9 @@
 """ServerSettings: everything that a server is told when it starts."""
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from runtime.errors import ConfigError
 from runtime.image_files.limits import FILE_BYTES, MEMORY, Limits
@@ -27,6 +29,7 @@ class ServerSettings:
     Attributes:
         models: (name, path) of each model; the first one answers requests that name none.
         host, port: address to listen on.
+        allowed_hosts: names by which clients may call a server that listens on this machine alone, beside localhost.
         workers: number of processes, each with all models.
         device, threads, verify: as of `Predictor`; `threads` are those of one worker.
         max_batch, max_delay_ms: as of `Batching`.
@@ -43,6 +46,7 @@ class ServerSettings:
 
     models: tuple[tuple[str, Path], ...]
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
     port: int = 8000
     workers: int = 1
     device: str = "auto"
@@ -67,6 +71,20 @@ class ServerSettings:
         check.integer("max_network_pixels", self.max_network_pixels, 1)
         check.number("seconds", self.seconds, 0.01, 86_400, "seconds")
 
+    def allows_host(self, header: str) -> bool:
+        """Return True unless the server listens on this machine alone and is called by the name of another one.
+
+        A page in this machine's browser can give its own name this machine's address (DNS rebinding), and could then
+        read answers as if they were its own server's.
+        """
+        if not header or not is_local(self.host):  # browsers always send one
+            return True
+        try:
+            name = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            return False
+        return is_local(name) or name in {allowed.lower() for allowed in self.allowed_hosts}
+
     def limits(self, pixels: int | None = None) -> Limits:
         """Return the limits of a request's image; `pixels` are fewer where the network sees all of them."""
         return RequestLimits(
@@ -75,6 +93,16 @@ class ServerSettings:
             memory=MEMORY,
             native=pixels is not None and pixels < self.max_pixels,
         )
+
+
+def is_local(host: str) -> bool:
+    """Return True for localhost and the addresses by which a machine reaches only itself."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ COMMANDS = {
     "python -m benchmarks.training": ("benchmarks.training", "main"),
     "python -m benchmarks.networks": ("benchmarks.networks", "main"),
     "python -m benchmarks.cluster": ("benchmarks.cluster", "main"),
+    "python -m benchmarks.serving": ("benchmarks.serving", "main"),
     "python -m benchmarks.first_gpu_run": ("benchmarks.first_gpu_run", "main"),
 }
 """Module and name of each command, by the words that start it."""

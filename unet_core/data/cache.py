@@ -66,7 +66,7 @@ from unet_core.data.records import (
     write_index,
 )
 
-VERSION = 4
+VERSION = 5
 """Version of the records' format and of how files are read; records of another version are in other folders."""
 
 SAME_AS_PILLOW = "1.9.0"

@@ -54,15 +54,12 @@ ROW = np.dtype(
     [
         *(("offset", "<i8"), ("checksum", "<u4")),
         *((side, "<i4") for side in SIDES),
-        *(("counted", "<i8"), ("foreground", "<i8"), ("only", "<i2")),
+        *(("counted", "<i8"), ("foreground", "<i8"), ("labels", "u1", (32,))),
     ]
 )
 """A record in the index: its offset in bytes, its CRC-32, the sides of picture and labels in pixels (0 until it is
-decoded), the numbers of pixels that count and of those that are foreground, and the only label that counts, or
-`SEVERAL`."""
-
-SEVERAL = -1
-"""In place of the only label of a mask that has several, or none."""
+decoded), the numbers of pixels that count and of those that are foreground, and a bit for each label, which is set
+if any pixel has it."""
 
 Record = tuple[NDArray[np.uint8], Labels]
 """A fitted picture uint8 [height, width, channels], and labels uint8: fitted too, or at the image's own size."""
@@ -220,10 +217,15 @@ class Records:
         return int(self.rows["foreground"].sum()) / self.counted if self.counted else None
 
     @property
+    def labels(self) -> Sequence[int]:
+        """The labels of the pixels that count in all masks, ascending; none until the masks are decoded."""
+        found: list[int] = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(self.rows["labels"], axis=0))).tolist()
+        return found
+
+    @property
     def only_label(self) -> int | None:
         """The label of all pixels that count in all masks; None if there are several labels, or no such pixels."""
-        labels = set(self.rows["only"][self.rows["counted"] > 0].tolist())
-        return labels.pop() if len(labels) == 1 and SEVERAL not in labels else None
+        return self.labels[0] if len(self.labels) == 1 else None
 
 
 def refuse_hopeless(records: Records, most: int = TRIED) -> None:
@@ -288,12 +290,13 @@ class DataFile:
         return content
 
 
-def label_counts(labels: Labels, background: int | None) -> tuple[int, int, int]:
-    """Return the last fields of a `ROW`: pixels that count, foreground pixels, the only label."""
-    counts = np.bincount(labels.reshape(-1), minlength=IGNORED + 1)[:IGNORED]
-    present, counted = np.flatnonzero(counts), int(counts.sum())
+def label_counts(labels: Labels, background: int | None) -> tuple[int, int, NDArray[np.uint8]]:
+    """Return the last fields of a `ROW`: pixels that count, foreground pixels, the labels' bits."""
+    counts = np.bincount(labels.reshape(-1), minlength=IGNORED + 1)
+    counts[IGNORED] = 0
+    counted = int(counts.sum())
     foreground = counted - (int(counts[background]) if background is not None else 0)
-    return counted, foreground, int(present[0]) if len(present) == 1 else SEVERAL
+    return counted, foreground, np.packbits(counts > 0)
 
 
 def unknown_rows(count: int) -> NDArray[Any]:

@@ -38,7 +38,7 @@ class ImageFacts:
     levels: NDArray[np.int64]
     means: NDArray[np.float64]
     labels: NDArray[np.int64]
-    counts: tuple[int, int, int]
+    counts: tuple[int, int, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def whole_images(config: TrainConfig) -> SampleDecoder:
 
 
 def notes_on_masks(config: TrainConfig, findings: DataFindings) -> list[str]:
-    """Return what training notes of masks that all hold one label; if there are faults, nothing.
+    """Return what training notes of the labels in the masks; if there are faults, nothing.
 
     Raises:
         DataError: training would refuse such masks.
@@ -139,7 +139,7 @@ def notes_on_masks(config: TrainConfig, findings: DataFindings) -> list[str]:
         images = [image for image in findings.images if image.split == split]
         records = Records([image.pair for image in images], whole_images(config))
         for row, image in zip(records.rows, images, strict=True):
-            row["counted"], row["foreground"], row["only"] = image.counts
+            row["counted"], row["foreground"], row["labels"] = image.counts
         sides.append(records)
     folder = mask_folder(image_folder(config.data, "train"), config.data, "train", config.masks)
     train, val = sides

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unet_core.data.labels import IGNORED, LabelSpec
+from unet_core.data.pairs import SPLITS
 from unet_core.inspection.checking import DataFindings, ImageFacts
 
 LISTED = 5
@@ -57,23 +58,16 @@ def class_lines(images: Sequence[ImageFacts], spec: LabelSpec) -> list[str]:
 
 
 def advice(findings: DataFindings, spec: LabelSpec) -> list[str]:
-    """Notes on figures that promise trouble: classes that no mask has, masks without foreground, lost values."""
+    """Notes on figures that promise trouble: masks without foreground, lost values."""
     notes = []
-    names = [*spec.classes] if not spec.binary else ["", *spec.classes]
-    for split, verb in (("train", "learned"), ("val", "measured")):
+    for split in SPLITS:
         images = [image for image in findings.images if image.split == split]
         if not images:
             continue
         counts = np.array([image.labels for image in images])
-        missing = [
-            name for label, name in enumerate(names) if name and label != spec.background and not counts[:, label].any()
-        ]
-        classes = sum(1 for label, name in enumerate(names) if name and label != spec.background)
-        if 0 < len(missing) < classes:
-            notes.append(f"{split}: no mask has {', '.join(missing)}, so that cannot be {verb}")
         foreground = np.delete(counts, [IGNORED, *([] if spec.background is None else [spec.background])], axis=1)
         empty = int((foreground.sum(axis=1) == 0).sum())
-        if empty and spec.background is not None and len(missing) < classes:
+        if 0 < empty < len(images) and spec.background is not None:
             notes.append(f"{split}: {empty} of {len(images)} masks have no foreground")
     few = [image for image in findings.images if np.count_nonzero(image.levels) < FEW_LEVELS]
     if len(few) * 2 > len(findings.images):

@@ -168,7 +168,7 @@ def normalisation_in(content: Mapping[str, Any], path: Path) -> tuple[Normalisat
     if beside.is_file():
         try:
             return normalisation_of(json.loads(beside.read_bytes())), f" (from {beside})"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # of another program, or without mean and std
     return IMAGENET, " (ImageNet's, as torchvision and timm use them; the file does not tell)"
 
@@ -176,9 +176,12 @@ def normalisation_in(content: Mapping[str, Any], path: Path) -> tuple[Normalisat
 def normalisation_of(settings: Mapping[str, Any]) -> Normalisation:
     """Return mean and std for values in 0..1, of an encoder's settings, whose own range may be 0..255.
 
+    timm's settings lie within those of the file.
+
     Raises:
-        KeyError, TypeError, ValueError: the settings hold none.
+        KeyError, TypeError, ValueError, AttributeError: the settings hold none.
     """
+    settings = settings.get("pretrained_cfg", settings)
     largest = float(settings.get("input_range", (0, 1))[-1])
     mean, std = (tuple(float(value) / largest for value in settings[name]) for name in ("mean", "std"))
     if settings.get("input_space", "RGB") != "RGB":

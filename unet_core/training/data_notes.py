@@ -1,4 +1,4 @@
-"""Notes on the data of a run, before the first epoch: masks that hold one label only, channels that are not used."""
+"""Notes on the data of a run, before the first epoch: labels that are missing, channels that are not used."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +8,7 @@ import numpy as np
 from runtime.card import InputSpec
 from runtime.errors import DataError, ImageError
 from runtime.image import Limits, load_image
+from runtime.support.sizes import size_text
 from unet_core.config import TrainConfig
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
@@ -20,7 +21,12 @@ LOOKED_AT = 8
 
 
 def check_masks(train: Records, val: Records, config: TrainConfig, masks: str) -> list[str]:
-    """Return notes on masks that all hold one label; `masks` is the folder of those to train on.
+    """Return notes on masks that all hold one label, and on classes that none has.
+
+    Args:
+        train, val: the decoded records.
+        config: the settings of the run.
+        masks: the folder of the masks to train on, for the error.
 
     Raises:
         DataError: no training mask has any foreground, or no pixel of a validation mask counts.
@@ -42,7 +48,19 @@ def check_masks(train: Records, val: Records, config: TrainConfig, masks: str) -
             f"validation: {what}, so Dice tells little and the best epoch is chosen by the validation loss; add images "
             "with other pixels"
         )
+    for records, side, verb in ((train, "training", "learned"), (val, "validation", "measured")):
+        present = {*records.labels, records.decoder.labels.background}
+        missing = [name for label, name in enumerate(config.classes) if label not in present]
+        if len(config.classes) > 1 and records.only_label is None and missing:
+            notes.append(f"{side}: no mask has {', '.join(missing)}{at_size(records)}, so that cannot be {verb}")
     return notes
+
+
+def at_size(records: Records) -> str:
+    """Return the size that labels are brought to, at which a small object may have no pixel, or "" for their own."""
+    decoder = records.decoder
+    fitted = not decoder.truth_at_original and decoder.input.fit != "native"
+    return f" at {size_text(decoder.input.size)}" if fitted else ""
 
 
 def only_label(records: Records, config: TrainConfig) -> str:

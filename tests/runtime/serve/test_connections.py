@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from runtime.serve import connections
 
-GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def hasty(models, monkeypatch):
         yield server
 
 
-@pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nA: "])
+@pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nA: "])
 def test_a_header_that_does_not_end(hasty, begin):
     with hasty.connect() as client:
         client.sendall(begin)
@@ -41,7 +41,9 @@ def test_a_request_that_takes_longer_than_a_header_may_is_answered(held, picture
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.05)
     server, gate = held()
     with server.connect() as client:
-        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture)
+        client.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture
+        )
         assert gate.entered.acquire(timeout=60)
         assert not is_closed_within(client, 0.2)
         gate.open()
@@ -88,7 +90,7 @@ def unread(server):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(60)
     client.connect(("127.0.0.1", urlsplit(server.url).port))
-    head = f"POST /v1/predict?format=npy HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
+    head = f"POST /v1/predict?format=npy HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n\r\n"
     client.sendall(head.encode() + image)
     assert client.recv(1) == b"H"
     return client

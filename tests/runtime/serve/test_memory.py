@@ -53,7 +53,9 @@ def test_a_body_whose_time_is_over_is_freed(held):
 def test_a_body_whose_client_hung_up_is_freed(held, picture):
     server, gate = held()
     with server.connect() as client:
-        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture)
+        client.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture
+        )
         assert gate.entered.acquire(timeout=60)
     gate.open()
     wait_until(lambda: not held_bodies())

@@ -17,7 +17,7 @@ from runtime.serve.logs import JsonFormatter
 from runtime.serve.metrics import FOLDER, ServerMetrics
 from runtime.serve.process import api_key
 from runtime.serve.service import Service
-from runtime.serve.settings import API_KEY
+from runtime.serve.settings import API_KEY, ServerSettings
 
 
 def test_health_replays_the_golden_sample(server, models):
@@ -189,10 +189,36 @@ def test_head_is_get_without_the_body(server, path):
     assert server.ask("/v1/predict", method="HEAD").status == 405
 
 
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9000", "127.0.0.1:1", "127.3.2.1", "[::1]:8000", ""])
+def test_a_local_server_is_called_by_its_machines_own_names(server, host):
+    assert server.ask("/v1/models", Host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.com", "evil.com:8000", "localhost.evil.com", "[::", "10.0.0.1", "localhost@evil.com"]
+)
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere"])
+def test_a_local_server_that_is_called_by_another_name_does_not_answer(server, host, path):
+    reply = server.ask(path, Host=host)
+    assert (reply.status, reply.json["error"]) == (
+        421,
+        f"Host: {host}: is no name of this server; call it localhost, or start it with --allow-host NAME",
+    )
+
+
+def test_names_are_allowed_or_do_not_matter_to_a_server_for_all():
+    local = ServerSettings(models=(), allowed_hosts=("Masks.example.org",))
+    assert local.allows_host("masks.EXAMPLE.org:443") and local.allows_host("localhost")
+    assert not local.allows_host("example.org")
+    assert not ServerSettings(models=(), host="localhost").allows_host("example.org")
+    assert ServerSettings(models=(), host="0.0.0.0").allows_host("example.org")
+    assert ServerSettings(models=(), host="10.0.0.1").allows_host("[::")
+
+
 def test_other_methods_and_addresses_lead_nowhere(server):
     reply = server.ask("/v1/models", method="OPTIONS")
     assert (reply.status, reply.headers["allow"]) == (405, "GET")
-    reply = server.ask("/v1/models/", Host="elsewhere")
+    reply = server.ask("/v1/models/", Host="127.0.0.1:80")
     assert reply.status == 404
     assert "location" not in reply.headers
 

@@ -35,7 +35,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(models, picture):
         assert ask(url, "/v1/predict", picture).status == 200
         found = re.match(r"http://127\.0\.0\.1:(\d+)", url)
         with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as client:
-            head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+            head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
             client.sendall(head + picture[:10])  # a request that is under way
             time.sleep(0.3)
             server.process.send_signal(signal.SIGTERM)

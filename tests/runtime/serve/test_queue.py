@@ -36,7 +36,7 @@ def test_the_advice_to_wait_is_the_time_of_a_request():
 
 def test_a_client_that_hangs_up_leaves_the_queue(held, picture):
     server, gate = held(queue=8)
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
     clients = [server.connect() for _ in range(4)]
     for client in clients:
         client.sendall(head + picture)
@@ -65,7 +65,7 @@ def test_the_limit_of_time(held, picture):
 
 def test_a_body_that_comes_slowly(models, picture):
     with served({"m": models["brightness"]}, seconds=0.3) as server, server.connect() as client:
-        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
         answer = client.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"body: was not complete after 0.3 s; send it faster" in answer
@@ -75,7 +75,7 @@ def test_a_body_that_comes_slowly(models, picture):
 def test_a_client_that_sends_half_and_hangs_up(server, picture):
     for sent in (
         b"POST /v1/predict HTTP/1.1\r\nHo",
-        b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx",
+        b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx",
     ):
         with server.connect() as client:
             client.sendall(sent)

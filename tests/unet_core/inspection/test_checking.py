@@ -123,8 +123,8 @@ def test_several_classes_and_settings_of_a_file(data, tmp_path):
         "not counted    25.00%       6\n"
     )
     assert done.stderr == (
-        "note: train: no mask has car, so that cannot be learned\n"
-        "note: val: no mask has car, so that cannot be measured\n"
+        "note: training: no mask has car, so that cannot be learned\n"
+        "note: validation: no mask has car, so that cannot be measured\n"
     )
     done = run("check", data, "--config", tmp_path / "set.toml", "--ignore-index", "none")
     assert done.exit_code == 2 and "has invalid labels (9)" in done.stderr

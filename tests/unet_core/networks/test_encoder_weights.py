@@ -53,6 +53,26 @@ def test_mean_and_std_of_a_settings_file_beside_it_whatever_their_range(weights,
     assert (found.mean, found.std) == ((0.5, 0.2, 0.0), (0.2, 0.1, 1.0))
 
 
+def test_mean_and_std_of_timms_settings_file(weights, tmp_path):
+    save_file(weights, tmp_path / "model.safetensors")
+    settings = {"architecture": "tf_resnet18", "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 1]}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    found = started(CONFIG, str(tmp_path / "model.safetensors"))
+    assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.5, 0.25, 1.0))
+    assert found.note.endswith(f"std 0.5,0.25,1 (from {tmp_path / 'config.json'})")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "5", '{"pretrained_cfg": ["mean"]}', '{"mean": 0.5, "std": 0.5}', "{", "[" * 99999]
+)
+def test_a_settings_file_of_another_kind_tells_nothing(weights, tmp_path, content):
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    found = started(CONFIG, str(tmp_path / "model.safetensors"))
+    assert (found.mean, found.std) == IMAGENET
+    assert found.note.endswith(f"std 0.229,0.224,0.225 {THEIRS}")
+
+
 def test_a_whole_network_of_ours_brings_its_encoder_and_its_cards_mean(weights, tmp_path):
     network = make_network(CONFIG)
     network.get_submodule("encoder").load_state_dict(weights)

@@ -78,6 +78,24 @@ def test_masks_of_one_label_are_told_before_the_first_epoch(config, data, capsys
         assert notes(config, capsys) == [everywhere, by_loss]
 
 
+def test_classes_that_no_mask_has_are_told(config, data, capsys):
+    config = replace(config, classes=("background", "car", "tram", "bus", "train"), height=16, width=24)
+    labels = np.full((32, 48), 2, np.uint8)
+    labels[:16] = 1
+    labels[3, 3] = 3  # gone at half of the size
+    for path in [*(data / "train_masks").iterdir(), *(data / "val_masks").iterdir()]:
+        path.unlink()
+        Image.fromarray(labels).save(path.with_suffix(".png"))
+    expected = [
+        "training: no mask has bus, train at 24x16, so that cannot be learned",
+        "validation: no mask has train, so that cannot be measured",
+    ]
+    for _ in range(2):  # decoded, and from the cache
+        assert notes(config, capsys) == expected
+    expected[1] = "validation: no mask has bus, train at 24x16, so that cannot be measured"
+    assert notes(replace(config, validate_at="trained"), capsys) == expected
+
+
 def test_masks_of_which_no_pixel_counts_are_refused(config, data, capsys):
     write_masks(data, "val", 7)
     with pytest.raises(DataError) as caught:
