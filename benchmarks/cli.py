@@ -5,8 +5,6 @@ Each command imports what it needs when it runs, so that --help needs neither Py
 
 import re
 import shlex
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from benchmarks.measuring.subprocesses import end_on_sigterm
 from benchmarks.suite import PARTS, BenchmarkPlan, measure_parts
 from runtime.commands.console import Command, Listed, Size, echo, max_pixels_option, version_option
 from runtime.commands.entry import exit_without
@@ -405,17 +404,3 @@ def new_folder(model: Path) -> Path:
             pass  # of which `make_folder` tells
         return make_folder(folder)
     raise AssertionError("numbers do not end")
-
-
-@contextmanager
-def end_on_sigterm() -> Iterator[None]:
-    """End the block on SIGTERM as an error would, so that temporary folders are removed."""
-
-    def end(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""What unet-serve answers on this machine: `python -m benchmarks.serving MODEL DATA`."""
+"""A load on unet-serve on this machine: `python -m benchmarks.serving MODEL DATA`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +8,9 @@ import click
 from runtime.commands.console import Command
 from runtime.commands.entry import exit_without
 from runtime.support.cpu_count import MAX_THREADS
+
+MOST = 64
+"""Images of a folder that are sent."""
 
 
 @click.command(cls=Command)
@@ -43,9 +46,10 @@ def main(
     rounds: int,
     out: Path | None,
 ) -> None:
-    """Put unet-serve with MODEL under load from the images in the folder DATA, in turns with bare predict_async.
+    """Put unet-serve with MODEL under load from images in the folder DATA, in turns with bare predict_async.
 
-    Clients and server share this machine. Every answer is compared with that of predict.
+    Clients and server share this machine. Every answer is compared with that of predict. Of more than 64 images, 64
+    are taken, evenly spread.
     """
     try:
         import_module("runtime.serve.process")  # a missing extra is told here, and not in the server's log
@@ -61,10 +65,11 @@ def main(
 
     if out is not None:
         make_folder(out)
+    images = list_images(data)
     busy_before = busy_cores()
     found = measure(
         model,
-        list_images(data),
+        images[:: max(1, -(-len(images) // MOST))],
         clients=clients,
         seconds=seconds,
         workers=workers,

@@ -1,8 +1,11 @@
 """Python scripts in fresh processes: for cold starts, peaks of memory, trainings with a time limit."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import DeviceError, one_line
@@ -87,3 +90,17 @@ def available_megabytes() -> float | None:
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         found.append((int(limit.read_text()) - int(used.read_text())) / 1e6)
     return min(found, default=None)
+
+
+@contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """End the block on SIGTERM as an error would, so that temporary folders are removed and processes ended."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

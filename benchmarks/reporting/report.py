@@ -161,7 +161,7 @@ def contest_table(rivals: Sequence[Measurement], how: Sequence[str]) -> list[str
     for one in rivals:
         row = {"contestant": one.contestant} | {name: str(one.settings.get(name, MISSING)) for name in how}
         row[f"{one.unit} >"] = in_unit(one.median, one.unit)
-        if several and one.unit in TIMES:
+        if several and one.unit in TIMES and "percentile" not in one.settings:
             row |= {"p90 >": three_digits(one.p90), "p99 >": three_digits(one.p99)}
         if several:
             row |= {"spread >": percent(100 * one.spread), "rounds >": str(len(one.values))}

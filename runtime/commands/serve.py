@@ -25,7 +25,8 @@ MEBI = 2**20
     "allowed_hosts",
     multiple=True,
     metavar="NAME",
-    help="Another name than localhost for a server that listens on this machine alone; may be repeated.",
+    help="Name, without port, by which the server may be called; may be repeated.  [default: localhost if it listens "
+    "on this machine alone, else any]",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port; 0 takes a free one."

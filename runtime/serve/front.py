@@ -20,6 +20,7 @@ from runtime.serve.problems import (
     text_of,
 )
 from runtime.serve.service import Service
+from runtime.serve.settings import name_of
 
 if TYPE_CHECKING:
     from starlette.routing import Route
@@ -90,9 +91,10 @@ class Front:
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if not self._service.settings.allows_host(host):
-            name = one_line(host)[:200]
             raise RequestRefusedError(
-                421, f"Host: {name}: is no name of this server; call it localhost, or start it with --allow-host NAME"
+                421,
+                f"Host: {one_line(name_of(host))[:200]}: is not a name of this server, expected localhost; or start it "
+                "with --allow-host NAME",
             )
 
     def _check_key(self, request: Request) -> None:

@@ -7,6 +7,7 @@ import socket
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,7 @@ def serve(settings: ServerSettings) -> None:
     key = api_key()
     with bound(settings.host, settings.port) as listener:
         logging.config.dictConfig(LOG_CONFIG)
+        settings = replace(settings, host=listener.getsockname()[0])  # a name, or 127.1, may be this machine alone
         if settings.workers == 1:
             serve_here(settings, key, listener)
         else:

@@ -29,7 +29,8 @@ class ServerSettings:
     Attributes:
         models: (name, path) of each model; the first one answers requests that name none.
         host, port: address to listen on.
-        allowed_hosts: names by which clients may call a server that listens on this machine alone, beside localhost.
+        allowed_hosts: names by which clients may call the server, beside localhost; if there are none, a server that
+            listens on this machine alone may be called localhost, and all others by any name.
         workers: number of processes, each with all models.
         device, threads, verify: as of `Predictor`; `threads` are those of one worker.
         max_batch, max_delay_ms: as of `Batching`.
@@ -41,7 +42,7 @@ class ServerSettings:
         look_seconds: time between two looks at the models' files.
 
     Raises:
-        ConfigError: a number is out of its bounds.
+        ConfigError: a number is out of its bounds, or a name is none.
     """
 
     models: tuple[tuple[str, Path], ...]
@@ -70,20 +71,20 @@ class ServerSettings:
         check.integer("max_pixels", self.max_pixels, 1)
         check.integer("max_network_pixels", self.max_network_pixels, 1)
         check.number("seconds", self.seconds, 0.01, 86_400, "seconds")
+        for name in self.allowed_hosts:
+            if not name or name_of(name) != name.lower():
+                raise ConfigError(f"--allow-host {name}: expected a name or an address, without a port")
 
     def allows_host(self, header: str) -> bool:
-        """Return True unless the server listens on this machine alone and is called by the name of another one.
+        """Return True unless the header Host has a name by which the server may not be called.
 
         A page in this machine's browser can give its own name this machine's address (DNS rebinding), and could then
         read answers as if they were its own server's.
         """
-        if not header or not is_local(self.host):  # browsers always send one
+        if not header or not (self.allowed_hosts or is_local(self.host)):  # browsers always send the header
             return True
-        try:
-            name = urlsplit(f"//{header}").hostname or ""
-        except ValueError:
-            return False
-        return is_local(name) or name in {allowed.lower() for allowed in self.allowed_hosts}
+        name = name_of(header)
+        return is_local(name) or name in {name_of(allowed) for allowed in self.allowed_hosts}
 
     def limits(self, pixels: int | None = None) -> Limits:
         """Return the limits of a request's image; `pixels` are fewer where the network sees all of them."""
@@ -95,14 +96,25 @@ class ServerSettings:
         )
 
 
-def is_local(host: str) -> bool:
-    """Return True for localhost and the addresses by which a machine reaches only itself."""
-    if host.lower() == "localhost":
-        return True
+def name_of(host: str) -> str:
+    """Return the name or address in a header Host, in small letters; "" if there is none."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.IPv6Address(host)
     except ValueError:
-        return False
+        try:
+            return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+        except ValueError:
+            return ""
+    return host.lower()
+
+
+def is_local(name: str) -> bool:
+    """Return True for localhost, names that end with it, and the addresses by which a machine reaches itself."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return f".{name}".endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 @dataclass(frozen=True, kw_only=True)

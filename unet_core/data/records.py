@@ -59,7 +59,7 @@ ROW = np.dtype(
 )
 """A record in the index: its offset in bytes, its CRC-32, the sides of picture and labels in pixels (0 until it is
 decoded), the numbers of pixels that count and of those that are foreground, and a bit for each label, which is set
-if any pixel has it."""
+if any pixel that counts has it."""
 
 Record = tuple[NDArray[np.uint8], Labels]
 """A fitted picture uint8 [height, width, channels], and labels uint8: fitted too, or at the image's own size."""

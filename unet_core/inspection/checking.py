@@ -127,7 +127,7 @@ def whole_images(config: TrainConfig) -> SampleDecoder:
 
 
 def notes_on_masks(config: TrainConfig, findings: DataFindings) -> list[str]:
-    """Return what training notes of the labels in the masks; if there are faults, nothing.
+    """Return what training notes of masks that all hold one label; if there are faults, nothing.
 
     Raises:
         DataError: training would refuse such masks.

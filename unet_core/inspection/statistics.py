@@ -8,6 +8,7 @@ import numpy as np
 from unet_core.data.labels import IGNORED, LabelSpec
 from unet_core.data.pairs import SPLITS
 from unet_core.inspection.checking import DataFindings, ImageFacts
+from unet_core.training.data_notes import note_on_missing
 
 LISTED = 5
 """Maximum number of sizes that are listed."""
@@ -58,13 +59,16 @@ def class_lines(images: Sequence[ImageFacts], spec: LabelSpec) -> list[str]:
 
 
 def advice(findings: DataFindings, spec: LabelSpec) -> list[str]:
-    """Notes on figures that promise trouble: masks without foreground, lost values."""
+    """Notes on figures that promise trouble: classes that no mask has, masks without foreground, lost values."""
     notes = []
-    for split in SPLITS:
+    for split, side in zip(SPLITS, ("training", "validation"), strict=True):
         images = [image for image in findings.images if image.split == split]
         if not images:
             continue
         counts = np.array([image.labels for image in images])
+        present = np.flatnonzero(counts.sum(axis=0)).tolist()
+        if missing := note_on_missing(side, [label for label in present if label != IGNORED], spec.classes):
+            notes.append(missing)
         foreground = np.delete(counts, [IGNORED, *([] if spec.background is None else [spec.background])], axis=1)
         empty = int((foreground.sum(axis=1) == 0).sum())
         if 0 < empty < len(images) and spec.background is not None:

@@ -1,6 +1,6 @@
 """Notes on the data of a run, before the first epoch: labels that are missing, channels that are not used."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -10,8 +10,10 @@ from runtime.errors import DataError, ImageError
 from runtime.image import Limits, load_image
 from runtime.support.sizes import size_text
 from unet_core.config import TrainConfig
+from unet_core.data.labels import BACKGROUND
 from unet_core.data.pairs import Pair
 from unet_core.data.records import Records
+from unet_core.weight_files.finder import listed
 
 WITH_MORE = (".png", ".apng", ".tif", ".tiff", ".geotiff", ".webp")
 """Suffixes of files that may have channels beside the colours."""
@@ -21,7 +23,7 @@ LOOKED_AT = 8
 
 
 def check_masks(train: Records, val: Records, config: TrainConfig, masks: str) -> list[str]:
-    """Return notes on masks that all hold one label, and on classes that none has.
+    """Return notes on masks that all hold one label.
 
     Args:
         train, val: the decoded records.
@@ -48,19 +50,31 @@ def check_masks(train: Records, val: Records, config: TrainConfig, masks: str) -
             f"validation: {what}, so Dice tells little and the best epoch is chosen by the validation loss; add images "
             "with other pixels"
         )
-    for records, side, verb in ((train, "training", "learned"), (val, "validation", "measured")):
-        present = {*records.labels, records.decoder.labels.background}
-        missing = [name for label, name in enumerate(config.classes) if label not in present]
-        if len(config.classes) > 1 and records.only_label is None and missing:
-            notes.append(f"{side}: no mask has {', '.join(missing)}{at_size(records)}, so that cannot be {verb}")
     return notes
 
 
-def at_size(records: Records) -> str:
-    """Return the size that labels are brought to, at which a small object may have no pixel, or "" for their own."""
-    decoder = records.decoder
-    fitted = not decoder.truth_at_original and decoder.input.fit != "native"
-    return f" at {size_text(decoder.input.size)}" if fitted else ""
+def missing_classes(train: Records, val: Records) -> list[str]:
+    """Return notes on classes that no mask has; small objects may have no pixel at the network's size."""
+    notes = []
+    for side, records in (("training", train), ("validation", val)):
+        decoder = records.decoder
+        fitted = not decoder.truth_at_original and decoder.input.fit != "native"
+        at = f"at {size_text(decoder.input.size)} " * fitted
+        notes.append(note_on_missing(side, records.labels, decoder.labels.classes, at))
+    return notes
+
+
+def note_on_missing(side: str, labels: Collection[int], classes: Sequence[str], at: str = "") -> str:
+    """Return a note on classes that are not among the labels of a side's masks, else "".
+
+    There is none with one class or one label, of which other notes tell.
+    """
+    missing = [name for label, name in enumerate(classes) if label not in labels and name != BACKGROUND]
+    if len(classes) == 1 or len(labels) < 2 or not missing:
+        return ""
+    which = "this class" if len(missing) == 1 else "these classes"
+    verb = "learned" if side == "training" else "measured"
+    return f"{side}: {at}no mask has {listed(missing)}; {which} cannot be {verb}"
 
 
 def only_label(records: Records, config: TrainConfig) -> str:

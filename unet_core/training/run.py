@@ -28,7 +28,7 @@ from unet_core.settings_file import from_stored
 from unet_core.training.advice import advice_on_one_sided, explained_errors, settings_without_effect
 from unet_core.training.auto_loss import advice_on_loss
 from unet_core.training.bad_pairs import Sets, refuse_or_leave_out
-from unet_core.training.data_notes import check_masks, unused_channels
+from unet_core.training.data_notes import check_masks, missing_classes, unused_channels
 from unet_core.training.distributed import Processes, join
 from unet_core.training.run_directory import FILES, LAST, instead_of_last, locked_folder, refuse_used_folder
 from unet_core.training.starting_network import StartingNetwork, starting_network
@@ -242,6 +242,7 @@ def decode_first(config: TrainConfig, sets: Sets, cache: Cache | None, missing: 
     for note in (
         shared_images(*(records.pairs for records in sets)),
         *check_masks(*sets, config, f"{Path(config.data) / 'train'}_{config.masks}"),
+        *missing_classes(*sets),
         few_levels(sets[0], config.levels),
         unused_channels(sets[0].pairs, sets[0].decoder.input, config.limits),
     ):

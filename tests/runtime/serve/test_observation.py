@@ -189,30 +189,61 @@ def test_head_is_get_without_the_body(server, path):
     assert server.ask("/v1/predict", method="HEAD").status == 405
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9000", "127.0.0.1:1", "127.3.2.1", "[::1]:8000", ""])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:9000", "localhost.", "a.localhost:1", "127.0.0.1:1", "127.3.2.1", "[::1]:8000", ""]
+)
 def test_a_local_server_is_called_by_its_machines_own_names(server, host):
     assert server.ask("/v1/models", Host=host).status == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.com", "evil.com:8000", "localhost.evil.com", "[::", "10.0.0.1", "localhost@evil.com"]
+    ("host", "name"),
+    [
+        ("evil.com", "evil.com"),
+        ("Evil.com.:8000", "evil.com"),
+        ("localhost.evil.com", "localhost.evil.com"),
+        ("evillocalhost", "evillocalhost"),
+        ("[::", ""),
+        ("[::2]:80", "::2"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("localhost@evil.com", "evil.com"),
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models", "/nowhere"])
-def test_a_local_server_that_is_called_by_another_name_does_not_answer(server, host, path):
+def test_a_local_server_that_is_called_by_another_name_does_not_answer(server, host, name, path):
     reply = server.ask(path, Host=host)
     assert (reply.status, reply.json["error"]) == (
         421,
-        f"Host: {host}: is no name of this server; call it localhost, or start it with --allow-host NAME",
+        f"Host: {name}: is not a name of this server, expected localhost; or start it with --allow-host NAME",
     )
 
 
 def test_names_are_allowed_or_do_not_matter_to_a_server_for_all():
     local = ServerSettings(models=(), allowed_hosts=("Masks.example.org",))
-    assert local.allows_host("masks.EXAMPLE.org:443") and local.allows_host("localhost")
+    assert local.allows_host("masks.EXAMPLE.org.:443") and local.allows_host("localhost")
     assert not local.allows_host("example.org")
-    assert not ServerSettings(models=(), host="localhost").allows_host("example.org")
+    for host in ("localhost", "127.0.0.2", "::1", "::ffff:127.0.0.1"):
+        assert not ServerSettings(models=(), host=host).allows_host("example.org")
     assert ServerSettings(models=(), host="0.0.0.0").allows_host("example.org")
     assert ServerSettings(models=(), host="10.0.0.1").allows_host("[::")
+    published = ServerSettings(models=(), host="0.0.0.0", allowed_hosts=("localhost", "fe80::2"))
+    assert published.allows_host("localhost:8000") and published.allows_host("[FE80::2]:80")
+    assert not published.allows_host("example.org")
+
+
+@pytest.mark.parametrize("name", ["masks.org:443", "[::2]", "https://masks.org", "a/b", "", "masks.org."])
+def test_a_name_with_a_port_is_refused(name):
+    with pytest.raises(ConfigError, match=r"--allow-host .*: expected a name or an address, without a port"):
+        ServerSettings(models=(), allowed_hosts=(name,))
+
+
+def test_a_head_request_is_logged_as_one(models, caplog):
+    caplog.set_level(logging.INFO, "runtime.serve")
+    with served({"m": models["brightness"]}) as server:
+        assert server.ask("/v1/models", method="HEAD").status == 200
+        wait_until(lambda: any(one.getMessage() == "request" for one in caplog.records))
+    (line,) = (json.loads(JsonFormatter().format(one)) for one in caplog.records if one.getMessage() == "request")
+    assert (line["method"], line["status"]) == ("HEAD", 200)
 
 
 def test_other_methods_and_addresses_lead_nowhere(server):

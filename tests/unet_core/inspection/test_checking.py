@@ -123,9 +123,13 @@ def test_several_classes_and_settings_of_a_file(data, tmp_path):
         "not counted    25.00%       6\n"
     )
     assert done.stderr == (
-        "note: training: no mask has car, so that cannot be learned\n"
-        "note: validation: no mask has car, so that cannot be measured\n"
+        "note: training: no mask has car; this class cannot be learned\n"
+        "note: validation: no mask has car; this class cannot be measured\n"
     )
+    damaged = next((data / "train_images").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:99])
+    done = run("check", data, "--config", tmp_path / "set.toml")
+    assert (done.exit_code, "no mask has car; this class cannot be learned" in done.stderr) == (2, True)
     done = run("check", data, "--config", tmp_path / "set.toml", "--ignore-index", "none")
     assert done.exit_code == 2 and "has invalid labels (9)" in done.stderr
 

@@ -87,12 +87,12 @@ def test_classes_that_no_mask_has_are_told(config, data, capsys):
         path.unlink()
         Image.fromarray(labels).save(path.with_suffix(".png"))
     expected = [
-        "training: no mask has bus, train at 24x16, so that cannot be learned",
-        "validation: no mask has train, so that cannot be measured",
+        "training: at 24x16 no mask has bus, train; these classes cannot be learned",
+        "validation: no mask has train; this class cannot be measured",
     ]
     for _ in range(2):  # decoded, and from the cache
         assert notes(config, capsys) == expected
-    expected[1] = "validation: no mask has bus, train at 24x16, so that cannot be measured"
+    expected[1] = "validation: at 24x16 no mask has bus, train; these classes cannot be measured"
     assert notes(replace(config, validate_at="trained"), capsys) == expected
 
 
