@@ -71,11 +71,12 @@ def test_without_the_library_its_extra_is_named(monkeypatch):
     )
 
 
-def test_an_encoder_that_pads_by_the_images_size_pads_alike():
-    config = SmpConfig(name="Unet", encoder="tu-tf_efficientnet_lite0")
+@pytest.mark.parametrize("name", ["Unet", "DeepLabV3Plus"])  # the latter makes strides dilations
+def test_an_encoder_that_pads_by_the_images_size_pads_alike(name):
+    config = SmpConfig(name=name, encoder="tu-tf_efficientnet_lite0")
     torch.manual_seed(0)
     ours = make_network(config).eval()
-    theirs = library().Unet(config.encoder, encoder_weights=None, classes=1).eval()
+    theirs = getattr(library(), name)(config.encoder, encoder_weights=None, classes=1).eval()
     theirs.load_state_dict(ours.state_dict())
     names = {type(module).__name__ for module in theirs.modules()}
     assert "Conv2dSame" in names and "Conv2dSame" not in {type(module).__name__ for module in ours.modules()}
